@@ -1,0 +1,1 @@
+"""The picture service: a resizer daemon, a client, and the wire format between them."""
