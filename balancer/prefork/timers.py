@@ -1,0 +1,90 @@
+"""Timers of one process: few, in a heap, told the time by their caller.
+
+RULES: pure. Never reads a clock (time comes in as an argument), never sleeps, knows no file descriptor.
+A session must not own a timer per message: what is constant in length belongs in a queue swept once a second,
+because insertion order is then deadline order and costs nothing. The heap is for the handful that differ.
+"""
+
+from collections.abc import Callable
+from heapq import heapify, heappop, heappush
+
+
+class Timer:
+    """One act at one time; with a `period` above 0 it comes again at a fixed rate, skipping missed beats."""
+
+    __slots__ = ("_act", "period", "when")
+
+    def __init__(self, when: float, act: Callable[[], object], period: float = 0.0) -> None:
+        self.when = when
+        self.period = period
+        self._act: Callable[[], object] | None = act
+
+    def cancel(self) -> None:
+        """The act will not run again; harmless when it has already run."""
+        self._act = None
+
+    def is_cancelled(self) -> bool:
+        return self._act is None
+
+    def fire(self, now: float) -> bool:
+        """Run the act; True when the timer wants to come again (its `when` is then past `now`)."""
+        act = self._act
+        if act is None:
+            return False
+        if not self.period:
+            self._act = None
+            act()
+            return False
+        self.when += self.period
+        if self.when <= now:  # beats missed (a long turn, a stopped machine): skip them, keep the phase
+            self.when += self.period * int((now - self.when) / self.period + 1)
+        act()
+        return self._act is not None
+
+
+class Timers:
+    """The heap. Cancelled timers stay in it until their time, or until they are the majority."""
+
+    __slots__ = ("_heap", "_serial")
+
+    def __init__(self) -> None:
+        self._heap: list[tuple[float, int, Timer]] = []
+        self._serial = 0
+
+    def __len__(self) -> int:
+        return len(self._heap)
+
+    def add(self, timer: Timer) -> Timer:
+        if len(self._heap) > 64:
+            self._drop_cancelled()
+        self._serial += 1
+        heappush(self._heap, (timer.when, self._serial, timer))
+        return timer
+
+    def next_at(self) -> float | None:
+        """When the earliest timer wants to run; None when there is none."""
+        heap = self._heap
+        while heap and heap[0][2].is_cancelled():
+            heappop(heap)
+        return heap[0][0] if heap else None
+
+    def fire_due(self, now: float) -> int:
+        """Run every timer due at `now`, once each, in order of time; how many ran."""
+        heap = self._heap
+        due = []
+        while heap and heap[0][0] <= now:
+            due.append(heappop(heap)[2])
+        fired = 0
+        for timer in due:
+            if timer.is_cancelled():
+                continue
+            fired += 1
+            if timer.fire(now):
+                self.add(timer)
+        return fired
+
+    def _drop_cancelled(self) -> None:
+        live = [entry for entry in self._heap if not entry[2].is_cancelled()]
+        if len(live) * 2 < len(self._heap):
+            heapify(live)
+            self._heap = live
