@@ -1,0 +1,75 @@
+# Every target makes what it needs: a machine with python3 (3.11 or newer, with venv) and git is enough.
+#
+#   .venv/.run     the programs and their dependencies
+#   .venv/.dev     + pytest, hypothesis, ruff, mypy
+#   .venv/.bench   + matplotlib for the chart; the bench runs without it
+# The stamps depend on pyproject.toml: change a dependency and the next target installs it.
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+TESTS  ?= tests/unit tests/system
+SAMPLES ?= samples
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint format bench bench-images versus soak clean
+
+help:
+	@echo 'make demo          three resizers, one balancer, one client; results in samples/'
+	@echo 'make test          unit tests, then real processes in the short form (TESTS=path selects)'
+	@echo 'make lint          ruff check, ruff format --check, mypy --strict'
+	@echo 'make bench         ours beside haproxy, nginx and envoy (WORK=keepalive,close PEERS=haproxy ROUNDS=5)'
+	@echo 'make bench-images  the picture function and the picture service (INPUT=directory)'
+	@echo 'make versus        reload, crash, hang and fd exhaustion: ours beside haproxy and nginx'
+	@echo 'make soak          the long form of the system tests (hours)'
+	@echo 'make clean         everything that the targets above have made'
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+		echo '$(PYTHON) is older than 3.11: name a newer one with PYTHON=python3.12' >&2; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.run: pyproject.toml | $(BIN)/python
+	$(PIP) -e .
+	@touch $@
+
+$(VENV)/.dev: pyproject.toml | $(VENV)/.run
+	$(PIP) -e '.[dev]'
+	@touch $@
+
+$(VENV)/.bench: pyproject.toml | $(VENV)/.run
+	-$(PIP) -e '.[bench]'
+	@touch $@
+
+demo: $(VENV)/.run
+	$(BIN)/python scripts/demo.py $(SAMPLES)
+
+test: $(VENV)/.dev
+	$(BIN)/python -m pytest -m 'not soak' $(TESTS) $(PYTEST)
+
+soak: $(VENV)/.dev
+	$(BIN)/python -m pytest -m soak tests/system $(PYTEST)
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy --strict balancer workers
+
+format: $(VENV)/.dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(VENV)/.bench
+	$(BIN)/python scripts/bench.py $(if $(WORK),--work $(WORK)) $(if $(PEERS),--peers $(PEERS)) $(if $(ROUNDS),--rounds $(ROUNDS)) $(BENCH)
+
+bench-images: $(VENV)/.bench
+	$(BIN)/python scripts/bench_images.py $(if $(INPUT),--input $(INPUT)) $(BENCH)
+
+versus: $(VENV)/.dev
+	$(BIN)/python scripts/versus.py $(VERSUS)
+
+clean:
+	rm -rf $(VENV) samples bench-out build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find balancer workers scripts tests -name __pycache__ -type d -prune -exec rm -rf {} +
+	find . -maxdepth 1 -name '*.pstats' -delete

@@ -1,0 +1,170 @@
+"""What the repository promises as a whole: files are there, constructs safe, container files sound."""
+
+import ast
+import configparser
+import re
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+SOURCES = [path for package in ("balancer", "workers") for path in sorted((ROOT / package).rglob("*.py"))]
+# The only reader of the wall clock: a line in the log carries the time of day, nothing else depends on it.
+WALL_CLOCK = ROOT / "balancer" / "prefork" / "log.py"
+NEVER_IMPORTED = {"pickle", "marshal", "shelve", "dill"}
+NEVER_CALLED = {"eval", "exec", "compile", "__import__"}
+
+
+def test_the_files_a_stranger_looks_for_are_there() -> None:
+    wanted = [
+        *(
+            "Makefile",
+            "README.md",
+            "LICENSE",
+            "CHANGELOG.md",
+            "CONTRIBUTING.md",
+            "pyproject.toml",
+            ".gitignore",
+        ),
+        *(".dockerignore", "Dockerfile", "docker-compose.yml", ".ci/run"),
+        *("scripts/demo.py", "scripts/bench.py", "scripts/samples.py"),
+    ]
+    assert [name for name in wanted if not (ROOT / name).is_file()] == []
+    assert (ROOT / ".ci" / "run").stat().st_mode & 0o111
+
+
+def forbidden(tree: ast.AST, may_read_wall_clock: bool) -> Iterator[str]:
+    """Each construct the house does without, with its line."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names = [alias.name.split(".")[0] for alias in node.names]
+            yield from (f"{node.lineno}: import {name}" for name in names if name in NEVER_IMPORTED)
+        elif isinstance(node, ast.ImportFrom):
+            if (node.module or "").split(".")[0] in NEVER_IMPORTED:
+                yield f"{node.lineno}: from {node.module} import"
+            locks = [
+                alias.name
+                for alias in node.names
+                if node.module == "multiprocessing" and "Lock" in alias.name
+            ]
+            yield from (f"{node.lineno}: multiprocessing.{lock}" for lock in locks)
+        elif isinstance(node, ast.Call):
+            yield from forbidden_call(node, may_read_wall_clock)
+        elif isinstance(node, ast.ExceptHandler) and swallows(node):
+            yield f"{node.lineno}: swallows every exception"
+
+
+def forbidden_call(node: ast.Call, may_read_wall_clock: bool) -> Iterator[str]:
+    called = ast.unparse(node.func)
+    if called in NEVER_CALLED:
+        yield f"{node.lineno}: {called}()"
+    if called == "time.time" and not may_read_wall_clock:
+        yield f"{node.lineno}: time.time() outside the log"
+    if called.endswith(".sendall"):
+        yield f"{node.lineno}: sendall blocks or loses count"
+    if re.fullmatch(r"(multiprocessing|mp)\.R?Lock", called):
+        yield f"{node.lineno}: a lock that a killed process never releases"
+    if any(word.arg == "shell" and ast.unparse(word.value) == "True" for word in node.keywords):
+        yield f"{node.lineno}: shell=True"
+
+
+def swallows(handler: ast.ExceptHandler) -> bool:
+    everything = handler.type is None or ast.unparse(handler.type) in ("Exception", "BaseException")
+    return everything and all(isinstance(line, ast.Pass) for line in handler.body)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "import pickle",
+        "from marshal import loads",
+        "eval('1')",
+        "subprocess.run('ls', shell=True)",
+        "time.time()",
+        "sock.sendall(b'')",
+        "from multiprocessing import Lock",
+        "multiprocessing.Lock()",
+        "try:\n    f()\nexcept Exception:\n    pass",
+        "try:\n    f()\nexcept:\n    pass",
+    ],
+)
+def test_the_search_for_forbidden_constructs_finds_each(source: str) -> None:
+    assert list(forbidden(ast.parse(source), False))
+
+
+def test_no_forbidden_construct_in_the_sources() -> None:
+    found = [
+        f"{path.relative_to(ROOT)}:{what}"
+        for path in SOURCES
+        for what in forbidden(ast.parse(path.read_text()), path == WALL_CLOCK)
+    ]
+    assert not found, "\n".join(found)
+
+
+def test_nothing_is_left_to_do_in_a_comment() -> None:
+    marks = re.compile(r"\b(TODO|FIXME|XXX)\b")
+    files = [*SOURCES, *(ROOT / "scripts").rglob("*.py")]
+    assert not [str(path.relative_to(ROOT)) for path in files if marks.search(path.read_text())]
+
+
+def test_the_console_scripts_exist() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert set(project["scripts"]) == {"balancer", "balancerctl", "resizer", "resize-client"}
+    for target in project["scripts"].values():
+        module, _, name = target.partition(":")
+        tree = ast.parse((ROOT / (module.replace(".", "/") + ".py")).read_text())
+        assert name in {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}, target
+
+
+def seconds(text: str) -> float:
+    number, unit = re.fullmatch(r"([0-9.]+)(ms|s|m)", text).groups()  # type: ignore[union-attr]
+    return float(number) * {"ms": 0.001, "s": 1, "m": 60}[unit]
+
+
+def drain_timeout(command: list[str]) -> float:
+    flat = " ".join(command).replace("=", " ")
+    return seconds(re.search(r"--drain-timeout (\S+)", flat)[1])  # type: ignore[index]
+
+
+def test_compose_has_the_whole_system_and_stops_it_gently() -> None:
+    compose = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
+    services = compose["services"]
+    assert set(services) == {"proxy-server", "backend-1", "backend-2", "backend-3", "client-1"}
+    for name, service in services.items():
+        assert service["container_name"] == name
+        if name == "client-1":
+            continue
+        assert service["healthcheck"]["test"][0] == "CMD"
+        assert seconds(service["stop_grace_period"]) > drain_timeout(service["command"])
+    upstreams = [
+        word.split("=", 1)[1] for word in services["proxy-server"]["command"] if word.startswith("--upstream")
+    ]
+    assert upstreams == [f"backend-{n}:9000" for n in (1, 2, 3)]
+    assert services["client-1"]["depends_on"]["proxy-server"] == {"condition": "service_healthy"}
+
+
+def test_the_image_does_not_run_as_root_and_copies_what_exists() -> None:
+    lines = (ROOT / "Dockerfile").read_text().splitlines()
+    users = [line.split()[1] for line in lines if line.startswith("USER ")]
+    assert users and users[-1] not in ("root", "0")
+    for line in lines:
+        if line.startswith("COPY ") and "--from" not in line:
+            for source in line.split()[1:-1]:
+                assert (ROOT / source).exists(), source
+
+
+def test_the_makefile_has_every_target_the_readme_speaks_of() -> None:
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    assert {"demo", "test", "lint", "bench", "bench-images", "soak", "clean", "versus", "help"} <= targets
+    spoken = set(re.findall(r"`make ([a-z-]+)", (ROOT / "README.md").read_text()))
+    assert spoken <= targets
+
+
+def test_every_ini_file_can_be_read() -> None:
+    for path in sorted((ROOT / "conf").glob("*.ini")):
+        parser = configparser.ConfigParser(interpolation=None)
+        parser.read(path)
+        assert parser.sections(), path
