@@ -1,0 +1,104 @@
+"""Frames: a magic, a length, a payload. Sans-IO: bytes in, payloads out.
+
+RULES: the length is chosen by a stranger. It is judged before anything is kept for it, and memory grows with
+what has arrived, never with what was claimed. A peer that speaks something else is found out at its first
+wrong byte, not after sixteen. This module does not know what a payload means.
+
+    feed():   arrived | h h h h  p p p p p p p p | h h h h  p p p . . . .
+                        header   payload -> out    header   kept in pieces until whole, joined once
+"""
+
+from struct import Struct
+
+MAGIC = bytes.fromhex("aade07a60257c2d0")
+HEADER = 16
+MAX_FRAME = 32 * 1024 * 1024
+
+_HEADER = Struct(">8sQ")
+
+
+class FrameError(ValueError):
+    """The peer broke the framing; there is no way to find the next frame, so its connection must end."""
+
+
+def parse_header(header: bytes | bytearray | memoryview, max_frame: int = MAX_FRAME) -> int:
+    """Payload length, in bytes, announced by the first HEADER bytes of `header`.
+
+    Raises FrameError for a wrong magic, an empty frame or a length over `max_frame`.
+    """
+    if len(header) < HEADER:
+        raise FrameError(f"a frame header has {HEADER} bytes, not {len(header)}")
+    magic, length = _HEADER.unpack_from(header)
+    if magic != MAGIC:
+        raise FrameError(f"not a frame: begins with {magic.hex(' ')}")
+    if length == 0:
+        raise FrameError("empty frame")
+    if length > max_frame:
+        raise FrameError(f"frame of {length} bytes is over the limit of {max_frame}")
+    return int(length)
+
+
+def header(length: int) -> bytes:
+    """The HEADER bytes that announce a payload of `length` bytes."""
+    return _HEADER.pack(MAGIC, length)
+
+
+def frame(payload: bytes | bytearray | memoryview) -> bytes:
+    """A whole frame around `payload`."""
+    return _HEADER.pack(MAGIC, len(payload)) + payload
+
+
+class FrameReader:
+    """Collects what arrives on one connection and hands out whole payloads.
+
+    After a FrameError the reader is spent: everything later on that connection is noise.
+    """
+
+    __slots__ = ("_header", "_missing", "_pieces", "max_frame")
+
+    def __init__(self, max_frame: int = MAX_FRAME) -> None:
+        self.max_frame = max_frame
+        self._header = bytearray()
+        self._missing = 0  # bytes of the payload still to come; 0 while a header is being read
+        self._pieces: list[bytes] = []
+
+    def is_between_frames(self) -> bool:
+        """True when nothing is half read: the only place where an end of the stream is clean."""
+        return not self._missing and not self._header
+
+    @property
+    def wanted(self) -> int:
+        """Bytes that complete what is being read now: a hint for the next read, never an allocation."""
+        return self._missing or HEADER - len(self._header)
+
+    def feed(self, data: bytes | bytearray | memoryview) -> list[bytes]:
+        """Take what arrived; payloads that are complete now, in order. Raises FrameError."""
+        ready: list[bytes] = []
+        view = memoryview(data)
+        at, end = 0, len(view)
+        while at < end:
+            if not self._missing:
+                at += self._feed_header(view[at : at + HEADER - len(self._header)])
+                continue
+            piece = bytes(view[at : at + self._missing])
+            at += len(piece)
+            self._missing -= len(piece)
+            if self._missing:
+                self._pieces.append(piece)
+            elif self._pieces:
+                self._pieces.append(piece)
+                ready.append(b"".join(self._pieces))
+                self._pieces.clear()
+            else:
+                ready.append(piece)
+        return ready
+
+    def _feed_header(self, piece: memoryview) -> int:
+        self._header += piece
+        if len(self._header) < HEADER:
+            if not MAGIC.startswith(self._header[: len(MAGIC)]):
+                raise FrameError(f"not a frame: begins with {self._header[: len(MAGIC)].hex(' ')}")
+            return len(piece)
+        self._missing = parse_header(self._header, self.max_frame)
+        self._header.clear()
+        return len(piece)
