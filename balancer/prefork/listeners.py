@@ -1,0 +1,284 @@
+"""Sockets that outlive the processes that serve them.
+
+RULES
+- The slot owns its listener: the master binds one SO_REUSEPORT socket per slot and address, keeps every descriptor for
+  its whole life and closes none but those of an address that a reload removed. (Closing one of two such listeners resets
+  the connections queued on it: 106 of 200 measured; with the master holding a duplicate, none.)
+- A second instance of the same user could join the group silently and steal half of the traffic. So the FIRST socket of an
+  address is bound without SO_REUSEPORT and given the option afterwards: the kernel then refuses it while anyone listens
+  there, without a moment in which two instances both believe to be first.
+- Sockets are created for the user that will own the process later (fchown): the kernel lets only one user's sockets share
+  a port, and slots may be added after privileges were dropped.
+- The order of listen() is the kernel's index of a socket in its group; steering relies on it being the slot number.
+"""
+
+import contextlib
+import errno
+import os
+import socket
+import stat
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+
+from balancer.prefork.plan import Bind
+from balancer.prefork.units import Address
+
+
+class CannotBind(OSError):
+    """An address that cannot be listened on; the text is a sentence that names it."""
+
+
+@dataclass(frozen=True)
+class Listener:
+    """One listening socket of one slot. `address` is the real one (its port is never 0)."""
+
+    address: Address
+    slot: int
+    fd: int
+    sock: socket.socket
+
+
+def real_address(sock: socket.socket, wanted: Address) -> Address:
+    """The address a bound socket has: the wanted one with the port the kernel chose."""
+    if wanted.family == "unix":
+        return wanted
+    return replace(wanted, port=sock.getsockname()[1])
+
+
+def bind_stream(bind: Bind, address: Address, join: bool, owner: tuple[int, int] | None = None) -> socket.socket:
+    """A bound TCP socket, not yet listening; `join`: the address is ours already. Raises OSError."""
+    family = socket.AddressFamily(address.socket_family)
+    sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+    try:
+        if owner is not None:
+            os.fchown(sock.fileno(), *owner)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        set_options(sock, bind)
+        if join:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        sock.bind(address.sockaddr())
+        if not join and bind.per_slot:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def bind_unix(bind: Bind, owner: tuple[int, int] | None = None) -> socket.socket:
+    """A bound unix socket with its mode and owner set before anyone can connect. Raises OSError."""
+    path = str(bind.address.sockaddr())
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+    umask = os.umask(0o177)
+    try:
+        if not path.startswith("\0"):
+            _clear_stale(path)
+        sock.bind(path)
+        if not path.startswith("\0"):
+            os.chmod(path, bind.mode)
+            if owner is not None:
+                os.chown(path, *owner)
+        set_options(sock, bind)
+    except BaseException:
+        sock.close()
+        raise
+    finally:
+        os.umask(umask)
+    return sock
+
+
+def _clear_stale(path: str) -> None:
+    """Unlink a socket file that nobody serves; raises EADDRINUSE for a live one and for what is no socket."""
+    try:
+        if not stat.S_ISSOCK(os.lstat(path).st_mode):
+            raise OSError(errno.EADDRINUSE, "the path exists and is not a socket")
+    except FileNotFoundError:
+        return
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as probe:
+        code = probe.connect_ex(path)
+    if code in (errno.ECONNREFUSED, errno.ENOENT):
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path)
+    else:  # 0, or EAGAIN: its queue is full, so somebody holds it
+        raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
+
+
+def set_options(sock: socket.socket, bind: Bind) -> None:
+    """Options of the bind; what connections inherit is set here once instead of at every accept."""
+    for level, option, value in bind.options:
+        sock.setsockopt(level, option, value)
+
+
+class Sockets:
+    """Every listening socket of this master, by (role, wanted address), each a list by slot."""
+
+    def __init__(self) -> None:
+        self.groups: dict[tuple[str, Address], Group] = {}
+        self.owner: tuple[int, int] | None = None
+        self.inherited: list[socket.socket] = []
+
+    def open(self, binds: Iterable[Bind], slots: int) -> "list[Group]":
+        """Make every bind listen with at least `slots` sockets; the groups that are new.
+
+        All or nothing: raises CannotBind and leaves everything as it was.
+        """
+        added: list[Group] = []
+        try:
+            for bind in binds:
+                key = (bind.role, bind.address)
+                if key in self.groups:
+                    continue
+                group = Group(bind, self.owner)
+                group.take(self.inherited)
+                added.append(group)
+                group.grow(slots if bind.per_slot else 1)
+                self.groups[key] = group
+        except OSError as error:
+            for group in added:
+                self.groups.pop(group.key, None)
+                group.close()
+            raise CannotBind(f"cannot bind {group.bind.address}: {error.strerror or error}") from error
+        return added
+
+    def grow(self, slots: int) -> None:
+        """A socket more for every slot that has none yet. Raises CannotBind; what was made stays (its queue may hold)."""
+        for group in self.groups.values():
+            try:
+                if group.bind.per_slot:
+                    group.grow(slots)
+            except OSError as error:
+                raise CannotBind(f"cannot bind {group.address}: {error.strerror or error}") from error
+
+    def of_role(self, role: str) -> dict[int, tuple[Listener, ...]]:
+        """A role's listeners by slot; what is shared by the whole role is under slot 0."""
+        found: dict[int, list[Listener]] = {}
+        for group in self.groups.values():
+            if group.bind.role == role:
+                for listener in group.listeners:
+                    found.setdefault(listener.slot, []).append(listener)
+        return {slot: tuple(listeners) for slot, listeners in sorted(found.items())}
+
+    def all(self) -> list[Listener]:
+        return [listener for group in self.groups.values() for listener in group.listeners]
+
+    def remove(self, keys: Iterable[tuple[str, Address]]) -> None:
+        """Stop listening for good, in every process that holds a duplicate too: shutdown acts on the open file."""
+        for key in list(keys):
+            group = self.groups.pop(key)
+            for listener in group.listeners:
+                with contextlib.suppress(OSError):
+                    listener.sock.shutdown(socket.SHUT_RDWR)
+            group.unlink()
+            group.close()
+
+    def unlink(self) -> None:
+        """Remove our unix socket files: the last act of a master that nobody follows."""
+        for group in self.groups.values():
+            group.unlink()
+
+
+class Group:
+    """The sockets of one address: kernel members by slot, or one socket that slots hold duplicates of."""
+
+    def __init__(self, bind: Bind, owner: tuple[int, int] | None) -> None:
+        self.bind = bind
+        self.key = (bind.role, bind.address)
+        self.address = bind.address
+        self.listeners: list[Listener] = []
+        self.shared = bind.address.family == "unix" or not bind.per_slot
+        self._owner = owner
+        self._inode = 0
+
+    def take(self, inherited: list[socket.socket]) -> None:
+        """Use the sockets that were handed to this process for our address, in their order; they leave the list."""
+        mine = [sock for sock in inherited if serves(sock, self.bind.address)]
+        for sock in mine:
+            inherited.remove(sock)
+            sock.setblocking(False)
+            self._admit(sock)
+        if mine and not self.shared:
+            self.shared = not all(s.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT) for s in mine)
+
+    def grow(self, slots: int) -> None:
+        """Listen with a socket for each of `slots` slots. Raises OSError."""
+        while len(self.listeners) < slots:
+            if self.shared and self.listeners:
+                self._admit(self.listeners[0].sock.dup())
+                continue
+            if self.bind.address.family == "unix":
+                sock = bind_unix(self.bind, self._owner)
+            else:
+                sock = bind_stream(self.bind, self.address, bool(self.listeners), self._owner)
+            try:
+                sock.listen(self.bind.backlog)
+            except OSError:  # two sockets may be bound to one port; the second listen() is what fails
+                sock.close()
+                raise
+            self._admit(sock)
+
+    def _admit(self, sock: socket.socket) -> None:
+        self.address = real_address(sock, self.bind.address)
+        self.listeners.append(Listener(self.address, len(self.listeners), sock.fileno(), sock))
+        path = self._path()
+        if path and not self._inode:
+            with contextlib.suppress(OSError):
+                self._inode = os.stat(path).st_ino
+
+    def rebind(self, bind: Bind) -> None:
+        """Take over changed backlog, options and mode of an address that stays; best effort, nothing is closed."""
+        self.bind = bind
+        for listener in self.listeners:
+            with contextlib.suppress(OSError):
+                set_options(listener.sock, bind)
+                listener.sock.listen(bind.backlog)
+        if path := self._path():
+            with contextlib.suppress(OSError):
+                os.chmod(path, bind.mode)
+
+    def _path(self) -> str:
+        path = self.bind.address.path if self.bind.address.family == "unix" else ""
+        return "" if path.startswith("@") else path
+
+    def unlink(self) -> None:
+        """Remove the socket file, unless another process has put its own there meanwhile."""
+        if path := self._path():
+            with contextlib.suppress(OSError):
+                if os.stat(path).st_ino == self._inode:
+                    os.unlink(path)
+
+    def close(self) -> None:
+        for listener in self.listeners:
+            listener.sock.close()
+
+
+def serves(sock: socket.socket, address: Address) -> bool:
+    """Whether an inherited socket listens where `address` says; both wildcards of one port count as equal."""
+    try:
+        name = sock.getsockname()
+    except OSError:
+        return False
+    if sock.family == socket.AF_UNIX:
+        return address.family == "unix" and _text(name) == _text(address.sockaddr())
+    if address.family not in ("inet", "inet6") or name[1] != address.port:
+        return False
+    anywhere = ("0.0.0.0", "::")
+    return name[0] == address.host or (name[0] in anywhere and address.host in anywhere)
+
+
+def _text(name: object) -> str:
+    return name.decode(errors="surrogateescape") if isinstance(name, bytes) else str(name)
+
+
+def retry_bind(act: "Callable[[], list[Group]]", sleep: Callable[[float], object], tries: int = 30) -> "list[Group]":
+    """At boot: a previous instance that is just dying gives its port back within moments, a live one does not."""
+    for left in range(tries - 1, -1, -1):
+        try:
+            return act()
+        except CannotBind as error:
+            in_use = isinstance(error.__cause__, OSError) and error.__cause__.errno == errno.EADDRINUSE
+            if not left or not in_use:
+                raise
+        sleep(0.05)
+    raise AssertionError("unreachable")

@@ -1,0 +1,99 @@
+"""What a service asks of the prefork machine: roles to fork, addresses to bind, limits to keep.
+
+RULES: plain frozen data and one protocol; no sockets, no processes, no traffic. A plan is made anew at every reload and
+compared with the one before, so everything in it must compare by value, except a role's `run`.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from balancer.prefork.cells import Shared
+from balancer.prefork.units import Address
+
+if TYPE_CHECKING:
+    from balancer.prefork.child import Child
+
+
+@dataclass(frozen=True)
+class Bind:
+    """One address to listen on for one role.
+
+    `per_slot`: a SO_REUSEPORT socket for each slot of the role; else one socket, which children find under slot 0.
+    `options` (level, option, value) are set on the listener and inherited by what it accepts. `mode` is a unix socket's.
+    """
+
+    role: str
+    address: Address
+    backlog: int = 1024
+    per_slot: bool = True
+    mode: int = 0o600
+    options: tuple[tuple[int, int, int], ...] = ()
+
+
+@dataclass(frozen=True)
+class Role:
+    """One kind of process. `run` is called in the forked child; its return value is the exit code.
+
+    `hang_after`: seconds without heartbeat until it is killed and replaced, 0 = never.
+    `channel`: each slot of this role owns a SOCK_SEQPACKET pair which outlives its process; one end goes to the
+    process itself (`child.channel`), the other to every process of the roles without channel (`child.channels[name]`).
+    """
+
+    name: str
+    count: int
+    run: "Callable[[Child], int]"
+    hang_after: float = 3.0
+    channel: bool = False
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One reading of the configuration, as far as the machine must know it.
+
+    `totals`: columns that only grow; they are folded when their process is reaped, every other cell is zeroed.
+    `facts`: (name, value) pairs that a reload compares and reports, e.g. ("backend a", "10.0.0.1:80 weight=2").
+    """
+
+    title: str
+    roles: tuple[Role, ...]
+    binds: tuple[Bind, ...]
+    columns: int
+    totals: frozenset[int] = frozenset()
+    drain_timeout: float = 30.0
+    log_path: str = ""
+    loglevel: int = 0
+    pidfile: str = ""
+    user: str = ""
+    group: str = ""
+    debug_dir: str | None = None
+    steering: bool = True
+    facts: tuple[tuple[str, str], ...] = ()
+
+    def role_index(self, name: str) -> int:
+        """Position of a role; raises KeyError."""
+        for index, role in enumerate(self.roles):
+            if role.name == name:
+                return index
+        raise KeyError(name)
+
+    def listening(self) -> str:
+        """Name of the role whose slots own the SO_REUSEPORT sockets; the first role when nothing is bound per slot."""
+        for bind in self.binds:
+            if bind.per_slot:
+                return bind.role
+        return self.roles[0].name
+
+
+class Service(Protocol):
+    """What `run_master` runs."""
+
+    def plan(self, shared: Shared | None) -> Plan:
+        """Parse and validate everything, without side effects that cannot be repeated.
+
+        Called once with None before anything is bound, and with the shared memory at boot and at each reload.
+        Raises ConfigError with a sentence.
+        """
+
+    def retired(self, generation: int) -> None:
+        """Called in the master when the last process of that generation is gone."""
