@@ -1,0 +1,138 @@
+"""One picture, from bytes to bytes.
+
+RULES  The order below is the safety: nothing is opened before its bytes, its signature and the target are
+allowed, nothing decoded before its pixels, frames and scans are.
+
+    words, bytes, target as asked -> signature -> header -> pixels, frames, scans -> plan -> target as
+    computed
+      still:      decode (JPEG: reduced) -> resizable mode -> resample -> turn upright -> colours -> encode
+      animation:  for each frame: seek -> resizable mode -> resample -> palette; encode all
+"""
+
+from collections.abc import Iterator
+
+from PIL import Image
+
+from workers.imaging import formats, geometry, gif, jpeg, kernel, limits, modes, png, webp
+from workers.imaging.job import DEFAULT_QUALITY, Job, Result, check_words, format_word
+from workers.imaging.limits import Limits, Refused
+
+_ORIENTATION = 0x0112
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_ON_ITS_SIDE = (5, 6, 7, 8)
+_MAX_PROFILE = 4 << 20  # bytes; a larger colour profile is no colour profile
+
+
+def resize(data: bytes, job: Job, bounds: Limits) -> Result:
+    """Raises Refused, and nothing else, for whatever the picture or the job may be."""
+    check_words(job)
+    limits.check_request(job.width, job.height, bounds)
+    wanted = format_word(job.format) if job.format else ""
+    limits.check_bytes(len(data), bounds)
+    data = bytes(data)  # a memoryview is copied here once; bytes are not
+    kind = formats.sniff(data)
+    if wanted:
+        formats.check_built(wanted)
+    Image.MAX_IMAGE_PIXELS = bounds.max_pixels
+    with formats.decoder_errors(kind, bounds):
+        if kind == "webp" and (canvas := webp.canvas(data)):
+            limits.check_source(*canvas, bounds)
+        with formats.open_header(data, kind) as image:
+            return _resize(image, data, job, kind, wanted or kind, bounds)
+
+
+def _resize(image: Image.Image, data: bytes, job: Job, kind: str, out: str, bounds: Limits) -> Result:
+    source = image.size
+    limits.check_source(*source, bounds)
+    frames = _count_frames(image, data, kind, bounds)
+    if kind == "jpeg" and jpeg.is_multi_scan(data):
+        limits.check_scans(jpeg.count_scans(data, bounds.max_scans + 1), bounds)
+    turn = orientation(image, kind) if job.orient else 1
+    plan = geometry.plan(source, job.width, job.height, job.fit, turn in _ON_ITS_SIDE)
+    limits.check_target(*plan.size, bounds)
+    limits.check_frames(frames, source[0] * source[1] + plan.size[0] * plan.size[1], bounds)
+    if frames > 1 and out in formats.ANIMATED:
+        encoded = _animation(image, job, out, plan, bounds)
+    else:
+        encoded = _still(image, data, job, kind, out, plan, turn)
+    return Result(encoded, out, *plan.size, *source)
+
+
+def _count_frames(image: Image.Image, data: bytes, kind: str, bounds: Limits) -> int:
+    if kind == "gif":  # Pillow's own n_frames decodes its way through the file
+        return gif.count_frames(data, bounds.max_frames + 1)
+    return getattr(image, "n_frames", 1) if kind == "webp" else 1
+
+
+def orientation(image: Image.Image, kind: str) -> int:
+    """1..8 as EXIF has it; 1 when there is none or it cannot be read, as a broken tag is no broken
+    picture."""
+    if kind == "gif" or (kind == "png" and "exif" not in image.info):
+        return 1  # asking a PNG would decode it whole, to look behind the pixels
+    try:
+        found = image.getexif().get(_ORIENTATION, 1)
+    except (OSError, ValueError, SyntaxError, KeyError, IndexError, TypeError, EOFError):
+        return 1
+    return found if found in _TURNS else 1
+
+
+def _still(
+    image: Image.Image, data: bytes, job: Job, kind: str, out: str, plan: geometry.Plan, turn: int
+) -> bytes:
+    box = jpeg.reduced(image, plan.stored, plan.box) if kind == "jpeg" else plan.box
+    image.load()
+    photo = png.is_photo(len(data), image) if kind == "png" else kind != "gif"
+    profile = _profile(image) if job.icc != "drop" else b""
+    small = kernel.resample(modes.resizable(image), plan.stored, box)
+    if turn in _TURNS:
+        small = small.transpose(_TURNS[turn])
+    if job.icc == "srgb":
+        small, profile = modes.in_srgb(small, profile), b""
+    made = modes.writable(small, out)
+    if made.mode != small.mode and "CMYK" in (made.mode, small.mode):
+        profile = b""  # it described inks, and there are none now
+    if out == "gif":
+        made = gif.indexed(made)
+    return formats.encode([made], out, job.quality or DEFAULT_QUALITY, profile, photo)
+
+
+def _profile(image: Image.Image) -> bytes:
+    profile = image.info.get("icc_profile")
+    return profile if isinstance(profile, bytes) and len(profile) <= _MAX_PROFILE else b""
+
+
+def _animation(image: Image.Image, job: Job, out: str, plan: geometry.Plan, bounds: Limits) -> bytes:
+    """Only the small frames are kept; the large ones pass through one at a time."""
+    made, durations = [], []
+    for small, duration in _frames(image, plan, bounds):
+        frame = modes.writable(small, out)
+        made.append(gif.indexed(frame) if out == "gif" else frame)
+        durations.append(duration)
+    return formats.encode(
+        made, out, job.quality or DEFAULT_QUALITY, durations=durations, loop=image.info.get("loop")
+    )
+
+
+def _frames(image: Image.Image, plan: geometry.Plan, bounds: Limits) -> Iterator[tuple[Image.Image, int]]:
+    """Each frame as it is seen, resized, with its milliseconds."""
+    index = 0
+    while True:
+        image.load()
+        limits.check_source(*image.size, bounds)  # a frame may grow the canvas
+        shown = modes.resizable(image)
+        yield kernel.resample(shown, plan.stored, plan.box), int(image.info.get("duration", 0) or 0)
+        index += 1
+        if index >= bounds.max_frames:
+            raise Refused(422, f"animation has more than the limit of {bounds.max_frames} frames")
+        try:
+            image.seek(index)
+        except EOFError:
+            return
