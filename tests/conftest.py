@@ -1,0 +1,32 @@
+"""What every test gets: a system test has a wall limit, enforced from inside so its daemons are ended."""
+
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+
+import pytest
+
+SYSTEM = Path(__file__).parent / "system"
+WALL_SECONDS = 90
+SOAK_SECONDS = 4 * 3600
+
+
+@pytest.fixture(autouse=True)
+def wall_limit(request: pytest.FixtureRequest) -> Iterator[None]:
+    """A system test that hangs fails, with its daemons' logs, instead of holding up the whole run."""
+    if SYSTEM not in request.path.parents:
+        yield
+        return
+    seconds = SOAK_SECONDS if request.node.get_closest_marker("soak") else WALL_SECONDS
+
+    def give_up(number: int, frame: FrameType | None) -> None:
+        raise AssertionError(f"still running after its {seconds} s")
+
+    before = signal.signal(signal.SIGALRM, give_up)
+    signal.alarm(seconds)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
