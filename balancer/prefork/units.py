@@ -29,6 +29,14 @@ def parse_duration(text: str) -> float:
     return sum(float(number) * _DURATION_UNITS[unit] for number, unit in parts)
 
 
+def parse_positive_duration(text: str) -> float:
+    """A duration that is not zero."""
+    seconds = parse_duration(text)
+    if seconds <= 0:
+        raise ValueError(f"{text!r} would mean no time at all")
+    return seconds
+
+
 def _parse_scaled(text: str, units: dict[str, int], what: str, examples: str) -> int:
     match = _NUMBER.fullmatch(text.strip().lower())
     factor = (units | {"": 1}).get(match[2]) if match else None

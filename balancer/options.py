@@ -1,0 +1,267 @@
+"""Every option of `balancer`, once: flag, INI key, environment name, default, help; and the checks across
+them.
+
+RULES: a table, a frozen dataclass, checks. Nothing is opened, bound or resolved here, so that the same
+reading serves the boot, --check-config and a reload."""
+
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from balancer import __version__
+from balancer.pool.backend import Backend, parse_upstream
+from balancer.prefork import usage
+from balancer.prefork.config import (
+    COMMON_OPTIONS,
+    ConfigError,
+    Option,
+    Settings,
+    answer_early,
+    answer_late,
+    load,
+)
+from balancer.prefork.daemon import (
+    ALL_SECTIONS,
+    LOG_OPTIONS,
+    PROCESS_OPTIONS,
+    binds,
+    check_debug,
+    parse_bind,
+    parse_processes,
+)
+from balancer.prefork.setting import at_least
+from balancer.prefork.units import Address, parse_count, parse_duration, parse_port, parse_positive_duration
+
+SECTION = "balancer"
+ABOUT = "spreads TCP connections over backends (layer 4), from forked workers"
+EXAMPLE = (
+    "balancer -p 9090 -u 10.0.0.1:9000 -u '10.0.0.2:9000 weight=2' -u '10.0.0.3:9000 backup' --maxconns 1024"
+)
+POLICIES = ("leastconn", "roundrobin", "random", "p2c", "source")
+
+_LISTEN: dict[str, Any] = {"group": "Clients"}
+_POOL: dict[str, Any] = {"group": "Backends"}
+_HEALTH: dict[str, Any] = {"group": "Health"}
+_SESSION: dict[str, Any] = {"group": "Sessions"}
+_WORKERS: dict[str, Any] = {"group": "Processes"}
+
+OPTIONS: tuple[Option, ...] = (
+    Option("port", "9090", "port to listen on; 0 lets the kernel choose", parse_port, short="p", **_LISTEN),
+    Option(
+        "bind", "", "address to listen on: host, [v6], host:port, [v6]:port or unix:/path; --port where it "
+        "has none",
+        parse_bind, metavar="ADDRESS", repeat=True, unset="every IPv4 address", **_LISTEN,
+    ),
+    Option(
+        "maxconns", "0", "sessions at once, over all workers; 0 is no limit",
+        parse_count, metavar="N", **_LISTEN,
+    ),
+    Option(
+        "overflow", "drop", "beyond maxconns: drop accepts, logs and closes; queue leaves clients in the "
+        "kernel's backlog",
+        choices=("drop", "queue"), **_LISTEN,
+    ),
+    Option(
+        "backlog", "1024", "clients that may wait to be accepted, for each worker and address (the kernel's "
+        "somaxconn caps it)",
+        at_least(1, parse_count), metavar="N", **_LISTEN,
+    ),
+    Option(
+        "defer-connect", "no", "connect to a backend on the client's first byte; leave it off for protocols "
+        "whose server speaks first",
+        flag=True, **_LISTEN,
+    ),
+    Option(
+        "upstream", "", "backend: host:port, [v6]:port or unix:/path, then weight=N maxconn=N backup name=X "
+        "as wanted",
+        parse_upstream, short="u", metavar="BACKEND", repeat=True, unset="required", **_POOL,
+    ),
+    Option(
+        "balance", "leastconn", "who gets the next session: leastconn fewest sessions for its weight; "
+        "roundrobin in turn by weight; random by weight; p2c the better of two at random; source the same "
+        "for the same client address",
+        choices=POLICIES, **_POOL,
+    ),
+    Option(
+        "connect-timeout", "5s", "time a backend has to accept a connection",
+        parse_positive_duration, **_POOL,
+    ),
+    Option(
+        "retries", "3", "further backends to try when a connect fails, while no byte of the client has gone "
+        "upstream",
+        at_least(0), metavar="N", **_POOL,
+    ),
+    Option(
+        "queue-timeout", "5s", "time a session waits for a place when every backend is at its maxconn; 0 "
+        "does not wait",
+        parse_duration, **_POOL,
+    ),
+    Option(
+        "max-queue", "1024", "sessions that may wait for a place",
+        at_least(0, parse_count), metavar="N", **_POOL,
+    ),
+    Option(
+        "check", "tcp", "how backends are probed: tcp connects and closes; none believes them up",
+        choices=("tcp", "none"), **_HEALTH,
+    ),
+    Option(
+        "check-interval", "2s", "time between two probes of a backend",
+        parse_positive_duration, **_HEALTH,
+    ),
+    Option(
+        "check-rise", "2", "successes in a row that bring a backend up",
+        at_least(1), metavar="N", **_HEALTH,
+    ),
+    Option(
+        "check-fall", "3", "failures in a row that take a backend down",
+        at_least(1), metavar="N", **_HEALTH,
+    ),
+    Option(
+        "idle-timeout", "10m", "close a session after this time without a byte; 0 is never",
+        parse_duration, **_SESSION,
+    ),
+    Option(
+        "half-close-timeout", "30s", "as idle-timeout, once one side has ended its sending; 0 is never",
+        parse_duration, **_SESSION,
+    ),
+    Option(
+        "drain-timeout", "30s", "time sessions have to end on a stop or reload before they are cut",
+        parse_duration, **_SESSION,
+    ),
+    Option(
+        "keepalive", "60s", "idle time before TCP keepalive probes, both sides; 0 is off",
+        parse_duration, **_SESSION,
+    ),
+    Option(
+        "user-timeout", "30s", "time sent bytes may stay unacknowledged before a peer counts as dead; 0 is "
+        "the kernel's own",
+        parse_duration, **_SESSION,
+    ),
+    Option("splice", "yes", "move bulk flows inside the kernel with splice(2)", flag=True, **_SESSION),
+    Option(
+        "workers", "auto", "worker processes; auto is one for each CPU this process may use (affinity and "
+        "cgroup quota)",
+        parse_processes, metavar="N", **_WORKERS,
+    ),
+    Option(
+        "steering", "yes", "give new connections to the less loaded workers; off, or refused by the kernel, "
+        "the kernel's hash spreads them",
+        flag=True, **_WORKERS,
+    ),
+    Option(
+        "admin", "", "unix socket of the console, mode 0600, for balancerctl",
+        metavar="PATH", unset="prefork-balancer-PORT.sock in the runtime directory", **_WORKERS,
+    ),
+    *PROCESS_OPTIONS,
+    *LOG_OPTIONS,
+    *COMMON_OPTIONS,
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """The configuration, checked. Times are seconds, 0 meaning never where the option's help says so; limits
+    of 0 are none."""
+
+    port: int
+    bind: tuple[Address, ...]
+    maxconns: int
+    overflow: str
+    backlog: int
+    defer_connect: bool
+    upstream: tuple[Backend, ...]
+    balance: str
+    connect_timeout: float
+    retries: int
+    queue_timeout: float
+    max_queue: int
+    check: str
+    check_interval: float
+    check_rise: int
+    check_fall: int
+    idle_timeout: float
+    half_close_timeout: float
+    drain_timeout: float
+    keepalive: float
+    user_timeout: float
+    splice: bool
+    workers: int
+    steering: bool
+    admin: str
+    pidfile: str
+    user: str
+    group: str
+    log: str
+    loglevel: int
+    debug: bool
+    debug_dir: str
+    config: str
+    notes: tuple[str, ...] = ()  # to be logged as warnings at boot
+
+
+def parse(argv: Sequence[str], environ: Mapping[str, str]) -> Options:
+    """Options from a command line (without the program's name) and an environment.
+
+    Raises ConfigError with one sentence, or Answer when the command line asks a question."""
+    answer_early(argv, f"balancer {__version__}", help_text)
+    settings = load("balancer", SECTION, OPTIONS, argv, environ, neighbours=ALL_SECTIONS)
+    values: dict[str, Any] = {
+        option.field: settings.values[option.name] for option in OPTIONS if option.field in Options.__slots__
+    }
+    values["bind"] = binds(settings)
+    values["admin"] = settings.values["admin"] or admin_path(settings.values["port"], environ)
+    _check_upstreams(settings, values["upstream"], values["bind"])
+    check_debug(settings)
+    answer_late("balancer", OPTIONS, settings, {"workers": str(values["workers"]), "admin": values["admin"]})
+    return Options(**values, notes=settings.notes)
+
+
+def help_text() -> str:
+    """What --help prints."""
+    return usage.help_text("balancer", ABOUT, EXAMPLE, SECTION, OPTIONS)
+
+
+def admin_path(port: int, environ: Mapping[str, str]) -> str:
+    """Where the console of a balancer on `port` listens unless told: balancerctl -p looks at the same place.
+
+    In the user's runtime directory, for root in /run, else in the temporary directory with the user's number
+    in the name."""
+    name = f"prefork-balancer-{port}.sock"
+    runtime = environ.get("XDG_RUNTIME_DIR", "")
+    if os.path.isabs(runtime) and os.access(runtime, os.W_OK):
+        return os.path.join(runtime, name)
+    if os.access("/run", os.W_OK):
+        return f"/run/{name}"
+    return os.path.join(tempfile.gettempdir(), f"prefork-balancer-{os.getuid()}-{port}.sock")
+
+
+def _check_upstreams(
+    settings: Settings, upstream: tuple[Backend, ...], listening: tuple[Address, ...]
+) -> None:
+    if not upstream:
+        raise ConfigError(
+            "no upstream: name a backend with -u host:port, key upstream in [balancer], or BALANCER_UPSTREAM"
+        )
+    names: set[str] = set()
+    for backend in upstream:
+        if backend.name in names:
+            raise settings.refuse(
+                "upstream", f"two backends are called {backend.name}; give one of them name=X"
+            )
+        names.add(backend.name)
+        for address in listening:
+            if _is_itself(backend.address, address):
+                raise settings.refuse(
+                    "upstream", f"{backend.address} is where the balancer itself listens ({address})"
+                )
+
+
+def _is_itself(target: Address, listening: Address) -> bool:
+    """Would connecting there reach our own listener? Only what is certain without asking the system."""
+    if target == listening:
+        return target.port != 0 or target.family == "unix"
+    loopback = target.host.startswith("127.") or target.host in ("localhost", "::1")
+    everywhere = listening.host in ("0.0.0.0", "::")
+    return loopback and everywhere and target.port == listening.port != 0

@@ -1,0 +1,109 @@
+"""The options every daemon of this machine has, and the readers that several tables share.
+
+RULES: a table and pure readers (the user database excepted); what is done with the values is the master's
+business."""
+
+import grp
+import os
+import pwd
+from typing import Any
+
+from balancer.prefork.cores import available_cores
+from balancer.prefork.setting import Option, Settings
+from balancer.prefork.units import Address, parse_address
+
+MOST_PROCESSES = 512
+ALL_SECTIONS = ("balancer", "resizer", "resize-client")  # one file may serve the three programs
+
+
+def parse_processes(text: str) -> int:
+    """ "auto" (the CPUs this process may use) or a number of processes."""
+    if text == "auto":
+        return available_cores()
+    if not text.isdigit() or not 1 <= int(text) <= MOST_PROCESSES:
+        raise ValueError(f"{text!r} is neither auto nor a number from 1 to {MOST_PROCESSES}")
+    return int(text)
+
+
+def parse_user(text: str) -> str:
+    """A user that exists here, by name or number."""
+    try:
+        pwd.getpwuid(int(text)) if text.isdigit() else text and pwd.getpwnam(text)
+    except KeyError:
+        raise ValueError(f"user {text!r} does not exist here") from None
+    return text
+
+
+def parse_group(text: str) -> str:
+    """A group that exists here, by name or number."""
+    try:
+        grp.getgrgid(int(text)) if text.isdigit() else text and grp.getgrnam(text)
+    except KeyError:
+        raise ValueError(f"group {text!r} does not exist here") from None
+    return text
+
+
+def parse_bind(text: str) -> str:
+    """An address to listen on, checked but left as text: its port may be that of --port."""
+    parse_address(text, port=0)
+    return text
+
+
+def binds(settings: Settings) -> tuple[Address, ...]:
+    """--bind with --port filled in; without --bind every IPv4 address. Raises ConfigError on a repeated
+    one."""
+    port: int = settings.values["port"]
+    found = tuple(parse_address(text, port=port) for text in settings.values["bind"] or ("0.0.0.0",))
+    for index, address in enumerate(found):
+        if address in found[:index] and address.port != 0:
+            raise settings.refuse("bind", f"{address} is given twice")
+    return found
+
+
+def check_debug(settings: Settings) -> None:
+    """Raises ConfigError when profiles could not be written: one would learn of it only when the daemon
+    ends."""
+    directory: str = settings.values["debug-dir"]
+    if settings.values["debug"] and not (os.path.isdir(directory) and os.access(directory, os.W_OK)):
+        raise settings.refuse("debug-dir", f"{directory} is not a directory this process may write to")
+
+
+_PROCESS: dict[str, Any] = {"group": "Process"}
+PROCESS_OPTIONS = (
+    Option("pidfile", "", "file to hold the master's pid", metavar="FILE", unset="none", **_PROCESS),
+    Option(
+        "user",
+        "",
+        "user to become once the sockets are bound",
+        parse_user,
+        metavar="USER",
+        unset="stay",
+        **_PROCESS,
+    ),
+    Option(
+        "group",
+        "",
+        "group to become; the user's own if unset",
+        parse_group,
+        metavar="GROUP",
+        unset="stay",
+        **_PROCESS,
+    ),
+)
+_LOG: dict[str, Any] = {"group": "Log and profile"}
+LOG_OPTIONS = (
+    Option(
+        "log", "", "log file, appended to; SIGUSR1 opens it again",
+        metavar="FILE", unset="stderr", **_LOG,
+    ),
+    Option(
+        "loglevel", "0", "0: lifecycle and health; 1: a line for each session too; 2: debug too",
+        int, choices=("0", "1", "2"), **_LOG,
+    ),
+    Option(
+        "debug", "no", "run every process under cProfile, which leaves <role>-<pid>.pstats in the debug "
+        "directory when the process ends, and dump stacks on a crash",
+        flag=True, **_LOG,
+    ),
+    Option("debug-dir", ".", "directory of the profiles", metavar="DIR", **_LOG),
+)  # fmt: skip
