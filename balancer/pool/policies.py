@@ -1,0 +1,224 @@
+"""Who is next: the policies, pure.
+
+RULES: no clock, no socket, no board. A policy is built for one field of eligible candidates and gives a
+pick function; it is built anew when the field changes. What it needs to know of the world (sessions per
+backend) comes in as a function. A pick skips the indexes in `skip` (already tried, or full) and gives None
+when nobody is left.
+
+    field ---POLICIES[name]---> pick(source, skip) -> index | None
+
+    leastconn    min (sessions + 1) / weight over all workers; among equals who is furthest behind
+    roundrobin   each its weight per round, spread evenly; exact in every worker
+    random       by weight
+    p2c          the less loaded of two distinct random ones: the cost does not grow with the pool
+    source       consistent ring: an address stays with its backend, and only a removed backend's clients move
+"""
+
+import random
+from array import array
+from bisect import bisect
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from hashlib import blake2b
+from heapq import heapify, heapreplace
+from itertools import accumulate
+
+Pick = Callable[[str, Collection[int]], int | None]
+
+POINTS = 160  # on the ring per unit of weight: shares within about 8 % (1 / sqrt(160))
+_POINTS_PER_HASH = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """What a policy may know of a backend. `index` is its block on the board."""
+
+    index: int
+    name: str
+    weight: int = 1
+
+
+@dataclass(frozen=True)
+class Field:
+    """What a policy is built for. `start` differs per worker, so that they do not all begin with the same
+    backend."""
+
+    eligible: Sequence[Candidate]
+    everyone: Sequence[
+        Candidate
+    ]  # the eligible ones' whole tier: the ring does not move when one of it is down
+    loads: Callable[[], list[int]]  # sessions of the eligible, in their order
+    load: Callable[[int], int]  # sessions of one index
+    start: int = 0
+
+
+def leastconn(field: Field) -> Pick:
+    """Global least connections, weighted; proportional to the weights at low load too.
+
+    Plain (sessions + 1) / weight sends EVERY session of a quiet service to the heaviest backend. So loads
+    that cost no more than the lightest backend's first session count as equal, and equals are served by
+    their tags: each pick moves a tag on by 1 / weight, the lowest tag is next (start-time fair queueing). A
+    tag that fell behind is lifted to the last pick's, less one round: who was full or ahead for an hour
+    must not get an hour's sessions back at once.
+    """
+    indexes = [candidate.index for candidate in field.eligible]
+    weights = [candidate.weight for candidate in field.eligible]
+    count = len(indexes)
+    lightest = min(weights)
+    free = [weight // lightest for weight in weights]  # (sessions + 1) / weight <= 1 / lightest
+    floor = 1 / lightest
+    tags = [((place - field.start) % count) / count / weight for place, weight in enumerate(weights)]
+    clock = 0.0
+    loads = field.loads
+    infinite = float("inf")
+
+    def pick(source: str, skip: Collection[int]) -> int | None:
+        nonlocal clock
+        costs = [
+            floor if load < f else (load + 1) / weight
+            for load, f, weight in zip(loads(), free, weights, strict=True)
+        ]
+        if skip:
+            costs = [infinite if i in skip else cost for i, cost in zip(indexes, costs, strict=True)]
+        least = min(costs)
+        if least == infinite:
+            return None
+        if costs.count(least) == 1:
+            best = costs.index(least)
+        else:
+            best = min([(tags[i], i) for i, cost in enumerate(costs) if cost == least])[1]
+        behind = clock - floor
+        clock = tag = tags[best] if tags[best] > behind else behind
+        tags[best] = tag + 1 / weights[best]
+        return indexes[best]
+
+    return pick
+
+
+def roundrobin(field: Field) -> Pick:
+    """Smooth weighted: the k-th turn of a backend is due at (2k + 1) / weight, the earliest due is next.
+
+    In every span of 2 each backend has exactly `weight` turns. Quotients are computed from k, not added up:
+    equal ones are equal floats, so the order repeats for ever. A heap makes a pick O(log n).
+    """
+    count = len(field.eligible)
+    wheel = [
+        (1 / candidate.weight, (place - field.start) % count, 0, candidate.weight, candidate.index)
+        for place, candidate in enumerate(field.eligible)
+    ]
+    heapify(wheel)
+
+    def advance() -> int:
+        _, order, turn, weight, index = wheel[0]
+        turn += 1
+        heapreplace(wheel, ((2 * turn + 1) / weight, order, turn, weight, index))
+        return index
+
+    def pick(source: str, skip: Collection[int]) -> int | None:
+        if not skip:
+            return advance()
+        ranked = [entry for entry in wheel if entry[4] not in skip]
+        if not ranked:
+            return None
+        _, order, turn, weight, index = chosen = min(ranked)
+        wheel[wheel.index(chosen)] = ((2 * turn + 3) / weight, order, turn + 1, weight, index)
+        heapify(wheel)
+        return index
+
+    return pick
+
+
+def weighted_random(field: Field) -> Pick:
+    """Independent draws by weight."""
+    indexes = [candidate.index for candidate in field.eligible]
+    weights = [candidate.weight for candidate in field.eligible]
+    bounds = list(accumulate(weights))
+    dice = random.Random()
+
+    def pick(source: str, skip: Collection[int]) -> int | None:
+        if not skip:
+            return indexes[bisect(bounds, dice.random() * bounds[-1])]
+        left = [(i, w) for i, w in zip(indexes, weights, strict=True) if i not in skip]
+        if not left:
+            return None
+        return dice.choices([i for i, _ in left], [w for _, w in left])[0]
+
+    return pick
+
+
+def p2c(field: Field) -> Pick:
+    """The cheaper of two distinct draws. Drawing the same one twice would make it plain random with two
+    backends."""
+    entries = [(candidate.index, candidate.weight) for candidate in field.eligible]
+    load = field.load
+    dice = random.Random().random
+
+    def pick(source: str, skip: Collection[int]) -> int | None:
+        pool = entries if not skip else [entry for entry in entries if entry[0] not in skip]
+        count = len(pool)
+        if count < 2:
+            return pool[0][0] if pool else None
+        first = int(dice() * count)
+        second = int(dice() * (count - 1))
+        if second >= first:
+            second += 1
+        index, weight = pool[first]
+        other, other_weight = pool[second]
+        # (a + 1) / w <= (b + 1) / v without dividing; which of two equals comes first is random already
+        return index if (load(index) + 1) * other_weight <= (load(other) + 1) * weight else other
+
+    return pick
+
+
+def source(field: Field) -> Pick:
+    """The owner of the next ring point after the client's address; who is not eligible is walked past.
+
+    Rejected: rendezvous hashing, 1000 scores per session with 1000 backends. The ring is made of the whole
+    tier, so a verdict costs no rebuild, and the points of a name do not depend on who else is there.
+    """
+    points, owners = _ring(tuple(field.everyone))
+    allowed = frozenset(candidate.index for candidate in field.eligible)
+    size = len(points)
+
+    def pick(source: str, skip: Collection[int]) -> int | None:
+        at = bisect(points, int.from_bytes(blake2b(source.encode(), digest_size=8).digest(), "big"))
+        refused: set[int] = set()
+        for step in range(size):
+            owner = owners[(at + step) % size]
+            if owner in allowed and owner not in skip:
+                return owner
+            refused.add(owner)
+            if len(refused) == len(field.everyone):
+                return None
+        return None
+
+    return pick
+
+
+@lru_cache(maxsize=4)
+def _ring(everyone: tuple[Candidate, ...]) -> tuple["array[int]", "array[int]"]:
+    """(points ascending, index of each point's owner). 1000 backends of weight 1: 160,000 points, once at
+    boot."""
+    pairs = sorted(
+        (point, candidate.index)
+        for candidate in everyone
+        for point in _points(candidate.name, candidate.weight * POINTS)
+    )
+    return array("Q", [point for point, _ in pairs]), array("l", [index for _, index in pairs])
+
+
+def _points(name: str, count: int) -> "array[int]":
+    points = array("Q")
+    for part in range(-(-count // _POINTS_PER_HASH)):
+        points.frombytes(blake2b(f"{part}/{name}".encode(), digest_size=8 * _POINTS_PER_HASH).digest())
+    return points
+
+
+POLICIES: dict[str, Callable[[Field], Pick]] = {
+    "leastconn": leastconn,
+    "roundrobin": roundrobin,
+    "random": weighted_random,
+    "p2c": p2c,
+    "source": source,
+}
