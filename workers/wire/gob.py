@@ -73,13 +73,13 @@ class Layout:
         if known is None:
             known = self._learn(key)
         definitions, plans = known
+        plan = plans.get(type_id)
+        if plan is None:
+            plan = plans[type_id] = _plan(self.struct, self.steps, type_id, definitions)
         size, at = take_uint(payload, at)
         if at + size != len(payload):
             raise GobError("the value does not end where its payload ends")
         _, at = take_int(payload, at)
-        plan = plans.get(type_id)
-        if plan is None:
-            plan = plans[type_id] = _plan(self.struct, self.steps, type_id, definitions)
         values = self.zeros.copy()
         try:
             at = _fill(plan, payload, at, values, Skipper(payload, definitions))

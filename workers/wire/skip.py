@@ -1,7 +1,7 @@
 """Passing over values of types nobody here knows: any type a peer may define, but only so many of them.
 
 RULES: the time is bounded by MAX_SKIPPED, the stack by MAX_DEPTH, whatever the definitions claim; recursive
-types are legal in gob and harmless here, as it is values that are counted. Interfaces are refused: their values
+types are legal in gob and harmless, as it is values that are counted. Interfaces are refused: their values
 name types.
 """
 

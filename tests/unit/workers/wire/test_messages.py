@@ -1,0 +1,127 @@
+"""Request and Response there and back, with and without extension fields."""
+
+import dataclasses
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from workers.wire import messages
+from workers.wire.frames import FrameReader
+from workers.wire.messages import MessageError, Request, Response
+
+uints = st.integers(0, 2**64 - 1)
+ints = st.integers(-(2**63), 2**63 - 1)
+texts = st.text(max_size=20)
+names = st.binary(max_size=30).map(lambda raw: raw.decode("utf-8", "surrogateescape"))
+data = st.binary(max_size=300)
+requests = st.builds(
+    Request,
+    names,
+    st.integers(0, 2),
+    uints,
+    uints,
+    data,
+    uints,
+    uints,
+    ints,
+    st.booleans(),
+    uints,
+    texts,
+    texts,
+    uints,
+)
+responses = st.builds(
+    Response,
+    names,
+    ints,
+    uints,
+    uints,
+    data,
+    uints,
+    uints,
+    ints,
+    ints,
+    uints,
+    uints,
+    texts,
+    texts,
+    uints,
+    uints,
+)
+
+
+def plain(message: Any) -> Any:
+    return dataclasses.replace(message, data=bytes(message.data))
+
+
+@given(requests)
+def test_a_request_there_and_back(request: Request) -> None:
+    payload = messages.encode_request(request)
+    assert plain(messages.decode_request(payload)) == request
+    assert plain(messages.decode_request(memoryview(bytearray(payload)))) == request
+    assert FrameReader().feed(b"".join(messages.encode_request_parts(request))) == [payload]
+
+
+@given(responses)
+def test_a_response_there_and_back(response: Response) -> None:
+    payload = messages.encode_response(response)
+    assert plain(messages.decode_response(payload)) == response
+    assert FrameReader().feed(b"".join(messages.encode_response_parts(response))) == [payload]
+
+
+@given(st.binary(max_size=200))
+def test_noise_is_a_message_error(noise: bytes) -> None:
+    for decode in (messages.decode_request, messages.decode_response):
+        with pytest.raises(MessageError):
+            decode(noise)
+
+
+@given(requests, st.data())
+def test_a_damaged_request_is_a_request_or_a_message_error(request: Request, draw: st.DataObject) -> None:
+    payload = bytearray(messages.encode_request(request))
+    at = draw.draw(st.integers(0, len(payload) - 1))
+    payload[at] = draw.draw(st.integers(0, 255))
+    try:
+        messages.decode_request(payload)
+    except MessageError:
+        pass
+
+
+def test_extended_definitions_go_out_only_with_an_extension_field() -> None:
+    base = messages.encode_request(Request("x.jpg", target_width=5))
+    assert b"Quality" not in base
+    for field in ({"id": 1}, {"fit": "contain"}, {"format": "png"}, {"quality": 3}):
+        assert b"Quality" in messages.encode_request(Request("x.jpg", target_width=5, **field))  # type: ignore[arg-type]
+    assert b"Workers" not in messages.encode_response(Response("x.jpg"))
+    assert b"Workers" in messages.encode_response(Response("x.jpg", workers=1))
+
+
+def test_the_two_messages_are_not_each_other_by_accident() -> None:
+    request = messages.decode_request(messages.encode_response(Response("x.jpg", resized_width=7)))
+    assert (request.original_name, request.target_width) == ("x.jpg", 0)
+
+
+def test_data_is_a_view_of_the_payload_and_parts_carry_it_uncopied() -> None:
+    picture = bytes(5000)
+    payload = messages.encode_request(Request("x.jpg", data=picture, id=9))
+    view = messages.decode_request(payload).data
+    assert isinstance(view, memoryview)
+    assert view.obj is payload
+    _, middle, _ = messages.encode_response_parts(Response(data=view, id=9))
+    assert middle is view
+
+
+def test_what_does_not_fit_is_a_message_error() -> None:
+    for broken in (Request(width=-1), Request(created_at=2**63), Request(original_name="\ud800")):
+        with pytest.raises(MessageError):
+            messages.encode_request(broken)
+
+
+@pytest.mark.parametrize(
+    ("status", "is_ok"), [(0, True), (200, True), (429, False), (503, False), (422, False)]
+)
+def test_statuses(status: int, is_ok: bool) -> None:
+    assert Response(status=status).is_ok() is is_ok
+    assert (status in messages.RETRYABLE) == (status in (429, 503))
