@@ -1,0 +1,138 @@
+"""What the admin commands do: read the board, or write the few words that are the console's to write.
+
+RULES
+- The console is the only writer of wishes (drain, ready, maint, weight) and of the wanted number of workers; a wish is a
+  plain store, so that a console which is replaced at a reload continues where the old one stopped.
+- The master is asked, never called: `workers` leaves a number that it reads within a quarter of a second, `reload` is
+  its own signal, and the outcome is what it writes on the notice board.
+- Every refusal is a sentence that names the culprit and, where there is one, the way out.
+"""
+
+import json
+import os
+import signal
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+from balancer.pool.backend import Backend
+from balancer.pool.board import ADMIN_DRAIN, ADMIN_MAINT, ADMIN_READY, Board
+from balancer.prefork.cells import ADMIN_ROW, MAX_SLOTS, WANTED_WORKERS
+from balancer.prefork.loop import Loop
+
+MAX_WEIGHT = 256
+RELOAD_PATIENCE = 50.0  # seconds; below the asking side's own limit
+RELOAD_POLL = 0.05  # seconds between two looks at the notice board
+
+WISHES = {"drain": ADMIN_DRAIN, "ready": ADMIN_READY, "maint": ADMIN_MAINT}
+
+
+class Answer(Protocol):
+    """Whoever asked."""
+
+    def send(self, answer: dict[str, Any]) -> None: ...
+
+
+class Refused(Exception):
+    """The command cannot be done; the text is for the person who typed it."""
+
+
+class Commands:
+    """Interprets one command line at a time."""
+
+    def __init__(
+        self,
+        board: Board,
+        backends: Sequence[Backend],
+        loop: Loop,
+        master_pid: int,
+        status: Callable[[], dict[str, Any]],
+    ) -> None:
+        self.board = board
+        self.backends = {backend.name: backend for backend in backends}
+        self.loop = loop
+        self.master_pid = master_pid
+        self.status = status
+
+    def handle(self, words: list[str], reply: Answer) -> None:
+        """Run one command; `reply.send` is called once, now or (reload) later."""
+        try:
+            match words:
+                case ["status"]:
+                    reply.send(self.status())
+                case ["drain" | "ready" | "maint" as wish, name]:
+                    reply.send(self.wish(wish, name))
+                case ["weight", name, weight]:
+                    reply.send(self.weigh(name, weight))
+                case ["workers", count]:
+                    reply.send(self.set_workers(count))
+                case ["reload"]:
+                    self.reload(reply)
+                case _:
+                    raise Refused(
+                        f"unknown command {' '.join(words)[:80]!r}; there are: status, drain NAME, ready NAME, "
+                        "maint NAME, weight NAME N, workers N, reload"
+                    )
+        except Refused as refusal:
+            reply.send({"error": str(refusal)})
+
+    def find(self, name: str) -> Backend:
+        if name not in self.backends:
+            raise Refused(f"no backend is called {name!r}; there are: {', '.join(sorted(self.backends))}")
+        return self.backends[name]
+
+    def wish(self, wish: str, name: str) -> dict[str, Any]:
+        backend = self.find(name)
+        self.board.set_admin(backend.index, WISHES[wish])
+        if wish == "ready":
+            self.board.set_weight(backend.index, None)
+        held = self.board.sessions(backend.index)
+        tail = "" if wish == "ready" else f"; {held} sessions go on"
+        return {"text": f"{name} is {wish}{tail}", "name": name, "wish": wish, "sessions": held}
+
+    def weigh(self, name: str, text: str) -> dict[str, Any]:
+        backend = self.find(name)
+        weight = whole_number(text, "a weight", 0, MAX_WEIGHT)
+        self.board.set_weight(backend.index, weight)
+        return {"text": f"{name} has weight {weight} (configured: {backend.weight})", "weight": weight}
+
+    def set_workers(self, text: str) -> dict[str, Any]:
+        count = whole_number(text, "the number of workers", 1, MAX_SLOTS)
+        self.board.cells[ADMIN_ROW * self.board.columns + WANTED_WORKERS] = count
+        return {"text": f"{count} workers wanted", "workers": count}
+
+    def reload(self, reply: Answer) -> None:
+        """Have the master read its configuration again; answer when it has told the outcome."""
+        before, _ = self.board.shared.notice.read()
+        give_up = self.loop.now + RELOAD_PATIENCE
+        os.kill(self.master_pid, signal.SIGHUP)
+
+        def look() -> None:
+            serial, text = self.board.shared.notice.read()
+            if serial > before:
+                reply.send(outcome_of(text))
+            elif self.loop.now > give_up:
+                reply.send({"error": f"no outcome after {RELOAD_PATIENCE:.0f} s; see the log"})
+            else:
+                self.loop.call_later(RELOAD_POLL, look)
+
+        look()
+
+
+def outcome_of(text: str) -> dict[str, Any]:
+    """The master's notice as an answer: a failed reload is an error with its reason."""
+    try:
+        outcome = json.loads(text)
+    except ValueError:
+        return {"error": f"the master's notice is not readable: {text[:200]!r}"}
+    if not outcome.get("ok"):
+        return {**outcome, "error": f"the old configuration stays: {outcome.get('text', 'no reason given')}"}
+    lines = [outcome.get("text", "reloaded")]
+    lines += [f"{kind}: {item}" for kind in ("added", "removed", "changed") for item in outcome.get(kind, ())]
+    return {**outcome, "text": "\n".join(lines)}
+
+
+def whole_number(text: str, what: str, least: int, most: int) -> int:
+    """Raises Refused naming the range."""
+    if not text.isascii() or not text.isdecimal() or not least <= int(text[:9]) <= most:
+        raise Refused(f"{what} is a whole number from {least} to {most}, not {text[:40]!r}")
+    return int(text)

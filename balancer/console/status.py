@@ -1,0 +1,181 @@
+"""The state of the balancer as one dictionary: what `balancerctl status --json` prints, documented and stable.
+
+RULES
+- Reads the board, writes nothing; time and process figures come in as arguments, so that a table of cells made by hand
+  is a whole test.
+- A key is never renamed or removed within a major version; new ones may come. What is not known is null.
+- Totals include the dead and the draining; they never fall.
+
+    {"version", "generation", "uptime_s", "steering": "on"|"off",
+     "workers":  [{"slot", "pid", "state", "generation", "sessions", "accepted_total", "cpu_percent", "rss_bytes", "fds",
+                   "share_percent"}],
+     "backends": [{"name", "address", "state", "weight", "sessions", "sessions_total", "connect_failures_total",
+                   "bytes_in_total", "bytes_out_total", "check", "maxconn", "backup", "since_s"}],
+     "totals":   {"sessions", "accepted_total", "refused_total", "failed_total", "bytes_in_total", "bytes_out_total",
+                  "closed_total", "cut_total", "retries_total", "pauses_total", "resumes_total", "queued"},
+     "reload":   {"serial", "ok", "text", ...} of the last reload, or null}
+
+`state` of a worker: starting, ready, draining, hung. `state` of a backend: up, down, drain, maint.
+bytes_in went from client to backend.
+"""
+
+import json
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from balancer.console.processes import Figures
+from balancer.pool.backend import Backend
+from balancer.pool.board import (
+    ACCEPTED,
+    ADMIN_NAMES,
+    ADMIN_READY,
+    B_ADMIN,
+    B_BYTES_IN,
+    B_BYTES_OUT,
+    B_CHECK,
+    B_CONNECT_FAILURES,
+    B_SESSIONS,
+    B_SESSIONS_TOTAL,
+    B_SINCE_MS,
+    B_VERDICT,
+    BYTES_IN,
+    BYTES_OUT,
+    CHECK_NAMES,
+    CUT,
+    FAILED,
+    PAUSES,
+    QUEUED,
+    REFUSED,
+    RESUMES,
+    RETRIES,
+    SESSIONS,
+    SESSIONS_CLOSED,
+    VERDICT_NAMES,
+    Board,
+)
+from balancer.prefork.cells import (
+    ACCEPTING,
+    BEAT_MS,
+    DRAINING,
+    FIRST_LEASE,
+    GENERATION,
+    MASTER_GENERATION,
+    MASTER_ROW,
+    MASTER_STEERED,
+    PID,
+    READY,
+    ROLE,
+    SHARE,
+    SLOT,
+    STARTED_MS,
+    STATE,
+)
+
+STALE_MS = 1500  # a ready worker whose heart has not beaten for so long is shown as hung
+WORKER_ROLE = 0  # the first role of the balancer's plan
+TOTALS = {
+    "accepted_total": ACCEPTED,
+    "refused_total": REFUSED,
+    "failed_total": FAILED,
+    "bytes_in_total": BYTES_IN,
+    "bytes_out_total": BYTES_OUT,
+    "closed_total": SESSIONS_CLOSED,
+    "cut_total": CUT,
+    "retries_total": RETRIES,
+    "pauses_total": PAUSES,
+    "resumes_total": RESUMES,
+}
+BACKEND_TOTALS = {
+    "sessions_total": B_SESSIONS_TOTAL,
+    "connect_failures_total": B_CONNECT_FAILURES,
+    "bytes_in_total": B_BYTES_IN,
+    "bytes_out_total": B_BYTES_OUT,
+}
+
+
+def worker_pids(board: Board) -> list[int]:
+    """The living workers, all generations."""
+    return [board.cells[at + PID] for at in worker_rows(board)]
+
+
+def worker_rows(board: Board) -> list[int]:
+    """Offset of the row of every living worker."""
+    offsets = (row * board.columns for row in range(FIRST_LEASE, board.live_rows()))
+    return [at for at in offsets if board.cells[at + PID] and board.cells[at + ROLE] == WORKER_ROLE]
+
+
+def worker_state(state: int, beat_ms: int, now_ms: int) -> str:
+    """The word for a worker's STATE cell and the age of its heartbeat."""
+    if state in (READY, DRAINING) and now_ms - beat_ms > STALE_MS:
+        return "hung"
+    return {READY: "ready", DRAINING: "draining"}.get(state, "starting")
+
+
+def describe_worker(board: Board, at: int, now_ms: int, figures: Figures) -> dict[str, Any]:
+    cells, slots = board.cells, board.shared.slots
+    slot = cells[at + SLOT]
+    state = worker_state(cells[at + STATE], cells[at + BEAT_MS], now_ms)
+    share = None
+    if state == "ready" and cells[MASTER_ROW * board.columns + MASTER_STEERED]:
+        share = slots.cells[slot * slots.columns + SHARE] / 10
+    return {
+        "slot": slot,
+        "pid": cells[at + PID],
+        "state": state,
+        "generation": cells[at + GENERATION],
+        "accepting": bool(cells[at + ACCEPTING]),
+        "sessions": cells[at + SESSIONS],
+        "accepted_total": cells[at + ACCEPTED],
+        "cpu_percent": figures.cpu_percent,
+        "rss_bytes": figures.rss_bytes,
+        "fds": figures.fds,
+        "share_percent": share,
+    }
+
+
+def describe_backend(
+    board: Board, backend: Backend, now_ms: int, sums: dict[str, list[int]]
+) -> dict[str, Any]:
+    index = backend.index
+    wish, verdict = board.word(index, B_ADMIN), board.word(index, B_VERDICT)
+    since = board.word(index, B_SINCE_MS)
+    check = board.word(index, B_CHECK)
+    return {
+        "name": backend.name,
+        "address": str(backend.address),
+        "state": VERDICT_NAMES[verdict] if wish == ADMIN_READY else ADMIN_NAMES[wish],
+        "weight": board.weight_of(index, backend.weight),
+        **{key: column[index] for key, column in sums.items()},
+        "check": CHECK_NAMES[check] if check else None,
+        "maxconn": backend.maxconn,
+        "backup": backend.backup,
+        "since_s": round((now_ms - since) / 1000, 1) if since else None,
+    }
+
+
+def snapshot(
+    board: Board, backends: Sequence[Backend], version: str, now: float, figures: Callable[[int], Figures]
+) -> dict[str, Any]:
+    """Everything at monotonic time `now` (seconds), shaped as the module's docstring says."""
+    now_ms = int(now * 1000)
+    master = MASTER_ROW * board.columns
+    sums = {"sessions": board.every_gauge(B_SESSIONS)}
+    sums |= {key: board.every_total(column) for key, column in BACKEND_TOTALS.items()}
+    workers = [
+        describe_worker(board, at, now_ms, figures(board.cells[at + PID])) for at in worker_rows(board)
+    ]
+    serial, text = board.shared.notice.read()
+    return {
+        "version": version,
+        "generation": board.cells[master + MASTER_GENERATION],
+        "uptime_s": round(now - board.cells[master + STARTED_MS] / 1000, 1),
+        "steering": "on" if board.cells[master + MASTER_STEERED] else "off",
+        "workers": sorted(workers, key=lambda worker: (worker["slot"], worker["generation"])),
+        "backends": [describe_backend(board, backend, now_ms, sums) for backend in backends],
+        "totals": {
+            "sessions": board.gauge(SESSIONS),
+            **{key: board.total(column) for key, column in TOTALS.items()},
+            "queued": board.gauge(QUEUED),
+        },
+        "reload": json.loads(text) if serial > 0 and text else None,
+    }

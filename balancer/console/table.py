@@ -1,0 +1,121 @@
+"""Draws the status a person reads: pure text out of the same dictionary that `status --json` prints.
+
+RULES: no socket, no board, no clock. A number that is not known is shown as `-`, never as 0.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+BOLD, DIM, RED, YELLOW, GREEN, PLAIN = "\x1b[1m", "\x1b[2m", "\x1b[31m", "\x1b[33m", "\x1b[32m", "\x1b[0m"
+STATE_COLOURS = {
+    "up": GREEN,
+    "ready": GREEN,
+    "down": RED,
+    "hung": RED,
+    "drain": YELLOW,
+    "draining": YELLOW,
+    "maint": YELLOW,
+    "starting": YELLOW,
+}
+
+
+def human_bytes(count: int | None) -> str:
+    """1536 -> '1.5 KiB'; None -> '-'."""
+    if count is None:
+        return "-"
+    size = float(count)
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if abs(size) < 1024:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1024
+    return f"{size:.1f} TiB"
+
+
+def human_age(seconds: float) -> str:
+    """93784.2 -> '1d 2h'; two units at most, for a person."""
+    left = int(seconds)
+    parts = []
+    for name, length in (("d", 86400), ("h", 3600), ("m", 60), ("s", 1)):
+        if left >= length or (name == "s" and not parts):
+            parts.append(f"{left // length}{name}")
+            left %= length
+    return " ".join(parts[:2])
+
+
+def human_number(value: Any) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return str(value)
+    return f"{value:,}" if isinstance(value, int) else f"{value:.1f}"
+
+
+def draw_columns(head: Sequence[str], rows: Sequence[Sequence[str]], colour: bool) -> list[str]:
+    """Aligned columns: the first is left-aligned, numbers right-aligned, a STATE column coloured."""
+    table = [list(head), *[list(row) for row in rows]]
+    widths = [max(len(row[i]) for row in table) for i in range(len(head))]
+    left = {i for i, name in enumerate(head) if name in ("WORKER", "BACKEND", "ADDRESS", "STATE", "CHECK")}
+    lines = []
+    for number, row in enumerate(table):
+        cells = []
+        for i, text in enumerate(row):
+            cell = text.ljust(widths[i]) if i in left else text.rjust(widths[i])
+            if colour and number and head[i] == "STATE" and text in STATE_COLOURS:
+                cell = f"{STATE_COLOURS[text]}{cell}{PLAIN}"
+            cells.append(cell)
+        line = "  ".join(cells).rstrip()
+        lines.append(f"{DIM}{line}{PLAIN}" if colour and number == 0 else line)
+    return lines
+
+
+def worker_row(worker: Mapping[str, Any]) -> list[str]:
+    cpu = worker.get("cpu_percent")
+    return [
+        str(worker["slot"]),
+        str(worker["pid"]),
+        str(worker["state"]),
+        human_number(worker["sessions"]),
+        human_number(worker["accepted_total"]),
+        "-" if cpu is None else f"{cpu:.1f} %",
+        human_bytes(worker.get("rss_bytes")),
+        human_number(worker.get("fds")),
+        "-" if worker.get("share_percent") is None else f"{worker['share_percent']:.0f} %",
+    ]
+
+
+def backend_row(backend: Mapping[str, Any]) -> list[str]:
+    return [
+        str(backend["name"]),
+        str(backend["address"]),
+        str(backend["state"]),
+        human_number(backend["weight"]),
+        human_number(backend["sessions"]),
+        human_number(backend["sessions_total"]),
+        human_number(backend["connect_failures_total"]),
+        human_bytes(backend["bytes_in_total"]),
+        human_bytes(backend["bytes_out_total"]),
+        str(backend["check"] or "-"),
+    ]
+
+
+def draw_status(status: Mapping[str, Any], colour: bool = False) -> str:
+    """The whole page of `balancerctl status`."""
+    totals = status["totals"]
+    title = (
+        f"balancer {status['version']}  generation {status['generation']}  up {human_age(status['uptime_s'])}"
+    )
+    lines = [f"{BOLD}{title}{PLAIN}" if colour else title]
+    lines.append(
+        f"sessions {human_number(totals['sessions'])}   accepted {human_number(totals['accepted_total'])}   "
+        f"refused {human_number(totals['refused_total'])}   failed {human_number(totals['failed_total'])}   "
+        f"in {human_bytes(totals['bytes_in_total'])}   out {human_bytes(totals['bytes_out_total'])}"
+    )
+    reload = status.get("reload")
+    if reload and not reload.get("ok", True):
+        text = f"last reload FAILED: {reload.get('text', '')}"
+        lines.append(f"{RED}{text}{PLAIN}" if colour else text)
+    head = ("WORKER", "PID", "STATE", "SESSIONS", "ACCEPTED", "CPU", "RSS", "FDS", "SHARE")
+    lines += ["", *draw_columns(head, [worker_row(w) for w in status["workers"]], colour)]
+    head = ("BACKEND", "ADDRESS", "STATE", "WEIGHT", "SESSIONS", "TOTAL", "FAILED", "IN", "OUT", "CHECK")
+    lines += ["", *draw_columns(head, [backend_row(b) for b in status["backends"]], colour)]
+    return "\n".join(lines)

@@ -1,0 +1,115 @@
+"""Command lines as transcripts: what was typed, what is answered, which cell has changed."""
+
+import json
+import os
+import signal
+from typing import Any
+
+import pytest
+
+from balancer.console.commands import Commands, outcome_of
+from balancer.pool import board as b
+from balancer.pool.backend import Backend
+from balancer.prefork import cells as c
+from balancer.prefork.loop import Loop
+from balancer.prefork.units import parse_address
+
+
+class Answers(list[dict[str, Any]]):
+    def send(self, answer: dict[str, Any]) -> None:
+        self.append(answer)
+
+
+@pytest.fixture
+def board() -> b.Board:
+    return b.Board(c.make_shared(b.columns_for(4), rows=8), 4)
+
+
+@pytest.fixture
+def loop() -> Loop:
+    return Loop()
+
+
+@pytest.fixture
+def commands(board: b.Board, loop: Loop) -> Commands:
+    backends = (
+        Backend("one", parse_address("127.0.0.1:1"), index=0),
+        Backend("two", parse_address("127.0.0.1:2"), index=1),
+    )
+    return Commands(board, backends, loop, os.getpid(), lambda: {"workers": []})
+
+
+def say(commands: Commands, line: str) -> dict[str, Any]:
+    answers = Answers()
+    commands.handle(line.split(), answers)
+    assert len(answers) == 1
+    return answers[0]
+
+
+def test_status_is_passed_on(commands: Commands) -> None:
+    assert say(commands, "status") == {"workers": []}
+
+
+@pytest.mark.parametrize(
+    ("wish", "cell"), [("drain", b.ADMIN_DRAIN), ("maint", b.ADMIN_MAINT), ("ready", b.ADMIN_READY)]
+)
+def test_wishes_reach_the_board_and_the_workers_notice(
+    commands: Commands, board: b.Board, wish: str, cell: int
+) -> None:
+    before = board.versions()
+    assert say(commands, f"{wish} two")["wish"] == wish
+    assert board.word(1, b.B_ADMIN) == cell
+    assert board.word(0, b.B_ADMIN) == b.ADMIN_READY
+    assert board.versions() != before
+
+
+def test_weight_zero_is_a_weight_and_ready_takes_it_back(commands: Commands, board: b.Board) -> None:
+    say(commands, "weight one 0")
+    assert board.weight_of(0, 7) == 0
+    say(commands, "ready one")
+    assert board.weight_of(0, 7) == 7
+
+
+def test_workers_is_left_for_the_master(commands: Commands, board: b.Board) -> None:
+    say(commands, "workers 3")
+    assert board.shared.rows.row(c.ADMIN_ROW)[c.WANTED_WORKERS] == 3
+
+
+@pytest.mark.parametrize(
+    ("line", "culprit"),
+    [
+        ("drain three", "'three'; there are: one, two"),
+        ("weight one 257", "0 to 256"),
+        ("weight one -1", "'-1'"),
+        ("workers 0", "from 1"),
+        ("workers ²", "'²'"),
+        ("dance", "unknown command 'dance'"),
+        ("drain", "unknown command"),
+    ],
+)
+def test_refusals_name_the_culprit(commands: Commands, line: str, culprit: str) -> None:
+    assert culprit in say(commands, line)["error"]
+
+
+def test_reload_answers_when_the_master_has_told_the_outcome(
+    commands: Commands, board: b.Board, loop: Loop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent: list[tuple[int, int]] = []
+    monkeypatch.setattr(os, "kill", lambda pid, number: sent.append((pid, number)))
+    answers = Answers()
+    commands.handle(["reload"], answers)
+    assert sent == [(os.getpid(), signal.SIGHUP)] and not answers
+    board.shared.notice.write(json.dumps({"ok": True, "text": "generation 2", "added": ["backend c"]}))
+    for _ in range(20):
+        loop.run_once(0.1)
+        if answers:
+            break
+    assert answers[0]["text"] == "generation 2\nadded: backend c"
+
+
+def test_a_failed_reload_is_an_error_with_its_reason() -> None:
+    assert (
+        outcome_of('{"ok": false, "text": "x.ini:3: no such key"}')["error"]
+        == "the old configuration stays: x.ini:3: no such key"
+    )
+    assert "not readable" in outcome_of("{")["error"]

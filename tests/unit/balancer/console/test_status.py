@@ -1,0 +1,118 @@
+"""A table of cells made by hand, and what the operator sees of it."""
+
+import pytest
+
+from balancer.console.processes import UNKNOWN, Figures
+from balancer.console.status import snapshot, worker_state
+from balancer.console.table import draw_status, human_age, human_bytes
+from balancer.pool import board as b
+from balancer.pool.backend import Backend
+from balancer.prefork import cells as c
+from balancer.prefork.units import parse_address
+
+BACKENDS = (
+    Backend("one", parse_address("127.0.0.1:9001"), weight=2, maxconn=8, index=0),
+    Backend("two", parse_address("127.0.0.1:9002"), backup=True, index=1),
+)
+
+
+@pytest.fixture
+def board() -> b.Board:
+    shared = c.make_shared(b.columns_for(4), rows=8)
+    made = b.Board(shared, 4)
+    master = shared.rows.row(c.MASTER_ROW)
+    master[c.MASTER_GENERATION], master[c.MASTER_LIVE_ROWS], master[c.STARTED_MS] = 3, 6, 40_000
+    return made
+
+
+def lease(board: b.Board, row: int, **cells: int) -> memoryview:
+    """One living process; keyword names are column names of prefork.cells or pool.board in lower case."""
+    view = board.shared.rows.row(row)
+    for name, value in cells.items():
+        view[getattr(c, name.upper(), None) or getattr(b, name.upper(), 0)] = value
+    view[c.ROLE] = cells.get("role", 0)
+    return view
+
+
+def look(board: b.Board, now: float = 100.0) -> dict:
+    return snapshot(
+        board, BACKENDS, "1.2.3", now, lambda pid: Figures(12.5, 1 << 20, 9) if pid == 71 else UNKNOWN
+    )
+
+
+def test_totals_include_the_dead_and_the_draining(board: b.Board) -> None:
+    lease(board, 3, pid=71, state=c.READY, beat_ms=100_000, accepted=10, sessions=2, bytes_in=5)
+    lease(board, 4, pid=72, state=c.DRAINING, beat_ms=100_000, accepted=20, sessions=1)
+    dead = board.shared.rows.row(c.RETIRED_ROW)
+    dead[b.ACCEPTED], dead[b.BYTES_IN] = 100, 7
+    totals = look(board)["totals"]
+    assert (totals["accepted_total"], totals["sessions"], totals["bytes_in_total"]) == (130, 3, 12)
+
+
+def test_workers_are_listed_with_what_the_kernel_says_of_them(board: b.Board) -> None:
+    lease(board, 3, pid=71, state=c.READY, beat_ms=99_900, sessions=2, slot=1)
+    lease(board, 4, pid=72, state=c.READY, beat_ms=90_000, slot=0)
+    lease(board, 5, pid=73, state=c.READY, beat_ms=99_900, role=1)
+    first, second = look(board)["workers"]
+    assert (first["slot"], first["state"], first["fds"]) == (0, "hung", None)
+    assert (second["slot"], second["state"], second["fds"], second["cpu_percent"]) == (1, "ready", 9, 12.5)
+
+
+@pytest.mark.parametrize(
+    ("state", "age_ms", "word"),
+    [
+        (c.READY, 0, "ready"),
+        (c.DRAINING, 1400, "draining"),
+        (c.READY, 1600, "hung"),
+        (c.STARTING, 9000, "starting"),
+    ],
+)
+def test_worker_state(state: int, age_ms: int, word: str) -> None:
+    assert worker_state(state, 50_000, 50_000 + age_ms) == word
+
+
+def test_a_wish_is_shown_before_a_verdict(board: b.Board) -> None:
+    board.write_verdicts([(0, b.B_VERDICT, b.DOWN), (1, b.B_VERDICT, b.DOWN), (0, b.B_SINCE_MS, 98_000)])
+    board.set_admin(1, b.ADMIN_MAINT)
+    board.set_weight(0, 5)
+    one, two = look(board)["backends"]
+    assert (one["state"], one["weight"], one["since_s"], one["maxconn"]) == ("down", 5, 2.0, 8)
+    assert (two["state"], two["backup"], two["since_s"]) == ("maint", True, None)
+
+
+def test_backend_sums_run_over_all_rows(board: b.Board) -> None:
+    for row, sessions in ((3, 4), (4, 5)):
+        view = lease(board, row, pid=70 + row, state=c.READY, beat_ms=100_000)
+        view[b.base(1) + b.B_SESSIONS] = sessions
+        view[b.base(1) + b.B_SESSIONS_TOTAL] = 10
+    board.shared.rows.row(c.RETIRED_ROW)[b.base(1) + b.B_SESSIONS_TOTAL] = 100
+    assert [x["sessions"] for x in look(board)["backends"]] == [0, 9]
+    assert [x["sessions_total"] for x in look(board)["backends"]] == [0, 120]
+
+
+def test_the_last_reload_is_told(board: b.Board) -> None:
+    assert look(board)["reload"] is None
+    board.shared.notice.write('{"ok": false, "text": "conf:3: unknown key"}')
+    status = look(board)
+    assert status["reload"]["ok"] is False
+    assert "last reload FAILED: conf:3: unknown key" in draw_status(status)
+
+
+def test_the_table_shows_unknown_as_a_dash(board: b.Board) -> None:
+    lease(board, 3, pid=99, state=c.READY, beat_ms=100_000, sessions=1234567)
+    page = draw_status(look(board))
+    line = next(line for line in page.splitlines() if " 99 " in line)
+    assert "1,234,567" in line and " - " in line
+    assert "generation 3  up 1m" in page
+
+
+@pytest.mark.parametrize(
+    ("count", "text"), [(None, "-"), (0, "0 B"), (1536, "1.5 KiB"), (5 << 40, "5.0 TiB")]
+)
+def test_human_bytes(count: int | None, text: str) -> None:
+    assert human_bytes(count) == text
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(0.4, "0s"), (61, "1m 1s"), (93784, "1d 2h")])
+def test_human_age(seconds: float, text: str) -> None:
+    assert human_age(seconds) == text
