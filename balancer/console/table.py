@@ -7,6 +7,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 BOLD, DIM, RED, YELLOW, GREEN, PLAIN = "\x1b[1m", "\x1b[2m", "\x1b[31m", "\x1b[33m", "\x1b[32m", "\x1b[0m"
+WORKER_HEAD = ("WORKER", "PID", "STATE", "SESSIONS", "ACCEPTED", "CPU", "RSS", "FDS", "SHARE")
+BACKEND_HEAD = (
+    "BACKEND", "ADDRESS", "STATE", "WEIGHT", "SESSIONS", "TOTAL", "FAILED", "IN", "OUT", "CHECK"
+)  # fmt: skip
 STATE_COLOURS = {
     "up": GREEN,
     "ready": GREEN,
@@ -34,7 +38,7 @@ def human_bytes(count: int | None) -> str:
 def human_age(seconds: float) -> str:
     """93784.2 -> '1d 2h'; two units at most, for a person."""
     left = int(seconds)
-    parts = []
+    parts: list[str] = []
     for name, length in (("d", 86400), ("h", 3600), ("m", 60), ("s", 1)):
         if left >= length or (name == "s" and not parts):
             parts.append(f"{left // length}{name}")
@@ -114,8 +118,6 @@ def draw_status(status: Mapping[str, Any], colour: bool = False) -> str:
     if reload and not reload.get("ok", True):
         text = f"last reload FAILED: {reload.get('text', '')}"
         lines.append(f"{RED}{text}{PLAIN}" if colour else text)
-    head = ("WORKER", "PID", "STATE", "SESSIONS", "ACCEPTED", "CPU", "RSS", "FDS", "SHARE")
-    lines += ["", *draw_columns(head, [worker_row(w) for w in status["workers"]], colour)]
-    head = ("BACKEND", "ADDRESS", "STATE", "WEIGHT", "SESSIONS", "TOTAL", "FAILED", "IN", "OUT", "CHECK")
-    lines += ["", *draw_columns(head, [backend_row(b) for b in status["backends"]], colour)]
+    lines += ["", *draw_columns(WORKER_HEAD, [worker_row(w) for w in status["workers"]], colour)]
+    lines += ["", *draw_columns(BACKEND_HEAD, [backend_row(b) for b in status["backends"]], colour)]
     return "\n".join(lines)
