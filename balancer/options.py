@@ -207,9 +207,7 @@ def parse(argv: Sequence[str], environ: Mapping[str, str]) -> Options:
     Raises ConfigError with one sentence, or Answer when the command line asks a question."""
     answer_early(argv, f"balancer {__version__}", help_text)
     settings = load("balancer", SECTION, OPTIONS, argv, environ, neighbours=ALL_SECTIONS)
-    values: dict[str, Any] = {
-        option.field: settings.values[option.name] for option in OPTIONS if option.field in Options.__slots__
-    }
+    values = settings.fields(Options.__slots__)
     values["bind"] = binds(settings)
     values["admin"] = settings.values["admin"] or admin_path(settings.values["port"], environ)
     _check_upstreams(settings, values["upstream"], values["bind"])

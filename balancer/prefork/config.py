@@ -76,17 +76,7 @@ def load(
         (name for name, option in table.items() if option.repeat),
         neighbours,
     )
-    merger = _Merger(prog=program, add_help=False, allow_abbrev=False, config_file_parser_class=ini)
-    for option in options:
-        name = None if option.command_line_only else option.environment(section)
-        merger.add_argument(f"--{option.name}", action="append" if option.repeat else "store", env_var=name)
-    variables = {
-        table[name].environment(section): json.dumps(_split(table[name], text))
-        if table[name].repeat
-        else text
-        for name, text in env.items()
-    }
-    merged, _ = merger.parse_known_args(line, config_file_contents=_read(path), env_vars=variables)
+    merged = _merge(program, section, table, ini, line, env)
     on_line = {word[2:].partition("=")[0] for word in line}
     values: dict[str, Any] = {}
     texts: dict[str, str] = {}
@@ -106,6 +96,27 @@ def load(
         values[option.name] = _parse(option, items, source)
         texts[option.name] = ", ".join(items)
     return Settings(section, values, texts, sources, notes)
+
+
+def _merge(
+    program: str,
+    section: str,
+    table: Mapping[str, Option],
+    ini: IniFile,
+    line: list[str],
+    env: Mapping[str, str],
+) -> configargparse.Namespace:
+    """ConfigArgParse's part: what each option ends up as, None where only the default is left."""
+    merger = _Merger(prog=program, add_help=False, allow_abbrev=False, config_file_parser_class=ini)
+    for option in table.values():
+        name = None if option.command_line_only else option.environment(section)
+        merger.add_argument(f"--{option.name}", action="append" if option.repeat else "store", env_var=name)
+    variables = {}
+    for name, text in env.items():
+        option = table[name]
+        variables[option.environment(section)] = json.dumps(_split(option, text)) if option.repeat else text
+    merged, _ = merger.parse_known_args(line, config_file_contents=_read(ini.path), env_vars=variables)
+    return merged
 
 
 def canonical(argv: Sequence[str], options: Sequence[Option]) -> list[str]:
@@ -201,7 +212,7 @@ def _parse(option: Option, items: list[str], source: str) -> Any:
     try:
         for item in items:
             if option.choices and item not in option.choices:
-                choices = ", ".join(option.choices)
+                choices = ", ".join(filter(None, option.choices))
                 raise ValueError(f"{item!r} is not one of {choices}{did_you_mean(item, option.choices)}")
         parsed = [parse(item) for item in items]
     except ValueError as error:

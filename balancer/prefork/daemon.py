@@ -68,7 +68,7 @@ def check_debug(settings: Settings) -> None:
         raise settings.refuse("debug-dir", f"{directory} is not a directory this process may write to")
 
 
-_PROCESS: dict[str, Any] = {"group": "Process"}
+_PROCESS: dict[str, Any] = {"group": "Processes"}
 PROCESS_OPTIONS = (
     Option("pidfile", "", "file to hold the master's pid", metavar="FILE", unset="none", **_PROCESS),
     Option(

@@ -3,7 +3,8 @@
 RULES: no input, no output; knows no particular option.
 """
 
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -63,6 +64,11 @@ class Settings:
     sources: Mapping[str, str]
     notes: tuple[str, ...] = field(default=())  # things worth a warning, none of which is an error
 
+    def fields(self, wanted: Iterable[str]) -> dict[str, Any]:
+        """Values by the Python spelling of their names, those of `wanted` only: to build a dataclass from."""
+        spelled = {name.replace("-", "_"): value for name, value in self.values.items()}
+        return {name: spelled[name] for name in wanted if name in spelled}
+
     def where(self, name: str) -> str:
         """The option as its user wrote it, to begin a sentence about it with."""
         return where(name, self.sources[name])
@@ -89,15 +95,22 @@ def parse_flag(text: str) -> bool:
     raise ValueError(f"{text!r} is neither yes nor no")
 
 
-def at_least(lowest: int, parse: Callable[[str], int] | None = None) -> Callable[[str], int]:
-    """A parser of whole numbers (or of what `parse` reads) that are not below `lowest`."""
+def between(lowest: int, highest: int, parse: Callable[[str], int] | None = None) -> Callable[[str], int]:
+    """A parser of whole numbers (or of what `parse` reads) from `lowest` to `highest`."""
 
     def read(text: str) -> int:
-        if parse is None and not text.strip().lstrip("-").isdigit():
+        if parse is None and not re.fullmatch(r"-?[0-9]{1,18}", text.strip()):
             raise ValueError(f"{text!r} is not a whole number")
         number = int(text) if parse is None else parse(text)
         if number < lowest:
             raise ValueError(f"{text!r} is below {lowest}, the lowest that makes sense")
+        if number > highest:
+            raise ValueError(f"{text!r} is above {highest}, the highest that makes sense")
         return number
 
     return read
+
+
+def at_least(lowest: int, parse: Callable[[str], int] | None = None) -> Callable[[str], int]:
+    """As between(), with no practical upper end."""
+    return between(lowest, 1 << 53, parse)

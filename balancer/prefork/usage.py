@@ -16,7 +16,8 @@ from balancer.prefork.units import (
 )
 
 _DURATIONS = (parse_duration, parse_positive_duration)
-_SHAPES: dict[object, str] = dict.fromkeys(_DURATIONS, "TIME") | {parse_size: "SIZE", parse_count: "N"}
+_SHAPES: dict[object, str] = {parse_size: "SIZE", parse_count: "N"}
+_SHAPES.update(dict.fromkeys(_DURATIONS, "TIME"))
 _WIDTH = 100
 _INDENT = 30
 _UNITS = (
@@ -76,9 +77,9 @@ def help_text(program: str, about: str, example: str, section: str, options: Seq
     parts.append(
         textwrap.fill(
             f"Each option is also a key of section [{section}] in the file given with -c, and the "
-            f"environment variable in its brackets ({prefix}_...; a list is separated by commas). The command line wins "
-            "over the environment, the environment over the file, the file over the default; --print-config "
-            f"shows what won. {_UNITS}",
+            f"environment variable in its brackets ({prefix}_...; a list is separated by commas). "
+            "The command line wins over the environment, the environment over the file, the file over the "
+            f"default; --print-config shows what won. {_UNITS}",
             _WIDTH,
         )
     )
