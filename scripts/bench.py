@@ -1,0 +1,111 @@
+"""`make bench`: what relaying costs, ours beside every peer on this machine, all in front of the same backend.
+
+    make bench                                        everything; long
+    make bench WORK=keepalive PEERS=haproxy ROUNDS=5  one work against one peer
+
+Writes bench.md, bench.json and, with matplotlib, bench.svg into bench-out/. Peers are interleaved within a round, each
+round starts with another one, and every figure is a median over the rounds. Run it on an otherwise quiet machine.
+"""
+
+import argparse
+import resource
+import sys
+import tempfile
+from pathlib import Path
+
+from benchlib.measure import machine
+from benchlib.peers import INSTALL, PEERS, Backend, find, missing
+from benchlib.report import Results, as_json, draw, middle, number, table
+from benchlib.works import WORKS, take_sample
+
+MAIN_WORKS = ["keepalive", "close", "100k", "100m", "idle"]
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], epilog=f"works: {', '.join(WORKS)}")
+    parser.add_argument("--work", default="", help="comma-separated; `main` for the first five; default all")
+    parser.add_argument(
+        "--peers", default="haproxy,nginx,envoy", help="comma-separated, beside ours and direct"
+    )
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=3.0, help="length of one sample's load")
+    parser.add_argument("--out", type=Path, default=Path("bench-out"))
+    chosen = parser.parse_args()
+    chosen.works = [
+        w for part in chosen.work.split(",") if part for w in (MAIN_WORKS if part == "main" else [part])
+    ]
+    chosen.works = chosen.works or list(WORKS)
+    unknown = [name for name in chosen.works if name not in WORKS]
+    chosen.peers = [name for name in chosen.peers.split(",") if name]
+    unknown += [name for name in chosen.peers if name not in PEERS]
+    if unknown:
+        parser.error(
+            f"unknown: {', '.join(unknown)}; works are {', '.join(WORKS)}; peers are {', '.join(PEERS)}"
+        )
+    return chosen
+
+
+def present(peers: list[str]) -> list[str]:
+    """Those of `peers` that are on this machine; says which are not, and how they would get here."""
+    for name in (*peers, "wrk"):
+        if missing(name):
+            print(f"missing: {name}; to have it: {INSTALL[name]}")
+    return [name for name in peers if not missing(name)]
+
+
+def run(works: list[str], peers: list[str], rounds: int, seconds: float) -> tuple[Results, str]:
+    results: Results = {}
+    with tempfile.TemporaryDirectory(prefix="bench-") as name:
+        Path(name).chmod(0o755)
+        backend = Backend(Path(name))
+        try:
+            for work in works:
+                names = [peer for peer in ("ours", *peers, "direct") if peer in (WORKS[work].only or (peer,))]
+                results[work] = {peer: [] for peer in names}
+                for turn in range(rounds):
+                    shift = turn % len(names)
+                    for peer in (*names[shift:], *names[:shift]):
+                        sample = take_sample(WORKS[work], peer, backend, seconds)
+                        results[work][peer].append(sample)
+                        figures = f"{sample.rate:,.0f}/s p99 {sample.p99:.0f} us, CPU {number(sample.cpu)} us"
+                        print(
+                            f"{work} round {turn + 1}/{rounds} {peer}: {figures}", file=sys.stderr, flush=True
+                        )
+                medians = {peer: number(middle(samples, "cpu")) for peer, samples in results[work].items()}
+                print(f"{work}: CPU us/request {medians}", file=sys.stderr, flush=True)
+        finally:
+            backend.close()
+    return results, backend.kind
+
+
+def main() -> int:
+    chosen = parse()
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    peers = present(chosen.peers)
+    results, backend = run(chosen.works, peers, chosen.rounds, chosen.seconds)
+    generator = "wrk" if find("wrk") else "the built-in load generator"
+    foot = (
+        f"{machine()}; backend {backend}; load by {generator}; medians of {chosen.rounds} interleaved rounds."
+    )
+    text = f"{table(results)}\n\n{foot}\n"
+    chosen.out.mkdir(parents=True, exist_ok=True)
+    (chosen.out / "bench.md").write_text(text)
+    facts: dict[str, object] = {
+        "machine": machine(),
+        "backend": backend,
+        "load": generator,
+        "rounds": chosen.rounds,
+    }
+    (chosen.out / "bench.json").write_text(as_json(results, facts))
+    drawn = draw(results, chosen.out / "bench.svg")
+    print(text)
+    print(
+        f"written: {chosen.out}/bench.md, bench.json"
+        + (", bench.svg" if drawn else " (no chart: no matplotlib)")
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

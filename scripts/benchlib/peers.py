@@ -1,0 +1,254 @@
+"""Who is measured: ours, haproxy, nginx, envoy, each as a TCP proxy with two workers, and "direct", nobody at all.
+
+RULES: every peer gets the same backends, the same policy (least connections; two random choices where a work asks for
+p2c), no logging, no health checks, and otherwise its defaults. A program is found in the environment variable of its
+name in capitals, else on PATH. Also here: the backend itself, nginx where it is found, else one in Python.
+"""
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchlib.measure import end, start
+
+ROOT = Path(__file__).resolve().parents[2]
+INSTALL = {
+    "haproxy": "apt-get install haproxy",
+    "nginx": "apt-get install nginx libnginx-mod-stream",
+    "envoy": "https://www.envoyproxy.io/docs/envoy/latest/start/install, or ENVOY=/path/to/envoy",
+    "wrk": "apt-get install wrk (without it the built-in load generator does all the work)",
+}
+STREAM_MODULES = (
+    "/usr/lib/nginx/modules/ngx_stream_module.so",
+    "/usr/lib64/nginx/modules/ngx_stream_module.so",
+)
+CONNECTIONS = 16_000
+SIZES = {"100k": 100 * 1024, "100m": 100 * 1024 * 1024}  # bytes of the backend's files
+
+
+def find(name: str) -> str | None:
+    return os.environ.get(name.upper()) or shutil.which(name)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What a proxy is to do: listen on `port`, spread over `backends`, with `workers` processes or threads."""
+
+    port: int
+    backends: Sequence[tuple[str, int]]
+    workers: int
+    p2c: bool
+    directory: Path
+
+
+def ours(scene: Scene) -> list[str]:
+    upstreams = [f"--upstream={host}:{port}" for host, port in scene.backends]
+    options = [
+        f"--port={scene.port}",
+        "--bind=127.0.0.1",
+        f"--workers={scene.workers}",
+        "--check=none",
+        *upstreams,
+    ]
+    options += [f"--balance={'p2c' if scene.p2c else 'leastconn'}", f"--admin={scene.directory}/admin"]
+    return [sys.executable, "-m", "balancer", *options]
+
+
+def haproxy(scene: Scene) -> list[str]:
+    servers = "\n".join(f"  server s{n} {host}:{port}" for n, (host, port) in enumerate(scene.backends))
+    text = f"""global
+  nbthread {scene.workers}
+  maxconn {CONNECTIONS // 2}
+defaults
+  mode tcp
+  timeout connect 5s
+  timeout client 10m
+  timeout server 10m
+listen bench
+  bind 127.0.0.1:{scene.port}
+  balance {"random(2)" if scene.p2c else "leastconn"}
+{servers}
+"""
+    config = scene.directory / "haproxy.cfg"
+    config.write_text(text)
+    return [find("haproxy") or "", "-db", "-q", "-f", str(config)]
+
+
+def nginx(scene: Scene) -> list[str]:
+    servers = "\n".join(f"    server {host}:{port};" for host, port in scene.backends)
+    text = f"""stream {{
+  upstream bench {{
+    {"random two least_conn" if scene.p2c else "least_conn"};
+{servers}
+  }}
+  server {{
+    listen 127.0.0.1:{scene.port} reuseport backlog=4096;
+    proxy_pass bench;
+    proxy_connect_timeout 5s;
+  }}
+}}
+"""
+    return nginx_command(scene.directory, "proxy", scene.workers, text)
+
+
+def nginx_command(directory: Path, name: str, workers: int, body: str) -> list[str]:
+    modules = [
+        f"load_module {module};" for module in STREAM_MODULES if Path(module).exists() and "stream" in body
+    ]
+    user = "user root;" if os.geteuid() == 0 else ""  # its temporary directory is ours alone
+    head = f"""{" ".join(modules)}
+{user}
+daemon off;
+pid {directory}/{name}.pid;
+error_log stderr crit;
+worker_processes {workers};
+worker_rlimit_nofile {CONNECTIONS + 1000};
+events {{ worker_connections {CONNECTIONS}; }}
+"""
+    config = directory / f"nginx-{name}.conf"
+    config.write_text(head + body)
+    return [find("nginx") or "", "-e", "stderr", "-p", str(directory), "-c", str(config)]
+
+
+def envoy(scene: Scene) -> list[str]:
+    def address(host: str, port: int) -> dict:
+        return {"address": {"socket_address": {"address": host, "port_value": port}}}
+
+    kind = "type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy"
+    proxy = {"@type": kind, "stat_prefix": "bench", "cluster": "bench"}
+    chain = {"filters": [{"name": "envoy.filters.network.tcp_proxy", "typed_config": proxy}]}
+    limits = {
+        "max_connections": CONNECTIONS,
+        "max_pending_requests": CONNECTIONS,
+        "max_requests": CONNECTIONS,
+    }
+    cluster = {
+        "name": "bench",
+        "type": "STATIC",
+        "connect_timeout": "5s",
+        "lb_policy": "LEAST_REQUEST",
+        "circuit_breakers": {"thresholds": [limits]},
+        "load_assignment": {
+            "cluster_name": "bench",
+            "endpoints": [{"lb_endpoints": [{"endpoint": address(*backend)} for backend in scene.backends]}],
+        },
+    }
+    listener = {"name": "bench", **address("127.0.0.1", scene.port), "filter_chains": [chain]}
+    config = scene.directory / "envoy.json"
+    config.write_text(json.dumps({"static_resources": {"listeners": [listener], "clusters": [cluster]}}))
+    quiet = ["--log-level", "error", "--disable-hot-restart", "--concurrency", str(scene.workers)]
+    return [find("envoy") or "", "-c", str(config), *quiet]
+
+
+PEERS: dict[str, Callable[[Scene], list[str]]] = {
+    "ours": ours,
+    "haproxy": haproxy,
+    "nginx": nginx,
+    "envoy": envoy,
+}
+
+
+def missing(name: str) -> bool:
+    if name in ("ours", "direct"):
+        return False
+    if name == "nginx" and find(name):
+        shown = subprocess.run([find(name) or "", "-V"], capture_output=True, text=True).stderr
+        built_in = "--with-stream " in shown + " "
+        return not built_in and not any(Path(module).exists() for module in STREAM_MODULES)
+    return not find(name)
+
+
+def wait_listening(port: int, process: subprocess.Popen, log: Path, seconds: float = 15.0) -> None:
+    """Until a connect succeeds; SystemExit with the log when the process has ended or time is over."""
+    deadline = time.monotonic() + seconds
+    while process.poll() is None and time.monotonic() < deadline:
+        try:
+            socket.create_connection(("127.0.0.1", port), 1).close()
+            return
+        except OSError:
+            time.sleep(0.02)
+    end(process)
+    raise SystemExit(f"{process.args[0]} did not start:\n{log.read_text()[-2000:]}")  # type: ignore[index]
+
+
+class Proxy:
+    """A running peer; `pid` is the root of its process tree, None for "direct"."""
+
+    def __init__(self, name: str, scene: Scene) -> None:
+        self.process = None
+        self.port = scene.backends[0][1]
+        if name == "direct":
+            return
+        log = scene.directory / f"{name}.log"
+        self.port = scene.port
+        self.process = start(PEERS[name](scene), log, cwd=ROOT)
+        wait_listening(self.port, self.process, log)
+
+    @property
+    def pid(self) -> int | None:
+        return self.process.pid if self.process else None
+
+    def __enter__(self) -> "Proxy":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.process:
+            end(self.process)
+
+
+class Backend:
+    """What all proxies stand in front of: `/` 5 bytes, `/100k`, `/100m`, on every address of 127.0.0.0/8."""
+
+    def __init__(self, directory: Path) -> None:
+        files = directory / "files"
+        files.mkdir()
+        for name, size in SIZES.items():
+            with open(files / name, "wb") as file:
+                file.write(os.urandom(1 << 16) * (size >> 16) + bytes(size & 0xFFFF))
+        self.port = free_port()
+        self.kind = "nginx" if find("nginx") else "python"
+        log = directory / "backend.log"
+        command = nginx_command(directory, "backend", 2, self.http(files)) if self.kind == "nginx" else []
+        if not command:
+            command = [
+                sys.executable,
+                str(Path(__file__).with_name("backend.py")),
+                str(self.port),
+                str(files),
+            ]
+        self.process = start(command, log)
+        wait_listening(self.port, self.process, log)
+
+    def http(self, files: Path) -> str:
+        return f"""http {{
+  access_log off;
+  sendfile on;
+  tcp_nodelay on;
+  keepalive_requests 100000000;
+  keepalive_timeout 1h;
+  server {{
+    listen 0.0.0.0:{self.port} reuseport backlog=4096;
+    root {files};
+    location = / {{ return 200 "hello"; }}
+  }}
+}}
+"""
+
+    def addresses(self, count: int) -> list[tuple[str, int]]:
+        return [(f"127.0.{n // 250}.{n % 250 + 1}", self.port) for n in range(count)]
+
+    def close(self) -> None:
+        end(self.process)
