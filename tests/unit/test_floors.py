@@ -37,7 +37,7 @@ FLOORS = {
     "balancer.relay": SHELL,
     "balancer.relay.half": LEAF,
     "workers": LEAF,
-    "workers.options": LOOP,
+    "workers.options": SHELL,
     "workers.option_tables": LOOP,
     "workers.wire": LEAF,
     "workers.imaging": LEAF,
