@@ -12,19 +12,14 @@ RULES
 "full" (those left have all their seats taken).
 """
 
-import ipaddress
-import socket
 from collections.abc import Collection, Sequence
 
 from balancer.pool.backend import Backend
 from balancer.pool.board import (
     ADMIN_READY,
     ADMIN_VERSION,
-    B_ADDRESS_HI,
-    B_ADDRESS_LO,
     B_ADMIN,
     B_CONNECT_FAILURES,
-    B_FAMILY,
     B_SESSIONS,
     B_SESSIONS_TOTAL,
     B_VERDICT,
@@ -36,9 +31,9 @@ from balancer.pool.board import (
 )
 from balancer.pool.limits import Seats
 from balancer.pool.policies import POLICIES, Candidate, Field, Pick
+from balancer.pool.targets import Target, target_of
 from balancer.prefork.cells import ADMIN_ROW
 
-Target = tuple[int, tuple[str, int] | tuple[str, int, int, int] | str]  # (AF_..., what connect() takes)
 NOBODY: frozenset[int] = frozenset()
 
 
@@ -118,7 +113,7 @@ class Elector:
         versions = board.versions()
         if versions[0] & 1 and self._verdicts >= 0:
             return  # the prober is writing: the old list serves one election more
-        targets = {b.index: t for b in self._backends if (t := self._resolved(b)) is not None}
+        targets = {b.index: t for b in self._backends if (t := target_of(board, b)) is not None}
         weights = {b.index: board.weight_of(b.index, b.weight) for b in self._backends}
         eligible = [b for b in self._backends if weights[b.index] and self._is_eligible(b, targets)]
         if board.versions() != versions and self._verdicts >= 0:
@@ -147,39 +142,3 @@ class Elector:
     def _is_eligible(self, backend: Backend, targets: dict[int, Target]) -> bool:
         word, index = self._board.word, backend.index
         return index in targets and word(index, B_VERDICT) != DOWN and word(index, B_ADMIN) == ADMIN_READY
-
-    def _resolved(self, backend: Backend) -> Target | None:
-        address = backend.address
-        if address.family != "name":
-            return address.socket_family, address.sockaddr()
-        word = self._board.word
-        return unpack_address(
-            word(backend.index, B_FAMILY),
-            word(backend.index, B_ADDRESS_HI),
-            word(backend.index, B_ADDRESS_LO),
-            address.port,
-        )
-
-
-_HALF = 1 << 64
-
-
-def pack_address(host: str) -> tuple[int, int, int]:
-    """A numeric address as board words: (4 | 6, high, low), the halves as signed int64."""
-    address = ipaddress.ip_address(host)
-    high, low = divmod(int(address), _HALF)
-    return address.version, _signed(high), _signed(low)
-
-
-def unpack_address(family: int, high: int, low: int, port: int) -> Target | None:
-    """What pack_address packed, as a dial target; None when nothing was resolved yet."""
-    number = (high % _HALF) * _HALF + low % _HALF
-    if family == 4 and number < 1 << 32:
-        return socket.AF_INET, (str(ipaddress.IPv4Address(number)), port)
-    if family == 6:
-        return socket.AF_INET6, (str(ipaddress.IPv6Address(number)), port, 0, 0)
-    return None
-
-
-def _signed(half: int) -> int:
-    return half - _HALF if half >= _HALF // 2 else half

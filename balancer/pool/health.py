@@ -1,0 +1,124 @@
+"""When is a backend up, when down, and when is it asked next. Pure: time and chance come in as arguments.
+
+RULES
+- Failures count while they follow each other; one good check ends the streak, and the other way round. (A
+  judge that returns early on "same verdict as before" forgets to do so: then failures add up over days.)
+- A failed connect of a worker (passive) is a failure like a failed check; it also calls for a check at once.
+- Every backend starts up. The first failing check of a new one counts as any other: no special case to learn.
+
+            failed: streak + 1                 passed: streak + 1
+      UP ----------------------- streak = fall ------------------> DOWN
+      ^  passed: streak = 0                failed: streak = 0       |
+      +--------------------------- streak = rise ------------------+
+
+An unsettled backend (some, but not yet enough results against its verdict) is asked twice as often, so that
+a death is known within 1 + (fall - 1) / 2 intervals even when no session finds out before.
+"""
+
+from dataclasses import dataclass
+
+JITTER = 0.05  # of the interval, either way: checks of many balancers must not march in step
+SOONEST = 0.1  # seconds between two checks of one backend, however many sessions complain
+UNSETTLED = 0.5  # of the interval
+
+
+@dataclass(slots=True)
+class Judge:
+    """The verdict on one backend. Every verb returns whether the verdict changed."""
+
+    rise: int
+    fall: int
+    up: bool = True
+    streak: int = 0  # results in a row that speak against the verdict
+    since: float = 0.0  # monotonic seconds of the last change
+
+    def passed(self, now: float) -> bool:
+        """A check went well."""
+        return self._count(not self.up, self.rise, now)
+
+    def failed(self, now: float) -> bool:
+        """A check failed, or a worker could not connect."""
+        return self._count(self.up, self.fall, now)
+
+    @property
+    def limit(self) -> int:
+        """Results in a row that would change the verdict."""
+        return self.fall if self.up else self.rise
+
+    def is_settled(self) -> bool:
+        """Nothing speaks against the verdict."""
+        return self.streak == 0
+
+    def _count(self, against: bool, limit: int, now: float) -> bool:
+        self.streak = self.streak + 1 if against else 0
+        if self.streak < limit:
+            return False
+        self.up, self.streak, self.since = not self.up, 0, now
+        return True
+
+
+@dataclass(slots=True)
+class Schedule:
+    """When the checks of one backend begin."""
+
+    interval: float  # seconds
+    due: float  # monotonic seconds
+    last: float = float("-inf")
+
+    def begun(self, now: float) -> None:
+        """A check begins now; the next one is not before `ended` says so."""
+        self.last = now
+        self.due = float("inf")
+
+    def ended(self, settled: bool, chance: float) -> None:
+        """The check is over: the next begins an interval after its begin, 5 % more or less (`chance`
+        0..1)."""
+        span = self.interval * (1 if settled else UNSETTLED)
+        self.due = self.last + span * (1 + JITTER * (2 * chance - 1))
+
+    def hasten(self, now: float) -> None:
+        """A worker could not connect: check at once, but not in a hail."""
+        if self.due != float("inf"):
+            self.due = min(self.due, max(now, self.last + SOONEST))
+
+
+def first_due(now: float, place: int, count: int, interval: float) -> float:
+    """When the first check of backend `place` of `count` begins: all within the first quarter of an
+    interval."""
+    return now + interval / 4 * place / max(count, 1)
+
+
+@dataclass(slots=True)
+class Cooldown:
+    """The verdict without checks: `fall` failed connects close together close the door for `pause` seconds.
+
+    Then a backend is up on trial: one more failure closes the door again, `pause` without one makes it as
+    good as new.
+    """
+
+    fall: int
+    pause: float
+    up: bool = True
+    streak: int = 0
+    since: float = 0.0
+    last: float = 0.0  # of the last failure
+
+    def failed(self, now: float) -> bool:
+        """A worker could not connect. Returns whether the verdict changed."""
+        self.last = now
+        self.streak = min(self.streak + 1, self.fall)
+        if not self.up or self.streak < self.fall:
+            return False
+        self.up, self.since = False, now
+        return True
+
+    def waited(self, now: float) -> bool:
+        """Time passes. Returns whether the verdict changed."""
+        if self.up:
+            if self.streak and now - max(self.last, self.since) >= self.pause:
+                self.streak = 0
+            return False
+        if now - self.since < self.pause:
+            return False
+        self.up, self.since, self.streak = True, now, self.fall - 1
+        return True

@@ -1,0 +1,44 @@
+"""Where a backend is dialled: from its configuration, or from the words the prober published for its name.
+
+RULES: no name is ever resolved here, no socket opened; the words on the board are the only thing that is read.
+"""
+
+import ipaddress
+import socket
+
+from balancer.pool.backend import Backend
+from balancer.pool.board import B_ADDRESS_HI, B_ADDRESS_LO, B_FAMILY, Board
+
+Target = tuple[int, tuple[str, int] | tuple[str, int, int, int] | str]  # (AF_..., what connect() takes)
+
+_HALF = 1 << 64
+
+
+def target_of(board: Board, backend: Backend) -> Target | None:
+    """(address family, sockaddr) to dial; None for a name that was never resolved yet."""
+    if backend.address.family != "name":
+        return backend.address.socket_family, backend.address.sockaddr()
+    words = (board.word(backend.index, column) for column in (B_FAMILY, B_ADDRESS_HI, B_ADDRESS_LO))
+    family, high, low = words
+    return unpack_address(family, high, low, backend.address.port)
+
+
+def pack_address(host: str) -> tuple[int, int, int]:
+    """A numeric address as board words: (4 | 6, high, low), the halves as signed int64."""
+    address = ipaddress.ip_address(host)
+    high, low = divmod(int(address), _HALF)
+    return address.version, _signed(high), _signed(low)
+
+
+def unpack_address(family: int, high: int, low: int, port: int) -> Target | None:
+    """What pack_address packed, as a dial target; None when nothing was resolved yet."""
+    number = (high % _HALF) * _HALF + low % _HALF
+    if family == 4 and number < 1 << 32:
+        return socket.AF_INET, (str(ipaddress.IPv4Address(number)), port)
+    if family == 6:
+        return socket.AF_INET6, (str(ipaddress.IPv6Address(number)), port, 0, 0)
+    return None
+
+
+def _signed(half: int) -> int:
+    return half - _HALF if half >= _HALF // 2 else half

@@ -1,0 +1,308 @@
+"""The prober: the one process that asks backends whether they serve, and name servers where they are.
+
+RULES
+- One prober for all workers: N workers that check by themselves ask N times as often and disagree. It
+  judges, writes the verdict on the board, and says every change once in the log; workers only read.
+- Never blocks: connects run in its loop, name servers are asked by threads (see pool.resolver).
+- Nothing is lost with it. Its verdicts stay on the board when it dies, its successor begins with them, and
+  only the prober in the chair writes (see pool.board); so traffic goes on with the last verdicts while
+  there is none.
+
+    workers' failed connects (totals) --+                                +--> verdict, since --> version
+    checks ------- outcome -------------+--> judge (rise, fall) --changed+--> log: down, up, all-down
+    resolver ----- address ------------------------------------------------> address words ----> version
+
+A drain ends it at once: it holds nobody's session.
+"""
+
+import os
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Protocol
+from zlib import crc32
+
+from balancer.pool.backend import Backend
+from balancer.pool.board import (
+    ADMIN_MAINT,
+    B_ADDRESS_HI,
+    B_ADDRESS_LO,
+    B_ADMIN,
+    B_CHECK,
+    B_CHECK_FAILURES,
+    B_CHECK_US,
+    B_CHECKS,
+    B_CONNECT_FAILURES,
+    B_DOWNS,
+    B_FAMILY,
+    B_SINCE_MS,
+    B_STREAK,
+    B_SUBJECT,
+    B_VERDICT,
+    CHECK_NAMES,
+    DOWN,
+    UNKNOWN,
+    UP,
+    Board,
+    base,
+)
+from balancer.pool.health import Cooldown, Judge, Schedule, first_due
+from balancer.pool.probe import Probe
+from balancer.pool.resolver import Lookup, Resolver, choose, look_up
+from balancer.pool.targets import pack_address, target_of
+from balancer.prefork.child import Child
+from balancer.prefork.timers import Timer
+from balancer.prefork.units import format_duration
+
+
+class Settings(Protocol):
+    """What the prober reads of balancer.options.Options. Times in seconds."""
+
+    @property
+    def check(self) -> str: ...  # "tcp" | "none"
+    @property
+    def check_interval(self) -> float: ...
+    @property
+    def check_rise(self) -> int: ...
+    @property
+    def check_fall(self) -> int: ...
+    @property
+    def connect_timeout(self) -> float: ...
+
+
+@dataclass(slots=True)
+class Ward:
+    """One backend under the prober's eye."""
+
+    backend: Backend
+    judge: Judge | Cooldown
+    schedule: Schedule
+    host: str = ""  # the resolved address of a name
+    failures: int = 0  # connect failures of all workers, as last seen
+    probe: Probe | None = None
+    timer: Timer | None = None
+    reason: str = ""
+
+
+def run(child: Child, options: Settings, board: Board, backends: Sequence[Backend]) -> int:
+    """The role: probe until told to stop. Returns the exit code."""
+    prober = Prober(child, options, board, backends)
+    child.on_drain = lambda deadline: child.loop.stop()
+    child.on_tick = prober.tick
+    prober.start()
+    child.ready()
+    return child.run()
+
+
+class Prober:
+    """The wards and what happens to them."""
+
+    def __init__(
+        self,
+        child: Child,
+        options: Settings,
+        board: Board,
+        backends: Sequence[Backend],
+        lookup: Lookup = look_up,
+    ) -> None:
+        self._child, self._options, self._board = child, options, board
+        self._loop, self._log = child.loop, child.log
+        self._resolver = Resolver(lookup)
+        self._chance = random.Random().random
+        # connect-timeout 0 means the kernel's patience, which is longer than any interval.
+        self._timeout = min(options.connect_timeout or options.check_interval, options.check_interval)
+        self._wards = [self._ward(backend) for backend in backends]
+        self._was_all_down = False
+        self._seated = False
+        self._ask_at = 0.0
+
+    def _ward(self, backend: Backend) -> Ward:
+        options = self._options
+        judge: Judge | Cooldown
+        if options.check == "none":
+            judge = Cooldown(options.check_fall, options.check_interval)
+        else:
+            judge = Judge(options.check_rise, options.check_fall)
+        return Ward(backend, judge, Schedule(options.check_interval, 0.0))
+
+    def start(self) -> None:
+        """Sit down, take over the last verdicts, begin to ask."""
+        self._loop.watch_level(self._resolver.wake_fd, self._collect)
+        self._board.take_chair(self._child.row, os.getpid())
+        self._take_over()
+        self._ask_names(self._loop.now)
+        self._show(self._loop.now)
+
+    def tick(self, now: float) -> None:
+        """Four times a second: what workers, operators and time have changed."""
+        if not self._may_speak():
+            return
+        self._ask_names(now)
+        totals = self._board.every_total(B_CONNECT_FAILURES)
+        for ward in self._wards:
+            total = totals[ward.backend.index]
+            # A total can fall for an instant: a dead worker's is counted twice while it is folded.
+            if total > ward.failures:
+                self._on_session_failure(ward, now)
+            ward.failures = total
+            if isinstance(ward.judge, Cooldown) and ward.judge.waited(now):
+                self._judged(ward, now)
+        self._show(now)
+
+    # -- the chair
+
+    def _may_speak(self) -> bool:
+        row, is_alive = self._board.chair()
+        if row == self._child.row and is_alive:
+            return True
+        self._seated = False
+        if is_alive or self._child.draining:
+            return False
+        # Whoever took the chair is gone (a reload that failed): this prober is the newest again.
+        self._board.take_chair(self._child.row, os.getpid())
+        self._take_over()
+        return True
+
+    def _take_over(self) -> None:
+        """Begin with what the last prober knew; a backend whose address has changed is unknown again."""
+        now = self._loop.now
+        word = self._board.word
+        words: list[tuple[int, int, int]] = []
+        totals = self._board.every_total(B_CONNECT_FAILURES)
+        for place, ward in enumerate(self._wards):
+            index = ward.backend.index
+            subject = crc32(str(ward.backend.address).encode())
+            if word(index, B_SUBJECT) != subject:
+                fresh = dict.fromkeys((B_VERDICT, B_SINCE_MS, B_CHECK, B_FAMILY), 0)
+                words += [(index, column, value) for column, value in (fresh | {B_SUBJECT: subject}).items()]
+                ward.judge.up, ward.judge.since = True, now
+            else:
+                ward.judge.up = word(index, B_VERDICT) != DOWN
+                ward.judge.since = word(index, B_SINCE_MS) / 1000
+                target = target_of(self._board, ward.backend)
+                ward.host = str(target[1][0]) if target is not None else ""
+            ward.judge.streak = 0
+            ward.failures = totals[index]
+            ward.schedule.due = first_due(now, place, len(self._wards), self._options.check_interval)
+            self._arm(ward)
+        self._seated = True
+        self._was_all_down = not any(ward.judge.up for ward in self._wards)
+        self._board.write_verdicts(words)
+
+    # -- checks
+
+    def _arm(self, ward: Ward) -> None:
+        if ward.timer is not None:
+            ward.timer.cancel()
+        ward.timer = None
+        if isinstance(ward.judge, Judge) and ward.probe is None:
+            ward.timer = self._loop.call_at(ward.schedule.due, partial(self._begin, ward))
+
+    def _begin(self, ward: Ward) -> None:
+        ward.timer = None
+        if ward.probe is not None:
+            return
+        ward.schedule.begun(self._loop.now)
+        target = target_of(self._board, ward.backend)
+        if not self._seated or self._board.word(ward.backend.index, B_ADMIN) == ADMIN_MAINT:
+            self._rest(ward)
+        elif target is None:
+            self._ended(ward, "unresolved", 0.0)
+        else:
+            probe = Probe(self._loop, target, self._timeout, partial(self._ended, ward))
+            ward.probe = None if probe.is_over else probe
+
+    def _ended(self, ward: Ward, outcome: str, seconds: float) -> None:
+        ward.probe = None
+        now, index, judge = self._loop.now, ward.backend.index, ward.judge
+        if outcome and self._seated and isinstance(judge, Judge):
+            cells, at = self._child.cells, base(index)
+            cells[at + B_CHECKS] += 1
+            cells[at + B_CHECK_FAILURES] += outcome != "ok"
+            self._board.note(index, B_CHECK, CHECK_NAMES.index(outcome))
+            if outcome == "ok":
+                self._board.note(index, B_CHECK_US, round(seconds * 1e6))
+            else:
+                ward.reason = outcome
+            changed = judge.passed(now) if outcome == "ok" else judge.failed(now)
+            self._board.note(index, B_STREAK, judge.streak)
+            if changed or (outcome == "ok" and self._board.word(index, B_VERDICT) == UNKNOWN):
+                self._judged(ward, now, changed)
+        self._rest(ward)
+
+    def _rest(self, ward: Ward) -> None:
+        settled = not isinstance(ward.judge, Judge) or ward.judge.is_settled()
+        ward.schedule.ended(settled, self._chance())
+        self._arm(ward)
+
+    def _on_session_failure(self, ward: Ward, now: float) -> None:
+        ward.reason = "session-failed"
+        if ward.judge.failed(now):
+            self._judged(ward, now)
+        ward.schedule.hasten(now)
+        self._arm(ward)
+
+    # -- verdicts
+
+    def _judged(self, ward: Ward, now: float, changed: bool = True) -> None:
+        """Publish a verdict; say it when it is news."""
+        index, judge = ward.backend.index, ward.judge
+        since = round((judge.since or now) * 1000)
+        verdict = UP if judge.up else DOWN
+        self._board.write_verdicts([(index, B_VERDICT, verdict), (index, B_SINCE_MS, since)])
+        if not changed:
+            return
+        up = sum(other.judge.up for other in self._wards)
+        share = f"{up}/{len(self._wards)}"
+        backend = {"backend": ward.backend.name, "address": ward.backend.address}
+        if judge.up:
+            limit = judge.rise if isinstance(judge, Judge) else 0
+            told = {"check": f"ok {limit}/{limit}"} if limit else {"check": "none"}
+            self._log.info("up", **backend, **told, up=share)
+        else:
+            self._child.cells[base(index) + B_DOWNS] += 1
+            told = {"reason": ward.reason, "check": f"{ward.reason} {judge.fall}/{judge.fall}"}
+            pause = format_duration(self._options.check_interval)
+            self._log.warning("down", **backend, **told, up=share, then=f"next try in {pause}")
+        if not up and not self._was_all_down:
+            self._log.error("all-down", up=share, then="clients are refused until a backend is back")
+        self._was_all_down = not up
+        self._show(now)
+
+    def _show(self, now: float) -> None:
+        up = sum(ward.judge.up for ward in self._wards)
+        self._child.title.set(f"prober [{up}/{len(self._wards)} up]", now)
+
+    # -- names
+
+    def _ask_names(self, now: float) -> None:
+        if now < self._ask_at:
+            return
+        self._ask_at = now + self._options.check_interval
+        addresses = [ward.backend.address for ward in self._wards]
+        for name in {address.host for address in addresses if address.family == "name"}:
+            self._resolver.ask(name)
+
+    def _collect(self, mask: int) -> None:
+        """Answers are in: publish new addresses, keep the last good ones where there is none."""
+        for name, answers, error in self._resolver.collect():
+            for ward in self._wards:
+                address = ward.backend.address
+                if address.family != "name" or address.host != name:
+                    continue
+                host = choose(answers, ward.host)
+                if host and host != ward.host and self._seated:
+                    self._moved(ward, host)
+                elif not host:
+                    kept = ward.host or "nothing"
+                    self._log.debug("resolve", backend=ward.backend.name, error=error, then=f"keeps {kept}")
+
+    def _moved(self, ward: Ward, host: str) -> None:
+        self._log.info("resolve", backend=ward.backend.name, old=ward.host or "-", address=host)
+        ward.host = host
+        columns = (B_FAMILY, B_ADDRESS_HI, B_ADDRESS_LO)
+        packed = zip(columns, pack_address(host), strict=True)
+        self._board.write_verdicts([(ward.backend.index, column, value) for column, value in packed])
+        ward.schedule.hasten(self._loop.now)
+        self._arm(ward)
