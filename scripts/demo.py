@@ -1,0 +1,211 @@
+"""`make demo`: sample pictures, three resizers, one balancer, the client; then status, a contact sheet, and an end.
+
+    python scripts/demo.py [DIRECTORY]
+
+Everything happens in DIRECTORY (samples/): originals/, resized/, logs/, contact-sheet.jpg. Ports are the kernel's
+choice, so nothing that already runs is disturbed. Exit code 0 only when every sample came back in the size asked for
+and every program ended by itself.
+"""
+
+import contextlib
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import contact_sheet
+import samples
+from PIL import Image
+
+ROOT = Path(__file__).resolve().parent.parent
+WIDTH, HEIGHT = 320, 200
+PICTURES = 36
+BOOT_SECONDS = 20.0
+STOP_SECONDS = 20.0
+
+
+class Failed(Exception):
+    """The demo cannot go on; the text says why."""
+
+
+def say(text: str) -> None:
+    print(f"\n== {text}", flush=True)
+
+
+def show(words: list[str]) -> None:
+    print(f"$ {shlex.join(words)}", flush=True)
+
+
+class Program:
+    """One daemon: started with its log in a file, asked for its port, ended by pid."""
+
+    def __init__(self, name: str, module: str, log: Path, *words: str) -> None:
+        self.name = name
+        self.log = log
+        log.unlink(missing_ok=True)
+        program = {"balancer": "balancer", "workers.resizer": "resizer"}[module]
+        show([program, *words])
+        with open(log, "ab") as out:
+            command = [sys.executable, "-m", module, *words]
+            self.process = subprocess.Popen(
+                command, cwd=ROOT, env=environment(), stdin=subprocess.DEVNULL, stdout=out, stderr=out
+            )
+
+    def wait_address(self) -> str:
+        """host:port once it serves there."""
+        deadline = time.monotonic() + BOOT_SECONDS
+        while time.monotonic() < deadline and self.process.poll() is None:
+            text = self.log.read_text(errors="replace")
+            bound = re.search(r"\bbind address=(127\.0\.0\.1:\d+)\b", text)
+            if bound and re.search(r"info master pid=\d+ ready\b", text):
+                return bound[1]
+            time.sleep(0.02)
+        raise Failed(f"{self.name} did not start; {self.log} ends with:\n{self.log.read_text()[-1500:]}")
+
+    def stop(self) -> None:
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+
+    def wait_end(self) -> int:
+        try:
+            return self.process.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+            raise Failed(f"{self.name} had to be killed; see {self.log}") from None
+
+
+def environment() -> dict[str, str]:
+    """Nothing of the caller's own configuration reaches the demo."""
+    return {
+        k: v for k, v in os.environ.items() if not k.startswith(("BALANCER_", "RESIZER_", "RESIZE_CLIENT_"))
+    }
+
+
+def run(program: str, module: str, words: list[str]) -> None:
+    show([program, *words])
+    code = subprocess.run([sys.executable, "-m", module, *words], cwd=ROOT, env=environment()).returncode
+    if code:
+        raise Failed(f"{program} ended with exit code {code}")
+
+
+def draw_samples(originals: Path) -> None:
+    """The sample pictures, unless an earlier demo has drawn them all."""
+    if originals.is_dir() and sum(path.is_file() for path in originals.rglob("*")) == PICTURES:
+        print(f"{PICTURES} pictures are there from an earlier run")
+        return
+    began = time.monotonic()
+    drawn = samples.draw(originals, PICTURES, 1)
+    size = sum(path.stat().st_size for path in drawn)
+    print(
+        f"{len(drawn)} pictures, {size / 1e6:.1f} MB, drawn in {time.monotonic() - began:.1f} s: {originals}"
+    )
+
+
+def check_results(originals: Path, resized: Path) -> int:
+    """How many there are; Failed when one is missing or has another size than asked."""
+    sources = [path for path in originals.rglob("*") if path.is_file()]
+    results = list(contact_sheet.pairs(originals, resized))
+    if len(results) != len(sources):
+        raise Failed(f"{len(sources) - len(results)} of {len(sources)} pictures have no result")
+    for _, result in results:
+        with Image.open(result) as picture:
+            if picture.size != (WIDTH, HEIGHT):
+                raise Failed(f"{result} is {picture.size}, asked for {WIDTH}x{HEIGHT}")
+    return len(results)
+
+
+def start(directory: Path, programs: list[Program]) -> tuple[str, str]:
+    """Three resizers, then the balancer before them; (its address, its admin socket)."""
+    logs = directory / "logs"
+    logs.mkdir(parents=True, exist_ok=True)
+    cpus = max(1, len(os.sched_getaffinity(0)) // 3)
+    for number in (1, 2, 3):
+        name = f"backend-{number}"
+        words = ["--port=0", "--bind=127.0.0.1", f"--name={name}", f"--cpus={cpus}"]
+        programs.append(Program(name, "workers.resizer", logs / f"{name}.log", *words))
+    upstreams = [f"--upstream={program.wait_address()} name={program.name}" for program in programs]
+    admin = str(
+        (directory / "admin.sock").relative_to(Path.cwd()) if directory.is_relative_to(Path.cwd()) else ""
+    )
+    admin = admin if 0 < len(admin) < 100 else f"/tmp/prefork-demo-{os.getpid()}.sock"
+    words = ["--port=0", "--bind=127.0.0.1", *upstreams, "--loglevel=1", f"--admin={admin}"]
+    programs.append(Program("balancer", "balancer", logs / "balancer.log", *words))
+    return programs[-1].wait_address(), admin
+
+
+def show_processes(programs: list[Program]) -> None:
+    pids = ",".join(str(program.process.pid) for program in programs)
+    show(["ps", "-o", "pid,args"])
+    with contextlib.suppress(FileNotFoundError):  # a slim container may have no ps; the demo goes on without
+        subprocess.run(["ps", "-o", "pid,args", "--pid", pids, "--ppid", pids], check=False)
+
+
+def stop(programs: list[Program], report: Callable[[str], None]) -> None:
+    """End everything, the balancer first; Failed when one does not end by itself."""
+    problems = []
+    for program in reversed(programs):
+        program.stop()
+        try:
+            code = program.wait_end()
+            if code:
+                problems.append(f"{program.name} ended with exit code {code}; see {program.log}")
+        except Failed as failure:
+            problems.append(str(failure))
+    if problems:
+        raise Failed("; ".join(problems))
+    report(f"{len(programs)} programs ended")
+
+
+def demo(directory: Path, programs: list[Program]) -> None:
+    originals, resized = directory / "originals", directory / "resized"
+    say("Sample pictures")
+    draw_samples(originals)
+    say("Three resizers, one balancer before them")
+    address, admin = start(directory, programs)
+    say("The client sends every picture through the balancer")
+    size = ["-w", str(WIDTH), "-h", str(HEIGHT), "--fit", "cover"]
+    folders = ["--input", str(originals), "--output", str(resized)]
+    run(
+        "resize-client",
+        "workers.client",
+        ["--proxy", address, "--minconns", "3", "--maxconns", "6", *folders, *size],
+    )
+    count = check_results(originals, resized)
+    say("What runs, and what the balancer has to say")
+    show_processes(programs)
+    run("balancerctl", "balancer.ctl", ["--admin", admin, "status"])
+    say("Before and after")
+    sheet = directory / "contact-sheet.jpg"
+    contact_sheet.make(originals, resized, sheet)
+    print(f"{count} pictures of {WIDTH}x{HEIGHT} in {resized}, side by side with their originals in {sheet}")
+    say("The end")
+    stop(programs, print)
+
+
+def main() -> int:
+    directory = Path(sys.argv[1] if len(sys.argv) > 1 else "samples").absolute()
+    directory.mkdir(parents=True, exist_ok=True)
+    programs: list[Program] = []
+    began = time.monotonic()
+    try:
+        demo(directory, programs)
+    except (Failed, OSError, ValueError) as failure:
+        print(f"\ndemo: {failure}", file=sys.stderr)
+        return 1
+    finally:
+        for program in programs:
+            if program.process.poll() is None:
+                program.process.kill()
+                program.process.wait()
+    print(f"\nAll done in {time.monotonic() - began:.0f} s.")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
