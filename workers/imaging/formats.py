@@ -55,8 +55,8 @@ def _signature(data: bytes) -> str | None:
 @contextmanager
 def decoder_errors(kind: str, limits: Limits) -> Iterator[None]:
     """Turns what a decoder raises into a refusal. Pillow's plugins raise nearly anything on damaged data
-    (OSError, SyntaxError, ValueError, IndexError, struct.error...), so the net is wide and the block inside
-    it narrow."""
+    (OSError, SyntaxError, ValueError, IndexError, struct.error...), so the net is wide; what it
+    caught stays behind the refusal as its cause."""
     try:
         yield
     except (Refused, KeyboardInterrupt):

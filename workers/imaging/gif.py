@@ -14,7 +14,7 @@ from PIL import Image
 
 COLOURS = 256
 _CLEAR = COLOURS - 1  # the index that shows through
-_ALPHA_STEP = [0] * 128 + [255] * 128
+_IS_CLEAR = [255] * 128 + [0] * 128  # of an alpha value, as a mask
 
 
 def count_frames(data: bytes, enough: int) -> int:
@@ -51,10 +51,10 @@ def indexed(image: Image.Image) -> Image.Image:
     """An RGB or RGBA picture with a palette of its own; what was more than half clear is clear."""
     if image.mode == "RGB":
         return image.quantize(COLOURS, Image.Quantize.FASTOCTREE)
-    clear = image.getchannel("A").point(_ALPHA_STEP)
+    clear = image.getchannel("A").point(_IS_CLEAR)
     made = image.convert("RGB").quantize(COLOURS - 1, Image.Quantize.FASTOCTREE)
     made.putpalette([*(made.getpalette() or [])[: 3 * (COLOURS - 1)], 0, 0, 0])
-    made.paste(_CLEAR, mask=clear.point(lambda alpha: 255 - alpha))
+    made.paste(_CLEAR, mask=clear)
     made.info["transparency"] = _CLEAR
     return made
 
@@ -64,8 +64,6 @@ def encode(frames: Sequence[Image.Image], durations: Sequence[int], loop: int | 
     so the animation plays once; 0 means for ever."""
     out = io.BytesIO()
     how: dict[str, object] = {"optimize": False}
-    if "transparency" in frames[0].info:
-        how["transparency"] = _CLEAR
     if len(frames) > 1:
         how |= {"save_all": True, "append_images": frames[1:], "duration": list(durations), "disposal": 2}
         if loop is not None:

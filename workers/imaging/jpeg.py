@@ -17,9 +17,7 @@ from workers.imaging.geometry import Box, Size, decode_size, scaled_box
 
 GAP = 2.0
 
-_MARKER = re.compile(
-    rb"\xff[\x01-\xcf\xd8-\xfe]"
-)  # FF00 is a data byte, D0..D7 are restarts, FFFF is filling
+_MARKER = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")  # FF00 is data, D0..D7 are restarts, FFFF is filling
 _PROGRESSIVE = (0xC2, 0xC6, 0xCA, 0xCE)
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _SCAN, _END, _ALONE = 0xDA, 0xD9, (0x01, 0xD8)

@@ -51,8 +51,8 @@ def writable(image: Image.Image, kind: str) -> Image.Image:
     if image.mode in _WRITABLE[kind]:
         return image
     if image.mode == "I;16":
-        # convert("L") would clip at 255 and leave white.
-        image = image.point(_TO_BYTE, "L")
+        # convert("L") would clip at 255 and leave white; only mode I takes a table of 65536.
+        image = image.convert("I").point(_TO_BYTE, "L")
     if kind == "jpeg" and image.mode in ("LA", "RGBA"):
         return flattened(image)
     if image.mode == "LA":

@@ -1,0 +1,81 @@
+"""Sizes and boxes: the rounding of nfnt, exact targets, boxes that stay inside."""
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from workers.imaging.geometry import contained, covering_box, decode_size, missing_side, plan, scaled_box
+
+SIDES = st.integers(1, 20_000)
+
+
+@pytest.mark.parametrize(
+    ("source", "width", "height", "fit", "size"),
+    [
+        ((400, 300), 160, 160, "stretch", (160, 160)),
+        ((400, 300), 160, 0, "stretch", (160, 120)),
+        ((400, 300), 0, 120, "stretch", (160, 120)),
+        ((1000, 333), 100, 0, "stretch", (100, 34)),  # 33.3 + 0.7 = 34.0: up from .3
+        ((1000, 332), 100, 0, "stretch", (100, 33)),
+        ((3000, 1), 10, 0, "cover", (10, 1)),  # never below one
+        ((1, 3000), 0, 10, "contain", (1, 10)),
+        ((3, 3), 999, 0, "stretch", (999, 999)),
+        ((400, 300), 160, 160, "contain", (160, 120)),
+        ((300, 400), 160, 160, "contain", (120, 160)),
+        ((40, 30), 160, 160, "contain", (160, 120)),
+        ((400, 300), 160, 160, "cover", (160, 160)),
+        ((5000, 2), 100, 100, "contain", (100, 1)),
+    ],
+)
+def test_size_of_the_answer(source, width, height, fit, size):
+    assert plan(source, width, height, fit, turned=False).size == size
+
+
+def test_a_picture_on_its_side_is_planned_upright_and_resized_lying():
+    found = plan((400, 300), 0, 160, "stretch", turned=True)
+    assert found.size == (120, 160)
+    assert found.stored == (160, 120)
+    assert found.box == (0, 0, 400, 300)
+
+
+def test_cover_cuts_both_sides_equally_in_either_orientation():
+    assert plan((400, 300), 100, 100, "cover", turned=False).box == (50, 0, 350, 300)
+    assert plan((400, 300), 100, 50, "cover", turned=True).box == (125, 0, 275, 300)
+
+
+@given(SIDES, SIDES, SIDES)
+def test_a_missing_side_is_within_one_pixel_of_the_aspect_ratio(given, along, across):
+    found, exact = missing_side(given, along, across), across * given / along
+    assert found >= 1
+    assert found == 1 or exact - 0.31 <= found <= exact + 0.71
+
+
+@given(SIDES, SIDES, SIDES, SIDES)
+def test_contained_stays_inside_and_meets_one_side(source_width, source_height, width, height):
+    found = contained((source_width, source_height), (width, height))
+    assert 1 <= found[0] <= width
+    assert 1 <= found[1] <= height
+    assert found[0] == width or found[1] == height
+
+
+@given(SIDES, SIDES, SIDES, SIDES)
+def test_covering_box_is_inside_centred_and_of_the_targets_shape(source_width, source_height, width, height):
+    left, top, right, bottom = covering_box((source_width, source_height), (width, height))
+    assert 0 <= left < right <= source_width + 1e-6
+    assert 0 <= top < bottom <= source_height + 1e-6
+    assert math.isclose(left, source_width - right, abs_tol=1e-6)
+    assert math.isclose((right - left) * height, (bottom - top) * width, rel_tol=1e-6)
+
+
+def test_decode_size_asks_for_more_when_only_a_part_is_shown():
+    assert decode_size((4000, 3000), (0, 0, 4000, 3000), (160, 120), 2.0) == (320, 240)
+    assert decode_size((4000, 3000), (500, 0, 3500, 3000), (120, 120), 2.0) == (320, 240)
+
+
+def test_a_box_follows_the_exact_area_and_not_the_rounded_size():
+    # 257 pixels at an eighth are 32.125 of 33
+    assert scaled_box((0, 0, 257, 193), (257, 193), (0, 0, 32.125, 24.125)) == (0, 0, 32.125, 24.125)
+    left, _, right, _ = scaled_box((32, 0, 225, 193), (257, 193), (0, 0, 32.125, 24.125))
+    assert (left, right) == (4, 28.125)

@@ -1,0 +1,114 @@
+"""Animations: every frame, its time, its holes; counted before anything is decoded."""
+
+import time
+
+import pytest
+from PIL import Image, ImageChops
+
+from workers.imaging import Job, Limits, Refused, gif, kernel, resize
+
+
+def moving(draw, count, mode="RGB"):
+    return [ImageChops.offset(draw((60, 40), mode), 3 * index, 0) for index in range(count)]
+
+
+def animated(save, frames, kind="GIF", **options):
+    return save(frames[0], kind, save_all=True, append_images=frames[1:], **options)
+
+
+def many_frames(count):
+    """A GIF of `count` frames of 1x1, 28 bytes each."""
+    head = b"GIF89a\x10\x00\x10\x00\x80\x00\x00" + b"\x00\x00\x00\xff\xff\xff"
+    frame = (
+        b"\x21\xf9\x04\x00\x01\x00\x00\x00"
+        + b"\x2c\x00\x00\x00\x00\x01\x00\x01\x00\x00"
+        + b"\x02\x02\x44\x01\x00"
+    )
+    return head + frame * count + b"\x3b"
+
+
+@pytest.mark.parametrize("count", [1, 2, 7])
+def test_frames_are_counted_as_pillow_finds_them(draw, save, load, count):
+    data = animated(save, moving(draw, count), comment=b"x" * 300)
+    assert gif.count_frames(data, 100) == load(data).n_frames == count
+
+
+@pytest.mark.parametrize("cut", range(6, 60, 7))
+def test_counting_survives_any_end(cut):
+    assert gif.count_frames(many_frames(3)[:cut], 100) <= 3
+
+
+def test_counting_stops_when_it_knows_enough():
+    assert gif.count_frames(many_frames(50), 10) == 10
+
+
+def test_twenty_thousand_frames_are_refused_at_once():
+    data, started = many_frames(20_000), time.process_time()
+    with pytest.raises(Refused) as refusal:
+        resize(data, Job(8, 8), Limits())
+    assert "1000 frames" in refusal.value.sentence
+    assert time.process_time() - started < 0.1
+
+
+def test_frames_are_limited_in_all_their_pixels_too():
+    with pytest.raises(Refused) as refusal:
+        resize(many_frames(100), Job(100, 100), Limits(max_pixels=1000))
+    assert "in all" in refusal.value.sentence
+
+
+def test_all_frames_their_times_and_the_loop_survive(draw, save, load):
+    frames, times = moving(draw, 4), [40, 100, 250, 60]
+    answer = load(resize(animated(save, frames, duration=times, loop=3), Job(30, 20), Limits()).data)
+    assert (answer.format, answer.size, answer.n_frames, answer.info["loop"]) == ("GIF", (30, 20), 4, 3)
+    for index, (frame, duration) in enumerate(zip(frames, times, strict=True)):
+        answer.seek(index)
+        assert answer.info["duration"] == duration
+        assert kernel.psnr(answer.convert("RGB"), frame.resize((30, 20), Image.Resampling.LANCZOS)) > 25
+
+
+def test_an_animation_that_plays_once_still_does(draw, save, load):
+    data = animated(save, moving(draw, 2), duration=50)
+    assert "loop" not in load(resize(data, Job(30, 20), Limits()).data).info
+
+
+def test_clear_stays_clear_and_solid_stays_solid(draw, save, load):
+    data = animated(save, moving(draw, 3, "RGBA"), duration=50, disposal=2)
+    answer = load(resize(data, Job(30, 20), Limits()).data)
+    for index in range(3):
+        answer.seek(index)
+        alpha = answer.convert("RGBA").getchannel("A")
+        assert alpha.getpixel((20 + index, 2)) == 0
+        assert alpha.getpixel((5, 15)) == 255
+
+
+def test_a_solid_frame_before_a_clear_one_gets_no_holes(draw, save, load):
+    frames = [moving(draw, 1)[0].convert("RGBA"), moving(draw, 2, "RGBA")[1]]
+    answer = load(resize(animated(save, frames, duration=50, disposal=2), Job(30, 20), Limits()).data)
+    assert answer.convert("RGBA").getchannel("A").getextrema() == (255, 255)
+    answer.seek(1)
+    assert answer.convert("RGBA").getchannel("A").getextrema() == (0, 255)
+
+
+def test_half_clear_is_decided_at_one_half(draw):
+    image = Image.new("RGBA", (2, 1), (200, 10, 10, 127))
+    image.putpixel((1, 0), (200, 10, 10, 128))
+    made = gif.indexed(image).convert("RGBA")
+    assert [made.getpixel((x, 0))[3] for x in (0, 1)] == [0, 255]
+
+
+@pytest.mark.parametrize("out", ["jpeg", "png", "avif"])
+def test_formats_that_stand_still_get_the_first_frame(draw, save, load, out):
+    frames = moving(draw, 3)
+    answer = load(resize(animated(save, frames), Job(30, 20, format=out), Limits()).data)
+    assert getattr(answer, "n_frames", 1) == 1
+    assert kernel.psnr(answer.convert("RGB"), frames[0].resize((30, 20), Image.Resampling.LANCZOS)) > 25
+
+
+@pytest.mark.parametrize(("source", "out"), [("GIF", "webp"), ("WEBP", "gif"), ("WEBP", "webp")])
+def test_animations_move_between_gif_and_webp(draw, save, load, source, out):
+    data = animated(save, moving(draw, 3), source, duration=[40, 100, 60])
+    answer = load(resize(data, Job(30, 20, format=out), Limits()).data)
+    assert (answer.format.lower(), answer.n_frames, answer.size) == (out, 3, (30, 20))
+    answer.seek(1)
+    answer.load()
+    assert answer.info["duration"] == 100

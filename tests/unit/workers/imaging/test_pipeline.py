@@ -1,0 +1,204 @@
+"""The whole function: every kind of picture to every format, exact sizes, orientation, colours, metadata."""
+
+import io
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image, ImageCms, ImageOps, PngImagePlugin
+
+from workers.imaging import FORMATS, Job, Limits, kernel, resize
+
+SIZE = (33, 21)
+# what is stored -> how it is told to Pillow
+STORED = [
+    ("JPEG", "L", {"quality": 95}),
+    ("JPEG", "RGB", {"quality": 95}),
+    ("JPEG", "RGB", {"quality": 95, "progressive": True}),
+    ("JPEG", "CMYK", {"quality": 95}),
+    ("PNG", "1", {}),
+    ("PNG", "L", {}),
+    ("PNG", "LA", {}),
+    ("PNG", "P", {}),
+    ("PNG", "RGB", {}),
+    ("PNG", "RGBA", {}),
+    ("PNG", "I;16", {}),
+    ("GIF", "P", {}),
+    ("WEBP", "RGB", {"quality": 95}),
+    ("WEBP", "RGBA", {"lossless": True}),
+    ("AVIF", "RGB", {"quality": 90, "speed": 10}),
+    ("AVIF", "RGBA", {"quality": 90, "speed": 10}),
+]
+
+
+def in_eight_bits(image):
+    return (
+        image.convert("I").point([step >> 8 for step in range(65536)], "L") if image.mode == "I;16" else image
+    )
+
+
+def on_white(image):
+    """What a person sees, in RGB."""
+    shown = in_eight_bits(image).convert("RGBA") if image.mode != "CMYK" else image.convert("RGB")
+    ground = Image.new("RGB", image.size, "white")
+    ground.paste(shown.convert("RGB"), mask=shown.getchannel("A") if shown.mode == "RGBA" else None)
+    return ground
+
+
+def pillows_own(image, size):
+    """Pillow's LANCZOS on the same picture in a mode it may be applied to."""
+    plain = {"1": "L", "P": "RGBA" if "transparency" in image.info else "RGB"}.get(image.mode, image.mode)
+    return on_white(image.convert(plain).resize(size, Image.Resampling.LANCZOS))
+
+
+@pytest.mark.parametrize("out", ["", *FORMATS])
+@pytest.mark.parametrize(("kind", "mode", "options"), STORED)
+def test_every_kind_to_every_format(draw, save, load, kind, mode, options, out):
+    data = save(draw((97, 61), mode), kind, **options)
+    result = resize(data, Job(*SIZE, format=out, quality=90), Limits())
+    answer = load(result.data)
+    assert result.format == (out or kind.lower()) == answer.format.lower()
+    assert (result.width, result.height) == answer.size == SIZE
+    assert (result.source_width, result.source_height) == (97, 61)
+    assert kernel.psnr(on_white(answer), pillows_own(load(data), SIZE)) > 24
+
+
+@pytest.mark.parametrize(
+    ("mode", "kept", "floor"),
+    [
+        ("1", "L", 40),
+        ("L", "L", 40),
+        ("LA", "LA", 40),
+        ("P", "RGB", 40),
+        ("RGB", "RGB", 40),
+        ("RGBA", "RGBA", 35),
+    ],
+)
+def test_a_lossless_answer_is_pillows_lanczos(draw, save, load, mode, kept, floor):
+    data = save(draw((97, 61), mode), "PNG")
+    answer = load(resize(data, Job(*SIZE), Limits()).data)
+    assert answer.mode == kept
+    assert kernel.psnr(on_white(answer), pillows_own(load(data), SIZE)) > floor
+
+
+def test_sixteen_bits_stay_sixteen_bits(draw, save, load):
+    answer = load(resize(save(draw((97, 61), "I;16"), "PNG"), Job(*SIZE), Limits()).data)
+    assert answer.mode == "I;16"
+    assert answer.getextrema()[1] > 60_000
+
+
+def test_inks_stay_inks_in_a_jpeg_and_become_light_elsewhere(draw, save, load):
+    data = save(draw((97, 61), "CMYK"), "JPEG", quality=95)
+    assert load(resize(data, Job(*SIZE), Limits()).data).mode == "CMYK"
+    assert load(resize(data, Job(*SIZE, format="png"), Limits()).data).mode == "RGB"
+
+
+@pytest.mark.parametrize(("mode", "clear"), [("L", 0), ("RGB", (0, 0, 40)), ("P", 0)])
+def test_a_colour_declared_clear_becomes_alpha(save, load, mode, clear):
+    ground = {"L": 0, "RGB": (0, 0, 40), "P": 0}[mode]
+    image = Image.new(mode, (40, 40), ground)
+    if mode == "P":
+        image.putpalette([0, 0, 40, 250, 200, 100])
+    image.paste({"L": 200, "RGB": (250, 200, 100), "P": 1}[mode], (0, 0, 20, 40))
+    answer = load(resize(save(image, "PNG", transparency=clear), Job(10, 10), Limits()).data)
+    alpha = answer.getchannel("A")
+    assert (alpha.getpixel((1, 5)), alpha.getpixel((8, 5))) == (255, 0)
+    assert "transparency" not in answer.info
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.tuples(st.integers(1, 90), st.integers(1, 90)),
+    st.integers(0, 90),
+    st.integers(0, 90),
+    st.sampled_from(["stretch", "contain", "cover"]),
+    st.sampled_from(["JPEG", "PNG", "GIF"]),
+)
+def test_the_size_told_is_the_size_made(source, width, height, fit, kind):
+    if width == height == 0:
+        width = 1
+    out = io.BytesIO()
+    Image.radial_gradient("L").resize(source).convert("RGB").save(out, kind)
+    result = resize(out.getvalue(), Job(width, height, fit=fit), Limits())
+    assert Image.open(io.BytesIO(result.data)).size == (result.width, result.height)
+    if fit != "contain" or not (width and height):
+        assert result.width == width or not width
+        assert result.height == height or not height
+
+
+def with_orientation(draw, save, value, kind="JPEG"):
+    tags = Image.Exif()
+    tags[0x0112] = value
+    options = {"quality": 95, "subsampling": 0} if kind == "JPEG" else {}
+    return save(draw((96, 64)), kind, exif=tags.tobytes(), **options)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+@pytest.mark.parametrize("value", range(1, 9))
+def test_a_picture_is_turned_upright(draw, save, load, value, kind):
+    data = with_orientation(draw, save, value, kind)
+    upright = ImageOps.exif_transpose(load(data)).convert("RGB")
+    result = resize(data, Job(24, 0, orient=True, format="png"), Limits())
+    answer = load(result.data)
+    assert answer.size == (result.width, result.height) == ((24, 36) if value > 4 else (24, 16))
+    assert kernel.psnr(answer, upright.resize(answer.size, Image.Resampling.LANCZOS)) > 36
+    assert not answer.getexif()
+
+
+@pytest.mark.parametrize("value", [6, 8])
+def test_a_turned_picture_is_cut_in_the_middle(draw, save, load, value):
+    data = with_orientation(draw, save, value)
+    upright = ImageOps.exif_transpose(load(data))
+    answer = load(resize(data, Job(20, 20, fit="cover", orient=True, format="png"), Limits()).data)
+    assert kernel.psnr(answer, ImageOps.fit(upright, (20, 20), Image.Resampling.LANCZOS)) > 36
+
+
+@pytest.mark.parametrize("value", [6, 9, 0])
+def test_a_picture_nobody_asked_to_turn_lies_as_it_lay(draw, save, value):
+    result = resize(with_orientation(draw, save, value), Job(24, 0, orient=value != 6), Limits())
+    assert (result.width, result.height) == (24, 16)
+
+
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF")
+def test_a_broken_orientation_is_no_broken_picture(draw, save):
+    data = save(draw(), "JPEG", exif=b"Exif\x00\x00MM\x00*\x00\x00\xff\xff" + b"\xff" * 20)
+    assert resize(data, Job(10, 10, orient=True), Limits()).width == 10
+
+
+def test_cover_shows_the_middle(draw, save, load):
+    data = save(draw((120, 60)), "PNG")
+    answer = load(resize(data, Job(20, 20, fit="cover"), Limits()).data)
+    middle = load(data).resize((20, 20), Image.Resampling.LANCZOS, box=(30, 0, 90, 60))
+    assert kernel.psnr(answer, middle) > 40
+
+
+@pytest.mark.parametrize("out", FORMATS)
+def test_nothing_but_the_picture_is_answered(draw, save, load, out):
+    text = PngImagePlugin.PngInfo()
+    text.add_text("Comment", "secret place")
+    exif = Image.Exif()
+    exif[0x010E] = "secret place"
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    data = save(draw(), "PNG", pnginfo=text, exif=exif.tobytes(), icc_profile=profile, dpi=(300, 300))
+    answer = resize(data, Job(*SIZE, format=out), Limits()).data
+    assert b"secret" not in answer
+    assert not {"exif", "icc_profile", "Comment", "dpi"} & set(load(answer).info)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "AVIF"])
+def test_a_colour_profile_is_kept_on_request(draw, save, load, kind):
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    data = save(draw(), kind, icc_profile=profile)
+    assert load(resize(data, Job(*SIZE, icc="keep"), Limits()).data).info["icc_profile"] == profile
+    assert "icc_profile" not in load(resize(data, Job(*SIZE, icc="srgb"), Limits()).data).info
+
+
+def test_a_profile_of_inks_does_not_stay_on_light(draw, save, load):
+    data = save(draw((97, 61), "CMYK"), "JPEG", icc_profile=b"not even a profile")
+    assert "icc_profile" not in load(resize(data, Job(*SIZE, icc="keep", format="png"), Limits()).data).info
+    assert resize(data, Job(*SIZE, icc="srgb"), Limits()).format == "jpeg"
+
+
+def test_memory_of_another_is_read_as_well_as_bytes(draw, save):
+    data = save(draw(), "PNG")
+    assert resize(memoryview(bytearray(data)), Job(5, 5), Limits()) == resize(data, Job(5, 5), Limits())
