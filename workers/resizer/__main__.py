@@ -1,0 +1,19 @@
+"""`resizer`: read the options, hand over to the master."""
+
+import os
+import sys
+from collections.abc import Sequence
+
+from balancer.prefork.master import run_master
+
+from balancer.prefork.config import ask
+from workers.resizer.service import ResizerService
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    service = ResizerService(sys.argv[1:] if argv is None else argv, os.environ)
+    return ask("resizer", lambda: run_master(service))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,190 @@
+"""A CPU process: one picture at a time out of its slot, the answer back into the same slot.
+
+RULES: owns no client and no queue; obeys orders that name its pid and no other. It may be killed at any
+instant, inside a decoder too, and nothing is lost but the picture in work. SIGTERM is not its business: the
+front, which knows what is still to be done, dismisses it; only the end of the drain cuts it.
+
+    Order -> bytes(slot) -> imaging.resize -> slot -> Result
+              the one copy: the decoder then works on memory nobody else can change, and the answer may
+              overwrite the slot
+"""
+
+import os
+import random
+import resource
+import signal
+import time
+
+from balancer.prefork.cells import LOAD
+from balancer.prefork.child import Child
+from workers import imaging
+from workers.imaging.job import Job
+from workers.imaging.limits import Refused
+from workers.resizer import tally
+from workers.resizer.arena import Arena
+from workers.resizer.orders import LONGEST, Dismiss, Hello, Order, OrderError, Result, Roll, decode, encode
+from workers.resizer.settings import Settings
+
+NET_SECONDS = 1.0  # after the front's deadline: the kernel ends a process whose front cannot kill any more
+
+
+def run(child: Child, settings: Settings, arena: Arena) -> int:
+    """The role: prepares this process for pictures, then works until dismissed. Returns the exit code."""
+    versions = imaging.prepare()
+    _confine(child, settings, arena)
+    worker = Worker(child, settings, arena)
+    child.log.info("ready", cpu=child.slot, nice=settings.nice, imaging=versions)
+    worker.start()
+    return child.run()
+
+
+def _confine(child: Child, settings: Settings, arena: Arena) -> None:
+    """What this process may take of the machine. Best effort: without the right to it one still serves."""
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    if settings.memory:
+        # A fuse, not a quota: what trips it ends in an error or an abort, never in the machine's last page.
+        # The arena is address space of this process too.
+        most = settings.memory + arena.total_bytes + _address_space()
+        hard = resource.getrlimit(resource.RLIMIT_AS)[1]
+        if hard == resource.RLIM_INFINITY or most < hard:
+            resource.setrlimit(resource.RLIMIT_AS, (most, hard))
+    try:
+        if settings.nice:
+            os.nice(settings.nice)
+        if settings.affinity and child.role == "cpu":
+            cores = sorted(os.sched_getaffinity(0))
+            os.sched_setaffinity(0, {cores[child.slot % len(cores)]})
+    except OSError as error:
+        child.log.warning("confine", cpu=child.slot, reason=error.strerror, then="go on without")
+
+
+def _address_space() -> int:
+    """Bytes of address space this process has now, the arena included."""
+    with open("/proc/self/statm") as statm:
+        return int(statm.read().split()[0]) * resource.getpagesize()
+
+
+class Worker:
+    """One CPU process at work. `left`: pictures until it makes room for a successor, -1 = never."""
+
+    def __init__(self, child: Child, settings: Settings, arena: Arena) -> None:
+        self.child = child
+        self.settings = settings
+        self.arena = arena
+        assert child.channel is not None  # the role was planned with one
+        self.channel = child.channel
+        self.pid = os.getpid()
+        self.front = 0
+        spread = settings.recycle // 10
+        self.left = settings.recycle + random.randint(-spread, spread) if settings.recycle else -1
+        self.title = child.role if child.role == "express" else f"cpu {child.slot}"
+
+    def start(self) -> None:
+        """Throw away what was said to a predecessor, then say hello."""
+        child = self.child
+        self.channel.setblocking(False)
+        while self._packet() is not None:
+            pass
+        child.on_drain = lambda deadline: None
+        child.on_tick = lambda now: child.title.set(self.title, now)
+        child.loop.watch_level(self.channel.fileno(), self.listen)
+        child.ready()
+        self._say(Hello(self.pid, 0))
+
+    def listen(self, mask: int) -> None:
+        """One message a turn, so that signals and the heartbeat have theirs."""
+        packet = self._packet()
+        if packet is None:
+            return
+        try:
+            message = decode(packet)
+        except OrderError as error:
+            self.child.log.error("listen", reason=str(error), then="ignored")
+            return
+        match message:
+            case Order() if message.worker == self.pid:
+                self._obey(message)
+            case Roll():
+                self._say(Hello(self.pid, message.front))
+            case Dismiss():
+                self.child.loop.stop()
+            case _:
+                pass  # an order to a predecessor: its slot may be somebody else's by now
+
+    def _obey(self, order: Order) -> None:
+        child, cells = self.child, self.child.cells
+        cells[LOAD] = 1
+        child.title.set(f"{self.title} [busy]", child.loop.now)
+        # The second net: SIGALRM's default action needs no Python code, so it works inside a decoder.
+        signal.setitimer(signal.ITIMER_REAL, self.settings.job_timeout + NET_SECONDS)
+        began = time.perf_counter_ns()
+        result = self._resize(order, began)
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        cells[tally.PICTURES] += 1
+        cells[tally.PICTURE_US] += (time.perf_counter_ns() - began) // 1000
+        cells[LOAD] = 0
+        self._say(result)
+        if result.leaving:
+            child.log.info("leave", pictures=cells[tally.PICTURES], reason="recycle")
+            child.loop.stop()
+
+    def _resize(self, order: Order, began: int) -> Result:
+        if self.left > 0:
+            self.left -= 1
+        leaving = self.left == 0
+        job = Job(
+            width=order.width,
+            height=order.height,
+            fit=order.fit or "stretch",
+            format=order.format,
+            quality=order.quality,
+            orient=order.orient,
+            icc=self.settings.icc,
+        )
+        try:
+            answer = imaging.resize(
+                bytes(self.arena.piece(order.offset, order.length)), job, self.settings.limits
+            )
+        except Refused as refused:
+            return self._failed(order, refused.status, refused.sentence, leaving)
+        except MemoryError:
+            return self._failed(order, 422, "the picture needs more memory than a picture may have", leaving)
+        except Exception as error:  # a decoder's surprise is this picture's misfortune, not this process's
+            self.child.log.error(
+                "resize", error=type(error).__name__, reason=str(error), then="answer an error"
+            )
+            return self._failed(order, 422, f"the picture cannot be resized: {type(error).__name__}", leaving)
+        place = self.arena.slot(order.slot)
+        size = len(answer.data)
+        if size > self.settings.max_frame:
+            return self._failed(order, 422, f"the answer of {size} bytes is over the frame limit", leaving)
+        place[:size] = answer.data
+        return Result(
+            self.pid,
+            order.serial,
+            200,
+            size,
+            answer.width,
+            answer.height,
+            answer.source_width,
+            answer.source_height,
+            time.perf_counter_ns() - began,
+            leaving,
+            answer.format,
+        )
+
+    def _failed(self, order: Order, status: int, sentence: str, leaving: bool) -> Result:
+        return Result(self.pid, order.serial, status, leaving=leaving, text=sentence)
+
+    def _packet(self) -> bytes | None:
+        try:
+            return self.channel.recv(LONGEST) or None
+        except BlockingIOError:
+            return None
+
+    def _say(self, message: Hello | Result) -> None:
+        try:
+            self.channel.send(encode(message))
+        except OSError as error:
+            self.child.log.error("say", reason=error.strerror, then="leave")
+            self.child.loop.stop()

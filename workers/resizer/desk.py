@@ -1,0 +1,187 @@
+"""The desk: what a front has to give (slots, places in the queue, seats) and who waits for it.
+
+RULES: the only caller of Shelf, Waiting and Crew. A slot has one holder at a time: the client that reads
+into it, the task, the process that works on it, the outbox that sends from it; it comes back by `release`
+and nowhere else. Back-pressure is not reading: whoever finds no slot, or a full queue and cannot be
+refused, stops reading and is called again in the order of asking.
+
+    claim a slot -> payload -> submit ---> queue ---> seat ---> answer(result) -> outbox -> release
+                                 | full: BUSY, or wait (a peer that would not understand a refusal)
+"""
+
+from collections import OrderedDict, deque
+from collections.abc import Callable
+from zlib import crc32
+
+from balancer.prefork.log import Log
+from balancer.prefork.loop import Loop
+from workers.resizer import tally
+from workers.resizer.arena import Arena, Shelf
+from workers.resizer.crew import Crew, Seat
+from workers.resizer.dispatch import Waiting, pairs
+from workers.resizer.orders import Result
+from workers.resizer.settings import Settings
+from workers.resizer.task import BUSY, DRAINING, OK, Stage, Task, refusal
+
+REMEMBERED = 64  # pictures that killed a CPU process
+DEADLY = 3  # deaths in a row after which a picture is refused
+
+
+class Desk:
+    """One per front. `cells` is the front's own row."""
+
+    def __init__(
+        self, loop: Loop, log: Log, settings: Settings, arena: Arena, slots: range, cells: memoryview
+    ) -> None:
+        self.loop = loop
+        self.log = log
+        self.settings = settings
+        self.arena = arena
+        self.cells = cells
+        self.draining = False
+        self.shelf = Shelf(slots, arena.give_back)
+        self.waiting: Waiting[Task] = Waiting(settings.queue)
+        self.crew: Crew
+        self._serial = 0
+        self._want_slot: deque[Callable[[], object]] = deque()
+        self._want_queue: deque[Callable[[], object]] = deque()
+        self._deaths: OrderedDict[int, int] = OrderedDict()  # picture's fingerprint -> deaths in a row
+
+    def hire(self, seats: list[Seat], alive: list[tuple[str, int]]) -> None:
+        """Take the crew on. Called once, before any client is served."""
+        self.crew = Crew(self.loop, self.log, seats, self.settings.job_timeout, self)
+        self.crew.start(alive)
+
+    def count(self, column: int, amount: int = 1) -> None:
+        """One writer per cell: this front's own row."""
+        self.cells[column] += amount
+
+    def count_status(self, status: int) -> None:
+        """An answer of this status leaves (503 is counted where its reason is known)."""
+        if status == OK:
+            self.cells[tally.ANSWERS] += 1
+        elif status != DRAINING:
+            self.cells[tally.OF_STATUS.get(status, tally.OTHER_ERROR)] += 1
+
+    def serial(self) -> int:
+        """A number no other task of this front has."""
+        self._serial += 1
+        return self._serial
+
+    # -- slots --
+
+    def claim(self, again: Callable[[], object]) -> int | None:
+        """A slot for a payload; None when there is none now: `again` is called when that has changed."""
+        slot = None if self.crew.has_suspects else self.shelf.take()
+        if slot is None:
+            self._want_slot.append(again)
+        return slot
+
+    def release(self, slot: int) -> None:
+        """The slot is nobody's: no client reads into it, no process works on it, no outbox sends from it."""
+        self.shelf.release(slot, self.loop.now)
+        if self._want_slot:
+            self.loop.again(self._call_next_for_slot)
+
+    def _call_next_for_slot(self) -> None:
+        for _ in range(len(self._want_slot)):
+            if not len(self.shelf):
+                break
+            self._want_slot.popleft()()
+
+    # -- the queue --
+
+    def submit(self, task: Task) -> bool:
+        """Queue a task whose picture lies in its slot; False when the queue is full for it."""
+        if self._deaths and self._is_deadly(task):
+            sentence = f"this picture has killed {DEADLY} CPU processes here"
+            self.done(task, refusal(422, sentence), True)
+            return True
+        if not self.waiting.put(task):
+            return False
+        task.stage = Stage.WAITING
+        self.assign()
+        return True
+
+    def is_full(self) -> bool:
+        return len(self.waiting) >= self.waiting.limit
+
+    def wait_for_queue(self, again: Callable[[], object]) -> None:
+        """`again` is called when the queue has moved."""
+        self._want_queue.append(again)
+
+    def busy(self) -> Result:
+        """How a task is refused when the queue is full."""
+        return refusal(BUSY, f"busy: {len(self.waiting)}/{self.waiting.limit} pictures wait; try again")
+
+    def abandon(self, task: Task) -> None:
+        """Its client is gone."""
+        self.count(tally.ABANDONED)
+        if task.stage is Stage.WAITING and self.waiting.cancel(task):
+            self.release(task.slot)
+            self._moved()
+        task.stage = Stage.ABANDONED
+
+    def assign(self) -> None:
+        """Give idle seats what waits."""
+        crew = self.crew
+        if self._want_slot and len(self.shelf) and not crew.has_suspects:
+            self.loop.again(self._call_next_for_slot)
+        if not len(self.waiting):
+            return
+        for task, seat in pairs(self.waiting, crew.cpus, crew.express):
+            task.stage = Stage.WORKING
+            crew.hand(task, seat)
+        self._moved()
+
+    def _moved(self) -> None:
+        if self._want_queue:
+            self.loop.again(self._call_next_for_queue)
+
+    def _call_next_for_queue(self) -> None:
+        for _ in range(len(self._want_queue)):
+            if self.is_full():
+                break
+            self._want_queue.popleft()()
+
+    # -- results --
+
+    def done(self, task: Task, result: Result, slot_is_safe: bool) -> None:
+        """A task has ended; unless `slot_is_safe`, its slot comes back by the crew's word later."""
+        if result.status == OK:
+            self.shelf.touch(task.slot, result.length)
+            if task.fingerprint:
+                self._deaths.pop(task.fingerprint, None)
+        abandoned = task.stage is Stage.ABANDONED
+        keeps_slot = result.status == OK and not abandoned
+        slot, task.stage = task.slot, Stage.DONE
+        if slot >= 0 and not keeps_slot and slot_is_safe:
+            task.slot = -1
+            self.release(slot)
+        if not abandoned:
+            task.owner.answer(task, result)
+
+    def late(self, task: Task) -> None:
+        slot, task.slot = task.slot, -1
+        if slot >= 0:
+            self.release(slot)
+
+    # -- pictures that kill --
+
+    def died(self, task: Task) -> None:
+        """A picture that took a CPU process with it may be asked for again (the kernel may have been short of
+        memory, an operator may have killed it), but not for ever: three deaths in a row are its own doing.
+        """
+        self.count(tally.DIED)
+        mark = task.fingerprint = self._fingerprint(task)
+        self._deaths[mark] = self._deaths.get(mark, 0) + 1
+        if len(self._deaths) > REMEMBERED:
+            self._deaths.popitem(last=False)
+
+    def _is_deadly(self, task: Task) -> bool:
+        """Costs nothing until a process has died, and then a millisecond for a megabyte."""
+        task.fingerprint = self._fingerprint(task)
+        return self._deaths.get(task.fingerprint, 0) >= DEADLY
+
+    def _fingerprint(self, task: Task) -> int:
+        return crc32(self.arena.piece(task.offset, task.length), task.length) << 32 | task.length

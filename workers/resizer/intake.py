@@ -1,0 +1,109 @@
+"""What has arrived of one client's frames: a header, then a payload, in pieces of any size.
+
+RULES: pure, no socket, no clock. A length is judged before anything is kept for it. A payload of at most
+SMALL bytes is kept in ordinary memory (dry runs, refusals: they must go on when every slot is taken); a
+bigger one goes where its owner says, and until the owner has said so nothing more is to be read: that is
+the back-pressure.
+
+    held:  | header | small payload | header | . . .         (at most one read plus one small frame)
+    into:  slot of a big payload, filled by recv_into without a copy (the few bytes behind its header
+    excepted)
+"""
+
+from enum import Enum
+
+from workers.wire.frames import HEADER, MAGIC, FrameError, parse_header
+
+SMALL = 4096  # bytes: a dry run with its type definitions has 250, a picture worth a resize more
+
+
+class Step(Enum):
+    """What the owner of an Intake has to do next."""
+
+    READ = "read more"
+    SLOT = "provide a place for `length` bytes"
+    SMALL = "take the small payload"
+    FULL = "take the payload that is complete in the place provided"
+
+
+class Intake:
+    """The frames of one connection. Raises FrameError (from `step`) when the peer breaks the framing."""
+
+    __slots__ = ("_held", "_into", "filled", "length", "max_frame")
+
+    def __init__(self, max_frame: int) -> None:
+        self.max_frame = max_frame
+        self.length = 0  # of the payload being read; 0 while its header is not complete
+        self.filled = 0  # bytes of it that lie in the place provided
+        self._held = bytearray()
+        self._into: memoryview | None = None
+
+    def is_between_frames(self) -> bool:
+        """True when nothing is half read."""
+        return not self.length and not self._held
+
+    @property
+    def arrived(self) -> int:
+        """Bytes of the frame under way that are here."""
+        return self.filled + len(self._held)
+
+    def room(self) -> memoryview | None:
+        """Where the next bytes belong; None: anywhere, then `take`."""
+        return None if self._into is None else self._into[self.filled :]
+
+    def take(self, data: memoryview) -> None:
+        """Keep what was read elsewhere than in `room`."""
+        self._held += data
+
+    def fill(self, count: int) -> None:
+        """`count` bytes were read into `room`."""
+        self.filled += count
+
+    def provide(self, place: memoryview) -> None:
+        """`place` (at least `length` bytes) takes the payload; what has already arrived moves there."""
+        early = min(self.length, len(self._held))
+        place[:early] = memoryview(self._held)[:early]
+        del self._held[:early]
+        self._into = place[: self.length]
+        self.filled = early
+
+    def step(self) -> Step:
+        """Where the frame stands."""
+        if self._into is not None:
+            return Step.FULL if self.filled == self.length else Step.READ
+        if not self.length and not self._open():
+            return Step.READ
+        if self.length > SMALL:
+            return Step.SLOT
+        return Step.SMALL if len(self._held) >= self.length else Step.READ
+
+    def small(self) -> bytes:
+        """The small payload; the next frame begins behind it."""
+        payload = bytes(memoryview(self._held)[: self.length])
+        del self._held[: self.length]
+        self.length = 0
+        return payload
+
+    def full(self) -> memoryview:
+        """The payload that lies in the place provided, which goes back to the owner."""
+        payload = self._into
+        if payload is None:
+            raise RuntimeError("no payload is complete")
+        self.drop()
+        return payload
+
+    def drop(self) -> None:
+        """Forget the place provided and the frame under way."""
+        self._into = None
+        self.length = self.filled = 0
+
+    def _open(self) -> bool:
+        """Judge the header; False while it is incomplete. A wrong magic is found at its first wrong byte."""
+        held = self._held
+        if len(held) < HEADER:
+            if not MAGIC.startswith(held[: len(MAGIC)]):
+                raise FrameError(f"not a frame: begins with {held[: len(MAGIC)].hex(' ')}")
+            return False
+        self.length = parse_header(held, self.max_frame)
+        del held[:HEADER]
+        return True

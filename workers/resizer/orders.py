@@ -1,0 +1,195 @@
+"""What a front and its CPU processes say to each other: one message a packet on a SOCK_SEQPACKET channel.
+
+RULES: fixed binary layouts, no pickle; nothing here knows sockets or pictures. An order names the process
+it is meant for: the channel outlives the processes at both ends, and an order written to one that died
+meanwhile must not be obeyed by its successor, whose slot may by then be somebody else's.
+
+    front -> cpu    Order      resize what lies there          Roll   who is there?        Dismiss   leave
+    when idle cpu -> front    Result     the answer lies in the slot     Hello  I am, and am idle
+"""
+
+from dataclasses import dataclass
+from struct import Struct
+from struct import error as StructError
+
+LONGEST = 1024  # bytes of one message
+LONGEST_TEXT = 512  # bytes of a sentence
+
+FITS = ("", "stretch", "contain", "cover")
+
+_ORDER = Struct("<cIIQQIIIIBBB12s")
+_ROLL = Struct("<cI")
+_HELLO = Struct("<cII")
+_RESULT = Struct("<cIQHIIIIIQB")
+
+
+class OrderError(ValueError):
+    """A packet on the channel that is none of ours."""
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """Resize `length` bytes at `offset` of the arena, write the answer to the start of `slot`.
+
+    `worker` is the pid it is meant for, `front` the pid that gave it; `format` at most 12 ASCII letters, ""
+    as the source.
+    """
+
+    worker: int
+    front: int
+    serial: int
+    offset: int
+    length: int
+    slot: int
+    width: int
+    height: int
+    fit: str
+    quality: int
+    orient: bool
+    format: str
+
+
+@dataclass(frozen=True, slots=True)
+class Roll:
+    """The front `front` has just started: say Hello."""
+
+    front: int
+
+
+@dataclass(frozen=True, slots=True)
+class Dismiss:
+    """No more orders will come: leave."""
+
+
+@dataclass(frozen=True, slots=True)
+class Hello:
+    """Process `worker` is idle; `front` is whose Roll it answers, 0 when it has just started."""
+
+    worker: int
+    front: int
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """How a task ended. `text` is the answer's format when `status` is 200, else a sentence for a person.
+
+    `leaving`: the process exits now and takes no further order. Times in nanoseconds of the resize itself.
+    """
+
+    worker: int
+    serial: int
+    status: int
+    length: int = 0
+    width: int = 0
+    height: int = 0
+    source_width: int = 0
+    source_height: int = 0
+    elapsed_ns: int = 0
+    leaving: bool = False
+    text: str = ""
+
+
+Message = Order | Roll | Dismiss | Hello | Result
+
+
+def encode(message: Message) -> bytes:
+    """The packet of `message`. Raises OrderError for what does not fit its fields."""
+    try:
+        match message:
+            case Order():
+                return _encode_order(message)
+            case Result():
+                return _encode_result(message)
+            case Hello():
+                return _HELLO.pack(b"H", message.worker, message.front)
+            case Roll():
+                return _ROLL.pack(b"R", message.front)
+            case Dismiss():
+                return b"D"
+    except (StructError, ValueError, UnicodeEncodeError) as error:
+        raise OrderError(f"cannot be ordered: {error}") from None
+
+
+def _encode_order(order: Order) -> bytes:
+    name = order.format.encode("ascii")
+    if len(name) > 12:
+        raise OrderError(f"format name of {len(name)} bytes")
+    return _ORDER.pack(
+        b"O",
+        order.worker,
+        order.front,
+        order.serial,
+        order.offset,
+        order.length,
+        order.slot,
+        order.width,
+        order.height,
+        FITS.index(order.fit),
+        order.quality,
+        order.orient,
+        name,
+    )
+
+
+def _encode_result(result: Result) -> bytes:
+    head = _RESULT.pack(
+        b"A",
+        result.worker,
+        result.serial,
+        result.status,
+        result.length,
+        result.width,
+        result.height,
+        result.source_width,
+        result.source_height,
+        result.elapsed_ns,
+        result.leaving,
+    )
+    return head + result.text.encode("utf-8", "replace")[:LONGEST_TEXT]
+
+
+def decode(packet: bytes) -> Message:
+    """The message in `packet`. Raises OrderError."""
+    try:
+        match packet[:1]:
+            case b"O":
+                return _decode_order(packet)
+            case b"A":
+                return _decode_result(packet)
+            case b"H":
+                _, worker, front = _HELLO.unpack(packet)
+                return Hello(worker, front)
+            case b"R":
+                return Roll(_ROLL.unpack(packet)[1])
+            case b"D":
+                return Dismiss()
+    except (StructError, IndexError, UnicodeDecodeError) as error:
+        raise OrderError(f"broken message: {error}") from None
+    raise OrderError(f"unknown message {packet[:8]!r}")
+
+
+def _decode_order(packet: bytes) -> Order:
+    _, worker, front, serial, offset, length, slot, width, height, fit, quality, orient, name = _ORDER.unpack(
+        packet
+    )
+    text = name.rstrip(b"\0").decode("ascii")
+    return Order(
+        worker, front, serial, offset, length, slot, width, height, FITS[fit], quality, bool(orient), text
+    )
+
+
+def _decode_result(packet: bytes) -> Result:
+    _, worker, serial, status, length, width, height, *source, elapsed, leaving = _RESULT.unpack_from(packet)
+    return Result(
+        worker=worker,
+        serial=serial,
+        status=status,
+        length=length,
+        width=width,
+        height=height,
+        source_width=source[0],
+        source_height=source[1],
+        elapsed_ns=elapsed,
+        leaving=bool(leaving),
+        text=packet[_RESULT.size :].decode("utf-8", "replace"),
+    )

@@ -1,0 +1,34 @@
+"""The reply to a framed request, as far as it can be said without the picture's bytes.
+
+RULES: pure. A peer without ID gets a reply that the original program could have written, byte for byte.
+"""
+
+import time
+
+from workers.resizer.orders import Result
+from workers.resizer.task import OK
+from workers.wire.messages import GIF, JPEG, PNG, Request, Response
+
+TYPES = {"jpeg": JPEG, "png": PNG, "gif": GIF}
+
+
+def response_to(request: Request, result: Result, load: tuple[str, int, int]) -> Response:
+    """The Response without data. `load`: this resizer's name, pictures waiting, CPU processes."""
+    response = Response(
+        original_name=request.original_name,
+        typ=TYPES.get(result.text, request.typ),
+        width=result.source_width,
+        height=result.source_height,
+        resized_width=result.width,
+        resized_height=result.height,
+        processing_time=result.elapsed_ns,
+        # The wire's own stamp, for the peer; nothing here is timed by it.
+        created_at=time.clock_gettime_ns(time.CLOCK_REALTIME),
+    )
+    if request.id:
+        response.id = request.id
+        response.status = result.status
+        response.server, response.queue, response.workers = load
+        if result.status != OK:
+            response.error = result.text
+    return response

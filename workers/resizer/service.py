@@ -1,0 +1,128 @@
+"""What the resizer asks of the prefork machine: fronts, CPU processes, their channels and the arena.
+
+RULES: glue only, in the master. Each reading of the configuration has an arena of its own: the old
+generation's processes still write into theirs while the new one serves. It is unmapped with the last role
+that holds it.
+"""
+
+import functools
+import math
+import socket
+from collections.abc import Mapping, Sequence
+
+from balancer import __version__
+from balancer.prefork.cells import Shared
+from balancer.prefork.config import ConfigError
+from balancer.prefork.plan import Bind, Plan, Role
+from workers.imaging.limits import Limits
+from workers.options import ResizerOptions, parse_resizer
+from workers.resizer import cpu, front, tally
+from workers.resizer.arena import Arena
+from workers.resizer.settings import Settings
+
+
+class ResizerService:
+    """Made once by the entry point; `plan` is called at boot and at every reload."""
+
+    def __init__(self, argv: Sequence[str], environ: Mapping[str, str]) -> None:
+        self.argv = list(argv)
+        self.environ = dict(environ)
+
+    def plan(self, shared: Shared | None) -> Plan:
+        """Raises ConfigError with one sentence naming the culprit."""
+        options = parse_resizer(self.argv, self.environ)
+        settings = settings_of(options)
+        slots = settings.slots * settings.fronts
+        try:
+            arena = Arena(slots if shared is not None else 1, settings.slot_bytes)
+        except OSError as error:
+            gigabytes = slots * settings.slot_bytes / (1 << 30)
+            wanted = f"{slots} requests of max-frame ({gigabytes:.1f} GiB)"
+            sentence = f"no address space for {wanted}: {error.strerror}; lower max-frame or queue"
+            raise ConfigError(sentence) from None
+        return compose(options, settings, arena, shared)
+
+    def retired(self, generation: int) -> None:
+        """Nothing: an arena goes with the roles of its generation."""
+
+
+def settings_of(options: ResizerOptions) -> Settings:
+    """What the processes are told of the options."""
+    return Settings(
+        name=options.name,
+        cpus=options.cpus,
+        fronts=options.fronts,
+        queue=options.queue,
+        express_bytes=options.express_bytes,
+        max_frame=options.max_frame,
+        limits=Limits(
+            max_bytes=options.max_frame,
+            max_pixels=options.max_pixels,
+            max_side=options.max_side,
+            max_target_pixels=options.max_target_pixels,
+            max_frames=options.max_frames,
+            max_scans=options.max_scans,
+        ),
+        job_timeout=options.job_timeout,
+        frame_timeout=options.frame_timeout,
+        idle_timeout=options.idle_timeout or math.inf,
+        http=options.http,
+        maxconns=options.maxconns,
+        pipeline=options.pipeline,
+        orient=options.orient,
+        icc=options.icc,
+        nice=options.nice,
+        affinity=options.affinity,
+        memory=options.memory_limit,
+        recycle=options.recycle,
+    )
+
+
+def compose(options: ResizerOptions, settings: Settings, arena: Arena, shared: Shared | None) -> Plan:
+    """The plan of one generation."""
+    work = functools.partial(cpu.run, settings=settings, arena=arena)
+    describe = functools.partial(document, shared, options.name)
+    serve = functools.partial(front.run, settings=settings, arena=arena, describe=describe)
+    listen = ((socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),)
+    return Plan(
+        title=f"resizer {options.name}",
+        roles=(
+            Role("front", options.fronts, serve),
+            # A CPU process is deaf inside a decoder: its front judges it, by the picture's deadline.
+            Role("cpu", options.cpus, work, hang_after=0, channel=True),
+            Role("express", options.fronts, work, hang_after=0, channel=True),
+        ),
+        binds=tuple(
+            Bind(
+                "front", address, backlog=options.backlog, options=listen if address.family != "unix" else ()
+            )
+            for address in options.bind
+        ),
+        columns=tally.COLUMNS,
+        totals=tally.TOTALS,
+        drain_timeout=options.drain_timeout,
+        log_path=options.log,
+        loglevel=options.loglevel,
+        pidfile=options.pidfile,
+        user=options.user,
+        group=options.group,
+        debug_dir=options.debug_dir if options.debug else None,
+        facts=facts_of(options),
+    )
+
+
+def document(shared: Shared | None, name: str) -> dict[str, object]:
+    """GET /status, from the shared table."""
+    if shared is None:
+        return {}
+    return tally.status(shared, name, __version__)
+
+
+def facts_of(options: ResizerOptions) -> tuple[tuple[str, str], ...]:
+    """What a reload compares and reports, by name."""
+    skipped = ("port", "bind", "log", "loglevel", "pidfile", "config", "notes")
+    return tuple(
+        (name.replace("_", "-"), str(getattr(options, name)))
+        for name in ResizerOptions.__slots__
+        if name not in skipped
+    )

@@ -1,0 +1,128 @@
+"""What a resizer's processes count, and the JSON that GET /status gives.
+
+RULES: a column has one meaning and each cell one writer: fronts count clients and answers, CPU processes
+count their own work. Totals only grow (the master folds them when a process ends); gauges describe this
+moment and vanish with their process.
+"""
+
+from balancer.prefork.cells import (
+    FIRST_LEASE,
+    GENERATION,
+    LOAD,
+    MASTER_LIVE_ROWS,
+    MASTER_ROW,
+    PID,
+    PREFORK_COLUMNS,
+    RETIRED_ROW,
+    ROLE,
+    SLOT,
+    Shared,
+)
+
+(
+    CLIENTS_TOTAL,
+    REQUESTS,
+    DRY_RUNS,
+    HTTP_REQUESTS,
+    ANSWERS,
+    BYTES_IN,
+    BYTES_OUT,
+    BUSY,
+    DRAINED,
+    BAD_REQUEST,
+    TOO_LARGE,
+    UNSUPPORTED,
+    UNPROCESSABLE,
+    DIED,
+    TIMED_OUT,
+    OTHER_ERROR,
+    ABANDONED,
+    CUT,
+    PICTURES,
+    PICTURE_US,
+) = range(PREFORK_COLUMNS, PREFORK_COLUMNS + 20)
+QUEUED, WORKING, SEATS = range(PREFORK_COLUMNS + 20, PREFORK_COLUMNS + 23)
+COLUMNS = PREFORK_COLUMNS + 24
+TOTALS = frozenset(range(CLIENTS_TOTAL, PICTURE_US + 1))
+
+ROLES = ("front", "cpu", "express")  # in the plan's order: what the ROLE cell counts from
+
+NAMES = {
+    CLIENTS_TOTAL: "clients_total",
+    REQUESTS: "requests_total",
+    DRY_RUNS: "dry_runs_total",
+    HTTP_REQUESTS: "http_requests_total",
+    ANSWERS: "answers_total",
+    BYTES_IN: "bytes_in_total",
+    BYTES_OUT: "bytes_out_total",
+    ABANDONED: "abandoned_total",
+    CUT: "cut_total",
+    PICTURES: "pictures_total",
+    PICTURE_US: "picture_us_total",
+}
+ERRORS = {
+    BAD_REQUEST: "400",
+    TOO_LARGE: "413",
+    UNSUPPORTED: "415",
+    UNPROCESSABLE: "422",
+    BUSY: "429",
+    DRAINED: "503_draining",
+    DIED: "503_died",
+    TIMED_OUT: "504",
+    OTHER_ERROR: "other",
+}
+OF_STATUS = {
+    400: BAD_REQUEST,
+    413: TOO_LARGE,
+    415: UNSUPPORTED,
+    422: UNPROCESSABLE,
+    429: BUSY,
+    504: TIMED_OUT,
+}
+
+
+def total(shared: Shared, column: int) -> int:
+    """A total over the living and the dead."""
+    rows = shared.rows
+    live = rows.row(MASTER_ROW)[MASTER_LIVE_ROWS]
+    return rows.total(column, FIRST_LEASE, live) + rows.row(RETIRED_ROW)[column]
+
+
+def gauge(shared: Shared, column: int) -> int:
+    """A gauge over the living."""
+    return shared.rows.total(column, FIRST_LEASE, shared.rows.row(MASTER_ROW)[MASTER_LIVE_ROWS])
+
+
+def status(shared: Shared, name: str, version: str) -> dict[str, object]:
+    """The stable document of GET /status."""
+    rows = shared.rows
+    live = rows.row(MASTER_ROW)[MASTER_LIVE_ROWS]
+    processes = []
+    clients = 0
+    for index in range(FIRST_LEASE, live):
+        row = rows.row(index)
+        if not row[PID]:
+            continue
+        role = ROLES[row[ROLE]]
+        if role == "front":
+            clients += row[LOAD]
+        processes.append(
+            {
+                "role": role,
+                "slot": row[SLOT],
+                "pid": row[PID],
+                "generation": row[GENERATION],
+                "load": row[LOAD],
+            }
+        )
+    return {
+        "name": name,
+        "version": version,
+        "clients": clients,
+        "queued": gauge(shared, QUEUED),
+        "working": gauge(shared, WORKING),
+        "workers": gauge(shared, SEATS),
+        "totals": {title: total(shared, column) for column, title in NAMES.items()},
+        "errors": {title: total(shared, column) for column, title in ERRORS.items()},
+        "processes": processes,
+    }

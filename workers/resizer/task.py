@@ -1,0 +1,81 @@
+"""A task: one picture asked for, whatever language it was asked in; and the judgement before any work is
+done.
+
+RULES: pure. Who asked is behind the `Owner` protocol: a task ends in exactly one call of `owner.answer`, or
+in none when its client is gone. Requests are judged here by their numbers and words alone; nobody looks at
+a picture in the front.
+"""
+
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any, Protocol
+
+from workers.imaging.job import Job, check_words, format_word
+from workers.imaging.limits import Limits, check_request, check_target
+from workers.resizer.orders import Result
+
+OK, BUSY, DRAINING, TIMEOUT = 200, 429, 503, 504
+EXIF_BY_ID = "auto"
+
+
+class Stage(Enum):
+    """Where a task stands."""
+
+    MADE = "made"
+    WAITING = "waiting"
+    WORKING = "working"
+    DONE = "done"
+    ABANDONED = "abandoned"  # its client is gone; the slot is freed when nobody can write into it any more
+
+
+class Owner(Protocol):
+    """Who asked."""
+
+    def answer(self, task: "Task", result: Result) -> None:
+        """The task is done. From here on the owner frees the task's slot."""
+
+
+@dataclass(slots=True, eq=False)
+class Task:
+    """`slot` holds the payload (-1: none yet), the picture is `length` bytes at `offset` of the arena.
+
+    Times are the loop's, in seconds. `context` is the owner's own.
+    """
+
+    serial: int
+    owner: Owner
+    job: Job
+    slot: int = -1
+    offset: int = 0
+    length: int = 0
+    is_small: bool = True
+    context: Any = None
+    made_at: float = 0.0
+    begun_at: float = 0.0
+    stage: Stage = Stage.MADE
+    fingerprint: int = field(default=0)
+
+
+def wanted(
+    width: int, height: int, fit: str, format_name: str, quality: int, orient: bool, icc: str, limits: Limits
+) -> Job:
+    """The Job of a request. Raises Refused (400, 422) for what nobody should try."""
+    job = Job(
+        width=width,
+        height=height,
+        fit=fit or "stretch",
+        format=format_word(format_name) if format_name else "",
+        quality=quality,
+        orient=orient,
+        icc=icc,
+    )
+    check_words(job)
+    check_request(width, height, limits)
+    if width and height:
+        check_target(width, height, limits)
+    return job
+
+
+def refusal(status: int, sentence: str) -> Result:
+    """The result of a task nobody worked on."""
+    return Result(worker=0, serial=0, status=status, text=sentence)
