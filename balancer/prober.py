@@ -15,42 +15,19 @@ RULES
 A drain ends it at once: it holds nobody's session.
 """
 
-import os
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
-from zlib import crc32
 
 from balancer.pool.backend import Backend
-from balancer.pool.board import (
-    ADMIN_MAINT,
-    B_ADDRESS_HI,
-    B_ADDRESS_LO,
-    B_ADMIN,
-    B_CHECK,
-    B_CHECK_FAILURES,
-    B_CHECK_US,
-    B_CHECKS,
-    B_CONNECT_FAILURES,
-    B_DOWNS,
-    B_FAMILY,
-    B_SINCE_MS,
-    B_STREAK,
-    B_SUBJECT,
-    B_VERDICT,
-    CHECK_NAMES,
-    DOWN,
-    UNKNOWN,
-    UP,
-    Board,
-    base,
-)
+from balancer.pool.board import B_CONNECT_FAILURES, Board
 from balancer.pool.health import Cooldown, Judge, Schedule, first_due
+from balancer.pool.pen import Pen
 from balancer.pool.probe import Probe
 from balancer.pool.resolver import Lookup, Resolver, choose, look_up
-from balancer.pool.targets import pack_address, target_of
+from balancer.pool.targets import target_of
 from balancer.prefork.child import Child
 from balancer.prefork.timers import Timer
 from balancer.prefork.units import format_duration
@@ -108,13 +85,13 @@ class Prober:
     ) -> None:
         self._child, self._options, self._board = child, options, board
         self._loop, self._log = child.loop, child.log
+        self._pen = Pen(board, child.row)
         self._resolver = Resolver(lookup)
         self._chance = random.Random().random
         # connect-timeout 0 means the kernel's patience, which is longer than any interval.
         self._timeout = min(options.connect_timeout or options.check_interval, options.check_interval)
         self._wards = [self._ward(backend) for backend in backends]
         self._was_all_down = False
-        self._seated = False
         self._ask_at = 0.0
 
     def _ward(self, backend: Backend) -> Ward:
@@ -129,7 +106,6 @@ class Prober:
     def start(self) -> None:
         """Sit down, take over the last verdicts, begin to ask."""
         self._loop.watch_level(self._resolver.wake_fd, self._collect)
-        self._board.take_chair(self._child.row, os.getpid())
         self._take_over()
         self._ask_names(self._loop.now)
         self._show(self._loop.now)
@@ -153,42 +129,28 @@ class Prober:
     # -- the chair
 
     def _may_speak(self) -> bool:
-        row, is_alive = self._board.chair()
-        if row == self._child.row and is_alive:
+        if self._pen.is_seated():
             return True
-        self._seated = False
-        if is_alive or self._child.draining:
+        if self._child.draining or not self._pen.is_vacant():
             return False
         # Whoever took the chair is gone (a reload that failed): this prober is the newest again.
-        self._board.take_chair(self._child.row, os.getpid())
         self._take_over()
         return True
 
     def _take_over(self) -> None:
-        """Begin with what the last prober knew; a backend whose address has changed is unknown again."""
+        """Sit down and go on with what the last prober knew."""
         now = self._loop.now
-        word = self._board.word
-        words: list[tuple[int, int, int]] = []
+        self._pen.sit()
         totals = self._board.every_total(B_CONNECT_FAILURES)
         for place, ward in enumerate(self._wards):
-            index = ward.backend.index
-            subject = crc32(str(ward.backend.address).encode())
-            if word(index, B_SUBJECT) != subject:
-                fresh = dict.fromkeys((B_VERDICT, B_SINCE_MS, B_CHECK, B_FAMILY), 0)
-                words += [(index, column, value) for column, value in (fresh | {B_SUBJECT: subject}).items()]
-                ward.judge.up, ward.judge.since = True, now
-            else:
-                ward.judge.up = word(index, B_VERDICT) != DOWN
-                ward.judge.since = word(index, B_SINCE_MS) / 1000
-                target = target_of(self._board, ward.backend)
-                ward.host = str(target[1][0]) if target is not None else ""
+            ward.judge.up, ward.judge.since = self._pen.inherit(ward.backend, now)
             ward.judge.streak = 0
-            ward.failures = totals[index]
+            target = target_of(self._board, ward.backend)
+            ward.host = str(target[1][0]) if target is not None else ""
+            ward.failures = totals[ward.backend.index]
             ward.schedule.due = first_due(now, place, len(self._wards), self._options.check_interval)
             self._arm(ward)
-        self._seated = True
         self._was_all_down = not any(ward.judge.up for ward in self._wards)
-        self._board.write_verdicts(words)
 
     # -- checks
 
@@ -205,7 +167,7 @@ class Prober:
             return
         ward.schedule.begun(self._loop.now)
         target = target_of(self._board, ward.backend)
-        if not self._seated or self._board.word(ward.backend.index, B_ADMIN) == ADMIN_MAINT:
+        if not self._pen.is_seated() or self._pen.is_in_maintenance(ward.backend.index):
             self._rest(ward)
         elif target is None:
             self._ended(ward, "unresolved", 0.0)
@@ -216,18 +178,12 @@ class Prober:
     def _ended(self, ward: Ward, outcome: str, seconds: float) -> None:
         ward.probe = None
         now, index, judge = self._loop.now, ward.backend.index, ward.judge
-        if outcome and self._seated and isinstance(judge, Judge):
-            cells, at = self._child.cells, base(index)
-            cells[at + B_CHECKS] += 1
-            cells[at + B_CHECK_FAILURES] += outcome != "ok"
-            self._board.note(index, B_CHECK, CHECK_NAMES.index(outcome))
-            if outcome == "ok":
-                self._board.note(index, B_CHECK_US, round(seconds * 1e6))
-            else:
-                ward.reason = outcome
+        if outcome and isinstance(judge, Judge) and self._pen.is_seated():
             changed = judge.passed(now) if outcome == "ok" else judge.failed(now)
-            self._board.note(index, B_STREAK, judge.streak)
-            if changed or (outcome == "ok" and self._board.word(index, B_VERDICT) == UNKNOWN):
+            self._pen.note_check(index, outcome, seconds, judge.streak)
+            if outcome != "ok":
+                ward.reason = outcome
+            if changed or (outcome == "ok" and self._pen.is_unknown(index)):
                 self._judged(ward, now, changed)
         self._rest(ward)
 
@@ -248,23 +204,21 @@ class Prober:
     def _judged(self, ward: Ward, now: float, changed: bool = True) -> None:
         """Publish a verdict; say it when it is news."""
         index, judge = ward.backend.index, ward.judge
-        since = round((judge.since or now) * 1000)
-        verdict = UP if judge.up else DOWN
-        self._board.write_verdicts([(index, B_VERDICT, verdict), (index, B_SINCE_MS, since)])
+        self._pen.write_verdict(index, judge.up, judge.since or now)
         if not changed:
             return
         up = sum(other.judge.up for other in self._wards)
         share = f"{up}/{len(self._wards)}"
-        backend = {"backend": ward.backend.name, "address": ward.backend.address}
+        about = {"backend": ward.backend.name, "address": ward.backend.address}
         if judge.up:
-            limit = judge.rise if isinstance(judge, Judge) else 0
-            told = {"check": f"ok {limit}/{limit}"} if limit else {"check": "none"}
-            self._log.info("up", **backend, **told, up=share)
+            passed = {"passed": f"{judge.rise}/{judge.rise}"} if isinstance(judge, Judge) else {}
+            self._log.info("up", **about, **passed, up=share)
         else:
-            self._child.cells[base(index) + B_DOWNS] += 1
-            told = {"reason": ward.reason, "check": f"{ward.reason} {judge.fall}/{judge.fall}"}
+            self._pen.count_down(index)
+            failed = f"{judge.fall}/{judge.fall}"
             pause = format_duration(self._options.check_interval)
-            self._log.warning("down", **backend, **told, up=share, then=f"next try in {pause}")
+            then = f"next try in {pause}"
+            self._log.warning("down", **about, check=ward.reason, failures=failed, up=share, then=then)
         if not up and not self._was_all_down:
             self._log.error("all-down", up=share, then="clients are refused until a backend is back")
         self._was_all_down = not up
@@ -292,7 +246,7 @@ class Prober:
                 if address.family != "name" or address.host != name:
                     continue
                 host = choose(answers, ward.host)
-                if host and host != ward.host and self._seated:
+                if host and host != ward.host and self._pen.is_seated():
                     self._moved(ward, host)
                 elif not host:
                     kept = ward.host or "nothing"
@@ -301,8 +255,6 @@ class Prober:
     def _moved(self, ward: Ward, host: str) -> None:
         self._log.info("resolve", backend=ward.backend.name, old=ward.host or "-", address=host)
         ward.host = host
-        columns = (B_FAMILY, B_ADDRESS_HI, B_ADDRESS_LO)
-        packed = zip(columns, pack_address(host), strict=True)
-        self._board.write_verdicts([(ward.backend.index, column, value) for column, value in packed])
+        self._pen.write_address(ward.backend.index, host)
         ward.schedule.hasten(self._loop.now)
         self._arm(ward)

@@ -3,7 +3,8 @@
 RULES: plain data and the reading of one `--upstream` text; no state (that is on the board), no sockets.
 """
 
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from typing import NoReturn
 
 from balancer.prefork.units import Address, parse_address
@@ -65,3 +66,8 @@ def _number(text: str, least: int, most: int) -> int | None:
         return None
     number = int(text)
     return number if least <= number <= most else None
+
+
+def with_indexes(backends: Iterable[Backend], blocks: Mapping[str, int]) -> tuple[Backend, ...]:
+    """The backends with the blocks that the board gave to their names."""
+    return tuple(replace(backend, index=blocks[backend.name]) for backend in backends)

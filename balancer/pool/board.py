@@ -265,10 +265,10 @@ class Board:
         self.cells[self._admin + CHAIR_ROW] = row
         self.cells[self._admin + CHAIR_PID] = pid
 
-    def chair(self) -> tuple[int, bool]:
-        """(row of the prober in the chair, whether that process still holds that row)."""
-        row, pid = int(self.cells[self._admin + CHAIR_ROW]), self.cells[self._admin + CHAIR_PID]
-        return row, bool(pid) and self.cells[row * self.columns + PID] == pid
+    def chair(self) -> tuple[int, int, bool]:
+        """(row, pid, whether that process still holds that row) of the prober in the chair."""
+        row, pid = int(self.cells[self._admin + CHAIR_ROW]), int(self.cells[self._admin + CHAIR_PID])
+        return row, pid, bool(pid) and self.cells[row * self.columns + PID] == pid
 
     # -- reload
 
