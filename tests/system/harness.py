@@ -300,12 +300,11 @@ class Balancer(Daemon):
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as conn:
             conn.settimeout(5)
             conn.connect(str(self.admin))
-            conn.sendall(b"status --json\n")
+            conn.sendall(b"status\n")
             conn.shutdown(socket.SHUT_WR)
-            reply = json.loads(b"".join(iter(lambda: conn.recv(65536), b"")))
-        inner = reply.get("status", reply) if isinstance(reply.get("status"), dict) else reply
-        assert isinstance(inner, dict)
-        return inner
+            reply: dict[str, Any] = json.loads(b"".join(iter(lambda: conn.recv(65536), b"")))
+        assert "error" not in reply, reply
+        return reply
 
     def worker_pids(self) -> list[int]:
         """Pids of the workers that serve, by slot."""
@@ -384,12 +383,12 @@ class Balancer(Daemon):
 
     def half_dead(self) -> list[str]:
         """Sockets whose peer has closed and that nobody here has noticed."""
-        found = []
+        found: list[str] = []
         for process in self.processes():
             with contextlib.suppress(psutil.NoSuchProcess):
-                found += [
+                found.extend(
                     str(c) for c in process.net_connections("tcp") if c.status == psutil.CONN_CLOSE_WAIT
-                ]
+                )
         return found
 
 
@@ -415,7 +414,7 @@ def held(address: Address, count: int, timeout: float = 5.0) -> Iterator[list[so
     opened: list[socket.socket] = []
     try:
         for _ in range(count):
-            opened.append(socket.create_connection(address, timeout))
+            opened.append(socket.create_connection(address, timeout))  # noqa: PERF401 - closed if one fails
         yield opened
     finally:
         for sock in opened:

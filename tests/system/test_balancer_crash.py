@@ -1,0 +1,142 @@
+"""Processes die: no queued client is lost, no count stays behind, nobody outlives the master."""
+
+import os
+import signal
+import socket
+import time
+from contextlib import ExitStack
+
+import psutil
+
+from tests.system.backends import Digest, Echo
+from tests.system.harness import Balancer, held, wait_for
+from tests.system.load import Load, receive, run_load
+
+
+def kill(pid: int) -> None:
+    os.kill(pid, signal.SIGKILL)
+
+
+def replaced(lb: Balancer, pid: int) -> bool:
+    pids = lb.worker_pids()
+    return pid not in pids and len(pids) == 2 and all(w["state"] == "ready" for w in lb.status()["workers"])
+
+
+def test_a_killed_worker_is_replaced_and_its_sessions_are_counted_out() -> None:
+    with Echo() as backend, Balancer(upstreams=[backend.address]) as lb, ExitStack() as stack:
+        stack.enter_context(held(lb.address, 40))
+        wait_for(lambda: backend.now == 40, "40 sessions")
+        status = lb.status()
+        victim = max(status["workers"], key=lambda worker: worker["sessions"])
+        kill(victim["pid"])
+        killed = time.monotonic()
+        wait_for(lambda: replaced(lb, victim["pid"]), "another worker", 3)
+        took = time.monotonic() - killed
+        assert took < 0.5, f"replaced after {took:.3f} s"
+        wait_for(
+            lambda: lb.status()["totals"]["sessions"] == 40 - victim["sessions"], "the dead counted out", 1
+        )
+        wait_for(lambda: backend.now == 40 - victim["sessions"], "the backend's side closed", 1)
+        assert lb.status()["totals"]["accepted_total"] >= 40
+        stack.close()
+        lb.expect(r"\breap\b|\bdied\b|signal")
+        lb.check_at_rest()
+
+
+def test_clients_queued_at_a_stopped_then_killed_worker_are_all_served() -> None:
+    """Workers that bind their own sockets reset about half of these: closing a listener resets its queue."""
+    with Digest() as backend, Balancer(upstreams=[backend.address]) as lb, ExitStack() as stack:
+        lb.expect(r"\breap\b|signal|stale|\bhang\b|hung")
+        pids = lb.worker_pids()
+        for pid in pids:
+            os.kill(pid, signal.SIGSTOP)
+        load = stack.enter_context(Load(lb.address, clients=60, requests=60, timeout=15))
+        wait_for(lambda: queued(lb) >= 60, "60 clients in the queues")
+        for pid in pids:
+            kill(pid)
+        load.finish(stop=False).check_nothing_lost(60)
+        lb.check_at_rest()
+
+
+def queued(lb: Balancer) -> int:
+    """Clients whose handshake the kernel has finished on the balancer's port."""
+    port = lb.address[1]
+    established = 0
+    for conn in psutil.net_connections("tcp"):
+        established += conn.status == psutil.CONN_ESTABLISHED and bool(conn.raddr) and conn.raddr.port == port
+    return established
+
+
+def test_killing_a_worker_every_so_often_loses_only_what_it_held() -> None:
+    with ExitStack() as stack:
+        backends = [stack.enter_context(Digest(index)) for index in range(2)]
+        lb = stack.enter_context(Balancer(upstreams=[backend.address for backend in backends]))
+        lb.expect(r"\breap\b|signal")
+        clients = 16
+        load = stack.enter_context(Load(lb.address, clients=clients))
+        allowed = 0
+        for _ in range(6):
+            before = lb.status()["totals"]["accepted_total"]
+            wait_for(
+                lambda b=before: lb.status()["totals"]["accepted_total"] > b + 100, "load between two kills"
+            )
+            pids = lb.worker_pids()
+            kill(pids[0])
+            allowed += clients  # more than this no worker can have held
+            wait_for(lambda p=pids[0]: replaced(lb, p), "another worker", 3)
+        outcome = load.finish()
+        assert outcome.refused == outcome.timeout == outcome.corrupt == 0, outcome
+        assert outcome.failed <= allowed, outcome
+        lb.check_at_rest()
+
+
+def test_the_prober_and_the_console_are_replaced_too() -> None:
+    with Digest() as backend, Balancer(upstreams=[backend.address]) as lb:
+        lb.expect(r"\breap\b|signal")
+        for name in ("prober", "console"):
+            pid = next(pid for pid, title in lb.titles().items() if title.startswith(f"balancer: {name}"))
+            kill(pid)
+
+            def back(name: str = name, pid: int = pid) -> bool:
+                return any(t.startswith(f"balancer: {name}") and p != pid for p, t in lb.titles().items())
+
+            wait_for(back, f"another {name}", 3)
+            run_load(lb.address, requests=20, clients=2).check_nothing_lost(20)
+        wait_for(lambda: os.path.exists(lb.admin), "the admin socket", 3)
+        lb.wait_backend(backend.name, "up", 3)
+        lb.check_at_rest()
+
+
+def test_nobody_outlives_a_killed_master_and_the_next_one_binds_at_once() -> None:
+    with Digest() as backend:
+        with Balancer(upstreams=[backend.address]) as lb:
+            lb.expected_exit = None
+            port = lb.address[1]
+            children = lb.processes()[1:]
+            with socket.create_connection(lb.address, 5):
+                kill(lb.pid)
+                lb.wait_exit()
+                gone, alive = psutil.wait_procs(children, timeout=2)
+                assert not alive, [child.cmdline() for child in alive]
+                assert len(gone) == 4
+        with Balancer(upstreams=[backend.address], port=port) as again:
+            run_load(again.address, requests=20, clients=2).check_nothing_lost(20)
+
+
+def test_a_stopped_worker_does_not_keep_new_clients_waiting() -> None:
+    """Without adoption of its queue about half of these would hang for as long as the worker does."""
+    with Echo() as backend, Balancer(upstreams=[backend.address]) as lb, ExitStack() as stack:
+        lb.expect(r"stale|hang|hung|reap|signal|beat|silent")
+        victim = lb.worker_pids()[0]
+        os.kill(victim, signal.SIGSTOP)
+        slowest = 0.0
+        for _ in range(40):
+            began = time.monotonic()
+            client = stack.enter_context(socket.create_connection(lb.address, 5))
+            client.sendall(b"x")
+            assert receive(client, 1) == b"x"
+            slowest = max(slowest, time.monotonic() - began)
+        assert slowest <= 4.0, f"a client waited {slowest:.2f} s"
+        wait_for(lambda: replaced(lb, victim), "another worker", 6)
+        stack.close()
+        lb.check_at_rest()
