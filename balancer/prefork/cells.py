@@ -35,7 +35,9 @@ MASTER_ROW, RETIRED_ROW, ADMIN_ROW, FIRST_LEASE = 0, 1, 2, 3
 
 # The master's row gives its own meaning to columns that a process without listener does not need.
 MASTER_GENERATION = GENERATION
-MASTER_STEERED = ACCEPTING  # 1 = new connections are steered by the shares of the slots table, 0 = the kernel's plain hash
+MASTER_STEERED = (
+    ACCEPTING  # 1 = new connections are steered by the shares of the slots table, 0 = the kernel's plain hash
+)
 MASTER_LIVE_ROWS = LOAD
 MASTER_WORKERS = 11  # processes wanted of the listening role
 MASTER_RESPAWNS = 12  # processes replaced since boot
@@ -90,7 +92,9 @@ class Table:
         self.zero(row)
 
     def zero(self, row: int) -> None:
-        self.cells[row * self.columns : (row + 1) * self.columns] = memoryview(bytes(8 * self.columns)).cast("q")
+        self.cells[row * self.columns : (row + 1) * self.columns] = memoryview(bytes(8 * self.columns)).cast(
+            "q"
+        )
 
 
 class Notice:

@@ -45,7 +45,9 @@ def real_address(sock: socket.socket, wanted: Address) -> Address:
     return replace(wanted, port=sock.getsockname()[1])
 
 
-def bind_stream(bind: Bind, address: Address, join: bool, owner: tuple[int, int] | None = None) -> socket.socket:
+def bind_stream(
+    bind: Bind, address: Address, join: bool, owner: tuple[int, int] | None = None
+) -> socket.socket:
     """A bound TCP socket, not yet listening; `join`: the address is ours already. Raises OSError."""
     family = socket.AddressFamily(address.socket_family)
     sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
@@ -271,7 +273,9 @@ def _text(name: object) -> str:
     return name.decode(errors="surrogateescape") if isinstance(name, bytes) else str(name)
 
 
-def retry_bind(act: "Callable[[], list[Group]]", sleep: Callable[[float], object], tries: int = 30) -> "list[Group]":
+def retry_bind(
+    act: "Callable[[], list[Group]]", sleep: Callable[[float], object], tries: int = 30
+) -> "list[Group]":
     """At boot: a previous instance that is just dying gives its port back within moments, a live one does not."""
     for left in range(tries - 1, -1, -1):
         try:

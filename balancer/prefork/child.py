@@ -1,0 +1,189 @@
+"""What a forked process is given, and the little that every one of them must do.
+
+RULES: runs in the child only. The heartbeat is written by the work loop itself (a helper thread would prove nothing), so a
+role that blocks its loop is a hung role. All that others may know is written to the own row. Nothing here knows traffic.
+
+    TERM  drain: stop taking work, finish what there is, at most `drain_timeout`      QUIT  finish at once
+    URG   the bell: look around (harmless when it hits a wrong pid)                   USR1  reopen the log
+    ABRT  stack dump and death: the master's answer to a heartbeat that stands still
+"""
+
+import gc
+import os
+import signal
+import socket
+import struct
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from balancer.prefork.cells import (
+    ADOPTER,
+    BEAT_MS,
+    DEADLINE_MS,
+    DRAINING,
+    LOAD,
+    MASTER_ROW,
+    MASTER_SLOTS,
+    PID,
+    READY,
+    STATE,
+    Shared,
+)
+from balancer.prefork.listeners import Listener
+from balancer.prefork.log import Log
+from balancer.prefork.loop import READ, Loop
+from balancer.prefork.signals import Signals, send
+from balancer.prefork.slots import TICK
+from balancer.prefork.titles import Title
+
+CHILD_SIGNALS = (signal.SIGTERM, signal.SIGQUIT, signal.SIGUSR1, signal.SIGURG)
+IGNORED_BY_CHILD = (
+    signal.SIGHUP,
+    signal.SIGINT,
+    signal.SIGUSR2,
+    signal.SIGTTIN,
+    signal.SIGTTOU,
+    signal.SIGWINCH,
+    signal.SIGPIPE,
+    signal.SIGALRM,
+)
+READY_WORD = struct.Struct(
+    "=q"
+)  # the pid that is ready; far below PIPE_BUF, so words of several children do not mix
+EXIT_CUT = 5
+
+
+@dataclass(frozen=True)
+class Birth:
+    """What the master knew of this process before it forked it."""
+
+    role: str
+    slot: int
+    generation: int
+    row: int
+    master_pid: int
+    drain_timeout: float
+    lifeline: int  # readable (EOF) when the master is gone
+    ready_fd: int
+
+
+class Child:
+    """One forked process: its identity, its sockets, its loop, and the calls that the machine makes into the role.
+
+    `listeners`: this role's, by slot, of all slots; shared ones under slot 0. The sockets of a slot without fit holder
+    are served by whoever finds it in `adopted()`.
+    `channels`: role -> one socket per slot, for the roles that own channels; `channel`: the end of this very slot.
+    """
+
+    def __init__(
+        self,
+        birth: Birth,
+        shared: Shared,
+        log: Log,
+        title: Title,
+        listeners: Mapping[int, tuple[Listener, ...]],
+        channels: Mapping[str, tuple[socket.socket, ...]],
+        channel: socket.socket | None,
+    ) -> None:
+        self.role, self.slot, self.generation, self.row = birth.role, birth.slot, birth.generation, birth.row
+        self.master_pid = birth.master_pid
+        self.shared = shared
+        self.cells = shared.rows.row(birth.row)
+        self.log = log
+        self.title = title
+        self.listeners = listeners
+        self.channels = channels
+        self.channel = channel
+        self.draining = False
+        self.loop = Loop()
+        self.on_drain: Callable[[float], None] = lambda _deadline: self.loop.stop()
+        self.on_cut: Callable[[], None] = self.loop.stop
+        self.on_tick: Callable[[float], None] = lambda _now: None
+        self.on_bell: Callable[[], None] = lambda: None
+        self._birth = birth
+        self._adopted: list[int] = []
+        self._cut_load = 0
+        self._signals = Signals(CHILD_SIGNALS, IGNORED_BY_CHILD)
+        self.loop.watch_level(self._signals.fileno(), self._obey, READ)
+        self.loop.watch_level(birth.lifeline, self._orphaned, READ)
+        self.loop.every(TICK, self._beat)
+        self.loop.at_turn_end(log.flush)
+
+    # -- what a role calls --
+
+    def ready(self) -> None:
+        """Tell the master that this process serves. What exists now is taken out of the collector's sight for good."""
+        gc.collect()
+        gc.freeze()
+        self.cells[BEAT_MS] = int(self.loop.now * 1000)
+        if self.cells[STATE] != DRAINING:
+            self.cells[STATE] = READY
+        try:
+            os.write(self._birth.ready_fd, READY_WORD.pack(os.getpid()))
+        except OSError:
+            pass  # no master: the life-line says so in the first turn
+
+    def ring(self, row: int) -> None:
+        """Wake the process of a row; nothing happens when there is none."""
+        send(int(self.shared.rows.cells[row * self.shared.rows.columns + PID]), signal.SIGURG)
+
+    def adopted(self) -> list[int]:
+        """Slots whose queue the master has named this process to accept from."""
+        slots, rows = self.shared.slots, self.shared.rows
+        used = rows.cells[MASTER_ROW * rows.columns + MASTER_SLOTS]
+        named = slots.cells[ADOPTER : used * slots.columns : slots.columns]
+        return [slot for slot, row in enumerate(named) if row == self.row]
+
+    def run(self) -> int:
+        """Run the loop until `loop.stop()`; exit code 0, or 5 when it was cut with sessions left."""
+        self.loop.run()
+        self.log.flush()
+        return EXIT_CUT if self._cut_load else 0
+
+    # -- what the machine does --
+
+    def _beat(self) -> None:
+        now = self.loop.now
+        self.cells[BEAT_MS] = int(now * 1000)
+        self.title.settle(now)
+        self.on_tick(now)
+
+    def _obey(self, _mask: int) -> None:
+        self._signals.swallow()
+        while (number := self._signals.take()) is not None:
+            match number:
+                case signal.SIGTERM:
+                    self._drain()
+                case signal.SIGQUIT:
+                    self._cut()
+                case signal.SIGUSR1:
+                    self.log.reopen()
+                case signal.SIGURG:
+                    self._answer_bell()
+
+    def _drain(self) -> None:
+        if self.draining:
+            return
+        self.draining = True
+        deadline = self.loop.now + self._birth.drain_timeout
+        self.cells[DEADLINE_MS] = int(deadline * 1000)
+        self.cells[STATE] = DRAINING
+        self.loop.call_at(deadline, self._cut)
+        self.on_drain(deadline)
+
+    def _cut(self) -> None:
+        self._cut_load += self.cells[LOAD]
+        self.on_cut()
+
+    def _answer_bell(self) -> None:
+        """The master rings when it has named an adopter: then the tick comes early."""
+        adopted = self.adopted()
+        if adopted != self._adopted:
+            self._adopted = adopted
+            self.on_tick(self.loop.now)
+        self.on_bell()
+
+    def _orphaned(self, _mask: int) -> None:
+        """The kernel's own parent-death signal usually comes first; this works where it does not."""
+        if not os.read(self._birth.lifeline, 1):
+            os._exit(1)

@@ -1,0 +1,317 @@
+"""What the master is about: serving, reloading, growing and shrinking, handing over, stopping.
+
+RULES: runs in the master, never blocks; every wish is noted at once and carried further by `advance` each turn. One reload
+at a time; HUPs during it become one more. Nothing is ever closed but the ports a reload removed, and those last.
+"""
+
+import os
+import signal
+
+from balancer.prefork.boot import listening_count
+from balancer.prefork.cells import MASTER_GENERATION, MAX_SLOTS
+from balancer.prefork.crew import EXIT_CUT, Crew
+from balancer.prefork.listeners import CannotBind
+from balancer.prefork.notify import Notifier
+from balancer.prefork.pidfile import PidFile
+from balancer.prefork.plan import Plan, Service
+from balancer.prefork.reload import MOST_GENERATIONS, Difference, GivenUp, Outcome, Reload, compare
+from balancer.prefork.retire import Retirement
+from balancer.prefork.signals import held_back, send
+from balancer.prefork.upgrade import Successor, start_successor
+
+QUEUE_GRACE = (
+    0.2  # seconds between telling workers to drain and closing a port: they take what is queued first
+)
+
+
+class Lifecycle:
+    """State of the master beyond its processes."""
+
+    def __init__(self, crew: Crew, service: Service, pidfile: PidFile | None, notifier: Notifier) -> None:
+        self.crew = crew
+        self.log = crew.log
+        self.notifier = notifier
+        self.wanted = 0
+        self.slots = 0
+        self.is_stopping = False
+        self.is_superseded = False
+        self._service = service
+        self._pidfile = pidfile
+        self._outcome = Outcome(crew)
+        self._generation = 0
+        self._is_ready = False
+        self._wants_reload = False
+        self._reload: Reload | None = None
+        self._retiring: list[Retirement] = []
+        self._closing: tuple[float, list[tuple[str, object]]] | None = None
+        self._successor: Successor | None = None
+
+    @property
+    def plan(self) -> Plan:
+        return self.crew.plans[self.crew.current]
+
+    # -- boot --
+
+    def begin(self, plan: Plan, wanted: int, now: float) -> None:
+        """Ask for the first generation."""
+        self.wanted = self.slots = wanted
+        self._generation = self.crew.current = 1
+        self.crew.want_all(1, plan, now)
+        self.crew.spawn_due(now)
+
+    def now_ready(self, now: float) -> None:
+        """Every process of the first generation serves."""
+        self._is_ready = True
+        if self._pidfile is not None:
+            self._pidfile.write(os.getpid())
+        self.notifier.ready(self.status())
+
+    # -- one turn --
+
+    def advance(self, now: float) -> None:
+        """Carry everything that is under way one step further."""
+        for retirement in list(self._retiring):
+            if retirement.advance(now):
+                self._retiring.remove(retirement)
+                self.crew.forget(retirement.generation)
+                self._service.retired(retirement.generation)
+        if self._closing is not None and now >= self._closing[0]:
+            self._close_ports()
+        if self._successor is not None:
+            self._hear_successor(self._successor, now)
+        if self._reload is not None:
+            self._step_reload(self._reload, now)
+        if self._wants_reload and self._reload is None and self._is_ready and not self.is_stopping:
+            self._begin_reload(now)
+
+    def tick(self, now: float) -> None:
+        self.notifier.beat(now)
+        if self._is_ready and not self.is_stopping:
+            self.notifier.status(self.status())
+
+    def next_moment(self) -> float | None:
+        """When something is due between two ticks."""
+        return self._closing[0] if self._closing is not None else None
+
+    def fds(self) -> list[int]:
+        """Descriptors that wake the master for us."""
+        successor = self._successor
+        return [] if successor is None or successor.serves else [successor.ready_fd]
+
+    def exit_code(self) -> int | None:
+        """None while there is something left to do."""
+        if not self.is_stopping or self.crew.children.processes or self._retiring:
+            return None
+        code = EXIT_CUT if self.crew.was_cut else 0
+        self.log.info("stop", exit=code, superseded="yes" if self.is_superseded else "no")
+        return code
+
+    # -- stop --
+
+    def stop(self, now: float) -> None:
+        """Drain everyone, within the drain timeout; asked again: now."""
+        if self.is_stopping:
+            self.cut(now)
+            return
+        self._retire_all(now, is_final=True)
+        self.notifier.stopping()
+        limit = f"{self.plan_of_last().drain_timeout:g}s"
+        self.log.info("stop", within=limit, then="workers finish their sessions")
+        listening = self.plan_of_last().listening()
+        keys: list[tuple[str, object]] = [
+            key for key, group in self.crew.sockets.groups.items() if group.bind.role == listening
+        ]
+        self._closing = (now + QUEUE_GRACE, keys)
+
+    def cut(self, now: float) -> None:
+        """Everyone finishes at once."""
+        if not self.is_stopping:
+            self._retire_all(now, is_final=True)
+            self.notifier.stopping()
+        self.log.info("stop", within="0s", then="sessions are cut")
+        for retirement in self._retiring:
+            retirement.cut(now)
+
+    def plan_of_last(self) -> Plan:
+        """The newest plan that still has a process."""
+        return self.crew.plans[max(self.crew.plans)]
+
+    def _retire_all(self, now: float, is_final: bool) -> None:
+        self._wants_reload = False
+        if self._reload is not None:
+            self._give_up_reload(self._reload, "the master is told to stop", now)
+        if self._successor is not None and not self._successor.serves:
+            send(self._successor.pid, signal.SIGTERM)
+        self.is_stopping = True
+        retiring = {retirement.generation for retirement in self._retiring}
+        for generation in self.crew.children.generations():
+            if generation not in retiring:
+                self._retiring.append(Retirement(self.crew, generation, is_final, now))
+
+    # -- reload --
+
+    def ask_reload(self) -> None:
+        """HUP; any number of them while one is under way become one more."""
+        if not self.is_stopping:
+            self._wants_reload = True
+
+    def _begin_reload(self, now: float) -> None:
+        alive = self.crew.children.generations()
+        if len(alive) >= MOST_GENERATIONS:
+            for retirement in self._retiring[:1]:
+                self.log.info(
+                    "drain", generation=retirement.generation, then="cut: too many generations alive"
+                )
+                retirement.cut(now)
+            return  # tried again each turn until the oldest is gone
+        self._wants_reload = False
+        self._close_ports()
+        self.notifier.reloading(now)
+        try:
+            self._reload = Reload(self.crew, self._service, self._generation + 1, self.slots, now)
+        except GivenUp as reason:
+            self._tell_reload(now, str(reason), Difference())
+            return
+        self._generation += 1
+
+    def _step_reload(self, reload: Reload, now: float) -> None:
+        try:
+            if reload.step(now):
+                self._commit(reload, now)
+        except GivenUp as reason:
+            self._give_up_reload(reload, str(reason), now)
+
+    def _commit(self, reload: Reload, now: float) -> None:
+        """The new generation serves: the old one drains."""
+        old = self.crew.current
+        self._reload = None
+        reload.take_over_options()
+        removed = reload.removed()
+        self.crew.current = self.crew.row[MASTER_GENERATION] = reload.generation
+        self.wanted, self.slots = reload.wanted, max(self.slots, reload.slots)
+        self.crew.write_current()
+        self._retiring.append(Retirement(self.crew, old, is_final=False, now=now))
+        if removed:
+            self._closing = (now + QUEUE_GRACE, removed)
+        self._tell_reload(now, "", compare(reload.old, reload.plan))
+
+    def _give_up_reload(self, reload: Reload, reason: str, now: float) -> None:
+        """Processes of the new generation may hold sessions already: they drain like any other."""
+        self._reload = None
+        self._retiring.append(Retirement(self.crew, reload.generation, is_final=False, now=now))
+        self._tell_reload(now, reason, Difference())
+
+    def _tell_reload(self, now: float, error: str, difference: Difference) -> None:
+        self._outcome.tell(now, error, difference)
+        self.notifier.ready(f"reload failed: {error}" if error else self.status())
+
+    def _close_ports(self) -> None:
+        """What a reload removed, or all of the listening role at the final stop."""
+        if self._closing is None:
+            return
+        keys = [key for key in self.crew.sockets.groups if key in self._closing[1]]
+        self._closing = None
+        for key in keys:
+            self.log.info(
+                "unbind", address=self.crew.sockets.groups[key].address, then="new clients are refused"
+            )
+        self.crew.sockets.remove(keys)
+
+    # -- grow and shrink --
+
+    def scale(self, wanted: int, now: float) -> None:
+        """So many processes of the listening role from now on; a slot that has no process keeps its sockets."""
+        wanted = min(max(1, wanted), MAX_SLOTS)
+        if self.is_stopping or wanted == self.wanted:
+            return
+        role, generation = self.plan.listening(), self.crew.current
+        if wanted > self.slots:
+            try:
+                self.crew.sockets.grow(wanted)
+            except CannotBind as error:
+                self.log.error("scale", error=error, workers=f"{self.wanted}/{wanted}", then="stay as we are")
+                return
+        for slot in range(self.wanted, wanted):
+            self.crew.children.want(generation, role, slot, now)
+        leaving = [self.crew.children.unwant(generation, role, slot) for slot in range(wanted, self.wanted)]
+        self.log.info("scale", workers=f"{self.wanted}->{wanted}", slots=max(self.slots, wanted))
+        self.wanted, self.slots = wanted, max(self.slots, wanted)
+        for process in leaving:
+            if process is not None:
+                send(process.pid, signal.SIGTERM)
+
+    # -- upgrade --
+
+    def upgrade(self, now: float) -> None:
+        """Start this program anew with our sockets; we serve until it says that it does."""
+        if self.is_stopping or self._successor is not None or not self._is_ready:
+            self.log.warning("upgrade", then="refused: not now")
+            return
+        fds = [listener.fd for listener in self.crew.sockets.all()]
+        pidfile_fd = -1 if self._pidfile is None else self._pidfile.fd
+        try:
+            with held_back():
+                self._successor = start_successor(fds, pidfile_fd, now)
+        except OSError as error:
+            self.log.error("upgrade", error=error, then="the old version goes on")
+            return
+        self.log.info(
+            "upgrade", successor=self._successor.pid, sockets=len(fds), then="it serves before we drain"
+        )
+
+    def _hear_successor(self, successor: Successor, now: float) -> None:
+        if successor.serves:
+            return
+        word = successor.hears()
+        if word:
+            successor.serves = self.is_superseded = True
+            self.log.info("upgrade", successor=successor.pid, then="it serves; we drain")
+            self.notifier.superseded(successor.pid)
+            self._retire_all(now, is_final=False)
+        elif word is False or now > successor.give_up_at:
+            send(successor.pid, signal.SIGKILL)
+            successor.close()
+            self._successor = None
+            self.log.error(
+                "upgrade", successor=successor.pid, error="never got ready", then="the old version goes on"
+            )
+
+    def stranger_died(self, pid: int, status: int, now: float) -> None:
+        """A pid that is no child of the registry: the successor, or an orphan given to us as a container's init."""
+        code = os.waitstatus_to_exitcode(status)
+        if self._successor is None or pid != self._successor.pid:
+            self.log.debug("reap", stranger=pid, exit=code)
+            return
+        self.log.error("upgrade", successor=pid, exit=code)
+
+    # -- words --
+
+    def status(self) -> str:
+        return f"{self.wanted} {self.plan.listening()}{'s' if self.wanted != 1 else ''}, generation {self.crew.current}"
+
+    def title(self) -> str:
+        """What `ps` shows after the program's name."""
+        if self.is_superseded:
+            return "master [draining, another one serves]"
+        if self.is_stopping:
+            return f"master [stopping, {len(self.crew.children.processes)} processes left]"
+        role = self.plan.listening()
+        return f"master [{self.wanted} {role}{'s' if self.wanted != 1 else ''}]"
+
+    # -- the end --
+
+    def drop_in_child(self) -> None:
+        """In a forked child: what only a master may hold."""
+        self.notifier.close()
+        if self._pidfile is not None:
+            os.close(self._pidfile.fd)
+        if self._successor is not None:
+            self._successor.close()
+
+    def leave(self) -> None:
+        """The master's last act: nothing of ours stays behind, unless a successor uses it."""
+        if not self.is_superseded:
+            self.crew.sockets.unlink()
+        if self._pidfile is not None:
+            self._pidfile.release(keep=self.is_superseded)
+        self.log.flush()

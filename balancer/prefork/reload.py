@@ -1,0 +1,167 @@
+"""A new generation beside the old one: all of it ready, or none of it.
+
+RULES: runs in the master, never blocks. Everything that can fail comes before the old generation hears a word; when it does
+fail, the old one has not noticed, and the reason is in the log and in the notice that the console reads.
+
+    read -> bind what is new -> fork -> all ready -> old ones drain -> close what was removed
+      |         |                 |
+      +---------+-----------------+--> given up: unbind, let the new ones go, the old configuration stays
+"""
+
+import json
+from dataclasses import dataclass
+
+from balancer.prefork.cells import MASTER_RELOADS
+from balancer.prefork.setting import ConfigError
+from balancer.prefork.crew import Crew
+from balancer.prefork.listeners import CannotBind, Group
+from balancer.prefork.plan import Plan, Service
+
+READY_WITHIN = 12.0  # seconds for a whole new generation
+MOST_GENERATIONS = 3  # alive at once; the oldest is cut before a fourth begins
+
+
+@dataclass(frozen=True)
+class Difference:
+    """What a reload changes, in words."""
+
+    added: tuple[str, ...] = ()
+    removed: tuple[str, ...] = ()
+    changed: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        parts = [f"{len(names)} {word}" for word, names in vars(self).items() if names]
+        return ", ".join(parts) or "nothing changed"
+
+
+def facts_of(plan: Plan) -> dict[str, str]:
+    """A plan as names and values."""
+    facts = {
+        f"bind {bind.address}": f"{bind.role} backlog={bind.backlog} mode={bind.mode:o}"
+        for bind in plan.binds
+    }
+    facts |= {f"{role.name}s": str(role.count) for role in plan.roles}
+    facts |= {"drain-timeout": f"{plan.drain_timeout:g}s", "steering": "on" if plan.steering else "off"}
+    return facts | dict(plan.facts)
+
+
+def compare(old: Plan, new: Plan) -> Difference:
+    """What changes from one plan to the next."""
+    before, after = facts_of(old), facts_of(new)
+    return Difference(
+        added=tuple(f"{name} {after[name]}" for name in after if name not in before),
+        removed=tuple(name for name in before if name not in after),
+        changed=tuple(
+            f"{name} {before[name]} -> {after[name]}"
+            for name in after
+            if name in before and before[name] != after[name]
+        ),
+    )
+
+
+def obstacle(old: Plan, new: Plan) -> str:
+    """Why a plan cannot follow another without a restart; empty when it can."""
+    if new.columns != old.columns:
+        return f"the shared table has {old.columns} columns and the new configuration needs {new.columns}"
+    names = [role.name for role in old.roles], [role.name for role in new.roles]
+    if names[0] != names[1]:
+        return f"the processes are {', '.join(names[0])} and would become {', '.join(names[1])}"
+    for name in ("user", "group", "pidfile", "title"):
+        if getattr(old, name) != getattr(new, name):
+            return f"{name} changes from {getattr(old, name) or 'none'} to {getattr(new, name) or 'none'}"
+    return ""
+
+
+class GivenUp(Exception):
+    """The reload stops here; the text is the reason."""
+
+
+class Reload:
+    """One reload under way. `step` is called every turn until it says True (committed) or raises GivenUp."""
+
+    def __init__(self, crew: Crew, service: Service, generation: int, slots: int, now: float) -> None:
+        """Read, bind, ask for the new processes. Raises GivenUp with nothing changed."""
+        self.generation = generation
+        self._crew = crew
+        self._deadline = now + READY_WITHIN
+        self.old = crew.plans[crew.current]
+        self.plan = read_plan(service, crew)
+        reason = obstacle(self.old, self.plan)
+        if reason:
+            raise GivenUp(f"{reason}: that needs a restart")
+        role = self.plan.roles[self.plan.role_index(self.plan.listening())]
+        self.wanted = role.count
+        self.slots = max(slots, role.count)
+        self._added: list[Group] = []
+        try:
+            self._added = crew.sockets.open(self.plan.binds, self.slots)
+            crew.sockets.grow(self.slots)
+        except CannotBind as error:
+            self._unbind()
+            raise GivenUp(str(error)) from error
+        crew.want_all(generation, self.plan, now)
+
+    def step(self, now: float) -> bool:
+        """True once every new process is ready. Raises GivenUp when one died before, or time is up."""
+        children = self._crew.children
+        for place in children.of_generation(self.generation):
+            if place.unready_deaths:
+                self._unbind()
+                raise GivenUp(f"the new {place.role} {place.slot} died before it was ready")
+        if children.is_all_ready(self.generation):
+            return True
+        if now > self._deadline:
+            self._unbind()
+            raise GivenUp(f"the new generation was not ready within {READY_WITHIN:g} s")
+        return False
+
+    def _unbind(self) -> None:
+        self._crew.sockets.remove(group.key for group in self._added)
+        self._added = []
+
+    def removed(self) -> list[tuple[str, object]]:
+        """Keys of the socket groups that the new plan does not want."""
+        wanted = {(bind.role, bind.address) for bind in self.plan.binds}
+        return [key for key in self._crew.sockets.groups if key not in wanted]
+
+    def take_over_options(self) -> None:
+        """Addresses that stay: their backlog, options and mode as the new plan has them."""
+        for bind in self.plan.binds:
+            group = self._crew.sockets.groups[bind.role, bind.address]
+            if group.bind != bind:
+                group.rebind(bind)
+
+
+def read_plan(service: Service, crew: Crew) -> Plan:
+    """The service's new plan. Raises GivenUp; a bug in reading a configuration must not end a serving master."""
+    try:
+        return service.plan(crew.shared)
+    except (ConfigError, OSError, ValueError) as error:
+        raise GivenUp(str(error)) from error
+    except Exception as error:
+        crew.log.error(
+            "reload", error=f"{type(error).__name__}: {error}", then="this is a bug, please report it"
+        )
+        raise GivenUp(f"{type(error).__name__}: {error}") from error
+
+
+class Outcome:
+    """Tells how reloads ended: one JSON text in the notice, one line in the log."""
+
+    def __init__(self, crew: Crew) -> None:
+        self._crew = crew
+        self._serial = 0
+
+    def tell(self, now: float, error: str, difference: Difference) -> None:
+        """`error` empty: it went through."""
+        self._serial += 1
+        text = error or str(difference)
+        record = {"serial": self._serial, "ok": not error, "at_ms": int(now * 1000), "text": text[:800]}
+        for word, names in vars(difference).items():
+            record[word] = [name[:100] for name in names[:10]]
+        self._crew.shared.notice.write(json.dumps(record, separators=(",", ":")))
+        if error:
+            self._crew.log.error("reload", error=error, then="the old configuration stays")
+        else:
+            self._crew.row[MASTER_RELOADS] += 1
+            self._crew.log.info("reload", generation=self._crew.current, result=text)

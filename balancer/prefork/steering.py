@@ -1,0 +1,93 @@
+"""Sending new connections where there is room: shares per slot -> a program that the kernel runs at each SYN.
+
+RULES: `shares`, `is_material` and `program` are pure; `attach` is the one system call. SO_ATTACH_REUSEPORT_CBPF works
+without privileges and may be replaced at any time (0.2 ms a call). When the kernel refuses, the plain hash stays and the
+master says so. Never by CPU number: loopback puts every connection on one.
+
+The program draws a random word, takes it modulo 1000, and walks the shares; what it returns is the index of a socket in
+its group, in the order of listen(), which is the slot number:
+
+    ld  rand
+    mod #1000
+    jge #500, next     ; slot 0 has a share of 500 per mille
+    ret #0
+    ret #2             ; slot 1 has none; slot 2 has the rest
+"""
+
+import ctypes
+import socket
+import struct
+from collections.abc import Sequence
+
+SO_ATTACH_REUSEPORT_CBPF = 51
+WHOLE = 1000  # shares are per mille
+
+LD_RANDOM = (0x20, 0, 0, 0xFFFFF000 + 56)  # BPF_LD|BPF_W|BPF_ABS at SKF_AD_OFF + SKF_AD_RANDOM
+MOD, JGE, RET = 0x94, 0x35, 0x06
+
+WORTH_LOADS = 4  # sessions between the busiest and the idlest slot before anything is done about it
+WORTH_RATIO = 0.2  # and at least this part of the mean
+WORTH_SHARE = 50  # per mille a share must move before the kernel is told
+
+Instruction = tuple[int, int, int, int]
+
+
+def shares(loads: Sequence[int | None]) -> list[int]:
+    """Per mille of new connections for each slot, summing to 1000; None = gets none.
+
+    Least-loaded slots get more, in proportion to what they lack of the busiest, when the imbalance is worth it.
+    Never all 0: when nobody is eligible, everybody is.
+    """
+    known = [load for load in loads if load is not None]
+    if not known:
+        return portions([1.0] * len(loads))
+    most, mean = max(known), sum(known) / len(known)
+    if most - min(known) <= max(WORTH_LOADS, WORTH_RATIO * mean):
+        return portions([0.0 if load is None else 1.0 for load in loads])
+    base = 1.0 + mean / 4  # the busiest still gets some: its load is a quarter of a second old
+    return portions([0.0 if load is None else most - load + base for load in loads])
+
+
+def portions(weights: Sequence[float]) -> list[int]:
+    """Whole per mille in proportion to the weights, exact in sum; a weight above 0 never gets 0."""
+    total = sum(weights)
+    if not total:
+        return [0] * len(weights)
+    exact = [weight * WHOLE / total for weight in weights]
+    parts = [max(1, int(part)) if part else 0 for part in exact]
+    order = sorted(range(len(parts)), key=lambda i: parts[i] - exact[i])
+    missing = WHOLE - sum(parts)
+    for i in order[:missing] if missing > 0 else []:
+        parts[i] += 1
+    if missing < 0:  # the ones rounded up from below 1 are paid for by the largest
+        parts[max(range(len(parts)), key=parts.__getitem__)] += missing
+    return parts
+
+
+def is_material(old: Sequence[int], new: Sequence[int]) -> bool:
+    """Whether the kernel should be told: a slot comes or goes, or a share moved by at least 50 per mille."""
+    if len(old) != len(new):
+        return True
+    return any(bool(a) != bool(b) or abs(a - b) >= WORTH_SHARE for a, b in zip(old, new, strict=True))
+
+
+def program(parts: Sequence[int]) -> list[Instruction]:
+    """The classic BPF for shares that sum to 1000. Raises ValueError when they do not."""
+    if sum(parts) != WHOLE:
+        raise ValueError(f"shares must sum to {WHOLE}, not {sum(parts)}")
+    steered = [(slot, part) for slot, part in enumerate(parts) if part]
+    code: list[Instruction] = []
+    if len(steered) > 1:
+        code += [LD_RANDOM, (MOD, 0, 0, WHOLE)]
+    bound = 0
+    for slot, part in steered[:-1]:
+        bound += part
+        code += [(JGE, 1, 0, bound), (RET, 0, 0, slot)]
+    return [*code, (RET, 0, 0, steered[-1][0])]
+
+
+def attach(sock: socket.socket, code: Sequence[Instruction]) -> None:
+    """Give the program to the socket's whole group. Raises OSError when the kernel says no."""
+    instructions = ctypes.create_string_buffer(b"".join(struct.pack("=HBBI", *step) for step in code))
+    fprog = struct.pack("@HP", len(code), ctypes.addressof(instructions))
+    sock.setsockopt(socket.SOL_SOCKET, SO_ATTACH_REUSEPORT_CBPF, fprog)
