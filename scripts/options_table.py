@@ -58,7 +58,11 @@ def full_ini(section: str) -> str:
 
 def _explained(option: Option) -> str:
     choices = f" ({', '.join(filter(None, option.choices))})" if option.choices else ""
-    return f"{option.help}{choices}" + ("" if option.default else ("; required" if option.unset == "required" else f"; unset: {option.unset or 'none'}"))
+    return f"{option.help}{choices}" + (
+        ""
+        if option.default
+        else ("; required" if option.unset == "required" else f"; unset: {option.unset or 'none'}")
+    )
 
 
 def _assignment(section: str, option: Option) -> list[str]:

@@ -1,0 +1,99 @@
+"""Documents that cannot drift: every option is in its full INI file and in the README, with the same default."""
+
+import configparser
+import importlib.util
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from balancer.options import parse as parse_balancer
+from balancer.prefork import config
+from balancer.prefork.config import Settings
+from workers.options import parse_resizer
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def generator() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("options_table", ROOT / "scripts" / "options_table.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+GENERATOR = generator()
+SECTIONS = tuple(GENERATOR.TABLES)
+
+
+def read(section: str, *argv: str) -> Settings:
+    return config.load(section, section, GENERATOR.TABLES[section], argv, {}, neighbours=SECTIONS)
+
+
+@pytest.mark.parametrize("section", SECTIONS)
+def test_the_full_file_holds_every_option_with_its_default(section: str) -> None:
+    path = ROOT / "conf" / f"{section}.ini"
+    keys = configparser.ConfigParser(
+        interpolation=None, inline_comment_prefixes=(";", "#"), allow_no_value=True
+    )
+    keys.read(path)  # a second reader: ours cannot hide an omission of its own
+    options = [o for o in GENERATOR.TABLES[section] if not o.command_line_only and o.name != "config"]
+    assert list(keys[section]) == [option.name for option in options]
+    full, bare = read(section, "-c", str(path)), read(section)
+    shown = {name for owner, name in GENERATOR.SHOWN if owner == section}
+    for option in options:
+        if option.name not in shown:
+            assert keys[section][option.name] == option.default, option.name
+            assert full.values[option.name] == bare.values[option.name], option.name
+
+
+@pytest.mark.parametrize("section", SECTIONS)
+def test_the_full_file_is_the_one_generated(section: str) -> None:
+    path = ROOT / "conf" / f"{section}.ini"
+    assert path.read_text() == GENERATOR.full_ini(section), "run: python scripts/options_table.py --write"
+
+
+@pytest.mark.parametrize("section", SECTIONS)
+def test_the_readme_has_the_table(section: str) -> None:
+    readme = (ROOT / "README.md").read_text()
+    assert GENERATOR.markdown(section) in readme, "run: python scripts/options_table.py --write"
+
+
+@pytest.mark.parametrize("section", SECTIONS)
+def test_the_table_has_a_row_for_every_option(section: str) -> None:
+    rows = [row.split(" | ") for row in GENERATOR.markdown(section).splitlines()[3:-1]]
+    options = GENERATOR.TABLES[section]
+    assert len(rows) == len(options)
+    for row, option in zip(rows, options, strict=True):
+        assert f"`--{option.name}`" in row[0]
+        assert row[1] == (f"`{option.default}`" if option.default else option.unset or "none")
+
+
+@pytest.mark.parametrize("section", SECTIONS)
+def test_the_minimal_file_is_understood_and_smaller(section: str) -> None:
+    minimal = ROOT / "conf" / f"{section}-minimal.ini"
+    settings = read(section, "-c", str(minimal))
+    assert {source for source in settings.sources.values() if source.startswith(str(minimal))}
+    assert len(minimal.read_text().splitlines()) <= 10
+
+
+@pytest.mark.parametrize("name", ["balancer.ini", "balancer-minimal.ini"])
+def test_the_balancers_files_would_start_one(name: str) -> None:
+    assert len(parse_balancer(["-c", str(ROOT / "conf" / name)], {}).upstream) == 3
+
+
+@pytest.mark.parametrize("name", ["resizer.ini", "resizer-minimal.ini"])
+def test_the_resizers_files_would_start_one(name: str) -> None:
+    assert parse_resizer(["-c", str(ROOT / "conf" / name)], {}).name
+
+
+@pytest.mark.parametrize("name", ["balancer.service", "resizer@.service"])
+def test_units_leave_a_drain_its_time(name: str) -> None:
+    unit = configparser.RawConfigParser(strict=False)
+    unit.optionxform = str  # type: ignore[assignment,method-assign]
+    unit.read(ROOT / "conf" / name)
+    drain = parse_resizer([], {}).drain_timeout
+    assert int(unit["Service"]["TimeoutStopSec"].removesuffix("s")) > drain
+    assert (unit["Service"]["Type"], unit["Service"]["KillMode"]) == ("notify", "mixed")
