@@ -31,6 +31,7 @@ FLOORS = {
     "balancer.prefork.master": SHELL,
     "balancer.prefork.child": SHELL,
     "balancer.prefork.boot": SHELL,  # the master in parts
+    "balancer.prefork.crew": SHELL,
     "balancer.prefork.lifecycle": SHELL,
     "balancer.prefork.reload": SHELL,
     "balancer.prefork.retire": SHELL,
