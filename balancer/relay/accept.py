@@ -1,0 +1,199 @@
+"""The door: from a listener's queue to sessions, within every limit.
+
+RULES: listeners are watched level-triggered, because a sibling may be told to drain the same queue. A bounded number of
+clients per wake-up; out of descriptors or memory means: listeners out of the loop, again after a while, one log
+line a second. Never closes a listener: the queue belongs to the slot, not to this process.
+
+How many to accept per wake-up: one more accept(2) that finds nothing costs an exception (1.5 us), being woken once more
+costs 0.5. So one, doubled (up to GREED) while the queue is found filled turn after turn.
+"""
+
+import _socket
+import errno
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Protocol
+
+from balancer.pool.board import ACCEPTED, REFUSED, SESSIONS
+from balancer.prefork.cells import ACCEPTING, LOAD
+from balancer.prefork.timers import Timer
+from balancer.relay.hub import Hub
+from balancer.relay.session import Session
+from balancer.relay.sockets import CAPACITY, STILLBORN
+
+GREED = 16
+REST = 0.2  # seconds without accepting after running out of something
+LOOK = 0.02  # seconds between two looks for a seat that a sibling may have freed
+
+
+class Listening(Protocol):
+    """A listener of the prefork machine."""
+
+    @property
+    def fd(self) -> int: ...
+    @property
+    def sock(self) -> _socket.socket: ...
+
+
+class Door:
+    """One listener's way in."""
+
+    __slots__ = ("_accept", "_greed", "_hall", "_turn", "fd")
+
+    def __init__(self, hall: "Acceptor", listener: Listening) -> None:
+        listener.sock.setblocking(False)
+        self.fd = listener.fd
+        self._accept: Callable[[], tuple[int, Any]] = listener.sock._accept  # type: ignore[attr-defined]
+        self._hall = hall
+        self._greed = 1
+        self._turn = 0
+
+    def on_clients(self, mask: int) -> None:
+        """The queue is not empty (unless a sibling was faster)."""
+        turn = self._hall.hub.loop.turns
+        self._greed = min(self._greed * 2, GREED) if turn == self._turn + 1 else 1
+        self._turn = turn
+        self.take(self._greed)
+
+    def take(self, most: int) -> bool:
+        """Accept up to `most` clients; False when the queue is empty or accepting has to stop."""
+        hall = self._hall
+        for _ in range(most):
+            if hall.seat_first and not hall.take_seat():
+                return False
+            try:
+                fd, address = self._accept()
+            except OSError as error:
+                if hall.seat_first:
+                    hall.give_seat()
+                if error.errno in STILLBORN:
+                    continue
+                if error.errno in CAPACITY:
+                    hall.run_dry(error.errno or 0)
+                return False
+            if not hall.welcome(fd, address):
+                return False
+        return True
+
+
+class Acceptor:
+    """All doors of one worker."""
+
+    def __init__(self, hub: Hub, listeners: Mapping[int, Sequence[Listening]]) -> None:
+        self.hub = hub
+        self.maxconns = hub.settings.maxconns
+        self.seat_first = bool(self.maxconns) and hub.settings.overflow == "queue"
+        self._doors = {slot: [Door(self, one) for one in several] for slot, several in listeners.items()}
+        self._open: dict[int, Door] = {}  # watched, or to be watched again when accepting resumes
+        self._slots: frozenset[int] = frozenset()
+        self._resting: Timer | None = None
+        self._lacks_room = False
+        self._told_at = 0.0
+        hub.on_room = self.room_again
+
+    # -- which queues
+
+    def serve(self, slots: Iterable[int]) -> None:
+        """Accept from the queues of exactly these slots."""
+        wanted = frozenset(slots)
+        if wanted == self._slots:
+            return
+        self._slots = wanted
+        doors = {door.fd: door for slot in wanted for door in self._doors.get(slot, ())}
+        for fd in self._open.keys() - doors.keys():
+            self._unwatch(fd)
+        self._open = doors
+        if self._resting is None:
+            self._watch_all()
+
+    def empty_queues(self) -> None:
+        """Accept what already waits, as far as the limits go: before these queues are left for good."""
+        for door in self._open.values():
+            while self._resting is None and door.take(GREED):
+                pass
+
+    def is_accepting(self) -> bool:
+        return bool(self._open) and self._resting is None
+
+    # -- one client
+
+    def welcome(self, fd: int, address: object) -> bool:
+        """Begin a session for an accepted client; False when that was the last for now."""
+        hub = self.hub
+        hub.cells[ACCEPTED] += 1
+        if not self.seat_first and not hub.seats.take(SESSIONS, self.maxconns):
+            self._refuse(fd, address)
+            return True
+        os.set_blocking(fd, False)
+        session = Session(hub, fd, address)
+        hub.sessions[session] = None
+        hub.cells[LOAD] = len(hub.sessions)
+        session.begin()
+        if len(hub.sessions) >= hub.budget:
+            self.run_dry(errno.EMFILE)
+            return False
+        return True
+
+    def take_seat(self) -> bool:
+        """--overflow queue: a seat before the accept; without one the client stays in the kernel's queue."""
+        if self.hub.seats.take(SESSIONS, self.maxconns):
+            return True
+        self._lacks_room = True
+        self._rest(LOOK)
+        return False
+
+    def give_seat(self) -> None:
+        self.hub.seats.give(SESSIONS)
+
+    def _refuse(self, fd: int, address: object) -> None:
+        hub = self.hub
+        hub.cells[REFUSED] += 1
+        os.close(fd)
+        peer = Session(hub, -1, address).peer_name()
+        taken = f"{hub.seats.taken(SESSIONS)}/{self.maxconns}"
+        hub.log.info("refuse", client=peer, sessions=taken, reason="maxconns", then="close")
+
+    # -- resting
+
+    def run_dry(self, code: int) -> None:
+        """Out of descriptors or memory (or close to it): no accepting until something is free."""
+        if self._resting is not None:
+            return
+        self._rest(REST)
+        hub = self.hub
+        if hub.loop.now - self._told_at >= 1.0:
+            self._told_at = hub.loop.now
+            sessions = f"{len(hub.sessions)}/{hub.budget}"
+            word = errno.errorcode.get(code, str(code))
+            hub.log.warning("accept", error=word, sessions=sessions, then=f"again in {REST} s")
+
+    def room_again(self) -> None:
+        """Sessions of this worker have ended: the seat one of them left may be had at once."""
+        if self._lacks_room:
+            self._lacks_room = False
+            self._resume()
+
+    def _rest(self, seconds: float) -> None:
+        for fd in self._open:
+            self._unwatch(fd)
+        self.hub.cells[ACCEPTING] = 0
+        self._resting = self.hub.loop.call_later(seconds, self._resume)
+
+    def _resume(self) -> None:
+        if self._resting is not None:
+            self._resting.cancel()
+            self._resting = None
+        if len(self.hub.sessions) >= self.hub.budget:
+            self.run_dry(errno.EMFILE)
+        else:
+            self._watch_all()
+
+    def _watch_all(self) -> None:
+        for fd, door in self._open.items():
+            if not self.hub.loop.is_watched(fd):
+                self.hub.loop.watch_level(fd, door.on_clients)
+        self.hub.cells[ACCEPTING] = int(bool(self._open))
+
+    def _unwatch(self, fd: int) -> None:
+        if self.hub.loop.is_watched(fd):
+            self.hub.loop.forget(fd)

@@ -1,0 +1,185 @@
+"""The first part of a session's life: from an accepted client to a backend that has answered the dial.
+
+RULES: the state is the current handler of each descriptor. A backend is counted before it is dialled and released after
+its socket is closed. While no byte of the client has gone upstream another backend may be tried; what is this
+machine's own shortage (ports, descriptors) is never held against a backend.
+
+    waiting for the first byte (--defer-connect)  ->  dialling  ->  relaying (session.py)
+                 queued for a place  <->  dialling  ->  next backend, or refused
+"""
+
+import _socket
+import errno
+import socket
+from typing import TYPE_CHECKING
+
+from balancer.pool.backend import Backend
+from balancer.pool.election import NOBODY
+from balancer.prefork.loop import ERROR, HANGUP, WRITE
+from balancer.relay import ends
+from balancer.relay.sockets import CAPACITY, STREAM
+
+if TYPE_CHECKING:
+    from balancer.relay.hub import Hub
+
+_DEAD = ERROR | HANGUP
+
+
+class Dial:
+    """A client in search of a backend. `Session` continues it."""
+
+    __slots__ = (
+        "accepted_at", "backend", "backend_fd", "backend_socket", "client_fd", "closed", "connected_at", "early", "end",
+        "hub", "peer", "reason", "retries", "source_ip", "tried", "__weakref__",
+    )  # fmt: skip
+
+    def __init__(self, hub: "Hub", client_fd: int, address: object) -> None:
+        self.hub = hub
+        self.client_fd = client_fd
+        self.peer = address
+        self.source_ip: str = address[0] if isinstance(address, tuple) else ""
+        self.backend: Backend | None = None
+        self.backend_socket: _socket.socket | None = None
+        self.backend_fd = -1
+        self.accepted_at = hub.loop.now
+        self.connected_at = 0.0
+        self.tried: set[int] | frozenset[int] = NOBODY
+        self.retries = 0
+        self.early = 0  # what epoll said of the client before anyone could act on it
+        self.closed = False
+        self.end = ""
+        self.reason = ""
+
+    def begin(self) -> None:
+        """Take charge of the client."""
+        hub = self.hub
+        if hub.defer_connect:
+            hub.loop.watch(self.client_fd, self.on_first_byte)
+            return
+        hub.loop.watch(self.client_fd, self.on_client_early)
+        if hub.waiting:
+            hub.waiting.admit(self)
+        else:
+            self.dial()
+
+    # -- handlers
+
+    def on_first_byte(self, mask: int) -> None:
+        """--defer-connect: the client has spoken (or left, which the early handler knows how to judge)."""
+        if mask & ~WRITE:
+            self.hub.loop.rename(self.client_fd, self.on_client_early)
+            self.on_client_early(mask)
+            if not self.closed:
+                self.dial()
+
+    def on_client_early(self, mask: int) -> None:
+        """Something of the client while there is no backend yet: remember; leave its bytes in the kernel."""
+        self.early |= mask
+        if mask & _DEAD:
+            queued = self in self.hub.waiting
+            self.close(ends.CLIENT_LEFT_QUEUED if queued else ends.CLIENT_LEFT_CONNECTING)
+
+    def on_backend_dialling(self, mask: int) -> None:
+        """The dial has an outcome."""
+        if mask & _DEAD:
+            assert self.backend_socket is not None
+            code = self.backend_socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+            if self._dial_failed(code or errno.ECONNREFUSED):
+                self.dial()
+        elif mask & WRITE:
+            self.hub.dialling.pop(self, None)
+            self.hub.loop.rename(self.backend_fd, self.on_backend)
+            self.connected(mask)
+
+    def on_connect_timeout(self) -> None:
+        """The oldest dial has taken too long (called by the hub)."""
+        if self._dial_failed(errno.ETIMEDOUT):
+            self.dial()
+
+    # -- acts
+
+    def dial(self) -> None:
+        """Elect and dial until a dial is under way, or nobody is left."""
+        hub = self.hub
+        while not self.closed:
+            backend = hub.elector.elect(self.source_ip, self.tried)
+            if backend is None:
+                hub.without_backend(self)
+                return
+            self.backend = backend
+            if hub.waiting:
+                hub.waiting.leave(self)
+            code = self._dial_once(backend)
+            if code == errno.EINPROGRESS:
+                hub.dialling[self] = hub.loop.now
+                hub.loop.watch(self.backend_fd, self.on_backend_dialling)
+                return
+            if code == 0:
+                hub.loop.watch(self.backend_fd, self.on_backend)
+                self.connected(0)
+                return
+            if not self._dial_failed(code):
+                return
+
+    def _dial_once(self, backend: Backend) -> int:
+        """Start a dial; errno, EINPROGRESS when its outcome is to come, 0 when it stands (unix sockets)."""
+        family, address = self.hub.elector.target(backend)
+        try:
+            self.backend_socket = sock = _socket.socket(family, STREAM)
+        except OSError as error:
+            return error.errno or errno.EIO
+        self.backend_fd = sock.fileno()
+        if family != socket.AF_UNIX:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return sock.connect_ex(address)
+
+    def _dial_failed(self, code: int) -> bool:
+        """Give this backend up; True when another one may be dialled, else the session is closed."""
+        hub, backend = self.hub, self.backend
+        hub.dialling.pop(self, None)
+        if code in CAPACITY:
+            hub.short_of(code)
+            self.close(ends.OWN_RESOURCES, errno.errorcode[code])
+            return False
+        assert backend is not None
+        hub.elector.connect_failed(backend)
+        word = errno.errorcode.get(code, str(code))
+        hub.log.debug(
+            "connect", client=self.peer_name(), backend=backend.name, error=word, tries=self.retries + 1
+        )
+        if self.retries >= hub.retries:
+            self.close(ends.CONNECT_TIMEOUT if code == errno.ETIMEDOUT else ends.NO_BACKEND, word)
+            return False
+        self.abandon_backend()
+        self.retries += 1
+        hub.count_retry()
+        return True
+
+    def abandon_backend(self) -> None:
+        """Drop the backend for another one: closed and released at the end of the batch."""
+        backend, sock = self.backend, self.backend_socket
+        assert backend is not None
+        self.tried = {*self.tried, backend.index}
+        self.backend = self.backend_socket = None
+        if sock is not None:
+            self.hub.loop.leave(self.backend_fd)
+        self.backend_fd = -1
+        self.hub.retire_backend(sock, backend)
+
+    def peer_name(self) -> str:
+        """The client as people write it: 10.0.0.9:5012, [::1]:5012, unix."""
+        peer = self.peer
+        if isinstance(peer, tuple):
+            return f"[{peer[0]}]:{peer[1]}" if len(peer) == 4 else f"{peer[0]}:{peer[1]}"
+        return "unix"
+
+    # -- what a session adds
+
+    def connected(self, mask: int) -> None:
+        raise NotImplementedError
+
+    def on_backend(self, mask: int) -> None:
+        raise NotImplementedError
+
+    def close(self, end: str, reason: str = "") -> None:
+        raise NotImplementedError

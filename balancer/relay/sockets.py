@@ -1,0 +1,96 @@
+"""What the relay does to sockets beyond reading and writing, and the classes of errors.
+
+RULES: works on raw descriptors (a `socket.socket` object per client costs two system calls and 1.5 us at accept);
+no state. Every call is either non-blocking or an option.
+"""
+
+import _socket
+import errno
+import fcntl
+import socket
+import struct
+import termios
+from collections.abc import Sequence
+
+# Nothing is wrong; try again when the descriptor says so, or a little later.
+TRANSIENT = frozenset({errno.EAGAIN, errno.EINTR, errno.ENOBUFS, errno.ENOMEM})
+# This machine or this process is out of something: not the peer's fault, and asking again at once does not help.
+CAPACITY = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL})
+# A connection that died before it was accepted: take the next one.
+STILLBORN = frozenset(
+    {errno.ECONNABORTED, errno.EINTR, errno.EPROTO, errno.ENETDOWN, errno.ENOPROTOOPT, errno.EHOSTDOWN}
+    | {errno.ENONET, errno.EHOSTUNREACH, errno.EOPNOTSUPP, errno.ENETUNREACH}
+)
+# splice(2) does not work between these two descriptors: copy.
+UNSPLICEABLE = frozenset({errno.EINVAL, errno.ENOSYS, errno.EPERM, errno.EOPNOTSUPP, errno.EBADF})
+
+STREAM = socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
+_RESET = struct.pack("ii", 1, 0)
+_NOTHING = b"\0\0\0\0"
+
+TcpOption = tuple[int, int, int]
+
+
+def tcp_options(keepalive: float, user_timeout: float) -> tuple[TcpOption, ...]:
+    """Options that find a dead peer: probes after `keepalive` idle seconds (10 s apart, 3 of them; 0 = none), and
+    `user_timeout` seconds for sent bytes to be acknowledged (0 = the kernel's own, some 15 minutes)."""
+    options: list[TcpOption] = []
+    if keepalive:
+        options += [
+            (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+            (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, max(1, round(keepalive))),
+            (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 10),
+            (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3),
+        ]
+    if user_timeout:
+        options.append((socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, max(1, round(user_timeout * 1000))))
+    return tuple(options)
+
+
+def listener_options(keepalive: float, user_timeout: float) -> tuple[TcpOption, ...]:
+    """What is set on a TCP listener, once, for all that it accepts: accepted sockets inherit it."""
+    return ((socket.IPPROTO_TCP, socket.TCP_NODELAY, 1), *tcp_options(keepalive, user_timeout))
+
+
+def apply(sock: _socket.socket, options: Sequence[TcpOption]) -> None:
+    """Set options as far as this socket knows them (a unix socket knows none)."""
+    for option in options:
+        try:
+            sock.setsockopt(*option)
+        except OSError:
+            return
+
+
+def shut_writing(fd: int) -> None:
+    """Send FIN after what is queued. A peer that is already gone does not mind."""
+    sock = _borrow(fd)
+    try:
+        sock.shutdown(socket.SHUT_WR)
+    except OSError:
+        pass  # ENOTCONN: reset meanwhile; the next read says so
+    finally:
+        sock.detach()
+
+
+def reset_on_close(fd: int) -> None:
+    """Make close() send RST instead of FIN; it also discards what is still queued, so ask `unacknowledged` first."""
+    sock = _borrow(fd)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+    except OSError:
+        pass
+    finally:
+        sock.detach()
+
+
+def unacknowledged(fd: int) -> int:
+    """Bytes (a FIN counts as one) sent on this socket which its peer's kernel has not acknowledged."""
+    try:
+        return int.from_bytes(fcntl.ioctl(fd, termios.TIOCOUTQ, _NOTHING), "little", signed=True)
+    except OSError:
+        return 0
+
+
+def _borrow(fd: int) -> _socket.socket:
+    """A socket object on a descriptor that stays ours: detach() it. Family and type are only what it believes."""
+    return _socket.socket(socket.AF_INET, socket.SOCK_STREAM, 0, fileno=fd)

@@ -1,0 +1,149 @@
+"""One forked worker: accept -> elect -> session, and the drain on a stop.
+
+RULES: puts the relay's parts together and owns what concerns the process: title, collector, drain. Bytes are
+relay/'s business, the choice of a backend pool/'s, signals and heartbeat prefork/'s.
+
+A drain: accept what already waits in the queue, accept no more, let sessions end by themselves. In the second half of the
+window idle sessions are closed, spread over it, so that their clients do not all come back in the same instant; at
+the deadline the rest is cut. Every session that did not end by itself counts as cut.
+"""
+
+import gc
+import traceback
+from collections.abc import Sequence
+
+from balancer.options import Options
+from balancer.pool.backend import Backend
+from balancer.pool.board import Board
+from balancer.pool.election import Elector
+from balancer.prefork.child import Child
+from balancer.prefork.loop import Handler
+from balancer.relay import ends
+from balancer.relay.accept import Acceptor
+from balancer.relay.hub import Hub
+from balancer.relay.keeper import Keeper
+from balancer.relay.session import Session
+
+DRAIN_LOOK = 0.1
+IDLE = 1.0  # seconds without a byte that make a session idle for the drain
+COLLECT = 600.0  # seconds between collections: sessions leave no cycles, so this finds what nobody foresaw
+
+
+class Worker:
+    """One process's worth of relaying."""
+
+    def __init__(self, child: Child, options: Options, board: Board, backends: Sequence[Backend]) -> None:
+        self.child = child
+        elector = Elector(board, backends, options.balance, child.row)
+        self.hub = Hub(child.loop, options, board, elector, child.row, child.log)
+        self.hub.waiting.ring = child.ring
+        self.acceptor = Acceptor(self.hub, child.listeners)
+        self.keeper = Keeper(self.hub)
+        self.deadline = 0.0
+        self._drain_began = 0.0
+        self._drain_sessions = 0
+
+    def start(self) -> None:
+        """Everything up to the moment the first client can be served."""
+        child, loop = self.child, self.child.loop
+        child.on_drain = self.drain
+        child.on_cut = self.cut
+        child.on_tick = self.tick
+        child.on_bell = self.hub.waiting.serve
+        loop.on_error = self.handler_failed
+        self.keeper.start()
+        self.acceptor.serve([child.slot])
+        self.show_title()
+        loop.every(COLLECT, gc.collect)
+        gc.disable()
+
+    def tick(self, now: float) -> None:
+        """Four times a second, with the heartbeat."""
+        if not self.child.draining:
+            self.acceptor.serve([self.child.slot, *self.child.adopted()])
+        self.show_title()
+
+    def show_title(self) -> None:
+        now = self.child.loop.now
+        self.child.title.set(title_text(self.child.slot, len(self.hub.sessions), self.deadline, now), now)
+
+    # -- drain
+
+    def drain(self, deadline: float) -> None:
+        """SIGTERM: see the module's head."""
+        if self.deadline:
+            return
+        loop = self.child.loop
+        self.acceptor.empty_queues()
+        self.acceptor.serve([])
+        self.deadline = deadline
+        self._drain_began = loop.now
+        self._drain_sessions = len(self.hub.sessions)
+        window = f"{max(0.0, deadline - loop.now):.0f}s"
+        self.child.log.info("drain", sessions=self._drain_sessions, window=window)
+        loop.every(DRAIN_LOOK, self._drain_on)
+        loop.call_later(0, self._drain_on)
+
+    def _drain_on(self) -> None:
+        now, loop = self.child.loop.now, self.child.loop
+        sessions = self.hub.sessions
+        if sessions and now < self.deadline:
+            may_stay = staying(self._drain_sessions, self._drain_began, self.deadline, now)
+            too_many = len(sessions) - may_stay
+            idle = [session for session in sessions if is_idle(session, now)] if too_many > 0 else []
+            for session in idle[:too_many]:
+                session.close(ends.KILLED, "drain: idle")
+        elif not sessions:
+            loop.stop()
+
+    def cut(self) -> None:
+        """The deadline, or SIGQUIT."""
+        sessions = [session for session in self.hub.sessions if not session.closed]
+        if sessions:
+            self.child.log.warning("cut", sessions=len(sessions), then="exit")
+        for session in sessions:
+            session.close(ends.KILLED, "drain-timeout" if self.deadline else "stopped")
+        self.child.loop.stop()
+
+    # -- the unforeseen
+
+    def handler_failed(self, handler: Handler, error: Exception) -> None:
+        """A defect must cost one session, not all of them; without a session to blame it costs the process."""
+        session = getattr(handler, "__self__", None)
+        if not isinstance(session, Session):
+            raise error
+        text = "".join(traceback.format_exception(error))
+        self.child.log.error("fault", client=session.peer_name(), traceback=text, then="close this session")
+        session.close(ends.OWN_FAULT, type(error).__name__)
+
+
+def title_text(slot: int, sessions: int, deadline: float, now: float) -> str:
+    """What `ps` shows after the program's name."""
+    if deadline:
+        return f"worker {slot} draining [{sessions} sessions, {max(0, round(deadline - now))} s left]"
+    return f"worker {slot} [{sessions} sessions]"
+
+
+def staying(sessions: int, began: float, deadline: float, now: float) -> int:
+    """How many of the `sessions` a drain began with may stay at `now`: all in its first half, then ever fewer."""
+    window = deadline - began
+    if window <= 0:
+        return 0
+    left = (deadline - now) / window
+    return sessions if left >= 0.5 else max(0, int(sessions * left * 2))
+
+
+def is_idle(session: Session, now: float) -> bool:
+    """Nothing is under way: both ends silent, nothing held back, and the backend had the last word."""
+    up, down = session.up, session.down
+    if up.pending or down.pending or session.closed:
+        return False
+    return now - session.quiet_since >= IDLE and (not up.taken or session.answered)
+
+
+def run(child: Child, options: Options, board: Board, backends: Sequence[Backend]) -> int:
+    """The role's function: serve until drained or cut; the exit code."""
+    worker = Worker(child, options, board, backends)
+    worker.start()
+    child.ready()
+    return child.run()
