@@ -209,7 +209,7 @@ def parse(argv: Sequence[str], environ: Mapping[str, str]) -> Options:
     settings = load("balancer", SECTION, OPTIONS, argv, environ, neighbours=ALL_SECTIONS)
     values = settings.fields(Options.__slots__)
     values["bind"] = binds(settings)
-    values["admin"] = settings.values["admin"] or admin_path(settings.values["port"], environ)
+    values["admin"] = values["admin"] or admin_path(values["port"], environ, values["user"])
     _check_upstreams(settings, values["upstream"], values["bind"])
     check_debug(settings)
     answer_late("balancer", OPTIONS, settings, {"workers": str(values["workers"]), "admin": values["admin"]})
@@ -221,18 +221,19 @@ def help_text() -> str:
     return usage.help_text("balancer", ABOUT, EXAMPLE, SECTION, OPTIONS)
 
 
-def admin_path(port: int, environ: Mapping[str, str]) -> str:
+def admin_path(port: int, environ: Mapping[str, str], user: str = "") -> str:
     """Where the console of a balancer on `port` listens unless told: balancerctl -p looks at the same place.
 
-    In the user's runtime directory, for root in /run, else in the temporary directory with the user's number
-    in the name."""
+    For root /run, else the user's runtime directory, else the temporary directory with the user's number in the
+    name. It depends on who started the balancer and not on what may be written now: a master that has become `user`
+    must come to the same path at a reload and after an upgrade."""
     name = f"prefork-balancer-{port}.sock"
-    runtime = environ.get("XDG_RUNTIME_DIR", "")
-    if os.path.isabs(runtime) and os.access(runtime, os.W_OK):
-        return os.path.join(runtime, name)
-    if os.access("/run", os.W_OK):
+    if user or os.geteuid() == 0:
         return f"/run/{name}"
-    return os.path.join(tempfile.gettempdir(), f"prefork-balancer-{os.getuid()}-{port}.sock")
+    runtime = environ.get("XDG_RUNTIME_DIR", "")
+    if os.path.isabs(runtime) and os.path.isdir(runtime):
+        return os.path.join(runtime, name)
+    return os.path.join(tempfile.gettempdir(), f"prefork-balancer-{os.geteuid()}-{port}.sock")
 
 
 def _check_upstreams(

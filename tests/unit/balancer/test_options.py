@@ -185,15 +185,24 @@ def test_the_admin_socket_has_a_place_derived_from_the_port(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     environ = {"XDG_RUNTIME_DIR": str(tmp_path)}
+    monkeypatch.setattr("os.geteuid", lambda: 1000)
     assert (
         parse(NEEDED, environ).admin == f"{tmp_path}/prefork-balancer-9090.sock" == admin_path(9090, environ)
     )
     assert parse([*NEEDED, "--admin", "/x"], environ).admin == "/x"
-    monkeypatch.setattr(options.os, "access", lambda path, mode: path == "/run")
+    assert admin_path(80, {"XDG_RUNTIME_DIR": "/absent"}).endswith("/prefork-balancer-1000-80.sock")
+    monkeypatch.setattr("os.geteuid", lambda: 0)
     assert admin_path(80, environ) == "/run/prefork-balancer-80.sock"
-    monkeypatch.setattr(options.os, "access", lambda path, mode: False)
-    monkeypatch.setattr(options.os, "getuid", lambda: 1000)
-    assert admin_path(80, {}).endswith("/prefork-balancer-1000-80.sock")
+
+
+def test_a_master_that_has_become_another_user_keeps_its_admin_socket(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    argv = [*NEEDED, "--user", "nobody"]
+    monkeypatch.setattr("os.geteuid", lambda: 0)
+    before = parse(argv, {}).admin
+    monkeypatch.setattr("os.geteuid", lambda: 65534)
+    assert parse(argv, {}).admin == before
 
 
 def write(root: Path, files: Mapping[str, str]) -> Path:
