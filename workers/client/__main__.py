@@ -1,0 +1,49 @@
+"""`resize-client`: read the options, hand over, say what came of it.
+
+Exit codes: 0 everything done, 1 something failed (each with a line) or nothing could be begun, 2 usage.
+"""
+
+import os
+import sys
+from collections.abc import Sequence
+
+from balancer.prefork.setting import Answer, ConfigError
+from workers.client.report import format_failures, format_statistics, printable
+from workers.client.start import resize_directory
+from workers.options import parse_client
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The program; its exit code."""
+    try:
+        options = parse_client(sys.argv[1:] if argv is None else argv, os.environ)
+        if not options.dry_run and os.path.realpath(options.output) == os.path.realpath(options.input):
+            raise ConfigError(
+                f"--output: {options.output} is the input directory; results would be found as pictures"
+            )
+    except ConfigError as error:
+        return _complain(str(error), 2)
+    except Answer as answer:
+        print(answer)
+        return 0
+    for note in options.notes:
+        _complain(note, 0)
+    try:
+        figures = resize_directory(options)
+    except OSError as error:
+        return _complain(f"{error.filename or options.output}: {error.strerror}", 1)
+    except LookupError as error:
+        return _complain(str(error), 1)
+    print(format_statistics(figures), flush=True)
+    if not figures.is_clean():
+        print(format_failures(figures), file=sys.stderr)
+    return 0 if figures.is_clean() else 1
+
+
+def _complain(sentence: str, code: int) -> int:
+    print(f"resize-client: {printable(sentence)}", file=sys.stderr)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,82 @@
+"""A whole run from the options to the figures: find, name, leave out what is done, divide, run, report.
+
+RULES: what is decided here is decided before the first byte goes out: every path that will be written, and by whom.
+"""
+
+import cProfile
+import os
+
+from balancer.prefork.log import Log
+from balancer.prefork.loop import Loop
+from balancer.prefork.units import resolve
+from workers.client.journal import Journal
+from workers.client.naming import target_names
+from workers.client.processes import run_forked
+from workers.client.report import Statistics, format_rows
+from workers.client.run import Run, Task
+from workers.client.save import Output
+from workers.client.scan import Found, scan
+from workers.options import ClientOptions
+
+
+def resize_directory(options: ClientOptions) -> Statistics:
+    """Do what `options` say. Raises OSError, or LookupError with a sentence."""
+    try:
+        addresses = resolve(options.proxy)
+    except OSError as error:
+        raise LookupError(f"--proxy: cannot resolve {options.proxy}: {error.strerror or error}") from None
+    found = scan(options.input, options.include, options.exclude, "" if options.dry_run else options.output)
+    if not found.pictures and not found.problems:
+        raise LookupError(f"no pictures in {options.input}")
+    targets = target_names((p.path for p in found.pictures), options.width, options.height, options.format)
+    output = None if options.dry_run else Output(options.output, options.fsync)
+    job = f"{options.width}x{options.height} {options.fit} {options.format or 'as-is'} {options.quality}"
+    journal = Journal(output, job) if output is not None else None
+    pictures = list(found.pictures)
+    if output is not None and journal is not None:
+        if journal.is_alone:
+            output.sweep({os.path.dirname(target) for target in targets.values()})
+        journal.share()
+        if options.resume or options.skip_existing:
+            pictures = [p for p in pictures if not journal.is_done(p, targets[p.path])]
+
+    def work(index: int) -> Statistics:
+        share = pictures if options.flood else pictures[index :: options.processes]
+        return _run(Task(options, addresses, share, targets, output, journal, shows_progress=index == 0))
+
+    figures = work(0) if options.processes == 1 else run_forked(options.processes, work)
+    _add_scan(figures, found, len(found.pictures) - len(pictures))
+    _write_report(options, figures)
+    return figures
+
+
+def _add_scan(figures: Statistics, found: Found, skipped: int) -> None:
+    figures.skipped += skipped
+    for problem in found.problems:
+        path, _, sentence = problem.partition(": ")
+        figures.add_failure(path, f"cannot scan: {sentence}")
+
+
+def _run(task: Task) -> Statistics:
+    options = task.options
+    profile = cProfile.Profile() if options.debug else None
+    if profile is not None:
+        profile.enable()
+    loop = Loop()
+    try:
+        return Run(task, loop, Log("resize-client", options.log, options.loglevel)).go()
+    finally:
+        loop.close()
+        if profile is not None:
+            profile.disable()
+            os.makedirs(options.debug_dir, exist_ok=True)
+            profile.dump_stats(os.path.join(options.debug_dir, f"client-{os.getpid()}.pstats"))
+
+
+def _write_report(options: ClientOptions, figures: Statistics) -> None:
+    if not options.report:
+        return
+    part = f"{options.report}.{os.getpid()}.part"
+    with open(part, "wb") as file:
+        file.write(format_rows(figures.rows, options.report.endswith(".csv")))
+    os.replace(part, options.report)
