@@ -50,6 +50,6 @@ def run(child: Child, board: Board, backends: Sequence[Backend]) -> int:
     sample()
     child.loop.every(SAMPLE_EVERY, sample)
     where = ", ".join(str(listener.address) for listener in child.listeners.get(0, ()))
-    child.title.set(f"balancer: console [{where}]", child.loop.now)
+    child.title.set(f"console [{where}]", child.loop.now)
     child.ready()
     return child.run()
