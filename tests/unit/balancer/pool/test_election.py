@@ -1,0 +1,230 @@
+"""The act of choice: who is eligible, what is counted when, and why nobody was chosen."""
+
+import pytest
+
+from balancer.pool.backend import Backend, parse_upstream, with_indexes
+from balancer.pool.board import (
+    ADMIN_DRAIN,
+    ADMIN_MAINT,
+    ADMIN_READY,
+    B_CONNECT_FAILURES,
+    B_SESSIONS,
+    B_SESSIONS_TOTAL,
+    B_VERDICT,
+    DOWN,
+    UP,
+    VERDICTS_VERSION,
+    Board,
+    base,
+    columns_for,
+)
+from balancer.pool.election import Elector
+from balancer.pool.pen import Pen
+from balancer.pool.policies import POLICIES
+from balancer.prefork.cells import ADMIN_ROW, FIRST_LEASE, MASTER_LIVE_ROWS, MASTER_ROW, make_shared
+
+OWN, OTHER = FIRST_LEASE, FIRST_LEASE + 1
+
+
+@pytest.fixture
+def board() -> Board:
+    shared = make_shared(columns_for(8), rows=FIRST_LEASE + 2)
+    shared.rows.row(MASTER_ROW)[MASTER_LIVE_ROWS] = FIRST_LEASE + 2
+    return Board(shared, 8)
+
+
+def pool(*texts: str) -> tuple[Backend, ...]:
+    """Backends a, b, c ... with blocks that are not their positions."""
+    named = [
+        parse_upstream(f"10.0.0.1:{9000 + place} name={'abcdef'[place]} {text}")
+        for place, text in enumerate(texts)
+    ]
+    return with_indexes(named, {backend.name: 6 - place for place, backend in enumerate(named)})
+
+
+def elector(board: Board, backends: tuple[Backend, ...], policy: str = "leastconn") -> Elector:
+    return Elector(board, backends, policy, OWN)
+
+
+def names(elect: Elector, count: int = 12) -> set[str]:
+    """Who is elected, each released at once."""
+    chosen = set()
+    for _ in range(count):
+        backend = elect.elect("10.9.9.9", ())
+        if backend is None:
+            return chosen | {elect.why}
+        elect.release(backend)
+        chosen.add(backend.name)
+    return chosen
+
+
+def judge(board: Board, backend: Backend, verdict: int) -> None:
+    board.write_verdicts([(backend.index, B_VERDICT, verdict)])
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_a_session_is_counted_in_the_own_row_before_the_dial_and_out_at_release(
+    board: Board, policy: str
+) -> None:
+    backends = pool("", "")
+    elect = elector(board, backends, policy)
+    chosen = elect.elect("10.9.9.9", ())
+    assert chosen is not None
+    own = board.shared.rows.row(OWN)
+    assert own[base(chosen.index) + B_SESSIONS] == own[base(chosen.index) + B_SESSIONS_TOTAL] == 1
+    elect.connect_failed(chosen)
+    assert own[base(chosen.index) + B_SESSIONS] == 1
+    elect.release(chosen)
+    assert own[base(chosen.index) + B_SESSIONS] == 0
+    assert own[base(chosen.index) + B_SESSIONS_TOTAL] == own[base(chosen.index) + B_CONNECT_FAILURES] == 1
+    assert not any(board.shared.rows.row(OTHER))
+
+
+def test_sessions_of_all_workers_count(board: Board) -> None:
+    a, b = pool("", "")
+    board.shared.rows.row(OTHER)[base(a.index) + B_SESSIONS] = 3
+    elect = elector(board, (a, b))
+    assert [elect.elect("", ()) for _ in range(3)] == [b, b, b]
+
+
+def test_before_any_check_everybody_serves(board: Board) -> None:
+    assert names(elector(board, pool("", "", ""))) == {"a", "b", "c"}
+
+
+def test_a_verdict_takes_effect_at_the_next_election_in_both_directions(board: Board) -> None:
+    a, b = pool("", "")
+    elect = elector(board, (a, b))
+    judge(board, a, DOWN)
+    assert names(elect) == {"b"}
+    judge(board, b, DOWN)
+    assert names(elect) == {"down"}
+    judge(board, a, UP)
+    assert names(elect) == {"a"}
+
+
+@pytest.mark.parametrize("wish", [ADMIN_DRAIN, ADMIN_MAINT])
+def test_an_operator_takes_a_backend_out_and_back(board: Board, wish: int) -> None:
+    a, b = pool("", "")
+    elect = elector(board, (a, b))
+    board.set_admin(a.index, wish)
+    assert names(elect) == {"b"}
+    board.set_admin(a.index, ADMIN_READY)
+    assert names(elect) == {"a", "b"}
+
+
+def test_a_weight_for_now_replaces_the_configured_one_and_zero_means_no_new_sessions(board: Board) -> None:
+    a, b = pool("weight=1", "weight=1")
+    elect = elector(board, (a, b), "roundrobin")
+    board.set_weight(a.index, 3)
+    chosen = [elect.elect("", ()) for _ in range(8)]
+    assert chosen.count(a) == 6
+    board.set_weight(a.index, 0)
+    assert names(elect) == {"b"}
+    board.set_weight(a.index, None)
+    assert names(elect) == {"a", "b"}
+
+
+def test_a_verdict_about_somebody_else_does_not_disturb_the_rounds(board: Board) -> None:
+    a, b = pool("", "")
+    elect = elector(board, (a, b), "roundrobin")
+    order = []
+    for _ in range(6):
+        backend = elect.elect("", ())
+        assert backend is not None
+        order.append(backend.name)
+        judge(board, a, UP)
+    assert order.count("a") == 3
+
+
+def test_backups_serve_only_while_nobody_else_is_eligible(board: Board) -> None:
+    a, b, c = pool("", "backup", "backup")
+    elect = elector(board, (a, b, c))
+    assert names(elect) == {"a"}
+    judge(board, a, DOWN)
+    assert names(elect) == {"b", "c"}
+    judge(board, a, UP)
+    assert names(elect) == {"a"}
+
+
+def test_tried_ones_are_not_elected_again_and_then_it_is_down(board: Board) -> None:
+    a, b = pool("", "")
+    elect = elector(board, (a, b))
+    assert elect.elect("", {a.index}) == b
+    assert elect.elect("", {a.index, b.index}) is None
+    assert elect.why == "down"
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_full_ones_are_passed_over_and_all_full_is_told_apart_from_down(board: Board, policy: str) -> None:
+    a, b = pool("maxconn=1", "maxconn=2")
+    elect = elector(board, (a, b), policy)
+    chosen = [elect.elect("10.9.9.9", ()) for _ in range(3)]
+    assert sorted(backend.name for backend in chosen if backend) == ["a", "b", "b"]
+    assert elect.elect("10.9.9.9", ()) is None
+    assert elect.why == "full"
+    assert board.sessions(a.index) == 1 and board.sessions(b.index) == 2
+    assert board.total(base(a.index) + B_SESSIONS_TOTAL) == 1
+    elect.release(a)
+    assert elect.elect("10.9.9.9", ()) == a
+
+
+def test_a_full_pool_does_not_spill_into_the_backups(board: Board) -> None:
+    a, b = pool("maxconn=1", "backup")
+    elect = elector(board, (a, b))
+    assert elect.elect("", ()) == a
+    assert elect.elect("", ()) is None
+    assert elect.why == "full"
+
+
+def test_seats_of_other_workers_count(board: Board) -> None:
+    (a,) = pool("maxconn=5")
+    board.shared.rows.row(OTHER)[base(a.index) + B_SESSIONS] = 4
+    elect = elector(board, (a,))
+    assert elect.elect("", ()) == a
+    assert elect.elect("", ()) is None
+
+
+def test_an_unlimited_neighbour_takes_what_the_full_one_cannot(board: Board) -> None:
+    a, b = pool("maxconn=1", "")
+    elect = elector(board, (a, b))
+    chosen = [elect.elect("", ()) for _ in range(6)]
+    assert chosen.count(a) == 1 and chosen.count(b) == 5
+
+
+def test_a_verdict_half_written_is_not_looked_at(board: Board) -> None:
+    a, b = pool("", "")
+    elect = elector(board, (a, b))
+    admin = board.shared.rows.row(ADMIN_ROW)
+    admin[VERDICTS_VERSION] += 1  # the prober begins to write
+    admin[base(a.index) + B_VERDICT] = DOWN
+    assert names(elect) == {"a", "b"}
+    admin[VERDICTS_VERSION] += 1
+    assert names(elect) == {"b"}
+
+
+def test_a_worker_born_while_the_prober_writes_serves_at_once_and_looks_again(board: Board) -> None:
+    a, b = pool("", "")
+    admin = board.shared.rows.row(ADMIN_ROW)
+    admin[VERDICTS_VERSION] = 7
+    elect = elector(board, (a, b))
+    assert names(elect) == {"a", "b"}
+    admin[base(a.index) + B_VERDICT] = DOWN
+    admin[VERDICTS_VERSION] = 8
+    assert names(elect) == {"b"}
+
+
+def test_a_name_is_eligible_once_resolved_and_is_dialled_where_it_moved(board: Board) -> None:
+    (web,) = with_indexes([parse_upstream("web:80")], {"web:80": 2})
+    elect = elector(board, (web,))
+    assert names(elect) == {"down"}
+    pen = Pen(board, OTHER)
+    for host in ("10.0.0.5", "10.0.0.6"):
+        pen.write_address(2, host)
+        backend = elect.elect("", ())
+        assert backend == web and elect.target(web)[1] == (host, 80)
+
+
+def test_between_changes_no_list_is_rebuilt(board: Board, monkeypatch: pytest.MonkeyPatch) -> None:
+    elect = elector(board, pool("", ""))
+    monkeypatch.setattr(elect, "_refresh", lambda: pytest.fail("rebuilt without a change"))
+    assert names(elect) == {"a", "b"}

@@ -1,0 +1,124 @@
+"""Rise and fall, told as stories: what happened, and what the verdict was after each."""
+
+import pytest
+
+from balancer.pool.health import JITTER, SOONEST, UNSETTLED, Cooldown, Judge, Schedule, first_due
+
+# "." a check passed, "x" it failed, "s" a session could not connect; below each the verdict after it.
+STORIES = {
+    "a healthy backend": ("....", "UUUU"),
+    "dies": ("..xxx", "UUUUD"),
+    "two failures are not three": ("xx.xx.xx.", "UUUUUUUUU"),
+    "the first failing check of a new one counts as any other": ("xxx", "UUD"),
+    "sessions find out first": ("xss", "UUD"),
+    "comes back after two good checks": ("xxx..", "UUDDU"),
+    "one good check is not two": ("xxx.x.x..", "UUDDDDDDU"),
+    "a failed session while down starts the rise anew": ("xxx.s..", "UUDDDDU"),
+    "down stays down": ("xxxxxx", "UUDDDD"),
+    "falls again": ("xxx..xxx", "UUDDUUUD"),
+}
+
+
+@pytest.mark.parametrize("story", STORIES)
+def test_story(story: str) -> None:
+    events, verdicts = STORIES[story]
+    judge = Judge(rise=2, fall=3)
+    seen = ""
+    for now, event in enumerate(events):
+        before = judge.up
+        changed = judge.passed(now) if event == "." else judge.failed(now)
+        assert changed == (judge.up != before)
+        if changed:
+            assert judge.since == now
+        seen += "U" if judge.up else "D"
+    assert seen == verdicts
+
+
+def test_fall_of_one_needs_one_failure_and_rise_of_one_one_success() -> None:
+    judge = Judge(rise=1, fall=1)
+    assert judge.failed(1.0) and not judge.up
+    assert judge.passed(2.0) and judge.up
+
+
+def test_is_settled_only_while_nothing_speaks_against_the_verdict() -> None:
+    judge = Judge(rise=2, fall=3)
+    assert judge.is_settled()
+    judge.failed(0)
+    assert not judge.is_settled()
+    judge.passed(0)
+    assert judge.is_settled()
+
+
+def test_schedule_jitters_five_percent_around_the_interval() -> None:
+    schedule = Schedule(interval=2.0, due=10.0)
+    for chance, expected in ((0.0, 2.0 * (1 - JITTER)), (0.5, 2.0), (1.0, 2.0 * (1 + JITTER))):
+        schedule.begun(10.0)
+        assert schedule.due == float("inf")
+        schedule.ended(settled=True, chance=chance)
+        assert schedule.due == pytest.approx(10.0 + expected)
+
+
+def test_an_unsettled_backend_is_asked_twice_as_often() -> None:
+    schedule = Schedule(interval=2.0, due=0.0)
+    schedule.begun(0.0)
+    schedule.ended(settled=False, chance=0.5)
+    assert schedule.due == pytest.approx(2.0 * UNSETTLED)
+
+
+def test_a_death_is_known_within_three_intervals_even_at_the_worst_jitter() -> None:
+    judge, schedule, now = Judge(2, 3), Schedule(2.0, 0.0), 0.0
+    died = 0.001  # just after a good check
+    while judge.up:
+        schedule.begun(now)
+        if now > died:
+            judge.failed(now)
+        schedule.ended(judge.is_settled(), chance=1.0)
+        now = schedule.due
+    assert judge.since - died <= 3 * 2.0
+
+
+def test_hasten_brings_the_next_check_forward_but_not_into_a_hail() -> None:
+    schedule = Schedule(interval=2.0, due=0.0)
+    schedule.begun(10.0)
+    schedule.hasten(10.0)
+    assert schedule.due == float("inf")  # one is under way
+    schedule.ended(settled=True, chance=0.5)
+    schedule.hasten(10.01)
+    assert schedule.due == pytest.approx(10.0 + SOONEST)
+    schedule.hasten(11.0)
+    assert schedule.due == pytest.approx(10.0 + SOONEST)  # never later than it was
+    late = Schedule(interval=2.0, due=12.0, last=10.0)
+    late.hasten(11.0)
+    assert late.due == 11.0
+
+
+def test_first_checks_begin_within_a_quarter_interval_and_not_all_at_once() -> None:
+    dues = [first_due(100.0, place, 10, 2.0) for place in range(10)]
+    assert dues[0] == 100.0
+    assert len(set(dues)) == 10
+    assert max(dues) < 100.5
+
+
+# Without checks: "x" a session could not connect, "-" half a pause goes by without one.
+COOLDOWNS = {
+    "three failures close the door for a pause": ("xxx--", "UUDDU"),
+    "on trial one failure is enough": ("xxx--x", "UUDDUD"),
+    "a quiet pause on trial makes it as good as new": ("xxx----xx", "UUDDUUUUU"),
+    "failures far apart do not add up": ("xx--xx--xx", "UUUUUUUUUU"),
+    "failures while the door is closed change nothing": ("xxxxx--", "UUDDDDU"),
+}
+
+
+@pytest.mark.parametrize("story", COOLDOWNS)
+def test_cooldown_story(story: str) -> None:
+    events, verdicts = COOLDOWNS[story]
+    judge, now, seen = Cooldown(fall=3, pause=10.0), 0.0, ""
+    for event in events:
+        if event == "x":
+            now += 0.01
+            judge.failed(now)
+        else:
+            now += 5.01
+            judge.waited(now)
+        seen += "U" if judge.up else "D"
+    assert seen == verdicts
