@@ -9,7 +9,7 @@ import json
 import os
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from balancer import __version__
 from balancer.console.table import draw_status
@@ -74,10 +74,10 @@ def build_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     where = parser.add_mutually_exclusive_group()
-    where.add_argument("--admin", metavar="PATH", help="the admin socket (default: the one of the port)")
     where.add_argument(
-        "-p", "--port", type=int, default=DEFAULT_PORT, help="the balancer's port (default %(default)s)"
+        "--admin", metavar="PATH", help="the admin socket (default: BALANCER_ADMIN, or the one of the port)"
     )
+    where.add_argument("-p", "--port", type=int, help=f"the balancer's port (default {DEFAULT_PORT})")
     parser.add_argument("--version", action="version", version=f"balancerctl {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     status = commands.add_parser("status", help="workers, backends and totals")
@@ -97,6 +97,16 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def admin_of(port: int | None, environ: Mapping[str, str]) -> str:
+    """The admin socket where the balancer's own environment would put it; a port on the command line wins."""
+    if port is None and (told := environ.get("BALANCER_ADMIN", "")):
+        return told
+    if port is None:
+        text = environ.get("BALANCER_PORT", "")
+        port = int(text) if text.isdecimal() else DEFAULT_PORT
+    return admin_path(port, environ)
+
+
 def words_of(args: argparse.Namespace) -> list[str]:
     """The command line the console understands."""
     extras = (getattr(args, name) for name in ("name", "weight", "count") if hasattr(args, name))
@@ -105,7 +115,7 @@ def words_of(args: argparse.Namespace) -> list[str]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
-    path = args.admin or admin_path(args.port, os.environ)
+    path = args.admin or admin_of(args.port, os.environ)
     words = words_of(args)
     if any(len(word.split()) != 1 for word in words):
         print("balancerctl: a backend's name has no spaces", file=sys.stderr)

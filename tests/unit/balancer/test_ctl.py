@@ -66,3 +66,11 @@ def test_the_answer_decides_the_exit_code(
         thread.join()
     out = capsys.readouterr()
     assert text in (out.err if code else out.out)
+
+
+def test_the_socket_is_found_where_the_daemon_puts_it() -> None:
+    environ = {"BALANCER_ADMIN": "/a.sock", "BALANCER_PORT": "7000", "XDG_RUNTIME_DIR": "/nowhere"}
+    assert ctl.admin_of(None, environ) == "/a.sock"
+    assert ctl.admin_of(8000, environ).endswith("-8000.sock")
+    assert ctl.admin_of(None, {**environ, "BALANCER_ADMIN": ""}).endswith("-7000.sock")
+    assert ctl.admin_of(None, {}).endswith("-9090.sock")
