@@ -68,6 +68,16 @@ class Listener:
         self.sock.close()
 
 
+def is_open(conn: socket.socket) -> bool:
+    """Whether the other side has not closed it yet: a close that has arrived counts even before it is read."""
+    try:
+        return conn.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT) != b""
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+
+
 class Echo(Listener):
     """Echoes. With `greeting`, sends its name and a newline first (a server-first protocol)."""
 
@@ -100,7 +110,8 @@ class Echo(Listener):
                 self.peers.append(peer)
                 self.now += 1
                 self.ever += 1
-                self.most = max(self.most, self.now)
+                if self.now > self.most:
+                    self.most = max(self.most, sum(map(is_open, self.connections)))
                 self.selector.register(conn, selectors.EVENT_READ)
                 if self.greeting:
                     conn.sendall(f"{self.name}\n".encode())

@@ -125,7 +125,7 @@ def test_the_strongest_source_is_the_one_in_force(tmp_path: Path) -> None:
                     refused.settimeout(2)
                     assert not refused.recv(1)
             lb.wait_line(r"sessions=1/1")
-            lb.wait_line(r"\bclose\b.*client=")  # loglevel 1, from the environment
+            lb.wait_line(r"session client=\S+ backend=")  # loglevel 1, from the environment
             lb.wait_idle()
 
 

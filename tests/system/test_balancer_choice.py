@@ -186,5 +186,6 @@ def test_a_backup_serves_only_when_nobody_else_can() -> None:
         with Balancer(upstreams=upstreams, check_interval="100ms") as lb:
             assert set(short_sessions(lb, 20)) == {main.name}
             main.close()
+            lb.wait_backend(main.name, "down")
             assert set(short_sessions(lb, 20)) == {spare.name}
             lb.check_at_rest()
