@@ -12,7 +12,7 @@ from balancer.options import Options, parse
 from balancer.pool.backend import Backend, with_indexes
 from balancer.pool.blocks import Blocks
 from balancer.pool.board import Board, capacity_for, columns_for, totals_for
-from balancer.prefork.cells import MASTER_GENERATION, MASTER_ROW, Shared
+from balancer.prefork.cells import MASTER_ROW, MASTER_UPCOMING, Shared
 from balancer.prefork.child import Child
 from balancer.prefork.config import ConfigError
 from balancer.prefork.plan import Bind, Plan, Role
@@ -46,7 +46,7 @@ class BalancerService:
     def place(self, upstream: Sequence[Backend], shared: Shared) -> tuple[Backend, ...]:
         """The backends with their blocks for the generation about to be forked."""
         assert self.blocks is not None and self.board is not None
-        upcoming = shared.rows.cells[MASTER_ROW * shared.rows.columns + MASTER_GENERATION] + 1
+        upcoming = shared.rows.cells[MASTER_ROW * shared.rows.columns + MASTER_UPCOMING]
         try:
             blocks, reused = self.blocks.assign(upcoming, [backend.name for backend in upstream])
         except ValueError as error:

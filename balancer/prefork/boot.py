@@ -78,7 +78,7 @@ def open_sockets(plan: Plan, owner: tuple[int, int] | None, left: Inheritance, l
             role=group.bind.role,
             backlog=group.bind.backlog,
         )
-    for sock in sockets.inherited:
+    for _, sock in sockets.inherited:
         log.warning("bind", address=sock.getsockname(), then="closed: inherited, but not configured")
         sock.close()
     sockets.inherited = []

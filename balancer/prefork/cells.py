@@ -10,8 +10,8 @@ RULES
 - This module knows the columns of processes. What a service counts lives in columns from PREFORK_COLUMNS on.
 
       row            writer    holds
-      MASTER_ROW     master    generation, live rows, wanted workers, and CURRENT_ROW + role index -> row of that
-                               role's newest ready process (slot 0), 0 when there is none
+      MASTER_ROW     master    generation, live rows, wanted workers; in its last columns the row of the newest
+                               ready process (slot 0) of each role, see `current_row`
       RETIRED_ROW    master    totals of the dead
       ADMIN_ROW      console   what operators ask for (WANTED_WORKERS, and the service's own columns)
       FIRST_LEASE..  its lessee  one process each; only rows [FIRST_LEASE, MASTER_LIVE_ROWS) can be in use
@@ -43,9 +43,9 @@ MASTER_WORKERS = 11  # processes wanted of the listening role
 MASTER_RESPAWNS = 12  # processes replaced since boot
 MASTER_HANGS = 13  # processes killed because their heartbeat stood still
 MASTER_RELOADS = 14  # reloads that went through
+MASTER_UPCOMING = WANTED_WORKERS  # generation that the next plan would be forked as
 MASTER_SLOTS = 15  # slots that own sockets (rows of the slots table in use); never fewer than workers
-CURRENT_ROW = 16  # + role index in the plan's order
-MAX_ROLES = 8
+MAX_ROLES = 8  # the last so many columns of MASTER_ROW: row of the newest ready process of each role
 
 FREE, STARTING, READY, DRAINING = range(4)  # values of STATE
 
@@ -146,12 +146,17 @@ class Shared:
 def make_shared(columns: int, rows: int = MAX_ROWS) -> Shared:
     """The shared memory of one master; `columns` is what the service asks for."""
     return Shared(
-        rows=Table(rows, max(columns, CURRENT_ROW + MAX_ROLES)),
+        rows=Table(rows, max(columns, PREFORK_COLUMNS) + MAX_ROLES),
         slots=Table(MAX_SLOTS, SLOT_COLUMNS),
         notice=Notice(),
     )
 
 
+def current_cell(rows: Table, role_index: int) -> int:
+    """Number of the cell of MASTER_ROW that names a role's newest ready process."""
+    return MASTER_ROW * rows.columns + rows.columns - MAX_ROLES + role_index
+
+
 def current_row(shared: Shared, role_index: int) -> int:
-    """Row of the newest ready process of a role (its slot 0), 0 when there is none."""
-    return int(shared.rows.cells[MASTER_ROW * shared.rows.columns + CURRENT_ROW + role_index])
+    """Row of the newest ready process of a role (its slot 0), 0 when there is none; roles in the plan's order."""
+    return int(shared.rows.cells[current_cell(shared.rows, role_index)])

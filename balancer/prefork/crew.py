@@ -10,7 +10,6 @@ from collections.abc import Callable
 
 from balancer.prefork.cells import (
     BEAT_MS,
-    CURRENT_ROW,
     FIRST_LEASE,
     MASTER_GENERATION,
     MASTER_HANGS,
@@ -19,6 +18,7 @@ from balancer.prefork.cells import (
     MASTER_ROW,
     RETIRED_ROW,
     Shared,
+    current_cell,
 )
 from balancer.prefork.children import Children, Leases, NoLease, Place, Process
 from balancer.prefork.listeners import Sockets
@@ -181,7 +181,8 @@ class Crew:
         for index, role in enumerate(plan.roles if plan else ()):
             holder = self.children.holder(self.current, role.name, 0)
             is_there = holder is not None and holder.ready_at is not None
-            self.row[CURRENT_ROW + index] = holder.row if holder is not None and is_there else 0
+            cell = current_cell(self.shared.rows, index)
+            self.shared.rows.cells[cell] = holder.row if holder is not None and is_there else 0
 
     def _write_live_rows(self) -> None:
         self.row[MASTER_LIVE_ROWS] = self.children.leases.end

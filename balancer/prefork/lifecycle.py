@@ -8,7 +8,7 @@ import os
 import signal
 
 from balancer.prefork.boot import listening_count
-from balancer.prefork.cells import MASTER_GENERATION, MAX_SLOTS
+from balancer.prefork.cells import MASTER_GENERATION, MASTER_UPCOMING, MAX_SLOTS
 from balancer.prefork.crew import EXIT_CUT, Crew
 from balancer.prefork.listeners import CannotBind
 from balancer.prefork.notify import Notifier
@@ -85,8 +85,10 @@ class Lifecycle:
             self._begin_reload(now)
 
     def tick(self, now: float) -> None:
+        if not self._is_ready:
+            return
         self.notifier.beat(now)
-        if self._is_ready and not self.is_stopping:
+        if not self.is_stopping:
             self.notifier.status(self.status())
 
     def next_moment(self) -> float | None:
@@ -167,12 +169,13 @@ class Lifecycle:
         self._wants_reload = False
         self._close_ports()
         self.notifier.reloading(now)
-        try:
-            self._reload = Reload(self.crew, self._service, self._generation + 1, self.slots, now)
-        except GivenUp as reason:
-            self._tell_reload(now, str(reason), Difference())
-            return
         self._generation += 1
+        self.crew.row[MASTER_UPCOMING] = self._generation
+        try:
+            self._reload = Reload(self.crew, self._service, self._generation, self.slots, now)
+        except GivenUp as reason:
+            self._service.retired(self._generation)
+            self._tell_reload(now, str(reason), Difference())
 
     def _step_reload(self, reload: Reload, now: float) -> None:
         try:
@@ -247,16 +250,16 @@ class Lifecycle:
         if self.is_stopping or self._successor is not None or not self._is_ready:
             self.log.warning("upgrade", then="refused: not now")
             return
-        fds = [listener.fd for listener in self.crew.sockets.all()]
+        heirlooms = self.crew.sockets.heirlooms()
         pidfile_fd = -1 if self._pidfile is None else self._pidfile.fd
         try:
             with held_back():
-                self._successor = start_successor(fds, pidfile_fd, now)
+                self._successor = start_successor(heirlooms, pidfile_fd, now)
         except OSError as error:
             self.log.error("upgrade", error=error, then="the old version goes on")
             return
         self.log.info(
-            "upgrade", successor=self._successor.pid, sockets=len(fds), then="it serves before we drain"
+            "upgrade", successor=self._successor.pid, sockets=len(heirlooms), then="it serves before we drain"
         )
 
     def _hear_successor(self, successor: Successor, now: float) -> None:

@@ -22,6 +22,7 @@ from dataclasses import dataclass, replace
 
 from balancer.prefork.plan import Bind
 from balancer.prefork.units import Address
+from balancer.prefork.upgrade import Heirloom
 
 
 class CannotBind(OSError):
@@ -119,7 +120,7 @@ class Sockets:
     def __init__(self) -> None:
         self.groups: dict[tuple[str, Address], Group] = {}
         self.owner: tuple[int, int] | None = None
-        self.inherited: list[socket.socket] = []
+        self.inherited: list[tuple[Heirloom, socket.socket]] = []
 
     def open(self, binds: Iterable[Bind], slots: int) -> "list[Group]":
         """Make every bind listen with at least `slots` sockets; the groups that are new.
@@ -162,8 +163,13 @@ class Sockets:
                     found.setdefault(listener.slot, []).append(listener)
         return {slot: tuple(listeners) for slot, listeners in sorted(found.items())}
 
-    def all(self) -> list[Listener]:
-        return [listener for group in self.groups.values() for listener in group.listeners]
+    def heirlooms(self) -> list[Heirloom]:
+        """Everything a successor needs to know of our sockets, in the order of slots."""
+        return [
+            Heirloom(listener.fd, group.bind.role, str(group.bind.address))
+            for group in self.groups.values()
+            for listener in group.listeners
+        ]
 
     def remove(self, keys: Iterable[tuple[str, Address]]) -> None:
         """Stop listening for good, in every process that holds a duplicate too: shutdown acts on the open file."""
@@ -193,15 +199,21 @@ class Group:
         self._owner = owner
         self._inode = 0
 
-    def take(self, inherited: list[socket.socket]) -> None:
+    def take(self, inherited: list[tuple[Heirloom, socket.socket]]) -> None:
         """Use the sockets that were handed to this process for our address, in their order; they leave the list."""
-        mine = [sock for sock in inherited if serves(sock, self.bind.address)]
-        for sock in mine:
-            inherited.remove(sock)
+        mine = [entry for entry in inherited if self._is_ours(*entry)]
+        for entry in mine:
+            inherited.remove(entry)
+            sock = entry[1]
             sock.setblocking(False)
             self._admit(sock)
         if mine and not self.shared:
-            self.shared = not all(s.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT) for s in mine)
+            self.shared = not all(sock.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT) for _, sock in mine)
+
+    def _is_ours(self, item: Heirloom, sock: socket.socket) -> bool:
+        if item.wanted:
+            return item.role == self.bind.role and item.wanted == str(self.bind.address)
+        return serves(sock, self.bind.address)
 
     def grow(self, slots: int) -> None:
         """Listen with a socket for each of `slots` slots. Raises OSError."""

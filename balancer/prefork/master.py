@@ -30,8 +30,8 @@ from balancer.prefork.boot import (
 from balancer.prefork.cells import (
     ADMIN_ROW,
     BEAT_MS,
-    GENERATION,
     MASTER_SLOTS,
+    MASTER_UPCOMING,
     MASTER_WORKERS,
     PID,
     READY,
@@ -100,31 +100,31 @@ def _boot_and_serve(service: Service, plan: Plan, who: tuple[int, int] | None, l
             pidfile.give_to(*who)
     if pidfile is not None and left.ready_fd < 0:
         pidfile.write(os.getpid())
-    drop_privileges(who)
     crew = Crew(make_shared(plan.columns), sockets, log, time.monotonic())
-    master = Master(service, crew, signals, Lifecycle(crew, service, pidfile, Notifier(os.environ)), left)
+    life = Lifecycle(crew, service, pidfile, Notifier(os.environ))
     try:
-        return master.serve()
+        crew.row[MASTER_UPCOMING] = 1
+        plan = service.plan(crew.shared)  # while we may still read what only root may
+        drop_privileges(who)
+        return Master(plan, crew, signals, life, left).serve()
     except ConfigError as error:
         log.error("config", error=error, then=f"exit {EXIT_USAGE}")
         return EXIT_USAGE
     finally:
-        master.life.leave()
+        life.leave()
 
 
 class Master:
     """One turn after another."""
 
-    def __init__(
-        self, service: Service, crew: Crew, signals: Signals, life: Lifecycle, left: Inheritance
-    ) -> None:
-        self.service = service
+    def __init__(self, plan: Plan, crew: Crew, signals: Signals, life: Lifecycle, left: Inheritance) -> None:
+        self._first_plan = plan
         self.crew = crew
         self.life = life
         self.log = crew.log
         self.signals = signals
         self.keeper = Keeper(crew.shared, crew.children, crew.sockets, crew.watch, crew.log)
-        self.title: Title | None = None
+        self.title = Title(plan.title)
         self._left = left
         self._booted = False
         self._started = time.monotonic()
@@ -134,10 +134,9 @@ class Master:
         crew.drop = self._drop_in_child
 
     def serve(self) -> int:
-        """Fork generation 1 and turn until the end; the exit code. Raises ConfigError."""
+        """Fork generation 1 and turn until the end; the exit code."""
         now = self._started
-        plan = self.service.plan(self.crew.shared)
-        self.title = Title(plan.title)
+        plan = self._first_plan
         row = self.crew.row
         row[PID], row[STATE], row[STARTED_MS], row[BEAT_MS] = (
             os.getpid(),
@@ -145,7 +144,6 @@ class Master:
             int(now * 1000),
             int(now * 1000),
         )
-        row[GENERATION] = 1
         self.files = raise_file_limit()
         self.life.begin(plan, listening_count(plan), now)
         gc.disable()  # a few objects a turn, none of them cyclic; the children collect for themselves
@@ -244,8 +242,7 @@ class Master:
             self._last_wish = wish
             if wish:
                 life.scale(wish, now)
-        if self.title is not None:
-            self.title.set(life.title(), now)
+        self.title.set(life.title(), now)
         life.tick(now)
 
     def _keep_slots(self, now: float) -> None:

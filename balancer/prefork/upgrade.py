@@ -9,6 +9,7 @@ stream socket). `LISTEN_FDS` meant for another process (LISTEN_PID) is not ours.
 """
 
 import contextlib
+import json
 import os
 import signal
 import socket
@@ -22,10 +23,19 @@ GIVE_UP_AFTER = 30.0  # seconds a new master has to get ready
 
 
 @dataclass(frozen=True)
+class Heirloom:
+    """A listener handed to us: for which role and configured address (empty: whoever's address it has)."""
+
+    fd: int
+    role: str = ""
+    wanted: str = ""
+
+
+@dataclass(frozen=True)
 class Inheritance:
     """Descriptors found in the environment; -1 or empty when there are none."""
 
-    listeners: tuple[int, ...] = ()
+    listeners: tuple["Heirloom", ...] = ()
     ready_fd: int = -1
     pidfile_fd: int = -1
 
@@ -38,12 +48,26 @@ def activated_fds(environ: Mapping[str, str], pid: int) -> tuple[int, ...]:
     return tuple(range(FIRST_ACTIVATED, FIRST_ACTIVATED + int(count)))
 
 
+def parse_listeners(text: str) -> tuple[Heirloom, ...]:
+    """What `format_listeners` wrote; nothing when it is not that. The configured address tells sockets of port 0 apart."""
+    try:
+        return tuple(
+            Heirloom(int(fd), str(role), str(wanted)) for fd, role, wanted in json.loads(text or "[]")
+        )
+    except (ValueError, TypeError):
+        return ()
+
+
+def format_listeners(heirlooms: Iterable[Heirloom]) -> str:
+    return json.dumps([(item.fd, item.role, item.wanted) for item in heirlooms])
+
+
 def read_inheritance(environ: Mapping[str, str], pid: int) -> Inheritance:
     """What a former master, or the service manager, left us."""
-    numbers = [int(word) for word in environ.get(LISTENERS, "").split(",") if word.isdigit()]
+    handed = parse_listeners(environ.get(LISTENERS, ""))
     ready, pidfile = environ.get(READY_FD, ""), environ.get(PIDFILE_FD, "")
     return Inheritance(
-        listeners=tuple(numbers) or activated_fds(environ, pid),
+        listeners=handed or tuple(Heirloom(fd) for fd in activated_fds(environ, pid)),
         ready_fd=int(ready) if ready.isdigit() else -1,
         pidfile_fd=int(pidfile) if pidfile.isdigit() else -1,
     )
@@ -55,17 +79,17 @@ def forget_inheritance() -> None:
         os.environ.pop(name, None)
 
 
-def adopt_sockets(fds: Iterable[int]) -> list[socket.socket]:
+def adopt_sockets(heirlooms: Iterable[Heirloom]) -> list[tuple[Heirloom, socket.socket]]:
     """Socket objects of the descriptors that are listening stream sockets; others are left alone."""
     found = []
-    for fd in fds:
+    for item in heirlooms:
         try:
-            sock = socket.socket(fileno=fd)
+            sock = socket.socket(fileno=item.fd)
         except OSError:
             continue
         if sock.type == socket.SOCK_STREAM and sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
-            os.set_inheritable(fd, False)
-            found.append(sock)
+            os.set_inheritable(item.fd, False)
+            found.append((item, sock))
         else:
             sock.detach()
     return found
@@ -92,7 +116,7 @@ class Successor:
         os.close(self.ready_fd)
 
 
-def start_successor(fds: Iterable[int], pidfile_fd: int, now: float) -> Successor:
+def start_successor(heirlooms: Iterable[Heirloom], pidfile_fd: int, now: float) -> Successor:
     """Fork and exec this program again with its listeners. Raises OSError when the fork fails.
 
     Called with signals held back; the new program starts with none blocked.
@@ -108,23 +132,23 @@ def start_successor(fds: Iterable[int], pidfile_fd: int, now: float) -> Successo
         os.close(writer)
         return Successor(pid, reader, now + GIVE_UP_AFTER)
     try:
-        _become(list(fds), writer, pidfile_fd)
+        _become(list(heirlooms), writer, pidfile_fd)
     except BaseException as error:
         with contextlib.suppress(OSError):
             os.write(2, f"upgrade: cannot run {sys.executable}: {error}\n".encode())
     os._exit(1)
 
 
-def _become(fds: list[int], writer: int, pidfile_fd: int) -> None:
+def _become(heirlooms: list[Heirloom], writer: int, pidfile_fd: int) -> None:
     environ = dict(os.environ)
-    environ[LISTENERS] = ",".join(map(str, fds))
+    environ[LISTENERS] = format_listeners(heirlooms)
     environ[READY_FD] = str(writer)
     if pidfile_fd >= 0:
         environ[PIDFILE_FD] = str(pidfile_fd)
         os.set_inheritable(pidfile_fd, True)
     if "WATCHDOG_PID" in environ:
         environ["WATCHDOG_PID"] = str(os.getpid())
-    for fd in (*fds, writer):
+    for fd in (*(item.fd for item in heirlooms), writer):
         os.set_inheritable(fd, True)
     signal.set_wakeup_fd(-1)
     for number in (signal.SIGPIPE, signal.SIGURG, signal.SIGWINCH, signal.SIGALRM):

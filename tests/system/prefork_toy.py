@@ -1,0 +1,161 @@
+"""A toy service on the prefork machine: workers that echo lines and know a few words. Run as a program:
+
+    python prefork_toy.py CONFIG      CONFIG is a JSON file, read again at every reload
+
+Keys: port, workers, drain, pidfile, admin (unix path), fail ("" | "config" | "boot"), more (extra ports), steering.
+"""
+
+import json
+import os
+import socket
+import sys
+import time
+
+sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
+
+from balancer.prefork.cells import ACCEPTING, LOAD, PREFORK_COLUMNS, Shared
+from balancer.prefork.child import Child
+from balancer.prefork.loop import READ
+from balancer.prefork.master import Bind, Plan, Role, run_master
+from balancer.prefork.setting import ConfigError
+from balancer.prefork.units import parse_address
+
+SERVED = PREFORK_COLUMNS  # a total
+
+
+class Echo:
+    """One worker. Words: pid, gen, board, spin (hangs its loop); anything else comes back."""
+
+    def __init__(self, child: Child, fail: str) -> None:
+        if fail == "boot":
+            raise RuntimeError("told to fail at boot")
+        self.child = child
+        self.conns: dict[int, socket.socket] = {}
+        self.watched: set[int] = set()
+        child.on_drain = self.drain
+        child.on_cut = self.cut
+        child.on_tick = self.tick
+
+    def run(self) -> int:
+        self.tick(0.0)
+        self.child.cells[ACCEPTING] = 1
+        self.child.ready()
+        return self.child.run()
+
+    def tick(self, _now: float) -> None:
+        own = set() if self.child.draining else {self.child.slot, *self.child.adopted()}
+        for slot in self.watched - own:
+            self.accept_all(slot)
+            for listener in self.child.listeners.get(slot, ()):
+                self.child.loop.forget(listener.fd)
+        for slot in own - self.watched:
+            for listener in self.child.listeners.get(slot, ()):
+                self.child.loop.watch_level(listener.fd, lambda _mask, slot=slot: self.accept_all(slot))
+        self.watched = own
+        self.child.title.set(f"worker {self.child.slot} [{len(self.conns)} sessions]", self.child.loop.now)
+
+    def accept_all(self, slot: int) -> None:
+        for listener in self.child.listeners.get(slot, ()):
+            while True:
+                try:
+                    conn, _ = listener.sock.accept()
+                except OSError:
+                    break
+                conn.setblocking(False)
+                self.conns[conn.fileno()] = conn
+                self.child.cells[LOAD] += 1
+                self.child.loop.watch_level(conn.fileno(), lambda _mask, conn=conn: self.talk(conn), READ)
+
+    def talk(self, conn: socket.socket) -> None:
+        try:
+            data = conn.recv(4096)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        if not data:
+            self.close(conn)
+            return
+        self.child.cells[SERVED] += 1
+        match data.strip():
+            case b"pid":
+                data = b"%d\n" % os.getpid()
+            case b"gen":
+                data = b"%d\n" % self.child.generation
+            case b"board":
+                data = json.dumps(board(self.child.shared)).encode() + b"\n"
+            case b"spin":
+                time.sleep(60)
+        conn.send(data)
+
+    def close(self, conn: socket.socket) -> None:
+        self.child.loop.forget(conn.fileno())
+        del self.conns[conn.fileno()]
+        conn.close()
+        self.child.cells[LOAD] -= 1
+        if self.child.draining and not self.conns:
+            self.child.loop.stop()
+
+    def drain(self, _deadline: float) -> None:
+        self.child.cells[ACCEPTING] = 0
+        self.tick(0.0)
+        if not self.conns:
+            self.child.loop.stop()
+
+    def cut(self) -> None:
+        self.child.loop.stop()
+
+
+def board(shared: Shared) -> dict[str, object]:
+    rows, slots = shared.rows, shared.slots
+    return {
+        "master": list(rows.row(0)[:24]),
+        "served": rows.total(SERVED),
+        "load": rows.total(LOAD, 3),
+        "slots": [list(slots.row(slot)[:5]) for slot in range(int(rows.row(0)[15]))],
+        "notice": shared.notice.read()[1],
+    }
+
+
+def idle(child: Child) -> int:
+    child.ready()
+    return child.run()
+
+
+class Toy:
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    def plan(self, shared: Shared | None) -> Plan:
+        with open(self.path) as file:
+            config = json.load(file)
+        if config.get("fail") == "config":
+            raise ConfigError(f"{self.path}: told to fail")
+        ports = [config.get("port", 0), *config.get("more", [])]
+        binds = [Bind("worker", parse_address(f"127.0.0.1:{port}")) for port in ports]
+        if config.get("admin"):
+            binds.append(Bind("prober", parse_address(f"unix:{config['admin']}"), per_slot=False))
+        fail = config.get("fail", "")
+        return Plan(
+            title="toy",
+            roles=(
+                Role("worker", config.get("workers", 2), lambda child: Echo(child, fail).run()),
+                Role("prober", 1, idle),
+            ),
+            binds=tuple(binds),
+            columns=32,
+            totals=frozenset({SERVED}),
+            drain_timeout=config.get("drain", 5.0),
+            loglevel=config.get("loglevel", 0),
+            pidfile=config.get("pidfile", ""),
+            user=config.get("user", ""),
+            debug_dir=config.get("debug_dir"),
+            steering=config.get("steering", True),
+        )
+
+    def retired(self, generation: int) -> None:
+        pass
+
+
+if __name__ == "__main__":
+    sys.exit(run_master(Toy(sys.argv[1])))
