@@ -184,7 +184,8 @@ class Crew:
 
     def _hello(self, seat: Seat, hello: Hello) -> None:
         if seat.pid == hello.worker:
-            if seat.state is State.SUSPECT and hello.front == os.getpid():
+            # 0: it said so at its start and no front has read it since, so none has given it work.
+            if seat.state is State.SUSPECT and hello.front in (0, os.getpid()):
                 self._rest(seat)
             return
         if seat.pid:

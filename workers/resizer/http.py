@@ -10,6 +10,7 @@ is an error and not ignored: `?width=200` would otherwise give the picture back 
 
 import json
 from dataclasses import dataclass
+from http import HTTPStatus
 from urllib.parse import parse_qsl, urlsplit
 
 PARAMETERS = ("w", "h", "fit", "format", "quality", "orient")
@@ -100,6 +101,11 @@ def _switch(values: dict[str, str], name: str) -> bool:
     if text and text not in YES_NO:
         raise HttpError(400, f"{name}={text[:40]!r} is neither yes nor no")
     return YES_NO.get(text, True)
+
+
+def reason(status: int) -> bytes:
+    """The words behind a status on the status line."""
+    return HTTPStatus(status).phrase.encode()
 
 
 def error_answer(status: int, sentence: str) -> tuple[list[Header], bytes]:

@@ -23,6 +23,7 @@ from workers.resizer.http import (
     json_answer,
     picture_headers,
     read_wish,
+    reason,
 )
 from workers.resizer.orders import Result
 from workers.resizer.speaking import Block
@@ -238,7 +239,9 @@ class Web:
         headers = [*headers, ("Server", self.desk.settings.name)]
         if ending or self.desk.draining:
             headers.append(("Connection", "close"))
-        parts: list[Any] = [self.conn.send(h11.Response(status_code=status, headers=headers))]
+        parts: list[Any] = [
+            self.conn.send(h11.Response(status_code=status, headers=headers, reason=reason(status)))
+        ]
         if not self.is_head:
             parts += self.conn.send_with_data_passthrough(h11.Data(data=body)) or []  # type: ignore[arg-type]
         parts += [self.conn.send(h11.EndOfMessage())]
