@@ -1,0 +1,367 @@
+"""Every byte, then the end that was meant: half-closes, resets, closes in one instant, answers that race a reset.
+
+Each test names the naive relay that fails it. The long form of each runs by `make soak`.
+"""
+
+import contextlib
+import errno
+import socket
+import struct
+import termios
+import threading
+import time
+from collections.abc import Callable
+from fcntl import ioctl
+from hashlib import sha256
+
+import pytest
+
+from tests.system.backends import Scripted, close_with_reset
+from tests.system.harness import Balancer, wait_for
+from tests.system.load import receive
+
+LONG = pytest.param(1000, marks=pytest.mark.soak)
+
+
+def pattern(serial: int, size: int) -> bytes:
+    """Bytes that only this serial number has."""
+    block = sha256(serial.to_bytes(8, "big")).digest() * 32
+    return (block * (size // len(block) + 1))[:size]
+
+
+def everything(conn: socket.socket) -> bytes:
+    """Up to the end of stream."""
+    parts = []
+    while data := conn.recv(1 << 18):
+        parts.append(data)
+    return b"".join(parts)
+
+
+def until_reset(conn: socket.socket) -> tuple[bytes, bool]:
+    """(what came, whether it ended in a reset rather than in an end of stream)."""
+    parts = []
+    try:
+        while data := conn.recv(1 << 18):
+            parts.append(data)
+    except ConnectionResetError:
+        return b"".join(parts), True
+    return b"".join(parts), False
+
+
+def wait_acknowledged(conn: socket.socket) -> None:
+    while struct.unpack("i", ioctl(conn, termios.TIOCOUTQ, b"\0" * 4))[0]:
+        time.sleep(0.0005)
+
+
+def in_threads(count: int, act: Callable[[int], None], rounds: int) -> None:
+    """act(0) .. act(rounds - 1) spread over threads; the first failure is raised."""
+    failures: list[BaseException] = []
+
+    def work(first: int) -> None:
+        for number in range(first, rounds, count):
+            try:
+                act(number)
+            except BaseException as error:
+                failures.append(error)
+                return
+
+    threads = [threading.Thread(target=work, args=(first,), daemon=True) for first in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if failures:
+        raise failures[0]
+
+
+@pytest.mark.parametrize("rounds", [30, LONG])
+def test_a_client_that_shuts_first_gets_its_whole_answer(rounds: int) -> None:
+    """Naive: close both sides at the first end of stream."""
+    size = 10_000_000
+    sent = pattern(1, size)
+    digest = sha256(sent).digest()
+
+    def script(conn: socket.socket) -> None:
+        data = everything(conn)
+        conn.sendall(sha256(data).digest() + data[:1_000_000])
+
+    def round_trip(_: int) -> None:
+        with socket.create_connection(lb.address, 20) as client:
+            client.sendall(sent)
+            client.shutdown(socket.SHUT_WR)
+            answer = everything(client)
+        assert answer[:32] == digest
+        assert answer[32:] == sent[:1_000_000]
+
+    with Scripted(script) as backend, Balancer(upstreams=[backend.address], check="none") as lb:
+        in_threads(2, round_trip, rounds)
+        lb.check_at_rest()
+
+
+@pytest.mark.parametrize("rounds", [30, LONG])
+def test_a_backend_that_shuts_first_gets_the_whole_upload(rounds: int) -> None:
+    """Naive: close both sides at the first end of stream."""
+    sent = pattern(2, 10_000_000)
+    digest = sha256(sent).digest()
+    verdicts: list[bool] = []
+
+    def script(conn: socket.socket) -> None:
+        conn.sendall(b"go")
+        conn.shutdown(socket.SHUT_WR)
+        verdicts.append(sha256(everything(conn)).digest() == digest)
+
+    def round_trip(_: int) -> None:
+        with socket.create_connection(lb.address, 20) as client:
+            assert everything(client) == b"go"
+            client.sendall(sent)
+
+    with Scripted(script) as backend, Balancer(upstreams=[backend.address], check="none") as lb:
+        in_threads(2, round_trip, rounds)
+        wait_for(lambda: len(verdicts) == rounds, "every upload judged", 20)
+        assert all(verdicts)
+        lb.check_at_rest()
+
+
+@pytest.mark.parametrize("rounds", [60, LONG])
+def test_an_answer_survives_the_reset_that_follows_it(rounds: int) -> None:
+    """The backend answers, is acknowledged and closes with input unread, while the client is still sending and not
+    yet reading. Naive: close the client as soon as writing to the backend fails, or without reading what it still
+    sends."""
+    size = 1_000_000
+
+    def script(conn: socket.socket) -> None:
+        serial = int.from_bytes(receive(conn, 8), "big")
+        conn.sendall(pattern(serial, size))
+        wait_acknowledged(conn)
+
+    def round_trip(serial: int) -> None:
+        with socket.create_connection(lb.address, 20) as client:
+            client.sendall(serial.to_bytes(8, "big"))
+            with contextlib.suppress(ConnectionResetError, BrokenPipeError):
+                for _ in range(40):
+                    client.sendall(bytes(50_000))
+            answer, _ = until_reset(client)
+        assert len(answer) == size
+        assert answer == pattern(serial, size)
+
+    with Scripted(script) as backend, Balancer(upstreams=[backend.address], check="none") as lb:
+        in_threads(4, round_trip, rounds)
+        lb.check_at_rest(seconds=10)
+
+
+@pytest.mark.parametrize("way", ["down", "up"])
+def test_fifty_megabytes_outlive_their_sender(way: str) -> None:
+    """The sender closes at once, the receiver sleeps 3 s. Naive: close both sides when one of them is gone."""
+    size = 50_000_000
+    whole = pattern(3, size)
+    got: list[bytes] = []
+
+    def send(conn: socket.socket) -> None:
+        conn.sendall(whole)
+
+    def sleep_and_read(conn: socket.socket) -> None:
+        time.sleep(3)
+        got.append(everything(conn))
+
+    backend_acts, client_acts = (send, sleep_and_read) if way == "down" else (sleep_and_read, send)
+    with Scripted(backend_acts) as backend, Balancer(upstreams=[backend.address], check="none") as lb:
+        with socket.create_connection(lb.address, 60) as client:
+            client_acts(client)
+        wait_for(lambda: got, "the receiver's end of stream", 30)
+        assert sha256(got[0]).digest() == sha256(whole).digest()
+        lb.check_at_rest()
+
+
+@pytest.mark.parametrize("rounds", [100, LONG])
+def test_a_backend_reset_is_a_reset_for_the_client(rounds: int) -> None:
+    """After the bytes that came before it. Naive: treat every end as an end of stream (HAProxy and nginx do)."""
+    size = 300_000
+
+    def script(conn: socket.socket) -> None:
+        serial = int.from_bytes(receive(conn, 8), "big")
+        conn.sendall(pattern(serial, size))
+        wait_acknowledged(conn)
+        close_with_reset(conn)
+
+    def round_trip(serial: int) -> None:
+        with socket.create_connection(lb.address, 20) as client:
+            client.sendall(serial.to_bytes(8, "big"))
+            if serial % 2:
+                time.sleep(0.01)
+            answer, was_reset = until_reset(client)
+        assert was_reset, f"a clean end after {len(answer)} bytes"
+        assert answer == pattern(serial, size)
+
+    with Scripted(script) as backend, Balancer(upstreams=[backend.address], check="none", loglevel=1) as lb:
+        in_threads(4, round_trip, rounds)
+        lb.check_at_rest()
+        assert len([line for line in lb.log().splitlines() if " end=SD " in line]) == rounds
+
+
+@pytest.mark.parametrize("rounds", [50, LONG])
+def test_a_client_reset_reaches_the_backend_at_once(rounds: int) -> None:
+    """Within 100 ms, mid-transfer. Naive: go on sending to nobody until a timeout."""
+    noticed: dict[int, float] = {}
+
+    def script(conn: socket.socket) -> None:
+        serial = int.from_bytes(receive(conn, 8), "big")
+        with contextlib.suppress(ConnectionResetError, BrokenPipeError):
+            while True:
+                conn.sendall(bytes(100_000))
+        noticed[serial] = time.monotonic()
+
+    def round_trip(serial: int) -> None:
+        client = socket.create_connection(lb.address, 20)
+        client.sendall(serial.to_bytes(8, "big"))
+        receive(client, 200_000)
+        left = time.monotonic()
+        close_with_reset(client)
+        wait_for(lambda: serial in noticed, "the backend to notice", 5, every=0.001)
+        delays.append(noticed[serial] - left)
+
+    delays: list[float] = []
+    with Scripted(script) as backend, Balancer(upstreams=[backend.address], check="none") as lb:
+        in_threads(1, round_trip, rounds)
+        delays.sort()
+        assert delays[len(delays) * 9 // 10] < 0.1, delays[-5:]  # the tail belongs to a busy machine
+        lb.check_at_rest()
+
+
+@pytest.mark.parametrize("rounds", [2000, pytest.param(10_000, marks=pytest.mark.soak)])
+def test_both_close_in_one_instant(rounds: int) -> None:
+    """Descriptor numbers are used again at once. Naive: close inside the batch, so that a stale event of the old
+    connection reaches the new owner of its number."""
+
+    def script(conn: socket.socket) -> None:
+        name = conn.recv(8)
+        if name:
+            conn.sendall(name)
+
+    def round_trip(serial: int) -> None:
+        with socket.create_connection(lb.address, 20) as client:
+            name = serial.to_bytes(8, "big")
+            client.sendall(name)
+            if serial % 3:
+                assert receive(client, 8) == name
+
+    with Scripted(script) as backend, Balancer(upstreams=[backend.address], check="none") as lb:
+        in_threads(8, round_trip, rounds)
+        lb.check_at_rest()
+
+
+@pytest.mark.parametrize("rounds", [300, pytest.param(2000, marks=pytest.mark.soak)])
+def test_no_byte_of_an_aborted_reply_reaches_another_client(rounds: int) -> None:
+    """Naive: return a pipe to the pool, or a connection, with bytes still in it."""
+    size = 600_000
+
+    def script(conn: socket.socket) -> None:
+        serial = int.from_bytes(receive(conn, 8), "big")
+        with contextlib.suppress(ConnectionResetError, BrokenPipeError):
+            conn.sendall(pattern(serial, size))
+
+    def round_trip(serial: int) -> None:
+        aborted = socket.create_connection(lb.address, 20)
+        aborted.sendall((2 * serial).to_bytes(8, "big"))
+        receive(aborted, 100_000)
+        close_with_reset(aborted)
+        with socket.create_connection(lb.address, 20) as client:
+            client.sendall((2 * serial + 1).to_bytes(8, "big"))
+            assert everything(client) == pattern(2 * serial + 1, size)
+
+    with Scripted(script) as backend, Balancer(upstreams=[backend.address], check="none") as lb:
+        in_threads(4, round_trip, rounds)
+        lb.check_at_rest()
+
+
+def test_connections_without_a_byte_leave_nothing() -> None:
+    """Closes and resets before the first byte. Naive: wait for the idle timeout."""
+
+    def script(conn: socket.socket) -> None:
+        everything(conn)
+
+    with Scripted(script) as backend, Balancer(upstreams=[backend.address], check="none") as lb:
+        for number in range(400):
+            client = socket.create_connection(lb.address, 5)
+            if number % 2:
+                close_with_reset(client)
+            else:
+                client.close()
+        lb.check_at_rest()
+
+
+def test_a_backend_that_resets_a_fresh_connection_is_replaced_by_another() -> None:
+    """No client byte has gone upstream, so the session may still move. Naive: pass the reset on."""
+
+    def slam(conn: socket.socket) -> None:
+        close_with_reset(conn)
+
+    def greet(conn: socket.socket) -> None:
+        conn.sendall(b"hello")
+
+    with Scripted(slam) as bad, Scripted(greet) as good:
+        upstreams = [f"{bad.name} weight=1", f"{good.name} weight=1"]
+        with Balancer(upstreams=upstreams, balance="roundrobin", check="none") as lb:
+            for _ in range(20):
+                with socket.create_connection(lb.address, 5) as client:
+                    assert everything(client) == b"hello"
+            lb.check_at_rest()
+
+
+def test_a_half_closed_session_ends_with_its_timeout() -> None:
+    """Naive: wait for ever for the side that never closes."""
+    held = threading.Event()
+
+    def script(conn: socket.socket) -> None:
+        everything(conn)
+        held.wait(10)
+
+    with Scripted(script) as backend:
+        with Balancer(
+            upstreams=[backend.address], check="none", half_close_timeout="400ms", loglevel=1
+        ) as lb:
+            with socket.create_connection(lb.address, 5) as client:
+                client.shutdown(socket.SHUT_WR)
+                started = time.monotonic()
+                with contextlib.suppress(OSError):
+                    assert client.recv(1) == b""
+                assert 0.3 < time.monotonic() - started < 2
+            lb.wait_line(" end=sD .*half-close-timeout")
+            held.set()
+            lb.check_at_rest()
+
+
+def test_urgent_data_neither_spins_nor_breaks_the_stream() -> None:
+    def script(conn: socket.socket) -> None:
+        conn.send(b"!", socket.MSG_OOB)
+        conn.sendall(everything(conn))
+
+    with Scripted(script) as backend, Balancer(upstreams=[backend.address], check="none") as lb:
+        clients = [socket.create_connection(lb.address, 5) for _ in range(20)]
+        for client in clients:
+            client.send(b"?", socket.MSG_OOB)
+            client.sendall(b"abc")
+        before = sum(sum(process.cpu_times()[:2]) for process in lb.processes())
+        time.sleep(1)
+        assert sum(sum(process.cpu_times()[:2]) for process in lb.processes()) - before < 0.3
+        for client in clients:
+            client.shutdown(socket.SHUT_WR)
+            assert everything(client).replace(b"?", b"").replace(b"!", b"") == b"abc"
+            client.close()
+        lb.check_at_rest()
+
+
+def test_a_refused_dial_is_told_by_its_letters() -> None:
+    """Nobody listens: the client is closed at once, and the line says SC."""
+    nobody = socket.socket()
+    nobody.bind(("127.0.0.1", 0))
+    with Balancer(upstreams=[nobody.getsockname()], check="none", loglevel=1) as lb:
+        started = time.monotonic()
+        with socket.create_connection(lb.address, 5) as client:
+            try:
+                assert client.recv(1) == b""
+            except OSError as error:
+                assert error.errno == errno.ECONNRESET
+        assert time.monotonic() - started < 1
+        lb.wait_line(" end=SC ")
+        lb.check_at_rest()
+    nobody.close()
