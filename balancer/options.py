@@ -32,7 +32,14 @@ from balancer.prefork.daemon import (
     parse_processes,
 )
 from balancer.prefork.setting import at_least
-from balancer.prefork.units import Address, parse_count, parse_duration, parse_port, parse_positive_duration
+from balancer.prefork.units import (
+    Address,
+    parse_address,
+    parse_count,
+    parse_duration,
+    parse_port,
+    parse_positive_duration,
+)
 
 SECTION = "balancer"
 ABOUT = "spreads TCP connections over backends (layer 4), from forked workers"
@@ -46,6 +53,15 @@ _POOL: dict[str, Any] = {"group": "Backends"}
 _HEALTH: dict[str, Any] = {"group": "Health"}
 _SESSION: dict[str, Any] = {"group": "Sessions"}
 _WORKERS: dict[str, Any] = {"group": "Processes"}
+
+
+def _parse_socket_path(text: str) -> str:
+    """An absolute path short enough for a unix socket: a reload must find it wherever the master then stands."""
+    path = os.path.abspath(text) if text else ""
+    if path:
+        parse_address(f"unix:{path}")
+    return path
+
 
 OPTIONS: tuple[Option, ...] = (
     Option("port", "9090", "port to listen on; 0 lets the kernel choose", parse_port, short="p", **_LISTEN),
@@ -152,6 +168,7 @@ OPTIONS: tuple[Option, ...] = (
     ),
     Option(
         "admin", "", "unix socket of the console, mode 0600, for balancerctl",
+        _parse_socket_path,
         metavar="PATH", unset="prefork-balancer-PORT.sock in the runtime directory", **_WORKERS,
     ),
     *PROCESS_OPTIONS,
