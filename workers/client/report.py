@@ -9,7 +9,7 @@ import io
 import json
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 LISTED = 100  # failures printed by name
@@ -65,7 +65,7 @@ class Statistics:
 
     def dump(self) -> bytes:
         """For the pipe to the parent."""
-        return json.dumps(asdict(self)).encode()
+        return json.dumps(vars(self)).encode()
 
     def merge(self, raw: bytes) -> None:
         """Add what another process dumped. Raises ValueError."""
