@@ -85,7 +85,8 @@ class Worker:
         self.channel.setblocking(False)
         while self._packet() is not None:
             pass
-        child.on_drain = lambda deadline: None
+        # The master asks only when no front is left: nobody could dismiss this process any more.
+        child.on_drain = lambda deadline: child.loop.stop()
         child.on_tick = lambda now: child.title.set(self.title, now)
         child.loop.watch_level(self.channel.fileno(), self.listen)
         child.ready()
