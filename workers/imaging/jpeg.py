@@ -73,5 +73,8 @@ def encode(image: Image.Image, quality: int, icc: bytes) -> bytes:
     """Baseline, 4:2:0. Left out on measurement: optimize takes 2.2 times as long for 1 % fewer bytes,
     progressive 5.5 times for 6 %."""
     out = io.BytesIO()
-    image.save(out, "JPEG", quality=quality, subsampling="4:2:0", icc_profile=icc or None)
+    # The eye forgives half the colours. It does not forgive half of magenta, yellow and black, which is what
+    # the same setting does to inks: 7 dB.
+    subsampling = "4:2:0" if image.mode == "RGB" else -1
+    image.save(out, "JPEG", quality=quality, subsampling=subsampling, icc_profile=icc or None)
     return out.getvalue()

@@ -10,7 +10,7 @@ from PIL import Image
 
 from workers.imaging.geometry import Size
 
-METHOD = 2  # of 0..6; 4, the default, takes half as long again for 2 to 3 % fewer bytes
+METHOD = 2  # of 0..6; 4, the default, takes 2.3 times as long for 3 % fewer bytes and 0.3 dB
 
 
 def canvas(data: bytes) -> Size | None:

@@ -89,7 +89,10 @@ def test_sixteen_bits_stay_sixteen_bits(draw, save, load):
 
 def test_inks_stay_inks_in_a_jpeg_and_become_light_elsewhere(draw, save, load):
     data = save(draw((97, 61), "CMYK"), "JPEG", quality=95)
-    assert load(resize(data, Job(*SIZE), Limits()).data).mode == "CMYK"
+    answer = load(resize(data, Job(*SIZE, quality=95), Limits()).data)
+    assert answer.mode == "CMYK"
+    assert kernel.psnr(answer, load(data).resize(SIZE, Image.Resampling.LANCZOS)) > 40
+    assert [layer[1:3] for layer in answer.layer] == [(1, 1)] * 4
     assert load(resize(data, Job(*SIZE, format="png"), Limits()).data).mode == "RGB"
 
 
