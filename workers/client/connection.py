@@ -9,7 +9,7 @@ without one where IDs are in use or under another name, bytes that are no frame)
 which nothing that this peer sends is looked at.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Generic, TypeVar
 
 from workers.wire.frames import FrameError, FrameReader
@@ -58,11 +58,16 @@ class Conversation(Generic[T]):
         if self.violation:
             return answers
         try:
-            payloads = self._reader.feed(data)
+            payloads: Sequence[bytes] = self._reader.feed(data)
+            sentence = ""
+        except FrameError as error:
+            payloads, sentence = error.before, str(error)
+        try:
             for payload in payloads:
                 answers.append(self._match(decode_response(payload)))  # noqa: PERF401 - what came before an error counts
-        except (FrameError, MessageError) as error:
-            self.violation = str(error)
+        except MessageError as error:
+            sentence = str(error)
+        self.violation = sentence
         self.answered += len(answers)
         return answers
 

@@ -18,7 +18,13 @@ _HEADER = Struct(">8sQ")
 
 
 class FrameError(ValueError):
-    """The peer broke the framing; there is no way to find the next frame, so its connection must end."""
+    """The peer broke the framing; there is no way to find the next frame, so its connection must end.
+
+    `before` holds the payloads that were whole before that, in the same feed: what arrived together must not share
+    a fate that it would not have shared in two segments.
+    """
+
+    before: tuple[bytes, ...] = ()
 
 
 def parse_header(header: bytes | bytearray | memoryview, max_frame: int = MAX_FRAME) -> int:
@@ -74,7 +80,14 @@ class FrameReader:
     def feed(self, data: bytes | bytearray | memoryview) -> list[bytes]:
         """Take what arrived; payloads that are complete now, in order. Raises FrameError."""
         ready: list[bytes] = []
-        view = memoryview(data)
+        try:
+            self._feed(memoryview(data), ready)
+        except FrameError as error:
+            error.before = tuple(ready)
+            raise
+        return ready
+
+    def _feed(self, view: memoryview, ready: list[bytes]) -> None:
         at, end = 0, len(view)
         while at < end:
             if not self._missing:
@@ -91,7 +104,6 @@ class FrameReader:
                 self._pieces.clear()
             else:
                 ready.append(piece)
-        return ready
 
     def _feed_header(self, piece: memoryview) -> int:
         self._header += piece

@@ -82,6 +82,12 @@ def test_a_wrong_magic_after_a_good_frame() -> None:
         reader.feed(b"GET / HTTP/1.1\r\n\r\n")
 
 
+def test_what_was_whole_before_the_noise_is_not_lost() -> None:
+    with pytest.raises(FrameError) as caught:
+        FrameReader().feed(frame(b"one") + frame(b"two") + b"noise")
+    assert caught.value.before == (b"one", b"two")
+
+
 def test_a_short_header_cannot_be_parsed() -> None:
     with pytest.raises(FrameError):
         parse_header(MAGIC)
