@@ -1,17 +1,19 @@
 """From a plan to a process that may fork: lock, bind, raise limits, drop privileges.
 
-RULES: the only part of the master that may wait (a moment, for a previous instance that is just dying). Order matters: what
-needs rights comes before they are dropped, and nothing is forked before that.
+RULES: the only part of the master that may wait (a moment, for a previous instance that is just dying). Order matters:
+what needs rights comes before they are dropped, and nothing is forked before that.
 """
 
 import ctypes
+import errno
 import grp
 import os
 import pwd
 import resource
 import time
+from collections.abc import Callable
 
-from balancer.prefork.listeners import CannotBind, Sockets, retry_bind
+from balancer.prefork.listeners import CannotBind, Group, Sockets
 from balancer.prefork.log import Log
 from balancer.prefork.pidfile import PidFile
 from balancer.prefork.plan import Plan
@@ -83,6 +85,21 @@ def open_sockets(plan: Plan, owner: tuple[int, int] | None, left: Inheritance, l
         sock.close()
     sockets.inherited = []
     return sockets
+
+
+def retry_bind(
+    act: Callable[[], list[Group]], sleep: Callable[[float], object], tries: int = LOCK_TRIES
+) -> list[Group]:
+    """At boot: a previous instance that is just dying gives its port back within moments, a live one does not."""
+    for left in range(tries - 1, -1, -1):
+        try:
+            return act()
+        except CannotBind as error:
+            in_use = isinstance(error.__cause__, OSError) and error.__cause__.errno == errno.EADDRINUSE
+            if not left or not in_use:
+                raise
+        sleep(0.05)
+    raise AssertionError("unreachable")
 
 
 def raise_file_limit() -> int:

@@ -1,7 +1,7 @@
 """What a forked process is given, and the little that every one of them must do.
 
-RULES: runs in the child only. The heartbeat is written by the work loop itself (a helper thread would prove nothing), so a
-role that blocks its loop is a hung role. All that others may know is written to the own row. Nothing here knows traffic.
+RULES: runs in the child only. The heartbeat is written by the work loop itself (a helper thread would prove nothing), so
+a role that blocks its loop is a hung role. All that others may know is written to the own row.
 
     TERM  drain: stop taking work, finish what there is, at most `drain_timeout`      QUIT  finish at once
     URG   the bell: look around (harmless when it hits a wrong pid)                   USR1  reopen the log
@@ -9,6 +9,7 @@ role that blocks its loop is a hung role. All that others may know is written to
 """
 
 import gc
+import json
 import os
 import signal
 import socket
@@ -35,6 +36,7 @@ from balancer.prefork.loop import READ, Loop
 from balancer.prefork.signals import Signals, send
 from balancer.prefork.slots import TICK
 from balancer.prefork.titles import Title
+from balancer.prefork.units import parse_address
 
 CHILD_SIGNALS = (signal.SIGTERM, signal.SIGQUIT, signal.SIGUSR1, signal.SIGURG)
 IGNORED_BY_CHILD = (
@@ -51,6 +53,7 @@ READY_WORD = struct.Struct(
     "=q"
 )  # the pid that is ready; far below PIPE_BUF, so words of several children do not mix
 EXIT_CUT = 5
+MOST_FDS = 253
 
 
 @dataclass(frozen=True)
@@ -63,15 +66,15 @@ class Birth:
     row: int
     master_pid: int
     drain_timeout: float
-    lifeline: int  # readable (EOF) when the master is gone
+    control: socket.socket  # new listeners come here, and the end when the master is gone
     ready_fd: int
 
 
 class Child:
     """One forked process: its identity, its sockets, its loop, and the calls that the machine makes into the role.
 
-    `listeners`: this role's, by slot, of all slots; shared ones under slot 0. The sockets of a slot without fit holder
-    are served by whoever finds it in `adopted()`.
+    `listeners`: this role's, by slot, of all slots; shared ones under slot 0. Slots made later appear in it. The sockets
+    of a slot without fit holder are served by whoever finds it in `adopted()`.
     `channels`: role -> one socket per slot, for the roles that own channels; `channel`: the end of this very slot.
     """
 
@@ -91,7 +94,8 @@ class Child:
         self.cells = shared.rows.row(birth.row)
         self.log = log
         self.title = title
-        self.listeners = listeners
+        self._listeners = dict(listeners)
+        self.listeners: Mapping[int, tuple[Listener, ...]] = self._listeners
         self.channels = channels
         self.channel = channel
         self.draining = False
@@ -105,7 +109,7 @@ class Child:
         self._cut_load = 0
         self._signals = Signals(CHILD_SIGNALS, IGNORED_BY_CHILD)
         self.loop.watch_level(self._signals.fileno(), self._obey, READ)
-        self.loop.watch_level(birth.lifeline, self._orphaned, READ)
+        self.loop.watch_level(birth.control.fileno(), self._hear_master, READ)
         self.loop.every(TICK, self._beat)
         self.loop.at_turn_end(log.flush)
 
@@ -183,7 +187,16 @@ class Child:
             self.on_tick(self.loop.now)
         self.on_bell()
 
-    def _orphaned(self, _mask: int) -> None:
-        """The kernel's own parent-death signal usually comes first; this works where it does not."""
-        if not os.read(self._birth.lifeline, 1):
+    def _hear_master(self, _mask: int) -> None:
+        """Listeners of slots made after this process; or the master's end (its death signal usually comes first)."""
+        try:
+            words, fds, _flags, _address = socket.recv_fds(self._birth.control, 65536, MOST_FDS)
+        except BlockingIOError:
+            return
+        except OSError:
+            words, fds = b"", []
+        if not words:
             os._exit(1)
+        for (slot, address), fd in zip(json.loads(words), fds, strict=True):
+            listener = Listener(parse_address(address), slot, fd, socket.socket(fileno=fd))
+            self._listeners[slot] = (*self._listeners.get(slot, ()), listener)

@@ -12,6 +12,7 @@ deaths can be played through in a test. Kill only pids found here: a pid that wa
 """
 
 import heapq
+import socket
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -30,6 +31,8 @@ class Process:
     generation: int
     row: int
     started: float
+    reach: int = 0  # slots whose sockets it has
+    control: socket.socket | None = None  # the master's end; the child sees its end as EOF
     ready_at: float | None = None
     draining: bool = False
     aborted_at: float | None = None

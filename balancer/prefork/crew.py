@@ -1,7 +1,7 @@
 """The master's hands: fork who is due, hear who is ready, reap who died, end who hangs.
 
-RULES: runs in the master only, never blocks, decides nothing about lifecycle (master.py, reload.py, retire.py do) and nothing
-about back-off (children.py does). The only writer of the master's row and of RETIRED_ROW.
+RULES: runs in the master only, never blocks, decides nothing about lifecycle (master.py, reload.py, retire.py do) and
+nothing about back-off (children.py does). The only writer of the master's row and of RETIRED_ROW.
 """
 
 import os
@@ -75,11 +75,12 @@ class Crew:
         seat = Seat(role, place.slot, place.generation, row)
         self.nursery.seed(plan, seat, now)
         try:
-            pid = self.nursery.fork(plan, seat, self.sockets, self.log, self.drop)
+            pid, control = self.nursery.fork(plan, seat, self.sockets, self.log, self._drop_in_child)
         except OSError:
             self._free(row, frozenset())
             raise
         process = self.children.spawned(place, pid, row, now)
+        process.control, process.reach = control, len(self.sockets.of_role(place.role))
         if place.key in self._first_forks:
             self.row[MASTER_RESPAWNS] += 1
         self._first_forks.add(place.key)
@@ -107,6 +108,8 @@ class Crew:
             if process is None:
                 strangers.append((pid, status))
                 continue
+            if process.control is not None:
+                process.control.close()
             self._tell_death(process, status, now)
             self._free(process.row, self.plans[process.generation].totals)
         self.write_current()
@@ -169,6 +172,23 @@ class Crew:
         return again
 
     # -- words to all --
+
+    def extend_reach(self) -> None:
+        """Sockets of slots made after a process was forked: it must have them before it can be named their adopter."""
+        for process in self.children.living():
+            plan = self.plans[process.generation]
+            if process.draining or process.role != plan.listening():
+                continue
+            listeners = self.sockets.of_role(process.role)
+            missing = [one for slot, many in listeners.items() if slot >= process.reach for one in many]
+            if missing and self.nursery.extend(process, missing):
+                process.reach = len(listeners)
+
+    def _drop_in_child(self) -> None:
+        for process in self.children.living():
+            if process.control is not None:
+                process.control.close()
+        self.drop()
 
     def tell_all(self, number: int) -> None:
         for process in self.children.living():

@@ -29,7 +29,7 @@ from balancer.prefork.listeners import Group, Sockets
 from balancer.prefork.log import Log
 from balancer.prefork.signals import send
 from balancer.prefork.slots import NAMES, Verdict, View, Watch, eligible_loads, judge
-from balancer.prefork.steering import attach, is_material, program, shares
+from balancer.prefork.steering import attach, is_material, portions, program, shares
 
 WORTH_A_LINE = frozenset({SLOT_STALE, SLOT_EMPTY})
 
@@ -43,8 +43,6 @@ class Keeper:
         self._sockets = sockets
         self._watch = watch
         self._log = log
-        self._told: dict[tuple[str, object], list[int]] = {}  # group -> shares its program was made of
-        self._refused: set[tuple[str, object]] = set()
 
     def refresh(self, now: float, generation: int, role: str, wanted: int, slots: int, steer: bool) -> None:
         """Look at every slot of the listening role and act on what is seen."""
@@ -59,12 +57,6 @@ class Keeper:
         for row in {v.adopter for v, was in zip(verdicts, before, strict=True) if v.adopter != was}:
             self._ring(row)
 
-    def forget(self, keys: Sequence[tuple[str, object]]) -> None:
-        """Those groups are closed."""
-        for key in keys:
-            self._told.pop(key, None)
-            self._refused.discard(key)
-
     def _view(self, holder: Process | None, is_surplus: bool, now: float) -> View:
         if holder is None or holder.draining:
             return View(is_surplus=is_surplus)
@@ -75,6 +67,7 @@ class Keeper:
             is_accepting=bool(cells[ACCEPTING]),
             age=self._watch.age(cells[BEAT_MS], now),
             load=cells[LOAD],
+            reach=holder.reach,
             is_surplus=is_surplus,
         )
 
@@ -95,20 +88,23 @@ class Keeper:
             tell("steer", slot=slot, state=NAMES[verdict.state], share=f"{part}/1000", **then)
 
     def _steer(self, role: str, parts: list[int], steer: bool) -> None:
-        steered = 0
-        for key, group in self._sockets.groups.items():
-            if not steer or group.bind.role != role or group.shared or len(group.listeners) != len(parts):
+        steered = False
+        for group in self._sockets.groups.values():
+            if group.bind.role != role or group.shared or not group.is_steerable:
                 continue
-            if key not in self._refused and is_material(self._told.get(key, []), parts):
-                self._tell_kernel(key, group, parts)
-            steered |= key not in self._refused
+            if steer and is_material(group.steered_by, parts) and len(group.listeners) == len(parts):
+                self._tell_kernel(group, parts)
+            elif not steer and group.steered_by:
+                self._tell_kernel(group, portions([1.0] * len(group.listeners)))  # as even as the plain hash
+            steered |= steer and bool(group.steered_by)
         self._shared.rows.row(MASTER_ROW)[MASTER_STEERED] = int(steered)
 
-    def _tell_kernel(self, key: tuple[str, object], group: Group, parts: list[int]) -> None:
+    def _tell_kernel(self, group: Group, parts: list[int]) -> None:
         try:
             attach(group.listeners[0].sock, program(parts))
         except OSError as error:
-            self._refused.add(key)
+            group.is_steerable = False
+            group.steered_by = []
             self._log.warning(
                 "steer",
                 address=group.address,
@@ -116,7 +112,7 @@ class Keeper:
                 then="the kernel's plain hash stays",
             )
             return
-        self._told[key] = parts
+        group.steered_by = parts
         self._log.debug("steer", address=group.address, shares=",".join(map(str, parts)))
 
     def _ring(self, row: int) -> None:

@@ -1,23 +1,22 @@
 """What the master is about: serving, reloading, growing and shrinking, handing over, stopping.
 
-RULES: runs in the master, never blocks; every wish is noted at once and carried further by `advance` each turn. One reload
-at a time; HUPs during it become one more. Nothing is ever closed but the ports a reload removed, and those last.
+RULES: runs in the master, never blocks; every wish is noted at once and carried further by `advance` each turn. One
+reload at a time; HUPs during it become one more. Nothing is ever closed but the ports a reload removed, and those last.
 """
 
 import os
 import signal
 
-from balancer.prefork.boot import listening_count
 from balancer.prefork.cells import MASTER_GENERATION, MASTER_UPCOMING, MAX_SLOTS
 from balancer.prefork.crew import EXIT_CUT, Crew
+from balancer.prefork.handover import Handover
 from balancer.prefork.listeners import CannotBind
 from balancer.prefork.notify import Notifier
 from balancer.prefork.pidfile import PidFile
 from balancer.prefork.plan import Plan, Service
 from balancer.prefork.reload import MOST_GENERATIONS, Difference, GivenUp, Outcome, Reload, compare
 from balancer.prefork.retire import Retirement
-from balancer.prefork.signals import held_back, send
-from balancer.prefork.upgrade import Successor, start_successor
+from balancer.prefork.signals import send
 
 QUEUE_GRACE = (
     0.2  # seconds between telling workers to drain and closing a port: they take what is queued first
@@ -27,7 +26,9 @@ QUEUE_GRACE = (
 class Lifecycle:
     """State of the master beyond its processes."""
 
-    def __init__(self, crew: Crew, service: Service, pidfile: PidFile | None, notifier: Notifier) -> None:
+    def __init__(
+        self, crew: Crew, service: Service, pidfile: PidFile | None, notifier: Notifier, is_heir: bool
+    ) -> None:
         self.crew = crew
         self.log = crew.log
         self.notifier = notifier
@@ -36,6 +37,7 @@ class Lifecycle:
         self.is_stopping = False
         self.is_superseded = False
         self._service = service
+        self._is_heir = is_heir  # started by a former master, who goes on if we fail
         self._pidfile = pidfile
         self._outcome = Outcome(crew)
         self._generation = 0
@@ -44,7 +46,7 @@ class Lifecycle:
         self._reload: Reload | None = None
         self._retiring: list[Retirement] = []
         self._closing: tuple[float, list[tuple[str, object]]] | None = None
-        self._successor: Successor | None = None
+        self._handover = Handover(crew.log, crew.sockets)
 
     @property
     def plan(self) -> Plan:
@@ -77,8 +79,10 @@ class Lifecycle:
                 self._service.retired(retirement.generation)
         if self._closing is not None and now >= self._closing[0]:
             self._close_ports()
-        if self._successor is not None:
-            self._hear_successor(self._successor, now)
+        if self._handover.hear(now):
+            self.is_superseded = True
+            self.notifier.superseded(self._handover.pid)
+            self._retire_all(now, is_final=False)
         if self._reload is not None:
             self._step_reload(self._reload, now)
         if self._wants_reload and self._reload is None and self._is_ready and not self.is_stopping:
@@ -97,8 +101,7 @@ class Lifecycle:
 
     def fds(self) -> list[int]:
         """Descriptors that wake the master for us."""
-        successor = self._successor
-        return [] if successor is None or successor.serves else [successor.ready_fd]
+        return self._handover.fds()
 
     def exit_code(self) -> int | None:
         """None while there is something left to do."""
@@ -117,9 +120,9 @@ class Lifecycle:
             return
         self._retire_all(now, is_final=True)
         self.notifier.stopping()
-        limit = f"{self.plan_of_last().drain_timeout:g}s"
-        self.log.info("stop", within=limit, then="workers finish their sessions")
-        listening = self.plan_of_last().listening()
+        plan = self.crew.plans[max(self.crew.plans)]
+        self.log.info("stop", within=f"{plan.drain_timeout:g}s", then="workers finish their sessions")
+        listening = plan.listening()
         keys: list[tuple[str, object]] = [
             key for key, group in self.crew.sockets.groups.items() if group.bind.role == listening
         ]
@@ -134,16 +137,11 @@ class Lifecycle:
         for retirement in self._retiring:
             retirement.cut(now)
 
-    def plan_of_last(self) -> Plan:
-        """The newest plan that still has a process."""
-        return self.crew.plans[max(self.crew.plans)]
-
     def _retire_all(self, now: float, is_final: bool) -> None:
         self._wants_reload = False
         if self._reload is not None:
             self._give_up_reload(self._reload, "the master is told to stop", now)
-        if self._successor is not None and not self._successor.serves:
-            send(self._successor.pid, signal.SIGTERM)
+        self._handover.call_off()
         self.is_stopping = True
         retiring = {retirement.generation for retirement in self._retiring}
         for generation in self.crew.children.generations():
@@ -176,6 +174,8 @@ class Lifecycle:
         except GivenUp as reason:
             self._service.retired(self._generation)
             self._tell_reload(now, str(reason), Difference())
+            return
+        self.slots = max(self.slots, self._reload.slots)  # sockets stay, even if the reload is given up
 
     def _step_reload(self, reload: Reload, now: float) -> None:
         try:
@@ -239,6 +239,7 @@ class Lifecycle:
         leaving = [self.crew.children.unwant(generation, role, slot) for slot in range(wanted, self.wanted)]
         self.log.info("scale", workers=f"{self.wanted}->{wanted}", slots=max(self.slots, wanted))
         self.wanted, self.slots = wanted, max(self.slots, wanted)
+        self.crew.extend_reach()
         for process in leaving:
             if process is not None:
                 send(process.pid, signal.SIGTERM)
@@ -246,46 +247,15 @@ class Lifecycle:
     # -- upgrade --
 
     def upgrade(self, now: float) -> None:
-        """Start this program anew with our sockets; we serve until it says that it does."""
-        if self.is_stopping or self._successor is not None or not self._is_ready:
+        """USR2: start this program anew with our sockets; we serve until it says that it does."""
+        if self.is_stopping or not self._is_ready:
             self.log.warning("upgrade", then="refused: not now")
             return
-        heirlooms = self.crew.sockets.heirlooms()
-        pidfile_fd = -1 if self._pidfile is None else self._pidfile.fd
-        try:
-            with held_back():
-                self._successor = start_successor(heirlooms, pidfile_fd, now)
-        except OSError as error:
-            self.log.error("upgrade", error=error, then="the old version goes on")
-            return
-        self.log.info(
-            "upgrade", successor=self._successor.pid, sockets=len(heirlooms), then="it serves before we drain"
-        )
+        self._handover.start(now, self._pidfile)
 
-    def _hear_successor(self, successor: Successor, now: float) -> None:
-        if successor.serves:
-            return
-        word = successor.hears()
-        if word:
-            successor.serves = self.is_superseded = True
-            self.log.info("upgrade", successor=successor.pid, then="it serves; we drain")
-            self.notifier.superseded(successor.pid)
-            self._retire_all(now, is_final=False)
-        elif word is False or now > successor.give_up_at:
-            send(successor.pid, signal.SIGKILL)
-            successor.close()
-            self._successor = None
-            self.log.error(
-                "upgrade", successor=successor.pid, error="never got ready", then="the old version goes on"
-            )
-
-    def stranger_died(self, pid: int, status: int, now: float) -> None:
+    def stranger_died(self, pid: int, status: int) -> None:
         """A pid that is no child of the registry: the successor, or an orphan given to us as a container's init."""
-        code = os.waitstatus_to_exitcode(status)
-        if self._successor is None or pid != self._successor.pid:
-            self.log.debug("reap", stranger=pid, exit=code)
-            return
-        self.log.error("upgrade", successor=pid, exit=code)
+        self._handover.stranger_died(pid, os.waitstatus_to_exitcode(status))
 
     # -- words --
 
@@ -308,13 +278,13 @@ class Lifecycle:
         self.notifier.close()
         if self._pidfile is not None:
             os.close(self._pidfile.fd)
-        if self._successor is not None:
-            self._successor.close()
+        self._handover.drop_in_child()
 
     def leave(self) -> None:
         """The master's last act: nothing of ours stays behind, unless a successor uses it."""
-        if not self.is_superseded:
+        others_hold_it = self.is_superseded or (self._is_heir and not self._is_ready)
+        if not others_hold_it:
             self.crew.sockets.unlink()
         if self._pidfile is not None:
-            self._pidfile.release(keep=self.is_superseded)
+            self._pidfile.release(keep=others_hold_it)
         self.log.flush()

@@ -4,9 +4,9 @@ RULES
 - The slot owns its listener: the master binds one SO_REUSEPORT socket per slot and address, keeps every descriptor for
   its whole life and closes none but those of an address that a reload removed. (Closing one of two such listeners resets
   the connections queued on it: 106 of 200 measured; with the master holding a duplicate, none.)
-- A second instance of the same user could join the group silently and steal half of the traffic. So the FIRST socket of an
-  address is bound without SO_REUSEPORT and given the option afterwards: the kernel then refuses it while anyone listens
-  there, without a moment in which two instances both believe to be first.
+- A second instance of the same user could join the group silently and steal half of the traffic. So the FIRST socket of
+  an address is bound without SO_REUSEPORT and given the option afterwards: the kernel then refuses it while anyone
+  listens there, without a moment in which two instances both believe to be first.
 - Sockets are created for the user that will own the process later (fchown): the kernel lets only one user's sockets share
   a port, and slots may be added after privileges were dropped.
 - The order of listen() is the kernel's index of a socket in its group; steering relies on it being the slot number.
@@ -17,7 +17,7 @@ import errno
 import os
 import socket
 import stat
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from balancer.prefork.plan import Bind
@@ -127,32 +127,35 @@ class Sockets:
 
         All or nothing: raises CannotBind and leaves everything as it was.
         """
-        added: list[Group] = []
-        try:
-            for bind in binds:
-                key = (bind.role, bind.address)
-                if key in self.groups:
-                    continue
-                group = Group(bind, self.owner)
-                group.take(self.inherited)
-                added.append(group)
-                group.grow(slots if bind.per_slot else 1)
-                self.groups[key] = group
-        except OSError as error:
-            for group in added:
-                self.groups.pop(group.key, None)
-                group.close()
-            raise CannotBind(f"cannot bind {group.bind.address}: {error.strerror or error}") from error
+        added = [Group(bind, self.owner) for bind in binds if (bind.role, bind.address) not in self.groups]
+        for group in added:
+            group.take(self.inherited)
+        self._make_listen(added, slots)
+        self.groups |= {group.key: group for group in added}
         return added
 
     def grow(self, slots: int) -> None:
-        """A socket more for every slot that has none yet. Raises CannotBind; what was made stays (its queue may hold)."""
-        for group in self.groups.values():
-            try:
-                if group.bind.per_slot:
-                    group.grow(slots)
-            except OSError as error:
-                raise CannotBind(f"cannot bind {group.address}: {error.strerror or error}") from error
+        """A socket more for every slot that has none yet. Raises CannotBind with nothing changed."""
+        self._make_listen(list(self.groups.values()), slots)
+
+    def _make_listen(self, groups: "list[Group]", slots: int) -> None:
+        """Bind everything, then listen: a socket that only was bound is closed without losing anybody."""
+        made: list[tuple[Group, list[socket.socket]]] = []
+        try:
+            for group in groups:
+                made.append((group, []))
+                group.prepare(slots if group.bind.per_slot else 1, made[-1][1])
+            for group, sockets in made:
+                while sockets:
+                    group.listen(sockets.pop(0))
+        except OSError as error:
+            for _, sockets in made:
+                for sock in sockets:
+                    sock.close()
+            for group in groups:
+                if group.key not in self.groups:
+                    group.close()
+            raise CannotBind(f"cannot bind {group.bind.address}: {error.strerror or error}") from error
 
     def of_role(self, role: str) -> dict[int, tuple[Listener, ...]]:
         """A role's listeners by slot; what is shared by the whole role is under slot 0."""
@@ -196,6 +199,8 @@ class Group:
         self.address = bind.address
         self.listeners: list[Listener] = []
         self.shared = bind.address.family == "unix" or not bind.per_slot
+        self.steered_by: list[int] = []  # shares the kernel was last told, none yet
+        self.is_steerable = True  # until the kernel says no
         self._owner = owner
         self._inode = 0
 
@@ -215,22 +220,26 @@ class Group:
             return item.role == self.bind.role and item.wanted == str(self.bind.address)
         return serves(sock, self.bind.address)
 
-    def grow(self, slots: int) -> None:
-        """Listen with a socket for each of `slots` slots. Raises OSError."""
-        while len(self.listeners) < slots:
-            if self.shared and self.listeners:
-                self._admit(self.listeners[0].sock.dup())
-                continue
-            if self.bind.address.family == "unix":
-                sock = bind_unix(self.bind, self._owner)
+    def prepare(self, slots: int, made: list[socket.socket]) -> None:
+        """Bind what is missing to have a socket for each of `slots` slots; appends to `made`. Raises OSError."""
+        while len(self.listeners) + len(made) < slots:
+            before = [listener.sock for listener in self.listeners] + made
+            if self.shared and before:
+                made.append(before[0].dup())
+            elif self.bind.address.family == "unix":
+                made.append(bind_unix(self.bind, self._owner))
             else:
-                sock = bind_stream(self.bind, self.address, bool(self.listeners), self._owner)
-            try:
-                sock.listen(self.bind.backlog)
-            except OSError:  # two sockets may be bound to one port; the second listen() is what fails
-                sock.close()
-                raise
-            self._admit(sock)
+                address = real_address(before[0], self.bind.address) if before else self.bind.address
+                made.append(bind_stream(self.bind, address, bool(before), self._owner))
+
+    def listen(self, sock: socket.socket) -> None:
+        """Begin to queue clients for the next slot. Raises OSError: of two bound sockets the second may not listen."""
+        try:
+            sock.listen(self.bind.backlog)
+        except OSError:
+            sock.close()
+            raise
+        self._admit(sock)
 
     def _admit(self, sock: socket.socket) -> None:
         self.address = real_address(sock, self.bind.address)
@@ -283,18 +292,3 @@ def serves(sock: socket.socket, address: Address) -> bool:
 
 def _text(name: object) -> str:
     return name.decode(errors="surrogateescape") if isinstance(name, bytes) else str(name)
-
-
-def retry_bind(
-    act: "Callable[[], list[Group]]", sleep: Callable[[float], object], tries: int = 30
-) -> "list[Group]":
-    """At boot: a previous instance that is just dying gives its port back within moments, a live one does not."""
-    for left in range(tries - 1, -1, -1):
-        try:
-            return act()
-        except CannotBind as error:
-            in_use = isinstance(error.__cause__, OSError) and error.__cause__.errno == errno.EADDRINUSE
-            if not left or not in_use:
-                raise
-        sleep(0.05)
-    raise AssertionError("unreachable")

@@ -9,7 +9,7 @@ taken a turn, in a flat match. What a turn does is decided here; how, in the mod
 
     BOOT --all ready--> SERVING --TERM, INT--> STOPPING --no child left--> exit 0 (5 when sessions were cut)
                           |  ^         second one, QUIT: cut now
-                          +--+ HUP: reload, USR2: upgrade; superseded: as STOPPING, but the sockets live on in the new master
+                          +--+ HUP: reload, USR2: upgrade; superseded: as STOPPING, but the sockets live on
 """
 
 import contextlib
@@ -82,9 +82,7 @@ def run_master(service: Service) -> int:
 def _boot_and_serve(service: Service, plan: Plan, who: tuple[int, int] | None, log: Log) -> int:
     left = read_inheritance(os.environ, os.getpid())
     forget_inheritance()
-    signals = Signals(
-        MASTER_SIGNALS, IGNORED_BY_MASTER
-    )  # from here on a TERM is an orderly stop, not a death
+    signals = Signals(MASTER_SIGNALS, IGNORED_BY_MASTER)
     pidfile = None
     try:
         pidfile = lock(plan, left.pidfile_fd)
@@ -101,7 +99,7 @@ def _boot_and_serve(service: Service, plan: Plan, who: tuple[int, int] | None, l
     if pidfile is not None and left.ready_fd < 0:
         pidfile.write(os.getpid())
     crew = Crew(make_shared(plan.columns), sockets, log, time.monotonic())
-    life = Lifecycle(crew, service, pidfile, Notifier(os.environ))
+    life = Lifecycle(crew, service, pidfile, Notifier(os.environ), is_heir=left.ready_fd >= 0)
     try:
         crew.row[MASTER_UPCOMING] = 1
         plan = service.plan(crew.shared)  # while we may still read what only root may
@@ -138,12 +136,8 @@ class Master:
         now = self._started
         plan = self._first_plan
         row = self.crew.row
-        row[PID], row[STATE], row[STARTED_MS], row[BEAT_MS] = (
-            os.getpid(),
-            READY,
-            int(now * 1000),
-            int(now * 1000),
-        )
+        row[PID], row[STATE] = os.getpid(), READY
+        row[STARTED_MS] = row[BEAT_MS] = int(now * 1000)
         self.files = raise_file_limit()
         self.life.begin(plan, listening_count(plan), now)
         gc.disable()  # a few objects a turn, none of them cyclic; the children collect for themselves
@@ -159,12 +153,11 @@ class Master:
         if number is not None:
             self.obey(number, now)
         for pid, status in self.crew.reap(now):
-            self.life.stranger_died(pid, status, now)
+            self.life.stranger_died(pid, status)
         self.crew.hear(now)
         self.life.advance(now)
-        if not self._booted and not self.life.is_stopping:
-            if (code := self._boot_step(now)) is not None:
-                return code
+        if not self._booted and not self.life.is_stopping and (code := self._boot_step(now)) is not None:
+            return code
         self.crew.spawn_due(now)
         if now >= self._next_tick:
             self._tick(now)
@@ -234,7 +227,7 @@ class Master:
         self._next_tick = max(self._next_tick + TICK, now)
         crew, life = self.crew, self.life
         crew.row[BEAT_MS] = int(now * 1000)
-        self._look_again = None
+        crew.extend_reach()
         if crew.watch.look(now):
             self.log.info("watch", then="our own clock jumped: nobody is judged this round")
         wish = int(crew.shared.rows.row(ADMIN_ROW)[WANTED_WORKERS])

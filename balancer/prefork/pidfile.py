@@ -21,7 +21,7 @@ class PidFile:
 
     @classmethod
     def acquire(cls, path: str, inherited: int = -1) -> "PidFile":
-        """Lock the file, waiting for nobody. Raises CannotBind naming the living holder, or what is wrong with the path."""
+        """Lock the file, waiting for nobody. Raises CannotBind naming the living holder, or what is wrong."""
         if inherited >= 0:
             os.set_inheritable(inherited, False)
             return cls(path, inherited)

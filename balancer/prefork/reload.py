@@ -1,7 +1,7 @@
 """A new generation beside the old one: all of it ready, or none of it.
 
-RULES: runs in the master, never blocks. Everything that can fail comes before the old generation hears a word; when it does
-fail, the old one has not noticed, and the reason is in the log and in the notice that the console reads.
+RULES: runs in the master, never blocks. Everything that can fail comes before the old generation hears a word; when it
+does fail, the old one has not noticed, and the reason is in the log and in the notice that the console reads.
 
     read -> bind what is new -> fork -> all ready -> old ones drain -> close what was removed
       |         |                 |
@@ -12,10 +12,10 @@ import json
 from dataclasses import dataclass
 
 from balancer.prefork.cells import MASTER_RELOADS
-from balancer.prefork.setting import ConfigError
 from balancer.prefork.crew import Crew
 from balancer.prefork.listeners import CannotBind, Group
 from balancer.prefork.plan import Plan, Service
+from balancer.prefork.setting import ConfigError
 
 READY_WITHIN = 12.0  # seconds for a whole new generation
 MOST_GENERATIONS = 3  # alive at once; the oldest is cut before a fourth begins

@@ -1,8 +1,8 @@
 """How a generation ends: who is told first, how long all may take, what happens then.
 
-RULES: runs in the master, one `advance` a turn, never waits. Those who serve clients drain first; processes that serve THEM
-(roles with channels; at the final stop also the helpers, so that status can be asked while sessions finish) are told only
-when the last of the first is gone, and are replaced if they die before.
+RULES: runs in the master, one `advance` a turn, never waits. Those who serve clients drain first; processes that serve
+THEM (roles with channels; at the final stop also the helpers, so that status can be asked while sessions finish) are
+told only when the last of the first is gone, and are replaced if they die before.
 
     drain --all first ones gone--> stop the rest --none left--> gone
       +-----deadline----> QUIT ----1 s----> KILL

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from balancer.prefork.cells import (
+    MAX_SLOTS,
     SLOT_EMPTY,
     SLOT_PAUSED,
     SLOT_SERVED,
@@ -66,13 +67,15 @@ def wants_abort(age: float, is_ready: bool, hang_after: float) -> bool:
 
 @dataclass(frozen=True)
 class View:
-    """What is known of one slot. `row` 0: nobody holds it; `age`: seconds since its holder's heartbeat."""
+    """What is known of one slot. `row` 0: nobody holds it; `age`: seconds since its holder's heartbeat;
+    `reach`: slots whose sockets the holder has."""
 
     row: int = 0
     is_ready: bool = False
     is_accepting: bool = False
     age: float = 0.0
     load: int = 0
+    reach: int = MAX_SLOTS
     is_surplus: bool = False
 
 
@@ -100,22 +103,29 @@ def state_of(view: View) -> int:
 def judge(views: Sequence[View], adopters: Sequence[int]) -> list[Verdict]:
     """A verdict per slot; `adopters` are the rows named so far (0 = none)."""
     states = [state_of(view) for view in views]
-    fit = {view.row: view.load for view, state in zip(views, states, strict=True) if state == SLOT_SERVED}
+    fit = {view.row: view for view, state in zip(views, states, strict=True) if state == SLOT_SERVED}
     burden = dict.fromkeys(fit, 0)
     verdicts: list[Verdict] = []
     for index, state in enumerate(states):
         adopter = 0
-        if state != SLOT_SERVED and fit:
+        able = [row for row, view in fit.items() if view.reach > index]
+        if state != SLOT_SERVED and able:
             before = adopters[index] if index < len(adopters) else 0
-            adopter = before if before in fit else min(fit, key=lambda row: (burden[row], fit[row], row))
+            adopter = (
+                before if before in able else min(able, key=lambda row: (burden[row], fit[row].load, row))
+            )
             burden[adopter] += 1
         verdicts.append(Verdict(state, adopter))
     return verdicts
 
 
 def eligible_loads(views: Sequence[View], verdicts: Sequence[Verdict]) -> list[int | None]:
-    """Load of each slot that may be steered to, None for the others."""
-    return [
-        view.load if verdict.state == SLOT_SERVED else None
-        for view, verdict in zip(views, verdicts, strict=True)
-    ]
+    """Load of each slot that may be steered to, None for the others.
+
+    When nobody serves at the moment, those that will soonest: a connection then waits in a queue somebody will empty.
+    """
+    states = [verdict.state for verdict in verdicts]
+    for choice in ({SLOT_SERVED}, {SLOT_PAUSED, SLOT_STARTING}, {SLOT_EMPTY, SLOT_STALE}):
+        if choice & set(states):
+            return [view.load if state in choice else None for view, state in zip(views, states, strict=True)]
+    return [0] * len(views)

@@ -4,7 +4,7 @@ RULES
 - The master is single-threaded and holds no epoll, so a fork copies nothing that could act twice. Signals are held back
   around it; the child sets its own dispositions before it lets any through.
 - The parent-death signal is asked for in the child after any setuid (credential changes clear it), then the parent is
-  compared: it may have died before. The life-line pipe is the second string.
+  compared: it may have died before. The end of the control socket is the second string.
 - A child closes what it must not hold: the master's pipes and sockets, the listeners of other roles, the far ends of
   channels. A listener of its own role's other slots it keeps: adoption needs them.
 """
@@ -13,13 +13,14 @@ import cProfile
 import ctypes
 import faulthandler
 import gc
+import json
 import os
 import resource
 import signal
 import socket
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from balancer.prefork.cells import (
@@ -34,7 +35,8 @@ from balancer.prefork.cells import (
     Shared,
 )
 from balancer.prefork.child import READY_WORD, Birth, Child
-from balancer.prefork.listeners import Sockets
+from balancer.prefork.children import Process
+from balancer.prefork.listeners import Listener, Sockets
 from balancer.prefork.log import Log
 from balancer.prefork.plan import Plan, Role
 from balancer.prefork.signals import held_back
@@ -42,6 +44,7 @@ from balancer.prefork.titles import Title
 
 PR_SET_PDEATHSIG, PR_SET_NO_NEW_PRIVS = 1, 38
 EXIT_CRASH = 1
+MOST_FDS = 200  # in one packet; the kernel's limit is 253
 
 
 @dataclass(frozen=True)
@@ -60,7 +63,6 @@ class Nursery:
     def __init__(self, shared: Shared) -> None:
         self.shared = shared
         self.ready_fd, self._ready_writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-        self._lifeline, self._lifeline_writer = os.pipe2(os.O_CLOEXEC)
         self._channels: dict[tuple[int, str, int], tuple[socket.socket, socket.socket]] = {}
 
     def open_channels(self, plan: Plan, generation: int) -> None:
@@ -95,22 +97,47 @@ class Nursery:
         cells[BEAT_MS] = cells[STARTED_MS] = int(now * 1000)
         cells[STATE] = STARTING
 
-    def fork(self, plan: Plan, seat: Seat, sockets: Sockets, log: Log, drop: Callable[[], None]) -> int:
-        """A new child's pid; in the child it never returns. `drop` closes what only the master may hold.
+    @staticmethod
+    def extend(process: Process, listeners: Iterable[Listener]) -> bool:
+        """Hand listeners made later to a living child, so that it can adopt their slots; False when it cannot listen."""
+        chosen = list(listeners)[:MOST_FDS]
+        if process.control is None:
+            return False
+        words = json.dumps([(listener.slot, str(listener.address)) for listener in chosen]).encode()
+        try:
+            socket.send_fds(process.control, [words], [listener.fd for listener in chosen])
+        except OSError:
+            return False  # stopped, or dying: asked again at the next tick
+        return True
+
+    def fork(
+        self, plan: Plan, seat: Seat, sockets: Sockets, log: Log, drop: Callable[[], None]
+    ) -> tuple[int, socket.socket]:
+        """A new child's pid and our end of its control socket; in the child it never returns.
+
+        `drop` closes what only the master may hold.
 
         Raises OSError when the kernel has no process to give.
         """
         master_pid = os.getpid()
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK)
         gc.freeze()  # what the master has now is shared with the child; the collector would copy every page of it
         with held_back():
-            pid = os.fork()
+            try:
+                pid = os.fork()
+            except OSError:
+                ours.close()
+                theirs.close()
+                raise
             if pid:
+                theirs.close()
                 self.shared.rows.row(seat.row)[PID] = pid
-                return pid
+                return pid, ours
             code = EXIT_CRASH
             try:
                 drop()
-                code = self._live(plan, seat, sockets, log, master_pid)
+                ours.close()
+                code = self._live(plan, seat, sockets, log, master_pid, theirs)
             except BaseException:
                 _lament(log)
             finally:
@@ -118,10 +145,11 @@ class Nursery:
 
     # -- from here on in the child --
 
-    def _live(self, plan: Plan, seat: Seat, sockets: Sockets, log: Log, master_pid: int) -> int:
+    def _live(
+        self, plan: Plan, seat: Seat, sockets: Sockets, log: Log, master_pid: int, control: socket.socket
+    ) -> int:
         bind_to_parent(master_pid)
         os.close(self.ready_fd)
-        os.close(self._lifeline_writer)
         role = seat.role
         for group in sockets.groups.values():
             if group.bind.role != role.name:
@@ -141,7 +169,7 @@ class Nursery:
             row=seat.row,
             master_pid=master_pid,
             drain_timeout=plan.drain_timeout,
-            lifeline=self._lifeline,
+            control=control,
             ready_fd=self._ready_writer,
         )
         listeners = sockets.of_role(role.name)
@@ -162,7 +190,7 @@ class Nursery:
         near: dict[str, tuple[socket.socket, ...]] = {}
         own: socket.socket | None = None
         for key, (near_end, far_end) in sorted(self._channels.items()):
-            generation, name, slot = key
+            generation, name, _ = key
             if generation == seat.generation and not seat.role.channel:
                 near[name] = (*near.get(name, ()), near_end)
                 far_end.close()

@@ -49,7 +49,7 @@ def activated_fds(environ: Mapping[str, str], pid: int) -> tuple[int, ...]:
 
 
 def parse_listeners(text: str) -> tuple[Heirloom, ...]:
-    """What `format_listeners` wrote; nothing when it is not that. The configured address tells sockets of port 0 apart."""
+    """What `format_listeners` wrote, nothing when it is not that. Configured addresses tell port 0 apart."""
     try:
         return tuple(
             Heirloom(int(fd), str(role), str(wanted)) for fd, role, wanted in json.loads(text or "[]")
