@@ -54,10 +54,10 @@ class Client:
         "keeper",
         "life",
         "outbox",
-        "since",
+        "reading",
+        "sending",
         "sock",
         "speaker",
-        "started_with",
     )
     scratch = memoryview(bytearray(SCRATCH))  # shared: its content is valid within one `take`
 
@@ -72,8 +72,9 @@ class Client:
         self.blocked: Block | None = None
         self.outbox = Outbox()
         self.speaker: Speaker | None = None
-        self.born = self.heard_at = self.since = desk.loop.now
-        self.started_with = 0  # bytes moved when `since` was set
+        self.born = self.heard_at = desk.loop.now
+        # (time, bytes so far) when the frame being read, or the answers being sent, began
+        self.reading = self.sending = (desk.loop.now, 0)
         self.bytes_in = self.bytes_out = 0
 
     def on_event(self, mask: int) -> None:
@@ -125,7 +126,7 @@ class Client:
         if speaker is None:
             speaker = self.speaker = self.keeper.speaker_for(self, self.scratch[0])
         if speaker.is_between():
-            self.since, self.started_with = now, self.bytes_in - count
+            self.reading = (now, self.bytes_in - count)
         self.heard_at = now
         if room is None:
             speaker.take(self.scratch[:count])
@@ -135,7 +136,7 @@ class Client:
 
     def mark(self) -> None:
         """A request is complete: what follows is judged by its own time."""
-        self.since, self.started_with = self.desk.loop.now, self.bytes_in
+        self.reading = (self.desk.loop.now, self.bytes_in)
 
     def resume(self) -> None:
         """What `blocked` waited for may be there."""
@@ -156,7 +157,7 @@ class Client:
                 self.desk.release(slot)
             return
         if not self.outbox.pending:
-            self.since, self.started_with = self.desk.loop.now, self.bytes_out
+            self.sending = (self.desk.loop.now, self.bytes_out)
         self.outbox.put(parts, slot)
 
     def flush(self) -> None:
@@ -230,27 +231,31 @@ class Client:
         LEAST_RATE; time in which reading waited for us does not count.
         """
         if self.life is Life.LINGER:
-            if now - self.since > LINGER_SECONDS:
+            if now - self.sending[0] > LINGER_SECONDS:
                 self.close("done")
             return
         speaker = self.speaker
         if self.outbox.pending:
-            moved, slow = self.bytes_out - self.started_with, "slow reader"
+            self._cut_when_slow(now, frame_timeout, self.sending, self.bytes_out, "slow reader")
         elif self.blocked is not None or (speaker is not None and speaker.owes()):
             return
         elif speaker is None or not speaker.is_between():
-            moved, slow = self.bytes_in - self.started_with, "slow sender"
-        else:
-            if now - self.heard_at > idle_timeout:
-                self.close("idle")
-            return
-        if now - self.since > frame_timeout + moved / LEAST_RATE:
+            self._cut_when_slow(now, frame_timeout, self.reading, self.bytes_in, "slow sender")
+        elif now - self.heard_at > idle_timeout:
+            self.close("idle")
+
+    def _cut_when_slow(
+        self, now: float, grace: float, begun: tuple[float, int], total: int, reason: str
+    ) -> None:
+        since, before = begun
+        moved = total - before
+        allowed = grace + moved / LEAST_RATE
+        if now - since > allowed:
             self.desk.count(tally.CUT)
-            seconds = f"{now - self.since:.1f}/{frame_timeout + moved / LEAST_RATE:.1f}"
-            self.desk.log.info(
-                "cut", client=self.address, reason=slow, bytes=moved, seconds=seconds, then="close"
-            )
-            self.close(slow.replace(" ", "-"))
+            seconds = f"{now - since:.1f}/{allowed:.1f}"
+            log = self.desk.log
+            log.info("cut", client=self.address, reason=reason, bytes=moved, seconds=seconds, then="close")
+            self.close(reason.replace(" ", "-"))
 
     def _ended(self) -> None:
         speaker = self.speaker
@@ -263,7 +268,7 @@ class Client:
 
     def _linger(self) -> None:
         self.life = Life.LINGER
-        self.since = self.desk.loop.now
+        self.sending = (self.desk.loop.now, self.bytes_out)
         try:
             self.sock.shutdown(socket.SHUT_WR)
         except OSError:

@@ -1,12 +1,11 @@
 """A CPU process: one picture at a time out of its slot, the answer back into the same slot.
 
 RULES: owns no client and no queue; obeys orders that name its pid and no other. It may be killed at any
-instant, inside a decoder too, and nothing is lost but the picture in work. SIGTERM is not its business: the
-front, which knows what is still to be done, dismisses it; only the end of the drain cuts it.
+instant, inside a decoder too, and nothing is lost but the picture in work. The master lets it go when no
+front is left to serve.
 
     Order -> bytes(slot) -> imaging.resize -> slot -> Result
-              the one copy: the decoder then works on memory nobody else can change, and the answer may
-              overwrite the slot
+              the one copy: the decoder works on what nobody else can change, the answer overwrites the slot
 """
 
 import os
@@ -22,14 +21,14 @@ from workers.imaging.job import Job
 from workers.imaging.limits import Refused
 from workers.resizer import tally
 from workers.resizer.arena import Arena
-from workers.resizer.orders import LONGEST, Dismiss, Hello, Order, OrderError, Result, Roll, decode, encode
+from workers.resizer.orders import LONGEST, Hello, Order, OrderError, Result, Roll, decode, encode
 from workers.resizer.settings import Settings
 
 NET_SECONDS = 1.0  # after the front's deadline: the kernel ends a process whose front cannot kill any more
 
 
 def run(child: Child, settings: Settings, arena: Arena) -> int:
-    """The role: prepares this process for pictures, then works until dismissed. Returns the exit code."""
+    """The role: prepares this process for pictures, then works until let go. Returns the exit code."""
     versions = imaging.prepare()
     _confine(child, settings, arena)
     worker = Worker(child, settings, arena)
@@ -85,8 +84,7 @@ class Worker:
         self.channel.setblocking(False)
         while self._packet() is not None:
             pass
-        # The master asks only when no front is left: nobody could dismiss this process any more.
-        child.on_drain = lambda deadline: child.loop.stop()
+        child.on_drain = lambda deadline: child.loop.stop()  # the master asks when no front is left
         child.on_tick = lambda now: child.title.set(self.title, now)
         child.loop.watch_level(self.channel.fileno(), self.listen)
         child.ready()
@@ -107,8 +105,6 @@ class Worker:
                 self._obey(message)
             case Roll():
                 self._say(Hello(self.pid, message.front))
-            case Dismiss():
-                self.child.loop.stop()
             case _:
                 pass  # an order to a predecessor: its slot may be somebody else's by now
 

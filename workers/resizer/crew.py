@@ -28,7 +28,6 @@ from balancer.prefork.log import Log
 from balancer.prefork.loop import Loop
 from workers.resizer.orders import (
     LONGEST,
-    Dismiss,
     Hello,
     Order,
     OrderError,
@@ -169,12 +168,7 @@ class Crew:
                 sentence = f"the picture took longer than {self.timeout:g} s"
                 self._condemn(seat, refusal(TIMEOUT, sentence), "timeout")
 
-    def dismiss(self) -> None:
-        """No more orders: everyone leaves when idle."""
-        for seat in self.seats:
-            self._send(seat, Dismiss())
-
-    def _send(self, seat: Seat, message: Order | Roll | Dismiss) -> bool:
+    def _send(self, seat: Seat, message: Order | Roll) -> bool:
         try:
             seat.channel.send(encode(message))
         except OSError as error:
@@ -262,7 +256,7 @@ class Crew:
         elif state is State.CONDEMNED:
             self.employer.late(task)
         else:
-            self.log.error(
+            self.log.warning(
                 "death", seat=seat.name, cpu=pid, task=task.serial, then="answer an error, no retry here"
             )
             sentence = "the CPU process died while it worked on this picture"

@@ -208,5 +208,5 @@ class Front:
         self._leave()
 
     def _leave(self) -> None:
-        self.desk.crew.dismiss()
+        """The master tells the CPU processes to go once no front is left."""
         self.loop.stop()

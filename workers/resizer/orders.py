@@ -4,8 +4,8 @@ RULES: fixed binary layouts, no pickle; nothing here knows sockets or pictures. 
 it is meant for: the channel outlives the processes at both ends, and an order written to one that died
 meanwhile must not be obeyed by its successor, whose slot may by then be somebody else's.
 
-    front -> cpu    Order      resize what lies there          Roll   who is there?        Dismiss   leave
-    when idle cpu -> front    Result     the answer lies in the slot     Hello  I am, and am idle
+    front -> cpu    Order      resize what lies there          Roll   who is there?
+    cpu -> front    Result     the answer lies in the slot     Hello  I am, and am idle
 """
 
 from dataclasses import dataclass
@@ -57,11 +57,6 @@ class Roll:
 
 
 @dataclass(frozen=True, slots=True)
-class Dismiss:
-    """No more orders will come: leave."""
-
-
-@dataclass(frozen=True, slots=True)
 class Hello:
     """Process `worker` is idle; `front` is whose Roll it answers, 0 when it has just started."""
 
@@ -89,7 +84,7 @@ class Result:
     text: str = ""
 
 
-Message = Order | Roll | Dismiss | Hello | Result
+Message = Order | Roll | Hello | Result
 
 
 def encode(message: Message) -> bytes:
@@ -104,8 +99,6 @@ def encode(message: Message) -> bytes:
                 return _HELLO.pack(b"H", message.worker, message.front)
             case Roll():
                 return _ROLL.pack(b"R", message.front)
-            case Dismiss():
-                return b"D"
     except (StructError, ValueError, UnicodeEncodeError) as error:
         raise OrderError(f"cannot be ordered: {error}") from None
 
@@ -161,8 +154,6 @@ def decode(packet: bytes) -> Message:
                 return Hello(worker, front)
             case b"R":
                 return Roll(_ROLL.unpack(packet)[1])
-            case b"D":
-                return Dismiss()
     except (StructError, IndexError, UnicodeDecodeError) as error:
         raise OrderError(f"broken message: {error}") from None
     raise OrderError(f"unknown message {packet[:8]!r}")
