@@ -42,8 +42,8 @@ def paste(sheet: Image.Image, path: Path, left: int, top: int) -> tuple[int, int
     with Image.open(path) as picture:
         real = picture.size
         picture.draft("RGB", (CELL[0] * 2, CELL[1] * 2))
-        small = ImageOps.contain(picture.convert("RGB"), CELL)
-    sheet.paste(small, (left + (CELL[0] - small.width) // 2, top + (CELL[1] - small.height) // 2))
+        small = ImageOps.contain(picture.convert("RGBA"), CELL)
+    sheet.paste(small, (left + (CELL[0] - small.width) // 2, top + (CELL[1] - small.height) // 2), small)
     return real
 
 

@@ -1,12 +1,13 @@
 """`make demo`: sample pictures, three resizers, one balancer, the client; then status, a contact sheet, and an end.
 
-    python scripts/demo.py [DIRECTORY]
+    python scripts/demo.py [DIRECTORY] [--count 36]
 
 Everything happens in DIRECTORY (samples/): originals/, resized/, logs/, contact-sheet.jpg. Ports are the kernel's
 choice, so nothing that already runs is disturbed. Exit code 0 only when every sample came back in the size asked for
 and every program ended by itself.
 """
 
+import argparse
 import contextlib
 import os
 import re
@@ -19,12 +20,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import contact_sheet
-import samples
 from PIL import Image
+
+import samples
 
 ROOT = Path(__file__).resolve().parent.parent
 WIDTH, HEIGHT = 320, 200
-PICTURES = 36
 BOOT_SECONDS = 20.0
 STOP_SECONDS = 20.0
 
@@ -94,13 +95,13 @@ def run(program: str, module: str, words: list[str]) -> None:
         raise Failed(f"{program} ended with exit code {code}")
 
 
-def draw_samples(originals: Path) -> None:
+def draw_samples(originals: Path, count: int) -> None:
     """The sample pictures, unless an earlier demo has drawn them all."""
-    if originals.is_dir() and sum(path.is_file() for path in originals.rglob("*")) == PICTURES:
-        print(f"{PICTURES} pictures are there from an earlier run")
+    if originals.is_dir() and sum(path.is_file() for path in originals.rglob("*")) == count:
+        print(f"{count} pictures are there from an earlier run")
         return
     began = time.monotonic()
-    drawn = samples.draw(originals, PICTURES, 1)
+    drawn = samples.draw(originals, count, 1)
     size = sum(path.stat().st_size for path in drawn)
     print(
         f"{len(drawn)} pictures, {size / 1e6:.1f} MB, drawn in {time.monotonic() - began:.1f} s: {originals}"
@@ -162,10 +163,10 @@ def stop(programs: list[Program], report: Callable[[str], None]) -> None:
     report(f"{len(programs)} programs ended")
 
 
-def demo(directory: Path, programs: list[Program]) -> None:
+def demo(directory: Path, count: int, programs: list[Program]) -> None:
     originals, resized = directory / "originals", directory / "resized"
     say("Sample pictures")
-    draw_samples(originals)
+    draw_samples(originals, count)
     say("Three resizers, one balancer before them")
     address, admin = start(directory, programs)
     say("The client sends every picture through the balancer")
@@ -176,25 +177,29 @@ def demo(directory: Path, programs: list[Program]) -> None:
         "workers.client",
         ["--proxy", address, "--minconns", "3", "--maxconns", "6", *folders, *size],
     )
-    count = check_results(originals, resized)
+    saved = check_results(originals, resized)
     say("What runs, and what the balancer has to say")
     show_processes(programs)
     run("balancerctl", "balancer.ctl", ["--admin", admin, "status"])
     say("Before and after")
     sheet = directory / "contact-sheet.jpg"
     contact_sheet.make(originals, resized, sheet)
-    print(f"{count} pictures of {WIDTH}x{HEIGHT} in {resized}, side by side with their originals in {sheet}")
+    print(f"{saved} pictures of {WIDTH}x{HEIGHT} in {resized}, side by side with their originals in {sheet}")
     say("The end")
     stop(programs, print)
 
 
 def main() -> int:
-    directory = Path(sys.argv[1] if len(sys.argv) > 1 else "samples").absolute()
+    parser = argparse.ArgumentParser(description="the whole system at work, in one directory")
+    parser.add_argument("directory", type=Path, nargs="?", default=Path("samples"))
+    parser.add_argument("--count", type=int, default=36, help="sample pictures (36)")
+    chosen = parser.parse_args()
+    directory = chosen.directory.absolute()
     directory.mkdir(parents=True, exist_ok=True)
     programs: list[Program] = []
     began = time.monotonic()
     try:
-        demo(directory, programs)
+        demo(directory, chosen.count, programs)
     except (Failed, OSError, ValueError) as failure:
         print(f"\ndemo: {failure}", file=sys.stderr)
         return 1
