@@ -118,7 +118,6 @@ class Prober:
         totals = self._board.every_total(B_CONNECT_FAILURES)
         for ward in self._wards:
             total = totals[ward.backend.index]
-            # A total can fall for an instant: a dead worker's is counted twice while it is folded.
             if total > ward.failures:
                 self._on_session_failure(ward, now)
             ward.failures = total

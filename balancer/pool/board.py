@@ -12,7 +12,7 @@ RULES
     row \\ column | 0..15 prefork  | 16..47 the process        | 48 + 24 i .. the block of backend i
     -------------+----------------+---------------------------+------------------------------------
     MASTER_ROW   | live rows      | (prefork's)               |
-    RETIRED_ROW  | -              | totals of the dead        | totals of the dead, by the master
+    RETIRED_ROW  | folds          | totals of the dead        | totals of the dead, by the master
     ADMIN_ROW    | workers wanted | versions, the chair       | wishes by the console, verdict and
                  |                |                           | address by the prober
     FIRST_LEASE  | pid, state ... | a worker's totals, gauges | a worker's sessions with backend i,
@@ -161,8 +161,9 @@ class Board:
         return sum(cells[FIRST_LEASE * columns + column : cells[self._live] * columns : columns].tolist())
 
     def total(self, column: int) -> int:
-        """Sum of a total over the living and the dead."""
-        return int(self.cells[RETIRED_ROW * self.columns + column]) + self.gauge(column)
+        """Sum of a total over the living and the dead; from one look to the next it never falls."""
+        dead = RETIRED_ROW * self.columns + column
+        return self.shared.rows.unfolding(lambda: int(self.cells[dead]) + self.gauge(column))
 
     def word(self, index: int, column: int) -> int:
         """One of a backend's words in ADMIN_ROW: verdict, since when, wish, weight, address."""
@@ -208,10 +209,14 @@ class Board:
         return sums
 
     def every_total(self, column: int) -> list[int]:
-        """As every_gauge, the dead included."""
+        """As every_gauge, the dead included; from one look to the next none of them falls."""
         at = RETIRED_ROW * self.columns + FIRST_BLOCK
-        dead = self.cells[at + column : at + BLOCK * self.capacity : BLOCK].tolist()
-        return list(map(add, dead, self.every_gauge(column)))
+
+        def read() -> list[int]:
+            dead = self.cells[at + column : at + BLOCK * self.capacity : BLOCK].tolist()
+            return list(map(add, dead, self.every_gauge(column)))
+
+        return self.shared.rows.unfolding(read)
 
     def longest_waiting_row(self, but: int) -> int | None:
         """The row whose queue holds the oldest waiting client, `but` excepted: whom to ring when a seat is

@@ -6,7 +6,8 @@ RULES
   released.) So there is no lock here, and nothing that a kill -9 can leave behind: the memory has no name.
 - A row is a lease, not an index: the master hands it to a child at fork and takes it back after waitpid only. Then it
   FOLDS the totals into RETIRED_ROW, ZEROES the row, FREES it, in this order: a reader may for an instant count a total
-  twice, never miss it for good, and gauges of the dead are gone at once.
+  twice, never miss it for good, and gauges of the dead are gone at once. Who must not see that instant (totals never
+  fall from one look to the next) reads through `unfolding`: FOLDS is odd while a row is being folded.
 - This module knows the columns of processes. What a service counts lives in columns from PREFORK_COLUMNS on.
 
       row            writer    holds
@@ -20,15 +21,20 @@ The slots table has one row per slot of the listening role and one writer, the m
 queue, which sibling is named to help, and which share of new connections is steered there.
 """
 
+import time
 import zlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from multiprocessing.sharedctypes import RawArray
+from typing import TypeVar
+
+T = TypeVar("T")
 
 PID, ROLE, SLOT, GENERATION, BEAT_MS, STATE, ACCEPTING, LOAD = range(8)
 STARTED_MS = 8
 DEADLINE_MS = 9  # 0, or when the drain of this process ends
 WANTED_WORKERS = 10  # ADMIN_ROW only: 0 = as configured
+FOLDS = WANTED_WORKERS  # RETIRED_ROW only: grows by 2 with every row folded into it, odd meanwhile
 PREFORK_COLUMNS = 16
 
 MASTER_ROW, RETIRED_ROW, ADMIN_ROW, FIRST_LEASE = 0, 1, 2, 3
@@ -86,10 +92,30 @@ class Table:
 
     def fold(self, row: int, into: int, totals: Iterable[int]) -> None:
         """Master: add the totals of a dead process's row to `into`, then zero the row. The caller frees it after."""
-        base, target = row * self.columns, into * self.columns
-        for column in totals:
-            self.cells[target + column] += self.cells[base + column]
+        cells, target = self.cells, into * self.columns
+        last = self.row(row).tolist()
+        worth = [(target + column, last[column]) for column in totals if last[column]]
+        cells[target + FOLDS] += 1
+        for cell, value in worth:
+            cells[cell] += value
         self.zero(row)
+        cells[target + FOLDS] += 1
+
+    def unfolding(self, read: Callable[[], T], into: int = RETIRED_ROW) -> T:
+        """What `read` gives when no row is folded meanwhile: neither before nor after the fold is a total counted twice.
+
+        A fold takes some 20 us; the waits are bounded (0.1 s in all) for a master that was stopped in just that
+        stretch: then the last reading has to do."""
+        cell = into * self.columns + FOLDS
+        found = None
+        for wait in (0.0,) * 10 + (0.001,) * 100:
+            before = self.cells[cell]
+            if before & 1 == 0:
+                found = read()
+                if self.cells[cell] == before:
+                    return found
+            time.sleep(wait)
+        return read() if found is None else found
 
     def zero(self, row: int) -> None:
         self.cells[row * self.columns : (row + 1) * self.columns] = memoryview(bytes(8 * self.columns)).cast(
