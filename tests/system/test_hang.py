@@ -1,0 +1,120 @@
+"""Processes that stand still: a stopped worker delays nobody for long, a stopped master harms nobody at all."""
+
+import os
+import signal
+import time
+from collections.abc import Sequence
+
+import pytest
+
+from tests.system.backends import Echo
+from tests.system.campaign import REAPED, Arrival, Arrivals, freeze, ready_pids, report, state_of
+from tests.system.harness import Balancer, wait_for
+
+DELAY = 1.5  # seconds that a new connection may wait because of a hung worker
+REPLACED = 4.0  # seconds from the stop to a ready replacement
+
+
+def judge(row: str, arrivals: Sequence[Arrival], **figures: object) -> float:
+    """Nobody failed; the longest delay."""
+    failed = [arrival.error for arrival in arrivals if arrival.error]
+    longest = max(arrival.delay for arrival in arrivals)
+    delayed = sum(arrival.delay > 0.1 for arrival in arrivals)
+    report(
+        row, arrivals=len(arrivals), failed=len(failed), longest=round(longest, 3), delayed=delayed, **figures
+    )
+    assert not failed, failed[:10]
+    return longest
+
+
+def stop_a_worker(rounds: int, seconds: float) -> None:
+    """`seconds` of arrivals from the stop on, whatever becomes of the stopped one meanwhile."""
+    with Echo() as backend, Balancer(upstreams=[backend.address]) as lb:
+        lb.expect(REAPED)
+        for turn in range(rounds):
+            victim = ready_pids(lb)[turn % 2]
+            with Arrivals(lb.address) as arrivals:
+                wait_for(lambda a=arrivals: len(a.all) > 10, "arrivals")
+                freeze(victim)
+                stopped = time.monotonic()
+
+                def whole(victim: int = victim) -> bool:
+                    pids = ready_pids(lb)
+                    return len(pids) == 2 and victim not in pids.values()
+
+                wait_for(whole, "another worker", REPLACED + 2)
+                replaced = time.monotonic() - stopped
+                wait_for(lambda s=stopped: time.monotonic() - s > seconds, "the end of the window", seconds)
+                arrivals.stop()
+            longest = judge("27", arrivals.since(stopped), replaced=round(replaced, 2))
+            assert longest <= DELAY, f"a new connection waited {longest:.2f} s"
+            assert replaced <= REPLACED, f"replaced after {replaced:.2f} s"
+            lb.wait_line(r" hang role=\"?worker")
+        lb.check_at_rest()
+
+
+def test_a_stopped_worker_delays_nobody_for_long_and_is_replaced() -> None:
+    """Fails without adoption of its queue: about half of what comes before the steering waits for its death."""
+    stop_a_worker(1, 4.0)
+
+
+@pytest.mark.soak
+def test_stopped_workers_ten_seconds_of_arrivals_each() -> None:
+    stop_a_worker(4, 10.0)
+
+
+def stop_the_master(seconds: float) -> None:
+    with Echo() as backend, Balancer(upstreams=[backend.address]) as lb, Arrivals(lb.address) as arrivals:
+        before = ready_pids(lb)
+        wait_for(lambda: len(arrivals.all) > 10, "arrivals")
+        freeze(lb.pid)
+        time.sleep(seconds)  # the fault
+        assert ready_pids(lb) == before
+        os.kill(lb.pid, signal.SIGCONT)
+        woken = time.monotonic()
+        lb.wait_line(r"info master pid=\d+ .*jump")
+        wait_for(lambda: time.monotonic() - woken > 1.0, "four looks of the woken master")
+        arrivals.stop()
+        judge("28", arrivals.all, stopped=seconds)
+        assert ready_pids(lb) == before
+        lb.check_at_rest()
+
+
+def test_a_stopped_master_is_missed_by_nobody() -> None:
+    """Fails where workers take a master that is silent for a dead one and leave."""
+    stop_the_master(4.0)
+
+
+@pytest.mark.soak
+def test_a_master_stopped_for_ten_seconds() -> None:
+    stop_the_master(10.0)
+
+
+def freeze_the_tree(seconds: float) -> None:
+    with Echo() as backend, Balancer(upstreams=[backend.address]) as lb:
+        before = ready_pids(lb)
+        pids = [process.pid for process in lb.processes()]
+        with Arrivals(lb.address, rate=20) as arrivals:
+            wait_for(lambda: len(arrivals.all) > 5, "arrivals")
+            for pid in pids:
+                freeze(pid)
+            time.sleep(seconds)  # the fault
+            for pid in pids:  # the master first: it wakes to hearts that have not beaten
+                os.kill(pid, signal.SIGCONT)
+                wait_for(lambda p=pid: state_of(p) != "T", "awake", every=0.001)
+            woken = time.monotonic()
+            wait_for(lambda: time.monotonic() - woken > 1.0, "four looks of the woken master")
+            arrivals.stop()
+        judge("29", arrivals.all, frozen=seconds)
+        assert ready_pids(lb) == before
+        lb.check_at_rest()
+
+
+def test_a_machine_that_slept_loses_no_worker() -> None:
+    """Fails with a watchdog that holds against the workers what it slept through itself."""
+    freeze_the_tree(4.0)
+
+
+@pytest.mark.soak
+def test_a_machine_that_slept_ten_seconds() -> None:
+    freeze_the_tree(10.0)

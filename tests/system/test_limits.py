@@ -1,0 +1,124 @@
+"""Hard limits under kill -9: who counts is the other side, by a peek at every connection that is there."""
+
+import time
+from contextlib import ExitStack
+
+import pytest
+
+from tests.system.campaign import REAPED, Churn, Counting, kill_at_random, ready_pids, report
+from tests.system.harness import Balancer, held, text_of, wait_for
+from tests.system.load import receive
+
+WORKERS = 4
+MAXCONNS = 100
+MAXCONN = 8
+
+
+def usable(lb: Balancer, tries: int) -> int:
+    """Sessions that can be had at once, of `tries` clients that stay."""
+    with held(lb.address, tries, timeout=1.0) as clients:
+        served = 0
+        for client in clients:
+            try:
+                served += receive(client, 5) == b"hello"
+            except Exception:
+                client.close()
+        return served
+
+
+def seats_taken(lb: Balancer, name: str) -> int:
+    return int(lb.backend(name)["sessions"])
+
+
+def storm_at_both_limits(clients: int, kills: int, every: float) -> None:
+    """One backend with 8 places and one without a limit, behind a door with 100: both are always full."""
+    with Counting() as small, Counting() as large, ExitStack() as stack:
+        upstreams = [f"{text_of(small.address)} maxconn={MAXCONN}", text_of(large.address)]
+        options = {"maxconns": MAXCONNS, "workers": WORKERS, "check": "none"}
+        lb = stack.enter_context(Balancer(upstreams=upstreams, **options))
+        lb.expect(REAPED)
+        churn = stack.enter_context(Churn(lb.address, clients, hold=0.3))
+        wait_for(lambda: lb.status()["totals"]["refused_total"] > 100, "a full house", 10)
+        kill_at_random(lb, WORKERS, kills, every, seed=47)
+        wait_for(lambda: seats_taken(lb, small.name) == MAXCONN, "a full backend", 5)
+        crowd = churn.finish()
+        lb.wait_idle()
+        with held(lb.address, MAXCONNS) as first:
+            assert all(receive(client, 5) == b"hello" for client in first)
+            assert seats_taken(lb, small.name) == MAXCONN
+            more = usable(lb, 20)
+        lb.wait_idle()
+        at_small, at_large = small.finish(), large.finish()
+        report(
+            "47+65",
+            clients=clients,
+            kills=kills,
+            served=crowd["ever"],
+            turned_away=crowd["turned_away"],
+            broken=crowd["broken"],
+            most_at_the_door=crowd["most"],
+            most_at_the_small_backend=at_small["most"],
+            sessions_of_the_small_backend=at_small["ever"],
+            most_at_the_large_backend=at_large["most"],
+        )
+        assert crowd["refused"] == 0
+        assert crowd["most"] <= MAXCONNS
+        assert crowd["most"] > 0.8 * MAXCONNS, "the house was never full: nothing was proved"
+        assert at_small["most"] == MAXCONN
+        assert at_large["most"] <= MAXCONNS
+        assert more == 0, f"{more} more than {MAXCONNS} were let in"
+
+
+def test_limits_are_exact_through_kills() -> None:
+    """Fails where a seat is taken by looking at the sum and adding to it without a lock between."""
+    storm_at_both_limits(400, 10, 0.4)
+
+
+@pytest.mark.soak
+def test_limits_are_exact_through_a_hundred_kills() -> None:
+    storm_at_both_limits(400, 100, 0.5)
+
+
+def queue_before_a_full_backend(clients: int, kills: int, every: float) -> None:
+    with Counting() as backend, ExitStack() as stack:
+        upstreams = [f"{text_of(backend.address)} maxconn={MAXCONN}"]
+        options = {"workers": WORKERS, "check": "none", "queue_timeout": "20s"}
+        lb = stack.enter_context(Balancer(upstreams=upstreams, **options))
+        lb.expect(REAPED)
+        churn = stack.enter_context(Churn(lb.address, clients, hold=0.01))
+        wait_for(lambda: lb.status()["totals"]["queued"] > clients // 4, "a queue", 10)
+        began, before = time.monotonic(), lb.status()["totals"]["closed_total"]
+        kill_at_random(lb, WORKERS, kills, every, seed=48)
+        rate = (lb.status()["totals"]["closed_total"] - before) / (time.monotonic() - began)
+        crowd = churn.finish()
+        lb.wait_idle()
+        with held(lb.address, MAXCONN) as first:
+            assert all(receive(client, 5) == b"hello" for client in first)
+            with held(lb.address, 1) as ninth:
+                wait_for(lambda: lb.status()["totals"]["queued"] == 1, "the ninth in the queue")
+                first[0].close()
+                assert receive(ninth[0], 5) == b"hello"
+        counts = backend.finish()
+        report(
+            "47 queue",
+            clients=clients,
+            kills=kills,
+            served=crowd["ever"],
+            turned_away=crowd["turned_away"],
+            broken=crowd["broken"],
+            most=counts["most"],
+            sessions_per_second=round(rate),
+        )
+        assert counts["most"] == MAXCONN
+        assert crowd["refused"] == 0
+        assert len(ready_pids(lb)) == WORKERS
+
+
+def test_a_queue_before_a_full_backend_never_becomes_a_ninth_session() -> None:
+    """Fails where a seat is given back before its socket is closed."""
+    queue_before_a_full_backend(100, 6, 0.4)
+
+
+@pytest.mark.soak
+def test_a_long_queue_before_a_full_backend() -> None:
+    queue_before_a_full_backend(400, 50, 0.5)
