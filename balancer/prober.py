@@ -91,7 +91,6 @@ class Prober:
         # connect-timeout 0 means the kernel's patience, which is longer than any interval.
         self._timeout = min(options.connect_timeout or options.check_interval, options.check_interval)
         self._wards = [self._ward(backend) for backend in backends]
-        self._was_all_down = False
         self._ask_at = 0.0
 
     def _ward(self, backend: Backend) -> Ward:
@@ -149,7 +148,6 @@ class Prober:
             ward.failures = totals[ward.backend.index]
             ward.schedule.due = first_due(now, place, len(self._wards), self._options.check_interval)
             self._arm(ward)
-        self._was_all_down = not any(ward.judge.up for ward in self._wards)
 
     # -- checks
 
@@ -218,9 +216,8 @@ class Prober:
             pause = format_duration(self._options.check_interval)
             then = f"next try in {pause}"
             self._log.warning("down", **about, check=ward.reason, failures=failed, up=share, then=then)
-        if not up and not self._was_all_down:
+        if not up:
             self._log.error("all-down", up=share, then="clients are refused until a backend is back")
-        self._was_all_down = not up
         self._show(now)
 
     def _show(self, now: float) -> None:

@@ -22,10 +22,10 @@ Why it is exact. Call truth(t) the number of sockets open for a limited thing, s
 Hence truth <= sum <= limit. Rejected: adding first and taking back on overshoot (two at the last seat both
 step back); tokens spread over the workers (exact too, but a busy worker starves beside idle tokens).
 
-The wait for the lock is bounded. A holder needs some 10 us, yet it may be stopped (SIGSTOP, a debugger) in
-just that stretch; waiting for it without end would hang every other worker too. After PATIENCE tries the
-seat counts as not to be had: refusing one session too many for the moment until that worker is replaced is
-the safe side.
+The wait for the lock is bounded. A holder needs some 10 us, yet it may be stopped (SIGSTOP, a debugger) in just that
+stretch; waiting for it without end would hang every other worker too. After PATIENCE the seat counts as not to be had,
+and until that lock was free once there is no more waiting for it at all: refusing a session too many, for the seconds
+until the stopped worker is replaced, is the safe side.
 
 A process loses its locks when it closes ANY descriptor of the file: nobody may open or close it but the
 board.
@@ -33,11 +33,12 @@ board.
 
 import fcntl
 import os
+import time
 
 from balancer.pool.board import Board
 from balancer.prefork.cells import FIRST_LEASE, MASTER_LIVE_ROWS, MASTER_ROW
 
-PATIENCE = 200  # tries with sched_yield between: about 0.3 ms on an idle core, more the busier the machine
+PATIENCE = 0.02  # seconds; a holder that lost its core to others has it back after a slice or two of 3 ms
 
 
 class Seats:
@@ -49,6 +50,7 @@ class Seats:
         self._own = row * board.columns
         self._live = MASTER_ROW * board.columns + MASTER_LIVE_ROWS
         self._fd = board.lock_fd
+        self._stuck: set[int] = set()  # bytes whose holder outlasted our patience
 
     def taken(self, column: int) -> int:
         """Seats taken by all processes."""
@@ -77,10 +79,18 @@ class Seats:
         self._cells[self._own + column] -= 1
 
     def _lock(self, byte: int) -> bool:
-        for _ in range(PATIENCE):
+        deadline = 0.0
+        while True:
             try:
                 fcntl.lockf(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, byte)
-                return True
             except (BlockingIOError, PermissionError):  # EAGAIN or EACCES: somebody holds it
+                # The only clock here: the loop's own time stands still while we wait.
+                now = time.monotonic()
+                deadline = deadline or now + PATIENCE
+                if byte in self._stuck or now >= deadline:
+                    self._stuck.add(byte)
+                    return False
                 os.sched_yield()
-        return False
+            else:
+                self._stuck.discard(byte)
+                return True

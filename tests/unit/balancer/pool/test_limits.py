@@ -103,16 +103,25 @@ def test_the_lock_is_freed_after_a_refusal_under_it(board: Board) -> None:
 def test_a_lock_that_stays_held_means_no_seat_and_no_hang(
     board: Board, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    clock = iter(range(1000))
     yields: list[None] = []
+    monkeypatch.setattr(limits.time, "monotonic", lambda: next(clock) * limits.PATIENCE / 10)
     monkeypatch.setattr(limits.os, "sched_yield", lambda: yields.append(None))
     stranger = Stranger(board)
     stranger.lock(SESSIONS)
     seats = Seats(board, FIRST_LEASE)
     assert seats.take(SESSIONS, 10) is False
-    assert len(yields) == limits.PATIENCE
+    assert len(yields) == 10
+    assert seats.take(SESSIONS, 10) is False
+    assert len(yields) == 10  # the second time nobody waits
     assert seats.take(SESSIONS + 1, 10) is True  # another thing, another byte
     stranger.leave()
     assert seats.take(SESSIONS, 10) is True
+    stranger = Stranger(board)
+    stranger.lock(SESSIONS)
+    assert seats.take(SESSIONS, 10) is False
+    assert len(yields) == 20  # it was free in between: patient again
+    stranger.leave()
 
 
 def test_a_full_house_is_refused_without_the_lock(board: Board, monkeypatch: pytest.MonkeyPatch) -> None:

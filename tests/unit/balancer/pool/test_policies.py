@@ -184,10 +184,11 @@ def test_random_follows_weights_with_and_without_a_skip() -> None:
     assert abs(count[heavy.index] - 2400) < 220
 
 
-def test_p2c_of_two_always_takes_the_less_loaded() -> None:
+@pytest.mark.parametrize("order", [1, -1])
+def test_p2c_of_two_always_takes_the_less_loaded(order: int) -> None:
     """Drawing the same one twice would send a quarter of the sessions to the busy one."""
     idle, busy = crowd([1, 1])
-    pick = built("p2c", [idle, busy], {busy.index: 1})
+    pick = built("p2c", [idle, busy][::order], {busy.index: 1})
     assert set(picks(pick, 200)) == {idle.index}
 
 
