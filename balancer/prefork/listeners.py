@@ -149,12 +149,12 @@ class Sockets:
                 while sockets:
                     group.listen(sockets.pop(0))
         except OSError as error:
-            for _, sockets in made:
-                for sock in sockets:
-                    sock.close()
-            for group in groups:
-                if group.key not in self.groups:
-                    group.close()
+            for sock in (sock for _, sockets in made for sock in sockets):
+                sock.close()
+            for other in groups:
+                if other.key not in self.groups:
+                    other.unlink()
+                    other.close()
             raise CannotBind(f"cannot bind {group.bind.address}: {error.strerror or error}") from error
 
     def of_role(self, role: str) -> dict[int, tuple[Listener, ...]]:
@@ -228,6 +228,7 @@ class Group:
                 made.append(before[0].dup())
             elif self.bind.address.family == "unix":
                 made.append(bind_unix(self.bind, self._owner))
+                self._note_file()
             else:
                 address = real_address(before[0], self.bind.address) if before else self.bind.address
                 made.append(bind_stream(self.bind, address, bool(before), self._owner))
@@ -244,8 +245,11 @@ class Group:
     def _admit(self, sock: socket.socket) -> None:
         self.address = real_address(sock, self.bind.address)
         self.listeners.append(Listener(self.address, len(self.listeners), sock.fileno(), sock))
-        path = self._path()
-        if path and not self._inode:
+        self._note_file()
+
+    def _note_file(self) -> None:
+        """Remember which socket file is ours."""
+        if (path := self._path()) and not self._inode:
             with contextlib.suppress(OSError):
                 self._inode = os.stat(path).st_ino
 

@@ -1,66 +1,102 @@
-"""The shared table: what a reader may see of a row that is being folded."""
+"""The shared table: one writer per cell, rows on their own cache lines, totals that never fall; the notice."""
 
-import pytest
+import os
 
-from balancer.prefork.cells import FIRST_LEASE, FOLDS, PREFORK_COLUMNS, RETIRED_ROW, Table
+from balancer.prefork.cells import (
+    FIRST_LEASE,
+    FREE,
+    LOAD,
+    MASTER_ROW,
+    MAX_ROLES,
+    PREFORK_COLUMNS,
+    READY,
+    RETIRED_ROW,
+    STATE,
+    Notice,
+    Table,
+    current_cell,
+    current_row,
+    make_shared,
+)
 
-TOTAL, GAUGE = PREFORK_COLUMNS, PREFORK_COLUMNS + 1
-
-
-@pytest.fixture
-def table() -> Table:
-    made = Table(FIRST_LEASE + 2, PREFORK_COLUMNS + 2)
-    for row, total in ((FIRST_LEASE, 5), (FIRST_LEASE + 1, 7)):
-        made.row(row)[TOTAL], made.row(row)[GAUGE] = total, 1
-    return made
-
-
-def test_a_fold_keeps_totals_and_drops_the_rest(table: Table) -> None:
-    table.fold(FIRST_LEASE, RETIRED_ROW, [TOTAL])
-    assert table.total(TOTAL) == 12 and table.total(GAUGE) == 1
-    assert not any(table.row(FIRST_LEASE))
-    assert table.row(RETIRED_ROW)[FOLDS] == 2
-    table.fold(FIRST_LEASE, RETIRED_ROW, [TOTAL])
-    assert table.total(TOTAL) == 12
+COUNT = PREFORK_COLUMNS
 
 
-def test_a_reading_with_a_fold_in_its_middle_is_thrown_away(table: Table) -> None:
-    readings = []
-
-    def read() -> int:
-        dead = table.row(RETIRED_ROW)[TOTAL]
-        if not readings:
-            table.fold(FIRST_LEASE, RETIRED_ROW, [TOTAL])
-        readings.append(dead + table.total(TOTAL, FIRST_LEASE))
-        return readings[-1]
-
-    assert table.unfolding(read) == 12
-    assert readings == [7, 12]
+def test_rows_are_whole_cache_lines_and_do_not_overlap() -> None:
+    table = Table(3, 9)
+    assert table.columns == 16
+    table.row(1)[:] = memoryview(bytes(b"\x01" * 8 * 16)).cast("q")
+    assert not any(table.row(0)) and not any(table.row(2))
+    table.row(2)[5] = -7
+    assert table.cells[2 * 16 + 5] == -7
 
 
-class Halfway(Table):
-    """A table whose fold is looked at just before the row is zeroed."""
-
-    seen = 0
-
-    def zero(self, row: int) -> None:
-        cell = RETIRED_ROW * self.columns + FOLDS
-        assert self.cells[cell] & 1
-        assert self.total(TOTAL) == 17  # counted twice
-        self.seen += 1
-        super().zero(row)
+def test_total_sums_the_asked_rows_only() -> None:
+    table = Table(5, 8)
+    for row in range(5):
+        table.row(row)[3] = 10**row
+    assert table.total(3) == 11111
+    assert table.total(3, 1, 3) == 110
+    assert table.total(2) == 0
 
 
-def test_the_sequence_is_odd_while_a_total_is_there_twice() -> None:
-    table = Halfway(FIRST_LEASE + 2, PREFORK_COLUMNS + 2)
-    table.row(FIRST_LEASE)[TOTAL], table.row(FIRST_LEASE + 1)[TOTAL] = 5, 7
-    table.fold(FIRST_LEASE, RETIRED_ROW, [TOTAL])
-    assert table.seen == 1 and table.total(TOTAL) == 12
+def test_folding_moves_totals_and_zeroes_the_rest() -> None:
+    table = Table(5, 32)
+    row = table.row(FIRST_LEASE)
+    row[COUNT], row[COUNT + 1], row[LOAD], row[STATE] = 41, 5, 3, READY
+    table.row(RETIRED_ROW)[COUNT] = 1
+    before = table.total(COUNT)
+    table.fold(FIRST_LEASE, RETIRED_ROW, {COUNT})
+    assert table.total(COUNT) == before == 42
+    assert table.total(COUNT + 1) == 0 and table.total(LOAD) == 0
+    assert row[STATE] == FREE
 
 
-def test_a_master_stopped_in_the_middle_does_not_stop_the_readers(table: Table, monkeypatch) -> None:
-    waits: list[float] = []
-    monkeypatch.setattr("balancer.prefork.cells.time.sleep", waits.append)
-    table.row(RETIRED_ROW)[FOLDS] = 1
-    assert table.unfolding(lambda: "what there is") == "what there is"
-    assert 0 < sum(waits) <= 0.2
+def test_the_table_is_shared_over_a_fork() -> None:
+    table = Table(2, 8)
+    pid = os.fork()
+    if not pid:
+        table.row(1)[4] = 1 << 40
+        os._exit(0)
+    os.waitpid(pid, 0)
+    assert table.row(1)[4] == 1 << 40
+
+
+def test_current_rows_lie_beyond_every_column_of_the_service() -> None:
+    shared = make_shared(40)
+    for index in range(MAX_ROLES):
+        cell = current_cell(shared.rows, index) - MASTER_ROW * shared.rows.columns
+        assert 40 <= cell < shared.rows.columns
+        shared.rows.row(MASTER_ROW)[cell] = index + 100
+    assert [current_row(shared, index) for index in range(MAX_ROLES)] == list(range(100, 100 + MAX_ROLES))
+
+
+def test_a_notice_is_read_whole_with_its_serial() -> None:
+    notice = Notice()
+    assert notice.read() == (0, "")
+    assert notice.write("zwölf") == 1
+    assert notice.read() == (1, "zwölf")
+    notice.write("x")
+    assert notice.read() == (2, "x")
+
+
+def test_a_notice_too_long_is_cut_between_characters() -> None:
+    notice = Notice()
+    notice.write("ä" * 3000)
+    assert notice.read() == (1, "ä" * 2000)
+
+
+def test_a_reader_gives_up_on_a_writer_killed_half_way() -> None:
+    notice = Notice()
+    notice.write("whole")
+    notice._head[0] += 1
+    assert notice.read() == (-1, "")
+    notice.write("mended")
+    assert notice.read()[1] == "mended"
+
+
+def test_a_torn_text_is_not_believed() -> None:
+    notice = Notice()
+    notice.write("whole")
+    notice._bytes[24] = ord("W")
+    assert notice.read() == (-1, "")

@@ -1,0 +1,166 @@
+"""Histories of births and deaths, played without a fork."""
+
+import pytest
+
+from balancer.prefork.children import SHORT_LIFE, Children, Leases, NoLease, Process, backoff
+
+
+def make(*slots: int, now: float = 0.0) -> Children:
+    children = Children(Leases(3, 100))
+    for slot in slots:
+        children.want(1, "worker", slot, now)
+    return children
+
+
+def spawn(children: Children, pid: int, now: float) -> Process:
+    place = children.due(now)[0]
+    return children.spawned(place, pid, children.leases.take(), now)
+
+
+def test_leases_come_lowest_first_and_return_after_the_reaping_only() -> None:
+    leases = Leases(3, 6)
+    assert [leases.take(), leases.take()] == [3, 4] and leases.end == 5
+    leases.give_back(3)
+    assert leases.end == 5
+    assert leases.take() == 3
+    leases.take()
+    with pytest.raises(NoLease):
+        leases.take()
+    leases.give_back(5)
+    leases.give_back(4)
+    assert leases.end == 4
+    with pytest.raises(KeyError):
+        leases.give_back(5)
+
+
+def test_nobody_held_means_nothing_to_scan() -> None:
+    assert Leases(3, 6).end == 3
+
+
+def test_wanted_places_are_due_at_once_and_asking_twice_changes_nothing() -> None:
+    children = make(0, 1)
+    children.want(1, "worker", 0, 5.0)
+    assert [place.slot for place in children.due(0.0)] == [0, 1]
+    assert children.next_due() == 0.0
+
+
+def test_a_ready_process_that_lived_is_replaced_at_once() -> None:
+    children = make(0)
+    spawn(children, 100, 0.0)
+    assert children.next_due() is None
+    assert children.became_ready(100, 0.1) is not None
+    assert children.reaped(100, 0.1 + SHORT_LIFE) is not None
+    assert children.next_due() == 0.1 + SHORT_LIFE
+
+
+def test_short_lives_are_replaced_at_once_first_then_ever_later_but_never_much() -> None:
+    children, now, waits = make(0), 0.0, []
+    for pid in range(100, 108):
+        spawn(children, pid, now)
+        children.became_ready(pid, now)
+        children.reaped(pid, now + 0.01)
+        due = children.next_due()
+        assert due is not None
+        waits.append(round(due - now - 0.01, 3))
+        now = due
+    assert waits == [0.0, 0.1, 0.2, 0.4, 0.8, 1.6, 2.0, 2.0]
+
+
+def test_a_long_life_forgives_short_ones() -> None:
+    children, now = make(0), 0.0
+    for pid, life in ((100, 0.01), (101, 0.01), (102, 5.0), (103, 0.01)):
+        spawn(children, pid, now)
+        children.became_ready(pid, now)
+        now += life
+        children.reaped(pid, now)
+        now = children.next_due() or now
+    assert children.next_due() == now  # the first short life again: at once
+
+
+def test_dying_before_ready_backs_off_and_is_hopeless_after_four() -> None:
+    children, now, births = make(0), 0.0, []
+    for pid in range(100, 104):
+        births.append(now)
+        spawn(children, pid, now)
+        assert not children.may_be_hopeless(1, "worker", 4)
+        children.reaped(pid, now)
+        now = children.next_due() or 0.0
+    assert births == [0.0, 1.0, 3.0, 7.0]
+    assert children.may_be_hopeless(1, "worker", 4)
+
+
+def test_one_that_was_ready_gives_hope_for_its_role_only() -> None:
+    children = make(0, 1)
+    children.want(1, "prober", 0, 0.0)
+    spawn(children, 100, 0.0)
+    children.became_ready(100, 0.0)
+    for place in children.of_generation(1):
+        place.unready_deaths = 9
+    assert not children.may_be_hopeless(1, "worker", 4)
+    assert children.may_be_hopeless(1, "prober", 4)
+
+
+def test_backoff_is_capped() -> None:
+    assert [backoff(n, 1.0, 2.0, 30.0) for n in (0, 1, 2, 3, 6, 7, 1000)] == [1, 1, 2, 4, 30, 30, 30]
+
+
+def test_a_failed_fork_waits_a_second_without_blame() -> None:
+    children = make(0)
+    place = children.due(0.0)[0]
+    children.fork_failed(place, 10.0)
+    assert children.due(10.9) == [] and children.due(11.0) == [place]
+    assert place.failures == 0
+
+
+def test_strangers_are_neither_reaped_nor_ready() -> None:
+    children = make(0)
+    spawn(children, 100, 0.0)
+    assert children.reaped(999, 1.0) is None
+    assert children.became_ready(999, 1.0) is None
+    children.became_ready(100, 1.0)
+    assert children.became_ready(100, 2.0) is None
+
+
+def test_an_unwanted_process_drains_outside_its_place_which_may_be_wanted_anew() -> None:
+    children = make(0)
+    old = spawn(children, 100, 0.0)
+    assert children.unwant(1, "worker", 0) is old and old.draining
+    children.want(1, "worker", 0, 1.0)
+    new = spawn(children, 101, 1.0)
+    assert children.holder(1, "worker", 0) is new
+    assert children.reaped(100, 2.0) is old
+    assert children.holder(1, "worker", 0) is new and children.next_due() is None
+
+
+def test_giving_up_an_empty_place_stops_nobody() -> None:
+    children = make(0)
+    assert children.unwant(1, "worker", 0) is None
+    assert children.unwant(1, "worker", 7) is None
+    assert children.due(9.0) == []
+
+
+def test_generations_live_as_long_as_a_process_or_a_place() -> None:
+    children = make(0)
+    spawn(children, 100, 0.0)
+    children.want(2, "worker", 0, 0.0)
+    assert children.generations() == [1, 2]
+    assert children.is_all_ready(1) is False
+    children.unwant(1, "worker", 0)
+    assert children.generations() == [1, 2]
+    children.reaped(100, 1.0)
+    assert children.generations() == [2]
+
+
+def test_all_ready_means_every_place() -> None:
+    children = make(0, 1)
+    for pid in (100, 101):
+        assert not children.is_all_ready(1)
+        spawn(children, pid, 0.0)
+        children.became_ready(pid, 0.0)
+    assert children.is_all_ready(1)
+
+
+def test_the_least_failed_place_is_forked_first() -> None:
+    children = make(0, 1)
+    children.places[1, "worker", 0].failures = 3
+    assert [place.slot for place in children.due(0.0)] == [1, 0]

@@ -1,0 +1,51 @@
+"""What a reload says it changes, and what it cannot change."""
+
+from dataclasses import replace
+
+from balancer.prefork.child import Child
+from balancer.prefork.plan import Bind, Plan, Role
+from balancer.prefork.reload import Difference, compare, obstacle
+from balancer.prefork.retire import first_to_go
+from balancer.prefork.units import parse_address
+
+
+def run(_child: Child) -> int:
+    return 0
+
+
+def make(*ports: int, workers: int = 2) -> Plan:
+    return Plan(
+        title="toy",
+        roles=(Role("worker", workers, run), Role("prober", 1, run), Role("cpu", 2, run, channel=True)),
+        binds=tuple(Bind("worker", parse_address(f"127.0.0.1:{port}")) for port in ports),
+        columns=32,
+    )
+
+
+def test_nothing_changed_is_said_so() -> None:
+    assert compare(make(80), make(80)) == Difference()
+    assert str(Difference()) == "nothing changed"
+
+
+def test_ports_counts_and_facts_are_compared() -> None:
+    old = replace(make(80, 81), facts=(("backend a", "x:1"), ("backend b", "x:2")))
+    new = replace(make(80, 82, workers=3), facts=(("backend a", "x:9"), ("backend c", "x:3")))
+    difference = compare(old, new)
+    assert difference.added == ("bind 127.0.0.1:82 worker backlog=1024 mode=600", "backend c x:3")
+    assert difference.removed == ("bind 127.0.0.1:81", "backend b")
+    assert difference.changed == ("workers 2 -> 3", "backend a x:1 -> x:9")
+    assert str(difference) == "2 added, 2 removed, 2 changed"
+
+
+def test_what_needs_a_restart_is_named() -> None:
+    assert obstacle(make(80), make(81, workers=9)) == ""
+    assert "32 columns and the new configuration needs 64" in obstacle(
+        make(80), replace(make(80), columns=64)
+    )
+    assert "user changes from none to www" in obstacle(make(80), replace(make(80), user="www"))
+    assert "would become worker" in obstacle(make(80), replace(make(80), roles=(Role("worker", 1, run),)))
+
+
+def test_those_who_serve_the_workers_go_last() -> None:
+    assert first_to_go(make(80), is_final=False) == {"worker", "prober"}
+    assert first_to_go(make(80), is_final=True) == {"worker"}

@@ -1,0 +1,109 @@
+"""Which slots are fit, who helps the others; heartbeats and a clock that jumps."""
+
+import pytest
+
+from balancer.prefork.cells import (
+    SLOT_EMPTY,
+    SLOT_PAUSED,
+    SLOT_SERVED,
+    SLOT_STALE,
+    SLOT_STARTING,
+    SLOT_SURPLUS,
+)
+from balancer.prefork.slots import (
+    STALE_AFTER,
+    Verdict,
+    View,
+    Watch,
+    eligible_loads,
+    judge,
+    state_of,
+    wants_abort,
+)
+
+
+def served(row: int, load: int = 0, reach: int = 99) -> View:
+    return View(row=row, is_ready=True, is_accepting=True, load=load, reach=reach)
+
+
+STALE = View(row=9, is_ready=True, is_accepting=True, age=STALE_AFTER + 0.01)
+EMPTY = View()
+SURPLUS = View(is_surplus=True)
+
+
+@pytest.mark.parametrize(
+    ("view", "state"),
+    [
+        (served(3), SLOT_SERVED),
+        (STALE, SLOT_STALE),
+        (View(row=9, is_ready=True, is_accepting=True, age=STALE_AFTER), SLOT_SERVED),
+        (EMPTY, SLOT_EMPTY),
+        (View(row=4), SLOT_STARTING),
+        (View(row=4, is_ready=True), SLOT_PAUSED),
+        (View(row=4, is_ready=True, is_accepting=True, is_surplus=True), SLOT_SURPLUS),
+    ],
+)
+def test_one_word_for_each_slot(view: View, state: int) -> None:
+    assert state_of(view) == state
+
+
+def test_a_slot_without_fit_holder_is_adopted_by_the_idlest_sibling() -> None:
+    verdicts = judge([STALE, served(3, load=5), served(4, load=2)], [0, 0, 0])
+    assert verdicts == [Verdict(SLOT_STALE, 4), Verdict(SLOT_SERVED, 0), Verdict(SLOT_SERVED, 0)]
+
+
+def test_an_adopter_stays_while_it_is_fit() -> None:
+    views = [EMPTY, served(3, load=5), served(4, load=2)]
+    assert judge(views, [3, 0, 0])[0].adopter == 3
+    assert judge(views, [77, 0, 0])[0].adopter == 4
+
+
+def test_several_orphans_are_spread() -> None:
+    verdicts = judge([EMPTY, SURPLUS, served(3), served(4)], [0, 0, 0, 0])
+    assert {verdict.adopter for verdict in verdicts[:2]} == {3, 4}
+
+
+def test_only_who_has_the_socket_can_adopt_it() -> None:
+    verdicts = judge([served(3, reach=2), served(4, load=9, reach=3), SURPLUS], [0, 0, 0])
+    assert verdicts[2].adopter == 4
+    assert judge([served(3, reach=2), SURPLUS, SURPLUS], [0, 0, 0])[1:] == [
+        Verdict(SLOT_SURPLUS, 3),
+        Verdict(SLOT_SURPLUS, 0),
+    ]
+
+
+def test_nobody_fit_names_nobody() -> None:
+    assert [verdict.adopter for verdict in judge([STALE, EMPTY], [0, 0])] == [0, 0]
+
+
+def loads(*views: View) -> list[int | None]:
+    return eligible_loads(views, judge(views, [0] * len(views)))
+
+
+def test_only_served_slots_are_steered_to() -> None:
+    assert loads(served(3, load=7), STALE, EMPTY, SURPLUS) == [7, None, None, None]
+
+
+def test_when_nobody_serves_those_that_soon_will_are_steered_to() -> None:
+    paused = View(row=4, is_ready=True, load=3)
+    assert loads(paused, STALE, SURPLUS) == [3, None, None]
+    assert loads(EMPTY, SURPLUS) == [0, None]
+    assert loads(SURPLUS) == [0]
+
+
+def test_ages_are_forgiven_what_the_watcher_slept_through() -> None:
+    watch = Watch(100.0)
+    assert not watch.look(100.25)
+    assert watch.age(99_000, 100.5) == 0.5  # nothing from before the watch began
+    assert watch.age(100_250, 100.5) == 0.25
+    assert watch.look(110.0)  # the watcher was stopped for ten seconds
+    assert watch.age(100_250, 110.0) == 0.0
+    assert not watch.look(110.25)
+    assert watch.age(100_250, 110.25) == 0.25
+    assert watch.age(100_250, 113.1) > 3.0
+
+
+def test_silence_ends_in_an_abort_unless_the_role_may_be_silent() -> None:
+    assert wants_abort(3.01, True, 3.0) and not wants_abort(3.0, True, 3.0)
+    assert not wants_abort(1e9, True, 0.0)
+    assert not wants_abort(9.0, False, 3.0) and wants_abort(10.1, False, 3.0)

@@ -1,0 +1,126 @@
+"""Shares and the program that carries them out, interpreted here as the kernel would."""
+
+import socket
+from collections.abc import Sequence
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from balancer.prefork.steering import (
+    JGE,
+    LD_RANDOM,
+    MOD,
+    RET,
+    WHOLE,
+    Instruction,
+    attach,
+    is_material,
+    portions,
+    program,
+    shares,
+)
+
+
+def interpret(code: Sequence[Instruction], random_word: int) -> int:
+    accumulator = at = 0
+    while True:
+        step = code[at]
+        op, jump_true, jump_false, constant = step
+        at += 1
+        if step == LD_RANDOM:
+            accumulator = random_word
+        elif op == MOD:
+            accumulator %= constant
+        elif op == JGE:
+            at += jump_true if accumulator >= constant else jump_false
+        elif op == RET:
+            return constant
+        else:
+            raise AssertionError(f"unknown instruction {step}")
+
+
+def outcome(parts: Sequence[int]) -> list[int]:
+    """How many of 1000 consecutive random words each slot gets."""
+    code = program(parts)
+    hits = [0] * len(parts)
+    for word in range(WHOLE):
+        hits[interpret(code, 7 * WHOLE + word)] += 1
+    return hits
+
+
+@pytest.mark.parametrize("parts", [[1000], [500, 500], [0, 1000, 0], [334, 333, 333], [1, 0, 998, 0, 1]])
+def test_the_program_gives_each_slot_exactly_its_share(parts: list[int]) -> None:
+    assert outcome(parts) == parts
+
+
+@given(st.lists(st.none() | st.integers(0, 100_000), min_size=1, max_size=64))
+def test_shares_are_whole_never_all_zero_and_obeyed(loads: list[int | None]) -> None:
+    parts = shares(loads)
+    assert sum(parts) == WHOLE and min(parts) >= 0
+    if any(load is not None for load in loads):
+        assert [bool(part) for part in parts] == [load is not None for load in loads]
+    known = sorted((load, -part) for load, part in zip(loads, parts, strict=True) if load is not None)
+    assert all(-a >= -b - 1 for (_, a), (_, b) in pairwise(known))  # less load, not less share
+    assert len(program(parts)) <= 4096
+    assert outcome(parts) == parts
+
+
+def test_small_imbalance_is_not_worth_steering() -> None:
+    assert shares([3, 0]) == [500, 500]
+    assert shares([100, 115, 96]) == shares([0, 0, 0]) == [334, 333, 333]
+
+
+def test_the_idlest_gets_most() -> None:
+    parts = shares([40, 10, 10, 20])
+    assert parts[1] == parts[2] > parts[3] > parts[0] > 0
+    assert parts[1] > 3 * parts[0]
+
+
+def test_nobody_eligible_means_everybody() -> None:
+    assert shares([None, None]) == [500, 500]
+
+
+def test_portions_keep_the_small_above_zero() -> None:
+    assert portions([1e-9, 1.0]) == [1, 999]
+    assert portions([0.0, 0.0]) == [0, 0]
+
+
+def test_only_material_changes_reach_the_kernel() -> None:
+    assert not is_material([500, 500], [549, 451])
+    assert is_material([500, 500], [550, 450])
+    assert is_material([999, 1], [1000, 0])
+    assert is_material([], [1000])
+
+
+def test_a_wrong_sum_is_refused() -> None:
+    with pytest.raises(ValueError, match="sum"):
+        program([500, 499])
+
+
+def test_the_kernel_takes_the_program_and_obeys_it() -> None:
+    group = []
+    port = 0
+    for _ in range(3):
+        sock = socket.socket()
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        sock.bind(("127.0.0.1", port))
+        sock.listen()
+        sock.setblocking(False)
+        port = sock.getsockname()[1]
+        group.append(sock)
+    attach(group[0], program([300, 0, 700]))
+    clients = [socket.create_connection(("127.0.0.1", port)) for _ in range(60)]
+    counts = []
+    for sock in group:
+        counts.append(0)
+        while True:
+            try:
+                sock.accept()[0].close()
+            except BlockingIOError:
+                break
+            counts[-1] += 1
+    assert sum(counts) == 60 and counts[1] == 0 and 0 < counts[0] < counts[2]
+    for sock in (*clients, *group):
+        sock.close()
