@@ -21,6 +21,7 @@ from workers.resizer.task import BUSY, DRAINING, OK, Task, refusal, wanted
 from workers.wire.frames import FrameError
 from workers.wire.messages import MessageError, Request, decode_request, encode_response_parts
 
+LEAVING = "this resizer is shutting down; ask another"
 ANSWER_BYTES = 8 << 20  # of answers unsent: a client that does not read is not read from
 
 
@@ -135,7 +136,7 @@ class Framed:
         desk, settings = self.desk, self.desk.settings
         data, request.data = request.data, b""
         if desk.draining:
-            raise Refused(DRAINING, "this resizer is shutting down; ask another")
+            raise Refused(DRAINING, LEAVING)
         if self.client.is_late:
             raise Refused(BUSY, "busy: too many connections; try again")
         job = wanted(
@@ -252,6 +253,11 @@ class Framed:
     # -- ending --
 
     def drain(self) -> None:
+        """What found no place yet is not begun any more."""
+        parked, self.parked = self.parked, None
+        if parked is not None:
+            self._give_up(parked.slot)
+            self._refuse(parked.context, refusal(DRAINING, LEAVING))
         self._end_when_drained()
 
     def _end_when_drained(self) -> None:

@@ -1,0 +1,364 @@
+"""The resizer when processes die, hang, are too slow, too many ask, and when it is told to stop or to reload."""
+
+import io
+import os
+import random
+import signal
+import threading
+import time
+import zlib
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+
+import psutil
+import pytest
+from PIL import Image
+
+from tests.system.harness import Resizer, wait_for
+from tests.system.resizing import ENDLESS, SLOW, Peer, picture, size_of
+from workers.wire.messages import Response
+
+
+def pids(resizer: Resizer, word: str) -> list[int]:
+    """Processes whose title has `word`."""
+    return [pid for pid, title in resizer.titles().items() if f": {word}" in title]
+
+
+def busy_cpu(resizer: Resizer) -> int:
+    """The CPU process that burns its core."""
+
+    def found() -> int:
+        for pid in pids(resizer, "cpu") + pids(resizer, "express"):
+            if psutil.Process(pid).cpu_percent(0.05) > 50:
+                return pid
+        return 0
+
+    return wait_for(found, "a busy CPU process", 5)
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSEGV])
+def test_a_cpu_process_that_dies_costs_one_retryable_answer(how: signal.Signals) -> None:
+    with Resizer(cpus=2) as resizer, Peer(resizer.address) as peer, Peer(resizer.address) as other:
+        resizer.expect("reap|death|died")
+        peer.say(id=1, data=picture(300, 200), **SLOW)
+        victim = busy_cpu(resizer)
+        os.kill(victim, how)
+        began = time.monotonic()
+        reply = peer.hear()
+        assert reply is not None and reply.status == 503, reply
+        assert time.monotonic() - began < 0.2
+        assert other.ask(id=2, data=picture(300, 200), target_width=30).status == 200
+        wait_for(lambda: len(pids(resizer, "cpu")) == 2 and victim not in pids(resizer, "cpu"), "back", 1)
+        assert peer.ask(id=3, data=picture(300, 200), target_width=30).status == 200
+
+
+def test_an_original_peer_loses_its_connection_when_the_cpu_process_dies() -> None:
+    with Resizer(cpus=1) as resizer, Peer(resizer.address) as peer:
+        resizer.expect("reap|death")
+        peer.say(data=picture(300, 200), **SLOW)
+        os.kill(busy_cpu(resizer), signal.SIGKILL)
+        assert peer.hear() is None
+
+
+def test_a_picture_over_its_time_is_cut_and_the_next_one_works() -> None:
+    with Resizer(cpus=1, job_timeout="1s") as resizer, Peer(resizer.address) as peer:
+        resizer.expect("reap")
+        peer.ask(id=9, data=picture(300, 200), target_width=30)
+        began = time.monotonic()
+        reply = peer.ask(id=1, data=picture(300, 200), **ENDLESS)
+        assert reply.status == 504 and "1 s" in reply.error
+        assert 0.9 < time.monotonic() - began < 1.6
+        for number in range(2, 12):
+            assert peer.ask(id=number, data=picture(300, 200), target_width=30).status == 200
+
+
+def test_a_hung_cpu_process_is_as_good_as_a_slow_one() -> None:
+    with Resizer(cpus=1, job_timeout="1s") as resizer, Peer(resizer.address) as peer:
+        resizer.expect("reap")
+        peer.ask(id=9, data=picture(300, 200), target_width=30)
+        stopped = pids(resizer, "cpu") + pids(resizer, "express")
+        for pid in stopped:
+            os.kill(pid, signal.SIGSTOP)
+        replies = [peer.ask(id=number, data=picture(300, 200), target_width=30) for number in (1, 2)]
+        assert {reply.status for reply in replies} <= {504, 200}
+        assert replies[0].status == 504
+        for pid in set(stopped) & set(resizer.titles()):
+            os.kill(pid, signal.SIGCONT)
+        assert len(pids(resizer, "front")) == 1
+
+
+def test_a_picture_that_kills_again_and_again_is_refused() -> None:
+    with Resizer(cpus=1) as resizer, Peer(resizer.address) as peer:
+        resizer.expect("reap|death")
+        for number in (1, 2, 3):
+            peer.say(id=number, data=picture(300, 200), **SLOW)
+            os.kill(busy_cpu(resizer), signal.SIGKILL)
+            reply = peer.hear()
+            assert reply is not None and reply.status == 503
+        assert peer.ask(id=4, data=picture(300, 200), **SLOW).status == 422
+        assert peer.ask(id=5, data=picture(200, 200), target_width=9).status == 200
+
+
+def test_a_front_that_dies_is_replaced_and_nobody_gets_what_its_clients_asked_for() -> None:
+    with Resizer(cpus=1) as resizer:
+        resizer.expect("reap")
+        with Peer(resizer.address) as lost:
+            lost.say(id=1, data=picture(300, 200), **SLOW)
+            busy_cpu(resizer)
+            os.kill(pids(resizer, "front")[0], signal.SIGKILL)
+            assert lost.hear() is None
+
+        def served() -> bool:
+            try:
+                with Peer(resizer.address) as peer:
+                    for number in range(2, 20):
+                        reply = peer.ask(
+                            id=number, original_name=f"{number}", data=picture(300, 200), target_width=30
+                        )
+                        assert (reply.id, reply.status) == (number, 200)
+                        assert size_of(reply.data) == (30, 20)
+                return True
+            except OSError:
+                return False
+
+        wait_for(served, "the new front", 10)
+
+
+def test_every_cpu_process_killed_at_random_and_every_request_answered() -> None:
+    with Resizer(cpus=2) as resizer:
+        resizer.expect("reap|death")
+        stop = threading.Event()
+
+        def killer() -> None:
+            dice = random.Random(7)
+            while not stop.wait(0.6):
+                candidates = pids(resizer, "cpu") + pids(resizer, "express")
+                if candidates:
+                    try:
+                        os.kill(dice.choice(candidates), signal.SIGKILL)
+                    except ProcessLookupError:
+                        pass
+
+        thread = threading.Thread(target=killer)
+        thread.start()
+        statuses: Counter[int] = Counter()
+        try:
+            with Peer(resizer.address) as peer:
+                for number in range(1, 701):
+                    reply = peer.ask(
+                        id=number,
+                        original_name=f"{number}",
+                        data=picture(600, 400, seed=number),
+                        target_width=50,
+                    )
+                    assert reply.id == number
+                    statuses[reply.status] += 1
+        finally:
+            stop.set()
+            thread.join()
+        assert set(statuses) <= {200, 503}
+        assert statuses[200] > 600, statuses
+
+
+def test_beyond_the_queue_ours_are_told_busy_at_once_and_originals_wait() -> None:
+    data = picture(1500, 1000)
+    with Resizer(cpus=1, queue=8) as resizer:
+        with Peer(resizer.address) as peer:
+            peer.say(id=1, data=data, **SLOW)
+            peer.say(id=2, data=data, **SLOW)
+            for number in range(3, 30):
+                peer.say(id=number, data=data, target_width=20)
+            began = time.monotonic()
+            first = peer.hear()
+            assert first is not None and first.status == 429
+            assert time.monotonic() - began < 0.3
+            assert first.queue == 8 and first.workers == 1
+            replies = [first, *peer.hear_all(28)]
+            statuses = Counter(reply.status for reply in replies)
+            assert statuses[200] >= 10 and statuses[200] + statuses[429] == 29
+        with ThreadPoolExecutor(24) as pool:
+
+            def original(number: int) -> Response:
+                with Peer(resizer.address) as one:
+                    return one.ask(original_name=f"{number}", data=data, target_width=20)
+
+            names = {reply.original_name for reply in pool.map(original, range(24))}
+            assert len(names) == 24
+
+
+def test_a_full_house_still_answers_dry_runs() -> None:
+    with Resizer(cpus=1, queue=2, drain_timeout="1s") as resizer, Peer(resizer.address) as dry:
+        resizer.expected_exit = 5
+        crowd = [Peer(resizer.address) for _ in range(40)]
+        try:
+            for peer in crowd:
+                peer.say(data=picture(1500, 1000), **SLOW)
+            began = time.monotonic()
+            for number in range(1, 21):
+                assert dry.ask(id=number, dry_run=True).status == 200
+            assert time.monotonic() - began < 0.5
+        finally:
+            for peer in crowd:
+                peer.sock.close()
+
+
+def test_too_many_clients_are_refused_work_but_not_health() -> None:
+    with Resizer(cpus=1, maxconns=3) as resizer:
+        first = [Peer(resizer.address) for _ in range(3)]
+        for peer in first:
+            assert peer.ask(id=1, dry_run=True).status == 200
+        with Peer(resizer.address) as late:
+            assert late.ask(id=1, dry_run=True).status == 200
+            assert late.ask(id=2, data=picture(60, 40), target_width=9).status == 429
+        for peer in first:
+            assert peer.ask(id=3, data=picture(60, 40), target_width=9).status == 200
+            peer.sock.close()
+
+
+def test_told_to_stop_it_answers_what_is_under_way_and_refuses_the_rest() -> None:
+    with (
+        Resizer(cpus=1, drain_timeout="10s") as resizer,
+        Peer(resizer.address) as peer,
+        Peer(resizer.address) as idle,
+    ):
+        idle.ask(id=1, dry_run=True)
+        peer.say(id=1, original_name="under way", data=picture(300, 200), **SLOW)
+        busy_cpu(resizer)
+        resizer.signal(signal.SIGTERM)
+        assert idle.hear() is None
+        peer.say(id=2, original_name="too late", data=picture(300, 200), target_width=9)
+        replies = {reply.original_name: reply for reply in peer.hear_all(2)}
+        assert replies["too late"].status == 503
+        assert replies["under way"].status == 200 and size_of(replies["under way"].data) == (3000, 3000)
+        assert peer.hear() is None
+        assert resizer.wait_exit(5) == 0
+
+
+def test_a_reload_under_load_loses_nothing() -> None:
+    data = picture(600, 400)
+    with Resizer(cpus=2) as resizer:
+        stop = threading.Event()
+        failures: list[object] = []
+        done = Counter[str]()
+
+        def client(number: int) -> None:
+            while not stop.is_set():
+                try:
+                    with Peer(resizer.address) as peer:
+                        for turn in range(20):
+                            reply = peer.ask(id=turn + 1, data=data, target_width=50)
+                            if reply.status == 503:
+                                done["draining"] += 1
+                                break
+                            assert reply.status == 200, reply
+                            done["ok"] += 1
+                except AssertionError as error:
+                    if "connection ended" in str(error):
+                        done["ended"] += 1  # between two requests: to be asked again
+                    else:
+                        failures.append(error)
+                except OSError as error:
+                    failures.append(error)
+
+        threads = [threading.Thread(target=client, args=(number,)) for number in range(4)]
+        for thread in threads:
+            thread.start()
+        for _ in range(3):
+            before = set(pids(resizer, "front"))
+            resizer.signal(signal.SIGHUP)
+            wait_for(
+                lambda before=before: not before & set(pids(resizer, "front")), "the next generation", 15
+            )
+        stop.set()
+        for thread in threads:
+            thread.join()
+        assert not failures, failures
+        assert done["ok"] > 100, done
+
+
+def bomb_png(width: int, height: int) -> bytes:
+    """A PNG whose header claims a size that its few bytes cannot have."""
+
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        return len(body).to_bytes(4, "big") + kind + body + zlib.crc32(kind + body).to_bytes(4, "big")
+
+    head = width.to_bytes(4, "big") + height.to_bytes(4, "big") + b"\x08\x02\x00\x00\x00"
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", head)
+        + chunk(b"IDAT", zlib.compress(bytes(1000)))
+        + chunk(b"IEND", b"")
+    )
+
+
+def bomb_gif(frames: int) -> bytes:
+    """An animation of many tiny frames."""
+    out = io.BytesIO()
+    first = Image.new("L", (16, 16), 0)
+    others = [Image.new("L", (16, 16), number % 255 + 1) for number in range(frames - 1)]
+    first.save(out, "GIF", save_all=True, append_images=others)
+    return out.getvalue()
+
+
+def test_bombs_are_refused_quickly_and_the_next_picture_works() -> None:
+    bombs = [
+        bomb_png(50_000, 50_000),
+        bomb_png(1, 2**31 - 1),
+        b"GIF89a\xff\xff\xff\xff\x00\x00\x00,\x00\x00\x00\x00\xff\xff\xff\xff\x00\x02\x02D\x01\x00;",
+        bomb_gif(3000),
+    ]
+    with Resizer(cpus=1) as resizer, Peer(resizer.address) as peer:
+        for number, bomb in enumerate(bombs, 1):
+            began = time.monotonic()
+            reply = peer.ask(id=number, data=bomb, target_width=50)
+            assert reply.status in (415, 422), reply
+            assert time.monotonic() - began < 1.5
+        assert peer.ask(id=99, data=picture(60, 40), target_width=9).status == 200
+        assert resizer.memory(pids(resizer, "cpu")) < 300 << 20
+
+
+def test_what_is_no_picture_of_ours_executes_nothing() -> None:
+    strangers = {
+        "eps": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 100 100\n" + b"showpage\n" * 1000,
+        "pdf": b"%PDF-1.4\n" + b"1 0 obj\n<<>>\nendobj\n" * 500,
+        "svg": b'<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"></svg>' * 100,
+    }
+    tiff = io.BytesIO()
+    Image.new("RGB", (50, 50)).save(tiff, "TIFF")
+    strangers["tiff"] = tiff.getvalue()
+    with Resizer(cpus=1) as resizer, Peer(resizer.address) as peer:
+        before = set(resizer.titles())
+        for number, data in enumerate(strangers.values(), 1):
+            assert peer.ask(id=number, original_name="x.jpg", data=data, target_width=9).status == 415
+        assert set(resizer.titles()) == before
+
+
+def test_small_pictures_pass_while_big_ones_keep_every_cpu_busy() -> None:
+    small, big = picture(300, 200), picture(5200, 3900)
+    with Resizer(cpus=2) as resizer:
+        stop = threading.Event()
+
+        def hog() -> None:
+            with Peer(resizer.address) as peer:
+                number = 0
+                while not stop.is_set():
+                    number += 1
+                    assert peer.ask(id=number, data=big, target_width=4000, target_height=3000).status == 200
+
+        hogs = [threading.Thread(target=hog) for _ in range(2)]
+        for thread in hogs:
+            thread.start()
+        times = []
+        try:
+            with Peer(resizer.address) as peer:
+                for number in range(1, 60):
+                    began = time.monotonic()
+                    assert peer.ask(id=number, data=small, target_width=30).status == 200
+                    times.append(time.monotonic() - began)
+                    time.sleep(0.02)
+        finally:
+            stop.set()
+            for thread in hogs:
+                thread.join()
+        # One big picture takes some 250 ms; waiting behind even one would show in the median.
+        assert sorted(times)[len(times) // 2] < 0.06, times
