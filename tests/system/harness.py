@@ -10,6 +10,7 @@ announced with `expect`, on an exit code other than the one expected, on process
 """
 
 import contextlib
+import functools
 import json
 import os
 import re
@@ -284,7 +285,7 @@ class Balancer(Daemon):
         super().wait_ready()
         self.baseline = self.descriptors_by_place()
 
-    @property
+    @functools.cached_property
     def address(self) -> Address:
         """Where it listens (its first address)."""
         match = self.wait_line(r"\bbind address=\[?([^\s\]]+?)\]?:(\d+)\b")

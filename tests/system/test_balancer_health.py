@@ -90,11 +90,8 @@ def test_all_down_is_said_once_refused_quickly_and_ends_by_itself() -> None:
 
 
 def test_drain_by_command_ends_new_sessions_and_leaves_the_old() -> None:
-    with (
-        Echo() as one,
-        Echo() as two,
-        Balancer(upstreams=[f"127.0.0.1:{one.address[1]} name=one", two.address]) as lb,
-    ):
+    with Echo() as one, Echo() as two, ExitStack() as outer:
+        lb = outer.enter_context(Balancer(upstreams=[f"{one.name} name=one", two.name], check="none"))
         with ExitStack() as stack:
             clients = [stack.enter_context(socket.create_connection(lb.address, 5)) for _ in range(10)]
             wait_for(lambda: one.now + two.now == 10, "ten sessions")
