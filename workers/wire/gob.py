@@ -116,9 +116,7 @@ class Layout:
                 raise GobError(f"more than {types.MAX_TYPES} types")
             definitions[-negative] = types.read_definition(key, at, stop)
             at = stop
-        if (
-            len(self._plans) >= MAX_PLANS
-        ):  # the oldest leaves: a peer that sends ever new ones only makes itself slow
+        if len(self._plans) >= MAX_PLANS:  # the oldest leaves: ever new definitions cost time, not memory
             del self._plans[next(iter(self._plans))]
         self._plans[key] = (definitions, {})
         return self._plans[key]

@@ -311,3 +311,23 @@ def test_the_plan_cache_is_bounded() -> None:
 
 def test_our_definitions_are_go_s() -> None:
     assert Layout(PICTURE).definitions.endswith(types.write_definitions(INNER))
+
+
+def test_a_value_followed_by_bytes_of_its_own_message() -> None:
+    with pytest.raises(GobError, match="after the value"):
+        Layout(SMALL).decode(outer_with(UINT) + value(b"\x01\x01a\x00\x00"))
+
+
+def struct_with(count: int, name: bytes) -> bytes:
+    fields = (b"\x01" + unsigned(len(name)) + name + b"\x01\x0c\x00") * count
+    return message(integer(-64) + b"\x03\x02" + unsigned(count) + fields + b"\x00\x00")
+
+
+def test_structs_are_bounded_in_fields_and_names() -> None:
+    assert Layout(SMALL).decode(struct_with(types.MAX_FIELDS, b"S") + value(b"\x01\x01a\x00")) == ["a"]
+    with pytest.raises(GobError, match="a struct of"):
+        Layout(SMALL).decode(struct_with(types.MAX_FIELDS + 1, b"S") + value(b"\x01\x01a\x00"))
+    with pytest.raises(GobError, match="a name of"):
+        Layout(SMALL).decode(struct_with(1, b"S" * (types.MAX_NAME + 1)) + value(b"\x01\x01a\x00"))
+    with pytest.raises(GobError, match="a struct of"):
+        Layout(SMALL).decode(message(integer(-64) + b"\x03\x02" + unsigned(2**60)) + value(b"\x00"))
