@@ -3,7 +3,7 @@
 import math
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from workers.imaging.geometry import contained, covering_box, decode_size, missing_side, plan, scaled_box
@@ -45,6 +45,7 @@ def test_cover_cuts_both_sides_equally_in_either_orientation():
     assert plan((400, 300), 100, 50, "cover", turned=True).box == (125, 0, 275, 300)
 
 
+@settings(deadline=None)
 @given(SIDES, SIDES, SIDES)
 def test_a_missing_side_is_within_one_pixel_of_the_aspect_ratio(given, along, across):
     found, exact = missing_side(given, along, across), across * given / along
@@ -52,6 +53,7 @@ def test_a_missing_side_is_within_one_pixel_of_the_aspect_ratio(given, along, ac
     assert found == 1 or exact - 0.31 <= found <= exact + 0.71
 
 
+@settings(deadline=None)
 @given(SIDES, SIDES, SIDES, SIDES)
 def test_contained_stays_inside_and_meets_one_side(source_width, source_height, width, height):
     found = contained((source_width, source_height), (width, height))
@@ -60,6 +62,7 @@ def test_contained_stays_inside_and_meets_one_side(source_width, source_height, 
     assert found[0] == width or found[1] == height
 
 
+@settings(deadline=None)
 @given(SIDES, SIDES, SIDES, SIDES)
 def test_covering_box_is_inside_centred_and_of_the_targets_shape(source_width, source_height, width, height):
     left, top, right, bottom = covering_box((source_width, source_height), (width, height))

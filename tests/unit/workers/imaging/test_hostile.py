@@ -68,10 +68,18 @@ def test_a_header_that_claims_fifty_thousand_pixels_a_side(draw, save, kind):
     assert kind == "avif" or "limit" in refusal.sentence  # libavif itself refuses to read such a header
 
 
+def test_a_webp_canvas_is_measured_before_the_decoder_allocates_it(draw, save, monkeypatch):
+    bomb = webp_header(draw, save, 50_000, 50_000)
+    monkeypatch.setattr("workers.imaging.formats.open_header", lambda *_: pytest.fail("opened"))
+    assert "50000x50000" in refusal_of(bomb).sentence
+
+
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 @pytest.mark.parametrize("size", [(1, 2**31 - 1), (2**31 - 1, 1), (16_384, 1), (10_000, 6_000), (0, 5)])
 def test_sizes_no_picture_should_have(size):
-    assert refusal_of(png_header(*size)).status == 422
+    refusal = refusal_of(png_header(*size))
+    assert refusal.status == 422
+    assert "limit" in refusal.sentence or "no pixels" in refusal.sentence or 0 in size
 
 
 def test_a_frame_that_grows_the_canvas_is_measured_again():
@@ -132,6 +140,19 @@ def test_other_formats_meet_no_decoder(draw, save, kind):
 )
 def test_what_is_no_picture(data):
     assert refusal_of(data).status == 415
+
+
+def test_only_the_decoder_of_the_signature_is_tried(draw, save, monkeypatch):
+    asked = []
+
+    def opened(file, formats):
+        asked.append(formats)
+        raise OSError("enough")
+
+    data = save(draw(), "PNG")
+    monkeypatch.setattr(Image, "open", opened)
+    assert refusal_of(data).status == 422
+    assert asked == [("PNG",)]
 
 
 KINDS = [

@@ -21,7 +21,9 @@ def test_psnr_of_equal_and_of_opposite_pictures():
 
 @pytest.mark.parametrize("mode", ["L", "LA", "RGB", "RGBA", "CMYK", "I;16"])
 def test_every_mode_keeps_its_mode_and_gets_its_size(draw, mode):
-    made = kernel.resample(draw((97, 61), mode), (31, 23), (0.5, 0.25, 90.5, 60.75))
+    image = draw((97, 61), mode)
+    image.info = {"comment": "secret"}
+    made = kernel.resample(image, (31, 23), (0.5, 0.25, 90.5, 60.75))
     assert (made.mode, made.size, made.info) == (mode, (31, 23), {})
 
 
