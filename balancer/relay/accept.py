@@ -83,7 +83,8 @@ class Acceptor:
         self.hub = hub
         self.maxconns = hub.settings.maxconns
         self.seat_first = bool(self.maxconns) and hub.settings.overflow == "queue"
-        self._doors = {slot: [Door(self, one) for one in several] for slot, several in listeners.items()}
+        self._listeners = listeners  # grows: slots made later are handed to living workers too
+        self._doors: dict[int, list[Door]] = {}
         self._open: dict[int, Door] = {}  # watched, or to be watched again when accepting resumes
         self._slots: frozenset[int] = frozenset()
         self._resting: Timer | None = None
@@ -99,6 +100,8 @@ class Acceptor:
         if wanted == self._slots:
             return
         self._slots = wanted
+        for slot in wanted - self._doors.keys():
+            self._doors[slot] = [Door(self, one) for one in self._listeners.get(slot, ())]
         doors = {door.fd: door for slot in wanted for door in self._doors.get(slot, ())}
         for fd in self._open.keys() - doors.keys():
             self._unwatch(fd)
