@@ -29,7 +29,7 @@ from balancer.prefork.listeners import Group, Sockets
 from balancer.prefork.log import Log
 from balancer.prefork.signals import send
 from balancer.prefork.slots import NAMES, Verdict, View, Watch, eligible_loads, judge
-from balancer.prefork.steering import attach, is_material, portions, program, shares
+from balancer.prefork.steering import Smoother, attach, is_material, portions, program, shares
 
 WORTH_A_LINE = frozenset({SLOT_STALE, SLOT_EMPTY})
 
@@ -43,6 +43,7 @@ class Keeper:
         self._sockets = sockets
         self._watch = watch
         self._log = log
+        self._smoother = Smoother()
 
     def refresh(self, now: float, generation: int, role: str, wanted: int, slots: int, steer: bool) -> None:
         """Look at every slot of the listening role and act on what is seen."""
@@ -51,7 +52,7 @@ class Keeper:
         table = self._shared.slots
         before = [int(table.cells[slot * table.columns + ADOPTER]) for slot in range(slots)]
         verdicts = judge(views, before)
-        parts = shares(eligible_loads(views, verdicts))
+        parts = shares(self._smoother.smooth(eligible_loads(views, verdicts), now))
         self._write(holders, verdicts, parts)
         self._steer(role, parts, steer)
         for row in {v.adopter for v, was in zip(verdicts, before, strict=True) if v.adopter != was}:

@@ -11,10 +11,12 @@ from hypothesis import strategies as st
 from balancer.prefork.steering import (
     JGE,
     LD_RANDOM,
+    MEMORY,
     MOD,
     RET,
     WHOLE,
     Instruction,
+    Smoother,
     attach,
     is_material,
     portions,
@@ -124,3 +126,33 @@ def test_the_kernel_takes_the_program_and_obeys_it() -> None:
     assert sum(counts) == 60 and counts[1] == 0 and 0 < counts[0] < counts[2]
     for sock in (*clients, *group):
         sock.close()
+
+
+def test_loads_are_averaged_over_time_not_over_looks() -> None:
+    often, seldom = Smoother(), Smoother()
+    for smoother in (often, seldom):
+        assert smoother.smooth([0, 8], 0.0) == [0, 8]
+    for tenth in range(1, 11):
+        [first, second] = often.smooth([10, 8], tenth / 10 * MEMORY)
+    assert [first, second] == pytest.approx(seldom.smooth([10, 8], MEMORY))
+    assert first == pytest.approx(6.32, abs=0.01) and second == 8
+
+
+def test_a_slot_that_comes_back_brings_no_old_load() -> None:
+    smoother = Smoother()
+    smoother.smooth([40, 8], 0.0)
+    assert smoother.smooth([None, 8], 0.1) == [None, 8]
+    assert smoother.smooth([2, 8], 0.2) == [2, 8]
+
+
+def test_short_sessions_are_not_chased() -> None:
+    """Loads that follow the shares at once: where each look decides for itself they swing further every time."""
+    smoother, loads = Smoother(), [30, 34]
+    for look in range(40):
+        parts = shares(smoother.smooth(loads, look / 4))
+        loads = [round(64 * part / WHOLE) for part in parts]
+    assert abs(loads[0] - loads[1]) <= 4
+    loads = [26, 38]
+    for _ in range(40):
+        loads = [round(64 * part / WHOLE) for part in shares(loads)]
+    assert abs(loads[0] - loads[1]) > 4, "without the averages this would not show anything"
