@@ -1,0 +1,92 @@
+"""Requests in HTTP's words, as a table."""
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from workers.resizer.http import (
+    HttpError,
+    Wish,
+    error_answer,
+    json_answer,
+    picture_headers,
+    read_wish,
+    reason,
+)
+
+
+@pytest.mark.parametrize(
+    ("method", "target", "wish"),
+    [
+        ("GET", "/health", Wish("/health")),
+        ("HEAD", "/status?x=1", Wish("/status")),
+        ("POST", "/resize?w=200", Wish("/resize", 200)),
+        ("POST", "/resize?w=200&h=100&fit=cover", Wish("/resize", 200, 100, "cover")),
+        ("POST", "/resize?h=7&format=webp&quality=80", Wish("/resize", 0, 7, "", "webp", 80)),
+        ("POST", "/resize?w=&h=7&orient=no", Wish("/resize", 0, 7, orient=False)),
+        ("POST", "http://host:9/resize?w=3", Wish("/resize", 3)),
+        ("POST", "/resize", Wish("/resize")),
+    ],
+)
+def test_what_is_asked_for(method: str, target: str, wish: Wish) -> None:
+    assert read_wish(method, target) == wish
+
+
+@pytest.mark.parametrize(
+    ("method", "target", "status"),
+    [
+        ("GET", "/", 404),
+        ("GET", "/resize/../etc/passwd", 404),
+        ("GET", "/resize?w=1", 405),
+        ("DELETE", "/status", 405),
+        ("POST", "/resize?w=abc", 400),
+        ("POST", "/resize?w=-1", 400),
+        ("POST", "/resize?w=1.5", 400),
+        ("POST", "/resize?w=1e3", 400),
+        ("POST", "/resize?w=%D9%A1", 400),  # an Arabic digit: isdigit() alone would take it
+        ("POST", "/resize?w=1234567890", 400),
+        ("POST", "/resize?w=1&w=1", 400),
+        ("POST", "/resize?width=1", 400),
+        ("POST", "/resize?w", 400),
+        ("POST", "/resize?orient=maybe", 400),
+        ("POST", "/resize?" + "&".join(f"w{n}=1" for n in range(50)), 400),
+        ("POST", "http://[::1/resize", 400),
+    ],
+)
+def test_what_is_refused(method: str, target: str, status: int) -> None:
+    with pytest.raises(HttpError) as caught:
+        read_wish(method, target)
+    assert caught.value.status == status
+    assert caught.value.sentence
+    assert (status == 405) == any(name == "Allow" for name, _ in caught.value.headers)
+
+
+@given(st.sampled_from(["GET", "POST", "HEAD", "PUT"]), st.text(max_size=80))
+def test_any_target_is_a_wish_or_an_error(method: str, target: str) -> None:
+    for text in (target, "/resize?" + target):
+        try:
+            read_wish(method, text)
+        except HttpError as error:
+            assert error.status in (400, 404, 405)
+
+
+def test_busy_and_draining_tell_when_to_come_again() -> None:
+    for status, again in ((429, True), (503, True), (422, False), (504, False)):
+        headers, body = error_answer(status, "a sentence")
+        assert json.loads(body) == {"status": status, "error": "a sentence"}
+        assert dict(headers)["Content-Length"] == str(len(body))
+        assert ("Retry-After" in dict(headers)) is again
+
+
+def test_heads_of_answers() -> None:
+    headers, body = json_answer({"a": 1})
+    assert json.loads(body) == {"a": 1} and dict(headers)["Content-Length"] == str(len(body))
+    told = dict(picture_headers("png", 99, 20, 10, 1_500_000))
+    assert (told["Content-Type"], told["X-Picture-Size"], told["Server-Timing"]) == (
+        "image/png",
+        "20x10",
+        "resize;dur=1.5",
+    )
+    assert (reason(200), reason(429)) == (b"OK", b"Too Many Requests")

@@ -1,0 +1,69 @@
+"""Packets between a front and its CPU processes: what goes in comes out, anything else is refused."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from workers.resizer.orders import (
+    FITS,
+    LONGEST,
+    LONGEST_TEXT,
+    Hello,
+    Order,
+    OrderError,
+    Result,
+    Roll,
+    decode,
+    encode,
+)
+
+U32 = st.integers(0, 2**32 - 1)
+U64 = st.integers(0, 2**64 - 1)
+WORDS = st.text("abcdefghijklmnopqrstuvwxyz", max_size=12)
+MESSAGES = st.one_of(
+    st.builds(
+        Order,
+        U32,
+        U32,
+        U64,
+        U64,
+        U32,
+        U32,
+        U32,
+        U32,
+        st.sampled_from(FITS),
+        st.integers(0, 255),
+        st.booleans(),
+        WORDS,
+    ),
+    st.builds(Result, U32, U64, st.integers(0, 65_535), U32, U32, U32, U32, U32, U64, st.booleans(), WORDS),
+    st.builds(Hello, U32, U32),
+    st.builds(Roll, U32),
+)
+
+
+@given(MESSAGES)
+def test_what_goes_in_comes_out(message: Order | Result | Hello | Roll) -> None:
+    packet = encode(message)
+    assert len(packet) <= LONGEST
+    assert decode(packet) == message
+
+
+@given(st.binary(max_size=200))
+def test_anything_else_is_refused(packet: bytes) -> None:
+    try:
+        message = decode(packet)
+    except OrderError:
+        return
+    assert isinstance(message, Order | Result | Hello | Roll)
+
+
+def test_a_long_sentence_is_cut_and_a_long_format_refused() -> None:
+    told = decode(encode(Result(1, 2, 422, text="ä" * 1000)))
+    assert isinstance(told, Result) and len(told.text.encode()) <= LONGEST_TEXT + 2
+    with pytest.raises(OrderError):
+        encode(Order(1, 2, 3, 4, 5, 6, 7, 8, "stretch", 75, False, "x" * 13))
+    with pytest.raises(OrderError):
+        encode(Order(1, 2, 3, 4, 5, 6, 7, 8, "sideways", 75, False, ""))
+    with pytest.raises(OrderError):
+        encode(Order(1, 2, 3, 4, 2**40, 6, 7, 8, "stretch", 75, False, ""))

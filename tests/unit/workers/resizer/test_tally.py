@@ -1,0 +1,37 @@
+"""Totals over the living and the dead, gauges over the living."""
+
+from balancer.prefork.cells import (
+    FIRST_LEASE,
+    LOAD,
+    MASTER_LIVE_ROWS,
+    MASTER_ROW,
+    PID,
+    RETIRED_ROW,
+    ROLE,
+    make_shared,
+)
+from workers.resizer import tally
+
+
+def test_the_columns_have_one_meaning_each() -> None:
+    columns = [*tally.NAMES, *tally.ERRORS, tally.QUEUED, tally.WORKING, tally.SEATS]
+    assert len(set(columns)) == len(columns)
+    assert max(columns) < tally.COLUMNS
+    assert {*tally.NAMES, *tally.ERRORS} == tally.TOTALS, "a total that nobody shows, or that nobody folds"
+
+
+def test_status_sums_rows() -> None:
+    shared = make_shared(tally.COLUMNS)
+    rows = shared.rows
+    rows.row(MASTER_ROW)[MASTER_LIVE_ROWS] = FIRST_LEASE + 3
+    for index, role in enumerate((0, 0, 1)):
+        row = rows.row(FIRST_LEASE + index)
+        row[PID], row[ROLE], row[LOAD] = 100 + index, role, 5
+        row[tally.ANSWERS], row[tally.QUEUED], row[tally.BUSY] = 10, 2, 1
+    rows.row(RETIRED_ROW)[tally.ANSWERS] = 7
+    rows.row(FIRST_LEASE + 3)[tally.ANSWERS] = 1000  # beyond the live rows
+    status = tally.status(shared, "backend-1", "9")
+    assert (status["clients"], status["queued"]) == (10, 6), "a CPU process's load is no client"
+    assert status["totals"]["answers_total"] == 37  # type: ignore[index]
+    assert status["errors"]["429"] == 3  # type: ignore[index]
+    assert [process["role"] for process in status["processes"]] == ["front", "front", "cpu"]  # type: ignore[attr-defined]

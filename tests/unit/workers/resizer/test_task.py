@@ -1,0 +1,72 @@
+"""The judgement before any work, replies, settings."""
+
+import pytest
+
+from workers.imaging.limits import Limits, Refused
+from workers.resizer.orders import Result
+from workers.resizer.replies import response_to
+from workers.resizer.settings import HEADROOM, Settings
+from workers.resizer.task import refusal, wanted
+from workers.wire.messages import PNG, Request, encode_response
+
+
+@pytest.mark.parametrize(
+    ("width", "height", "fit", "format_name", "quality", "status"),
+    [
+        (0, 0, "", "", 0, 400),
+        (10, 10, "nonsense", "", 0, 400),
+        (10, 10, "", "tiff", 0, 400),
+        (10, 10, "", "", 101, 400),
+        (65_535, 65_535, "", "", 0, 422),
+        (10**9, 0, "", "", 0, 422),
+        (16_000, 16_000, "", "", 0, 422),
+    ],
+)
+def test_refused_before_anybody_looks_at_the_picture(
+    width: int, height: int, fit: str, format_name: str, quality: int, status: int
+) -> None:
+    with pytest.raises(Refused) as caught:
+        wanted(width, height, fit, format_name, quality, False, "drop", Limits())
+    assert caught.value.status == status
+
+
+def test_what_is_wanted() -> None:
+    job = wanted(200, 0, "", "JPG", 0, True, "keep", Limits())
+    assert (job.width, job.height, job.fit, job.format, job.orient, job.icc) == (
+        200,
+        0,
+        "stretch",
+        "jpeg",
+        True,
+        "keep",
+    )
+
+
+def test_a_reply_to_an_original_peer_has_no_field_of_ours() -> None:
+    request = Request(original_name="a.png", typ=PNG, target_width=5)
+    response = response_to(request, Result(1, 2, 200, 9, 5, 4, 50, 40, 123, text="png"), ("backend-1", 3, 2))
+    assert (response.resized_width, response.resized_height, response.processing_time) == (5, 4, 123)
+    assert b"Server" not in encode_response(response) and b"backend-1" not in encode_response(response)
+
+
+def test_a_reply_to_ours_says_who_and_how_it_stands() -> None:
+    request = Request(original_name="a.png", id=8)
+    response = response_to(request, refusal(429, "busy"), ("backend-1", 3, 2))
+    told = (response.id, response.status, response.error, response.server, response.queue, response.workers)
+    assert told == (8, 429, "busy", "backend-1", 3, 2)
+    assert response_to(request, Result(1, 2, 200), ("b", 0, 1)).error == ""
+
+
+def test_settings_derive_what_depends_on_each_other() -> None:
+    settings = Settings(cpus=4, fronts=2, queue=10, max_frame=1 << 20)
+    assert settings.crew == 3
+    assert settings.slots >= settings.queue + settings.crew
+    assert settings.slot_bytes == (1 << 20) + HEADROOM
+
+
+@pytest.mark.parametrize(
+    ("word", "ours", "original"), [("auto", True, False), ("yes", True, True), ("no", False, False)]
+)
+def test_whose_pictures_are_turned_upright(word: str, ours: bool, original: bool) -> None:
+    settings = Settings(orient=word)
+    assert (settings.wants_upright(True), settings.wants_upright(False)) == (ours, original)
