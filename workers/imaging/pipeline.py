@@ -75,9 +75,9 @@ def _count_frames(image: Image.Image, data: bytes, kind: str, bounds: Limits) ->
 def orientation(image: Image.Image, kind: str) -> int:
     """1..8 as EXIF has it; 1 when there is none or it cannot be read, as a broken tag is no broken
     picture."""
-    if kind == "gif":
-        return 1
-    try:  # a PNG without the tag before its pixels is decoded here, to look behind them
+    if kind == "gif" or (kind == "png" and "exif" not in image.info):
+        return 1  # asking a PNG without it would decode it whole, before its target is allowed
+    try:
         found = image.getexif().get(_ORIENTATION, 1)
     except (OSError, ValueError, SyntaxError, KeyError, IndexError, TypeError, EOFError):
         return 1
