@@ -6,7 +6,8 @@ RULES
 - Never blocks, never resolves a name, never looks at a clock. Between changes of a verdict or a wish an
   election is two comparisons, one pick and two additions; lists are rebuilt only when a version cell has
   moved.
-- Backups serve only while no other backend is eligible. A full pool is full: backups do not serve then.
+- Backups serve while no other backend is eligible, and a session that could reach none of the others: until the
+  prober has its verdict, a refused connect would else cost a client. A full pool is full: backups do not serve then.
 
 `why` says after None what was in the way: "down" (nobody eligible, or all eligible ones already tried),
 "full" (those left have all their seats taken).
@@ -52,7 +53,8 @@ class Elector:
         self._by_index = {backend.index: backend for backend in backends}
         self._targets: dict[int, Target] = {}
         self._pick: Pick | None = None
-        self._field: tuple[list[Candidate], list[Candidate]] = ([], [])
+        self._reserve: Pick | None = None  # the backups, for sessions that could reach nobody else
+        self._field: tuple[list[Candidate], ...] = ([], [], [])
         self._verdicts_cell = ADMIN_ROW * board.columns + VERDICTS_VERSION
         self._wishes_cell = ADMIN_ROW * board.columns + ADMIN_VERSION
         self._verdicts = self._wishes = -1
@@ -67,22 +69,25 @@ class Elector:
             self._refresh()
         pick = self._pick
         index = pick(source_ip, tried) if pick is not None else None
-        if index is None:
+        if index is None and tried and self._reserve is not None:
+            pick = self._reserve
+            index = pick(source_ip, tried)
+        if index is None or pick is None:
             self.why = "down"
             return None
         backend = self._by_index[index]
         at = self._own + index * BLOCK
         if backend.maxconn:
-            return self._elect_seated(backend, source_ip, tried)
+            return self._elect_seated(backend, source_ip, tried, pick)
         cells[at + B_SESSIONS] += 1
         cells[at + B_SESSIONS_TOTAL] += 1
         return backend
 
-    def _elect_seated(self, first: Backend, source_ip: str, tried: Collection[int]) -> Backend | None:
+    def _elect_seated(
+        self, first: Backend, source_ip: str, tried: Collection[int], pick: Pick
+    ) -> Backend | None:
         """As elect, where the first choice has a limited number of seats: who is full is skipped."""
         backend, skip = first, set(tried)
-        pick = self._pick
-        assert pick is not None
         while not self._seats.take(FIRST_BLOCK + backend.index * BLOCK + B_SESSIONS, backend.maxconn):
             skip.add(backend.index)
             index = pick(source_ip, skip)
@@ -120,13 +125,15 @@ class Elector:
             return
         tier = bool(eligible) and all(backend.backup for backend in eligible)
         everyone = [b for b in self._backends if weights[b.index]]
-        field = (self._candidates(eligible, tier, weights), self._candidates(everyone, tier, weights))
+        spare = [] if tier else self._candidates(eligible, True, weights)
+        field = (self._candidates(eligible, tier, weights), self._candidates(everyone, tier, weights), spare)
         # An odd version here: this process has no list yet. Take what there is and look again next time.
         self._verdicts, self._wishes = versions[0] & ~1, versions[1]
         self._targets.update(targets)
         if field != self._field:
             self._field = field
-            self._pick = self._make_pick(*field)
+            self._pick = self._make_pick(field[0], field[1])
+            self._reserve = self._make_pick(spare, spare)
 
     @staticmethod
     def _candidates(backends: Sequence[Backend], backup: bool, weights: dict[int, int]) -> list[Candidate]:

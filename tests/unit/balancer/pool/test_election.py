@@ -168,6 +168,17 @@ def test_full_ones_are_passed_over_and_all_full_is_told_apart_from_down(board: B
     assert elect.elect("10.9.9.9", ()) == a
 
 
+def test_a_session_that_reached_nobody_else_gets_a_backup(board: Board) -> None:
+    a, b, c = pool("", "backup", "")
+    elect = elector(board, (a, b, c))
+    for tried in ({a.index}, {c.index}):
+        chosen = elect.elect("10.9.9.9", tried)
+        assert chosen in (a, c)
+    assert elect.elect("10.9.9.9", {a.index, c.index}) == b
+    assert elect.elect("10.9.9.9", {a.index, b.index, c.index}) is None
+    assert elect.why == "down"
+
+
 def test_a_full_pool_does_not_spill_into_the_backups(board: Board) -> None:
     a, b = pool("maxconn=1", "backup")
     elect = elector(board, (a, b))
