@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import signal
 import subprocess
 import time
@@ -9,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.system.client_bench import Bench
+from tests.system.client_bench import COMMAND, ROOT, Bench
 from tests.system.fake_resizer import FakeResizer, Talk, right_answer
+from tests.system.harness import wait_for
 from workers.wire.messages import Request, Response
 
 
@@ -246,13 +248,14 @@ def test_killed_and_resumed_nothing_is_done_twice(bench: Bench) -> None:
             for name in bench.saved()
             if not name.endswith(".part")
         }
-        asked = len(server.requests)
+        before = server.connections  # the killed run's last requests may still be on their way
         done = bench.run(server.address, "--resume")
     assert done.code == 0, done.err
     assert len(bench.saved()) == 80
     assert not bench.parts()
     assert len(kept) >= 4 * (12 - 5)
-    assert len(server.requests) - asked == 80 - len(kept), "what had its name was not asked for again"
+    asked = sum(count for number, count in server.by_connection.items() if number > before)
+    assert asked == 80 - len(kept), "what had its name was not asked for again"
     assert all(os.stat(bench.results / name).st_mtime_ns == mtime for name, mtime in kept.items())
 
 
@@ -289,6 +292,19 @@ def test_children_end_when_their_parent_is_killed(bench: Bench) -> None:
         client.send_signal(signal.SIGKILL)
         client.communicate(timeout=10)  # returns when the last holder of the pipes is gone
     assert client.returncode == -signal.SIGKILL
+
+
+def test_a_run_outlives_the_shell_that_started_it(bench: Bench) -> None:
+    bench.fill(30)
+
+    def slow(talk: Talk, request: Request) -> None:
+        time.sleep(0.03)
+        talk.send(right_answer(request))
+
+    with FakeResizer(slow) as server:
+        command = " ".join(map(shlex.quote, [*COMMAND, *bench.arguments(server.address)]))
+        subprocess.run(["sh", "-c", f"{command} >/dev/null 2>&1 &"], cwd=ROOT, check=True, timeout=10)
+        wait_for(lambda: len(bench.saved()) == 30 and not bench.parts(), "30 results", 20)
 
 
 def test_debug_leaves_a_profile_and_a_log(bench: Bench) -> None:

@@ -170,7 +170,7 @@ class Lane:
         while self._room(link) > 0:
             job = self.queue.take(link.serial, now, link.is_idle())
             if job is None:
-                return
+                break
             request = self._calls.begin(job, now)
             if request is None:
                 continue
@@ -180,6 +180,7 @@ class Lane:
                 link.send(job, request)
             except MessageError as error:
                 self._calls.settle(job, None, f"cannot send: {error}")
+        link.flush()
 
     def _try_again(self, job: Job, reason: str, now: float, is_suspect: bool) -> None:
         job.tries += 1

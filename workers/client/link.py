@@ -20,6 +20,7 @@ from workers.wire.messages import Request, Response
 READ_SIZE = 256 * 1024
 READS = 8
 PIECES = 64  # buffers of one sendmsg
+AT_ONCE = 64 * 1024  # from here on a picture is worth a system call of its own: the other side can begin
 
 _LATER = frozenset({errno.EAGAIN, errno.EWOULDBLOCK, errno.EINTR})
 
@@ -64,11 +65,16 @@ class Link:
         return not len(self.talk)
 
     def send(self, job: Job, request: Request) -> None:
-        """Queue the request and send what the kernel takes. Raises MessageError when it cannot be written."""
+        """Queue the request; small ones wait for flush(). Raises MessageError when it cannot be written."""
         for part in self.talk.put(job, request):
             if len(part):
                 self._waiting.append(memoryview(part))
-        if self.is_open:
+        if len(request.data) >= AT_ONCE:
+            self.flush()
+
+    def flush(self) -> None:
+        """Send what the kernel takes; the rest follows when it has room."""
+        if self.is_open and self._waiting:
             self._flush()
 
     def close(self, reason: str) -> None:

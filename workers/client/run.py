@@ -41,6 +41,7 @@ class Task:
     output: Output | None
     journal: Journal | None
     shows_progress: bool = True
+    parent: int = 0  # pid that must stay our parent; 0: nobody has forked us to work for him
 
 
 class Run:
@@ -55,7 +56,6 @@ class Run:
         self.figures = Statistics(is_flood=options.flood)
         self._serials = count(1)
         self._ids = count(1)
-        self._parent = os.getppid()
         self._interrupted = ""
         self._began = loop.now
         lanes = options.maxconns if options.flood else 1
@@ -226,9 +226,7 @@ class Run:
     # -- time -----------------------------------------------------------------------------------------------------
 
     def _tick(self) -> None:
-        if (
-            os.getppid() != self._parent
-        ):  # a child of --processes whose parent was killed has nobody to report to
+        if self._task.parent not in (0, os.getppid()):  # killed: there is nobody left to report to
             self._interrupted = "the parent process is gone"
             self._loop.stop()
             return

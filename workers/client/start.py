@@ -40,9 +40,11 @@ def resize_directory(options: ClientOptions) -> Statistics:
         if options.resume or options.skip_existing:
             pictures = [p for p in pictures if not journal.is_done(p, targets[p.path])]
 
+    parent = os.getpid() if options.processes > 1 else 0
+
     def work(index: int) -> Statistics:
         share = pictures if options.flood else pictures[index :: options.processes]
-        return _run(Task(options, addresses, share, targets, output, journal, shows_progress=index == 0))
+        return _run(Task(options, addresses, share, targets, output, journal, index == 0, parent))
 
     figures = work(0) if options.processes == 1 else run_forked(options.processes, work)
     _add_scan(figures, found, len(found.pictures) - len(pictures))

@@ -31,6 +31,9 @@ class FakeLink:
     def send(self, job: Job, request: Request) -> None:
         self.talk.put(job, request)
 
+    def flush(self) -> None:
+        pass
+
     def close(self, reason: str) -> None:
         if not self.is_closed:
             self.is_closed, self.is_open, self.end = True, False, reason
