@@ -16,7 +16,7 @@ import socket
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-SHORT_LIFE = 0.5  # seconds: a process that was ready and died sooner than this is a crash loop in the making
+SHORT_LIFE = 0.25  # seconds: a process that was ready and died sooner than this is a crash loop in the making
 SHORT_LIFE_BACKOFF = (0.0, 0.1, 2.0)  # first, second (then doubling), cap: a kill must be mended within 0.2 s
 UNREADY_BACKOFF = (1.0, 2.0, 30.0)
 

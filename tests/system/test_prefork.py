@@ -247,7 +247,6 @@ def test_a_stopped_worker_is_adopted_then_killed_and_replaced(house: Callable[..
     os.kill(victim, signal.SIGSTOP)
     began = time.monotonic()
     slowest = 0.0
-    socks = []
     while time.monotonic() - began < 3.0:
         asked = time.monotonic()
         with toy.connect() as sock:
@@ -259,7 +258,6 @@ def test_a_stopped_worker_is_adopted_then_killed_and_replaced(house: Callable[..
     wait_for(lambda: not is_alive(victim), 2)
     assert time.monotonic() - began < 4.5
     wait_for(lambda: toy.worker(0) not in (0, victim), 2)
-    assert not socks
 
 
 def test_a_busy_loop_is_dumped_and_replaced(house: Callable[..., House]) -> None:
@@ -315,16 +313,8 @@ def test_reload_brings_a_new_generation_and_keeps_the_totals(house: Callable[...
 def test_a_failed_reload_leaves_the_old_generation_serving(house: Callable[..., House]) -> None:
     toy = house().boot()
     before = toy.children()
-    for serial, (changes, reason) in enumerate(
-        [
-            ({"fail": "config"}, "told to fail"),
-            ({"fail": "boot"}, "died before it was ready"),
-            ({"fail": "", "more": [toy.port_taken]}, "cannot bind"),
-        ]
-        if hasattr(toy, "port_taken")
-        else [({"fail": "config"}, "told to fail"), ({"fail": "boot"}, "died before it was ready")],
-        start=1,
-    ):
+    failures = [({"fail": "config"}, "told to fail"), ({"fail": "boot"}, "died before it was ready")]
+    for serial, (changes, reason) in enumerate(failures, start=1):
         toy.configure(**changes)
         toy.signal(signal.SIGHUP)
         wait_for(lambda serial=serial: f'"serial":{serial},' in toy.ask_board()["notice"], 5)
