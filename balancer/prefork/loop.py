@@ -27,7 +27,8 @@ WRITE: int = select.EPOLLOUT
 HANGUP: int = select.EPOLLHUP
 READ_HANGUP: int = select.EPOLLRDHUP
 ERROR: int = select.EPOLLERR
-EDGE: int = READ | WRITE | READ_HANGUP | select.EPOLLET
+URGENT: int = select.EPOLLPRI
+EDGE: int = READ | WRITE | READ_HANGUP | URGENT | select.EPOLLET
 
 BATCH = 256  # events per turn: bounds how long `now` may be stale and how long timers wait
 

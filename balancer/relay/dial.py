@@ -29,8 +29,23 @@ class Dial:
     """A client in search of a backend. `Session` continues it."""
 
     __slots__ = (
-        "accepted_at", "backend", "backend_fd", "backend_socket", "client_fd", "closed", "connected_at", "early", "end",
-        "hub", "peer", "reason", "retries", "source_ip", "tried", "__weakref__",
+        "__weakref__",
+        "accepted_at",
+        "backend",
+        "backend_fd",
+        "backend_socket",
+        "client_fd",
+        "closed",
+        "connected_at",
+        "early",
+        "end",
+        "hub",
+        "is_tcp",
+        "peer",
+        "reason",
+        "retries",
+        "source_ip",
+        "tried",
     )  # fmt: skip
 
     def __init__(self, hub: "Hub", client_fd: int, address: object) -> None:
@@ -41,6 +56,7 @@ class Dial:
         self.backend: Backend | None = None
         self.backend_socket: _socket.socket | None = None
         self.backend_fd = -1
+        self.is_tcp = True  # the backend
         self.accepted_at = hub.loop.now
         self.connected_at = 0.0
         self.tried: set[int] | frozenset[int] = NOBODY
@@ -57,7 +73,7 @@ class Dial:
             hub.loop.watch(self.client_fd, self.on_first_byte)
             return
         hub.loop.watch(self.client_fd, self.on_client_early)
-        if hub.waiting:
+        if hub.waiting.since:
             hub.waiting.admit(self)
         else:
             self.dial()
@@ -76,7 +92,7 @@ class Dial:
         """Something of the client while there is no backend yet: remember; leave its bytes in the kernel."""
         self.early |= mask
         if mask & _DEAD:
-            queued = self in self.hub.waiting
+            queued = self in self.hub.waiting.since
             self.close(ends.CLIENT_LEFT_QUEUED if queued else ends.CLIENT_LEFT_CONNECTING)
 
     def on_backend_dialling(self, mask: int) -> None:
@@ -107,7 +123,7 @@ class Dial:
                 hub.without_backend(self)
                 return
             self.backend = backend
-            if hub.waiting:
+            if hub.waiting.since:
                 hub.waiting.leave(self)
             code = self._dial_once(backend)
             if code == errno.EINPROGRESS:
@@ -129,7 +145,8 @@ class Dial:
         except OSError as error:
             return error.errno or errno.EIO
         self.backend_fd = sock.fileno()
-        if family != socket.AF_UNIX:
+        self.is_tcp = family != socket.AF_UNIX
+        if self.is_tcp:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         return sock.connect_ex(address)
 

@@ -23,6 +23,10 @@ from balancer.relay.sockets import TRANSIENT, UNSPLICEABLE
 
 QUIET, CHANGED, MORE = range(3)
 
+# How `final` a flow is: what is known of its source's end.
+ANNOUNCED = 1  # it comes soon, as an end or an error: read until it is seen
+FIN_BEHIND = 2  # TCP, and the FIN is in the receive queue: what a short read leaves behind is the end
+
 BULK = 32_768
 SMALL_BURST = 16_384  # a spliced burst below this ends splicing
 SHARE = 4 * LIMIT  # bytes a half may copy in one turn
@@ -58,7 +62,7 @@ class Flow(Half):
         self.held = 0  # bytes of ours the pool knows to stand in the pipe
         self.burst = 0  # `taken` when the pipe was lent
         self.bulk = False
-        self.final = False  # the source's end has been announced: a short read does not mean dry
+        self.final = 0  # 0: a short read means dry for now
         self.queued = False  # MORE was returned and the next pump is on its way
         self.rest = b""  # read but not written; when spliced, pending bytes are in the pipe instead
         self.error = 0  # errno of what broke source or sink
@@ -134,9 +138,17 @@ class Flow(Half):
             self.rest = data[sent:]
             self.pause()
             return QUIET
-        if size >= BULK:
+        if size == room:
             self.bulk = self.pipes is not None
-        return MORE if size == room or self.final else QUIET
+            return MORE
+        if not self.final:
+            if size >= BULK:
+                self.bulk = self.pipes is not None
+            return QUIET
+        if self.final == ANNOUNCED:
+            return MORE
+        self.ended()
+        return CHANGED
 
     def _store(self, data: bytes, room: int) -> int:
         """Bytes that cannot be written now: behind others when the sink is slow, nowhere when it is gone."""

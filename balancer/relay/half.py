@@ -12,8 +12,6 @@ shell share it, and a test is a transcript of amounts. Changes only through its 
 A half-close is forwarded, never promoted to a close: one half may be over for hours while the other flows.
 """
 
-from enum import IntEnum
-
 LIMIT = 65_536  # bytes one half may hold in user space
 RESUME = LIMIT // 2  # a paused half reads again once no more than this is pending
 
@@ -83,13 +81,6 @@ class Half:
         if self.sink == OPEN:
             self.sink = SHUT
 
-    def wants_shut(self) -> bool:
-        return self.source == ENDED and self.sink == OPEN and not self.pending
-
-    def is_over(self) -> bool:
-        """Nothing will move here any more."""
-        return self.source != FLOWING and not self.pending
-
     def is_sound(self) -> bool:
         """The invariants, for tests."""
         return (
@@ -101,37 +92,36 @@ class Half:
         )
 
 
-class Step(IntEnum):
-    """What the session should do now."""
-
-    GO_ON = 0
-    SHUT_BACKEND = 1  # pass the client's FIN on
-    SHUT_CLIENT = 2
-    CLOSE = 3  # both directions are over: close() loses nothing
-    RESET_CLIENT = 4  # once it has acknowledged what was sent to it
-    RESET_BACKEND = 5
-    LINGER = (
-        6  # swallow what the client still sends until its FIN: a close now would reset it under our bytes
-    )
+# What the session should do now. Plain numbers: members of an Enum cost 0.2 us each time one is named.
+(
+    GO_ON,
+    SHUT_BACKEND,  # pass the client's FIN on
+    SHUT_CLIENT,
+    CLOSE,  # both directions are over: close() loses nothing
+    RESET_CLIENT,  # once it has acknowledged what was sent to it
+    RESET_BACKEND,
+    LINGER,  # swallow what the client still sends until its FIN: a close now would reset it under our bytes
+) = range(7)
 
 
-def next_step(up: Half, down: Half) -> Step:
+def next_step(up: Half, down: Half) -> int:
     """Decide from the two halves alone; `up` is client -> backend, `down` backend -> client.
 
-    The client is protected to the last byte, the backend to the last acknowledged one: a client reads an answer that
-    cannot be had again, while a backend whose client has gone has nobody left to work for.
+    The client is protected to the last byte, the backend to the last acknowledged one: a client reads an answer
+    that cannot be had again, while a backend whose client has gone has nobody left to work for.
     """
-    up_over, down_over = up.is_over(), down.is_over()
+    up_over = up.source and not up.pending
+    down_over = down.source and not down.pending
     if up_over and down_over and (up.source == BROKEN) == (down.source == BROKEN):
-        return Step.CLOSE  # both ended, or both broken: nobody is left to be told, and close() sends the FIN
-    if up.wants_shut():
-        return Step.SHUT_BACKEND
-    if down.wants_shut():
-        return Step.SHUT_CLIENT
+        return CLOSE  # both ended, or both broken: nobody is left to be told, and close() sends the FIN
+    if up_over and up.source == ENDED and up.sink == OPEN:
+        return SHUT_BACKEND
+    if down_over and down.source == ENDED and down.sink == OPEN:
+        return SHUT_CLIENT
     if up_over and (up.source == BROKEN or down.sink == GONE):
-        return Step.RESET_BACKEND
+        return RESET_BACKEND
     if down_over and down.source == BROKEN:
-        return Step.RESET_CLIENT
+        return RESET_CLIENT
     if down_over and up.sink == GONE:
-        return Step.LINGER
-    return Step.GO_ON
+        return LINGER
+    return GO_ON

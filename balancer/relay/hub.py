@@ -178,7 +178,7 @@ class Hub:
         self.dialling.pop(session, None)
         if self.unacknowledged:
             self.unacknowledged.pop(session, None)
-        if self.waiting:
+        if self.waiting.since:
             self.waiting.leave(session)
         up, down = session.up, session.down
         if up.pipe is not None:

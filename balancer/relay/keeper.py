@@ -1,4 +1,4 @@
-"""What time does to sessions: idle and half-close limits, connect deadlines, acknowledgements awaited, bytes made visible.
+"""What time does to sessions: idle and half-close limits, connect deadlines, awaited answers, bytes made visible.
 
 RULES: no timer per session. Dials wait equally long, so their order is their deadline order; everything else is looked at
 in one sweep, at most once a second. Whether a session moved is read off its amounts: the data path never

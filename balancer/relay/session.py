@@ -1,7 +1,7 @@
 """A session: a client, a backend, two halves, and the one closer.
 
-RULES: moves descriptors and calls `next_step`; the accounting is half.py's, the bytes are flow.py's, choosing and dialling
-are dial.py's. Everything ends in `close`, with an end and a reason, exactly once. Holds no reference that
+RULES: moves descriptors and calls `next_step`; the accounting is half.py's, the bytes are flow.py's, choosing and
+dialling are dial.py's. Everything ends in `close`, with an end and a reason, exactly once. Holds no reference that
 leads back to itself once it is closed (the collector is off in workers).
 
 Who is gone is learnt in three ways, and each keeps the order of what was said:
@@ -13,18 +13,31 @@ Who is gone is learnt in three ways, and each keeps the order of what was said:
 import errno
 from typing import TYPE_CHECKING
 
-from balancer.prefork.loop import ERROR, HANGUP, READ, READ_HANGUP, WRITE
+from balancer.prefork.loop import ERROR, HANGUP, READ, READ_HANGUP, URGENT, WRITE
 from balancer.relay import ends
 from balancer.relay.dial import Dial
-from balancer.relay.flow import CHANGED, MORE, Flow
-from balancer.relay.half import BROKEN, ENDED, FLOWING, GONE, OPEN, Step, next_step
+from balancer.relay.flow import ANNOUNCED, CHANGED, FIN_BEHIND, MORE, Flow
+from balancer.relay.half import (
+    BROKEN,
+    CLOSE,
+    ENDED,
+    FLOWING,
+    GONE,
+    LINGER,
+    OPEN,
+    RESET_BACKEND,
+    RESET_CLIENT,
+    SHUT_BACKEND,
+    SHUT_CLIENT,
+    next_step,
+)
 from balancer.relay.sockets import reset_on_close, shut_writing, unacknowledged
 
 if TYPE_CHECKING:
     from balancer.relay.hub import Hub
 
 _DEAD = ERROR | HANGUP
-_LAST = READ_HANGUP | HANGUP | ERROR
+_LAST = READ_HANGUP | HANGUP | ERROR | URGENT
 _READABLE = READ | _LAST
 
 
@@ -64,7 +77,7 @@ class Session(Dial):
         if mask & _READABLE:
             up = self.up
             if mask & _LAST:
-                up.final = True
+                up.final = FIN_BEHIND if mask & _LAST == READ_HANGUP and self.source_ip else ANNOUNCED
             outcome = up.pump()
             if outcome:
                 self._after(outcome, up)
@@ -80,7 +93,7 @@ class Session(Dial):
         if mask & _READABLE:
             down = self.down
             if mask & _LAST:
-                down.final = True
+                down.final = FIN_BEHIND if mask & _LAST == READ_HANGUP and self.is_tcp else ANNOUNCED
             outcome = down.pump()
             if outcome:
                 self._after(outcome, down)
@@ -135,35 +148,38 @@ class Session(Dial):
         """An end was reached somewhere: do what the halves ask for, until they ask for nothing."""
         up, down = self.up, self.down
         while not self.closed:
-            self._follow(up, down)
-            self._follow(down, up)
-            if down.source == BROKEN and self._may_redial():
-                return
+            if up.source == BROKEN or up.sink == GONE or down.source == BROKEN or down.sink == GONE:
+                self._follow(up, down)
+                self._follow(down, up)
+                if down.source == BROKEN and self._may_redial():
+                    return
             step = next_step(up, down)
-            if step == Step.SHUT_BACKEND:
-                shut_writing(self.backend_fd)
-                up.shut()
-            elif step == Step.SHUT_CLIENT:
+            if step == CLOSE:
+                self.close(self._natural_end())
+            elif step == SHUT_CLIENT:
                 shut_writing(self.client_fd)
                 down.shut()
-            elif step == Step.CLOSE:
-                self.close(self._natural_end())
-            elif step == Step.RESET_CLIENT:
-                return self._reset(self.client_fd)
-            elif step == Step.RESET_BACKEND:
-                return self._reset(self.backend_fd)
-            elif step == Step.LINGER:
-                return self._linger()
+            elif step == SHUT_BACKEND:
+                shut_writing(self.backend_fd)
+                up.shut()
             else:
-                return None
-        return None
+                self._end_badly(step)
+                return
+
+    def _end_badly(self, step: int) -> None:
+        if step == RESET_CLIENT:
+            self._reset(self.client_fd)
+        elif step == RESET_BACKEND:
+            self._reset(self.backend_fd)
+        elif step == LINGER:
+            self._linger()
 
     def _follow(self, flow: Flow, back: Flow) -> None:
         """What the state of one half tells about the other."""
         if flow.source == BROKEN and back.sink == OPEN:
             back.lose_sink()
         if flow.sink == GONE and back.source == FLOWING and not back.final:
-            back.final = True
+            back.final = ANNOUNCED
             back.doomed = flow.error not in (0, errno.EPIPE)
             if back.pump() == MORE:
                 self._after(MORE, back)

@@ -1,7 +1,7 @@
 """Clients waiting for a place at a backend, because every eligible one has its `maxconn` sessions.
 
-RULES: first come first served in this worker; over the workers whoever waits longest is rung when a place is freed. Bounded
-in number and time. A bell can be lost (its ringer killed), so the room also looks by itself every LOOK seconds
+RULES: first come first served in this worker; over the workers whoever waits longest is rung when a place is freed.
+Bounded in number and time. A bell can be lost (its ringer killed), so the room also looks by itself every LOOK seconds
 while somebody waits.
 """
 
@@ -13,8 +13,8 @@ from balancer.prefork.timers import Timer
 from balancer.relay import ends
 
 if TYPE_CHECKING:
-    from balancer.relay.hub import Hub
     from balancer.relay.dial import Dial
+    from balancer.relay.hub import Hub
 
 LOOK = 0.05
 
@@ -24,25 +24,19 @@ class WaitingRoom:
 
     def __init__(self, hub: "Hub") -> None:
         self._hub = hub
-        self._since: dict[Dial, float] = {}
+        self.since: dict[Dial, float] = {}
         self._timer: Timer | None = None
         self.ring: Callable[[int], object] = lambda row: None
-
-    def __len__(self) -> int:
-        return len(self._since)
-
-    def __contains__(self, session: "Dial") -> bool:
-        return session in self._since
 
     def admit(self, session: "Dial") -> None:
         """Queue it, or close it when the room is full or nobody may wait. Who already waits keeps the place."""
         hub = self._hub
-        if session in self._since:
+        if session in self.since:
             return
-        if not hub.settings.queue_timeout or len(self._since) >= hub.settings.max_queue:
-            session.close(ends.QUEUE_TIMEOUT, f"queue={len(self._since)}/{hub.settings.max_queue}")
+        if not hub.settings.queue_timeout or len(self.since) >= hub.settings.max_queue:
+            session.close(ends.QUEUE_TIMEOUT, f"queue={len(self.since)}/{hub.settings.max_queue}")
             return
-        self._since[session] = hub.loop.now
+        self.since[session] = hub.loop.now
         hub.cells[QUEUED_TOTAL] += 1
         self._show()
         if self._timer is None:
@@ -50,18 +44,18 @@ class WaitingRoom:
 
     def leave(self, session: "Dial") -> None:
         """It got its backend, or is closed."""
-        if self._since.pop(session, None) is not None:
+        if self.since.pop(session, None) is not None:
             self._show()
 
     def serve(self) -> None:
         """Dial for the longest waiting, as long as there are places."""
-        while self._since:
-            session = next(iter(self._since))
+        while self.since:
+            session = next(iter(self.since))
             if session.closed:
                 self.leave(session)
                 continue
             session.dial()
-            if session in self._since and not session.closed:
+            if session in self.since and not session.closed:
                 return
 
     def place_freed(self) -> None:
@@ -79,18 +73,18 @@ class WaitingRoom:
     def _look(self) -> None:
         hub = self._hub
         limit = hub.loop.now - hub.settings.queue_timeout
-        for session, since in list(self._since.items()):
+        for session, since in list(self.since.items()):
             if since > limit:
                 break
             session.close(ends.QUEUE_TIMEOUT, "queue-timeout")
             self.leave(session)
         self.serve()
-        if not self._since and self._timer is not None:
+        if not self.since and self._timer is not None:
             self._timer.cancel()
             self._timer = None
 
     def _show(self) -> None:
         cells = self._hub.cells
-        cells[QUEUED] = len(self._since)
-        oldest = next(iter(self._since.values()), 0.0)
+        cells[QUEUED] = len(self.since)
+        oldest = next(iter(self.since.values()), 0.0)
         cells[OLDEST_WAIT_MS] = int(oldest * 1000)

@@ -82,21 +82,20 @@ def test_a_reader_that_stops_and_goes_on(splice: str) -> None:
         for _ in range(total // MB):
             conn.sendall(block)
 
-    with Scripted(script) as backend:
-        with Balancer(upstreams=[backend.address], check="none", splice=splice) as lb:
-            digest = sha256()
-            with socket.create_connection(lb.address, 60) as client:
-                got = 0
-                while data := client.recv(MB):
-                    digest.update(data)
-                    if got // (20 * MB) != (got + len(data)) // (20 * MB):
-                        time.sleep(0.1)
-                    got += len(data)
-            expected = sha256()
-            for _ in range(total // MB):
-                expected.update(block)
-            assert digest.digest() == expected.digest()
-            lb.check_at_rest()
+    with Scripted(script) as backend, Balancer(upstreams=[backend.address], check="none", splice=splice) as lb:
+        digest = sha256()
+        with socket.create_connection(lb.address, 60) as client:
+            got = 0
+            while data := client.recv(MB):
+                digest.update(data)
+                if got // (20 * MB) != (got + len(data)) // (20 * MB):
+                    time.sleep(0.1)
+                got += len(data)
+        expected = sha256()
+        for _ in range(total // MB):
+            expected.update(block)
+        assert digest.digest() == expected.digest()
+        lb.check_at_rest()
 
 
 @pytest.mark.parametrize("readers", [60, pytest.param(200, marks=pytest.mark.soak)])
@@ -112,33 +111,32 @@ def test_slow_readers_cost_little_and_disturb_nobody(readers: int) -> None:
         for _ in range(1024):
             conn.sendall(block)
 
-    with Scripted(script) as backend:
-        with Balancer(upstreams=[backend.address], check="none") as lb:
-            before = lb.memory()
-            slow = []
-            for _ in range(readers):
-                client = socket.socket()
-                client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65_536)
-                client.settimeout(20)
-                client.connect(lb.address)
-                client.sendall(b"s")
-                slow.append(client)
-            for client in slow:
-                receive(client, 10_000)
-            time.sleep(1)
-            delays = []
-            with socket.create_connection(lb.address, 5) as ping:
-                ping.sendall(b"p")
-                for _ in range(300):
-                    begun = time.perf_counter()
-                    ping.sendall(b"x")
-                    receive(ping, 1)
-                    delays.append(time.perf_counter() - begun)
-            assert sorted(delays)[len(delays) * 95 // 100] < 0.02
-            assert lb.memory() - before < readers * 128 * 1024 + 10 * MB
-            for client in slow:
-                client.close()
-            lb.check_at_rest(seconds=5)
+    with Scripted(script) as backend, Balancer(upstreams=[backend.address], check="none") as lb:
+        before = lb.memory()
+        slow = []
+        for _ in range(readers):
+            client = socket.socket()
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65_536)
+            client.settimeout(20)
+            client.connect(lb.address)
+            client.sendall(b"s")
+            slow.append(client)
+        for client in slow:
+            receive(client, 10_000)
+        time.sleep(1)
+        delays = []
+        with socket.create_connection(lb.address, 5) as ping:
+            ping.sendall(b"p")
+            for _ in range(300):
+                begun = time.perf_counter()
+                ping.sendall(b"x")
+                receive(ping, 1)
+                delays.append(time.perf_counter() - begun)
+        assert sorted(delays)[len(delays) * 95 // 100] < 0.02
+        assert lb.memory() - before < readers * 128 * 1024 + 10 * MB
+        for client in slow:
+            client.close()
+        lb.check_at_rest(seconds=5)
 
 
 def test_one_byte_ping_pong_never_waits_for_a_delayed_acknowledgement() -> None:

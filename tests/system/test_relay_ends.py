@@ -315,19 +315,18 @@ def test_a_half_closed_session_ends_with_its_timeout() -> None:
         everything(conn)
         held.wait(10)
 
-    with Scripted(script) as backend:
-        with Balancer(
-            upstreams=[backend.address], check="none", half_close_timeout="400ms", loglevel=1
-        ) as lb:
-            with socket.create_connection(lb.address, 5) as client:
-                client.shutdown(socket.SHUT_WR)
-                started = time.monotonic()
-                with contextlib.suppress(OSError):
-                    assert client.recv(1) == b""
-                assert 0.3 < time.monotonic() - started < 2
-            lb.wait_line(" end=sD .*half-close-timeout")
-            held.set()
-            lb.check_at_rest()
+    with Scripted(script) as backend, Balancer(
+        upstreams=[backend.address], check="none", half_close_timeout="400ms", loglevel=1
+    ) as lb:
+        with socket.create_connection(lb.address, 5) as client:
+            client.shutdown(socket.SHUT_WR)
+            started = time.monotonic()
+            with contextlib.suppress(OSError):
+                assert client.recv(1) == b""
+            assert 0.3 < time.monotonic() - started < 2
+        lb.wait_line(" end=sD .*half-close-timeout")
+        held.set()
+        lb.check_at_rest()
 
 
 def test_urgent_data_neither_spins_nor_breaks_the_stream() -> None:

@@ -141,18 +141,17 @@ def test_defer_connect_waits_for_the_first_byte() -> None:
 
 
 def test_a_drain_waits_for_sessions_and_cuts_the_rest() -> None:
-    with Echo() as backend:
-        with Balancer(upstreams=[backend.address], drain_timeout="1500ms", loglevel=1) as lb:
-            lb.expected_exit = 5
-            with connect(lb) as stays, connect(lb) as ends:
-                assert is_served(stays) and is_served(ends)
-                lb.signal(signal.SIGTERM)
-                lb.wait_line(" drain sessions=")
-                assert is_served(stays) and is_served(ends)
-                ends.close()
-                assert lb.wait_exit(5) == 5
-            assert lb.log().count(" end=KD ") == 1
-            assert lb.log().count(" end=-- ") == 1
+    with Echo() as backend, Balancer(upstreams=[backend.address], drain_timeout="1500ms", loglevel=1) as lb:
+        lb.expected_exit = 5
+        with connect(lb) as stays, connect(lb) as ends:
+            assert is_served(stays) and is_served(ends)
+            lb.signal(signal.SIGTERM)
+            lb.wait_line(" drain sessions=")
+            assert is_served(stays) and is_served(ends)
+            ends.close()
+            assert lb.wait_exit(5) == 5
+        assert lb.log().count(" end=KD ") == 1
+        assert lb.log().count(" end=-- ") == 1
 
 
 def test_idle_timeout() -> None:
