@@ -267,8 +267,8 @@ def chart(rows: Sequence[Row], names: Sequence[str], targets: Sequence[str], pat
     axes.set_xticks([spot + 0.4 - wide / 2 for spot in range(len(targets))], targets)
     axes.set_ylabel("CPU per picture, naive Pillow = 1")
     axes.set_title("JPEG: less is better")
-    axes.legend(fontsize=8)
-    figure.savefig(path)
+    axes.legend(fontsize=8, ncols=len(names), loc="upper center", bbox_to_anchor=(0.5, -0.08), frameon=False)
+    figure.savefig(path, bbox_inches="tight")
 
 
 def main() -> None:
