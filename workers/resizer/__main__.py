@@ -4,9 +4,8 @@ import os
 import sys
 from collections.abc import Sequence
 
-from balancer.prefork.master import run_master
-
 from balancer.prefork.config import ask
+from balancer.prefork.master import run_master
 from workers.resizer.service import ResizerService
 
 

@@ -43,6 +43,7 @@ class Desk:
         self.waiting: Waiting[Task] = Waiting(settings.queue)
         self.crew: Crew
         self._serial = 0
+        self._served_at = loop.now
         self._want_slot: deque[Callable[[], object]] = deque()
         self._want_queue: deque[Callable[[], object]] = deque()
         self._deaths: OrderedDict[int, int] = OrderedDict()  # picture's fingerprint -> deaths in a row
@@ -133,6 +134,20 @@ class Desk:
             task.stage = Stage.WORKING
             crew.hand(task, seat)
         self._moved()
+
+    def sweep(self, now: float) -> None:
+        """Called on every tick: deadlines, and a queue that nobody is left to serve.
+
+        Without a CPU process (the master backs off when they die at once) a picture waits as long as one may
+        be worked on, then its client is told to ask elsewhere.
+        """
+        self.crew.sweep(now)
+        if self.crew.workers:
+            self._served_at = now
+        elif now - self._served_at > self.settings.job_timeout:
+            while (task := self.waiting.pop_oldest()) is not None:
+                self.done(task, refusal(DRAINING, "no CPU process is left here; ask another"), True)
+            self._moved()
 
     def _moved(self) -> None:
         if self._want_queue:

@@ -169,7 +169,7 @@ class Front:
 
     def tick(self, now: float) -> None:
         desk, cells = self.desk, self.child.cells
-        desk.crew.sweep(now)
+        desk.sweep(now)
         cells[tally.QUEUED] = len(desk.waiting)
         cells[tally.WORKING] = desk.crew.busy
         cells[tally.SEATS] = desk.crew.workers
