@@ -1,0 +1,104 @@
+"""The resizer under more than it can do: who is refused is told quickly, who is served is served, memory comes back."""
+
+import selectors
+import socket
+import time
+from collections import Counter
+
+from tests.system.harness import Resizer, wait_for
+from tests.system.resizing import Peer, framed, picture
+from workers.wire.frames import FrameReader
+from workers.wire.messages import Response, decode_response
+
+Heard = list[tuple[float, Response]]
+
+
+def all_at_once(address: tuple[str, int], frames: list[bytes], seconds: float = 60.0) -> Heard:
+    """One connection for each frame, all written as fast as they go; (seconds since its last byte, reply) of each."""
+    selector = selectors.DefaultSelector()
+    for request in frames:
+        sock = socket.create_connection(address, 10)
+        sock.setblocking(False)
+        selector.register(sock, selectors.EVENT_WRITE, [request, FrameReader(), 0.0])
+    heard: Heard = []
+    deadline = time.monotonic() + seconds
+    while len(heard) < len(frames):
+        assert time.monotonic() < deadline, f"{len(heard)} of {len(frames)} answered after {seconds:g} s"
+        for key, mask in selector.select(1.0):
+            sock, state = key.fileobj, key.data
+            assert isinstance(sock, socket.socket)
+            if mask & selectors.EVENT_WRITE:
+                state[0] = state[0][sock.send(state[0]) :]
+                if not state[0]:
+                    state[2] = time.monotonic()
+                    selector.modify(sock, selectors.EVENT_READ, state)
+                continue
+            data = sock.recv(1 << 18)
+            assert data, "a connection ended instead of a reply"
+            replies = state[1].feed(data)
+            if replies:
+                heard.append((time.monotonic() - state[2], decode_response(replies[0])))
+                selector.unregister(sock)
+                sock.close()
+    return heard
+
+
+def test_five_hundred_at_once_are_all_answered_and_the_refused_quickly() -> None:
+    data = picture(1600, 1200)
+    with Resizer(cpus=2) as resizer:
+        heard = all_at_once(
+            resizer.address, [framed(id=number, data=data, target_width=100) for number in range(1, 501)]
+        )
+        statuses = Counter(reply.status for _, reply in heard)
+        assert set(statuses) == {200, 429}, statuses
+        assert sorted(reply.id for _, reply in heard) == list(range(1, 501))
+        assert statuses[200] >= 66, "a queue of 64 and two at work"
+        refused = sorted(wait for wait, reply in heard if reply.status == 429)
+        served = sorted(wait for wait, reply in heard if reply.status == 200)
+        assert refused[len(refused) // 2] < served[-1] / 2, (
+            "who is refused does not wait for those who are served"
+        )
+        assert refused[len(refused) // 2] < 1
+        with Peer(resizer.address) as peer:
+            assert peer.ask(id=1, data=data, target_width=9).status == 200
+
+
+def test_original_peers_are_not_refused_however_many() -> None:
+    data = picture(400, 300)
+    with Resizer(cpus=2, queue=8) as resizer:
+        frames = [framed(original_name=f"{number}", data=data, target_width=30) for number in range(200)]
+        heard = all_at_once(resizer.address, frames)
+        assert {reply.original_name for _, reply in heard} == {f"{number}" for number in range(200)}
+        assert all(len(reply.data) for _, reply in heard)
+
+
+def test_memory_of_big_requests_comes_back() -> None:
+    size, count = 8 << 20, 12
+    request = framed(id=1, data=bytes(size), target_width=9)
+    with Resizer(cpus=1) as resizer:
+        before = resizer.memory()
+        peers = [Peer(resizer.address) for _ in range(count)]
+        for peer in peers:
+            peer.sock.sendall(request[:-5])
+        wait_for(lambda: resizer.memory() - before > size * count * 0.9, "every payload is there", 5, 0.1)
+        for peer in peers:
+            peer.sock.sendall(request[-5:])
+            reply = peer.hear()
+            assert reply is not None and reply.status == 415
+            peer.sock.close()
+        wait_for(lambda: resizer.memory() - before < size * 4, "the pages to go back", 12, 0.2)
+
+
+def test_a_crowd_that_claims_much_and_sends_nothing_keeps_nobody_out_for_long() -> None:
+    head = framed(id=1, data=bytes(1 << 20), target_width=9)[:5000]
+    with Resizer(cpus=1, frame_timeout="1s") as resizer:
+        crowd = [Peer(resizer.address) for _ in range(150)]
+        for peer in crowd:
+            peer.sock.sendall(head)
+        with Peer(resizer.address) as peer:
+            assert peer.ask(id=1, dry_run=True).status == 200
+            began = time.monotonic()
+            assert peer.ask(id=2, data=picture(400, 300), target_width=9).status == 200
+            assert time.monotonic() - began < 5
+        for peer in crowd:
+            peer.sock.close()
