@@ -27,24 +27,44 @@ NAMES = {
     "linger": LINGER,
 }
 STORIES = {
-    "nothing happened": ["go on"],
+    "nothing happened": [
+        "go on",
+    ],
     "request, answer, client ends, backend ends": [
-        "up took 10", "up gave 10", "down took 20", "down gave 20", "go on",
-        "up ended", "shut backend", "up shut", "go on", "down ended", "close",
+        "up took 10", "up gave 10", "down took 20", "down gave 20", "go on", "up ended", "shut backend",
+        "up shut", "go on", "down ended", "close",
     ],
-    "backend ends first": ["down ended", "shut client", "down shut", "go on", "up took 5", "up gave 5", "up ended", "close"],
-    "an end waits for the bytes before it": ["up took 9", "up ended", "go on", "up gave 8", "go on", "up gave 1", "shut backend"],
-    "both end in one instant": ["up ended", "down ended", "close"],
-    "both end, one with bytes to come": ["down took 3", "down ended", "up ended", "shut backend", "up shut", "go on", "down gave 3", "close"],
-    "backend resets after its answer": ["down took 9", "down broke", "up sink_gone", "go on", "down gave 9", "reset client"],
-    "backend resets, client resets too": ["down broke", "up sink_gone", "reset client", "up broke", "close"],
-    "client resets with an upload to deliver": ["up took 9", "up broke", "down sink_gone", "go on", "up gave 9", "reset backend"],
+    "backend ends first": [
+        "down ended", "shut client", "down shut", "go on", "up took 5", "up gave 5", "up ended", "close",
+    ],
+    "an end waits for the bytes before it": [
+        "up took 9", "up ended", "go on", "up gave 8", "go on", "up gave 1", "shut backend",
+    ],
+    "both end in one instant": [
+        "up ended", "down ended", "close",
+    ],
+    "both end, one with bytes to come": [
+        "down took 3", "down ended", "up ended", "shut backend", "up shut", "go on", "down gave 3", "close",
+    ],
+    "backend resets after its answer": [
+        "down took 9", "down broke", "up sink_gone", "go on", "down gave 9", "reset client",
+    ],
+    "backend resets, client resets too": [
+        "down broke", "up sink_gone", "reset client", "up broke", "close",
+    ],
+    "client resets with an upload to deliver": [
+        "up took 9", "up broke", "down sink_gone", "go on", "up gave 9", "reset backend",
+    ],
     "backend answered, ended and refuses the upload": [
-        "down took 4", "down gave 4", "down ended", "shut client", "down shut", "up took 7", "up sink_gone", "linger",
-        "up took 7", "linger", "up ended", "close",
+        "down took 4", "down gave 4", "down ended", "shut client", "down shut", "up took 7", "up sink_gone",
+        "linger", "up took 7", "linger", "up ended", "close",
     ],
-    "client said all, then went away": ["up ended", "shut backend", "up shut", "down took 5", "down sink_gone", "reset backend"],
-    "a reset already told by a failed write is not an end": ["down doomed", "up sink_gone", "down ended", "reset client"],
+    "client said all, then went away": [
+        "up ended", "shut backend", "up shut", "down took 5", "down sink_gone", "reset backend",
+    ],
+    "a reset already told by a failed write is not an end": [
+        "down doomed", "up sink_gone", "down ended", "reset client",
+    ],
 }  # fmt: skip
 
 
