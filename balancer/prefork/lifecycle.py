@@ -224,7 +224,7 @@ class Lifecycle:
 
     def scale(self, wanted: int, now: float) -> None:
         """So many processes of the listening role from now on; a slot that has no process keeps its sockets."""
-        wanted = min(max(1, wanted), MAX_SLOTS)
+        wanted = min(max(1, wanted), self.plan.most or MAX_SLOTS)
         if self.is_stopping or wanted == self.wanted:
             return
         role, generation = self.plan.listening(), self.crew.current

@@ -52,6 +52,7 @@ class Plan:
     """One reading of the configuration, as far as the machine must know it.
 
     `totals`: columns that only grow; they are folded when their process is reaped, every other cell is zeroed.
+    `most`: processes the listening role may be scaled to while it runs, 0 = as many as the machine has slots for.
     `facts`: (name, value) pairs that a reload compares and reports, e.g. ("backend a", "10.0.0.1:80 weight=2").
     """
 
@@ -68,6 +69,7 @@ class Plan:
     group: str = ""
     debug_dir: str | None = None
     steering: bool = True
+    most: int = 0
     facts: tuple[tuple[str, str], ...] = ()
 
     def role_index(self, name: str) -> int:

@@ -362,3 +362,21 @@ def test_small_pictures_pass_while_big_ones_keep_every_cpu_busy() -> None:
                 thread.join()
         # One big picture takes some 250 ms; waiting behind even one would show in the median.
         assert sorted(times)[len(times) // 2] < 0.06, times
+
+
+def test_two_fronts_share_the_cpu_processes_and_a_third_is_not_to_be_had() -> None:
+    with Resizer(cpus=2, fronts=2) as resizer:
+        resizer.signal(signal.SIGTTIN)
+        for number in range(1, 21):
+            with Peer(resizer.address) as peer:
+                reply = peer.ask(id=number, data=picture(300, 200), target_width=30)
+                assert (reply.status, reply.workers) == (200, 1)
+        assert len(pids(resizer, "front")) == 2 == len(pids(resizer, "express"))
+
+
+def test_cpu_processes_are_replaced_after_so_many_pictures_and_nobody_notices() -> None:
+    with Resizer(cpus=1, recycle=10) as resizer, Peer(resizer.address) as peer:
+        first = set(pids(resizer, "cpu") + pids(resizer, "express"))
+        for number in range(1, 101):
+            assert peer.ask(id=number, data=picture(300, 200), target_width=30).status == 200
+        assert not first & set(pids(resizer, "cpu"))

@@ -103,7 +103,7 @@ class Front:
     def _open_doors(self) -> None:
         for slot in {self.child.slot, *self.child.adopted()}:
             for listener in self.child.listeners.get(slot, ()):
-                if listener.fd not in self.doors:
+                if listener.fd not in self.doors and listener.sock.fileno() >= 0:
                     self.doors[listener.fd] = listener
                     self.loop.watch_level(listener.fd, partial(self.accept, listener))
         self.is_shut = False
@@ -124,11 +124,19 @@ class Front:
             except OSError as error:
                 if error.errno in CAPACITY:
                     self._shut(errno.errorcode[error.errno or 0])
+                elif error.errno == errno.EINVAL:
+                    self._lose(door)
                 elif error.errno not in TRANSIENT:
                     raise
                 return
             sock.setblocking(False)
             self._welcome(sock, address)
+
+    def _lose(self, door: Listener) -> None:
+        """A reload has removed this address: the master has shut the socket down, which is reported every turn."""
+        self.loop.forget(door.fd)
+        del self.doors[door.fd]
+        self.loop.retire(door.sock.close)
 
     def _welcome(self, sock: socket.socket, address: object) -> None:
         name = f"{address[0]}:{address[1]}" if isinstance(address, tuple) else "unix"

@@ -107,6 +107,8 @@ def compose(options: ResizerOptions, settings: Settings, arena: Arena, shared: S
         user=options.user,
         group=options.group,
         debug_dir=options.debug_dir if options.debug else None,
+        # A front beyond these would own no part of the arena and no CPU process.
+        most=options.fronts,
         facts=facts_of(options),
     )
 
@@ -115,7 +117,7 @@ def document(shared: Shared | None, name: str) -> dict[str, object]:
     """GET /status, from the shared table."""
     if shared is None:
         return {}
-    return tally.status(shared, name, __version__)
+    return shared.rows.unfolding(lambda: tally.status(shared, name, __version__))
 
 
 def facts_of(options: ResizerOptions) -> tuple[tuple[str, str], ...]:
