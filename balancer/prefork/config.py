@@ -15,6 +15,8 @@ own reader. """
 
 import difflib
 import json
+import os
+import stat
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NoReturn, TypeVar
@@ -24,6 +26,7 @@ import configargparse
 from balancer.prefork import usage
 from balancer.prefork.ini import IniFile, did_you_mean
 from balancer.prefork.setting import Answer, ConfigError, Option, Settings, parse_flag, where
+from balancer.prefork.units import format_size
 
 __all__ = [
     "COMMON_OPTIONS",
@@ -38,6 +41,7 @@ __all__ = [
 ]
 
 T = TypeVar("T")
+LONGEST_FILE = 1 << 20  # characters; 100 MB of comments kept a master from its signals for 6 s
 _GROUP = "Configuration"
 _ONLY: dict[str, Any] = {"group": _GROUP, "flag": True, "command_line_only": True}
 COMMON_OPTIONS = (  # what every program's table ends with
@@ -182,12 +186,23 @@ def _config_path(line: list[str], from_environment: str) -> str:
     return given[-1] if given else from_environment
 
 
+def _open_at_once(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK)
+
+
 def _read(path: str) -> str:
     if not path:
         return ""
     try:
-        with open(path, encoding="utf-8-sig") as stream:
-            return stream.read()
+        # Not blocking: whoever opens a named pipe waits for its writer, and the reader may be a serving master.
+        with open(path, encoding="utf-8-sig", opener=_open_at_once) as stream:
+            if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
+                raise ConfigError(f"cannot read configuration file {path}: it is not a regular file")
+            text = stream.read(LONGEST_FILE + 1)
+            if len(text) > LONGEST_FILE:
+                limit = format_size(LONGEST_FILE)
+                raise ConfigError(f"cannot read configuration file {path}: it has more than {limit}")
+            return text
     except OSError as error:
         raise ConfigError(f"cannot read configuration file {path}: {error.strerror}") from None
     except UnicodeDecodeError:

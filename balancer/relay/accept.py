@@ -33,16 +33,19 @@ class Listening(Protocol):
     def fd(self) -> int: ...
     @property
     def sock(self) -> _socket.socket: ...
+    @property
+    def address(self) -> object: ...
 
 
 class Door:
     """One listener's way in."""
 
-    __slots__ = ("_accept", "_greed", "_hall", "_turn", "fd")
+    __slots__ = ("_accept", "_greed", "_hall", "_turn", "address", "fd")
 
     def __init__(self, hall: "Acceptor", listener: Listening) -> None:
         listener.sock.setblocking(False)
         self.fd = listener.fd
+        self.address = listener.address
         self._accept: Callable[[], tuple[int, Any]] = listener.sock._accept  # type: ignore[attr-defined]
         self._hall = hall
         self._greed = 1
@@ -70,6 +73,8 @@ class Door:
                     continue
                 if error.errno in CAPACITY:
                     hall.run_dry(error.errno or 0)
+                elif error.errno == errno.EINVAL:
+                    hall.lose(self.address)
                 return False
             if not hall.welcome(fd, address):
                 return False
@@ -101,7 +106,8 @@ class Acceptor:
             return
         self._slots = wanted
         for slot in wanted - self._doors.keys():
-            self._doors[slot] = [Door(self, one) for one in self._listeners.get(slot, ())]
+            listeners = self._listeners.get(slot, ())
+            self._doors[slot] = [Door(self, one) for one in listeners if one.sock.fileno() >= 0]
         doors = {door.fd: door for slot in wanted for door in self._doors.get(slot, ())}
         for fd in self._open.keys() - doors.keys():
             self._unwatch(fd)
@@ -109,9 +115,21 @@ class Acceptor:
         if self._resting is None:
             self._watch_all()
 
+    def lose(self, address: object) -> None:
+        """A reload has removed this address: the master has shut its sockets down for everybody. Left in the loop, such a
+        listener is reported every turn for ever."""
+        for fd in [fd for fd, door in self._open.items() if door.address == address]:
+            self._unwatch(fd)
+            del self._open[fd]
+        for slot, doors in self._doors.items():
+            self._doors[slot] = [door for door in doors if door.address != address]
+        gone = [one for many in self._listeners.values() for one in many if one.address == address]
+        for one in gone:
+            self.hub.loop.retire(one.sock.close)
+
     def empty_queues(self) -> None:
         """Accept what already waits, as far as the limits go: before these queues are left for good."""
-        for door in self._open.values():
+        for door in list(self._open.values()):
             while self._resting is None and door.take(GREED):
                 pass
 
@@ -192,7 +210,7 @@ class Acceptor:
             self._watch_all()
 
     def _watch_all(self) -> None:
-        for fd, door in self._open.items():
+        for fd, door in list(self._open.items()):
             if not self.hub.loop.is_watched(fd):
                 self.hub.loop.watch_level(fd, door.on_clients)
         self.hub.cells[ACCEPTING] = int(bool(self._open))

@@ -84,6 +84,10 @@ class Daemon:
         self.environment = clean_environment(environment)
         self.directory = Path(tempfile.mkdtemp(prefix="pb-"))
         self.log_path = self.directory / "log"
+        self.wrapper: list[str] = []  # a program that becomes ours: `prlimit --nofile=256`
+        self.cwd = ROOT  # where the program's own code is found
+        self.stderr: int | None = None  # a descriptor for its output, in place of `log_path`
+        self.pass_fds: tuple[int, ...] = ()
         self.expected: list[re.Pattern[str]] = []
         self.expected_exit: int | None = 0
         self.process: subprocess.Popen[bytes] | None = None
@@ -95,12 +99,13 @@ class Daemon:
         """Start without waiting for anything."""
         with open(self.log_path, "ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", self.module, *self.arguments],
-                cwd=ROOT,
+                [*self.wrapper, sys.executable, "-m", self.module, *self.arguments],
+                cwd=self.cwd,
                 env=self.environment,
                 stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
+                stdout=log if self.stderr is None else self.stderr,
+                stderr=log if self.stderr is None else self.stderr,
+                pass_fds=self.pass_fds,
                 start_new_session=True,
             )
         self.seen.add(self.pid)
@@ -225,6 +230,22 @@ class Daemon:
             rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
             total += int(re.search(r"^Pss:\s+(\d+)", rollup, re.MULTILINE)[1]) * 1024  # type: ignore[index]
         return total
+
+    def cpu_share(self, seconds: float) -> float:
+        """Of one core, all its processes together, over the next `seconds`: the one wait that is for time."""
+
+        def spent() -> dict[int, float]:
+            times = {}
+            for process in self.processes():
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    used = process.cpu_times()
+                    times[process.pid] = used.user + used.system
+            return times
+
+        before, began = spent(), time.monotonic()
+        time.sleep(seconds)
+        after, took = spent(), time.monotonic() - began
+        return sum(used - before.get(pid, 0.0) for pid, used in after.items()) / took
 
     # --- its log
 

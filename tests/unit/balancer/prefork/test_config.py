@@ -1,5 +1,6 @@
 """The options engine: who wins, where a value came from, and one sentence that names the culprit for everything else."""
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -316,6 +317,18 @@ def test_a_binary_file(tmp_path: Path) -> None:
     path = tmp_path / "b.ini"
     path.write_bytes(b"[balancer]\nlog = \xff\xfe\n")
     assert refusal(["-c", str(path)]) == f"cannot read configuration file {path}: it is not UTF-8 text"
+
+
+def test_a_file_without_end_is_refused_before_it_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "flood.ini"
+    path.write_text("[toy]\n" + "# much ado\n" * 100_000)
+    assert refusal(["-c", str(path)]) == f"cannot read configuration file {path}: it has more than 1m"
+
+
+def test_a_pipe_without_writer_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    assert refusal(["-c", str(path)]) == f"cannot read configuration file {path}: it is not a regular file"
 
 
 # ---- questions and texts ----------------------------------------------------------------------------------
