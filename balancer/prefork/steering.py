@@ -29,7 +29,9 @@ MOD, JGE, RET = 0x94, 0x35, 0x06
 WORTH_LOADS = 4  # sessions between the busiest and the idlest slot before anything is done about it
 WORTH_RATIO = 0.2  # and at least this part of the mean
 WORTH_SHARE = 50  # per mille a share must move before the kernel is told
-MEMORY = 0.7  # seconds that a load is averaged over, see Smoother
+MEMORY = 1.1  # seconds that a load is averaged over, see Smoother
+GAIN = 4.0  # how much of an equal share the whole mean's worth of sessions costs (simulated: 3 too slow, 5 swings)
+LEAST = 0.02  # of an equal share: the busiest still gets some, its load is a second old
 
 Instruction = tuple[int, int, int, int]
 
@@ -39,7 +41,7 @@ class Smoother:
 
     Shares made of the loads of an instant chase their own effect where sessions are much shorter than the time between
     two looks: who was least loaded gets most, is most loaded at the next look, and gets least. With sessions of 20 ms on
-    4 workers the busiest then carried 1.77 times the mean (the plain hash 1.27, averaged loads 1.29); long sessions are
+    4 workers the busiest then carried 1.77 times the mean (the plain hash 1.27, averaged loads 1.28); long sessions are
     evened out all the same, since their loads move slowly.
     """
 
@@ -62,17 +64,19 @@ class Smoother:
 def shares(loads: Sequence[float | None]) -> list[int]:
     """Per mille of new connections for each slot, summing to 1000; None = gets none.
 
-    Least-loaded slots get more, in proportion to what they lack of the busiest, when the imbalance is worth it.
+    Who has more than the mean gets less than an equal share, when the imbalance is worth it: a quarter more than the mean
+    means next to nothing, so that not even sessions that stay for ever on one slot can keep it far above the others.
     Never all 0: when nobody is eligible, everybody is.
     """
     known = [load for load in loads if load is not None]
     if not known:
         return portions([1.0] * len(loads))
-    most, mean = max(known), sum(known) / len(known)
-    if most - min(known) <= max(WORTH_LOADS, WORTH_RATIO * mean):
+    mean = sum(known) / len(known)
+    if max(known) - min(known) <= max(WORTH_LOADS, WORTH_RATIO * mean):
         return portions([0.0 if load is None else 1.0 for load in loads])
-    base = 1.0 + mean / 4  # the busiest still gets some: its load is a quarter of a second old
-    return portions([0.0 if load is None else most - load + base for load in loads])
+    return portions(
+        [0.0 if load is None else max(LEAST, 1.0 + GAIN * (mean - load) / mean) for load in loads]
+    )
 
 
 def portions(weights: Sequence[float]) -> list[int]:

@@ -38,7 +38,7 @@ def kill_one_after_another(kills: int) -> None:
         lb.expect(REAPED)
         load = stack.enter_context(Load(lb.address, clients=16, pause=0.01))
         wait_for(lambda: lb.status()["totals"]["accepted_total"] > 100, "load")
-        lost, respawns = kill_at_random(lb, workers, kills, every=0.5, seed=25)
+        lost, respawns = kill_at_random(lb, workers, kills, every=0.5, seed=25, counted=True)
         outcome = load.finish()
         report(
             "25",

@@ -16,8 +16,7 @@ from tests.system.campaign import (
     accepted,
     dialled,
     freeze,
-    is_running,
-    ready_pids,
+    living,
     report,
     wait_whole,
 )
@@ -61,12 +60,6 @@ def look_at_rest(lb: Balancer, backend: Digest, load: Load) -> int:
         return ours[0]
     finally:
         os.kill(load.process.pid, signal.SIGCONT)
-
-
-def living(lb: Balancer, rng: random.Random) -> int:
-    """A random worker that has not died since the status was written; 0 when there is none."""
-    pids = [pid for pid in ready_pids(lb).values() if is_running(pid)]
-    return rng.choice(pids) if pids else 0
 
 
 def kill_at_random_instants(kills: int, seed: int = 31) -> None:

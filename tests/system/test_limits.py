@@ -70,7 +70,7 @@ def storm_at_both_limits(clients: int, kills: int, every: float) -> None:
 
 
 def test_limits_are_exact_through_kills() -> None:
-    """Fails where a seat is taken by looking at the sum and adding to it without a lock between."""
+    """Fails where a session is counted after its dial, or by looking first and adding a moment later."""
     storm_at_both_limits(400, 10, 0.4)
 
 
@@ -115,7 +115,7 @@ def queue_before_a_full_backend(clients: int, kills: int, every: float) -> None:
 
 
 def test_a_queue_before_a_full_backend_never_becomes_a_ninth_session() -> None:
-    """Fails where a seat is given back before its socket is closed."""
+    """Fails where a session is counted after its dial, or by looking first and adding a moment later."""
     queue_before_a_full_backend(100, 6, 0.4)
 
 
