@@ -49,7 +49,7 @@ test: $(VENV)/.dev
 	$(BIN)/python -m pytest -m 'not soak' $(TESTS) $(PYTEST)
 
 soak: $(VENV)/.dev
-	$(BIN)/python -m pytest -m soak tests/system $(PYTEST)
+	$(BIN)/python -m pytest -m soak tests $(PYTEST)
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

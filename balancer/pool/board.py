@@ -101,9 +101,7 @@ VERDICT_NAMES = ("up", "up", "down")
 ADMIN_NAMES = ("ready", "drain", "maint")
 CHECK_NAMES = ("none", "ok", "refused", "timeout", "unreachable", "unresolved", "session-failed", "error")
 
-FEW = (
-    16  # below this many backends a column is read per backend, above it per row (measured: even at 16 x 16)
-)
+FEW = 16  # up to so many backends a column is read per backend, beyond it per row: few long slices win
 LEAST_CAPACITY = 64
 
 
