@@ -25,7 +25,8 @@ from tests.system.load import Load
 
 WORKERS = 4
 RATE = 500  # connections a second
-CLIENTS = 32
+CLIENTS = 48
+PAUSE = 0.6 * CLIENTS / RATE  # seconds a client rests; the rest of its turn is the connection itself
 BURST = 10  # kills between two rests
 LOOKS = 6  # samples of each rest
 
@@ -67,7 +68,7 @@ def kill_at_random_instants(kills: int, seed: int = 31) -> None:
     with Digest() as backend, ExitStack() as stack:
         lb = stack.enter_context(Balancer(upstreams=[backend.address], workers=WORKERS, check="none"))
         lb.expect(REAPED)
-        load = stack.enter_context(Load(lb.address, clients=CLIENTS, payload=(64, 256), pause=CLIENTS / RATE))
+        load = stack.enter_context(Load(lb.address, clients=CLIENTS, payload=(64, 256), pause=PAUSE))
         wait_for(lambda: lb.status()["totals"]["accepted_total"] > 100, "load")
         sampler = stack.enter_context(Sampler(lb))
         began, at_rest = time.monotonic(), []
