@@ -66,7 +66,7 @@ class KernelSocket:
 def kernel_sockets(port: int) -> list[KernelSocket]:
     """Every IPv4 TCP socket with this port on either end, TIME-WAIT left out: asked as `ss` asks.
 
-    /proc/net/tcp says the same but walks all sockets of the machine: 0.3 s beside a minute's churn of others."""
+    /proc/net/tcp says the same but prints all sockets of the machine: 0.3 s beside a minute's churn of others."""
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_SOCK_DIAG) as netlink:
         found = dump(netlink, port, 0) + dump(netlink, 0, port)
     return list(dict.fromkeys(found))
