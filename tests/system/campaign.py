@@ -17,7 +17,6 @@ import random
 import selectors
 import signal
 import socket
-import struct
 import subprocess
 import sys
 import threading
@@ -33,10 +32,8 @@ if __name__ == "__main__":  # as a process of its own it is started by path
 
 from tests.system.backends import is_open
 from tests.system.harness import Address, Balancer, wait_for
+from tests.system.kernel import LISTEN, inodes_of, kernel_sockets
 
-LISTEN = 10  # state of a listening socket
-NETLINK_SOCK_DIAG, SOCK_DIAG_BY_FAMILY, NLMSG_DONE, REQUEST_DUMP = 4, 20, 3, 0x301
-ALL_BUT_TIME_WAIT = 0xFFF & ~(1 << 6)
 SAMPLE_SECONDS = 0.05
 REAPED = r"\breap\b|signal|\bhang\b|\bsteer\b"
 
@@ -53,45 +50,6 @@ def report(row: str, **figures: object) -> None:
 # --- what the kernel says
 
 
-@dataclass(frozen=True)
-class KernelSocket:
-    """One entry of the kernel's TCP table; `inode` 0: no process holds it (still queued, or already closed)."""
-
-    local: int
-    remote: int
-    state: int
-    inode: int
-
-
-def kernel_sockets(port: int) -> list[KernelSocket]:
-    """Every IPv4 TCP socket with this port on either end, TIME-WAIT left out: asked as `ss` asks.
-
-    /proc/net/tcp says the same but prints all sockets of the machine: 0.3 s beside a minute's churn of others."""
-    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_SOCK_DIAG) as netlink:
-        found = dump(netlink, port, 0) + dump(netlink, 0, port)
-    return list(dict.fromkeys(found))
-
-
-def dump(netlink: socket.socket, local: int, remote: int) -> list[KernelSocket]:
-    """All sockets with these ports; 0 = any."""
-    ports = struct.pack("!HH44x", local, remote)
-    request = struct.pack("=BBBxI", socket.AF_INET, socket.IPPROTO_TCP, 0, ALL_BUT_TIME_WAIT) + ports
-    netlink.send(struct.pack("=IHHII", 16 + len(request), SOCK_DIAG_BY_FAMILY, REQUEST_DUMP, 1, 0) + request)
-    found = []
-    while True:
-        data = netlink.recv(1 << 18)
-        while data:
-            length, kind = struct.unpack_from("=IH", data)
-            if kind != SOCK_DIAG_BY_FAMILY:
-                assert kind == NLMSG_DONE, f"netlink says {kind}: {data[:64]!r}"
-                return found
-            state = data[17]
-            ends = struct.unpack_from("!HH", data, 20)
-            (inode,) = struct.unpack_from("=I", data, 16 + 4 + 48 + 16)
-            found.append(KernelSocket(*ends, state, inode))
-            data = data[(length + 3) & ~3 :]
-
-
 def accepted(port: int) -> set[int]:
     """Inodes of the connections that a listener on `port` has accepted and not closed."""
     return {s.inode for s in kernel_sockets(port) if s.local == port and s.state != LISTEN and s.inode}
@@ -100,17 +58,6 @@ def accepted(port: int) -> set[int]:
 def dialled(port: int) -> set[int]:
     """Inodes of the connections to `port`, attempts included, whose dialling side is held by a process."""
     return {s.inode for s in kernel_sockets(port) if s.remote == port and s.inode}
-
-
-def inodes_of(pid: int) -> set[int]:
-    """Inodes of the sockets that a process has open."""
-    inodes = set()
-    for link in Path(f"/proc/{pid}/fd").iterdir():
-        with contextlib.suppress(OSError):
-            target = os.readlink(link)
-            if target.startswith("socket:["):
-                inodes.add(int(target[8:-1]))
-    return inodes
 
 
 def state_of(pid: int) -> str:

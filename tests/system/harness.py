@@ -28,6 +28,8 @@ from typing import Any, Self, TypeVar
 
 import psutil
 
+from tests.system.kernel import CLOSE_WAIT, KernelSocket, inodes_of, sockets_in
+
 ROOT = Path(__file__).resolve().parents[2]
 BOOT_SECONDS = 15.0  # generous: two cores may be shared with other runs
 STOP_SECONDS = 12.0
@@ -410,15 +412,14 @@ class Balancer(Daemon):
         except AssertionError:
             raise AssertionError(f"descriptors above the baseline: {surplus()} (then, now)") from None
 
-    def half_dead(self) -> list[str]:
+    def half_dead(self) -> list[KernelSocket]:
         """Sockets whose peer has closed and that nobody here has noticed."""
-        found: list[str] = []
-        for process in self.processes():
-            with contextlib.suppress(psutil.NoSuchProcess):
-                found.extend(
-                    str(c) for c in process.net_connections("tcp") if c.status == psutil.CONN_CLOSE_WAIT
-                )
-        return found
+        waiting = sockets_in(CLOSE_WAIT)
+        inodes: set[int] = set()
+        for process in self.processes() if waiting else ():
+            with contextlib.suppress(FileNotFoundError):
+                inodes |= inodes_of(process.pid)
+        return [each for each in waiting if each.inode in inodes]
 
 
 class Resizer(Daemon):

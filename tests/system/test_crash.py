@@ -15,13 +15,13 @@ from tests.system.campaign import (
     accepted,
     freeze,
     is_running,
-    kernel_sockets,
     kill_at_random,
     ready_pids,
     report,
     wait_whole,
 )
 from tests.system.harness import Balancer, held, wait_for
+from tests.system.kernel import kernel_sockets
 from tests.system.load import Load, receive, run_load
 
 RESPAWN = 0.2  # seconds from kill -9 to a ready replacement

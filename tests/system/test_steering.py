@@ -8,16 +8,14 @@ from contextlib import ExitStack, contextmanager
 import pytest
 
 from tests.system.campaign import (
-    LISTEN,
     SAMPLE_SECONDS,
     Churn,
     Counting,
-    inodes_of,
-    kernel_sockets,
     ready_pids,
     report,
 )
 from tests.system.harness import Balancer
+from tests.system.kernel import LISTEN, inodes_of, kernel_sockets
 from tests.system.load import receive
 
 WORKERS = 4
