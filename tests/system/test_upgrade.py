@@ -1,0 +1,249 @@
+"""USR2: the program's next version takes over the sockets; a broken one is a line in the log and nothing else.
+
+What is upgraded is a copy of the package, so that a version can really be another one: its own number, an error in its
+text, a worker that dies at once, a master that never gets ready.
+"""
+
+import contextlib
+import ctypes
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from tests.system.backends import Digest, Echo
+from tests.system.campaign import is_running, report
+from tests.system.harness import ROOT, Balancer, held, wait_for
+from tests.system.load import Load, receive
+
+PR_SET_CHILD_SUBREAPER = 36
+PROMISED = "it serves; we drain"
+
+
+@pytest.fixture(autouse=True)
+def subreaper() -> Iterator[None]:
+    """A successor whose parent has left becomes our child, so that its exit code can be had."""
+    libc = ctypes.CDLL(None)
+    libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    yield
+    libc.prctl(PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0)
+
+
+class Heir:
+    """A successor, looking like the process that a daemon was started as."""
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+        self.returncode: int | None = None
+
+    def poll(self) -> int | None:
+        if self.returncode is None:
+            with contextlib.suppress(ChildProcessError):  # not ours yet: its parent lives
+                pid, status = os.waitpid(self.pid, os.WNOHANG)
+                if pid:
+                    self.returncode = os.waitstatus_to_exitcode(status)
+        return self.returncode
+
+    def wait(self, seconds: float = 10.0) -> int:
+        try:
+            wait_for(lambda: self.poll() is not None, "its end", seconds)
+        except AssertionError:
+            raise subprocess.TimeoutExpired(str(self.pid), seconds) from None
+        assert self.returncode is not None
+        return self.returncode
+
+    def kill(self) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.pid, signal.SIGKILL)
+
+
+class Dynasty(Balancer):
+    """A balancer that runs from a copy of the package; `succeed` follows the master who took over."""
+
+    def __init__(self, directory: Path, **options: Any) -> None:
+        super().__init__(**options)
+        self.cwd = directory / "app"
+        shutil.copytree(
+            ROOT / "balancer", self.cwd / "balancer", ignore=shutil.ignore_patterns("__pycache__")
+        )
+        self.founder = 0
+
+    def start(self) -> "Dynasty":
+        super().start()
+        self.founder = self.pid
+        return self
+
+    def session(self) -> list[psutil.Process]:
+        members = []
+        for process in psutil.process_iter():
+            with contextlib.suppress(ProcessLookupError, psutil.NoSuchProcess):
+                if os.getsid(process.pid) == self.founder and process.status() != psutil.STATUS_ZOMBIE:
+                    members.append(process)
+        return members
+
+    def edit(self, name: str, old: str, new: str) -> str:
+        """Change a line of the copy; the text before, for `restore`."""
+        path = self.cwd / "balancer" / name
+        before = path.read_text()
+        assert old in before
+        path.write_text(before.replace(old, new, 1))
+        return before
+
+    def restore(self, name: str, text: str) -> None:
+        (self.cwd / "balancer" / name).write_text(text)
+
+    def new_version(self, number: str) -> None:
+        path = self.cwd / "balancer/__init__.py"
+        path.write_text(re.sub(r"(?m)^__version__ = .*$", f'__version__ = "{number}"', path.read_text()))
+
+    def succeed(self) -> int:
+        """USR2, and wait for the promise; the successor's pid, whom everything asks from now on."""
+        at = len(self.log())
+        self.signal(signal.SIGUSR2)
+        match = self.wait_line(rf"upgrade successor=(\d+) then={PROMISED}", 20, after=at)
+        assert self.process
+        self.old = self.process
+        self.process = Heir(int(match[1]))  # type: ignore[assignment]
+        return self.process.pid
+
+    def refuse(self, seconds: float = 15.0) -> None:
+        """USR2 with a version that cannot serve: wait for the word that the old one goes on."""
+        at = len(self.log())
+        self.signal(signal.SIGUSR2)
+        self.wait_line(r"error master pid=\d+ upgrade .*the old version goes on", seconds, after=at)
+
+
+def test_a_new_version_takes_over_under_load(tmp_path: Path) -> None:
+    """Fails where the old master drains before the new one has said that it serves, and where the new one binds sockets
+    of its own: what queues at the old ones is then reset."""
+    upgrade_under_load(tmp_path, 2, 300)
+
+
+@pytest.mark.soak
+def test_ten_versions_one_after_another(tmp_path: Path) -> None:
+    upgrade_under_load(tmp_path, 10, 5000)
+
+
+def upgrade_under_load(directory: Path, upgrades: int, steady: int) -> None:
+    with ExitStack() as stack:
+        backend = stack.enter_context(Digest())
+        pidfile = directory / "pid"
+        lb = Dynasty(directory, upstreams=[backend.address], pidfile=pidfile)
+        stack.enter_context(lb)
+        load = stack.enter_context(Load(lb.address, clients=16, pause=0.002))
+        for turn in range(upgrades):
+            before = {process.pid for process in lb.processes()}
+            lb.new_version(f"9.{turn}")
+            pid = lb.succeed()
+            assert lb.old.wait(10) == 0
+            wait_for(lambda b=before: not any(map(is_running, b)), "the old version gone", 8)
+            status = wait_for(lambda: asked(lb), "a status of the new version", 5)
+            assert status["version"] == f"9.{turn}"
+            assert pidfile.read_text().strip() == str(pid)
+            assert not set(lb.worker_pids()) & before
+            wait_for(lambda: lb.status()["totals"]["accepted_total"] > steady, "load on the new version", 60)
+        outcome = load.finish()
+        report("23", upgrades=upgrades, requests=outcome.attempts, failed=outcome.failed)
+        outcome.check_nothing_lost(steady * upgrades)
+        lb.check_at_rest()
+        lb.stop()
+        assert not pidfile.exists() and not lb.admin.exists()
+
+
+def asked(lb: Balancer) -> dict[str, Any] | None:
+    with contextlib.suppress(OSError, ValueError):
+        return lb.status()
+    return None
+
+
+def broken_versions_under_load(
+    directory: Path, kinds: dict[str, tuple[str, str, str]], seconds: float
+) -> None:
+    with ExitStack() as stack:
+        backend = stack.enter_context(Digest())
+        pidfile = directory / "pid"
+        lb = Dynasty(directory, upstreams=[backend.address], pidfile=pidfile)
+        for pattern in (r"upgrade successor=\d+", r"Traceback", r"traceback|crash|give-up|reap", r"config"):
+            lb.expect(pattern)
+        stack.enter_context(lb)
+        load = stack.enter_context(Load(lb.address, clients=16, pause=0.002))
+        pids = lb.worker_pids()
+        for name, old, new in kinds.values():
+            text = lb.edit(name, old, new)
+            lb.refuse(seconds)
+            lb.restore(name, text)
+            assert lb.worker_pids() == pids
+            assert pidfile.read_text().strip() == str(lb.pid)
+            assert lb.admin.exists()
+        wait_for(lambda: len(lb.session()) == len(lb.processes()), "nobody of the broken version left", 3)
+        lb.succeed()
+        assert lb.old.wait(10) == 0
+        outcome = load.finish()
+        report("23 broken", kinds=list(kinds), requests=outcome.attempts, failed=outcome.failed)
+        outcome.check_nothing_lost(300)
+        wait_for(lambda: asked(lb), "a status of the new version")
+        lb.check_at_rest()
+
+
+NO = "raise OSError('no')"
+PARSED = "        options = parse("
+QUICKLY = {
+    "its text is wrong": ("__main__.py", "\nimport ", "\nimprot "),
+    "it refuses its configuration": ("service.py", PARSED, f"        raise ConfigError('no')\n{PARSED}"),
+    "its boot fails": ("prefork/boot.py", "    sockets = Sockets()", f"    {NO}"),
+}
+SLOWLY = {
+    "its workers die": ("worker.py", "    worker.start()", f"    {NO}"),
+    "it never gets ready": ("worker.py", "    child.ready()", "    pass"),
+}
+
+
+def test_a_broken_version_leaves_the_old_one_serving(tmp_path: Path) -> None:
+    """Fails where USR2 replaces the master itself (exec without a fork): then nobody is left to go on."""
+    broken_versions_under_load(tmp_path, QUICKLY, 10.0)
+
+
+@pytest.mark.soak
+def test_every_kind_of_broken_version_leaves_the_old_one_serving(tmp_path: Path) -> None:
+    broken_versions_under_load(tmp_path, QUICKLY | SLOWLY, 50.0)
+
+
+def test_sessions_of_the_old_version_are_finished_by_it(tmp_path: Path) -> None:
+    """And a burst of USR2 is one upgrade. Fails where each signal starts another successor."""
+    with ExitStack() as stack:
+        echo = stack.enter_context(Echo())
+        lb = stack.enter_context(Dynasty(tmp_path, upstreams=[echo.address], drain_timeout="20s"))
+        clients = stack.enter_context(held(lb.address, 10))
+        for client in clients:
+            client.sendall(b"x")
+            assert receive(client, 1) == b"x"
+        for _ in range(20):
+            lb.signal(signal.SIGUSR2)
+        lb.succeed()
+        assert len(set(re.findall(r"successor=(\d+)", lb.log()))) == 1
+        with socket.create_connection(lb.address, 5) as new:
+            new.sendall(b"n")
+            assert receive(new, 1) == b"n"
+            for client in clients:
+                client.sendall(b"y")
+                assert receive(client, 1) == b"y"
+            assert lb.old.poll() is None
+            for client in clients:
+                client.close()
+            assert lb.old.wait(10) == 0
+            new.sendall(b"m")
+            assert receive(new, 1) == b"m"
+        wait_for(lambda: asked(lb), "a status of the new version")
+        began = time.monotonic()
+        lb.check_at_rest()
+        assert time.monotonic() - began < 10
