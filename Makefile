@@ -3,6 +3,7 @@
 #   .venv/.run     the programs and their dependencies
 #   .venv/.dev     + pytest, hypothesis, ruff, mypy
 #   .venv/.bench   + matplotlib for the chart; the bench runs without it
+# The tests run in JOBS processes: a system test waits for most of its time. JOBS=0 runs them one after the other.
 # The stamps depend on pyproject.toml: change a dependency and the next target installs it.
 
 PYTHON ?= python3
@@ -10,6 +11,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 TESTS  ?= tests/unit tests/system
+JOBS   ?= 3
 SAMPLES ?= samples
 
 .DEFAULT_GOAL := help
@@ -46,7 +48,7 @@ demo: $(VENV)/.run
 	$(BIN)/python scripts/demo.py $(SAMPLES)
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest -m 'not soak' $(TESTS) $(PYTEST)
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m 'not soak' $(TESTS) $(PYTEST)
 
 soak: $(VENV)/.dev
 	$(BIN)/python -m pytest -m soak tests $(PYTEST)
