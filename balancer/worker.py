@@ -4,13 +4,15 @@ RULES: puts the relay's parts together and owns what concerns the process: title
 relay/'s business, the choice of a backend pool/'s, signals and heartbeat prefork/'s.
 
 A drain: accept what already waits in the queue, accept no more, let sessions end by themselves. In the second half of the
-window idle sessions are closed, spread over it, so that their clients do not all come back in the same instant; at
-the deadline the rest is cut. Every session that did not end by itself counts as cut.
+window idle sessions are closed, spread over it, so that their clients do not all come back in the same instant; in its
+last quarter the busy ones as well, oldest first, for the same reason. Who is left at the deadline is cut. Every session
+that did not end by itself counts as cut.
 """
 
 import gc
 import traceback
 from collections.abc import Sequence
+from math import ceil
 
 from balancer.options import Options
 from balancer.pool.backend import Backend
@@ -25,6 +27,7 @@ from balancer.relay.keeper import Keeper
 from balancer.relay.session import Session
 
 DRAIN_LOOK = 0.1
+IDLE_PART, BUSY_PART = 0.5, 0.25  # of the window, at its end: when idle and busy sessions are closed
 IDLE = 1.0  # seconds without a byte that make a session idle for the drain
 COLLECT = 600.0  # seconds between collections: sessions leave no cycles, so this finds what nobody foresaw
 
@@ -42,6 +45,7 @@ class Worker:
         self.deadline = 0.0
         self._drain_began = 0.0
         self._drain_sessions = 0
+        self._drain_rest = 0  # sessions when the busy ones' turn came
 
     def start(self) -> None:
         """Everything up to the moment the first client can be served."""
@@ -85,16 +89,24 @@ class Worker:
         loop.call_later(0, self._drain_on)
 
     def _drain_on(self) -> None:
-        now, loop = self.child.loop.now, self.child.loop
+        now, sessions = self.child.loop.now, self.hub.sessions
+        if not sessions:
+            self.child.loop.stop()
+        elif now < self.deadline:
+            self._close_some([session for session in sessions if is_idle(session, now)], IDLE_PART, now)
+            living = [session for session in sessions if not session.closed]
+            if self.deadline - now <= BUSY_PART * (self.deadline - self._drain_began):
+                self._drain_rest = self._drain_rest or len(living)
+                self._close_some(living, BUSY_PART, now)
+
+    def _close_some(self, candidates: Sequence[Session], part: float, now: float) -> None:
+        """As many of them as are too many by now."""
         sessions = self.hub.sessions
-        if sessions and now < self.deadline:
-            may_stay = staying(self._drain_sessions, self._drain_began, self.deadline, now)
-            too_many = len(sessions) - may_stay
-            idle = [session for session in sessions if is_idle(session, now)] if too_many > 0 else []
-            for session in idle[:too_many]:
-                session.close(ends.KILLED, "drain: idle")
-        elif not sessions:
-            loop.stop()
+        living = sum(not session.closed for session in sessions)
+        began_with = self._drain_sessions if part == IDLE_PART else self._drain_rest
+        too_many = living - staying(began_with, self._drain_began, self.deadline, now, part)
+        for session in candidates[: max(0, too_many)]:
+            session.close(ends.KILLED, "drain: idle" if part == IDLE_PART else "drain: its last part")
 
     def cut(self) -> None:
         """The deadline, or SIGQUIT."""
@@ -124,13 +136,14 @@ def title_text(slot: int, sessions: int, deadline: float, now: float) -> str:
     return f"worker {slot} [{sessions} sessions]"
 
 
-def staying(sessions: int, began: float, deadline: float, now: float) -> int:
-    """How many of the `sessions` a drain began with may stay at `now`: all in its first half, then ever fewer."""
+def staying(sessions: int, began: float, deadline: float, now: float, part: float) -> int:
+    """How many of the `sessions` a drain began with may stay at `now`: all until the last `part` of the window, then ever
+    fewer; the last one has until the deadline."""
     window = deadline - began
     if window <= 0:
         return 0
     left = (deadline - now) / window
-    return sessions if left >= 0.5 else max(0, int(sessions * left * 2))
+    return sessions if left >= part else max(0, ceil(sessions * left / part))
 
 
 def is_idle(session: Session, now: float) -> bool:

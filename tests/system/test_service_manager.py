@@ -307,8 +307,9 @@ DROPPED = {
 
 @only_root
 def test_root_becomes_nobody_and_everything_still_works(tmp_path: Path) -> None:
-    """On a port only root may bind, with files only root may make: reload, respawn, and death with the master. Fails where groups are kept, where the death signal is asked for before the uid changes,
-    and where the reload needs a file that nobody may read."""
+    """On a port only root may bind, with files only root may make: reload, respawn, and death with the master. Fails
+    where groups are kept, where the death signal is asked for before the uid changes, and where the reload needs a file
+    that nobody may read."""
     tmp_path.chmod(0o755)
     for parent in list(tmp_path.parents)[:2]:
         parent.chmod(0o755)
