@@ -73,9 +73,12 @@ def leastconn(field: Field) -> Pick:
     tags = [((place - field.start) % count) / count / weight for place, weight in enumerate(weights)]
     clock = 0.0
     loads = field.loads
+    only = indexes[0] if count == 1 else -1
 
     def pick(source: str, skip: Collection[int]) -> int | None:
         nonlocal clock
+        if not skip and only >= 0:
+            return only
         best, least = -1, 0
         for place, load in enumerate(loads()):
             cost = (load * lightest + lightest - 1) // weights[

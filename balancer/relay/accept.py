@@ -1,8 +1,8 @@
 """The door: from a listener's queue to sessions, within every limit.
 
 RULES: listeners are watched level-triggered, because a sibling may be told to drain the same queue. A bounded number of
-clients per wake-up; out of descriptors or memory means: listeners out of the loop, again after a while, one log
-line a second. Never closes a listener: the queue belongs to the slot, not to this process.
+clients per wake-up; out of descriptors or memory means: listeners out of the loop, again after a while, and a log
+line now and then. Never closes a listener: the queue belongs to the slot, not to this process.
 
 How many to accept per wake-up: one more accept(2) that finds nothing costs an exception (1.5 us), being woken once more
 costs 0.5. So one, doubled (up to GREED) while the queue is found filled turn after turn.
@@ -14,7 +14,7 @@ import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
-from balancer.pool.board import ACCEPTED, REFUSED, SESSIONS
+from balancer.pool.board import ACCEPTED, REFUSED, SESSIONS, SESSIONS_CLOSED
 from balancer.prefork.cells import ACCEPTING, LOAD
 from balancer.prefork.timers import Timer
 from balancer.relay.hub import Hub
@@ -22,6 +22,7 @@ from balancer.relay.session import Session
 from balancer.relay.sockets import CAPACITY, STILLBORN
 
 GREED = 16
+TELL_EVERY = 10.0  # seconds between two log lines of a worker about that; there may be many workers
 REST = 0.2  # seconds without accepting after running out of something
 LOOK = 0.02  # seconds between two looks for a seat that a sibling may have freed
 
@@ -94,7 +95,7 @@ class Acceptor:
         self._slots: frozenset[int] = frozenset()
         self._resting: Timer | None = None
         self._lacks_room = False
-        self._told_at = 0.0
+        self._told_at = -TELL_EVERY
         hub.on_room = self.room_again
 
     # -- which queues
@@ -141,16 +142,19 @@ class Acceptor:
     def welcome(self, fd: int, address: object) -> bool:
         """Begin a session for an accepted client; False when that was the last for now."""
         hub = self.hub
-        hub.cells[ACCEPTED] += 1
-        if not self.seat_first and not hub.seats.take(SESSIONS, self.maxconns):
+        cells, sessions = hub.cells, hub.sessions
+        cells[ACCEPTED] += 1
+        if not self.maxconns:
+            cells[SESSIONS] += 1
+        elif not self.seat_first and not hub.seats.take(SESSIONS, self.maxconns):
             self._refuse(fd, address)
             return True
         os.set_blocking(fd, False)
         session = Session(hub, fd, address)
-        hub.sessions[session] = None
-        hub.cells[LOAD] = len(hub.sessions)
+        sessions[session] = None
+        cells[LOAD] = len(sessions)
         session.begin()
-        if len(hub.sessions) >= hub.budget:
+        if len(sessions) >= hub.budget:
             self.run_dry(errno.EMFILE)
             return False
         return True
@@ -170,6 +174,7 @@ class Acceptor:
         hub = self.hub
         hub.cells[REFUSED] += 1
         os.close(fd)
+        hub.cells[SESSIONS_CLOSED] += 1  # accepted = closed, once nobody is there
         peer = Session(hub, -1, address).peer_name()
         taken = f"{hub.seats.taken(SESSIONS)}/{self.maxconns}"
         hub.log.info("refuse", client=peer, sessions=taken, reason="maxconns", then="close")
@@ -182,7 +187,7 @@ class Acceptor:
             return
         self._rest(REST)
         hub = self.hub
-        if hub.loop.now - self._told_at >= 1.0:
+        if hub.loop.now - self._told_at >= TELL_EVERY:
             self._told_at = hub.loop.now
             sessions = f"{len(hub.sessions)}/{hub.budget}"
             word = errno.errorcode.get(code, str(code))

@@ -175,7 +175,8 @@ class Hub:
         del self.sessions[session]
         cells[SESSIONS] -= 1
         cells[SESSIONS_CLOSED] += 1
-        self.dialling.pop(session, None)
+        if not session.connected_at:
+            self.dialling.pop(session, None)
         if self.unacknowledged:
             self.unacknowledged.pop(session, None)
         if self.waiting.since:
@@ -185,7 +186,8 @@ class Hub:
             up.discharge()
         if down.pipe is not None:
             down.discharge()
-        up.paused = down.paused = False
+        if up.pauses or down.pauses:
+            up.paused = down.paused = False
         self.fold(session)
         end = session.end
         if end != ends.CLEAN:
@@ -209,16 +211,16 @@ class Hub:
         moved_in = up.taken - up.pending - up.lost
         moved_out = down.taken - down.pending - down.lost
         more_in, more_out = moved_in - session.told_in, moved_out - session.told_out
-        cells = self.cells
-        if (more_in or more_out) and session.backend is not None:
+        cells, backend = self.cells, session.backend
+        if (more_in or more_out) and backend is not None:
             session.told_in, session.told_out = moved_in, moved_out
-            block = base(session.backend.index)
+            block = base(backend.index)
             cells[BYTES_IN] += more_in
             cells[BYTES_OUT] += more_out
             cells[block + B_BYTES_IN] += more_in
             cells[block + B_BYTES_OUT] += more_out
-        pauses = up.pauses + down.pauses
-        if pauses:
+        if up.pauses or down.pauses:
+            pauses = up.pauses + down.pauses
             resumes = pauses - up.paused - down.paused
             cells[PAUSES] += pauses - session.told_pauses
             cells[RESUMES] += resumes - session.told_resumes

@@ -22,6 +22,7 @@ from balancer.relay.half import (
     CLOSE,
     ENDED,
     FLOWING,
+    GO_ON,
     GONE,
     LINGER,
     OPEN,
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 _DEAD = ERROR | HANGUP
 _LAST = READ_HANGUP | HANGUP | ERROR | URGENT
 _READABLE = READ | _LAST
+_BYTES = READ | WRITE  # the event of every message: something to read, and room as nearly always
 
 
 class Session(Dial):
@@ -74,44 +76,48 @@ class Session(Dial):
             self.on_backend(mask & ~WRITE)
 
     def on_client(self, mask: int) -> None:
-        if mask & _READABLE:
-            up = self.up
-            if mask & _LAST:
-                up.final = FIN_BEHIND if mask & _LAST == READ_HANGUP and self.source_ip else ANNOUNCED
-            outcome = up.pump()
-            if outcome:
-                self._after(outcome, up)
-        down = self.down
-        if mask & WRITE and (down.pending or down.paused):
-            outcome = down.flush()
-            if outcome:
-                self._after(outcome, down)
-        if mask & _DEAD:
-            self._hung_up(self.up, down)
+        if mask != _BYTES:
+            self._on_event(mask, self.up, self.down, bool(self.source_ip))
+            return
+        outcome = self.up.pump()
+        if outcome:
+            self._after(outcome, self.up)
+        if self.down.pending:
+            self._flush(self.down)
 
     def on_backend(self, mask: int) -> None:
+        if mask != _BYTES:
+            self._on_event(mask, self.down, self.up, self.is_tcp)
+            return
+        outcome = self.down.pump()
+        if outcome:
+            self._after(outcome, self.down)
+        if self.up.pending:
+            self._flush(self.up)
+
+    def _on_event(self, mask: int, source: Flow, sink: Flow, is_tcp: bool) -> None:
+        """Any event of one side: `source` reads from it, `sink` writes to it."""
         if mask & _READABLE:
-            down = self.down
             if mask & _LAST:
-                down.final = FIN_BEHIND if mask & _LAST == READ_HANGUP and self.is_tcp else ANNOUNCED
-            outcome = down.pump()
+                source.final = FIN_BEHIND if mask & _LAST == READ_HANGUP and is_tcp else ANNOUNCED
+            outcome = source.pump()
             if outcome:
-                self._after(outcome, down)
-        up = self.up
-        if mask & WRITE and (up.pending or up.paused):
-            outcome = up.flush()
-            if outcome:
-                self._after(outcome, up)
+                self._after(outcome, source)
+        if mask & WRITE and (sink.pending or sink.paused):
+            self._flush(sink)
         if mask & _DEAD:
-            self._hung_up(self.down, up)
+            self._hung_up(source, sink)
+
+    def _flush(self, flow: Flow) -> None:
+        outcome = flow.flush()
+        if outcome:
+            self._after(outcome, flow)
 
     def nudge(self) -> None:
         """The sweep's second look at paused halves: a send that failed for want of memory brings no event."""
         for flow in (self.up, self.down):
             if flow.paused and not self.closed:
-                outcome = flow.flush()
-                if outcome:
-                    self._after(outcome, flow)
+                self._flush(flow)
 
     def _hung_up(self, source: Flow, sink: Flow) -> None:
         """A side is gone in both directions. When its reading is over already, no read will say so."""
@@ -154,14 +160,20 @@ class Session(Dial):
                 if down.source == BROKEN and self._may_redial():
                     return
             step = next_step(up, down)
+            if step == GO_ON:
+                return
             if step == CLOSE:
                 self.close(self._natural_end())
             elif step == SHUT_CLIENT:
                 shut_writing(self.client_fd)
                 down.shut()
+                if up.source == FLOWING and up.sink == OPEN:
+                    return
             elif step == SHUT_BACKEND:
                 shut_writing(self.backend_fd)
                 up.shut()
+                if down.source == FLOWING and down.sink == OPEN:
+                    return
             else:
                 self._end_badly(step)
                 return
@@ -193,6 +205,7 @@ class Session(Dial):
             return True
         self.up = Flow(self.client_fd, -1, self.hub.pipes)
         self.down = Flow(-1, self.client_fd, self.hub.pipes)
+        self.connected_at = 0.0
         self.hub.loop.rename(self.client_fd, self.on_client_early)
         self.dial()
         return True
