@@ -33,9 +33,9 @@ HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]
 
 from PIL import Image  # noqa: E402
-from pipelines import quality  # noqa: E402
 
 import samples  # noqa: E402
+from pipelines import quality  # noqa: E402
 from workers.imaging import geometry  # noqa: E402
 
 GIF_PIXELS = 1_000_000  # beyond that libvips takes 20 s an animation for its palettes

@@ -19,9 +19,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import contact_sheet
 from PIL import Image
 
+import contact_sheet
 import samples
 
 ROOT = Path(__file__).resolve().parent.parent
