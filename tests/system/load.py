@@ -109,9 +109,10 @@ class Client:
         self.sock: socket.socket | None = None
 
     def run(self) -> None:
+        """Until the stop or the last id; one request at least, however early the stop comes."""
         rng = random.Random(self.plan["seed"])
         left = 0
-        while not self.stop.is_set():
+        while not (self.stop.is_set() and self.outcome.attempts):
             number = next(self.ids)
             if number is None:
                 break
