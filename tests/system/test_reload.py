@@ -90,8 +90,7 @@ def reload_under_load(directory: Path, reloads: int, requests: int) -> None:
 
 
 def test_reloads_under_load_fail_nobody(tmp_path: Path) -> None:
-    """Fails where a draining worker leaves without taking what its queue holds and the master closes the old sockets
-    with it, as a server does whose workers bind for themselves."""
+    """Fails where the old workers are ended instead of drained."""
     reload_under_load(tmp_path, 5, 10_000)
 
 
@@ -265,9 +264,8 @@ def swarm_talks(clients: list[socket.socket], rng: random.Random) -> None:
 
 
 def test_ports_come_and_go(tmp_path: Path) -> None:
-    """A removed port refuses within 200 ms and its sessions finish; the others notice nothing. Fails where the new
-    binds are made by the new workers: the port then answers before, or after, they are ready. And where workers keep the
-    socket that was shut down: it wakes them for ever."""
+    """A removed port refuses within 200 ms and its sessions finish; the others notice nothing. Fails where workers
+    keep the socket that was shut down: it wakes them for ever."""
     with ExitStack() as stack:
         digest, port = stack.enter_context(Digest()), free_port()
         house = House(tmp_path, stack, digest.address)

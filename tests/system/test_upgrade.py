@@ -124,8 +124,7 @@ class Dynasty(Balancer):
 
 
 def test_a_new_version_takes_over_under_load(tmp_path: Path) -> None:
-    """Fails where the old master drains before the new one has said that it serves, and where the new one binds sockets
-    of its own: what queues at the old ones is then reset."""
+    """Fails where the new one is not handed the sockets, and where the old one ends its workers instead of draining."""
     upgrade_under_load(tmp_path, 2, 300)
 
 
