@@ -142,6 +142,7 @@ class Lifecycle:
         if self._reload is not None:
             self._give_up_reload(self._reload, "the master is told to stop", now)
         self._handover.call_off()
+        self.crew.was_cut = False  # what a reload has cut, maybe weeks ago, says nothing about this stop
         self.is_stopping = True
         retiring = {retirement.generation for retirement in self._retiring}
         for generation in self.crew.children.generations():
