@@ -159,6 +159,8 @@ class Session(Dial):
                 self._follow(down, up)
                 if down.source == BROKEN and self._may_redial():
                     return
+                self._swallow(up)
+                self._swallow(down)
             step = next_step(up, down)
             if step == GO_ON:
                 return
@@ -195,6 +197,12 @@ class Session(Dial):
             back.doomed = flow.error not in (0, errno.EPIPE)
             if back.pump() == MORE:
                 self._after(MORE, back)
+
+    def _swallow(self, flow: Flow) -> None:
+        """Nobody is left to take its bytes. Those that already wait bring no new edge, while their sender, blocked for want
+        of room, may read nothing and end nothing until they are gone."""
+        if flow.sink == GONE and flow.source == FLOWING:
+            self._after(MORE, flow)
 
     def _may_redial(self) -> bool:
         """The backend reset the session before a byte moved either way: a dial that failed late."""
