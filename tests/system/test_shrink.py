@@ -96,7 +96,7 @@ def test_clients_in_the_queue_of_a_slot_that_goes_are_served(tmp_path: Path) -> 
         for pid in frozen:
             freeze(pid)
         clients = stack.enter_context(held(lb.address, 40))
-        by_command(lb, 1)
+        by_signals(lb, 1)
         for client in clients:
             client.sendall(b"x")
         for client in clients:

@@ -218,7 +218,7 @@ def test_every_kind_of_broken_version_leaves_the_old_one_serving(tmp_path: Path)
 
 
 def test_sessions_of_the_old_version_are_finished_by_it(tmp_path: Path) -> None:
-    """And a burst of USR2 is one upgrade. Fails where each signal starts another successor."""
+    """And a second USR2 meanwhile is refused. Fails where each signal starts another successor."""
     with ExitStack() as stack:
         echo = stack.enter_context(Echo())
         lb = stack.enter_context(Dynasty(tmp_path, upstreams=[echo.address], drain_timeout="20s"))
@@ -226,9 +226,10 @@ def test_sessions_of_the_old_version_are_finished_by_it(tmp_path: Path) -> None:
         for client in clients:
             client.sendall(b"x")
             assert receive(client, 1) == b"x"
-        for _ in range(20):
-            lb.signal(signal.SIGUSR2)
+        lb.signal(signal.SIGUSR2)
+        lb.wait_line(r"info master pid=\d+ upgrade successor=\d+ sockets=")
         lb.succeed()
+        lb.wait_line(r"warning master pid=\d+ upgrade .*refused: one is under way")
         assert len(set(re.findall(r"successor=(\d+)", lb.log()))) == 1
         with socket.create_connection(lb.address, 5) as new:
             new.sendall(b"n")
