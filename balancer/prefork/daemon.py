@@ -6,6 +6,7 @@ business."""
 import grp
 import os
 import pwd
+from dataclasses import replace
 from typing import Any
 
 from balancer.prefork.cores import available_cores
@@ -45,15 +46,25 @@ def parse_group(text: str) -> str:
 
 def parse_bind(text: str) -> str:
     """An address to listen on, checked but left as text: its port may be that of --port."""
-    parse_address(text, port=0)
+    parse_listen(text, port=0)
     return text
+
+
+def parse_listen(text: str, port: int | None = None) -> Address:
+    """As parse_address, for the own end: a name would have to be resolved, and may mean another machine."""
+    address = parse_address(text, port)
+    if address.family != "name":
+        return address
+    if address.host == "localhost":
+        return replace(address, family="inet", host="127.0.0.1")
+    raise ValueError(f"{text!r} is a name: write the numeric address to listen on, or * for every one")
 
 
 def binds(settings: Settings) -> tuple[Address, ...]:
     """--bind with --port filled in; without --bind every IPv4 address. Raises ConfigError on a repeated
     one."""
     port: int = settings.values["port"]
-    found = tuple(parse_address(text, port=port) for text in settings.values["bind"] or ("0.0.0.0",))
+    found = tuple(parse_listen(text, port) for text in settings.values["bind"] or ("0.0.0.0",))
     for index, address in enumerate(found):
         if address in found[:index] and address.port != 0:
             raise settings.refuse("bind", f"{address} is given twice")

@@ -47,6 +47,7 @@ from balancer.prefork.listeners import CannotBind
 from balancer.prefork.log import Log
 from balancer.prefork.notify import Notifier
 from balancer.prefork.plan import Bind, Plan, Role, Service
+from balancer.prefork.reload import warn_of
 from balancer.prefork.setting import ConfigError
 from balancer.prefork.signals import IGNORED_BY_MASTER, MASTER_SIGNALS, Signals, wait_readable
 from balancer.prefork.slots import TICK
@@ -138,6 +139,7 @@ class Master:
         row = self.crew.row
         row[PID], row[STATE] = os.getpid(), READY
         row[STARTED_MS] = row[BEAT_MS] = int(now * 1000)
+        warn_of(plan, self.log)
         self.files = raise_file_limit()
         self.life.begin(plan, listening_count(plan), now)
         gc.disable()  # a few objects a turn, none of them cyclic; the children collect for themselves

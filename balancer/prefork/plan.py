@@ -54,6 +54,7 @@ class Plan:
     `totals`: columns that only grow; they are folded when their process is reaped, every other cell is zeroed.
     `most`: processes the listening role may be scaled to while it runs, 0 = as many as the machine has slots for.
     `facts`: (name, value) pairs that a reload compares and reports, e.g. ("backend a", "10.0.0.1:80 weight=2").
+    `notes`: what was read and looks like a slip; warned of at boot and at every reload that gets so far.
     """
 
     title: str
@@ -71,6 +72,7 @@ class Plan:
     steering: bool = True
     most: int = 0
     facts: tuple[tuple[str, str], ...] = ()
+    notes: tuple[str, ...] = ()
 
     def role_index(self, name: str) -> int:
         """Position of a role; raises KeyError."""

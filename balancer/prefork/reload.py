@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from balancer.prefork.cells import MASTER_RELOADS
 from balancer.prefork.crew import Crew
 from balancer.prefork.listeners import CannotBind, Group
+from balancer.prefork.log import Log
 from balancer.prefork.plan import Plan, Service
 from balancer.prefork.setting import ConfigError
 
@@ -89,6 +90,7 @@ class Reload:
         reason = obstacle(self.old, self.plan)
         if reason:
             raise GivenUp(f"{reason}: that needs a restart")
+        warn_of(self.plan, crew.log)
         role = self.plan.roles[self.plan.role_index(self.plan.listening())]
         self.wanted = role.count
         self.slots = max(slots, role.count)
@@ -130,6 +132,12 @@ class Reload:
             group = self._crew.sockets.groups[bind.role, bind.address]
             if group.bind != bind:
                 group.rebind(bind)
+
+
+def warn_of(plan: Plan, log: Log) -> None:
+    """What was read and looks like a slip, a line each."""
+    for note in plan.notes:
+        log.warning("config", note=note)
 
 
 def read_plan(service: Service, crew: Crew) -> Plan:

@@ -95,6 +95,11 @@ def parse_flag(text: str) -> bool:
     raise ValueError(f"{text!r} is neither yes nor no")
 
 
+def optional(parse: Callable[[str], Any]) -> Callable[[str], Any]:
+    """A parser that takes an empty text for None."""
+    return lambda text: parse(text) if text else None
+
+
 def between(lowest: int, highest: int, parse: Callable[[str], int] | None = None) -> Callable[[str], int]:
     """A parser of whole numbers (or of what `parse` reads) from `lowest` to `highest`."""
 

@@ -109,6 +109,18 @@ class Address:
             raise ValueError(f"{self} has to be resolved first")
         return families[self.family]
 
+    @property
+    def is_certain(self) -> bool:
+        """False for port 0, which is another port each time."""
+        return self.family == "unix" or self.port != 0
+
+    @property
+    def is_private(self) -> bool:
+        """Reached from this machine only: loopback or a unix socket."""
+        if self.family in ("inet", "inet6"):
+            return ipaddress.ip_address(self.host.partition("%")[0]).is_loopback
+        return self.family == "unix"
+
     def sockaddr(self) -> tuple[str, int] | tuple[str, int, int, int] | str:
         """What bind() and connect() take. Raises ValueError for a name: a worker must never block in a
         resolver."""

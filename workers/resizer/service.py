@@ -110,6 +110,7 @@ def compose(options: ResizerOptions, settings: Settings, arena: Arena, shared: S
         # A front beyond these would own no part of the arena and no CPU process.
         most=options.fronts,
         facts=facts_of(options),
+        notes=options.notes,
     )
 
 

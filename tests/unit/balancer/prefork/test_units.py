@@ -166,3 +166,19 @@ def test_families_are_the_socket_modules() -> None:
 def test_ports_out_of_range(text: str) -> None:
     with pytest.raises(ValueError, match="is not a port"):
         parse_port(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "is_certain", "is_private"),
+    [
+        ("127.0.0.9:0", False, True),
+        ("[::1]:5", True, True),
+        ("unix:/x", True, True),
+        ("*:5", True, False),
+        ("[::]:0", False, False),
+        ("10.0.0.1:5", True, False),
+    ],
+)
+def test_where_an_address_is_and_for_whom(text: str, is_certain: bool, is_private: bool) -> None:
+    address = parse_address(text)
+    assert (address.is_certain, address.is_private) == (is_certain, is_private)
