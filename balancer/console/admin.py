@@ -14,6 +14,7 @@ import struct
 from collections.abc import Callable
 from typing import Any
 
+from balancer.console.door import Door
 from balancer.prefork.log import Log
 from balancer.prefork.loop import READ, Loop
 from balancer.prefork.timers import Timer
@@ -92,39 +93,27 @@ class Reply:
         if fd < 0:
             return
         self.timer.cancel()
-        self.server.clients.discard(self)
+        self.server.door.leave(self)
         self.server.loop.forget(fd)
         self.server.loop.retire(self.conn.close)
 
 
 class AdminServer:
-    """Accepts admin clients on a listening unix socket that somebody else owns."""
+    """Serves admin clients of a listening unix socket that somebody else owns."""
 
     def __init__(
         self, loop: Loop, listener: socket.socket, handle: Callable[[list[str], Reply], None], log: Log
     ) -> None:
         self.loop = loop
-        self.listener = listener
         self.handle = handle
         self.log = log
-        self.clients: set[Reply] = set()
-        listener.setblocking(False)
-        loop.watch_level(listener.fileno(), self.on_accept)
+        self.door = Door(loop, listener, log, "admin", CLIENT_LIMIT, self.welcome)
 
-    def on_accept(self, mask: int) -> None:
-        for _ in range(CLIENT_LIMIT):
-            try:
-                conn, _address = self.listener.accept()
-            except BlockingIOError:
-                return
-            except OSError as error:
-                self.log.warning("accept", socket="admin", error=error.strerror)
-                return
-            if len(self.clients) >= CLIENT_LIMIT or not self.may_command(conn):
-                conn.close()
-                continue
-            conn.setblocking(False)
-            self.clients.add(Reply(self, conn))
+    def welcome(self, conn: socket.socket) -> Reply | None:
+        if self.may_command(conn):
+            return Reply(self, conn)
+        conn.close()
+        return None
 
     def may_command(self, conn: socket.socket) -> bool:
         """The file's mode keeps others out already; this holds when somebody has loosened it."""
@@ -142,4 +131,7 @@ class AdminServer:
 
     def stop(self) -> None:
         """Accept nobody any more; answers under way are finished by their own deadlines."""
-        self.loop.forget(self.listener.fileno())
+        self.door.close()
+
+    def is_empty(self) -> bool:
+        return not self.door.guests
