@@ -13,7 +13,7 @@ RULES
                    "bytes_in_total", "bytes_out_total", "check", "maxconn", "backup", "since_s"}],
      "totals":   {"sessions", "accepted_total", "refused_total", "failed_total", "bytes_in_total", "bytes_out_total",
                   "closed_total", "cut_total", "retries_total", "pauses_total", "resumes_total", "queued"},
-     "reload":   {"serial", "ok", "text", ...} of the last reload, or null}
+     "reload":   {"serial", "ok", "text", "age_s", ...} of the last reload, or null}
 
 `state` of a worker: starting, ready, draining, hung. `state` of a backend: up, down, drain, maint.
 bytes_in went from client to backend.
@@ -177,5 +177,12 @@ def snapshot(
             **{key: board.total(column) for key, column in TOTALS.items()},
             "queued": board.gauge(QUEUED),
         },
-        "reload": json.loads(text) if serial > 0 and text else None,
+        "reload": describe_reload(text, now) if serial > 0 and text else None,
     }
+
+
+def describe_reload(text: str, now: float) -> dict[str, Any]:
+    """The master's notice of its last reload, and how long ago that was (null when it does not say)."""
+    record: dict[str, Any] = json.loads(text)
+    at_ms = record.get("at_ms")
+    return {**record, "age_s": None if at_ms is None else round(now - at_ms / 1000, 1)}

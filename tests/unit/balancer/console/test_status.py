@@ -92,9 +92,9 @@ def test_backend_sums_run_over_all_rows(board: b.Board) -> None:
 
 def test_the_last_reload_is_told(board: b.Board) -> None:
     assert look(board)["reload"] is None
-    board.shared.notice.write('{"ok": false, "text": "conf:3: unknown key"}')
+    board.shared.notice.write('{"ok": false, "at_ms": 98500, "text": "conf:3: unknown key"}')
     status = look(board)
-    assert status["reload"]["ok"] is False
+    assert (status["reload"]["ok"], status["reload"]["age_s"]) == (False, 1.5)
     assert "last reload FAILED: conf:3: unknown key" in draw_status(status)
 
 

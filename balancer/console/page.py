@@ -1,0 +1,243 @@
+"""The status as a person reads it in a browser: one page, complete in itself.
+
+RULES
+- Pure: the dictionary of `status.py` in, text out. Everything that comes from outside passes `text()`.
+- What is wrong stands on top, as a sentence. Colour never says anything alone.
+- One drawing of the page, this one: the script in page.html asks for the page again and puts the new one in the place of
+  the old, so that with and without script the same is shown. What it adds is what needs two samples: rates. An element
+  with `data-key` carries a figure (`data-value`) for it; `data-as` says how to write the rate.
+- Nothing is loaded from elsewhere, and the policy sent with the page forbids it: only this very script and style run.
+"""
+
+import base64
+import hashlib
+import re
+from collections.abc import Iterable, Mapping
+from html import escape
+from importlib.resources import files
+from typing import Any
+
+from balancer.console.table import human_age, human_bytes, human_number
+
+CONTENT_TYPE = "text/html; charset=utf-8"
+TEMPLATE = files(__package__).joinpath("page.html").read_text("utf-8")
+GOOD, WARN, BAD = "good", "warn", "bad"
+STATE_LEVELS = {"up": GOOD, "ready": GOOD, "down": BAD, "hung": BAD}  # every other one is WARN
+
+Status = Mapping[str, Any]
+
+
+def _policy() -> str:
+    """Content-Security-Policy of the page: its own script and style by their hashes."""
+    allowed = []
+    for name in ("script", "style"):
+        found = re.search(rf"<{name}>(.*?)</{name}>", TEMPLATE, re.DOTALL)
+        assert found is not None
+        digest = base64.b64encode(hashlib.sha256(found[1].encode()).digest()).decode()
+        allowed.append(f"{name}-src 'sha256-{digest}'")
+    return "; ".join(
+        ("default-src 'none'", *allowed, "img-src data:", "connect-src 'self'", "frame-ancestors 'none'")
+    )
+
+
+HEADERS = (("Content-Security-Policy", _policy()), ("Referrer-Policy", "no-referrer"))
+
+
+def text(value: object) -> str:
+    """Anything as it may stand in HTML, also between the quotes of an attribute."""
+    return escape(str(value), quote=True)
+
+
+def draw(status: Status) -> str:
+    """The whole page."""
+    level, troubles = judge(status)
+    parts = {
+        "level": level,
+        "title": text(headline(status)),
+        "headline": text(headline(status)),
+        "facts": text(facts(status)),
+        "troubles": draw_troubles(troubles),
+        "tiles": "\n".join(tiles(status)),
+        "backends": "\n".join(backend_rows(status)),
+        "workers": "\n".join(worker_rows(status)),
+        "totals": "\n".join(totals(status)),
+    }
+    return re.sub(r"\{\{(\w+)\}\}", lambda found: parts[found[1]], TEMPLATE)
+
+
+# -- what is the matter
+
+
+def headline(status: Status) -> str:
+    backends = status["backends"]
+    up = sum(backend["state"] == "up" for backend in backends)
+    sessions = status["totals"]["sessions"]
+    return f"{up} of {counted(len(backends), 'backend')} up, {counted(sessions, 'session')}"
+
+
+def counted(count: int, noun: str) -> str:
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def judge(status: Status) -> tuple[str, list[tuple[str, str]]]:
+    """How it stands, and why: (level, sentence) of everything that is not as it should be."""
+    found: list[tuple[str, str]] = []
+    if not any(backend["state"] == "up" for backend in status["backends"]):
+        found.append((BAD, "No backend is up: every new session fails."))
+    if not any(worker["state"] == "ready" for worker in status["workers"]):
+        found.append((BAD, "No worker is ready: nobody is accepted."))
+    found += [trouble for backend in status["backends"] for trouble in backend_trouble(backend)]
+    for worker in status["workers"]:
+        if worker["state"] == "hung":
+            then = "a sibling serves its queue until it is replaced"
+            found.append((WARN, f"Worker {worker['slot']} (pid {worker['pid']}) is hung; {then}."))
+    reload = status.get("reload")
+    if reload and not reload.get("ok", True):
+        found.append((WARN, f"The last reload failed, the old configuration stays: {reload.get('text', '')}"))
+    if queued := status["totals"]["queued"]:
+        found.append((WARN, f"{counted(queued, 'session')} waiting: the backends are at their maxconn."))
+    levels = {level for level, _ in found}
+    return BAD if BAD in levels else WARN if WARN in levels else GOOD, found
+
+
+def backend_trouble(backend: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
+    name, state, since = backend["name"], backend["state"], backend["since_s"]
+    if state == "down":
+        ago = "" if since is None else f" for {human_age(since)}"
+        why = f" ({backend['check']})" if backend["check"] else ""
+        yield WARN, f"{name} at {backend['address']} has been down{ago}{why}."
+    elif state != "up":
+        held = counted(backend["sessions"], "session")
+        # An operator's own wish is no alarm; it stands here so that nobody forgets it.
+        yield "note", f"{name} is in {state} by an operator's wish; {held} left there."
+
+
+def facts(status: Status) -> str:
+    reload = status.get("reload")
+    parts = [
+        f"balancer {status['version']}",
+        f"up {human_age(status['uptime_s'])}",
+        f"generation {status['generation']}",
+        f"steering {status['steering']}",
+    ]
+    if reload is None:
+        parts.append("never reloaded")
+    else:
+        age = reload.get("age_s")
+        ago = "" if age is None else f" {human_age(age)} ago"
+        parts.append(f"last reload{ago}: {reload.get('text', '') if reload.get('ok') else 'failed'}")
+    return " · ".join(parts)
+
+
+def draw_troubles(troubles: Iterable[tuple[str, str]]) -> str:
+    words = {BAD: "alarm", WARN: "warning", "note": "note"}
+    items = [
+        f'<li class="{level}"><b>{words[level]}</b> {text(sentence)}</li>' for level, sentence in troubles
+    ]
+    return "\n".join(items) or '<li class="calm">Nothing needs attention.</li>'
+
+
+# -- the figures
+
+
+def tiles(status: Status) -> Iterable[str]:
+    """The few figures one looks at first; the script adds their course."""
+    sums = status["totals"]
+    lost = sums["refused_total"] + sums["failed_total"]
+    for key, label, value, kind in (
+        ("sessions", "sessions", sums["sessions"], "gauge"),
+        ("accepted", "new sessions", sums["accepted_total"], "count"),
+        ("in", "from clients", sums["bytes_in_total"], "bytes"),
+        ("out", "to clients", sums["bytes_out_total"], "bytes"),
+        ("lost", "refused or failed", lost, "count"),
+    ):
+        shown = human_bytes(value) if kind == "bytes" else human_number(value)
+        total = "" if kind == "gauge" else " in all"
+        yield (
+            f'<div class="tile {kind}"><h3>{label}</h3>'
+            f'<p class="rate" data-key="{key}" data-value="{value}" data-as="{kind}"></p>'
+            f'<p class="sum"><b>{shown}</b>{total}</p>'
+            f'<svg data-course="{key}" viewBox="0 0 120 28" preserveAspectRatio="none" aria-hidden="true">'
+            "<polyline></polyline></svg></div>"
+        )
+
+
+def backend_rows(status: Status) -> Iterable[str]:
+    every = sum(backend["sessions"] for backend in status["backends"])
+    for backend in status["backends"]:
+        key, name = f"backend {backend['name']}", text(backend["name"])
+        address = text(backend["address"])
+        small = "" if address == name else f"<small>{address}</small>"
+        backup = ' <span class="tag">backup</span>' if backend["backup"] else ""
+        most = f" / {human_number(backend['maxconn'])}" if backend["maxconn"] else ""
+        failed = backend["connect_failures_total"]
+        yield row(
+            f"<th scope=row>{name}{backup}{small}</th>",
+            f"<td>{pill(backend['state'], backend['since_s'])}</td>",
+            measured(f"{human_number(backend['sessions'])}{most}", backend["sessions"], every),
+            cell(human_number(backend["weight"])),
+            figure(key + "/total", backend["sessions_total"], "count"),
+            cell(human_number(failed), "some" if failed else ""),
+            figure(key + "/in", backend["bytes_in_total"], "bytes"),
+            figure(key + "/out", backend["bytes_out_total"], "bytes"),
+            f"<td>{text(backend['check'] or '-')}</td>",
+        )
+
+
+def worker_rows(status: Status) -> Iterable[str]:
+    every = sum(worker["sessions"] for worker in status["workers"])
+    for worker in status["workers"]:
+        cpu, share = worker["cpu_percent"], worker["share_percent"]
+        yield row(
+            f"<th scope=row>worker {worker['slot']}<small>pid {worker['pid']}, generation "
+            f"{worker['generation']}</small></th>",
+            f"<td>{pill(worker['state'])}</td>",
+            measured(human_number(worker["sessions"]), worker["sessions"], every),
+            figure(f"worker {worker['pid']}", worker["accepted_total"], "count"),
+            measured("-" if cpu is None else f"{cpu:.0f} %", cpu or 0, 100),
+            cell(human_bytes(worker["rss_bytes"])),
+            cell(human_number(worker["fds"])),
+            cell("-" if share is None else f"{share:.0f} %"),
+        )
+
+
+def totals(status: Status) -> Iterable[str]:
+    for key, value in status["totals"].items():
+        label = key.removesuffix("_total").replace("_", " ")
+        kind = "bytes" if label.startswith("bytes") else "count" if key.endswith("_total") else "gauge"
+        shown = human_bytes(value) if kind == "bytes" else human_number(value)
+        rate = "" if kind == "gauge" else rate_of(f"total {label}", value, kind)
+        yield f"<div><dt>{text(label)}</dt><dd>{shown}{rate}</dd></div>"
+
+
+# -- pieces
+
+
+def row(*cells: str) -> str:
+    return f"<tr>{''.join(cells)}</tr>"
+
+
+def cell(shown: str, kind: str = "") -> str:
+    return f'<td class="n {kind}">{text(shown)}</td>'
+
+
+def figure(key: str, value: int, kind: str) -> str:
+    """A total, with room for its rate under it."""
+    shown = human_bytes(value) if kind == "bytes" else human_number(value)
+    return f'<td class="n">{shown}{rate_of(key, value, kind)}</td>'
+
+
+def rate_of(key: str, value: int, kind: str) -> str:
+    return f'<small data-key="{text(key)}" data-value="{value}" data-as="{kind}"></small>'
+
+
+def pill(state: str, since: float | None = None) -> str:
+    age = "" if since is None else f"<small>{human_age(since)}</small>"
+    return f'<span class="pill {STATE_LEVELS.get(state, WARN)}">{text(state)}</span>{age}'
+
+
+def measured(shown: str, part: float, whole: float) -> str:
+    """A figure over a bar of its share; drawn as SVG, since the policy forbids styles on elements."""
+    width = round(100 * min(part / whole, 1.0), 1) if whole else 0
+    rects = f'<rect class="of" width="100%"></rect><rect width="{width}%"></rect>'
+    return f'<td class="bar">{text(shown)}<svg aria-hidden="true">{rects}</svg></td>'

@@ -1,0 +1,173 @@
+"""The status as Prometheus reads it: text exposition format 0.0.4 out of the dictionary of `status.py`.
+
+RULES
+- Pure: no socket, no board, no clock. A figure that is not known has no line; it is never 0.
+- Names: one prefix, base units, `_total` on what only grows. Summing or averaging a metric over its
+  labels means something.
+- Labels are few and live long: backend, slot, state. No pid (a counter that begins anew with every process is two
+  lies: it falls, and its old series stays), no client address. What belongs to a process is given as a gauge by slot;
+  what is counted is counted over all processes, the dead included.
+"""
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+PREFIX = "balancer_"
+WORKER_STATES = ("starting", "ready", "draining", "hung")
+BACKEND_STATES = ("up", "down", "drain", "maint")
+
+Status = Mapping[str, Any]
+Value = int | float | bool | None
+Sample = tuple[Mapping[str, str], Value]
+_SPECIAL = re.compile(r'[\\"\n]')
+_ESCAPES = {"\\": "\\\\", '"': '\\"', "\n": "\\n"}
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """One name: its TYPE, its HELP, and how its samples are read from a status."""
+
+    name: str
+    kind: str
+    help: str
+    read: Callable[[Status], Iterable[Sample]]
+
+
+def one(*path: str) -> Callable[[Status], Iterable[Sample]]:
+    """The single figure at a path of keys."""
+
+    def read(status: Status) -> Iterable[Sample]:
+        found: Any = status
+        for key in path:
+            found = found[key]
+        return [({}, found)]
+
+    return read
+
+
+def each_backend(key: str) -> Callable[[Status], Iterable[Sample]]:
+    return lambda status: [({"backend": backend["name"]}, backend[key]) for backend in status["backends"]]
+
+
+def each_slot(key: str, unit: float | None = None) -> Callable[[Status], Iterable[Sample]]:
+    """Summed over the processes of a slot: in a reload the old and the new one share it for a while."""
+
+    def read(status: Status) -> Iterable[Sample]:
+        sums: dict[int, int | float] = {}
+        for worker in status["workers"]:
+            if (value := worker[key]) is not None:
+                value = value if unit is None else value * unit
+                sums[worker["slot"]] = sums.get(worker["slot"], 0) + value
+        return [({"slot": str(slot)}, value) for slot, value in sorted(sums.items())]
+
+    return read
+
+
+def workers_by_state(status: Status) -> Iterable[Sample]:
+    states = [worker["state"] for worker in status["workers"]]
+    return [({"state": state}, states.count(state)) for state in WORKER_STATES]
+
+
+def backends_by_state(status: Status) -> Iterable[Sample]:
+    return [
+        ({"backend": backend["name"], "state": state}, backend["state"] == state)
+        for backend in status["backends"]
+        for state in BACKEND_STATES
+    ]
+
+
+def backends_up(status: Status) -> Iterable[Sample]:
+    return [({"backend": backend["name"]}, backend["state"] == "up") for backend in status["backends"]]
+
+
+def backend_info(status: Status) -> Iterable[Sample]:
+    return [
+        (
+            {
+                "backend": backend["name"],
+                "address": backend["address"],
+                "backup": "yes" if backend["backup"] else "no",
+            },
+            1,
+        )
+        for backend in status["backends"]
+    ]
+
+
+def last_reload_ok(status: Status) -> Iterable[Sample]:
+    """1 as well when there was none: the configuration in force is the one that was written."""
+    reload = status.get("reload")
+    return [({}, reload is None or bool(reload.get("ok")))]
+
+
+def last_reload_age(status: Status) -> Iterable[Sample]:
+    reload = status.get("reload")
+    return [({}, reload.get("age_s"))] if reload else []
+
+
+METRICS: tuple[Metric, ...] = (
+    Metric("build_info", "gauge", "Always 1; the version is the label.", lambda s: [({"version": s["version"]}, 1)]),
+    Metric("uptime_seconds", "gauge", "Since the master started.", one("uptime_s")),
+    Metric("generation", "gauge", "Configurations put in force since the start.", one("generation")),
+    Metric("config_last_reload_successful", "gauge", "0 when the last reload was given up.", last_reload_ok),
+    Metric("config_last_reload_age_seconds", "gauge", "Since the last reload ended, well or not.", last_reload_age),
+    Metric("steering", "gauge", "1 when new connections are steered to the less loaded workers.",
+           lambda s: [({}, s["steering"] == "on")]),
+    Metric("workers", "gauge", "Worker processes of all generations.", workers_by_state),
+    Metric("worker_sessions", "gauge", "Sessions held.", each_slot("sessions")),
+    Metric("worker_cpu_ratio", "gauge", "CPU used over the last second; 1 is one core.", each_slot("cpu_percent", 0.01)),
+    Metric("worker_resident_memory_bytes", "gauge", "Resident memory, shared pages included.", each_slot("rss_bytes")),
+    Metric("worker_open_fds", "gauge", "Open file descriptors.", each_slot("fds")),
+    Metric("sessions", "gauge", "Sessions open now.", one("totals", "sessions")),
+    Metric("queued_sessions", "gauge", "Sessions that wait for a place at a backend.", one("totals", "queued")),
+    Metric("accepted_total", "counter", "Client connections accepted.", one("totals", "accepted_total")),
+    Metric("refused_total", "counter", "Clients closed at once: the limit was reached.", one("totals", "refused_total")),
+    Metric("failed_total", "counter", "Sessions that reached no backend.", one("totals", "failed_total")),
+    Metric("closed_total", "counter", "Sessions that have ended.", one("totals", "closed_total")),
+    Metric("cut_total", "counter", "Sessions cut at the end of a drain.", one("totals", "cut_total")),
+    Metric("retries_total", "counter", "Connects made again at another backend.", one("totals", "retries_total")),
+    Metric("pauses_total", "counter", "Times a sender had to wait for the other side.", one("totals", "pauses_total")),
+    Metric("resumes_total", "counter", "Times such a sender could go on.", one("totals", "resumes_total")),
+    Metric("bytes_in_total", "counter", "Bytes from clients to backends.", one("totals", "bytes_in_total")),
+    Metric("bytes_out_total", "counter", "Bytes from backends to clients.", one("totals", "bytes_out_total")),
+    Metric("backend_info", "gauge", "Always 1; address and role are the labels.", backend_info),
+    Metric("backend_up", "gauge", "1 when it is given new sessions.", backends_up),
+    Metric("backend_state", "gauge", "1 for the state it is in, 0 for the others.", backends_by_state),
+    Metric("backend_state_age_seconds", "gauge", "Since its checks changed their verdict.", each_backend("since_s")),
+    Metric("backend_weight", "gauge", "Weight in force.", each_backend("weight")),
+    Metric("backend_sessions", "gauge", "Sessions open now.", each_backend("sessions")),
+    Metric("backend_sessions_limit", "gauge", "Its maxconn; 0 is no limit.", each_backend("maxconn")),
+    Metric("backend_sessions_total", "counter", "Sessions given to it.", each_backend("sessions_total")),
+    Metric("backend_connect_failures_total", "counter", "Connects that failed.", each_backend("connect_failures_total")),
+    Metric("backend_bytes_in_total", "counter", "Bytes from clients to it.", each_backend("bytes_in_total")),
+    Metric("backend_bytes_out_total", "counter", "Bytes from it to clients.", each_backend("bytes_out_total")),
+)  # fmt: skip
+
+
+def escape(value: str) -> str:
+    """A label's value as it stands between its quotes."""
+    return _SPECIAL.sub(lambda found: _ESCAPES[found[0]], value)
+
+
+def number(value: int | float | bool) -> str:
+    return str(int(value)) if isinstance(value, int) else repr(round(value, 6))
+
+
+def line(name: str, labels: Mapping[str, str], value: int | float | bool) -> str:
+    pairs = ",".join(f'{key}="{escape(text)}"' for key, text in labels.items())
+    return f"{name}{{{pairs}}} {number(value)}" if pairs else f"{name} {number(value)}"
+
+
+def exposition(status: Status) -> str:
+    """Everything `/metrics` answers."""
+    lines: list[str] = []
+    for metric in METRICS:
+        name = PREFIX + metric.name
+        samples = [(labels, value) for labels, value in metric.read(status) if value is not None]
+        if samples:
+            lines += (f"# HELP {name} {metric.help}", f"# TYPE {name} {metric.kind}")
+            lines += (line(name, labels, value) for labels, value in samples)
+    return "\n".join(lines) + "\n"

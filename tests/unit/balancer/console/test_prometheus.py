@@ -1,0 +1,168 @@
+"""The exposition, held against a whole expected text and against a reader of its own."""
+
+import re
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from balancer.console.prometheus import METRICS, exposition
+
+LINE = re.compile(
+    r'(?P<name>[a-z_]+)(?:\{(?P<labels>(?:[a-z]+="(?:[^"\\\n]|\\[\\"n])*",?)+)\})? (?P<value>\S+)'
+)
+UNDO = {r"\\": "\\", r"\"": '"', r"\n": "\n"}
+LABEL = re.compile(r'([a-z]+)="((?:[^"\\\n]|\\[\\"n])*)"')
+
+
+def backend(name: str, **changed: Any) -> dict[str, Any]:
+    plain = {
+        "name": name, "address": "10.0.0.1:80", "state": "up", "weight": 1, "sessions": 2, "sessions_total": 30,
+        "connect_failures_total": 0, "bytes_in_total": 400, "bytes_out_total": 5000, "check": "ok", "maxconn": 0,
+        "backup": False, "since_s": 1.5,
+    }  # fmt: skip
+    return plain | changed
+
+
+def worker(slot: int, **changed: Any) -> dict[str, Any]:
+    plain = {
+        "slot": slot, "pid": 4711, "state": "ready", "generation": 1, "accepting": True, "sessions": 3,
+        "accepted_total": 9, "cpu_percent": 12.5, "rss_bytes": 1048576, "fds": 20, "share_percent": 50.0,
+    }  # fmt: skip
+    return plain | changed
+
+
+def status(**changed: Any) -> dict[str, Any]:
+    totals = [
+        "sessions", "accepted_total", "refused_total", "failed_total", "bytes_in_total", "bytes_out_total",
+        "closed_total", "cut_total", "retries_total", "pauses_total", "resumes_total", "queued",
+    ]  # fmt: skip
+    plain = {
+        "version": "1.2.3", "generation": 2, "uptime_s": 61.5, "steering": "on", "workers": [worker(0)],
+        "backends": [backend("a")], "totals": {key: n for n, key in enumerate(totals, 100)}, "reload": None,
+    }  # fmt: skip
+    return plain | changed
+
+
+def read(text: str) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
+    """Samples by name and labels, escapes undone: written from the format's description, not from our code."""
+    found = {}
+    for line in text.split("\n")[:-1]:
+        if line.startswith("#"):
+            continue
+        match = LINE.fullmatch(line)
+        assert match, line
+        labels = tuple(
+            (key, re.sub(r'\\[\\"n]', lambda found: UNDO[found[0]], value))
+            for key, value in LABEL.findall(match["labels"] or "")
+        )
+        assert (match["name"], labels) not in found, line
+        found[match["name"], labels] = float(match["value"])
+    return found
+
+
+GOLDEN_BACKEND = """\
+# HELP balancer_backend_info Always 1; address and role are the labels.
+# TYPE balancer_backend_info gauge
+balancer_backend_info{backend="a",address="10.0.0.1:80",backup="no"} 1
+# HELP balancer_backend_up 1 when it is given new sessions.
+# TYPE balancer_backend_up gauge
+balancer_backend_up{backend="a"} 1
+# HELP balancer_backend_state 1 for the state it is in, 0 for the others.
+# TYPE balancer_backend_state gauge
+balancer_backend_state{backend="a",state="up"} 1
+balancer_backend_state{backend="a",state="down"} 0
+balancer_backend_state{backend="a",state="drain"} 0
+balancer_backend_state{backend="a",state="maint"} 0
+# HELP balancer_backend_state_age_seconds Since its checks changed their verdict.
+# TYPE balancer_backend_state_age_seconds gauge
+balancer_backend_state_age_seconds{backend="a"} 1.5
+# HELP balancer_backend_weight Weight in force.
+# TYPE balancer_backend_weight gauge
+balancer_backend_weight{backend="a"} 1
+# HELP balancer_backend_sessions Sessions open now.
+# TYPE balancer_backend_sessions gauge
+balancer_backend_sessions{backend="a"} 2
+# HELP balancer_backend_sessions_limit Its maxconn; 0 is no limit.
+# TYPE balancer_backend_sessions_limit gauge
+balancer_backend_sessions_limit{backend="a"} 0
+# HELP balancer_backend_sessions_total Sessions given to it.
+# TYPE balancer_backend_sessions_total counter
+balancer_backend_sessions_total{backend="a"} 30
+# HELP balancer_backend_connect_failures_total Connects that failed.
+# TYPE balancer_backend_connect_failures_total counter
+balancer_backend_connect_failures_total{backend="a"} 0
+# HELP balancer_backend_bytes_in_total Bytes from clients to it.
+# TYPE balancer_backend_bytes_in_total counter
+balancer_backend_bytes_in_total{backend="a"} 400
+# HELP balancer_backend_bytes_out_total Bytes from it to clients.
+# TYPE balancer_backend_bytes_out_total counter
+balancer_backend_bytes_out_total{backend="a"} 5000
+"""
+
+
+def test_the_text_of_a_backend_to_the_letter() -> None:
+    text = exposition(status())
+    assert text[text.index("# HELP balancer_backend_info") :] == GOLDEN_BACKEND
+
+
+def test_every_figure_of_the_balancer_is_there() -> None:
+    samples = read(exposition(status()))
+    plain = {name: value for (name, labels), value in samples.items() if not labels}
+    assert plain == {
+        "balancer_uptime_seconds": 61.5, "balancer_generation": 2, "balancer_config_last_reload_successful": 1,
+        "balancer_steering": 1, "balancer_sessions": 100, "balancer_accepted_total": 101,
+        "balancer_refused_total": 102, "balancer_failed_total": 103, "balancer_bytes_in_total": 104,
+        "balancer_bytes_out_total": 105, "balancer_closed_total": 106, "balancer_cut_total": 107,
+        "balancer_retries_total": 108, "balancer_pauses_total": 109, "balancer_resumes_total": 110,
+        "balancer_queued_sessions": 111,
+    }  # fmt: skip
+    assert samples["balancer_build_info", (("version", "1.2.3"),)] == 1
+
+
+def test_processes_are_summed_by_slot_and_have_no_pid() -> None:
+    old = worker(0, state="draining", sessions=4, cpu_percent=None, rss_bytes=1)
+    text = exposition(status(workers=[old, worker(0), worker(1, state="hung")]))
+    samples = read(text)
+    assert "4711" not in text and "pid" not in text
+    assert samples["balancer_worker_sessions", (("slot", "0"),)] == 7
+    assert samples["balancer_worker_cpu_ratio", (("slot", "0"),)] == 0.125
+    assert samples["balancer_worker_resident_memory_bytes", (("slot", "0"),)] == 1048577
+    states = {labels[0][1]: value for (name, labels), value in samples.items() if name == "balancer_workers"}
+    assert states == {"starting": 0, "ready": 1, "draining": 1, "hung": 1}
+
+
+def test_what_is_not_known_has_no_line() -> None:
+    blind = [worker(0, cpu_percent=None, fds=None)]
+    text = exposition(status(workers=blind, backends=[backend("a", since_s=None)]))
+    for name in (
+        "worker_cpu_ratio",
+        "worker_open_fds",
+        "backend_state_age_seconds",
+        "config_last_reload_age_seconds",
+    ):
+        assert name not in text
+
+
+def test_a_failed_reload_is_seen() -> None:
+    samples = read(exposition(status(reload={"serial": 1, "ok": False, "text": "no", "age_s": 3.2})))
+    assert samples["balancer_config_last_reload_successful", ()] == 0
+    assert samples["balancer_config_last_reload_age_seconds", ()] == 3.2
+
+
+def test_names_follow_the_conventions() -> None:
+    for metric in METRICS:
+        assert (metric.kind == "counter") == metric.name.endswith("_total"), metric.name
+        assert (
+            re.fullmatch(r"[a-z][a-z_]*", metric.name) and "\n" not in metric.help and "\\" not in metric.help
+        )
+    assert len({metric.name for metric in METRICS}) == len(METRICS)
+
+
+@given(st.lists(st.text(), unique=True, max_size=4))
+def test_any_name_comes_back_out_of_the_text(names: list[str]) -> None:
+    samples = read(exposition(status(backends=[backend(name, state="drain") for name in names])))
+    found = {
+        labels[0][1]: value for (name, labels), value in samples.items() if name == "balancer_backend_up"
+    }
+    assert found == dict.fromkeys(names, 0)
