@@ -29,9 +29,10 @@ from balancer.prefork.daemon import (
     binds,
     check_debug,
     parse_bind,
+    parse_listen,
     parse_processes,
 )
-from balancer.prefork.setting import at_least
+from balancer.prefork.setting import at_least, optional
 from balancer.prefork.units import (
     Address,
     parse_address,
@@ -171,6 +172,12 @@ OPTIONS: tuple[Option, ...] = (
         _parse_socket_path,
         metavar="PATH", unset="prefork-balancer-PORT.sock in the runtime directory", **_WORKERS,
     ),
+    Option(
+        "metrics", "", "address of the console's HTTP window, host:port or unix:/path: status page, "
+        "/status.json, /metrics for Prometheus, /health; read-only and without password, so keep it on "
+        "loopback or a private net",
+        optional(parse_listen), metavar="ADDRESS", unset="off", **_WORKERS,
+    ),
     *PROCESS_OPTIONS,
     *LOG_OPTIONS,
     *COMMON_OPTIONS,
@@ -207,6 +214,7 @@ class Options:
     workers: int
     steering: bool
     admin: str
+    metrics: Address | None
     pidfile: str
     user: str
     group: str
@@ -228,9 +236,17 @@ def parse(argv: Sequence[str], environ: Mapping[str, str]) -> Options:
     values["bind"] = binds(settings)
     values["admin"] = values["admin"] or admin_path(values["port"], environ, values["user"])
     _check_upstreams(settings, values["upstream"], values["bind"])
+    if values["metrics"] in values["bind"] and values["metrics"].is_certain:
+        raise settings.refuse("metrics", f"{values['metrics']} is where clients are served")
     check_debug(settings)
     answer_late("balancer", OPTIONS, settings, {"workers": str(values["workers"]), "admin": values["admin"]})
-    return Options(**values, notes=settings.notes)
+    return Options(**values, notes=settings.notes + _exposed(values["metrics"]))
+
+
+def _exposed(metrics: Address | None) -> tuple[str, ...]:
+    if metrics is None or metrics.is_private:
+        return ()
+    return (f"--metrics {metrics} is read by whoever can reach it: it asks nobody for a password",)
 
 
 def help_text() -> str:
@@ -277,7 +293,7 @@ def _check_upstreams(
 def _is_itself(target: Address, listening: Address) -> bool:
     """Would connecting there reach our own listener? Only what is certain without asking the system."""
     if target == listening:
-        return target.port != 0 or target.family == "unix"
+        return target.is_certain
     loopback = target.host.startswith("127.") or target.host in ("localhost", "::1")
     everywhere = listening.host in ("0.0.0.0", "::")
     return loopback and everywhere and target.port == listening.port != 0

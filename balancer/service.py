@@ -63,6 +63,8 @@ class BalancerService:
             for address in options.bind
         ]
         binds.append(Bind("console", parse_address(f"unix:{options.admin}"), backlog=16, per_slot=False))
+        if options.metrics is not None:
+            binds.append(Bind("console", options.metrics, backlog=64, per_slot=False, mode=0o660))
         return Plan(
             title="balancer",
             roles=self.roles(options, backends),
@@ -78,6 +80,7 @@ class BalancerService:
             debug_dir=options.debug_dir if options.debug else None,
             steering=options.steering,
             facts=facts_of(options, backends),
+            notes=options.notes,
         )
 
     def roles(self, options: Options, backends: tuple[Backend, ...]) -> tuple[Role, ...]:
@@ -92,7 +95,7 @@ class BalancerService:
         return (
             Role("worker", options.workers, lambda child: worker.run(child, options, board, backends)),
             Role("prober", 1, lambda child: prober.run(child, options, board, backends)),
-            Role("console", 1, lambda child: console.run(child, board, backends)),
+            Role("console", 1, lambda child: console.run(child, options, board, backends)),
         )
 
     def retired(self, generation: int) -> None:

@@ -4,22 +4,27 @@ RULES: one status for all workers of all generations (a balancer of many process
 trusted); figures of processes are sampled once a second, here, never in the master.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from balancer import __version__
 from balancer.console.admin import AdminServer
+from balancer.console.answers import Answers
 from balancer.console.commands import Commands
 from balancer.console.processes import Processes
 from balancer.console.status import snapshot, worker_pids
+from balancer.console.web import WebServer
+from balancer.options import Options
 from balancer.pool.backend import Backend
 from balancer.pool.board import Board
 from balancer.prefork.child import Child
+from balancer.prefork.listeners import Listener
+from balancer.prefork.units import Address, parse_address
 
 SAMPLE_EVERY = 1.0  # seconds
 
 
-def run(child: Child, board: Board, backends: Sequence[Backend]) -> int:
+def run(child: Child, options: Options, board: Board, backends: Sequence[Backend]) -> int:
     """Serve until told to go. Drains by finishing the answers under way, at most a few seconds."""
     processes = Processes()
 
@@ -30,26 +35,49 @@ def run(child: Child, board: Board, backends: Sequence[Backend]) -> int:
         return snapshot(board, backends, __version__, child.loop.now, processes.of)
 
     commands = Commands(board, backends, child.loop, child.master_pid, status)
-    servers = [
-        AdminServer(child.loop, listener.sock, commands.handle, child.log)
-        for listener in child.listeners.get(0, ())
+    admin = listening_at(parse_address(f"unix:{options.admin}"), child)
+    metrics = listening_at(options.metrics, child)
+    servers: list[AdminServer | WebServer] = [
+        AdminServer(child.loop, one.sock, commands.handle, child.log) for one in admin
     ]
+    servers += [WebServer(child.loop, one.sock, Answers(status), child.log) for one in metrics]
+    child.on_drain = leaving(child, servers)
+    sample()
+    child.loop.every(SAMPLE_EVERY, sample)
+    where = ", ".join(str(one.address) for one in metrics or admin)
+    child.title.set(f"console [{where}]", child.loop.now)
+    child.ready()
+    return child.run()
+
+
+def leaving(child: Child, servers: Iterable[AdminServer | WebServer]) -> Callable[[float], None]:
+    """What to do on a drain: no new clients, and the end once nobody is left."""
 
     def leave_when_done() -> None:
-        if any(server.clients for server in servers):
-            child.loop.call_later(0.05, leave_when_done)
-        else:
+        if all(server.is_empty() for server in servers):
             child.loop.stop()
+        else:
+            child.loop.call_later(0.05, leave_when_done)
 
     def on_drain(deadline: float) -> None:
         for server in servers:
             server.stop()
         leave_when_done()
 
-    child.on_drain = on_drain
-    sample()
-    child.loop.every(SAMPLE_EVERY, sample)
-    where = ", ".join(str(listener.address) for listener in child.listeners.get(0, ()))
-    child.title.set(f"console [{where}]", child.loop.now)
-    child.ready()
-    return child.run()
+    return on_drain
+
+
+def listening_at(wanted: Address | None, child: Child) -> list[Listener]:
+    """The console's listeners of one configured address. While a reload moves a window, both places are inherited: the
+    old one is the old console's to the end. Port 0 means the one the kernel has chosen."""
+    if wanted is None:
+        return []
+    mine = child.listeners.get(0, ())
+    exact = [one for one in mine if one.address == wanted]
+    return exact or [
+        one
+        for one in mine
+        if wanted.port == 0
+        and (one.address.family, one.address.host) == (wanted.family, wanted.host)
+        and wanted.family != "unix"
+    ]

@@ -27,6 +27,7 @@ def test_defaults() -> None:
         balance="leastconn", connect_timeout=5.0, retries=3, queue_timeout=5.0, max_queue=1024, check="tcp",
         check_interval=2.0, check_rise=2, check_fall=3, idle_timeout=600.0, half_close_timeout=30.0,
         drain_timeout=30.0, keepalive=60.0, user_timeout=30.0, splice=True, workers=0, steering=True, admin="",
+        metrics=None,
         pidfile="", user="", group="", log="", loglevel=0, debug=False, debug_dir=".", config="",
     )  # fmt: skip
     assert [str(address) for address in read.bind] == ["0.0.0.0:9090"]
@@ -237,3 +238,41 @@ def test_auto_means_the_cpus_one_may_use(
 ) -> None:
     monkeypatch.setattr("os.sched_getaffinity", lambda pid: set(range(8)))
     assert available_cores(write(tmp_path, files)) == cores
+
+
+@pytest.mark.parametrize(
+    ("text", "address"),
+    [
+        ("127.0.0.1:9091", "127.0.0.1:9091"),
+        ("localhost:0", "127.0.0.1:0"),
+        ("[::1]:1", "[::1]:1"),
+        ("unix:/run/m", "unix:/run/m"),
+    ],
+)
+def test_a_metrics_window_that_only_this_machine_sees(text: str, address: str) -> None:
+    read = parse([*NEEDED, "--metrics", text], {})
+    assert (str(read.metrics), read.notes) == (address, ())
+
+
+@pytest.mark.parametrize("text", ["0.0.0.0:9091", "*:9091", "[::]:9091", "10.0.0.1:9091"])
+def test_a_metrics_window_that_others_see_is_warned_of(text: str) -> None:
+    [note] = parse([*NEEDED, "--metrics", text], {}).notes
+    assert "password" in note and "9091" in note
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("127.0.0.1", "has no port"),
+        ("metrics.example:9091", "is a name"),
+        ("0.0.0.0:9090", "where clients are served"),
+    ],
+)
+def test_a_metrics_address_that_cannot_be(text: str, reason: str) -> None:
+    sentence = refusal([*NEEDED, "--metrics", text])
+    assert sentence.startswith("--metrics") and reason in sentence
+
+
+def test_listening_on_a_name() -> None:
+    assert [str(a) for a in parse([*NEEDED, "--bind", "localhost"], {}).bind] == ["127.0.0.1:9090"]
+    assert "is a name: write the numeric address" in refusal([*NEEDED, "--bind", "example.org:80"])

@@ -1,0 +1,206 @@
+"""The console's HTTP window: the same figures as everywhere, read-only, and strangers that cost nothing."""
+
+import http.client
+import json
+import re
+import select
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.system.backends import Echo
+from tests.system.harness import Address, Balancer, free_port, held, text_of, wait_for
+
+
+class Windowed(Balancer):
+    """A balancer whose window is on a port of the kernel's choice."""
+
+    @property
+    def window(self) -> Address:
+        lines = re.findall(r"bind address=(127\.0\.0\.1):(\d+) slots=1 role=console", self.log())
+        host, port = lines[-1]
+        return host, int(port)
+
+
+@pytest.fixture
+def lb() -> Iterator[Windowed]:
+    with Echo() as backend, Windowed(upstreams=[backend.address], metrics="localhost:0") as balancer:
+        balancer.wait_backend(text_of(backend.address), "up")
+        yield balancer
+
+
+def ask(
+    address: Address, path: str, method: str = "GET", body: bytes | None = None
+) -> tuple[int, dict[str, str], str]:
+    """(status, headers, body) of one request on a connection of its own."""
+    conn = http.client.HTTPConnection(*address, timeout=5)
+    try:
+        conn.request(method, path, body=body)
+        reply = conn.getresponse()
+        return reply.status, dict(reply.getheaders()), reply.read().decode()
+    finally:
+        conn.close()
+
+
+def raw(address: Address, request: bytes) -> bytes:
+    """Everything that comes back until the other side closes."""
+    with socket.create_connection(address, 5) as sock:
+        sock.sendall(request)
+        return b"".join(iter(lambda: sock.recv(65536), b""))
+
+
+def is_closed(port: int) -> bool:
+    """Nobody listens there; while its sockets are being shut down, a client may be reset."""
+    try:
+        ask(("127.0.0.1", port), "/health")
+    except ConnectionRefusedError:
+        return True
+    except ConnectionError:
+        return False
+    return False
+
+
+def relay(address: Address, data: bytes) -> None:
+    with socket.create_connection(address, 5) as sock:
+        sock.sendall(data)
+        sock.shutdown(socket.SHUT_WR)
+        assert b"".join(iter(lambda: sock.recv(65536), b"")) == data
+
+
+def test_every_view_tells_the_same_as_balancerctl(lb: Windowed) -> None:
+    for size in (1, 1000, 70000):
+        relay(lb.address, b"x" * size)
+    status = lb.wait_idle()
+    time.sleep(0.25)  # an answer may be 0.2 s old
+    assert json.loads(ask(lb.window, "/status.json")[2])["totals"] == status["totals"]
+    code, headers, text = ask(lb.window, "/metrics")
+    assert (code, headers["Content-Type"]) == (200, "text/plain; version=0.0.4; charset=utf-8")
+    samples = dict(line.rsplit(" ", 1) for line in text.splitlines() if not line.startswith("#"))
+    assert int(samples["balancer_accepted_total"]) == status["totals"]["accepted_total"] == 3
+    assert int(samples["balancer_bytes_in_total"]) == status["totals"]["bytes_in_total"] == 71001
+    name = status["backends"][0]["name"]
+    assert int(samples[f'balancer_backend_bytes_out_total{{backend="{name}"}}']) == 71001
+    assert samples['balancer_workers{state="ready"}'] == "2"
+    assert "1 of 1 backend up, 0 sessions" in ask(lb.window, "/")[2]
+    title = f"balancer: console [127.0.0.1:{lb.window[1]}]"
+    wait_for(lambda: title in lb.titles().values(), "the title")
+    lb.check_at_rest()
+
+
+def test_health_follows_the_backends() -> None:
+    port = free_port()
+    with Windowed(f"--upstream=127.0.0.1:{port}", metrics="127.0.0.1:0", check_interval="100ms") as lb:
+        lb.expect("prober .* all-down")
+        wait_for(lambda: ask(lb.window, "/health")[0] == 503, "503 without a backend")
+        with Echo(port=port):
+            wait_for(lambda: ask(lb.window, "/health")[::2] == (200, "ok\n"), "200 with a backend")
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "PATCH", "OPTIONS"])
+def test_nothing_can_be_changed(lb: Windowed, method: str) -> None:
+    for body in (None, b"x" * 300_000):  # more than the answerer reads: the answer arrives all the same
+        code, headers, _ = ask(lb.window, "/", method, body)
+        assert (code, headers["Allow"]) == (405, "GET, HEAD")
+
+
+def test_a_question_has_no_body_and_a_head_of_8_kib(lb: Windowed) -> None:
+    assert raw(lb.window, b"GET / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhello").startswith(
+        b"HTTP/1.1 413 "
+    )
+    head = b"GET /health HTTP/1.1\r\nHost: a\r\nConnection: close\r\nX: "
+    assert raw(lb.window, head + b"a" * 7900 + b"\r\n\r\n").startswith(b"HTTP/1.1 200 ")
+    assert raw(lb.window, head + b"a" * 8200 + b"\r\n\r\n").startswith(b"HTTP/1.1 431 ")
+    assert raw(lb.window, b"\x16\x03\x01\x02\x00\x01\x00\r\n\r\n").startswith(b"HTTP/1.1 400 ")
+    lb.check_at_rest()
+
+
+def test_one_connection_for_many_questions(lb: Windowed) -> None:
+    conn = http.client.HTTPConnection(*lb.window, timeout=5)
+    for path, code in (("/health", 200), ("/nowhere", 404), ("/metrics", 200), ("/", 200)):
+        conn.request("GET", path)
+        reply = conn.getresponse()
+        assert (reply.status, reply.will_close) == (code, False)
+        reply.read()
+    conn.request("HEAD", "/")
+    reply = conn.getresponse()
+    assert int(reply.headers["Content-Length"]) > 1000 and reply.read() == b""
+    conn.close()
+    pipelined = b"GET /health HTTP/1.1\r\nHost: a\r\n\r\n" * 50
+    last = b"GET /health HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
+    assert raw(lb.window, pipelined + last).count(b"HTTP/1.1 200 ") == 51
+
+
+def test_a_slow_client_is_cut(lb: Windowed) -> None:
+    began = time.monotonic()
+    with socket.create_connection(lb.window, 10) as sock:
+        sock.sendall(b"GET / HTTP/1.1\r\nHost:")
+        for _ in range(3):
+            time.sleep(0.5)
+            sock.sendall(b" a")  # a byte now and then buys no time
+        assert sock.recv(100) == b""
+    assert 4 < time.monotonic() - began < 7
+    lb.check_at_rest()
+
+
+def test_idlers_make_room_and_do_not_keep_anybody_out(lb: Windowed) -> None:
+    with held(lb.window, 32) as idlers:
+        for sock in idlers:
+            sock.sendall(b"GET /health HTTP/1.1\r\nHost: a\r\n\r\n")
+            assert sock.recv(4096).startswith(b"HTTP/1.1 200 ")
+        assert ask(lb.window, "/health")[0] == 200
+        gone = select.select(idlers, [], [], 2.0)[0]
+        # Two that were answered in the same turn of the loop have idled equally long.
+        assert len(gone) == 1 and gone[0] in idlers[:4] and gone[0].recv(1) == b""
+        idlers[-1].sendall(b"GET /health HTTP/1.1\r\nHost: a\r\n\r\n")
+        assert idlers[-1].recv(4096).startswith(b"HTTP/1.1 200 ")
+    lb.check_at_rest()
+
+
+def test_a_reload_opens_moves_and_closes_the_window(tmp_path: Path) -> None:
+    path = tmp_path / "balancer.ini"
+
+    def configure(*lines: str) -> None:
+        path.write_text("\n".join(["[balancer]", f"upstream = {text_of(backend.address)}", *lines, ""]))
+
+    with Echo() as backend:
+        configure()
+        with Windowed("-c", str(path), "--bind=127.0.0.1") as lb:
+            first, second = free_port(), free_port()
+            assert not lb.ctl("reload").returncode
+            configure(f"metrics = 127.0.0.1:{first}")
+            assert f"bind 127.0.0.1:{first}" in lb.ctl("reload").stdout
+            assert ask(("127.0.0.1", first), "/health")[0] in (200, 503)
+            configure(f"metrics = 127.0.0.1:{second}")
+            assert not lb.ctl("reload").returncode
+            wait_for(lambda: ask(("127.0.0.1", second), "/health")[0] == 200, "the new place")
+            wait_for(lambda: is_closed(first), "the old place closed")
+            configure()
+            assert not lb.ctl("reload").returncode
+            wait_for(lambda: is_closed(second), "the window closed")
+            wait_for(lambda: len(lb.processes()) == 5, "one generation", 8)
+            assert lb.cpu_share(0.5) < 0.3, "a listener that was shut down spins"
+
+
+def test_a_window_for_everybody_is_warned_of() -> None:
+    environment = {"BALANCER_UPSTREAMS": "a:1"}
+    with (
+        Echo() as backend,
+        Balancer(upstreams=[backend.address], metrics="*:0", environment=environment) as lb,
+    ):
+        assert re.search(r"warning master pid=\d+ config note=.*password", lb.log())
+        assert re.search(r"warning master pid=\d+ config note=.*did you mean BALANCER_UPSTREAM\?", lb.log())
+
+
+def test_a_unix_window(tmp_path: Path) -> None:
+    with Echo() as backend, Balancer(upstreams=[backend.address], metrics=f"unix:{tmp_path}/w") as lb:
+        with socket.socket(socket.AF_UNIX) as sock:
+            sock.settimeout(5)
+            sock.connect(str(tmp_path / "w"))
+            sock.sendall(b"GET /metrics HTTP/1.0\r\n\r\n")
+            reply = b"".join(iter(lambda: sock.recv(65536), b""))
+        assert b"balancer_build_info" in reply
+        lb.check_at_rest()
+    assert not (tmp_path / "w").exists()
