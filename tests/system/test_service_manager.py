@@ -206,8 +206,10 @@ def test_sockets_of_the_manager_are_served_with_what_waits_in_them(count: int) -
         assert seen == {0, 1} or count == 1
         lb.signal(signal.SIGHUP)
         wait_for(lambda: lb.status()["generation"] == 2, "a reload with the manager's sockets")
-        os.kill(lb.worker_pids()[0], signal.SIGKILL)
-        wait_for(lambda: len(lb.worker_pids()) == 2, "two workers")
+        wait_for(lambda: len(lb.worker_pids()) == 2, "one generation")
+        victim = lb.worker_pids()[0]
+        os.kill(victim, signal.SIGKILL)
+        wait_for(lambda: len(lb.worker_pids()) == 2 and victim not in lb.worker_pids(), "two workers")
         with socket.create_connection(lb.address, 5) as client:
             client.sendall(b"x")
             assert receive(client, 1) == b"x"
@@ -329,6 +331,7 @@ def test_root_becomes_nobody_and_everything_still_works(tmp_path: Path) -> None:
         lb.expect("reap|reload|scale")
         stack.enter_context(lb)
         load = stack.enter_context(Load(lb.address, clients=4, pause=0.01))
+        wait_for(lambda: lb.status()["totals"]["accepted_total"] > 20, "load", 10)
 
         def check() -> None:
             for process in lb.processes():
@@ -339,7 +342,7 @@ def test_root_becomes_nobody_and_everything_still_works(tmp_path: Path) -> None:
         config.write_text(config.read_text().replace("retries = 1", "retries = 2"))
         lb.signal(signal.SIGHUP)
         wait_for(lambda: lb.status()["generation"] == 2, "generation 2", 10)
-        assert victim not in lb.worker_pids()
+        wait_for(lambda: victim not in lb.worker_pids(), "the old generation gone", 8)
         lb.signal(
             signal.SIGTTIN
         )  # a third socket on a port of root's alone: refused aloud, and nothing else happens

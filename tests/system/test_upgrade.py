@@ -231,6 +231,7 @@ def test_sessions_of_the_old_version_are_finished_by_it(tmp_path: Path) -> None:
         lb.succeed()
         lb.wait_line(r"warning master pid=\d+ upgrade .*refused: one is under way")
         assert len(set(re.findall(r"successor=(\d+)", lb.log()))) == 1
+        wait_for(lambda: lb.log().count(" drain sessions=") == 2, "both old workers to accept no more")
         with socket.create_connection(lb.address, 5) as new:
             new.sendall(b"n")
             assert receive(new, 1) == b"n"
