@@ -19,6 +19,7 @@ import pytest
 from tests.system.backends import Scripted, close_with_reset
 from tests.system.harness import Balancer, wait_for
 from tests.system.load import receive
+from tests.system.ruler import Ruler
 
 LONG = pytest.param(1000, marks=pytest.mark.soak)
 
@@ -149,6 +150,33 @@ def test_an_answer_survives_the_reset_that_follows_it(rounds: int) -> None:
         lb.check_at_rest(seconds=10)
 
 
+@pytest.mark.parametrize("rounds", [12, pytest.param(200, marks=pytest.mark.soak)])
+def test_an_answer_comes_to_a_client_that_must_send_all_of_its_own_first(rounds: int) -> None:
+    """40 MB, far more than fits between it and the reset: it reads nothing before somebody has taken them. Naive: read on
+    only when an event says that there is more; what already waits brings none."""
+    size = 1_000_000
+
+    def script(conn: socket.socket) -> None:
+        conn.sendall(pattern(4, size))
+        wait_acknowledged(conn)
+        time.sleep(0.2)  # until every buffer of the upload is full
+
+    def round_trip(_: int) -> None:
+        with socket.socket() as client:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 32_768)
+            client.settimeout(15)  # the half-close timeout is 30 s
+            client.connect(lb.address)
+            with contextlib.suppress(ConnectionResetError, BrokenPipeError):
+                for _ in range(40):
+                    client.sendall(bytes(1_000_000))
+            answer, _ = until_reset(client)
+        assert answer == pattern(4, size)
+
+    with Scripted(script) as backend, Balancer(upstreams=[backend.address], check="none") as lb:
+        in_threads(2, round_trip, rounds)
+        lb.check_at_rest(seconds=10)
+
+
 @pytest.mark.parametrize("way", ["down", "up"])
 def test_fifty_megabytes_outlive_their_sender(way: str) -> None:
     """The sender closes at once, the receiver sleeps 3 s. Naive: close both sides when one of them is gone."""
@@ -200,7 +228,7 @@ def test_a_backend_reset_is_a_reset_for_the_client(rounds: int) -> None:
 
 @pytest.mark.parametrize("rounds", [50, LONG])
 def test_a_client_reset_reaches_the_backend_at_once(rounds: int) -> None:
-    """Within 100 ms, mid-transfer. Naive: go on sending to nobody until a timeout."""
+    """Every one within 100 ms, mid-transfer. Naive: go on sending to nobody until a timeout."""
     noticed: dict[int, float] = {}
 
     def script(conn: socket.socket) -> None:
@@ -214,39 +242,53 @@ def test_a_client_reset_reaches_the_backend_at_once(rounds: int) -> None:
         client = socket.create_connection(lb.address, 20)
         client.sendall(serial.to_bytes(8, "big"))
         receive(client, 200_000)
-        left = time.monotonic()
+        left, waited = time.monotonic(), ruler.waited()
         close_with_reset(client)
         wait_for(lambda: serial in noticed, "the backend to notice", 5, every=0.001)
-        delays.append(noticed[serial] - left)
+        delay = noticed[serial] - left
+        delays.append(delay)
+        if delay > 0.05:
+            delay -= ruler.stalled(left, noticed[serial]) + ruler.waited() - waited
+        net.append(delay)
 
     delays: list[float] = []
+    net: list[float] = []
     with Scripted(script) as backend, Balancer(upstreams=[backend.address], check="none") as lb:
-        in_threads(1, round_trip, rounds)
-        delays.sort()
-        assert delays[len(delays) * 9 // 10] < 0.1, delays[-5:]  # the tail belongs to a busy machine
+        with Ruler(lb.worker_pids()) as ruler:
+            in_threads(1, round_trip, rounds)
+        print(
+            f"{rounds} resets noticed within {max(delays) * 1000:.1f} ms, {max(net) * 1000:.1f} of them ours"
+        )
+        assert max(net) < 0.1
         lb.check_at_rest()
 
 
 @pytest.mark.parametrize("rounds", [2000, pytest.param(10_000, marks=pytest.mark.soak)])
 def test_both_close_in_one_instant(rounds: int) -> None:
-    """Descriptor numbers are used again at once. Naive: close inside the batch, so that a stale event of the old
-    connection reaches the new owner of its number."""
+    """Within 1 ms of each other; descriptor numbers are used again at once. Naive: close inside the batch: a stale
+    event of the old connection reaches the new owner of its number."""
+    heard: list[bytes] = []
 
     def script(conn: socket.socket) -> None:
-        name = conn.recv(8)
+        name = conn.recv(64)
         if name:
+            heard.append(name)
             conn.sendall(name)
 
     def round_trip(serial: int) -> None:
         with socket.create_connection(lb.address, 20) as client:
             name = serial.to_bytes(8, "big")
-            client.sendall(name)
-            if serial % 3:
-                assert receive(client, 8) == name
+            if serial % 4:
+                client.sendall(name)
+            if serial % 4 > 1:
+                assert client.recv(64) == name
 
     with Scripted(script) as backend, Balancer(upstreams=[backend.address], check="none") as lb:
         in_threads(8, round_trip, rounds)
-        lb.check_at_rest()
+        totals = lb.check_at_rest()["totals"]
+        assert totals["accepted_total"] == totals["closed_total"] == rounds
+        assert len(heard) == len(set(heard))
+        assert set(heard) <= {serial.to_bytes(8, "big") for serial in range(rounds) if serial % 4}
 
 
 @pytest.mark.parametrize("rounds", [300, pytest.param(2000, marks=pytest.mark.soak)])
@@ -260,9 +302,12 @@ def test_no_byte_of_an_aborted_reply_reaches_another_client(rounds: int) -> None
             conn.sendall(pattern(serial, size))
 
     def round_trip(serial: int) -> None:
-        aborted = socket.create_connection(lb.address, 20)
+        aborted = socket.socket()
+        aborted.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65_536)  # small: the rest stands in the relay
+        aborted.settimeout(20)
+        aborted.connect(lb.address)
         aborted.sendall((2 * serial).to_bytes(8, "big"))
-        receive(aborted, 100_000)
+        assert receive(aborted, 50_000) == pattern(2 * serial, size)[:50_000]
         close_with_reset(aborted)
         with socket.create_connection(lb.address, 20) as client:
             client.sendall((2 * serial + 1).to_bytes(8, "big"))
@@ -273,16 +318,19 @@ def test_no_byte_of_an_aborted_reply_reaches_another_client(rounds: int) -> None
         lb.check_at_rest()
 
 
-def test_connections_without_a_byte_leave_nothing() -> None:
+@pytest.mark.parametrize(
+    ("closed", "reset"), [(300, 200), pytest.param(10_000, 1000, marks=pytest.mark.soak)]
+)
+def test_connections_without_a_byte_leave_nothing(closed: int, reset: int) -> None:
     """Closes and resets before the first byte. Naive: wait for the idle timeout."""
 
     def script(conn: socket.socket) -> None:
         everything(conn)
 
     with Scripted(script) as backend, Balancer(upstreams=[backend.address], check="none") as lb:
-        for number in range(400):
+        for number in range(closed + reset):
             client = socket.create_connection(lb.address, 5)
-            if number % 2:
+            if number < reset:
                 close_with_reset(client)
             else:
                 client.close()
@@ -315,9 +363,10 @@ def test_a_half_closed_session_ends_with_its_timeout() -> None:
         everything(conn)
         held.wait(10)
 
-    with Scripted(script) as backend, Balancer(
-        upstreams=[backend.address], check="none", half_close_timeout="400ms", loglevel=1
-    ) as lb:
+    with (
+        Scripted(script) as backend,
+        Balancer(upstreams=[backend.address], check="none", half_close_timeout="400ms", loglevel=1) as lb,
+    ):
         with socket.create_connection(lb.address, 5) as client:
             client.shutdown(socket.SHUT_WR)
             started = time.monotonic()
