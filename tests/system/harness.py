@@ -10,6 +10,7 @@ announced with `expect`, on an exit code other than the one expected, on process
 """
 
 import contextlib
+import ctypes
 import functools
 import json
 import os
@@ -77,6 +78,11 @@ def clean_environment(extra: dict[str, str] | None = None) -> dict[str, str]:
     return kept | {"PYTHONUNBUFFERED": "1"} | (extra or {})
 
 
+def die_with_the_test() -> None:
+    """In the forked daemon, before its exec: SIGKILL when the test run is killed, since nobody would leave the `with`."""
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+
+
 class Daemon:
     """One running program with its children, in a session of its own so that no orphan can hide."""
 
@@ -109,6 +115,7 @@ class Daemon:
                 stderr=log if self.stderr is None else self.stderr,
                 pass_fds=self.pass_fds,
                 start_new_session=True,
+                preexec_fn=die_with_the_test,
             )
         self.seen.add(self.pid)
         return self
