@@ -16,7 +16,7 @@ from math import ceil
 
 from balancer.options import Options
 from balancer.pool.backend import Backend
-from balancer.pool.board import Board
+from balancer.pool.board import LOG_DROPPED, Board
 from balancer.pool.election import Elector
 from balancer.prefork.child import Child
 from balancer.prefork.loop import Handler
@@ -65,6 +65,7 @@ class Worker:
         """Four times a second, with the heartbeat."""
         if not self.child.draining:
             self.acceptor.serve([self.child.slot, *self.child.adopted()])
+        self.hub.cells[LOG_DROPPED] = self.child.log.dropped
         self.show_title()
 
     def show_title(self) -> None:

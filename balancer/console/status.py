@@ -12,7 +12,8 @@ RULES
      "backends": [{"name", "address", "state", "weight", "sessions", "sessions_total", "connect_failures_total",
                    "bytes_in_total", "bytes_out_total", "check", "maxconn", "backup", "since_s"}],
      "totals":   {"sessions", "accepted_total", "refused_total", "failed_total", "bytes_in_total", "bytes_out_total",
-                  "closed_total", "cut_total", "retries_total", "pauses_total", "resumes_total", "queued"},
+                  "closed_total", "cut_total", "retries_total", "pauses_total", "resumes_total",
+                  "log_dropped_total", "queued"},
      "reload":   {"serial", "ok", "text", "age_s", ...} of the last reload, or null}
 
 `state` of a worker: starting, ready, draining, hung. `state` of a backend: up, down, drain, maint.
@@ -43,6 +44,7 @@ from balancer.pool.board import (
     CHECK_NAMES,
     CUT,
     FAILED,
+    LOG_DROPPED,
     PAUSES,
     QUEUED,
     REFUSED,
@@ -84,6 +86,7 @@ TOTALS = {
     "retries_total": RETRIES,
     "pauses_total": PAUSES,
     "resumes_total": RESUMES,
+    "log_dropped_total": LOG_DROPPED,
 }
 BACKEND_TOTALS = {
     "sessions_total": B_SESSIONS_TOTAL,

@@ -58,7 +58,8 @@ BYTES_OUT = PREFORK_COLUMNS + 7  # backend -> client
 PAUSES = PREFORK_COLUMNS + 8
 RESUMES = PREFORK_COLUMNS + 9
 QUEUED_TOTAL = PREFORK_COLUMNS + 10
-SPARE_TOTALS = range(PREFORK_COLUMNS + 11, PREFORK_COLUMNS + 16)
+LOG_DROPPED = PREFORK_COLUMNS + 11  # lines this process could not write
+SPARE_TOTALS = range(PREFORK_COLUMNS + 12, PREFORK_COLUMNS + 16)
 SESSIONS = PREFORK_COLUMNS + 16  # gauge: clients held; the seats of --maxconns
 QUEUED = PREFORK_COLUMNS + 17  # gauge: clients waiting for a seat at a backend
 OLDEST_WAIT_MS = PREFORK_COLUMNS + 18  # monotonic ms since when the oldest of them waits, 0 = nobody
@@ -69,7 +70,7 @@ CHAIR_PID = PREFORK_COLUMNS + 26
 ADMIN_VERSION = PREFORK_COLUMNS + 27
 FIRST_BLOCK = PREFORK_COLUMNS + 32
 
-WORKER_TOTALS = (*range(ACCEPTED, QUEUED_TOTAL + 1), *SPARE_TOTALS)
+WORKER_TOTALS = (*range(ACCEPTED, LOG_DROPPED + 1), *SPARE_TOTALS)
 
 # A backend's block. Lease rows: totals, then gauges.
 B_SESSIONS_TOTAL = 0  # sessions given to it, counted before the dial
