@@ -199,8 +199,8 @@ class Session(Dial):
                 self._after(MORE, back)
 
     def _swallow(self, flow: Flow) -> None:
-        """Nobody is left to take its bytes. Those that already wait bring no new edge, while their sender, blocked for want
-        of room, may read nothing and end nothing until they are gone."""
+        """Nobody is left to take its bytes. Those that already wait bring no new edge, while their sender, blocked for
+        want of room, may read nothing and end nothing until they are gone."""
         if flow.sink == GONE and flow.source == FLOWING:
             self._after(MORE, flow)
 
