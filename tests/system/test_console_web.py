@@ -101,7 +101,7 @@ def test_health_follows_the_backends() -> None:
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "PATCH", "OPTIONS"])
 def test_nothing_can_be_changed(lb: Windowed, method: str) -> None:
-    for body in (None, b"x" * 300_000):  # more than the answerer reads: the answer arrives all the same
+    for body in (None, b"x" * 200_000):  # read past and thrown away, or a reset would overtake the answer
         code, headers, _ = ask(lb.window, "/", method, body)
         assert (code, headers["Allow"]) == (405, "GET, HEAD")
 
@@ -137,11 +137,11 @@ def test_a_slow_client_is_cut(lb: Windowed) -> None:
     began = time.monotonic()
     with socket.create_connection(lb.window, 10) as sock:
         sock.sendall(b"GET / HTTP/1.1\r\nHost:")
-        for _ in range(3):
+        for _ in range(8):
             time.sleep(0.5)
             sock.sendall(b" a")  # a byte now and then buys no time
         assert sock.recv(100) == b""
-    assert 4 < time.monotonic() - began < 7
+    assert 4 < time.monotonic() - began < 8
     lb.check_at_rest()
 
 
