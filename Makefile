@@ -67,6 +67,7 @@ bench: $(VENV)/.bench
 
 bench-images: $(VENV)/.bench
 	$(BIN)/python scripts/bench_images.py $(if $(INPUT),--input $(INPUT)) $(BENCH)
+	$(BIN)/python scripts/bench_service.py $(if $(INPUT),--input $(INPUT)) $(if $(ROUNDS),--rounds $(ROUNDS))
 
 versus: $(VENV)/.dev
 	$(BIN)/python scripts/versus.py $(VERSUS)

@@ -1,21 +1,22 @@
 """The picture service: what dispatch costs, what rate is left of the pure function's, who waits behind whom.
 
-    python scripts/bench_service.py [--designs ours,fifo,prefork,reuseport] [--seconds 5] [--rounds 2]
-    [--what dry,rate,line]
+    python scripts/bench_service.py [--designs ours,fifo,prefork,reuseport] [--seconds 2] [--rounds 3]
+    [--what dry,rate,line] [--input DIR]
 
 dry    CPU of all server processes for one dry run, one connection
-rate   4 connections, one picture after another: pictures a second beside cores x the pure function's rate, and
-       the CPU a picture costs in all server processes beside the pure function's
+rate   4 connections, one picture after another: pictures a second beside those of the pure function running in
+       one process for each core, and the CPU a picture costs in all server processes beside the pure function's
 line   two clients send 20-megapixel pictures back to back while six send small ones ten times a second:
        latency of the small ones from the moment each was due, rate of the big ones
 
-Designs are taken in turn, round after round, so that what disturbs the machine disturbs all of them; each
-client is a process of its own. The plain designs live in plain_designs.py. Writes service.md and service.json
+Designs are taken in turn, round after round, and the pure function is timed right before each of them, so that
+what disturbs the machine disturbs all of them; figures are medians over the rounds. The clients share the cores
+with the servers and read replies without decoding more than the status: CPU a picture is the figure that does
+not depend on them. The plain designs live in plain_designs.py. Writes service.md (a table) and service.json
 into bench-out/.
 """
 
 import argparse
-import io
 import json
 import os
 import random
@@ -25,11 +26,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from io import BytesIO
 from multiprocessing import get_context
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import psutil
 from PIL import Image
@@ -38,15 +42,37 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from workers import imaging  # noqa: E402
-from workers.wire.frames import FrameReader, frame  # noqa: E402
-from workers.wire.messages import Request, Response, decode_response, encode_request  # noqa: E402
+from workers.wire.frames import HEADER, frame, parse_header  # noqa: E402
+from workers.wire.messages import Request, decode_response, encode_request  # noqa: E402
 
 OUT = ROOT / "bench-out"
 CPUS = len(os.sched_getaffinity(0))
+FORK = get_context("fork")
 SIZES = {"small": (640, 480, 160, 120), "middle": (3264, 2448, 800, 600), "big": (5216, 3912, 1920, 1440)}
+REPLY_BYTES = 8 << 20
+FIGURES = {
+    "dry_us": "dry run: server CPU, us",
+    "dry_p50_us": "dry run: p50, us",
+    "small_per_s": "0.3 MP to 160x120: pictures/s",
+    "small_of_pure": "of the pure function's rate on every core",
+    "small_cpu_of_pure": "server CPU a picture, pure function = 1",
+    "small_p50_ms": "p50, ms",
+    "small_p99_ms": "p99, ms",
+    "middle_per_s": "8 MP to 800x600: pictures/s",
+    "middle_of_pure": "of the pure function's rate on every core ",
+    "middle_cpu_of_pure": "server CPU a picture, pure function = 1 ",
+    "middle_p50_ms": "p50, ms ",
+    "middle_p99_ms": "p99, ms ",
+    "line_p50_ms": "0.3 MP beside two clients with 20 MP: p50, ms",
+    "line_p99_ms": "the same: p99, ms",
+    "line_big_per_s": "the 20 MP ones: pictures/s",
+}
 
 
-def picture(width: int, height: int) -> bytes:
+# -- pictures --
+
+
+def drawn(width: int, height: int) -> bytes:
     """Noise at several scales: about as much for a decoder to do as a photograph of that size."""
     noise = random.Random(5)
     image = Image.frombytes("L", (96, 72), noise.randbytes(96 * 72)).resize(
@@ -54,21 +80,42 @@ def picture(width: int, height: int) -> bytes:
     )
     fine = Image.effect_noise((width, height), 18)
     mixed = Image.blend(image, fine, 0.35)
-    out = io.BytesIO()
+    out = BytesIO()
     Image.merge("RGB", (mixed, image, mixed)).save(out, "JPEG", quality=85)
     return out.getvalue()
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+@cache
+def picture(size: str, folder: Path | None) -> bytes:
+    """A JPEG of about that size: the nearest in `folder` when one is within a third, else a drawn one."""
+    width, height = SIZES[size][:2]
+    near: list[tuple[float, Path]] = []
+    for path in sorted(folder.rglob("*.[jJ][pP]*[gG]")) if folder else []:
+        with Image.open(path) as image:
+            near.append((abs(image.width * image.height / (width * height) - 1), path))
+    distance, path = min(near, default=(1.0, Path()))
+    return path.read_bytes() if distance < 1 / 3 else drawn(width, height)
+
+
+def request_for(size: str, folder: Path | None = None) -> bytes:
+    to_width, to_height = SIZES[size][2:]
+    return frame(
+        encode_request(
+            Request(data=picture(size, folder), target_width=to_width, target_height=to_height, id=1)
+        )
+    )
+
+
+# -- servers --
 
 
 @contextmanager
 def running(design: str) -> Iterator[tuple[int, psutil.Process]]:
     """One server, ready: its port and its first process."""
-    port = free_port()
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = int(probe.getsockname()[1])
+    words = [str(ROOT / "scripts" / "plain_designs.py"), design, str(port), str(CPUS)]
     if design == "ours":
         words = [
             "-m",
@@ -78,8 +125,6 @@ def running(design: str) -> Iterator[tuple[int, psutil.Process]]:
             f"--cpus={CPUS}",
             "--name=bench",
         ]
-    else:
-        words = [str(ROOT / "scripts" / "plain_designs.py"), design, str(port), str(CPUS)]
     server = subprocess.Popen(
         [sys.executable, *words], cwd=ROOT, stderr=subprocess.DEVNULL, start_new_session=True
     )
@@ -93,11 +138,11 @@ def running(design: str) -> Iterator[tuple[int, psutil.Process]]:
 
 def wait_ready(port: int) -> None:
     """Until a dry run is answered."""
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 30
     while True:
         try:
             with socket.create_connection(("127.0.0.1", port), 5) as sock:
-                ask(sock, FrameReader(), frame(encode_request(Request(dry_run=True, id=1))))
+                ask(sock, frame(encode_request(Request(dry_run=True, id=1))), bytearray(REPLY_BYTES))
                 return
         except OSError:
             if time.monotonic() > deadline:
@@ -105,124 +150,159 @@ def wait_ready(port: int) -> None:
             time.sleep(0.05)
 
 
-def ask(sock: socket.socket, reader: FrameReader, request: bytes) -> Response:
-    sock.sendall(request)
-    while True:
-        data = sock.recv(1 << 18)
-        if not data:
-            raise ConnectionError("the server ended the connection")
-        for payload in reader.feed(data):
-            return decode_response(payload)
-
-
 def cpu_of(server: psutil.Process) -> float:
-    """Seconds of CPU that all processes of a server have taken."""
-    return sum(sum(p.cpu_times()[:2]) for p in [server, *server.children(recursive=True)])
+    """Seconds that all processes of a server have run, to the nanosecond: psutil's come in ticks of 10 ms."""
+    pids = [server.pid, *(child.pid for child in server.children(recursive=True))]
+    # The number clock_getcpuclockid(3) gives for another process, which Python does not offer.
+    return sum(time.clock_gettime(~pid << 3 | 2) for pid in pids)
 
 
-def client(port: int, request: bytes, seconds: float, period: float) -> list[float]:
+# -- clients --
+
+
+def ask(sock: socket.socket, request: bytes, space: bytearray) -> bool:
+    """One request; whether the answer is a good one."""
+    sock.sendall(request)
+    view, filled, end = memoryview(space), 0, HEADER
+    while filled < end:
+        count = sock.recv_into(view[filled:])
+        if not count:
+            raise ConnectionError("the server ended the connection")
+        filled += count
+        if end == HEADER and filled >= HEADER:
+            end += parse_header(view)
+    return decode_response(view[HEADER:end]).is_ok()
+
+
+def client(port: int, request: bytes, seconds: float, period: float, start: Any, tell: Any) -> None:
     """Latencies in seconds; one request after another, or one each `period`, timed from when it was due."""
     found = []
-    with socket.create_connection(("127.0.0.1", port), 30) as sock:
+    space = bytearray(REPLY_BYTES)
+    with socket.create_connection(("127.0.0.1", port), 60) as sock:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        reader = FrameReader()
-        begin = due = time.monotonic() + (random.random() * period)
-        while due - begin < seconds and time.monotonic() - begin < seconds * 2:
+        start.wait()
+        begin = time.monotonic()
+        due = begin + random.random() * period
+        while due - begin < seconds and time.monotonic() - begin < seconds * 1.5:
             if period:
                 time.sleep(max(0.0, due - time.monotonic()))
-            reply = ask(sock, reader, request)
+            good = ask(sock, request, space)
             now = time.monotonic()
-            if reply.is_ok():
+            if good and (period or now - begin <= seconds):
                 found.append(now - due)
             due = due + period if period else now
-    return found
+    tell.send(found)
 
 
 def swarm(port: int, jobs: list[tuple[bytes, float]], seconds: float) -> list[list[float]]:
-    """The latencies of one client process for each (request, period)."""
-    with ProcessPoolExecutor(len(jobs), get_context("fork")) as pool:
-        runs = [pool.submit(client, port, request, seconds, period) for request, period in jobs]
-        return [run.result() for run in runs]
-
-
-def request_for(size: str) -> bytes:
-    width, height, to_width, to_height = SIZES[size]
-    return frame(
-        encode_request(
-            Request(data=picture(width, height), target_width=to_width, target_height=to_height, id=1)
+    """The latencies of one client process for each (request, period); all begin together."""
+    start, ears, crowd = FORK.Barrier(len(jobs)), [], []
+    for request, period in jobs:
+        ear, tell = FORK.Pipe(False)
+        crowd.append(
+            FORK.Process(target=client, args=(port, request, seconds, period, start, tell), daemon=True)
         )
-    )
+        ears.append(ear)
+        crowd[-1].start()
+        tell.close()
+    found = [ear.recv() for ear in ears]
+    for one in crowd:
+        one.join()
+    return found
 
 
-def pure_cpu(size: str) -> float:
-    """Seconds of CPU that one picture takes without any service around it."""
-    width, height, to_width, to_height = SIZES[size]
-    data, job, limits = picture(width, height), imaging.Job(to_width, to_height), imaging.Limits()
-    found = []
-    for _ in range(12):
-        begin = time.process_time()
+# -- the pure function --
+
+
+def work(data: bytes, job: imaging.Job, seconds: float, start: Any, tell: Any) -> None:
+    limits = imaging.Limits()
+    imaging.resize(data, job, limits)
+    start.wait()
+    begin, before, count = time.monotonic(), time.process_time(), 0
+    while (took := time.monotonic() - begin) < seconds:
         imaging.resize(data, job, limits)
-        found.append(time.process_time() - begin)
-    return median(found)
+        count += 1
+    tell.send((count / took, (time.process_time() - before) / count))
 
 
-def bench_dry(design: str, seconds: float) -> dict[str, float]:
-    request = frame(encode_request(Request(dry_run=True, id=1, target_width=200)))
-    with running(design) as (port, server):
-        before = cpu_of(server)
-        [latencies] = swarm(port, [(request, 0.0)], seconds)
-        spent = cpu_of(server) - before
-    return {"dry_us": spent / len(latencies) * 1e6, "dry_p50_us": median(latencies) * 1e6}
+def pure(size: str, folder: Path | None, seconds: float) -> tuple[float, float]:
+    """Pictures a second of all cores together with nothing but the function on them, and its CPU seconds a picture."""
+    data, job = picture(size, folder), imaging.Job(*SIZES[size][2:])
+    start, (ear, tell) = FORK.Barrier(CPUS), FORK.Pipe(False)
+    crowd = [
+        FORK.Process(target=work, args=(data, job, seconds, start, tell), daemon=True) for _ in range(CPUS)
+    ]
+    for one in crowd:
+        one.start()
+    found = [ear.recv() for _ in crowd]
+    for one in crowd:
+        one.join()
+    return sum(rate for rate, _ in found), sum(cpu for _, cpu in found) / CPUS
 
 
-def bench_rate(design: str, seconds: float) -> dict[str, float]:
-    row = {}
-    for size in ("small", "middle"):
-        request, alone = request_for(size), pure_cpu(size)
+# -- the benches --
+
+
+@dataclass(frozen=True)
+class Bench:
+    """`seconds` of each rate; a dry run takes half of it, the line twice."""
+
+    seconds: float
+    folder: Path | None
+
+    def dry(self, design: str) -> dict[str, float]:
+        request = frame(encode_request(Request(dry_run=True, id=1, target_width=200)))
         with running(design) as (port, server):
-            before, begin = cpu_of(server), time.monotonic()
-            latencies = [one for run in swarm(port, [(request, 0.0)] * 4, seconds) for one in run]
-            spent, took = cpu_of(server) - before, time.monotonic() - begin
-        rate = len(latencies) / took
-        row[f"{size}_per_s"] = rate
-        row[f"{size}_of_pure"] = rate * alone / CPUS
-        row[f"{size}_cpu_of_pure"] = spent / len(latencies) / alone
-        row[f"{size}_p99_ms"] = quantile(latencies, 0.99) * 1e3
-    return row
+            before = cpu_of(server)
+            [waits] = swarm(port, [(request, 0.0)], self.seconds / 2)
+            spent = cpu_of(server) - before
+        return {"dry_us": spent / len(waits) * 1e6, "dry_p50_us": median(waits) * 1e6}
 
+    def rate(self, design: str) -> dict[str, float]:
+        row = {}
+        with running(design) as (port, server):
+            for size in ("small", "middle"):
+                request = request_for(size, self.folder)
+                most, alone = pure(size, self.folder, self.seconds / 2)
+                swarm(port, [(request, 0.0)] * 4, 0.2)
+                before = cpu_of(server)
+                waits = [one for run in swarm(port, [(request, 0.0)] * 4, self.seconds) for one in run]
+                spent = cpu_of(server) - before
+                count = max(1, len(waits))
+                row[f"{size}_per_s"] = count / self.seconds
+                row[f"{size}_of_pure"] = count / self.seconds / most
+                row[f"{size}_cpu_of_pure"] = (
+                    spent / (count + 2) / alone
+                )  # about half of four were still under way
+                row[f"{size}_p50_ms"] = quantile(waits, 0.5) * 1e3
+                row[f"{size}_p99_ms"] = quantile(waits, 0.99) * 1e3
+        return row
 
-def bench_line(design: str, seconds: float) -> dict[str, float]:
-    small, big = request_for("small"), request_for("big")
-    with running(design) as (port, _):
-        runs = swarm(port, [(big, 0.0)] * 2 + [(small, 0.1)] * 6, seconds)
-    waits = [one for run in runs[2:] for one in run]
-    return {
-        "line_p50_ms": median(waits) * 1e3,
-        "line_p99_ms": quantile(waits, 0.99) * 1e3,
-        "line_big_per_s": sum(map(len, runs[:2])) / seconds,
-    }
+    def line(self, design: str) -> dict[str, float]:
+        small, big = request_for("small", self.folder), request_for("big", self.folder)
+        seconds = self.seconds * 2
+        with running(design) as (port, _):
+            runs = swarm(port, [(big, 0.0)] * 2 + [(small, 0.1)] * 6, seconds)
+        waits = [one for run in runs[2:] for one in run]
+        return {
+            "line_p50_ms": quantile(waits, 0.5) * 1e3,
+            "line_p99_ms": quantile(waits, 0.99) * 1e3,
+            "line_big_per_s": sum(map(len, runs[:2])) / seconds,
+        }
 
 
 def quantile(values: list[float], part: float) -> float:
     ordered = sorted(values)
-    return ordered[min(len(ordered) - 1, int(len(ordered) * part))]
-
-
-BENCHES: dict[str, Callable[[str, float], dict[str, float]]] = {
-    "dry": bench_dry,
-    "rate": bench_rate,
-    "line": bench_line,
-}
+    return ordered[min(len(ordered) - 1, int(len(ordered) * part))] if ordered else float("nan")
 
 
 def table(results: dict[str, dict[str, float]]) -> str:
     """Markdown: a row for each figure, a column for each design."""
-    names = list(results)
-    figures = list(dict.fromkeys(key for row in results.values() for key in row))
-    lines = [f"| figure | {' | '.join(names)} |", "| --- |" + " --- |" * len(names)]
-    for figure in figures:
-        cells = [f"{results[name].get(figure, float('nan')):.4g}" for name in names]
-        lines.append(f"| {figure} | {' | '.join(cells)} |")
+    lines = [f"| | {' | '.join(results)} |", "| --- |" + " ---: |" * len(results)]
+    for figure, words in FIGURES.items():
+        cells = [f"{row[figure]:.3g}" if figure in row else "-" for row in results.values()]
+        if any(cell != "-" for cell in cells):
+            lines.append(f"| {words.strip()} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
@@ -231,22 +311,36 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=about)
     parser.add_argument("--designs", default="ours,fifo,prefork,reuseport")
     parser.add_argument("--what", default="dry,rate,line")
-    parser.add_argument("--seconds", type=float, default=5.0)
-    parser.add_argument("--rounds", type=int, default=2)
-    options = parser.parse_args()
+    parser.add_argument(
+        "--seconds", type=float, default=2.0, help="of one measurement (the line takes twice)"
+    )
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--input", type=Path, help="directory of pictures; default: drawn for the occasion")
+    choice = parser.parse_args()
     imaging.prepare()
-    found: dict[str, dict[str, list[float]]] = {name: {} for name in options.designs.split(",")}
-    for number in range(options.rounds):
-        for what in options.what.split(","):
+    bench = Bench(choice.seconds, choice.input)
+    acts: dict[str, Callable[[str], dict[str, float]]] = {
+        "dry": bench.dry,
+        "rate": bench.rate,
+        "line": bench.line,
+    }
+    found: dict[str, dict[str, list[float]]] = {name: {} for name in choice.designs.split(",")}
+    for number in range(choice.rounds):
+        for what in choice.what.split(","):
             for design, figures in found.items():
-                for key, value in BENCHES[what](design, options.seconds).items():
+                for key, value in acts[what](design).items():
                     figures.setdefault(key, []).append(value)
-                print(f"round {number + 1}/{options.rounds} {what} {design}", file=sys.stderr)
+                print(f"round {number + 1}/{choice.rounds} {what} {design}", file=sys.stderr)
     results = {name: {key: median(values) for key, values in row.items()} for name, row in found.items()}
+    load = (
+        f"{CPUS} cores, shared with the clients; load {os.getloadavg()[0]:.1f}; medians of {choice.rounds} "
+        f"rounds of {choice.seconds:g} s"
+    )
     OUT.mkdir(exist_ok=True)
-    load = f"{CPUS} cores, load {os.getloadavg()[0]:.1f}; medians of {options.rounds} rounds of {options.seconds:g} s"
     (OUT / "service.md").write_text(f"{table(results)}\n\n{load}\n")
-    (OUT / "service.json").write_text(json.dumps({"about": load, "results": results}, indent=2) + "\n")
+    (OUT / "service.json").write_text(
+        json.dumps({"about": load, "results": results, "rounds": found}, indent=2)
+    )
     print(f"{table(results)}\n\n{load}")
 
 

@@ -11,6 +11,7 @@ LINGER because close() with unread input resets the connection and takes the ans
 """
 
 import socket
+from functools import partial
 from typing import Protocol
 
 from balancer.prefork.loop import ERROR, HANGUP, READ, READ_HANGUP, WRITE
@@ -111,7 +112,7 @@ class Client:
             if count < len(place) and not hung:
                 break
             if budget <= 0:
-                self.desk.loop.again(self.read)
+                self.desk.loop.again(partial(self.read, True))  # its FIN may have been reported by now
                 break
         if self.life is Life.LINGER:
             self._discard()

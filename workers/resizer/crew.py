@@ -94,6 +94,8 @@ class Crew:
         self.cpus: list[Seat] = []
         self.express: list[Seat] = []
         self.workers = 0  # processes that take any picture
+        self.pid = os.getpid()
+        self._may_have_suspects = True
 
     def start(self, alive: Iterable[tuple[str, int]]) -> None:
         """Watch the channels and call the roll. `alive`: (seat name, pid) of those older than this front."""
@@ -103,11 +105,14 @@ class Crew:
             self.loop.watch_level(seat.channel.fileno(), partial(self._on_channel, seat))
             if seat.name in known:
                 self._seat(seat, known[seat.name], State.SUSPECT)
-            self._send(seat, Roll(os.getpid()))
+            self._send(seat, Roll(self.pid))
 
     @property
     def has_suspects(self) -> bool:
-        return any(seat.state is State.SUSPECT for seat in self.seats)
+        """True until the first time that nobody is; a process that says hello later has worked for no other."""
+        if self._may_have_suspects:
+            self._may_have_suspects = any(seat.state is State.SUSPECT for seat in self.seats)
+        return self._may_have_suspects
 
     @property
     def busy(self) -> int:
@@ -118,7 +123,7 @@ class Crew:
         job = task.job
         order = Order(
             worker=seat.pid,
-            front=os.getpid(),
+            front=self.pid,
             serial=task.serial,
             offset=task.offset,
             length=task.length,
@@ -135,30 +140,29 @@ class Crew:
         if not self._send(seat, order):
             self._condemn(seat, refusal(DRAINING, "the CPU process takes no orders; try again"), "deaf")
 
-    def listen(self, seat: Seat) -> None:
-        """Everything a seat has to say."""
-        while True:
-            try:
-                packet = seat.channel.recv(LONGEST)
-            except BlockingIOError:
-                return
-            except OSError as error:
-                self.log.warning("listen", seat=seat.name, reason=error.strerror)
-                return
-            if not packet:
-                return
-            try:
-                message = decode(packet)
-            except OrderError as error:
-                self.log.error("listen", seat=seat.name, reason=str(error), then="ignored")
-                continue
-            match message:
-                case Hello():
-                    self._hello(seat, message)
-                case Result():
-                    self._result(seat, message)
-                case _:
-                    self.log.error("listen", seat=seat.name, reason="not for a front", then="ignored")
+    def listen(self, seat: Seat) -> bool:
+        """One packet of a seat's; False when there was none. The loop calls again while there are more."""
+        try:
+            packet = seat.channel.recv(LONGEST)
+        except BlockingIOError:
+            return False
+        except OSError as error:
+            self.log.warning("listen", seat=seat.name, reason=error.strerror)
+            return False
+        if not packet:
+            return False
+        try:
+            message = decode(packet)
+        except OrderError as error:
+            self.log.error("listen", seat=seat.name, reason=str(error), then="ignored")
+            return True
+        if isinstance(message, Result):
+            self._result(seat, message)
+        elif isinstance(message, Hello):
+            self._hello(seat, message)
+        else:
+            self.log.error("listen", seat=seat.name, reason="not for a front", then="ignored")
+        return True
 
     def sweep(self, now: float) -> None:
         """Kill what is over its time. Called on every tick (0.25 s)."""
@@ -179,12 +183,12 @@ class Crew:
     def _hello(self, seat: Seat, hello: Hello) -> None:
         if seat.pid == hello.worker:
             # 0: it said so at its start and no front has read it since, so none has given it work.
-            if seat.state is State.SUSPECT and hello.front in (0, os.getpid()):
+            if seat.state is State.SUSPECT and hello.front in (0, self.pid):
                 self._rest(seat)
             return
         if seat.pid:
             self._death(seat)  # its successor speaks before the pidfd of the dead was looked at
-        if hello.front not in (0, os.getpid()):
+        if hello.front not in (0, self.pid):
             return
         self._seat(seat, hello.worker, State.SUSPECT)
         if seat.pid:
@@ -241,7 +245,8 @@ class Crew:
 
     def _on_death(self, seat: Seat, mask: int) -> None:
         pid = seat.pid
-        self.listen(seat)  # its last result may still lie in the channel
+        while self.listen(seat):  # its last result may still lie in the channel
+            pass
         if pid and seat.pid == pid:
             self._death(seat)
 

@@ -54,6 +54,7 @@ class Layout:
         put_int(identity, struct.type_id)
         self.identity = bytes(identity)
         self._plans: dict[bytes, tuple[Definitions, dict[int, Plan]]] = {}
+        self._latest = b""  # the definitions of the last payload: most often also of the next
 
     def _number(self, struct: Struct) -> Plan:
         steps: list[Step] = []
@@ -68,7 +69,7 @@ class Layout:
     def decode(self, payload: Buffer) -> list[Any]:
         """The values in `payload`; a []byte among them is a memoryview of it. Raises GobError."""
         at, type_id = self._find_value(payload)
-        key = bytes(payload[:at])
+        key = self._latest = bytes(payload[:at])
         known = self._plans.get(key)
         if known is None:
             known = self._learn(key)
@@ -92,6 +93,8 @@ class Layout:
     def _find_value(self, payload: Buffer) -> tuple[int, int]:
         """Where the definitions end and the value's message begins, and the value's type."""
         at, end = 0, len(payload)
+        if bytes(payload[: len(self._latest)]) == self._latest:
+            at = len(self._latest)
         while True:
             size, body = take_uint(payload, at)
             if size > end - body:
