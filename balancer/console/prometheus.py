@@ -131,6 +131,7 @@ METRICS: tuple[Metric, ...] = (
     Metric("retries_total", "counter", "Connects made again at another backend.", one("totals", "retries_total")),
     Metric("pauses_total", "counter", "Times a sender had to wait for the other side.", one("totals", "pauses_total")),
     Metric("resumes_total", "counter", "Times such a sender could go on.", one("totals", "resumes_total")),
+    Metric("log_dropped_total", "counter", "Log lines that could not be written.", one("totals", "log_dropped_total")),
     Metric("bytes_in_total", "counter", "Bytes from clients to backends.", one("totals", "bytes_in_total")),
     Metric("bytes_out_total", "counter", "Bytes from backends to clients.", one("totals", "bytes_out_total")),
     Metric("backend_info", "gauge", "Always 1; address and role are the labels.", backend_info),

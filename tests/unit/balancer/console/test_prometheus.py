@@ -36,6 +36,7 @@ def status(**changed: Any) -> dict[str, Any]:
     totals = [
         "sessions", "accepted_total", "refused_total", "failed_total", "bytes_in_total", "bytes_out_total",
         "closed_total", "cut_total", "retries_total", "pauses_total", "resumes_total", "queued",
+        "log_dropped_total",
     ]  # fmt: skip
     plain = {
         "version": "1.2.3", "generation": 2, "uptime_s": 61.5, "steering": "on", "workers": [worker(0)],
@@ -115,7 +116,7 @@ def test_every_figure_of_the_balancer_is_there() -> None:
         "balancer_refused_total": 102, "balancer_failed_total": 103, "balancer_bytes_in_total": 104,
         "balancer_bytes_out_total": 105, "balancer_closed_total": 106, "balancer_cut_total": 107,
         "balancer_retries_total": 108, "balancer_pauses_total": 109, "balancer_resumes_total": 110,
-        "balancer_queued_sessions": 111,
+        "balancer_queued_sessions": 111, "balancer_log_dropped_total": 112,
     }  # fmt: skip
     assert samples["balancer_build_info", (("version", "1.2.3"),)] == 1
 
