@@ -2,7 +2,6 @@
 
 import hashlib
 import socket
-import time
 
 import pytest
 
@@ -21,9 +20,8 @@ def test_every_request_to_a_sound_backend_is_ok() -> None:
 
 def test_a_load_ends_when_told() -> None:
     with Digest() as backend, Load(backend.address, clients=4) as load:
-        time.sleep(0.3)
         outcome = load.finish()
-    outcome.check_nothing_lost(10)
+    outcome.check_nothing_lost(4)  # one of each client, however early the end
 
 
 def test_refused_is_refused() -> None:
