@@ -8,7 +8,7 @@ touches a clock.
 from balancer.relay.half import FLOWING, SHUT
 from balancer.relay.hub import Hub
 from balancer.relay.session import Session
-from balancer.relay.sockets import apply, unacknowledged
+from balancer.relay.sockets import apply
 
 SWEEP = 1.0
 FINEST = 0.02
@@ -56,7 +56,7 @@ class Keeper:
         for session in list(hub.unacknowledged):
             if session.closed:
                 del hub.unacknowledged[session]
-            elif not unacknowledged(session.resetting) or hub.loop.now >= session.closing_at:
+            elif session.is_acknowledged(session.resetting) or hub.loop.now >= session.closing_at:
                 del hub.unacknowledged[session]
                 session.finish_reset(session.resetting)
         self.watch_acknowledgements()

@@ -28,6 +28,7 @@ from balancer.relay.half import (
     OPEN,
     RESET_BACKEND,
     RESET_CLIENT,
+    SHUT,
     SHUT_BACKEND,
     SHUT_CLIENT,
     next_step,
@@ -224,12 +225,19 @@ class Session(Dial):
 
     def _reset(self, fd: int) -> None:
         """Pass a reset on: after the last byte sent to this peer has arrived, since RST overtakes what is queued."""
-        if unacknowledged(fd) > 0 and self.resetting != fd:
+        if self.resetting == fd:
+            return
+        if self.is_acknowledged(fd):
+            self.finish_reset(fd)
+        else:
             self.resetting = fd
             self._linger()
             self.hub.await_acknowledgement(self)
-        elif self.resetting != fd:
-            self.finish_reset(fd)
+
+    def is_acknowledged(self, fd: int) -> bool:
+        """Every byte sent there. A FIN counts as one and need not be: its acknowledgement may be delayed by 40 ms."""
+        half = self.up if fd == self.backend_fd else self.down
+        return unacknowledged(fd) <= (half.sink == SHUT)
 
     def finish_reset(self, fd: int) -> None:
         reset_on_close(fd)

@@ -3,7 +3,7 @@
     with Ruler(lb.worker_pids()) as ruler:
         began = time.monotonic(); waited = ruler.waited(); ...; took = time.monotonic() - began
         took -= ruler.stalled(began)         what a thread of this process waited
-        took -= ruler.waited() - waited      what the workers waited, by the scheduler's own account
+        took -= ruler.waited() - waited      what workers and threads waited, by the scheduler's own account
 
 RULES: a thread that only sleeps a millisecond at a time; what it oversleeps is the machine's. So a delay of ours (a
 timer, an acknowledgement that nobody sends) is never forgiven, because nobody is kept from running by it.
@@ -60,5 +60,6 @@ class Ruler:
         return total
 
     def waited(self) -> float:
-        """Seconds that the processes have ever been ready and not run."""
-        return sum(int(account.read_text().split()[1]) for account in self._accounts) / 1e9
+        """Seconds that the processes, and the threads of this one, have ever been ready and not run."""
+        accounts = [*self._accounts, *Path("/proc/self/task").glob("*/schedstat")]
+        return sum(int(account.read_text().split()[1]) for account in accounts) / 1e9

@@ -1,0 +1,265 @@
+"""The close state machine as transcripts: what both peers do, what each of them then sees, and what the log says.
+
+A line is `who does`: `client sends x`, `backend ends` (shuts its writing side), `client resets`, `backend closes`,
+`client hears x|open` (all that has come, and whether the stream is open, at its end, or reset), `log SD ECONNRESET`,
+`5 s pass`. The loop turns between two lines, never inside `both`: `both client ends, backend ends` is one batch.
+"""
+
+import contextlib
+from collections.abc import Iterator
+
+import pytest
+
+from balancer.pool.board import (
+    B_SESSIONS,
+    BYTES_IN,
+    BYTES_OUT,
+    PAUSES,
+    RESUMES,
+    SESSIONS,
+    SESSIONS_CLOSED,
+)
+from tests.unit.balancer.relay.world import World, heard, reset
+
+STORIES = {
+    "a request and its answer": [
+        "client sends ask", "backend hears ask|open", "backend sends answer", "client hears answer|open",
+        "client closes", "backend hears |end", "backend closes", "log --",
+    ],
+    "the client shuts first and still hears the answer": [
+        "client sends ask", "client ends", "backend hears ask|end", "backend sends late", "client hears late|open",
+        "backend closes", "client hears |end", "log --",
+    ],
+    "the backend shuts first and still hears the rest": [
+        "backend sends hi", "backend ends", "client hears hi|end", "client sends more", "backend hears more|open",
+        "client ends", "backend hears |end", "log --",
+    ],
+    "both end in one batch": [
+        "both client ends, backend ends", "client hears |end", "backend hears |end", "log --",
+    ],
+    "both close in one batch": [
+        "both client closes, backend closes", "log --",
+    ],
+    "bytes and ends in one batch": [
+        "both client sends a, client ends, backend sends b, backend ends",
+        "client hears b|end", "backend hears a|end", "log --",
+    ],
+    "one ends, the other resets, in one batch": [
+        "both backend sends x, client ends, backend resets", "client hears x|reset", "log SD",
+    ],
+    "both reset in one batch": [
+        "both client resets, backend resets", "log CD|SD",
+    ],
+    "a reset of the backend after its bytes": [
+        "client sends ask", "backend hears ask|open", "both backend sends half, backend resets",
+        "client hears half|reset", "log SD ECONNRESET",
+    ],
+    "a reset of the client": [
+        "client sends ask", "backend hears ask|open", "client resets", "backend hears |reset", "log CD ECONNRESET",
+    ],
+    "a reset of the client after its bytes": [
+        "both client sends ask, client resets", "backend hears ask|reset", "log CD",
+    ],
+    "a reset of the client after its end": [
+        "client sends ask", "client ends", "backend hears ask|end", "client resets", "backend hears |end", "log C",
+    ],
+    "a backend that closes with input unread resets; its answer comes first": [
+        "client sends ask", "backend sends answer", "backend closes", "client hears answer|reset", "log SD",
+    ],
+    "a backend that ended and refuses the upload: the client may go on sending": [
+        "backend sends no", "backend ends", "client hears no|end", "client sends a", "backend closes",
+        "client sends b", "client sends c", "client hears |end", "client closes", "log SD",
+    ],
+    "a refused upload that never ends is given up": [
+        "backend ends", "client hears |end", "client sends a", "backend closes", "client sends b", "29 s pass",
+        "client sends c", "5 s pass", "log SD half-close-timeout",
+    ],
+    "half closed and silent": [
+        "client ends", "backend hears |end", "29 s pass", "backend sends x", "client hears x|open", "29 s pass",
+        "client hears |open", "3 s pass", "log sD half-close-timeout",
+    ],
+    "silent from the start": [
+        "59 s pass", "client hears |open", "3 s pass", "log cD idle-timeout",
+    ],
+    "silent after the client's last word": [
+        "client sends ask", "59 s pass", "client hears |open", "4 s pass", "log cD idle-timeout",
+    ],
+    "never silent long enough": [
+        "40 s pass", "client sends a", "backend hears a|open", "40 s pass", "backend sends b", "40 s pass", "client hears b|open",
+        "client closes", "backend closes", "log --",
+    ],
+    "the client leaves before a byte": [
+        "client closes", "backend hears |end", "backend closes", "log --",
+    ],
+}  # fmt: skip
+
+
+@pytest.fixture(params=[True, False], ids=["splice", "copy"])
+def world(request: pytest.FixtureRequest) -> Iterator[World]:
+    world = World(splice=request.param)
+    yield world
+    world.close()
+
+
+class Stage:
+    """Performs the lines of a story."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        client, backend = world.pair()
+        self.peers = {"client": client, "backend": backend}
+
+    def perform(self, line: str) -> None:
+        match line.split():
+            case ["both", *_]:
+                for act in line.removeprefix("both ").split(", "):
+                    self.act(*act.split())
+            case ["log", letters, *reason]:
+                [end] = self.world.ends
+                assert any(end.startswith(" ".join([one, *reason])) for one in letters.split("|")), end
+            case [seconds, "s", "pass"]:
+                self.world.pass_time(float(seconds))
+            case [who, "hears", expected]:
+                assert heard(self.peers[who]) == expected, line
+            case [who, *act]:
+                self.act(who, *act)
+        self.world.settle()
+        self.world.pass_time(0.03, 0.01)  # awaited acknowledgements are looked for every 10 ms
+
+    def act(self, who: str, verb: str, what: str = "") -> None:
+        peer = self.peers[who]
+        match verb:
+            case "sends":
+                assert peer.send(what.encode()) == len(what)
+            case "ends":
+                peer.shutdown(1)
+            case "closes":
+                peer.close()
+            case "resets":
+                reset(peer)
+
+
+@pytest.mark.parametrize("story", STORIES)
+def test_story(world: World, story: str) -> None:
+    stage = Stage(world)
+    for line in STORIES[story]:
+        stage.perform(line)
+    assert not world.hub.sessions
+    assert world.cell(SESSIONS) == world.backend_cell(B_SESSIONS) == 0
+    assert world.cell(SESSIONS_CLOSED) == 1
+    assert world.cell(PAUSES) == world.cell(RESUMES)
+    if world.hub.pipes is not None:
+        assert world.hub.pipes.held == 0
+
+
+def push(peer: object, amount: int) -> int:
+    """As much of `amount` zeros as the kernel takes now."""
+    sent = 0
+    while sent < amount:
+        try:
+            sent += peer.send(bytes(min(amount - sent, 1 << 18)))  # type: ignore[attr-defined]
+        except BlockingIOError:
+            break
+    return sent
+
+
+def test_a_slow_reader_stops_its_sender_and_lets_it_go_on(world: World) -> None:
+    client, backend = world.pair()
+    total, sent, got = 24 << 20, 0, 0
+    while (more := push(backend, total - sent)) > 0:
+        sent += more
+        world.settle(3)
+    [session] = world.hub.sessions
+    assert session.down.paused
+    assert session.down.pending <= 1 << 20
+    while got < total:
+        sent += push(backend, total - sent)
+        got += int(heard(client).split("|")[0] or 0)
+        world.settle(3)
+    assert got == total
+    client.close()
+    backend.close()
+    world.settle()
+    assert world.cell(PAUSES) == world.cell(RESUMES) > 0
+    assert world.cell(BYTES_OUT) == total
+
+
+def test_what_waits_for_a_backend_that_is_gone_is_swallowed(world: World) -> None:
+    """The client sends before it reads, and has filled every buffer when the backend resets."""
+    client, backend = world.pair()
+    while push(client, 1 << 20):
+        world.settle(3)
+    reset(backend)
+    with contextlib.suppress(ConnectionResetError):
+        for _ in range(60):
+            push(client, 1 << 20)
+            world.pass_time(0.01, 0.01)
+    assert world.ends == ["SD ECONNRESET"]
+
+
+def test_a_session_shows_its_bytes_while_it_lives(world: World) -> None:
+    client, backend = world.pair()
+    client.send(b"12345")
+    world.settle()
+    backend.send(b"123")
+    world.settle()
+    world.pass_time(1.5)
+    assert (world.cell(BYTES_IN), world.cell(BYTES_OUT)) == (5, 3)
+    client.close()
+    backend.close()
+    world.settle()
+    assert (world.cell(BYTES_IN), world.cell(BYTES_OUT)) == (5, 3)
+
+
+def test_a_number_used_again_in_the_same_batch_is_another_session(world: World) -> None:
+    """Many close and come at once; every byte finds its own way."""
+    for generation in range(5):
+        pairs = [world.pair() for _ in range(20)]
+        for number, (client, backend) in enumerate(pairs):
+            client.send(f"c{generation}{number}".encode())
+            backend.send(f"b{generation}{number}".encode())
+        world.settle()
+        for number, (client, backend) in enumerate(pairs):
+            assert heard(client) == f"b{generation}{number}|open"
+            assert heard(backend) == f"c{generation}{number}|open"
+            client.close()
+            backend.close()
+    world.settle()
+    assert not world.hub.sessions
+    assert world.ends == ["--"] * 100
+
+
+def test_a_stale_event_does_not_reach_the_next_owner_of_its_number(world: World) -> None:
+    """One batch: the old client's reset, a new client, the old backend's close. Were descriptors closed as soon as a
+    session ends, the new session would get both numbers, and then the old backend's event."""
+    client, backend = world.pair()
+    client.send(b"old")
+    world.settle()
+    assert heard(backend) == "old|open"
+    reset(client)
+    newcomer = world.connect()
+    backend.close()
+    world.settle()
+    newcomer.send(b"new")
+    partner = world.accept()
+    world.settle()
+    assert heard(partner) == "new|open"
+    partner.send(b"answer")
+    world.settle()
+    assert heard(newcomer) == "answer|open"
+    assert len(world.ends) == 1
+
+
+def test_descriptors_stay_open_until_the_end_of_the_batch(world: World) -> None:
+    client, backend = world.pair()
+    [session] = world.hub.sessions
+    closed = []
+    world.loop.retire(lambda: closed.append(session.closed))
+    session.close("KD", "test")
+    session.close("SD", "the second reason is not heard")
+    assert (world.cell(SESSIONS), world.backend_cell(B_SESSIONS)) == (1, 1)
+    assert heard(client) == "|open"
+    world.turn()
+    assert heard(client) == heard(backend) == "|end"
+    assert (world.cell(SESSIONS), world.backend_cell(B_SESSIONS)) == (0, 0)
+    assert world.ends == ["KD test"]
