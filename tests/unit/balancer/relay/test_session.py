@@ -85,8 +85,8 @@ STORIES = {
         "client sends ask", "59 s pass", "client hears |open", "4 s pass", "log cD idle-timeout",
     ],
     "never silent long enough": [
-        "40 s pass", "client sends a", "backend hears a|open", "40 s pass", "backend sends b", "40 s pass", "client hears b|open",
-        "client closes", "backend closes", "log --",
+        "40 s pass", "client sends a", "backend hears a|open", "40 s pass", "backend sends b", "40 s pass",
+        "client hears b|open", "client closes", "backend closes", "log --",
     ],
     "the client leaves before a byte": [
         "client closes", "backend hears |end", "backend closes", "log --",
