@@ -51,9 +51,15 @@ class Queue:
         self._again.append(job)
 
     def take(self, serial: int, now: float, is_idle: bool) -> Job | None:
-        """The next job for connection number `serial`; `is_idle`: it has nothing in flight."""
+        """The next job for connection number `serial`; `is_idle`: it has nothing in flight.
+
+        A connection that may have a suspect but is busy gets nothing until it has run dry: kept busy with fresh
+        jobs it would never be idle, and the suspects would wait for the end of the whole run.
+        """
         for job in self._again:
-            if job.after < serial and job.due <= now and (is_idle or not job.is_suspect):
+            if job.after < serial and job.due <= now:
+                if job.is_suspect and not is_idle:
+                    return None
                 self._again.remove(job)
                 return job
         if not self._left:

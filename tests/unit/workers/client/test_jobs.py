@@ -52,6 +52,16 @@ def test_a_suspect_only_goes_to_an_idle_connection() -> None:
     assert queue.take(2, 1.0, True) is job
 
 
+def test_a_busy_connection_runs_dry_for_a_suspect_and_an_older_one_does_not() -> None:
+    suspect, fresh, other = jobs(3)
+    queue = Queue(iter([fresh, other]), 2)
+    queue.put_back(suspect, due=1.0, after=1, is_suspect=True)
+    assert queue.take(2, 0.5, False) is fresh  # not due yet
+    assert queue.take(2, 1.0, False) is None
+    assert queue.take(1, 1.0, False) is other
+    assert queue.take(2, 1.0, True) is suspect
+
+
 def test_retries_come_before_fresh_ones() -> None:
     again, fresh = jobs(2)
     queue = Queue(iter([fresh]), 1)
