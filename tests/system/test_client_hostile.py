@@ -1,12 +1,15 @@
 """A server that means harm: the client opens nothing outside its output directory, and ends with a sentence."""
 
 import os
+import re
+import shutil
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from tests.system.client_bench import Bench, Done
+from tests.system.client_bench import COMMAND, ROOT, Bench, Done, environment
 from tests.system.fake_resizer import Behave, FakeResizer, Talk, picture, right_answer
 from workers.wire.frames import MAGIC, frame
 from workers.wire.messages import Request, Response, encode_response
@@ -143,6 +146,56 @@ def test_the_name_in_a_reply_chooses_no_path(bench: Bench, name: str) -> None:
     assert sorted(bench.saved()) == [f"p000{n}-20x10.jpg" for n in range(3)]
     assert outside == {}
     check_written_names(bench, lines)
+
+
+OPENED = re.compile(
+    r'(?:openat|open|creat)\((?:AT_FDCWD|\d+)?(?:<(?P<folder>[^>]*)>)?,? ?"(?P<name>[^"]*)", (?P<how>[A-Z_|]+)'
+)
+
+
+def names_written(log: Path, cwd: Path) -> list[str]:
+    """Absolute names that strace saw opened for writing."""
+    found = []
+    for line in log.read_text().splitlines():
+        match = OPENED.search(line)
+        if match and re.search("O_WRONLY|O_RDWR|O_CREAT", match["how"]) and " = -1 " not in line:
+            found.append(os.path.normpath(os.path.join(cwd, match["folder"] or "", match["name"])))
+    return found
+
+
+@pytest.mark.skipif(shutil.which("strace") is None, reason="no strace here")
+@pytest.mark.parametrize("attack", [*ATTACKS, *NAMES], ids=lambda attack: repr(attack)[:24])
+def test_the_kernel_saw_nothing_opened_outside_the_output_directory(bench: Bench, attack: str) -> None:
+    behave = ATTACKS[attack][0] if attack in ATTACKS else changed(original_name=attack)
+    bench.fill(3)
+    log = bench.room / "strace.log"
+    command = [
+        "strace",
+        "-f",
+        "-qq",
+        "-y",
+        "-e",
+        "trace=open,openat,creat",
+        "-e",
+        "signal=none",
+        "-o",
+        str(log),
+    ]
+    with FakeResizer(behave) as server:
+        command += [*COMMAND, *bench.arguments(server.address)]
+        env = environment() | {"PYTHONDONTWRITEBYTECODE": "1"}
+        done = subprocess.run(
+            command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=60, errors="replace"
+        )
+    if "ptrace" in done.stderr:
+        pytest.skip(f"strace may not trace here: {done.stderr.strip()[:100]}")
+    assert done.returncode == (1 if attack in ATTACKS else 0), done.stderr
+    written = names_written(log, ROOT)
+    assert any("resize-client" in name for name in written), "the journal at least"
+    outside = [
+        name for name in written if not name.startswith((str(bench.results), "/proc/self/fd", "/dev/"))
+    ]
+    assert outside == []
 
 
 def plant_file_link(bench: Bench, elsewhere: Path) -> None:
