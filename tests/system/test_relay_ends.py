@@ -18,7 +18,7 @@ from hashlib import sha256
 
 import pytest
 
-from tests.system.backends import Echo, Scripted, close_with_reset
+from tests.system.backends import Digest, Scripted, close_with_reset
 from tests.system.harness import Balancer, wait_for
 from tests.system.load import receive
 from tests.system.ruler import Ruler
@@ -362,7 +362,7 @@ def test_no_byte_of_an_aborted_reply_reaches_another_client(rounds: int) -> None
 def test_connections_without_a_byte_leave_nothing(closed: int, reset: int) -> None:
     """Closes and resets before the first byte. Naive: wait for the idle timeout."""
 
-    with Echo() as backend, Balancer(upstreams=[backend.address], check="none") as lb:
+    with Digest() as backend, Balancer(upstreams=[backend.address], check="none") as lb:
         for number in range(closed + reset):
             client = socket.create_connection(lb.address, 5)
             if number < reset:

@@ -1,0 +1,167 @@
+"""From an accepted client to a backend that has answered: what is counted, tried again, and held against whom."""
+
+import contextlib
+import errno
+import socket
+from collections.abc import Callable, Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from balancer.pool.board import (
+    B_CONNECT_FAILURES,
+    B_SESSIONS,
+    B_SESSIONS_TOTAL,
+    FAILED,
+    REFUSED,
+    RETRIES,
+    SESSIONS,
+)
+from balancer.relay import dial
+from tests.unit.balancer.relay.world import World, heard, reset
+
+Make = Callable[..., World]
+
+
+@pytest.fixture
+def make() -> Iterator[Make]:
+    with contextlib.ExitStack() as stack:
+
+        def build(**choices: Any) -> World:
+            world = World(**choices)
+            stack.callback(world.close)
+            return world
+
+        yield build
+
+
+def clog(server: socket.socket) -> list[socket.socket]:
+    """From now on connects to it neither succeed nor fail."""
+    server.listen(0)
+    fillers = []
+    for _ in range(3):
+        filler = socket.socket()
+        filler.setblocking(False)
+        filler.connect_ex(server.getsockname())
+        fillers.append(filler)
+    return fillers
+
+
+def test_a_refused_dial_goes_to_the_next_backend(make: Make) -> None:
+    world = make(backends=2)
+    world.servers[0].close()
+    clients = [world.connect() for _ in range(4)]
+    world.settle()
+    for _ in clients:
+        world.accept(server=1).send(b"hi")
+    world.settle()
+    assert [heard(client) for client in clients] == ["hi|open"] * 4
+    failed = world.backend_cell(B_CONNECT_FAILURES, 0)
+    assert failed == world.cell(RETRIES) > 0
+    assert world.backend_cell(B_SESSIONS, 0) == 0
+    assert world.backend_cell(B_SESSIONS, 1) == 4
+
+
+def test_when_all_refuse_the_client_is_closed(make: Make) -> None:
+    world = make(backends=2, retries=5)
+    for server in world.servers:
+        server.close()
+    client = world.connect()
+    world.settle()
+    assert heard(client) == "|end"
+    assert world.ends == ["SC all backends tried"]
+    assert world.cell(FAILED) == 1
+    assert world.cell(SESSIONS) == 0
+
+
+def test_retries_are_bounded(make: Make) -> None:
+    world = make(backends=4, retries=2)
+    for server in world.servers:
+        server.close()
+    world.connect()
+    world.settle()
+    assert world.ends == ["SC ECONNREFUSED"]
+    assert world.cell(RETRIES) == 2
+    assert sum(world.backend_cell(B_CONNECT_FAILURES, n) for n in range(4)) == 3
+
+
+def test_a_dial_counts_before_it_has_an_outcome_and_ends_with_its_timeout(make: Make) -> None:
+    world = make(retries=0, connect_timeout=1.0)
+    fillers = clog(world.servers[0])
+    client = world.connect()
+    world.settle()
+    assert (world.backend_cell(B_SESSIONS), world.backend_cell(B_SESSIONS_TOTAL)) == (1, 1)
+    world.pass_time(0.9, 0.1)
+    assert heard(client) == "|open"
+    world.pass_time(0.3, 0.1)
+    assert heard(client) == "|end"
+    assert world.ends == ["sC ETIMEDOUT"]
+    assert world.backend_cell(B_SESSIONS) == 0
+    for filler in fillers:
+        filler.close()
+
+
+def test_a_client_that_resets_while_we_dial_is_forgotten(make: Make) -> None:
+    world = make()
+    fillers = clog(world.servers[0])
+    client = world.connect()
+    world.settle()
+    reset(client)
+    world.settle()
+    assert world.ends == ["CC"]
+    assert not world.hub.dialling
+    assert world.backend_cell(B_SESSIONS) == world.backend_cell(B_CONNECT_FAILURES) == 0
+    for filler in fillers:
+        filler.close()
+
+
+def test_our_own_shortage_is_not_held_against_the_backend(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def none_left(*_: object) -> None:
+        raise OSError(errno.EMFILE, "too many")
+
+    world = make(backends=2)
+    monkeypatch.setattr(dial, "_socket", SimpleNamespace(socket=none_left))
+    client = world.connect()
+    world.settle()
+    assert heard(client) == "|end"
+    assert world.ends == ["RC EMFILE"]
+    assert world.backend_cell(B_CONNECT_FAILURES, 0) == world.backend_cell(B_CONNECT_FAILURES, 1) == 0
+    assert world.cell(RETRIES) == 0
+    assert world.cell(FAILED) == 1
+
+
+def test_a_backend_that_resets_at_once_is_replaced_while_nothing_was_said(make: Make) -> None:
+    world = make(backends=2)
+    client = world.connect()
+    world.settle()
+    [session] = world.hub.sessions
+    assert session.backend is not None
+    first = session.backend.index
+    reset(world.accept(first))
+    world.settle()
+    world.accept(1 - first).send(b"second")
+    world.settle()
+    assert heard(client) == "second|open"
+    assert world.backend_cell(B_SESSIONS, first) == 0
+
+
+def test_deferred_dials_wait_for_the_first_byte(make: Make) -> None:
+    world = make(defer_connect=True)
+    client = world.connect()
+    world.settle()
+    assert world.backend_cell(B_SESSIONS_TOTAL) == 0
+    client.send(b"ask")
+    world.settle()
+    assert heard(world.accept()) == "ask|open"
+
+
+def test_without_an_eligible_backend_the_client_is_refused(make: Make) -> None:
+    world = make(backends=0)
+    client = world.connect()
+    world.settle()
+    assert heard(client) == "|end"
+    assert world.ends == ["SC no backend is up"]
+    assert world.cell(REFUSED) == 1
