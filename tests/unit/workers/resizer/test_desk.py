@@ -186,7 +186,7 @@ def test_a_result_that_was_sent_before_the_death_counts(house: House) -> None:
     task = house.ask(5000)
     house.desk.submit(task)
     house.cpu.send(encode(Result(11, task.serial, OK, 7, text="jpeg")))
-    house.die(11)
+    house.desk.crew._on_death(house.seats[0], 0)  # the kernel may report the death first
     assert house.statuses() == [OK]
     assert house.seats[0].state is State.ABSENT
 
