@@ -44,21 +44,37 @@ def all_at_once(address: tuple[str, int], frames: list[bytes], seconds: float = 
 
 
 def test_five_hundred_at_once_are_all_answered_and_the_refused_quickly() -> None:
-    data = picture(1600, 1200)
+    """What is refused is refused when its last byte has been read: it says who it is from only behind its picture.
+
+    All of it comes in a tenth of a second, from a client on the same cores; the bounds leave room for that. Alone on
+    two cores: 25 to 35 ms at the median, 35 to 75 ms at the 99th, 0.7 of the calm rate within the burst.
+    """
+    data = picture(640, 480)
+    crowd = [framed(id=number, data=data, target_width=400) for number in range(1, 501)]
+    shares, medians = [], []
     with Resizer(cpus=2) as resizer:
-        heard = all_at_once(
-            resizer.address, [framed(id=number, data=data, target_width=100) for number in range(1, 501)]
+        for _ in range(3):
+            began = time.monotonic()
+            all_at_once(resizer.address, crowd[:60])
+            calm = 60 / (time.monotonic() - began)
+            before, began = resizer.memory(), time.monotonic()
+            heard = all_at_once(resizer.address, crowd)
+            took = time.monotonic() - began
+            assert sorted(reply.id for _, reply in heard) == list(range(1, 501))
+            statuses = Counter(reply.status for _, reply in heard)
+            assert set(statuses) == {200, 429}, statuses
+            assert statuses[200] >= 66, "a queue of 64 and two at work"
+            refused = sorted(wait for wait, reply in heard if reply.status == 429)
+            medians.append(refused[len(refused) // 2])
+            assert refused[len(refused) * 99 // 100] < 1
+            served = max(wait for wait, reply in heard if reply.status == 200)
+            assert medians[-1] < served / 2, "who is refused does not wait for those who are served"
+            shares.append(statuses[200] / took / calm)
+            assert resizer.memory() - before < 64 << 20, "bounded by the slots"
+        assert min(medians) < 0.2, medians
+        assert max(shares) >= 0.6, (
+            f"{shares} of the rate of 60: refusing hundreds costs the served something, not much"
         )
-        statuses = Counter(reply.status for _, reply in heard)
-        assert set(statuses) == {200, 429}, statuses
-        assert sorted(reply.id for _, reply in heard) == list(range(1, 501))
-        assert statuses[200] >= 66, "a queue of 64 and two at work"
-        refused = sorted(wait for wait, reply in heard if reply.status == 429)
-        served = sorted(wait for wait, reply in heard if reply.status == 200)
-        assert refused[len(refused) // 2] < served[-1] / 2, (
-            "who is refused does not wait for those who are served"
-        )
-        assert refused[len(refused) // 2] < 1
         with Peer(resizer.address) as peer:
             assert peer.ask(id=1, data=data, target_width=9).status == 200
 
