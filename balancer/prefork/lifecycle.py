@@ -55,8 +55,8 @@ class Lifecycle:
     # -- boot --
 
     def begin(self, plan: Plan, wanted: int, now: float) -> None:
-        """Ask for the first generation."""
-        self.wanted = self.slots = wanted
+        """Ask for the first generation. A former master may have left sockets for more slots than it wants."""
+        self.wanted, self.slots = wanted, max(wanted, self.crew.sockets.slots())
         self._generation = self.crew.current = 1
         self.crew.want_all(1, plan, now)
         self.crew.spawn_due(now)

@@ -4,22 +4,16 @@ RULES
 - The slot owns its listener: the master binds one SO_REUSEPORT socket per slot and address, keeps every descriptor for
   its whole life and closes none but those of an address that a reload removed. (Closing one of two such listeners resets
   the connections queued on it: 106 of 200 measured; with the master holding a duplicate, none.)
-- A second instance of the same user could join the group silently and steal half of the traffic. So the FIRST socket of
-  an address is bound without SO_REUSEPORT and given the option afterwards: the kernel then refuses it while anyone
-  listens there, without a moment in which two instances both believe to be first.
-- Sockets are created for the user that will own the process later (fchown): the kernel lets only one user's sockets share
-  a port, and slots may be added after privileges were dropped.
 - The order of listen() is the kernel's index of a socket in its group; steering relies on it being the slot number.
 """
 
 import contextlib
-import errno
 import os
 import socket
-import stat
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
+from balancer.prefork.binding import bind_stream, bind_unix, set_options
 from balancer.prefork.plan import Bind
 from balancer.prefork.units import Address
 from balancer.prefork.upgrade import Heirloom
@@ -46,74 +40,6 @@ def real_address(sock: socket.socket, wanted: Address) -> Address:
     return replace(wanted, port=sock.getsockname()[1])
 
 
-def bind_stream(
-    bind: Bind, address: Address, join: bool, owner: tuple[int, int] | None = None
-) -> socket.socket:
-    """A bound TCP socket, not yet listening; `join`: the address is ours already. Raises OSError."""
-    family = socket.AddressFamily(address.socket_family)
-    sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
-    try:
-        if owner is not None:
-            os.fchown(sock.fileno(), *owner)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if family == socket.AF_INET6:
-            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        set_options(sock, bind)
-        if join:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        sock.bind(address.sockaddr())
-        if not join and bind.per_slot:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-    except BaseException:
-        sock.close()
-        raise
-    return sock
-
-
-def bind_unix(bind: Bind, owner: tuple[int, int] | None = None) -> socket.socket:
-    """A bound unix socket with its mode and owner set before anyone can connect. Raises OSError."""
-    path = str(bind.address.sockaddr())
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
-    umask = os.umask(0o177)
-    try:
-        if not path.startswith("\0"):
-            _clear_stale(path)
-        sock.bind(path)
-        if not path.startswith("\0"):
-            os.chmod(path, bind.mode)
-            if owner is not None:
-                os.chown(path, *owner)
-        set_options(sock, bind)
-    except BaseException:
-        sock.close()
-        raise
-    finally:
-        os.umask(umask)
-    return sock
-
-
-def _clear_stale(path: str) -> None:
-    """Unlink a socket file that nobody serves; raises EADDRINUSE for a live one and for what is no socket."""
-    try:
-        if not stat.S_ISSOCK(os.lstat(path).st_mode):
-            raise OSError(errno.EADDRINUSE, "the path exists and is not a socket")
-    except FileNotFoundError:
-        return
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as probe:
-        code = probe.connect_ex(path)
-    if code in (errno.ECONNREFUSED, errno.ENOENT):
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(path)
-    else:  # 0, or EAGAIN: its queue is full, so somebody holds it
-        raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
-
-
-def set_options(sock: socket.socket, bind: Bind) -> None:
-    """Options of the bind; what connections inherit is set here once instead of at every accept."""
-    for level, option, value in bind.options:
-        sock.setsockopt(level, option, value)
-
-
 class Sockets:
     """Every listening socket of this master, by (role, wanted address), each a list by slot."""
 
@@ -125,14 +51,25 @@ class Sockets:
     def open(self, binds: Iterable[Bind], slots: int) -> "list[Group]":
         """Make every bind listen with at least `slots` sockets; the groups that are new.
 
-        All or nothing: raises CannotBind and leaves everything as it was.
+        All or nothing: raises CannotBind and leaves everything as it was, what was handed in included.
         """
         added = [Group(bind, self.owner) for bind in binds if (bind.role, bind.address) not in self.groups]
+        handed_in = list(self.inherited)
         for group in added:
             group.take(self.inherited)
-        self._make_listen(added, slots)
+        try:
+            self._make_listen(added, max(slots, most_slots(added)))
+        except CannotBind:
+            self.inherited = handed_in
+            for group in added:
+                group.undo([sock for _, sock in handed_in])
+            raise
         self.groups |= {group.key: group for group in added}
         return added
+
+    def slots(self) -> int:
+        """Slots that own sockets. Every member of a SO_REUSEPORT group gets clients, wanted or not."""
+        return most_slots(self.groups.values())
 
     def grow(self, slots: int) -> None:
         """A socket more for every slot that has none yet. Raises CannotBind with nothing changed."""
@@ -151,10 +88,6 @@ class Sockets:
         except OSError as error:
             for sock in (sock for _, sockets in made for sock in sockets):
                 sock.close()
-            for other in groups:
-                if other.key not in self.groups:
-                    other.unlink()
-                    other.close()
             raise CannotBind(f"cannot bind {group.bind.address}: {error.strerror or error}") from error
 
     def of_role(self, role: str) -> dict[int, tuple[Listener, ...]]:
@@ -275,9 +208,22 @@ class Group:
                 if os.stat(path).st_ino == self._inode:
                     os.unlink(path)
 
+    def undo(self, handed_in: "list[socket.socket]") -> None:
+        """Close what was made here; a file whose socket was handed in is still its giver's."""
+        made = [listener.sock for listener in self.listeners if listener.sock not in handed_in]
+        if len(made) == len(self.listeners):
+            self.unlink()
+        for sock in made:
+            sock.close()
+
     def close(self) -> None:
         for listener in self.listeners:
             listener.sock.close()
+
+
+def most_slots(groups: Iterable[Group]) -> int:
+    """The most sockets that any address with one for each slot has; 0 when there is none."""
+    return max((len(group.listeners) for group in groups if group.bind.per_slot), default=0)
 
 
 def serves(sock: socket.socket, address: Address) -> bool:

@@ -248,3 +248,18 @@ def test_sessions_of_the_old_version_are_finished_by_it(tmp_path: Path) -> None:
         began = time.monotonic()
         lb.check_at_rest()
         assert time.monotonic() - began < 10
+
+
+def test_a_new_version_with_fewer_workers_empties_every_queue(tmp_path: Path) -> None:
+    """Fails where the sockets of slots that it has no worker for stay in the kernel's group with nobody to accept."""
+    with ExitStack() as stack:
+        echo = stack.enter_context(Echo())
+        lb = stack.enter_context(Dynasty(tmp_path, upstreams=[echo.address], workers=2))
+        assert lb.ctl("workers", "4").returncode == 0
+        lb.wait_line(r"scale workers=2->4")
+        lb.succeed()
+        assert lb.old.wait(10) == 0
+        for client in stack.enter_context(held(lb.address, 40)):
+            client.sendall(b"x")
+            assert receive(client, 1) == b"x"
+        lb.wait_line(r"ready workers=2 slots=4")

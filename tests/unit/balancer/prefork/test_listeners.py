@@ -192,3 +192,37 @@ def test_a_dying_instance_is_waited_for_and_other_errors_are_not() -> None:
     with pytest.raises(CannotBind):
         retry_bind(lambda: fail(errno.EADDRINUSE), naps.append, tries=4)  # type: ignore[arg-type,return-value,func-returns-value]
     assert len(naps) == 6
+
+
+def handed_over(sockets: Sockets) -> list[tuple[Heirloom, socket.socket]]:
+    return [(item, socket.socket(fileno=os.dup(item.fd))) for item in sockets.heirlooms()]
+
+
+def test_slots_of_a_former_master_stay_slots_however_few_are_wanted(sockets: Sockets) -> None:
+    """Each socket of the group is given clients by the kernel: one without a slot would keep them for ever."""
+    sockets.open([tcp(), tcp(role="console", per_slot=False)], 4)
+    heir = Sockets()
+    heir.inherited = handed_over(sockets)
+    groups = heir.open(
+        [tcp(), Bind("worker", parse_address("127.0.0.2:0")), tcp(role="console", per_slot=False)], 2
+    )
+    assert heir.slots() == 4
+    assert [len(group.listeners) for group in groups] == [4, 4, 1]
+    for group in groups:
+        group.close()
+
+
+def test_what_was_handed_in_survives_a_failed_attempt(sockets: Sockets, tmp_path: Path) -> None:
+    """The next attempt needs it, and the file is still the former master's."""
+    file = tmp_path / "s"
+    binds = [tcp(), Bind("worker", parse_address(f"unix:{file}"))]
+    sockets.open(binds, 2)
+    heir = Sockets()
+    heir.inherited = handed_over(sockets)
+    given = [sock for _, sock in heir.inherited]
+    with listening() as taken, pytest.raises(CannotBind, match=str(taken.getsockname()[1])):
+        heir.open([*binds, tcp(taken.getsockname()[1])], 3)
+    assert [sock for _, sock in heir.inherited] == given and heir.groups == {}
+    assert file.exists() and all(sock.fileno() >= 0 for sock in given)
+    for group in heir.open(binds, 2):
+        group.close()
