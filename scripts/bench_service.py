@@ -59,10 +59,10 @@ FIGURES = {
     "small_p50_ms": "p50, ms",
     "small_p99_ms": "p99, ms",
     "middle_per_s": "8 MP to 800x600: pictures/s",
-    "middle_of_pure": "of the pure function's rate on every core ",
-    "middle_cpu_of_pure": "server CPU a picture, pure function = 1 ",
-    "middle_p50_ms": "p50, ms ",
-    "middle_p99_ms": "p99, ms ",
+    "middle_of_pure": "of the pure function's rate on every core",
+    "middle_cpu_of_pure": "server CPU a picture, pure function = 1",
+    "middle_p50_ms": "p50, ms",
+    "middle_p99_ms": "p99, ms",
     "line_p50_ms": "0.3 MP beside two clients with 20 MP: p50, ms",
     "line_p99_ms": "the same: p99, ms",
     "line_big_per_s": "the 20 MP ones: pictures/s",
@@ -302,7 +302,7 @@ def table(results: dict[str, dict[str, float]]) -> str:
     for figure, words in FIGURES.items():
         cells = [f"{row[figure]:.3g}" if figure in row else "-" for row in results.values()]
         if any(cell != "-" for cell in cells):
-            lines.append(f"| {words.strip()} | {' | '.join(cells)} |")
+            lines.append(f"| {words} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 

@@ -152,7 +152,7 @@ class Framed:
         if not len(data):
             raise Refused(415, "no picture in the request")
         is_small = len(data) <= settings.express_bytes
-        task = Task(desk.serial(), self, job, slot, 0, len(data), is_small, request, desk.loop.now)
+        task = Task(desk.serial(), self, job, slot, 0, len(data), is_small, request)
         if slot >= 0:
             assert isinstance(data, memoryview)
             task.offset = desk.arena.offset_of(data)

@@ -6,7 +6,7 @@ in none when its client is gone. Requests are judged here by their numbers and w
 a picture in the front.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Protocol
 
@@ -15,7 +15,6 @@ from workers.imaging.limits import Limits, check_request, check_target
 from workers.resizer.orders import Result
 
 OK, BUSY, DRAINING, TIMEOUT = 200, 429, 503, 504
-EXIF_BY_ID = "auto"
 
 
 class Stage(Enum):
@@ -50,10 +49,9 @@ class Task:
     length: int = 0
     is_small: bool = True
     context: Any = None
-    made_at: float = 0.0
     begun_at: float = 0.0
     stage: Stage = Stage.MADE
-    fingerprint: int = field(default=0)
+    fingerprint: int = 0
 
 
 def wanted(

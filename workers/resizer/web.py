@@ -177,7 +177,7 @@ class Web:
         is_small = self.filled <= desk.settings.express_bytes
         offset = desk.arena.offset_of(desk.arena.slot(slot))
         job = self._job(wish)
-        task = Task(desk.serial(), self, job, slot, offset, self.filled, is_small, None, desk.loop.now)
+        task = Task(desk.serial(), self, job, slot, offset, self.filled, is_small)
         self.task = task
         if desk.submit(task):
             self.slot, self.wish = -1, None
