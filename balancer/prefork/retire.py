@@ -49,11 +49,17 @@ class Retirement:
                     send(process.pid, signal.SIGTERM)
 
     def cut(self, now: float) -> None:
-        """No more patience: everyone finishes at once."""
+        """No more patience: everyone finishes at once. Asked again it changes nothing: the kill must come in its time."""
+        if self._cut_at is not None:
+            return
         self._stop_the_rest()
         self._cut_at = now
         for process in self._crew.children.living(self.generation):
             send(process.pid, signal.SIGQUIT)
+
+    @property
+    def is_cut(self) -> bool:
+        return self._cut_at is not None
 
     def _stop_the_rest(self) -> None:
         if not self._all_told:
