@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 from balancer.pool.backend import Backend
 from balancer.pool.board import ADMIN_DRAIN, ADMIN_MAINT, ADMIN_READY, Board
-from balancer.prefork.cells import ADMIN_ROW, MAX_SLOTS, WANTED_WORKERS
+from balancer.prefork.cells import ADMIN_ROW, MAX_SLOTS, WANTED_WORKERS, WORKERS_WISHES
 from balancer.prefork.loop import Loop
 
 MAX_WEIGHT = 256
@@ -97,7 +97,9 @@ class Commands:
 
     def set_workers(self, text: str) -> dict[str, Any]:
         count = whole_number(text, "the number of workers", 1, MAX_SLOTS)
-        self.board.cells[ADMIN_ROW * self.board.columns + WANTED_WORKERS] = count
+        admin = self.board.shared.rows.row(ADMIN_ROW)
+        admin[WANTED_WORKERS] = count
+        admin[WORKERS_WISHES] += 1
         return {"text": f"{count} workers wanted", "workers": count}
 
     def reload(self, reply: Answer) -> None:

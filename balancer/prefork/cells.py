@@ -11,10 +11,9 @@ RULES
 - This module knows the columns of processes. What a service counts lives in columns from PREFORK_COLUMNS on.
 
       row            writer    holds
-      MASTER_ROW     master    generation, live rows, wanted workers; in its last columns the row of the newest
-                               ready process (slot 0) of each role, see `current_row`
+      MASTER_ROW     master    generation, live rows, slots, what it has done since boot
       RETIRED_ROW    master    totals of the dead
-      ADMIN_ROW      console   what operators ask for (WANTED_WORKERS, and the service's own columns)
+      ADMIN_ROW      console   what operators ask for (WANTED_WORKERS, WORKERS_WISHES, the service's own columns)
       FIRST_LEASE..  its lessee  one process each; only rows [FIRST_LEASE, MASTER_LIVE_ROWS) can be in use
 
 The slots table has one row per slot of the listening role and one writer, the master: which process serves the slot's
@@ -33,7 +32,8 @@ T = TypeVar("T")
 PID, ROLE, SLOT, GENERATION, BEAT_MS, STATE, ACCEPTING, LOAD = range(8)
 STARTED_MS = 8
 DEADLINE_MS = 9  # 0, or when the drain of this process ends
-WANTED_WORKERS = 10  # ADMIN_ROW only: 0 = as configured
+WANTED_WORKERS = 10  # ADMIN_ROW only, with the number of such wishes so far: the same wish may come twice
+WORKERS_WISHES = 11
 FOLDS = WANTED_WORKERS  # RETIRED_ROW only: grows by 2 with every row folded into it, odd meanwhile
 PREFORK_COLUMNS = 16
 
@@ -51,7 +51,6 @@ MASTER_HANGS = 13  # processes killed because their heartbeat stood still
 MASTER_RELOADS = 14  # reloads that went through
 MASTER_UPCOMING = WANTED_WORKERS  # generation that the next plan would be forked as
 MASTER_SLOTS = 15  # slots that own sockets (rows of the slots table in use); never fewer than workers
-MAX_ROLES = 8  # the last so many columns of MASTER_ROW: row of the newest ready process of each role
 
 FREE, STARTING, READY, DRAINING = range(4)  # values of STATE
 
@@ -64,8 +63,9 @@ SLOT_UNUSED, SLOT_SERVED, SLOT_STARTING, SLOT_PAUSED, SLOT_STALE, SLOT_EMPTY, SL
 MAX_ROWS = 512  # 3 generations of 128 workers and their helpers; untouched rows cost no memory
 MAX_SLOTS = 256
 
+NOTICE_BYTES = 4000
+
 _CACHE_LINE = 8  # int64 per 64-byte line
-_NOTICE_BYTES = 4000
 _HEAD = 24  # serial, length, checksum
 
 
@@ -131,13 +131,13 @@ class Notice:
     """
 
     def __init__(self) -> None:
-        self._memory = RawArray("B", _HEAD + _NOTICE_BYTES)
+        self._memory = RawArray("B", _HEAD + NOTICE_BYTES)
         self._bytes = memoryview(self._memory).cast("B")
         self._head = self._bytes[:_HEAD].cast("q")
 
     def write(self, text: str) -> int:
         """Replace the text (cut to 4000 bytes); returns its serial number."""
-        raw = text.encode()[:_NOTICE_BYTES].decode(errors="ignore").encode()
+        raw = text.encode()[:NOTICE_BYTES].decode(errors="ignore").encode()
         head = self._head
         begun = (head[0] | 1) if head[0] & 1 else head[0] + 1
         head[0] = begun
@@ -153,7 +153,7 @@ class Notice:
             serial = self._head[0]
             if serial & 1:
                 continue
-            length = min(max(self._head[1], 0), _NOTICE_BYTES)
+            length = min(max(self._head[1], 0), NOTICE_BYTES)
             raw = bytes(self._bytes[_HEAD : _HEAD + length])
             if self._head[0] == serial and (serial == 0 or zlib.crc32(raw) == self._head[2]):
                 return serial // 2, raw.decode()
@@ -172,17 +172,7 @@ class Shared:
 def make_shared(columns: int, rows: int = MAX_ROWS) -> Shared:
     """The shared memory of one master; `columns` is what the service asks for."""
     return Shared(
-        rows=Table(rows, max(columns, PREFORK_COLUMNS) + MAX_ROLES),
+        rows=Table(rows, max(columns, PREFORK_COLUMNS)),
         slots=Table(MAX_SLOTS, SLOT_COLUMNS),
         notice=Notice(),
     )
-
-
-def current_cell(rows: Table, role_index: int) -> int:
-    """Number of the cell of MASTER_ROW that names a role's newest ready process."""
-    return MASTER_ROW * rows.columns + rows.columns - MAX_ROLES + role_index
-
-
-def current_row(shared: Shared, role_index: int) -> int:
-    """Row of the newest ready process of a role (its slot 0), 0 when there is none; roles in the plan's order."""
-    return int(shared.rows.cells[current_cell(shared.rows, role_index)])

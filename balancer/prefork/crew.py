@@ -11,14 +11,12 @@ from collections.abc import Callable
 from balancer.prefork.cells import (
     BEAT_MS,
     FIRST_LEASE,
-    MASTER_GENERATION,
     MASTER_HANGS,
     MASTER_LIVE_ROWS,
     MASTER_RESPAWNS,
     MASTER_ROW,
     RETIRED_ROW,
     Shared,
-    current_cell,
 )
 from balancer.prefork.children import Children, Leases, NoLease, Place, Process
 from balancer.prefork.listeners import Sockets
@@ -90,7 +88,6 @@ class Crew:
         """Take the words of children that got ready."""
         for pid in self.nursery.hear():
             self.children.became_ready(pid, now)
-        self.write_current()
 
     # -- deaths --
 
@@ -112,7 +109,6 @@ class Crew:
                 process.control.close()
             self._tell_death(process, status, now)
             self._free(process.row, self.plans[process.generation].totals)
-        self.write_current()
         return strangers
 
     def _free(self, row: int, totals: frozenset[int]) -> None:
@@ -193,16 +189,6 @@ class Crew:
     def tell_all(self, number: int) -> None:
         for process in self.children.living():
             send(process.pid, number)
-
-    def write_current(self) -> None:
-        """The row of each role's newest ready process, for those who look for a role that exists once."""
-        self.row[MASTER_GENERATION] = self.current
-        plan = self.plans.get(self.current)
-        for index, role in enumerate(plan.roles if plan else ()):
-            holder = self.children.holder(self.current, role.name, 0)
-            is_there = holder is not None and holder.ready_at is not None
-            cell = current_cell(self.shared.rows, index)
-            self.shared.rows.cells[cell] = holder.row if holder is not None and is_there else 0
 
     def _write_live_rows(self) -> None:
         self.row[MASTER_LIVE_ROWS] = self.children.leases.end

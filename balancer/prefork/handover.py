@@ -53,7 +53,7 @@ class Handover:
             self._log.info("upgrade", successor=successor.pid, then="it serves; we drain")
             return True
         if word is False or now > successor.give_up_at:
-            send(successor.pid, signal.SIGKILL)
+            self._send(signal.SIGKILL)
             successor.close()
             self._successor = None
             self._log.error(
@@ -62,8 +62,9 @@ class Handover:
         return False
 
     def stranger_died(self, pid: int, code: int) -> None:
-        """The end of its life is seen on the pipe; here only its exit code is told."""
-        if pid == self.pid:
+        """The end of its life is seen on the pipe; here its exit code is told, and its pid is nobody's any more."""
+        if self._successor is not None and pid == self.pid:
+            self._successor.is_reaped = True
             self._log.error("upgrade", successor=pid, exit=code)
         else:
             self._log.debug("reap", stranger=pid, exit=code)
@@ -71,7 +72,11 @@ class Handover:
     def call_off(self) -> None:
         """We are told to stop ourselves: a successor that does not serve yet goes with us."""
         if self._successor is not None and not self._successor.serves:
-            send(self.pid, signal.SIGTERM)
+            self._send(signal.SIGTERM)
+
+    def _send(self, number: int) -> None:
+        if self._successor is not None and not self._successor.is_reaped:
+            send(self._successor.pid, number)
 
     def fds(self) -> list[int]:
         """The pipe on which it will speak."""

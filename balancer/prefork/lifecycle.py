@@ -57,7 +57,7 @@ class Lifecycle:
     def begin(self, plan: Plan, wanted: int, now: float) -> None:
         """Ask for the first generation. A former master may have left sockets for more slots than it wants."""
         self.wanted, self.slots = wanted, max(wanted, self.crew.sockets.slots())
-        self._generation = self.crew.current = 1
+        self._generation = self.crew.current = self.crew.row[MASTER_GENERATION] = 1
         self.crew.want_all(1, plan, now)
         self.crew.spawn_due(now)
 
@@ -81,8 +81,10 @@ class Lifecycle:
             self._close_ports()
         if self._handover.hear(now):
             self.is_superseded = True
-            self.notifier.superseded(self._handover.pid)
             self._retire_all(now, is_final=False)
+            self.notifier.superseded(
+                self._handover.pid
+            )  # last: a reload given up just now has named ourselves
         if self._reload is not None:
             self._step_reload(self._reload, now)
         if self._wants_reload and self._reload is None and self._is_ready and not self.is_stopping:
@@ -160,9 +162,10 @@ class Lifecycle:
         alive = self.crew.children.generations()
         if len(alive) >= MOST_GENERATIONS:
             for retirement in self._retiring[:1]:
-                self.log.info(
-                    "drain", generation=retirement.generation, then="cut: too many generations alive"
-                )
+                if not retirement.is_cut:
+                    self.log.info(
+                        "drain", generation=retirement.generation, then="cut: too many generations alive"
+                    )
                 retirement.cut(now)
             return  # tried again each turn until the oldest is gone
         self._wants_reload = False
@@ -193,8 +196,8 @@ class Lifecycle:
         removed = reload.removed()
         self.crew.current = self.crew.row[MASTER_GENERATION] = reload.generation
         self.wanted, self.slots = reload.wanted, max(self.slots, reload.slots)
-        self.crew.write_current()
         self._retiring.append(Retirement(self.crew, old, is_final=False, now=now))
+        self.log.level = reload.plan.loglevel
         if removed:
             self._closing = (now + QUEUE_GRACE, removed)
         self._tell_reload(now, "", compare(reload.old, reload.plan))

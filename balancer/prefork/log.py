@@ -189,9 +189,9 @@ class Log:
             except OSError:
                 pass  # reopen() will say what does not work
 
-    def child(self, who: str) -> "Log":
+    def child(self, who: str, level: int) -> "Log":
         """A log for the process just forked, with its own pid and an empty buffer, on the same file."""
-        return Log(who, level=self.level, sink=self._sink)
+        return Log(who, level=level, sink=self._sink)
 
     def _clock(self) -> str:
         now = time.time()

@@ -38,6 +38,7 @@ from balancer.prefork.cells import (
     STARTED_MS,
     STATE,
     WANTED_WORKERS,
+    WORKERS_WISHES,
     make_shared,
 )
 from balancer.prefork.crew import Crew
@@ -129,7 +130,7 @@ class Master:
         self._started = time.monotonic()
         self._next_tick = self._started
         self._look_again: float | None = None
-        self._last_wish = 0
+        self._wishes_seen = 0
         crew.drop = self._drop_in_child
 
     def serve(self) -> int:
@@ -232,11 +233,10 @@ class Master:
         crew.extend_reach()
         if crew.watch.look(now):
             self.log.info("watch", then="our own clock jumped: nobody is judged this round")
-        wish = int(crew.shared.rows.row(ADMIN_ROW)[WANTED_WORKERS])
-        if wish != self._last_wish:
-            self._last_wish = wish
-            if wish:
-                life.scale(wish, now)
+        admin = crew.shared.rows.row(ADMIN_ROW)
+        if admin[WORKERS_WISHES] != self._wishes_seen:
+            self._wishes_seen = admin[WORKERS_WISHES]
+            life.scale(admin[WANTED_WORKERS], now)
         self.title.set(life.title(), now)
         life.tick(now)
 

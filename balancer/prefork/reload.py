@@ -9,9 +9,10 @@ does fail, the old one has not noticed, and the reason is in the log and in the 
 """
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-from balancer.prefork.cells import MASTER_RELOADS
+from balancer.prefork.cells import MASTER_RELOADS, NOTICE_BYTES
 from balancer.prefork.crew import Crew
 from balancer.prefork.listeners import CannotBind, Group
 from balancer.prefork.log import Log
@@ -43,6 +44,7 @@ def facts_of(plan: Plan) -> dict[str, str]:
     }
     facts |= {f"{role.name}s": str(role.count) for role in plan.roles}
     facts |= {"drain-timeout": f"{plan.drain_timeout:g}s", "steering": "on" if plan.steering else "off"}
+    facts |= {"loglevel": str(plan.loglevel)}
     return facts | dict(plan.facts)
 
 
@@ -67,9 +69,10 @@ def obstacle(old: Plan, new: Plan) -> str:
     names = [role.name for role in old.roles], [role.name for role in new.roles]
     if names[0] != names[1]:
         return f"the processes are {', '.join(names[0])} and would become {', '.join(names[1])}"
-    for name in ("user", "group", "pidfile", "title"):
-        if getattr(old, name) != getattr(new, name):
-            return f"{name} changes from {getattr(old, name) or 'none'} to {getattr(new, name) or 'none'}"
+    for name in ("user", "group", "pidfile", "log_path", "title"):
+        before, after = getattr(old, name), getattr(new, name)
+        if before != after:
+            return f"{name.removesuffix('_path')} changes from {before or 'none'} to {after or 'none'}"
     return ""
 
 
@@ -101,7 +104,12 @@ class Reload:
         except CannotBind as error:
             self._unbind()
             raise GivenUp(str(error)) from error
-        crew.want_all(generation, self.plan, now)
+        try:
+            crew.want_all(generation, self.plan, now)
+        except OSError as error:
+            self._unbind()
+            crew.forget(generation)
+            raise GivenUp(f"no channels for the new processes: {error.strerror}") from error
 
     def step(self, now: float) -> bool:
         """True once every new process is ready. Raises GivenUp when one died before, or time is up."""
@@ -153,6 +161,19 @@ def read_plan(service: Service, crew: Crew) -> Plan:
         raise GivenUp(f"{type(error).__name__}: {error}") from error
 
 
+def abridged(head: Mapping[str, object], text: str, difference: Difference) -> str:
+    """JSON that fits the notice whole: what does not is cut word by word, for half an object is nobody's answer."""
+    found = ""
+    for longest in (100, 40, 8):  # characters of a name; one of them may take six bytes
+        record: dict[str, object] = {**head, "text": text[: 8 * longest]}
+        for word, names in vars(difference).items():
+            record[word] = [name[:longest] for name in names[:10]]
+        found = json.dumps(record, separators=(",", ":"))
+        if len(found) <= NOTICE_BYTES:
+            break
+    return found
+
+
 class Outcome:
     """Tells how reloads ended: one JSON text in the notice, one line in the log."""
 
@@ -164,10 +185,8 @@ class Outcome:
         """`error` empty: it went through."""
         self._serial += 1
         text = error or str(difference)
-        record = {"serial": self._serial, "ok": not error, "at_ms": int(now * 1000), "text": text[:800]}
-        for word, names in vars(difference).items():
-            record[word] = [name[:100] for name in names[:10]]
-        self._crew.shared.notice.write(json.dumps(record, separators=(",", ":")))
+        head = {"serial": self._serial, "ok": not error, "at_ms": int(now * 1000)}
+        self._crew.shared.notice.write(abridged(head, text, difference))
         if error:
             self._crew.log.error("reload", error=error, then="the old configuration stays")
         else:

@@ -157,7 +157,7 @@ class Nursery:
         channels, own = self._take_channels(plan, seat)
         self.shared.rows.row(seat.row)[PID] = os.getpid()
         who = f"{role.name} {seat.slot}" if is_numbered(plan, role) else role.name
-        child_log = log.child(who)
+        child_log = log.child(who, plan.loglevel)
         faulthandler.enable(_dump_file(plan.log_path), all_threads=True)
         _lower_standing()
         title = Title(plan.title)

@@ -103,6 +103,7 @@ class Successor:
     ready_fd: int
     give_up_at: float
     serves: bool = False
+    is_reaped: bool = False
 
     def hears(self) -> bool | None:
         """True: it serves; False: it is gone without a word; None: not yet."""

@@ -77,6 +77,7 @@ class Echo:
             self.close(conn)
             return
         self.child.cells[SERVED] += 1
+        self.child.log.debug("talk", words=data.strip())
         match data.strip():
             case b"pid":
                 data = b"%d\n" % os.getpid()

@@ -324,6 +324,15 @@ def test_a_failed_reload_leaves_the_old_generation_serving(house: Callable[..., 
         assert toy.ask("gen") == "1"
 
 
+def test_reload_changes_how_much_is_logged(house: Callable[..., House]) -> None:
+    toy = house().boot()
+    toy.configure(loglevel=2)
+    toy.signal(signal.SIGHUP)
+    toy.wait_line(r" reload generation=2")
+    assert json.loads(toy.ask_board()["notice"])["changed"] == ["loglevel 0 -> 2"]
+    toy.wait_line(r" debug worker \d+ pid=\d+ talk words=")
+
+
 def test_reload_adds_and_removes_ports(house: Callable[..., House]) -> None:
     toy = house().boot()
     with socket.socket() as taken:

@@ -132,3 +132,16 @@ def test_sessions_of_a_worker_that_goes_are_finished(tmp_path: Path) -> None:
         wait_for(lambda: len(lb.status()["workers"]) == 1, "one worker")
         assert not lb.status()["totals"]["cut_total"]
         lb.check_at_rest()
+
+
+def test_the_same_wish_may_be_told_again(tmp_path: Path) -> None:
+    """After somebody else has changed the number. Fails where the master only looks whether the wish is another one."""
+    with ExitStack() as stack:
+        backend = stack.enter_context(Digest())
+        lb = started(stack, tmp_path, backend.address)
+        by_command(lb, 2)
+        lb.wait_line(r"scale workers=4->2")
+        lb.signal(signal.SIGTTOU)
+        lb.wait_line(r"scale workers=2->1")
+        by_command(lb, 2)
+        lb.wait_line(r"scale workers=1->2")

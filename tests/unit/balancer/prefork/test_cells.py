@@ -6,17 +6,12 @@ from balancer.prefork.cells import (
     FIRST_LEASE,
     FREE,
     LOAD,
-    MASTER_ROW,
-    MAX_ROLES,
     PREFORK_COLUMNS,
     READY,
     RETIRED_ROW,
     STATE,
     Notice,
     Table,
-    current_cell,
-    current_row,
-    make_shared,
 )
 
 COUNT = PREFORK_COLUMNS
@@ -60,15 +55,6 @@ def test_the_table_is_shared_over_a_fork() -> None:
         os._exit(0)
     os.waitpid(pid, 0)
     assert table.row(1)[4] == 1 << 40
-
-
-def test_current_rows_lie_beyond_every_column_of_the_service() -> None:
-    shared = make_shared(40)
-    for index in range(MAX_ROLES):
-        cell = current_cell(shared.rows, index) - MASTER_ROW * shared.rows.columns
-        assert 40 <= cell < shared.rows.columns
-        shared.rows.row(MASTER_ROW)[cell] = index + 100
-    assert [current_row(shared, index) for index in range(MAX_ROLES)] == list(range(100, 100 + MAX_ROLES))
 
 
 def test_a_notice_is_read_whole_with_its_serial() -> None:

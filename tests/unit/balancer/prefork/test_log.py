@@ -220,7 +220,10 @@ def test_a_notice_that_is_torn_itself_is_told_again(path: Path) -> None:
         log.info("down")
     disk.room = 1 << 30
     log.info("ready")
-    assert [line.split(" ", 5)[5] for line in path.read_text().splitlines()[-2:]] == ["log dropped=3", "ready"]
+    assert [line.split(" ", 5)[5] for line in path.read_text().splitlines()[-2:]] == [
+        "log dropped=3",
+        "ready",
+    ]
 
 
 def test_the_loss_is_told_without_a_further_line(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -280,7 +283,7 @@ def test_a_path_that_cannot_be_opened_is_a_problem_a_boot_can_see(tmp_path: Path
 def test_a_child_shares_the_file_and_not_the_buffer(path: Path) -> None:
     log = Log("master", str(path), level=1)
     log.session("close of=parent")
-    child = log.child("worker 2")
+    child = log.child("worker 2", 1)
     child.info("up")
     assert path.read_text().count("\n") == 1
     assert LINE.match(path.read_text())

@@ -1,10 +1,12 @@
 """What a reload says it changes, and what it cannot change."""
 
+import json
 from dataclasses import replace
 
+from balancer.prefork.cells import NOTICE_BYTES
 from balancer.prefork.child import Child
 from balancer.prefork.plan import Bind, Plan, Role
-from balancer.prefork.reload import Difference, compare, obstacle
+from balancer.prefork.reload import Difference, abridged, compare, obstacle
 from balancer.prefork.retire import first_to_go
 from balancer.prefork.units import parse_address
 
@@ -43,9 +45,23 @@ def test_what_needs_a_restart_is_named() -> None:
         make(80), replace(make(80), columns=64)
     )
     assert "user changes from none to www" in obstacle(make(80), replace(make(80), user="www"))
+    assert "log changes from none to x.log" in obstacle(make(80), replace(make(80), log_path="x.log"))
     assert "would become worker" in obstacle(make(80), replace(make(80), roles=(Role("worker", 1, run),)))
 
 
 def test_those_who_serve_the_workers_go_last() -> None:
     assert first_to_go(make(80), is_final=False) == {"worker", "prober"}
     assert first_to_go(make(80), is_final=True) == {"worker"}
+
+
+def test_the_notice_of_any_reload_is_whole_json() -> None:
+    names = tuple("ü" * 300 for _ in range(40))
+    for text, difference in (
+        ("ü" * 5000, Difference()),
+        ("x", Difference(names, names, names)),
+        ("x", Difference()),
+    ):
+        found = abridged({"serial": 1}, text, difference)
+        assert len(found.encode()) <= NOTICE_BYTES
+        assert json.loads(found)["serial"] == 1 and json.loads(found)["text"]
+    assert json.loads(abridged({}, "x", Difference(added=("y" * 90,))))["added"] == ["y" * 90]
