@@ -165,7 +165,7 @@ class Front:
     def speaker_for(self, client: Client, first: int) -> Speaker:
         if first == MAGIC[0] or not self.settings.http:
             return Framed(client, self.settings.max_frame)
-        return Web(client, self.describe)
+        return Web(client, self._describe_now)
 
     def gone(self, client: Client) -> None:
         self.clients.discard(client)
@@ -175,12 +175,21 @@ class Front:
 
     # -- the master's orders --
 
-    def tick(self, now: float) -> None:
+    def _publish(self) -> None:
+        """The gauges of this moment."""
         desk, cells = self.desk, self.child.cells
-        desk.sweep(now)
         cells[tally.QUEUED] = len(desk.waiting)
         cells[tally.WORKING] = desk.crew.busy
         cells[tally.SEATS] = desk.crew.workers
+
+    def _describe_now(self) -> dict[str, object]:
+        self._publish()  # the last tick's may be from before the CPU processes said hello
+        return self.describe()
+
+    def tick(self, now: float) -> None:
+        desk = self.desk
+        desk.sweep(now)
+        self._publish()
         if now - self.checked_at >= CHECK_SECONDS:
             self.checked_at = now
             desk.shelf.sweep(now)
