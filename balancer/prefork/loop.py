@@ -233,8 +233,7 @@ class Loop:
                     self._complain(handler, error)
         for act in again:
             self._guarded(act)
-        next_at = self._timers.next_at()
-        if next_at is not None and next_at <= now:
+        if self._timers.may_be_due(now):
             self._timers.fire_due(now)
         if self._retired:
             self._finish_retired()

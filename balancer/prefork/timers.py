@@ -61,6 +61,10 @@ class Timers:
         heappush(self._heap, (timer.when, self._serial, timer))
         return timer
 
+    def may_be_due(self, now: float) -> bool:
+        """False when no timer is due at `now`; asked once a turn, so it does not look who was cancelled."""
+        return bool(self._heap) and self._heap[0][0] <= now
+
     def next_at(self) -> float | None:
         """When the earliest timer wants to run; None when there is none."""
         heap = self._heap
@@ -87,4 +91,4 @@ class Timers:
         live = [entry for entry in self._heap if not entry[2].is_cancelled()]
         if len(live) * 2 < len(self._heap):
             heapify(live)
-            self._heap = live
+            self._heap[:] = live

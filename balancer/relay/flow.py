@@ -68,14 +68,36 @@ class Flow(Half):
         self.error = 0  # errno of what broke source or sink
 
     def pump(self) -> int:
-        """Move what the source has."""
+        """Move what the source has. The plain way, one read and one write with nothing in between, is all of it for a
+        small message; whatever is out of the ordinary goes through `_pump_on`."""
         if self.paused or self.source:
             return QUIET
-        if not self.bulk:
-            outcome = self._copy()
-            if outcome != MORE:
-                return outcome
-        return self._pump_on()
+        if self.bulk or self.pending or self.sink:
+            return self._pump_on()
+        try:
+            data = read(self.source_fd, LIMIT)
+        except OSError as error:
+            return self._source_failed(error)
+        size = len(data)
+        if not size:
+            self.ended()
+            return CHANGED
+        self.taken += size
+        try:
+            sent = write(self.sink_fd, data)
+        except OSError as error:
+            if error.errno not in TRANSIENT:
+                self.pending = size
+                return self._sink_failed(error)
+            sent = 0
+        if sent != size:
+            self.pending = size - sent
+            self.rest = data[sent:]
+            self.pause()
+            return QUIET
+        if size < BULK and not self.final:
+            return QUIET
+        return self._look_behind(size, LIMIT)
 
     def flush(self) -> int:
         """The sink has room: give it what is pending, and resume reading."""
@@ -112,8 +134,19 @@ class Flow(Half):
 
     # -- copying
 
+    def _look_behind(self, size: int, room: int) -> int:
+        """All of a read has been written: what is behind those bytes?"""
+        if size >= BULK:
+            self.bulk = self.pipes is not None
+        if size == room:
+            return self._pump_on()
+        if self.final == FIN_BEHIND:
+            self.ended()
+            return CHANGED
+        return self._pump_on() if self.final else QUIET
+
     def _copy(self) -> int:
-        """One read and one write; MORE when the source may have more."""
+        """One read behind whatever is pending, or into nowhere; MORE when the source may have more."""
         room = LIMIT - self.pending
         try:
             data = read(self.source_fd, room)
@@ -123,42 +156,32 @@ class Flow(Half):
         if not size:
             self.ended()
             return CHANGED
-        if self.sink or self.pending:
-            return self._store(data, room)
-        self.taken += size
+        waiting = self.pending
+        self.took(size)
+        if self.sink == GONE:
+            return MORE if size == room or self.final else QUIET
+        self.rest += data
+        if waiting:
+            self.pause()
+            return QUIET
         try:
-            sent = write(self.sink_fd, data)
+            sent = write(self.sink_fd, self.rest)
         except OSError as error:
             if error.errno not in TRANSIENT:
-                self.pending = size
                 return self._sink_failed(error)
             sent = 0
-        if sent != size:
-            self.pending = size - sent
-            self.rest = data[sent:]
+        self.rest = self.rest[sent:]
+        self.gave(sent)
+        if self.pending:
             self.pause()
             return QUIET
         if size == room:
             self.bulk = self.pipes is not None
             return MORE
-        if not self.final:
-            if size >= BULK:
-                self.bulk = self.pipes is not None
-            return QUIET
-        if self.final == ANNOUNCED:
-            return MORE
-        self.ended()
-        return CHANGED
-
-    def _store(self, data: bytes, room: int) -> int:
-        """Bytes that cannot be written now: behind others when the sink is slow, nowhere when it is gone."""
-        size = len(data)
-        self.took(size)
-        if self.sink == GONE:
-            return MORE if size == room or self.final else QUIET
-        self.rest += data
-        self.pause()
-        return QUIET
+        if self.final == FIN_BEHIND:
+            self.ended()
+            return CHANGED
+        return MORE if self.final else QUIET
 
     def _pump_on(self) -> int:
         moved = 0

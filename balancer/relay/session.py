@@ -155,7 +155,7 @@ class Session(Dial):
         """An end was reached somewhere: do what the halves ask for, until they ask for nothing."""
         up, down = self.up, self.down
         while not self.closed:
-            if up.source == BROKEN or up.sink == GONE or down.source == BROKEN or down.sink == GONE:
+            if (up.source | up.sink | down.source | down.sink) >= BROKEN:  # or GONE: the worst of each is 2
                 self._follow(up, down)
                 self._follow(down, up)
                 if down.source == BROKEN and self._may_redial():
