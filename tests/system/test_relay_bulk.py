@@ -87,7 +87,7 @@ def digest_of_rest(conn: socket.socket) -> tuple[int, bytes]:
 @pytest.mark.parametrize("total", [32 * MB, pytest.param(256 * MB, marks=pytest.mark.soak)])
 @pytest.mark.parametrize("splice", ["yes", "no"])
 def test_both_ways_at_once(total: int, splice: str) -> None:
-    """Naive: forget what a write did not take (the digest); keep reading while it is refused (the memory)."""
+    """Naive: forget what a write did not take; keep reading while it is refused, without end."""
     sent: dict[str, bytes] = {}
     got: dict[str, tuple[int, bytes]] = {}
 
@@ -220,7 +220,7 @@ def slow_readers(address: tuple[str, int], count: int) -> Iterator[list[int]]:
 
 @pytest.mark.parametrize(("readers", "pings"), [(60, 1000), pytest.param(200, 5000, marks=pytest.mark.soak)])
 def test_slow_readers_cost_little_and_disturb_nobody(readers: int, pings: int) -> None:
-    """Naive: keep reading while the client refuses (memory without bound); retry a refused write in a loop (p99)."""
+    """Naive: keep reading while the client refuses; sendall, which retries until all is taken."""
     with Scripted(answer_or_flood) as backend:
         with (
             Balancer(upstreams=[backend.address], check="none") as lb,
@@ -285,8 +285,7 @@ def test_one_byte_ping_pong_never_waits_for_a_delayed_acknowledgement(rounds: in
 
 @pytest.mark.parametrize("pings", [1000, pytest.param(5000, marks=pytest.mark.soak)])
 def test_four_bulk_flows_leave_small_messages_their_turn(pings: int) -> None:
-    """In one worker, as fast as it goes. What a ping waits for at most is each bulk flow's share of one turn. Naive: move
-    bytes as long as the source has some."""
+    """In one worker, as fast as it goes. What a ping waits for at most is each bulk flow's share of one turn."""
 
     def script(conn: socket.socket) -> None:
         if conn.recv(1) == b"p":
