@@ -218,9 +218,14 @@ def slow_readers(address: tuple[str, int], count: int) -> Iterator[list[int]]:
             reader.close()
 
 
-@pytest.mark.parametrize(("readers", "pings"), [(60, 1000), pytest.param(200, 5000, marks=pytest.mark.soak)])
-def test_slow_readers_cost_little_and_disturb_nobody(readers: int, pings: int) -> None:
-    """Naive: keep reading while the client refuses; sendall, which retries until all is taken."""
+@pytest.mark.parametrize(
+    ("readers", "pings", "slack"),
+    [(60, 1000, 0.02), pytest.param(200, 5000, 0.0005, marks=pytest.mark.soak)],
+)
+def test_slow_readers_cost_little_and_disturb_nobody(readers: int, pings: int, slack: float) -> None:
+    """Naive: keep reading while the client refuses; sendall, which retries until all is taken.
+
+    The short form allows 20 ms of `slack` in the delay: a time slice or two of a machine that runs other tests."""
     with Scripted(answer_or_flood) as backend:
         with (
             Balancer(upstreams=[backend.address], check="none") as lb,
@@ -237,7 +242,7 @@ def test_slow_readers_cost_little_and_disturb_nobody(readers: int, pings: int) -
                 f"p99 {busy_p99 * 1000:.2f} ms, without them {calm_p99 * 1000:.2f} ms"
             )
             assert grown <= readers * 128 * KB + 10 * MB
-            assert busy_p99 <= 2 * calm_p99 + 0.0005
+            assert busy_p99 <= 2 * calm_p99 + slack
             lb.check_at_rest(seconds=5)
 
 

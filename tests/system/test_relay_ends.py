@@ -297,8 +297,8 @@ def held_up(pid: int) -> Iterator[None]:
 
 @pytest.mark.parametrize("rounds", [2000, pytest.param(10_000, marks=pytest.mark.soak)])
 def test_both_close_in_one_instant(rounds: int) -> None:
-    """Within 1 ms of each other; descriptor numbers are used again at once. Naive: close inside the batch: a stale event
-    of the old connection reaches the new owner of its number."""
+    """Within 1 ms of each other; descriptor numbers are used again at once. Naive: forget a session's end, or count it
+    twice. (Closing inside the batch is too rare a fault to be met here: the session's unit tests fail on it.)"""
     heard: list[bytes] = []
 
     def script(conn: socket.socket) -> None:
