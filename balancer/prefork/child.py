@@ -197,6 +197,9 @@ class Child:
             words, fds = b"", []
         if not words:
             os._exit(1)
-        for (slot, address), fd in zip(json.loads(words), fds, strict=True):
+        promised = json.loads(words)
+        if len(fds) < len(promised):  # out of descriptors: what is missing is another's to adopt
+            self.log.warning("extend", sockets=f"{len(fds)}/{len(promised)}", then="go on without the others")
+        for (slot, address), fd in zip(promised, fds, strict=False):
             listener = Listener(parse_address(address), slot, fd, socket.socket(fileno=fd))
             self._listeners[slot] = (*self._listeners.get(slot, ()), listener)

@@ -175,10 +175,7 @@ class Crew:
             plan = self.plans[process.generation]
             if process.draining or process.role != plan.listening():
                 continue
-            listeners = self.sockets.of_role(process.role)
-            missing = [one for slot, many in listeners.items() if slot >= process.reach for one in many]
-            if missing and self.nursery.extend(process, missing):
-                process.reach = len(listeners)
+            self.nursery.extend(process, self.sockets.of_role(process.role))
 
     def _drop_in_child(self) -> None:
         for process in self.children.living():

@@ -9,6 +9,7 @@ RULES
   channels. A listener of its own role's other slots it keeps: adoption needs them.
 """
 
+import contextlib
 import cProfile
 import ctypes
 import faulthandler
@@ -20,7 +21,7 @@ import signal
 import socket
 import time
 import traceback
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from balancer.prefork.cells import (
@@ -98,17 +99,22 @@ class Nursery:
         cells[STATE] = STARTING
 
     @staticmethod
-    def extend(process: Process, listeners: Iterable[Listener]) -> bool:
-        """Hand listeners made later to a living child, so that it can adopt their slots; False when it cannot listen."""
-        chosen = list(listeners)[:MOST_FDS]
-        if process.control is None:
-            return False
+    def extend(process: Process, listeners: Mapping[int, tuple[Listener, ...]]) -> None:
+        """Hand a living child the listeners of slots made after it, so that it can adopt them: as many slots as a packet
+        holds. What is left, or what it cannot take now (stopped, or dying), is tried again at the next tick."""
+        chosen: list[Listener] = []
+        reach = process.reach
+        while many := listeners.get(reach):
+            if len(chosen) + len(many) > MOST_FDS:
+                break
+            chosen += many
+            reach += 1
+        if not chosen or process.control is None:
+            return
         words = json.dumps([(listener.slot, str(listener.address)) for listener in chosen]).encode()
-        try:
+        with contextlib.suppress(OSError):
             socket.send_fds(process.control, [words], [listener.fd for listener in chosen])
-        except OSError:
-            return False  # stopped, or dying: asked again at the next tick
-        return True
+            process.reach = reach
 
     def fork(
         self, plan: Plan, seat: Seat, sockets: Sockets, log: Log, drop: Callable[[], None]
