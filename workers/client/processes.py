@@ -29,14 +29,16 @@ def run_forked(number: int, work: Callable[[int], Statistics]) -> Statistics:
         os.close(writer)
         children.append((pid, reader))
 
+    alive = {pid for pid, _ in children}  # a pid that was waited for may be somebody else's
+
     def pass_on(signum: int, frame: FrameType | None) -> None:
-        for pid, _ in children:
+        for pid in list(alive):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signum)
 
     for signum in (signal.SIGINT, signal.SIGTERM):
         signal.signal(signum, pass_on)
-    return _collect(children)
+    return _collect(children, alive)
 
 
 def _be_child(index: int, writer: int, work: Callable[[int], Statistics]) -> None:
@@ -53,11 +55,12 @@ def _be_child(index: int, writer: int, work: Callable[[int], Statistics]) -> Non
         os._exit(code)  # the parent's stack and its exit handlers are not ours
 
 
-def _collect(children: list[tuple[int, int]]) -> Statistics:
+def _collect(children: list[tuple[int, int]], alive: set[int]) -> Statistics:
     total = Statistics()
     for pid, reader in children:
         with open(reader, "rb") as pipe:
             raw = pipe.read()
+        alive.discard(pid)
         _, status = os.waitpid(pid, 0)
         try:
             total.merge(raw)

@@ -6,6 +6,7 @@ RULES: what is decided here is decided before the first byte goes out: every pat
 import cProfile
 import os
 
+from balancer.prefork.boot import raise_file_limit
 from balancer.prefork.log import Log
 from balancer.prefork.loop import Loop
 from balancer.prefork.units import resolve
@@ -18,9 +19,12 @@ from workers.client.save import Output
 from workers.client.scan import Found, scan
 from workers.options import ClientOptions
 
+OWN_FILES = 16  # streams, epoll, log, journal, profile, the way to a directory, a picture, a result
+
 
 def resize_directory(options: ClientOptions) -> Statistics:
     """Do what `options` say. Raises OSError, or LookupError with a sentence."""
+    _check_descriptors(options)
     try:
         addresses = resolve(options.proxy)
     except OSError as error:
@@ -50,6 +54,16 @@ def resize_directory(options: ClientOptions) -> Statistics:
     _add_scan(figures, found, len(found.pictures) - len(pictures))
     _write_report(options, figures)
     return figures
+
+
+def _check_descriptors(options: ClientOptions) -> None:
+    """A run that is out of descriptors on its way can neither read a picture nor save one."""
+    limit, wanted = raise_file_limit(), max(options.minconns, options.maxconns)
+    if wanted > limit - OWN_FILES:
+        raise LookupError(
+            f"--maxconns: {wanted} connections do not fit {limit} open files (ulimit -n), "
+            f"{OWN_FILES} of which are for pictures and results"
+        )
 
 
 def _add_scan(figures: Statistics, found: Found, skipped: int) -> None:
