@@ -69,25 +69,20 @@ def leastconn(field: Field) -> Pick:
     weights = [candidate.weight for candidate in field.eligible]
     count = len(indexes)
     lightest = min(weights)
+    is_even = lightest == max(weights)
     round_trip = 1 / lightest
     tags = [((place - field.start) % count) / count / weight for place, weight in enumerate(weights)]
     clock = 0.0
     loads = field.loads
-    only = indexes[0] if count == 1 else -1
 
     def pick(source: str, skip: Collection[int]) -> int | None:
         nonlocal clock
-        if not skip and only >= 0:
-            return only
-        best, least = -1, 0
-        for place, load in enumerate(loads()):
-            cost = (load * lightest + lightest - 1) // weights[
-                place
-            ]  # ceil((load + 1) * lightest / weight) - 1
-            if (cost > least and best >= 0) or (skip and indexes[place] in skip):
-                continue
-            if best < 0 or cost < least or tags[place] < tags[best]:
-                best, least = place, cost
+        if count == 1 and not skip:
+            return indexes[0]
+        costs = loads()
+        if not is_even:  # ceil((load + 1) * lightest / weight) - 1
+            costs = [(load * lightest + lightest - 1) // weights[place] for place, load in enumerate(costs)]
+        best = _cheapest(costs, tags, [index in skip for index in indexes] if skip else None)
         if best < 0:
             return None
         behind = clock - round_trip
@@ -96,6 +91,20 @@ def leastconn(field: Field) -> Pick:
         return indexes[best]
 
     return pick
+
+
+def _cheapest(costs: list[int], tags: list[float], skipped: list[bool] | None) -> int:
+    """The place with the lowest cost, among equals the lowest tag; -1 when all are skipped."""
+    if skipped is not None:
+        places = [place for place, out in enumerate(skipped) if not out]
+        return min(places, key=lambda place: (costs[place], tags[place]), default=-1)
+    least = min(costs)
+    best = costs.index(least)
+    if costs.count(least) > 1:
+        for place in range(best + 1, len(costs)):
+            if costs[place] == least and tags[place] < tags[best]:
+                best = place
+    return best
 
 
 def roundrobin(field: Field) -> Pick:
