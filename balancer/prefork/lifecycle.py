@@ -216,13 +216,11 @@ class Lifecycle:
         """What a reload removed, or all of the listening role at the final stop."""
         if self._closing is None:
             return
-        keys = [key for key in self.crew.sockets.groups if key in self._closing[1]]
+        groups = {key: group for key, group in self.crew.sockets.groups.items() if key in self._closing[1]}
         self._closing = None
-        for key in keys:
-            self.log.info(
-                "unbind", address=self.crew.sockets.groups[key].address, then="new clients are refused"
-            )
-        self.crew.sockets.remove(keys)
+        self.crew.sockets.remove(groups)
+        for group in groups.values():
+            self.log.info("unbind", address=group.address, then="new clients are refused")
 
     # -- grow and shrink --
 
