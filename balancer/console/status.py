@@ -7,17 +7,18 @@ RULES
 - Totals include the dead and the draining; they never fall.
 
     {"version", "generation", "uptime_s", "steering": "on"|"off",
-     "workers":  [{"slot", "pid", "state", "generation", "sessions", "accepted_total", "cpu_percent", "rss_bytes", "fds",
-                   "share_percent"}],
+     "workers":  [{"slot", "pid", "state", "generation", "accepting", "sessions", "accepted_total", "cpu_percent",
+                  "rss_bytes", "fds", "share_percent"}],
      "backends": [{"name", "address", "state", "weight", "sessions", "sessions_total", "connect_failures_total",
                    "bytes_in_total", "bytes_out_total", "check", "maxconn", "backup", "since_s"}],
      "totals":   {"sessions", "accepted_total", "refused_total", "failed_total", "bytes_in_total", "bytes_out_total",
                   "closed_total", "cut_total", "retries_total", "pauses_total", "resumes_total",
-                  "log_dropped_total", "queued"},
+                  "queued_total", "log_dropped_total", "queued", "respawns_total", "hangs_total"},
      "reload":   {"serial", "ok", "text", "age_s", ...} of the last reload, or null}
 
 `state` of a worker: starting, ready, draining, hung. `state` of a backend: up, down, drain, maint.
-bytes_in went from client to backend.
+bytes_in went from client to backend. Respawns are processes that had to be replaced, hangs those that were killed because
+their heartbeat stood still.
 """
 
 import json
@@ -47,6 +48,7 @@ from balancer.pool.board import (
     LOG_DROPPED,
     PAUSES,
     QUEUED,
+    QUEUED_TOTAL,
     REFUSED,
     RESUMES,
     RETRIES,
@@ -62,6 +64,8 @@ from balancer.prefork.cells import (
     FIRST_LEASE,
     GENERATION,
     MASTER_GENERATION,
+    MASTER_HANGS,
+    MASTER_RESPAWNS,
     MASTER_ROW,
     MASTER_STEERED,
     PID,
@@ -86,6 +90,7 @@ TOTALS = {
     "retries_total": RETRIES,
     "pauses_total": PAUSES,
     "resumes_total": RESUMES,
+    "queued_total": QUEUED_TOTAL,
     "log_dropped_total": LOG_DROPPED,
 }
 BACKEND_TOTALS = {
@@ -179,6 +184,8 @@ def snapshot(
             "sessions": board.gauge(SESSIONS),
             **{key: board.total(column) for key, column in TOTALS.items()},
             "queued": board.gauge(QUEUED),
+            "respawns_total": board.cells[master + MASTER_RESPAWNS],
+            "hangs_total": board.cells[master + MASTER_HANGS],
         },
         "reload": describe_reload(text, now) if serial > 0 and text else None,
     }

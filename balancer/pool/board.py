@@ -82,7 +82,6 @@ B_CHECK_FAILURES = 5  # prober
 B_DOWNS = 6  # prober: times it went down
 B_TOTALS = range(7)
 B_SESSIONS = 8  # gauge, counted before the dial: the seats of maxconn=
-B_QUEUED = 9  # gauge
 # ADMIN_ROW, by the prober
 B_VERDICT = 12
 B_SINCE_MS = 13  # monotonic ms of the last change of verdict, 0 = never

@@ -45,17 +45,15 @@ MASTER_STEERED = (
     ACCEPTING  # 1 = new connections are steered by the shares of the slots table, 0 = the kernel's plain hash
 )
 MASTER_LIVE_ROWS = LOAD
-MASTER_WORKERS = 11  # processes wanted of the listening role
 MASTER_RESPAWNS = 12  # processes replaced since boot
 MASTER_HANGS = 13  # processes killed because their heartbeat stood still
-MASTER_RELOADS = 14  # reloads that went through
 MASTER_UPCOMING = WANTED_WORKERS  # generation that the next plan would be forked as
 MASTER_SLOTS = 15  # slots that own sockets (rows of the slots table in use); never fewer than workers
 
 FREE, STARTING, READY, DRAINING = range(4)  # values of STATE
 
 # columns of the slots table
-ADOPTER, SHARE, SLOT_PID, SLOT_STATE, SLOT_ROW = range(5)
+ADOPTER, SHARE, SLOT_PID, SLOT_STATE = range(4)
 SLOT_COLUMNS = 8
 # values of SLOT_STATE
 SLOT_UNUSED, SLOT_SERVED, SLOT_STARTING, SLOT_PAUSED, SLOT_STALE, SLOT_EMPTY, SLOT_SURPLUS = range(7)

@@ -18,7 +18,6 @@ from balancer.prefork.cells import (
     SHARE,
     SLOT_EMPTY,
     SLOT_PID,
-    SLOT_ROW,
     SLOT_STALE,
     SLOT_STATE,
     SLOT_UNUSED,
@@ -79,7 +78,6 @@ class Keeper:
             cells = self._shared.slots.row(slot)
             was = cells[SLOT_STATE]
             cells[ADOPTER], cells[SHARE] = verdict.adopter, part
-            cells[SLOT_ROW] = holder.row if holder is not None else 0
             cells[SLOT_PID] = holder.pid if holder is not None else 0
             cells[SLOT_STATE] = verdict.state
             if verdict.state == was:

@@ -32,7 +32,6 @@ from balancer.prefork.cells import (
     BEAT_MS,
     MASTER_SLOTS,
     MASTER_UPCOMING,
-    MASTER_WORKERS,
     PID,
     READY,
     STARTED_MS,
@@ -244,7 +243,7 @@ class Master:
         """Every turn: a death or a birth changes who may be steered to, and waiting for the tick would cost clients."""
         self._look_again = self.crew.end_the_hung(now)
         life = self.life
-        self.crew.row[MASTER_WORKERS], self.crew.row[MASTER_SLOTS] = life.wanted, life.slots
+        self.crew.row[MASTER_SLOTS] = life.slots
         if not life.is_stopping:
             plan = life.plan
             self.keeper.refresh(

@@ -12,7 +12,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from balancer.prefork.cells import MASTER_RELOADS, NOTICE_BYTES
+from balancer.prefork.cells import NOTICE_BYTES
 from balancer.prefork.crew import Crew
 from balancer.prefork.listeners import CannotBind, Group
 from balancer.prefork.log import Log
@@ -190,5 +190,4 @@ class Outcome:
         if error:
             self._crew.log.error("reload", error=error, then="the old configuration stays")
         else:
-            self._crew.row[MASTER_RELOADS] += 1
             self._crew.log.info("reload", generation=self._crew.current, result=text)

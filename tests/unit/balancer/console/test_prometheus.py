@@ -36,7 +36,7 @@ def status(**changed: Any) -> dict[str, Any]:
     totals = [
         "sessions", "accepted_total", "refused_total", "failed_total", "bytes_in_total", "bytes_out_total",
         "closed_total", "cut_total", "retries_total", "pauses_total", "resumes_total", "queued",
-        "log_dropped_total",
+        "log_dropped_total", "queued_total", "respawns_total", "hangs_total",
     ]  # fmt: skip
     plain = {
         "version": "1.2.3", "generation": 2, "uptime_s": 61.5, "steering": "on", "workers": [worker(0)],
@@ -117,6 +117,7 @@ def test_every_figure_of_the_balancer_is_there() -> None:
         "balancer_bytes_out_total": 105, "balancer_closed_total": 106, "balancer_cut_total": 107,
         "balancer_retries_total": 108, "balancer_pauses_total": 109, "balancer_resumes_total": 110,
         "balancer_queued_sessions": 111, "balancer_log_dropped_total": 112,
+        "balancer_queued_total": 113, "balancer_respawns_total": 114, "balancer_hangs_total": 115,
     }  # fmt: skip
     assert samples["balancer_build_info", (("version", "1.2.3"),)] == 1
 

@@ -45,7 +45,10 @@ def test_totals_include_the_dead_and_the_draining(board: b.Board) -> None:
     lease(board, 4, pid=72, state=c.DRAINING, beat_ms=100_000, accepted=20, sessions=1)
     dead = board.shared.rows.row(c.RETIRED_ROW)
     dead[b.ACCEPTED], dead[b.BYTES_IN] = 100, 7
+    master = board.shared.rows.row(c.MASTER_ROW)
+    master[c.MASTER_RESPAWNS], master[c.MASTER_HANGS] = 4, 1
     totals = look(board)["totals"]
+    assert (totals["respawns_total"], totals["hangs_total"]) == (4, 1)
     assert (totals["accepted_total"], totals["sessions"], totals["bytes_in_total"]) == (130, 3, 12)
 
 
