@@ -85,7 +85,7 @@ def build_parser() -> argparse.ArgumentParser:
     for name, text in (
         ("drain", "no new sessions for this backend; open ones go on"),
         ("ready", "take new sessions again, with the configured weight"),
-        ("maint", "as drain, and its checks are not reported"),
+        ("maint", "as drain, and it is not checked"),
     ):
         commands.add_parser(name, help=text).add_argument("name", metavar="NAME", help="the backend")
     weight = commands.add_parser("weight", help="change a backend's weight (0 = no new sessions)")
