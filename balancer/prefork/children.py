@@ -54,6 +54,7 @@ class Place:
     failures: int = 0  # in a row: deaths before ready, or short lives
     unready_deaths: int = 0
     was_ready: bool = False
+    was_held: bool = False  # whoever comes next replaces somebody
 
     @property
     def key(self) -> tuple[int, str, int]:
@@ -143,7 +144,7 @@ class Children:
 
     def spawned(self, place: Place, pid: int, row: int, now: float) -> Process:
         process = Process(pid, place.role, place.slot, place.generation, row, now)
-        place.process = process
+        place.process, place.was_held = process, True
         self.processes[pid] = process
         return process
 

@@ -18,6 +18,7 @@ from balancer.prefork.cells import (
     RETIRED_ROW,
     Shared,
 )
+from balancer.prefork.child import EXIT_CUT
 from balancer.prefork.children import Children, Leases, NoLease, Place, Process
 from balancer.prefork.listeners import Sockets
 from balancer.prefork.log import Log
@@ -25,8 +26,6 @@ from balancer.prefork.plan import Plan
 from balancer.prefork.signals import send
 from balancer.prefork.slots import DUMP_TIME, Watch, wants_abort
 from balancer.prefork.spawn import Nursery, Seat
-
-EXIT_CUT = 5
 
 
 class Crew:
@@ -44,7 +43,6 @@ class Crew:
         self.was_cut = False  # a process ended with sessions left, by our order
         self.drop: Callable[[], None] = lambda: None  # what a child closes of the master's own
         self.row = shared.rows.row(MASTER_ROW)
-        self._first_forks: set[tuple[int, str, int]] = set()
 
     # -- births --
 
@@ -77,11 +75,9 @@ class Crew:
         except OSError:
             self._free(row, frozenset())
             raise
+        self.row[MASTER_RESPAWNS] += place.was_held
         process = self.children.spawned(place, pid, row, now)
         process.control, process.reach = control, len(self.sockets.of_role(place.role))
-        if place.key in self._first_forks:
-            self.row[MASTER_RESPAWNS] += 1
-        self._first_forks.add(place.key)
         self.log.info("spawn", role=process, child=pid, generation=place.generation, row=row)
 
     def hear(self, now: float) -> None:
@@ -194,4 +190,3 @@ class Crew:
         """The last process of a generation is gone."""
         self.nursery.close_channels(generation)
         self.plans.pop(generation, None)
-        self._first_forks = {key for key in self._first_forks if key[0] != generation}

@@ -8,7 +8,8 @@ import os
 import signal
 
 from balancer.prefork.cells import MASTER_GENERATION, MASTER_UPCOMING, MAX_SLOTS
-from balancer.prefork.crew import EXIT_CUT, Crew
+from balancer.prefork.child import EXIT_CUT
+from balancer.prefork.crew import Crew
 from balancer.prefork.handover import Handover
 from balancer.prefork.listeners import CannotBind
 from balancer.prefork.notify import Notifier

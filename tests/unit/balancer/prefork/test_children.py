@@ -132,6 +132,18 @@ def test_an_unwanted_process_drains_outside_its_place_which_may_be_wanted_anew()
     assert children.holder(1, "worker", 0) is new and children.next_due() is None
 
 
+def test_a_place_knows_whether_the_next_one_replaces_somebody() -> None:
+    """A place that is given up and wanted anew begins anew."""
+    children = make(0)
+    place = children.places[1, "worker", 0]
+    assert not place.was_held
+    spawn(children, 100, 0.0)
+    children.reaped(100, 5.0)
+    assert place.was_held
+    children.unwant(1, "worker", 0)
+    assert not children.want(1, "worker", 0, 6.0).was_held
+
+
 def test_giving_up_an_empty_place_stops_nobody() -> None:
     children = make(0)
     assert children.unwant(1, "worker", 0) is None
