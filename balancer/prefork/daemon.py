@@ -9,20 +9,20 @@ import pwd
 from dataclasses import replace
 from typing import Any
 
+from balancer.prefork.cells import MAX_SLOTS
 from balancer.prefork.cores import available_cores
 from balancer.prefork.setting import Option, Settings
 from balancer.prefork.units import Address, parse_address
 
-MOST_PROCESSES = 512
 ALL_SECTIONS = ("balancer", "resizer", "resize-client")  # one file may serve the three programs
 
 
 def parse_processes(text: str) -> int:
     """ "auto" (the CPUs this process may use) or a number of processes."""
     if text == "auto":
-        return available_cores()
-    if not text.isdigit() or not 1 <= int(text) <= MOST_PROCESSES:
-        raise ValueError(f"{text!r} is neither auto nor a number from 1 to {MOST_PROCESSES}")
+        return min(available_cores(), MAX_SLOTS)
+    if not text.isdigit() or not 1 <= int(text) <= MAX_SLOTS:
+        raise ValueError(f"{text!r} is neither auto nor a number from 1 to {MAX_SLOTS}")
     return int(text)
 
 
