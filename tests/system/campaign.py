@@ -38,9 +38,9 @@ SAMPLE_SECONDS = 0.05
 REAPED = r"\breap\b|signal|\bhang\b|\bsteer\b"
 
 
-def report(row: str, **figures: object) -> None:
+def report(scenario: str, **figures: object) -> None:
     """One line of figures per scenario."""
-    line = json.dumps({"row": row} | figures)
+    line = json.dumps({"scenario": scenario} | figures)
     print(line)
     if path := os.environ.get("CAMPAIGN_REPORT"):
         with open(path, "a") as out:

@@ -88,7 +88,7 @@ def kill_all_at_once(rounds: int) -> None:
             wait_whole(lb, workers, pids)
             born = time.monotonic()  # a worker that dies within half a second of its birth is a crash loop's
             wait_for(lambda b=born: time.monotonic() - b > 0.6, "workers old enough to die again")
-        report("26", rounds=rounds, clients=clients, slowest=round(slowest, 3))
+        report("all workers killed at once", rounds=rounds, clients=clients, slowest=round(slowest, 3))
         assert slowest <= QUEUE_SERVED, f"a queued client waited {slowest:.3f} s"
         lb.check_at_rest()
 
@@ -133,7 +133,12 @@ def kill_the_master(rounds: int) -> None:
                 slowest = max(slowest, time.monotonic() - began)
                 assert pidfile.read_text().strip() == str(lb.pid)
             run_load(lb.address, requests=20, clients=2).check_nothing_lost(20)
-        report("30", rounds=rounds, children_gone=round(gone_after, 3), serving_again=round(slowest, 3))
+        report(
+            "master killed",
+            rounds=rounds,
+            children_gone=round(gone_after, 3),
+            serving_again=round(slowest, 3),
+        )
         lb.check_at_rest()
 
 

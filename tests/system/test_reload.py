@@ -244,7 +244,13 @@ def test_a_bad_configuration_of_any_kind_changes_nothing(tmp_path: Path) -> None
                 house.path.unlink(missing_ok=True)
             bind_to(house, "127.0.0.1")
         outcome = load.finish()
-        report("16-18", kinds=len(kinds), requests=outcome.attempts, failed=outcome.failed, reasons=reasons)
+        report(
+            "bad configurations",
+            kinds=len(kinds),
+            requests=outcome.attempts,
+            failed=outcome.failed,
+            reasons=reasons,
+        )
         outcome.check_nothing_lost(100)
         for kind, culprit in (("an unknown key", "conect-timeout"), ("a port that is taken", str(port))):
             assert culprit in reasons[kind]
@@ -298,7 +304,11 @@ def test_ports_come_and_go(tmp_path: Path) -> None:
         took = time.monotonic() - told
         established = on_other.finish()
         outcome = load.finish()
-        report("19", refused_after_ms=round(took * 1000), failed=outcome.failed + established.failed)
+        report(
+            "ports come and go",
+            refused_after_ms=round(took * 1000),
+            failed=outcome.failed + established.failed,
+        )
         assert took <= 0.3, f"refused {took:.3f} s after the answer"
         outcome.check_nothing_lost(100)
         established.check_nothing_lost(4)

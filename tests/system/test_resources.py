@@ -142,7 +142,7 @@ def test_a_full_disk_costs_log_lines_and_nothing_else(tmp_path: Path) -> None:
         wait_for(log.exists, "the log opened again")
         run_load(lb.address, requests=50, clients=2).check_nothing_lost(50)
         wait_for(lambda: len(re.findall(r" session client=", lb.log())) == 50, "50 lines in the new file")
-        report("68", requests=1750, failed=0, dropped=dropped, written=written)
+        report("log without room", requests=1750, failed=0, dropped=dropped, written=written)
         assert dropped + written >= 1700
         lb.check_at_rest()
 
@@ -250,7 +250,7 @@ def rain(count: int, seconds: float) -> None:
                         max(0.0, began + seconds * turn / count - time.monotonic())
                     )  # the rain's schedule
             outcome = load.finish()
-        report("36", signals=count, requests=outcome.attempts, failed=outcome.failed)
+        report("stray signals", signals=count, requests=outcome.attempts, failed=outcome.failed)
         outcome.check_nothing_lost(100)
         assert [process.pid for process in lb.processes()] == processes
         assert all(map(is_running, children))

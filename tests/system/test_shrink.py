@@ -67,7 +67,13 @@ def shrink_and_grow(directory: Path, way: str, counts: Sequence[int], clients: i
             before = lb.status()["totals"]["accepted_total"]
             wait_for(lambda b=before: lb.status()["totals"]["accepted_total"] > b + steady, "load on it", 20)
         outcome = load.finish()
-        report("15", way=way, counts=list(counts), requests=outcome.attempts, failed=outcome.failed)
+        report(
+            "fewer and more workers",
+            way=way,
+            counts=list(counts),
+            requests=outcome.attempts,
+            failed=outcome.failed,
+        )
         outcome.check_nothing_lost(steady * len(counts))
         lb.check_at_rest()
 

@@ -152,7 +152,7 @@ def upgrade_under_load(directory: Path, upgrades: int, steady: int) -> None:
             assert not set(lb.worker_pids()) & before
             wait_for(lambda: lb.status()["totals"]["accepted_total"] > steady, "load on the new version", 60)
         outcome = load.finish()
-        report("23", upgrades=upgrades, requests=outcome.attempts, failed=outcome.failed)
+        report("upgrades", upgrades=upgrades, requests=outcome.attempts, failed=outcome.failed)
         outcome.check_nothing_lost(steady * upgrades)
         lb.check_at_rest()
         lb.stop()
@@ -188,7 +188,7 @@ def broken_versions_under_load(
         lb.succeed()
         assert lb.old.wait(10) == 0
         outcome = load.finish()
-        report("23 broken", kinds=list(kinds), requests=outcome.attempts, failed=outcome.failed)
+        report("broken upgrades", kinds=list(kinds), requests=outcome.attempts, failed=outcome.failed)
         outcome.check_nothing_lost(300)
         wait_for(lambda: asked(lb), "a status of the new version")
         lb.check_at_rest()
