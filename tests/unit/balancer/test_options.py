@@ -112,7 +112,7 @@ def test_binds_take_the_port_they_lack() -> None:
         ([*NEEDED, "--check-rise", "0"], "--check-rise: '0' is below 1, the lowest that makes sense"),
         ([*NEEDED, "--check-fall", "0"], "--check-fall: '0' is below 1, the lowest that makes sense"),
         ([*NEEDED, "-p", "65536"], "--port: '65536' is not a port"),
-        ([*NEEDED, "--workers", "0"], "--workers: '0' is neither auto nor a number from 1 to 256"),
+        ([*NEEDED, "--workers", "0"], "--workers: '0' is neither auto nor a number from 1 to 128"),
         ([*NEEDED, "--workers", "257"], "--workers: '257' is neither"),  # the table of slots has 256 rows
         ([*NEEDED, "--connect-timeout", "0"], "--connect-timeout: '0' would mean no time at all"),
         ([*NEEDED, "--check-interval", "0s"], "--check-interval: '0s' would mean no time at all"),
