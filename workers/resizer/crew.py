@@ -15,6 +15,7 @@ the same channel.
     somebody else's by now.
 """
 
+import errno
 import os
 import signal
 import socket
@@ -37,6 +38,9 @@ from workers.resizer.orders import (
     encode,
 )
 from workers.resizer.task import DRAINING, TIMEOUT, Task, refusal
+
+CAPACITY = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
+RETRY_SECONDS = 0.2  # until a process that could not be watched is asked for its Hello again
 
 
 class State(Enum):
@@ -197,8 +201,12 @@ class Crew:
     def _seat(self, seat: Seat, pid: int, state: State) -> None:
         try:
             seat.pidfd = os.pidfd_open(pid)
-        except OSError:
-            return  # dead already; its successor will say Hello
+        except OSError as error:
+            if (
+                error.errno in CAPACITY
+            ):  # alive, but this front is out of descriptors: ask it for another Hello
+                self.loop.call_later(RETRY_SECONDS, partial(self._send, seat, Roll(self.pid)))
+            return  # else dead already; its successor will say Hello
         seat.pid, seat.state = pid, state
         self.workers += not seat.is_express
         self.loop.watch_level(seat.pidfd, partial(self._on_death, seat))

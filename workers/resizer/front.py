@@ -37,6 +37,7 @@ from workers.wire.frames import MAGIC
 ACCEPTS = 16  # per wake-up of a listener
 SPARE = 64  # clients over maxconns that are still answered
 REARM_SECONDS = 0.2  # after the kernel had no descriptor or memory for a connection
+SHUT_SILENCE = 10.0  # seconds between two lines that say so
 CHECK_SECONDS = 1.0
 CAPACITY = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 TRANSIENT = frozenset({errno.EAGAIN, errno.ECONNABORTED, errno.EINTR, errno.EPROTO, errno.EPERM})
@@ -67,6 +68,7 @@ class Front:
         self.doors: dict[int, Listener] = {}
         self.checked_at = child.loop.now
         self.is_shut = False  # the doors are closed because there are too many clients
+        self.silent_till = 0.0  # that this is so has been said; not again before
 
     def start(self) -> None:
         child = self.child
@@ -126,8 +128,8 @@ class Front:
                     self._shut(errno.errorcode[error.errno or 0])
                 elif error.errno == errno.EINVAL:
                     self._lose(door)
-                elif error.errno not in TRANSIENT:
-                    raise
+                elif error.errno not in TRANSIENT:  # accept(2) passes on what befell a client's network
+                    self._shut(errno.errorcode.get(error.errno or 0, str(error.errno)))
                 return
             sock.setblocking(False)
             self._welcome(sock, address)
@@ -149,8 +151,9 @@ class Front:
 
     def _shut(self, reason: str) -> None:
         """Leave new connections in the kernel's queue for a moment instead of spinning on them."""
-        if not self.is_shut:
-            self.is_shut = True
+        self.is_shut = True
+        if self.loop.now >= self.silent_till:
+            self.silent_till = self.loop.now + SHUT_SILENCE
             self.child.log.warning("accept", reason=reason, then=f"pause for {REARM_SECONDS:g} s")
         self._close_doors()
         self.loop.call_later(REARM_SECONDS, self._reopen)

@@ -4,8 +4,8 @@ RULES: pure; no socket and no parser (h11 reads and writes the protocol in `web.
 is an error and not ignored: `?width=200` would otherwise give the picture back at a size nobody asked for.
 
     POST /resize?w=&h=&fit=&format=&quality=&orient=     picture in, picture out
-    GET  /health                                          200 while this resizer takes work, 503 when it is
-    leaving GET  /status                                          numbers, JSON
+    GET  /health                                          200 while it takes work, 503 when it is leaving
+    GET  /status                                          numbers, JSON
 """
 
 import json
@@ -15,9 +15,7 @@ from urllib.parse import parse_qsl, urlsplit
 
 PARAMETERS = ("w", "h", "fit", "format", "quality", "orient")
 ALLOWED = {"/resize": ("POST",), "/health": ("GET", "HEAD"), "/status": ("GET", "HEAD")}
-LONGEST_NUMBER = (
-    9  # digits: a side or a quality with more is nonsense, and int() of a million digits is an attack
-)
+LONGEST_NUMBER = 9  # digits: a side with more is nonsense, and int() of a million of them an attack
 RETRY_SECONDS = 1
 YES_NO = {"1": True, "yes": True, "true": True, "0": False, "no": False, "false": False}
 

@@ -82,14 +82,10 @@ OF_STATUS = {
 
 
 def total(shared: Shared, column: int) -> int:
-    """A total over the living and the dead; from one look to the next it never falls."""
+    """A total over the living and the dead. Who reads several wraps them in one `unfolding`, so that none falls."""
     rows = shared.rows
-
-    def read() -> int:
-        live = rows.row(MASTER_ROW)[MASTER_LIVE_ROWS]
-        return rows.total(column, FIRST_LEASE, live) + rows.row(RETIRED_ROW)[column]
-
-    return rows.unfolding(read)
+    live = rows.row(MASTER_ROW)[MASTER_LIVE_ROWS]
+    return rows.total(column, FIRST_LEASE, live) + rows.row(RETIRED_ROW)[column]
 
 
 def gauge(shared: Shared, column: int) -> int:
