@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from balancer.prefork.setting import Answer, ConfigError
 from workers.client.report import format_failures, format_statistics, printable
-from workers.client.start import resize_directory
+from workers.client.start import CannotBegin, resize_directory
 from workers.options import parse_client
 
 
@@ -32,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         figures = resize_directory(options)
     except OSError as error:
         return _complain(f"{error.filename or options.output}: {error.strerror}", 1)
-    except LookupError as error:
+    except CannotBegin as error:
         return _complain(str(error), 1)
     print(format_statistics(figures), flush=True)
     if not figures.is_clean():

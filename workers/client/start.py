@@ -22,16 +22,20 @@ from workers.options import ClientOptions
 OWN_FILES = 16  # streams, epoll, log, journal, profile, the way to a directory, a picture, a result
 
 
+class CannotBegin(Exception):
+    """Nothing was sent; the text says why, in one sentence."""
+
+
 def resize_directory(options: ClientOptions) -> Statistics:
-    """Do what `options` say. Raises OSError, or LookupError with a sentence."""
+    """Do what `options` say. Raises OSError, or CannotBegin with a sentence."""
     _check_descriptors(options)
     try:
         addresses = resolve(options.proxy)
     except OSError as error:
-        raise LookupError(f"--proxy: cannot resolve {options.proxy}: {error.strerror or error}") from None
+        raise CannotBegin(f"--proxy: cannot resolve {options.proxy}: {error.strerror or error}") from None
     found = scan(options.input, options.include, options.exclude, "" if options.dry_run else options.output)
     if not found.pictures and not found.problems:
-        raise LookupError(f"no pictures in {options.input}")
+        raise CannotBegin(f"no pictures in {options.input}")
     targets = target_names((p.path for p in found.pictures), options.width, options.height, options.format)
     output = None if options.dry_run else Output(options.output, options.fsync)
     job = f"{options.width}x{options.height} {options.fit} {options.format or 'as-is'} {options.quality}"
@@ -60,7 +64,7 @@ def _check_descriptors(options: ClientOptions) -> None:
     """A run that is out of descriptors on its way can neither read a picture nor save one."""
     limit, wanted = raise_file_limit(), max(options.minconns, options.maxconns)
     if wanted > limit - OWN_FILES:
-        raise LookupError(
+        raise CannotBegin(
             f"--maxconns: {wanted} connections do not fit {limit} open files (ulimit -n), "
             f"{OWN_FILES} of which are for pictures and results"
         )

@@ -17,5 +17,5 @@ def test_a_run_that_would_be_out_of_descriptors_is_not_begun(
     if fits:
         start._check_descriptors(options)
     else:
-        with pytest.raises(LookupError, match="85 connections do not fit 100 open files"):
+        with pytest.raises(start.CannotBegin, match="85 connections do not fit 100 open files"):
             start._check_descriptors(options)
