@@ -4,7 +4,7 @@ import os
 import signal
 import socket
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 
 import psutil
 
@@ -53,7 +53,8 @@ def test_clients_queued_at_a_stopped_then_killed_worker_are_all_served() -> None
         load = stack.enter_context(Load(lb.address, clients=60, requests=60, timeout=15))
         wait_for(lambda: queued(lb) >= 60, "60 clients in the queues")
         for pid in pids:
-            kill(pid)
+            with suppress(ProcessLookupError):  # the watchdog was faster: as good
+                kill(pid)
         load.finish(stop=False).check_nothing_lost(60)
         lb.check_at_rest()
 
