@@ -31,7 +31,7 @@ def test_maxconns_drops_exactly_what_exceeds_it() -> None:
         clients = [connect(lb) for _ in range(30)]
         served = [client for client in clients if is_served(client)]
         assert len(served) == 10
-        assert lb.log().count(" refuse ") == 20
+        wait_for(lambda: lb.log().count(" refuse ") == 20, "a line for each refused client")
         served[0].close()
         wait_for(lambda: lb.status()["totals"]["sessions"] == 9, "one place")
         with connect(lb) as late:
