@@ -58,6 +58,9 @@ class Worker:
         self.keeper.start()
         self.acceptor.serve([child.slot])
         self.show_title()
+        if child.slot == 0:  # the same for all: said once
+            limit = self.hub.settings.maxconns or "none"
+            child.log.info("budget", sessions=f"{self.hub.budget} a worker", by="open files", maxconns=limit)
         loop.every(COLLECT, gc.collect)
         gc.disable()
 
