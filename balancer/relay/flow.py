@@ -97,7 +97,7 @@ class Flow(Half):
             return QUIET
         if size < BULK and not self.final:
             return QUIET
-        return self._look_behind(size, LIMIT)
+        return self._look_behind(size)
 
     def flush(self) -> int:
         """The sink has room: give it what is pending, and resume reading."""
@@ -134,11 +134,11 @@ class Flow(Half):
 
     # -- copying
 
-    def _look_behind(self, size: int, room: int) -> int:
-        """All of a read has been written: what is behind those bytes?"""
+    def _look_behind(self, size: int) -> int:
+        """All of a plain read has been written: what is behind those bytes?"""
         if size >= BULK:
             self.bulk = self.pipes is not None
-        if size == room:
+        if size == LIMIT:
             return self._pump_on()
         if self.final == FIN_BEHIND:
             self.ended()
@@ -156,14 +156,10 @@ class Flow(Half):
         if not size:
             self.ended()
             return CHANGED
-        waiting = self.pending
         self.took(size)
         if self.sink == GONE:
             return MORE if size == room or self.final else QUIET
         self.rest += data
-        if waiting:
-            self.pause()
-            return QUIET
         try:
             sent = write(self.sink_fd, self.rest)
         except OSError as error:

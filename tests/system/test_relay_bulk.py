@@ -218,14 +218,11 @@ def slow_readers(address: tuple[str, int], count: int) -> Iterator[list[int]]:
             reader.close()
 
 
-@pytest.mark.parametrize(
-    ("readers", "pings", "slack"),
-    [(60, 1000, 0.02), pytest.param(200, 5000, 0.0005, marks=pytest.mark.soak)],
-)
-def test_slow_readers_cost_little_and_disturb_nobody(readers: int, pings: int, slack: float) -> None:
+@pytest.mark.parametrize(("readers", "pings"), [(60, 1000), pytest.param(200, 5000, marks=pytest.mark.soak)])
+def test_slow_readers_cost_little_and_disturb_nobody(readers: int, pings: int) -> None:
     """Naive: keep reading while the client refuses; sendall, which retries until all is taken.
 
-    The short form allows 20 ms of `slack` in the delay: a time slice or two of a machine that runs other tests."""
+    The delays are measured up to three times: a time slice lost to other tests can only add to them."""
     with Scripted(answer_or_flood) as backend:
         with (
             Balancer(upstreams=[backend.address], check="none") as lb,
@@ -235,14 +232,17 @@ def test_slow_readers_cost_little_and_disturb_nobody(readers: int, pings: int, s
             before = lb.memory(workers)
             with slow_readers(lb.address, readers):
                 with highest(lambda: lb.memory(workers) + sum(map(in_pipes, workers))) as most:
-                    busy_p99, calm_p99 = compare_pings(lb.address, calm.address, pings)
+                    for _ in range(3):
+                        busy_p99, calm_p99 = compare_pings(lb.address, calm.address, pings)
+                        if busy_p99 <= 2 * calm_p99 + 0.0005:
+                            break
             grown = most[0] - before
             print(
                 f"{readers} slow readers: memory +{grown / MB:.1f} MB (pipes included), "
                 f"p99 {busy_p99 * 1000:.2f} ms, without them {calm_p99 * 1000:.2f} ms"
             )
             assert grown <= readers * 128 * KB + 10 * MB
-            assert busy_p99 <= 2 * calm_p99 + slack
+            assert busy_p99 <= 2 * calm_p99 + 0.0005
             lb.check_at_rest(seconds=5)
 
 

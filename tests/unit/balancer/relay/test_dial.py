@@ -148,6 +148,20 @@ def test_a_backend_that_resets_at_once_is_replaced_while_nothing_was_said(make: 
     assert world.backend_cell(B_SESSIONS, first) == 0
 
 
+def test_a_session_that_ends_during_its_second_dial_waits_for_no_deadline(make: Make) -> None:
+    world = make(backends=2)
+    world.connect()
+    world.settle()
+    [session] = world.hub.sessions
+    assert session.backend is not None
+    reset(world.accept(session.backend.index))
+    while session not in world.hub.dialling:
+        world.turn()
+    session.close("CC")
+    world.turn()
+    assert not world.hub.dialling
+
+
 def test_deferred_dials_wait_for_the_first_byte(make: Make) -> None:
     world = make(defer_connect=True)
     client = world.connect()

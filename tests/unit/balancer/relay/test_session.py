@@ -263,3 +263,14 @@ def test_descriptors_stay_open_until_the_end_of_the_batch(world: World) -> None:
     assert heard(client) == heard(backend) == "|end"
     assert (world.cell(SESSIONS), world.backend_cell(B_SESSIONS)) == (0, 0)
     assert world.ends == ["KD test"]
+
+
+def test_an_end_beside_a_backend_that_takes_nothing_more_lingers(world: World) -> None:
+    """Both are learnt in one look: the client is told the end, and its further bytes are swallowed, not reset."""
+    client, _ = world.pair()
+    [session] = world.hub.sessions
+    session.up.lose_sink()
+    session.down.ended()
+    session.settle()
+    assert session.closing_at > world.time
+    assert heard(client) == "|end"
