@@ -22,6 +22,7 @@ from balancer.prefork.child import Child
 from balancer.prefork.loop import Handler
 from balancer.relay import ends
 from balancer.relay.accept import Acceptor
+from balancer.relay.duplex import Duplex
 from balancer.relay.hub import Hub
 from balancer.relay.keeper import Keeper
 from balancer.relay.session import Session
@@ -125,7 +126,8 @@ class Worker:
 
     def handler_failed(self, handler: Handler, error: Exception) -> None:
         """A defect must cost one session, not all of them; without a session to blame it costs the process."""
-        session = getattr(handler, "__self__", None)
+        owner = getattr(handler, "__self__", None)
+        session = owner.session if isinstance(owner, Duplex) else owner
         if not isinstance(session, Session):
             raise error
         text = "".join(traceback.format_exception(error))
@@ -152,10 +154,10 @@ def staying(sessions: int, began: float, deadline: float, now: float, part: floa
 
 def is_idle(session: Session, now: float) -> bool:
     """Nothing is under way: both ends silent, nothing held back, and the backend had the last word."""
-    up, down = session.up, session.down
-    if up.pending or down.pending or session.closed:
+    sighting, duplex = session.sighting, session.duplex
+    if sighting is None or session.closed or (duplex is not None and duplex.is_holding()):
         return False
-    return now - session.quiet_since >= IDLE and (not up.taken or session.answered)
+    return now - sighting.quiet_since >= IDLE and (sighting.answered or not session.given()[0])
 
 
 def run(child: Child, options: Options, board: Board, backends: Sequence[Backend]) -> int:

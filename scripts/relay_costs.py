@@ -2,7 +2,7 @@
 
     .venv/bin/python scripts/relay_costs.py
 
-One session = elect (counted in the own row before the dial), fold its bytes into worker and backend, release. CPU time of
+One session = elect (counted in the own row before the dial), then release with the bytes it moved. CPU time of
 this process, not wall time; the large and the small case in turns, the least of all rounds each, because whatever else
 the machine does can only add. Beside it the bytecode instructions executed, which no other process can change.
 """
@@ -12,7 +12,6 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -20,7 +19,6 @@ from balancer.pool.backend import parse_upstream, with_indexes
 from balancer.pool.board import Board, columns_for
 from balancer.pool.election import Elector
 from balancer.prefork.cells import FIRST_LEASE, MASTER_LIVE_ROWS, MASTER_ROW, make_shared
-from balancer.relay.hub import Hub
 
 SESSIONS = 3000
 ROUNDS = 7
@@ -34,19 +32,11 @@ def house(backends: int, rows: int, policy: str) -> Callable[[], None]:
     texts = [f"10.{n >> 16}.{n >> 8 & 255}.{n & 255}:80" for n in range(backends)]
     pool = with_indexes([parse_upstream(text) for text in texts], {text: n for n, text in enumerate(texts)})
     elector = Elector(board, pool, policy, FIRST_LEASE)
-    half = SimpleNamespace(taken=1000, pending=0, lost=0, pauses=0, paused=False)
-    session = SimpleNamespace(
-        up=half, down=half, told_in=0, told_out=0, told_pauses=0, told_resumes=0, backend=None
-    )
-    hub = SimpleNamespace(cells=shared.rows.row(FIRST_LEASE))
 
     def one() -> None:
         backend = elector.elect("10.9.8.7")
         assert backend is not None
-        session.backend = backend
-        session.told_in = session.told_out = 0
-        Hub.fold(hub, session)  # type: ignore[arg-type]
-        elector.release(backend)
+        elector.release(backend, 1000, 1000)
 
     return one
 

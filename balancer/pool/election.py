@@ -20,6 +20,8 @@ from balancer.pool.board import (
     ADMIN_READY,
     ADMIN_VERSION,
     B_ADMIN,
+    B_BYTES_IN,
+    B_BYTES_OUT,
     B_CONNECT_FAILURES,
     B_SESSIONS,
     B_SESSIONS_TOTAL,
@@ -52,8 +54,8 @@ class Elector:
         self._backends = tuple(backends)
         self._by_index = {backend.index: backend for backend in backends}
         self._targets: dict[int, Target] = {}
-        self._pick: Pick | None = None
-        self._reserve: Pick | None = None  # the backups, for sessions that could reach nobody else
+        self._pick: Pick = _pick_nobody
+        self._reserve: Pick = _pick_nobody  # the backups, for sessions that could reach nobody else
         self._field: tuple[list[Candidate], ...] = ([], [], [])
         self._verdicts_cell = ADMIN_ROW * board.columns + VERDICTS_VERSION
         self._wishes_cell = ADMIN_ROW * board.columns + ADMIN_VERSION
@@ -68,13 +70,13 @@ class Elector:
         if cells[self._verdicts_cell] != self._verdicts or cells[self._wishes_cell] != self._wishes:
             self._refresh()
         pick = self._pick
-        index = pick(source_ip, tried) if pick is not None else None
-        if index is None and tried and self._reserve is not None:
+        index = pick(source_ip, tried)
+        if index is None:
             pick = self._reserve
-            index = pick(source_ip, tried)
-        if index is None or pick is None:
-            self.why = "down"
-            return None
+            index = pick(source_ip, tried) if tried else None
+            if index is None:
+                self.why = "down"
+                return None
         backend = self._by_index[index]
         at = self._own + index * BLOCK
         if backend.maxconn:
@@ -98,9 +100,19 @@ class Elector:
         self._cells[self._own + backend.index * BLOCK + B_SESSIONS_TOTAL] += 1
         return backend
 
-    def release(self, backend: Backend) -> None:
-        """The session's socket to the backend is closed (or was never opened)."""
-        self._cells[self._own + backend.index * BLOCK + B_SESSIONS] -= 1
+    def release(self, backend: Backend, bytes_in: int = 0, bytes_out: int = 0) -> None:
+        """The session's socket to the backend is closed (or was never opened); the bytes it moved and had not been
+        counted yet."""
+        cells, at = self._cells, self._own + backend.index * BLOCK
+        cells[at + B_SESSIONS] -= 1
+        cells[at + B_BYTES_IN] += bytes_in
+        cells[at + B_BYTES_OUT] += bytes_out
+
+    def count_bytes(self, backend: Backend, bytes_in: int, bytes_out: int) -> None:
+        """What a session moved that goes on."""
+        at = self._own + backend.index * BLOCK
+        self._cells[at + B_BYTES_IN] += bytes_in
+        self._cells[at + B_BYTES_OUT] += bytes_out
 
     def connect_failed(self, backend: Backend) -> None:
         """A dial failed by the backend's doing: counts toward its fall. `release` is still due."""
@@ -139,9 +151,9 @@ class Elector:
     def _candidates(backends: Sequence[Backend], backup: bool, weights: dict[int, int]) -> list[Candidate]:
         return [Candidate(b.index, b.name, weights[b.index]) for b in backends if b.backup == backup]
 
-    def _make_pick(self, eligible: Sequence[Candidate], everyone: Sequence[Candidate]) -> Pick | None:
+    def _make_pick(self, eligible: Sequence[Candidate], everyone: Sequence[Candidate]) -> Pick:
         if not eligible:
-            return None
+            return _pick_nobody
         board = self._board
         loads = board.loads_reader([candidate.index for candidate in eligible])
         return self._build(Field(eligible, everyone, loads, board.sessions, self._start))
@@ -149,3 +161,8 @@ class Elector:
     def _is_eligible(self, backend: Backend, targets: dict[int, Target]) -> bool:
         word, index = self._board.word, backend.index
         return index in targets and word(index, B_VERDICT) != DOWN and word(index, B_ADMIN) == ADMIN_READY
+
+
+def _pick_nobody(source: str, skip: Collection[int]) -> int | None:
+    """The policy of an empty field."""
+    return None

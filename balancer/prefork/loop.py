@@ -153,7 +153,8 @@ class Loop:
 
     def watch(self, fd: int, handler: Handler) -> None:
         """Edge-triggered, for everything; handler(mask) must exhaust the descriptor or call `again`."""
-        self._register(fd, EDGE)
+        register = self._register
+        register(fd, EDGE)
         self._handlers[fd] = handler
 
     def watch_level(self, fd: int, handler: Handler, mask: int = READ) -> None:
@@ -173,9 +174,8 @@ class Loop:
         return fd in self._handlers
 
     def rename(self, fd: int, handler: Handler) -> None:
-        """The descriptor goes on with another handler; no system call."""
-        if fd in self._handlers:
-            self._handlers[fd] = handler
+        """A watched descriptor goes on with another handler; no system call."""
+        self._handlers[fd] = handler
 
     # -- later --
 
@@ -225,8 +225,8 @@ class Loop:
         if again:
             self._again = []
         for fd, mask in events:
-            handler = handlers.get(fd)
-            if handler is not None:
+            if fd in handlers:
+                handler = handlers[fd]
                 try:
                     handler(mask)
                 except Exception as error:

@@ -10,8 +10,8 @@ costs 0.5. So one, doubled (up to GREED) while the queue is found filled turn af
 
 import _socket
 import errno
-import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from os import close, set_blocking
 from typing import Any, Protocol
 
 from balancer.pool.board import ACCEPTED, REFUSED, SESSIONS, SESSIONS_CLOSED
@@ -61,12 +61,12 @@ class Door:
 
     def take(self, most: int) -> bool:
         """Accept up to `most` clients; False when the queue is empty or accepting has to stop."""
-        hall = self._hall
+        hall, accept = self._hall, self._accept
         for _ in range(most):
             if hall.seat_first and not hall.take_seat():
                 return False
             try:
-                fd, address = self._accept()
+                fd, address = accept()
             except OSError as error:
                 if hall.seat_first:
                     hall.give_seat()
@@ -149,12 +149,12 @@ class Acceptor:
         elif not self.seat_first and not hub.seats.take(SESSIONS, self.maxconns):
             self._refuse(fd, address)
             return True
-        os.set_blocking(fd, False)
+        set_blocking(fd, False)
         session = Session(hub, fd, address)
         sessions[session] = None
-        cells[LOAD] = len(sessions)
+        cells[LOAD] = load = len(sessions)
         session.begin()
-        if len(sessions) >= hub.budget:
+        if load >= hub.budget:
             self.run_dry(errno.EMFILE)
             return False
         return True
@@ -173,7 +173,7 @@ class Acceptor:
     def _refuse(self, fd: int, address: object) -> None:
         hub = self.hub
         hub.cells[REFUSED] += 1
-        os.close(fd)
+        close(fd)
         hub.cells[SESSIONS_CLOSED] += 1  # accepted = closed, once nobody is there
         peer = Session(hub, -1, address).peer_name()
         taken = f"{hub.seats.taken(SESSIONS)}/{self.maxconns}"

@@ -8,9 +8,9 @@ machine's own shortage (ports, descriptors) is never held against a backend.
                  queued for a place  <->  dialling  ->  next backend, or refused
 """
 
-import _socket
 import errno
-import socket
+from _socket import AF_UNIX, IPPROTO_TCP, SO_ERROR, SOL_SOCKET, TCP_NODELAY
+from _socket import socket as Socket
 from typing import TYPE_CHECKING
 
 from balancer.pool.backend import Backend
@@ -20,7 +20,9 @@ from balancer.relay import ends
 from balancer.relay.sockets import CAPACITY, STREAM
 
 if TYPE_CHECKING:
+    from balancer.relay.duplex import Duplex
     from balancer.relay.hub import Hub
+    from balancer.relay.sighting import Sighting
 
 _DEAD = ERROR | HANGUP
 
@@ -29,42 +31,30 @@ class Dial:
     """A client in search of a backend. `Session` continues it."""
 
     __slots__ = (
-        "__weakref__",
-        "accepted_at",
-        "backend",
-        "backend_fd",
-        "backend_socket",
-        "client_fd",
-        "closed",
-        "connected_at",
-        "early",
-        "end",
-        "hub",
-        "is_tcp",
-        "peer",
-        "reason",
-        "retries",
-        "source_ip",
-        "tried",
+        "accepted_at", "backend", "backend_fd", "backend_socket", "bytes_in", "bytes_out", "client_fd",
+        "closed", "connected_at", "duplex", "early", "end", "hub", "is_tcp", "over", "peer", "reason", "retries",
+        "sighting", "source_ip", "tried",
     )  # fmt: skip
 
     def __init__(self, hub: "Hub", client_fd: int, address: object) -> None:
         self.hub = hub
         self.client_fd = client_fd
         self.peer = address
-        self.source_ip: str = address[0] if isinstance(address, tuple) else ""
+        self.source_ip: str = address[0] if type(address) is tuple else ""
         self.backend: Backend | None = None
-        self.backend_socket: _socket.socket | None = None
+        self.backend_socket: Socket | None = None
         self.backend_fd = -1
-        self.is_tcp = True  # the backend
         self.accepted_at = hub.loop.now
         self.connected_at = 0.0
         self.tried: set[int] | frozenset[int] = NOBODY
-        self.retries = 0
-        self.early = 0  # what epoll said of the client before anyone could act on it
+        self.retries = self.early = 0  # early: what epoll said of the client before anyone could act on it
         self.closed = False
-        self.end = ""
-        self.reason = ""
+        self.end = self.reason = ""
+        # What the relay will need, made here: a constructor of its own would cost every session 0.2 us.
+        self.bytes_in = self.bytes_out = 0  # passed on by the plain relay
+        self.over = 0  # the side that has said FIN
+        self.duplex: Duplex | None = None  # the careful relay, once it is needed
+        self.sighting: Sighting | None = None  # what the sweep remembers, once it has been here
 
     def begin(self) -> None:
         """Take charge of the client."""
@@ -99,8 +89,8 @@ class Dial:
         """The dial has an outcome."""
         if mask & _DEAD:
             assert self.backend_socket is not None
-            code = self.backend_socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-            if self._dial_failed(code or errno.ECONNREFUSED):
+            code = self.backend_socket.getsockopt(SOL_SOCKET, SO_ERROR)
+            if self.dial_failed(code or errno.ECONNREFUSED):
                 self.dial()
         elif mask & WRITE:
             self.hub.dialling.pop(self, None)
@@ -109,7 +99,7 @@ class Dial:
 
     def on_connect_timeout(self) -> None:
         """The oldest dial has taken too long (called by the hub)."""
-        if self._dial_failed(errno.ETIMEDOUT):
+        if self.dial_failed(errno.ETIMEDOUT):
             self.dial()
 
     # -- acts
@@ -117,40 +107,37 @@ class Dial:
     def dial(self) -> None:
         """Elect and dial until a dial is under way, or nobody is left."""
         hub = self.hub
-        while not self.closed:
-            backend = hub.elector.elect(self.source_ip, self.tried)
+        while True:
+            backend = self.backend = hub.elector.elect(self.source_ip, self.tried)
             if backend is None:
                 hub.without_backend(self)
                 return
-            self.backend = backend
             if hub.waiting.since:
                 hub.waiting.leave(self)
-            code = self._dial_once(backend)
+            family, address = hub.elector.target(backend)
+            try:
+                self.backend_socket = sock = Socket(family, STREAM)
+            except OSError as error:
+                if self.dial_failed(error.errno or errno.EIO):  # this machine may lack one family only
+                    continue
+                return
+            self.backend_fd = sock.fileno()
+            self.is_tcp = is_tcp = family != AF_UNIX
+            if is_tcp:
+                sock.setsockopt(IPPROTO_TCP, TCP_NODELAY, 1)
+            code = sock.connect_ex(address)
             if code == errno.EINPROGRESS:
                 hub.dialling[self] = hub.loop.now
                 hub.loop.watch(self.backend_fd, self.on_backend_dialling)
                 return
-            if code == 0:
+            if not code:  # a unix socket: it stands at once
                 hub.loop.watch(self.backend_fd, self.on_backend)
                 self.connected(0)
                 return
-            if not self._dial_failed(code):
+            if not self.dial_failed(code):
                 return
 
-    def _dial_once(self, backend: Backend) -> int:
-        """Start a dial; errno, EINPROGRESS when its outcome is to come, 0 when it stands (unix sockets)."""
-        family, address = self.hub.elector.target(backend)
-        try:
-            self.backend_socket = sock = _socket.socket(family, STREAM)
-        except OSError as error:
-            return error.errno or errno.EIO
-        self.backend_fd = sock.fileno()
-        self.is_tcp = family != socket.AF_UNIX
-        if self.is_tcp:
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        return sock.connect_ex(address)
-
-    def _dial_failed(self, code: int) -> bool:
+    def dial_failed(self, code: int) -> bool:
         """Give this backend up; True when another one may be dialled, else the session is closed."""
         hub, backend = self.hub, self.backend
         hub.dialling.pop(self, None)

@@ -68,36 +68,21 @@ class Flow(Half):
         self.error = 0  # errno of what broke source or sink
 
     def pump(self) -> int:
-        """Move what the source has. The plain way, one read and one write with nothing in between, is all of it for a
-        small message; whatever is out of the ordinary goes through `_pump_on`."""
+        """Move what the source has, as much as a turn allows."""
         if self.paused or self.source:
             return QUIET
-        if self.bulk or self.pending or self.sink:
-            return self._pump_on()
-        try:
-            data = read(self.source_fd, LIMIT)
-        except OSError as error:
-            return self._source_failed(error)
-        size = len(data)
-        if not size:
-            self.ended()
-            return CHANGED
-        self.taken += size
-        try:
-            sent = write(self.sink_fd, data)
-        except OSError as error:
-            if error.errno not in TRANSIENT:
-                self.pending = size
-                return self._sink_failed(error)
-            sent = 0
-        if sent != size:
-            self.pending = size - sent
-            self.rest = data[sent:]
-            self.pause()
-            return QUIET
-        if size < BULK and not self.final:
-            return QUIET
-        return self._look_behind(size)
+        moved = 0
+        while moved < SHARE:
+            before = self.taken
+            if self.bulk and not self.rest:
+                outcome = self._splice()
+                moved += (self.taken - before) * SHARE // SPLICE_SHARE
+            else:
+                outcome = self._copy()
+                moved += self.taken - before
+            if outcome != MORE:
+                return outcome
+        return MORE
 
     def flush(self) -> int:
         """The sink has room: give it what is pending, and resume reading."""
@@ -132,18 +117,27 @@ class Flow(Half):
         """The session is over: return the pipe."""
         self._return_pipe(0 if self.rest else self.pending)
 
-    # -- copying
+    # -- taking over from the plain relay
 
-    def _look_behind(self, size: int) -> int:
-        """All of a plain read has been written: what is behind those bytes?"""
-        if size >= BULK:
-            self.bulk = self.pipes is not None
-        if size == LIMIT:
-            return self._pump_on()
-        if self.final == FIN_BEHIND:
+    def look_behind(self, size: int) -> int:
+        """`size` bytes have been read and written: many, or what is known of the source's end is in `final`."""
+        self.bulk = size >= BULK and self.pipes is not None
+        if size < LIMIT and self.final == FIN_BEHIND:
             self.ended()
             return CHANGED
-        return self._pump_on() if self.final else QUIET
+        return self.pump() if size == LIMIT or self.final else QUIET
+
+    def stopped(self, data: bytes, sent: int, error: OSError | None) -> int:
+        """`data` has been read, the sink took `sent` bytes of it and then no more."""
+        self.took(len(data))
+        self.gave(sent)
+        if error is not None and error.errno not in TRANSIENT:
+            return self._sink_failed(error)
+        self.rest = data[sent:]
+        self.pause()
+        return QUIET
+
+    # -- copying
 
     def _copy(self) -> int:
         """One read behind whatever is pending, or into nowhere; MORE when the source may have more."""
@@ -151,7 +145,7 @@ class Flow(Half):
         try:
             data = read(self.source_fd, room)
         except OSError as error:
-            return self._source_failed(error)
+            return self.source_failed(error)
         size = len(data)
         if not size:
             self.ended()
@@ -171,27 +165,14 @@ class Flow(Half):
         if self.pending:
             self.pause()
             return QUIET
-        if size == room:
+        if size >= BULK:
             self.bulk = self.pipes is not None
-            return MORE
+            if size == room:
+                return MORE
         if self.final == FIN_BEHIND:
             self.ended()
             return CHANGED
         return MORE if self.final else QUIET
-
-    def _pump_on(self) -> int:
-        moved = 0
-        while moved < SHARE:
-            before = self.taken
-            if self.bulk and not self.rest:
-                outcome = self._splice()
-                moved += (self.taken - before) * SHARE // SPLICE_SHARE
-            else:
-                outcome = self._copy()
-                moved += self.taken - before
-            if outcome != MORE:
-                return outcome
-        return MORE
 
     # -- splicing
 
@@ -225,7 +206,7 @@ class Flow(Half):
             self.pipes = None
             self.bulk = False
             return MORE
-        outcome = self._source_failed(error)
+        outcome = self.source_failed(error)
         if not self.pending:
             self._return_pipe(0)
         return outcome
@@ -276,7 +257,8 @@ class Flow(Half):
 
     # -- ends
 
-    def _source_failed(self, error: OSError) -> int:
+    def source_failed(self, error: OSError) -> int:
+        """A read failed."""
         code = error.errno
         if code == errno.EAGAIN:
             return QUIET

@@ -6,16 +6,14 @@ Nothing here runs per message.
 """
 
 import errno
-import os
 import resource
 from _socket import socket as Socket
 from collections.abc import Callable
+from os import close
 from typing import Protocol
 
 from balancer.pool.backend import Backend
 from balancer.pool.board import (
-    B_BYTES_IN,
-    B_BYTES_OUT,
     BYTES_IN,
     BYTES_OUT,
     CUT,
@@ -27,7 +25,6 @@ from balancer.pool.board import (
     SESSIONS,
     SESSIONS_CLOSED,
     Board,
-    base,
 )
 from balancer.pool.election import Elector
 from balancer.pool.limits import Seats
@@ -36,6 +33,7 @@ from balancer.prefork.log import Log
 from balancer.prefork.loop import Loop
 from balancer.relay import ends
 from balancer.relay.dial import Dial
+from balancer.relay.duplex import Duplex
 from balancer.relay.pipes import Pipes
 from balancer.relay.session import Session
 from balancer.relay.sockets import tcp_options
@@ -92,7 +90,7 @@ class Hub:
             Dial, float
         ] = {}  # -> since when; constant timeout, so insertion order is deadline order
         self.waiting: WaitingRoom = WaitingRoom(self)
-        self.unacknowledged: dict[Session, None] = {}
+        self.unacknowledged: dict[Duplex, None] = {}
         self.budget = session_budget()
         self.pipes = Pipes(most=max(8, self.budget // 8)) if settings.splice else None
         self.defer_connect = settings.defer_connect
@@ -126,9 +124,9 @@ class Hub:
             word = errno.errorcode.get(code, str(code))
             self.log.error("dial", error=word, sessions=len(self.sessions), then="refuse this client")
 
-    def await_acknowledgement(self, session: Session) -> None:
+    def await_acknowledgement(self, duplex: Duplex) -> None:
         """Its peer must acknowledge before it is reset; the keeper looks again soon."""
-        self.unacknowledged[session] = None
+        self.unacknowledged[duplex] = None
         self.on_unacknowledged()
 
     # -- endings
@@ -148,52 +146,57 @@ class Hub:
     def _finish(self) -> None:
         """End of the batch: close, then count, then wake."""
         ending, self._ending = self._ending, []
-        dropped, self._dropped = self._dropped, []
         limited = False
-        for sock, backend in dropped:
-            if sock is not None:
-                sock.close()
-            self.elector.release(backend)
-            limited = limited or backend.maxconn > 0
+        if self._dropped:
+            limited = self._close_dropped()
+        bytes_in = bytes_out = 0
         for session in ending:
-            sock = session.backend_socket
-            if sock is not None:
-                sock.close()
-            os.close(session.client_fd)
-            backend_or_none = session.backend
-            if backend_or_none is not None:
-                self.elector.release(backend_or_none)
-                limited = limited or backend_or_none.maxconn > 0
+            if session.backend_socket is not None:
+                session.backend_socket.close()
+            close(session.client_fd)
+            more_in, more_out = _untold(session)
+            bytes_in += more_in
+            bytes_out += more_out
+            backend = session.backend
+            if backend is not None:
+                self.elector.release(backend, more_in, more_out)
+                limited = limited or backend.maxconn > 0
             self._forget(session)
-        self.cells[LOAD] = len(self.sessions)
+        cells = self.cells
+        cells[SESSIONS] -= len(ending)
+        cells[SESSIONS_CLOSED] += len(ending)
+        cells[BYTES_IN] += bytes_in
+        cells[BYTES_OUT] += bytes_out
+        cells[LOAD] = len(self.sessions)
         if limited:
             self.waiting.place_freed()
         self.on_room()
 
+    def _close_dropped(self) -> bool:
+        """The backends that were given up; whether one of them is limited."""
+        dropped, self._dropped = self._dropped, []
+        for sock, backend in dropped:
+            if sock is not None:
+                sock.close()
+            self.elector.release(backend)
+        return any(backend.maxconn for _, backend in dropped)
+
     def _forget(self, session: Session) -> None:
-        cells = self.cells
         del self.sessions[session]
-        cells[SESSIONS] -= 1
-        cells[SESSIONS_CLOSED] += 1
         if not session.connected_at:
             self.dialling.pop(session, None)
-        if self.unacknowledged:
-            self.unacknowledged.pop(session, None)
-        if self.waiting.since:
-            self.waiting.leave(session)
-        up, down = session.up, session.down
-        if up.pipe is not None:
-            up.discharge()
-        if down.pipe is not None:
-            down.discharge()
-        if up.pauses or down.pauses:
-            up.paused = down.paused = False
-        self.fold(session)
-        end = session.end
-        if end != ends.CLEAN:
-            self._count_end(session, end)
+            if self.waiting.since:
+                self.waiting.leave(session)
+        duplex = session.duplex
+        if duplex is not None:
+            self.unacknowledged.pop(duplex, None)
+            duplex.discharge()
+            self._fold_pauses(duplex)
+        if session.end != ends.CLEAN:
+            self._count_end(session, session.end)
         if self.log.level >= 1:
             self._tell(session)
+        session.duplex = None  # which leads back to the session
 
     def _count_end(self, session: Session, end: str) -> None:
         if end == ends.KILLED:
@@ -206,38 +209,47 @@ class Hub:
             self.cells[FAILED] += 1
 
     def fold(self, session: Session) -> None:
-        """Add what a session moved since the last fold to the worker's and the backend's totals."""
-        up, down = session.up, session.down
-        moved_in = up.taken - up.pending - up.lost
-        moved_out = down.taken - down.pending - down.lost
-        more_in, more_out = moved_in - session.told_in, moved_out - session.told_out
-        cells, backend = self.cells, session.backend
-        if (more_in or more_out) and backend is not None:
-            session.told_in, session.told_out = moved_in, moved_out
-            block = base(backend.index)
-            cells[BYTES_IN] += more_in
-            cells[BYTES_OUT] += more_out
-            cells[block + B_BYTES_IN] += more_in
-            cells[block + B_BYTES_OUT] += more_out
-        if up.pauses or down.pauses:
-            pauses = up.pauses + down.pauses
-            resumes = pauses - up.paused - down.paused
-            cells[PAUSES] += pauses - session.told_pauses
-            cells[RESUMES] += resumes - session.told_resumes
-            session.told_pauses, session.told_resumes = pauses, resumes
+        """Add what a living session moved since the last fold to the worker's and the backend's totals."""
+        if session.backend is not None:
+            more_in, more_out = _untold(session)
+            self.cells[BYTES_IN] += more_in
+            self.cells[BYTES_OUT] += more_out
+            self.elector.count_bytes(session.backend, more_in, more_out)
+        if session.duplex is not None:
+            self._fold_pauses(session.duplex)
+
+    def _fold_pauses(self, duplex: Duplex) -> None:
+        up, down = duplex.up, duplex.down
+        pauses = up.pauses + down.pauses
+        resumes = pauses - up.paused - down.paused
+        self.cells[PAUSES] += pauses - duplex.told_pauses
+        self.cells[RESUMES] += resumes - duplex.told_resumes
+        duplex.told_pauses, duplex.told_resumes = pauses, resumes
 
     def _tell(self, session: Session) -> None:
         now = self.loop.now
         begun = session.accepted_at
         connect = f"{(session.connected_at - begun) * 1000:.1f}ms" if session.connected_at else "-1"
         name = session.backend.name if session.backend is not None else "<NOSRV>"
+        bytes_in, bytes_out = session.given()
         retries = f"{session.retries}{'+' if session.tried else ''}"
         reason = f' reason="{session.reason}"' if session.reason else ""
         self.log.session(
             f"session client={session.peer_name()} backend={name} end={session.end} connect={connect} "
-            f"total={(now - begun) * 1000:.1f}ms in={session.told_in} out={session.told_out} "
+            f"total={(now - begun) * 1000:.1f}ms in={bytes_in} out={bytes_out} "
             f"retries={retries}{reason}"
         )
+
+
+def _untold(session: Session) -> tuple[int, int]:
+    """Bytes (in, out) given to the peers since this was last asked."""
+    sighting = session.sighting
+    if sighting is None:
+        return (session.bytes_in, session.bytes_out) if session.duplex is None else session.duplex.given()
+    bytes_in, bytes_out = session.given()
+    untold = bytes_in - sighting.told_in, bytes_out - sighting.told_out
+    sighting.told_in, sighting.told_out = bytes_in, bytes_out
+    return untold
 
 
 def session_budget() -> int:

@@ -5,9 +5,9 @@ in one sweep, at most once a second. Whether a session moved is read off its amo
 touches a clock.
 """
 
-from balancer.relay.half import FLOWING, SHUT
 from balancer.relay.hub import Hub
 from balancer.relay.session import Session
+from balancer.relay.sighting import Sighting
 from balancer.relay.sockets import apply
 
 SWEEP = 1.0
@@ -53,12 +53,9 @@ class Keeper:
     def _look_for_acknowledgements(self) -> None:
         hub = self._hub
         self._acknowledging = False
-        for session in list(hub.unacknowledged):
-            if session.closed:
-                del hub.unacknowledged[session]
-            elif session.is_acknowledged(session.resetting) or hub.loop.now >= session.closing_at:
-                del hub.unacknowledged[session]
-                session.finish_reset(session.resetting)
+        for duplex in list(hub.unacknowledged):
+            if duplex.session.closed or duplex.may_reset(hub.loop.now):
+                del hub.unacknowledged[duplex]
         self.watch_acknowledgements()
 
     def watch_acknowledgements(self) -> None:
@@ -68,35 +65,33 @@ class Keeper:
             hub.loop.call_later(ACKNOWLEDGED, self._look_for_acknowledgements)
 
     def _look_at(self, session: Session, now: float) -> None:
-        up, down = session.up, session.down
-        seen = 2 * (up.taken + down.taken) - up.pending - down.pending
-        if seen != session.seen:
-            session.seen = seen
-            session.quiet_since = now
-            session.answered = down.taken - down.pending - down.lost > session.told_out
+        sighting = session.sighting
+        if sighting is None:
+            sighting = session.sighting = Sighting(session.accepted_at)
+        seen = session.movement()
+        if seen != sighting.seen:
+            sighting.seen = seen
+            sighting.quiet_since = now
+            sighting.answered = session.given()[1] > sighting.told_out
             self._hub.fold(session)
-        elif self._is_too_quiet(session, now - session.quiet_since):
+        elif self._is_too_quiet(session, now - sighting.quiet_since):
             session.close(
                 session.blame_for_silence(),
-                "half-close-timeout" if _is_half_closed(session) else "idle-timeout",
+                "half-close-timeout" if session.is_half_closed() else "idle-timeout",
             )
             return
-        if session.closing_at and now >= session.closing_at:
-            session.end_waiting()
-            return
-        if up.paused or down.paused:
-            session.nudge()
-        if not session.tuned and session.connected_at and now - session.accepted_at >= 1.0:
-            session.tuned = True
+        duplex = session.duplex
+        if duplex is not None:
+            if duplex.closing_at and now >= duplex.closing_at:
+                duplex.end_waiting()
+                return
+            duplex.nudge()
+        if not sighting.tuned and session.connected_at and now - session.accepted_at >= 1.0:
+            sighting.tuned = True
             if session.backend_socket is not None:
                 apply(session.backend_socket, self._hub.backend_options)
 
     def _is_too_quiet(self, session: Session, quiet: float) -> bool:
         if self._idle and quiet >= self._idle:
             return True
-        return bool(self._half_close) and quiet >= self._half_close and _is_half_closed(session)
-
-
-def _is_half_closed(session: Session) -> bool:
-    up, down = session.up, session.down
-    return up.sink == SHUT or down.sink == SHUT or up.source != FLOWING or down.source != FLOWING
+        return bool(self._half_close) and quiet >= self._half_close and session.is_half_closed()

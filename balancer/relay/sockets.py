@@ -29,9 +29,9 @@ STREAM = socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
 _RESET = struct.pack("ii", 1, 0)
 _NOTHING = b"\0\0\0\0"
 # os has no shutdown(2), and a socket object made for one costs a getsockname(2) and 2 us for each session. PyDLL: the
-# call cannot block, so the interpreter lock is not worth releasing.
+# call cannot block, so the interpreter lock is not worth releasing. No argtypes: to check two ints by them costs more
+# than all the rest of the call.
 _shutdown = ctypes.PyDLL(None).shutdown
-_shutdown.argtypes = (ctypes.c_int, ctypes.c_int)
 
 TcpOption = tuple[int, int, int]
 

@@ -4,7 +4,6 @@ import contextlib
 import errno
 import socket
 from collections.abc import Callable, Iterator
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -123,7 +122,7 @@ def test_our_own_shortage_is_not_held_against_the_backend(
         raise OSError(errno.EMFILE, "too many")
 
     world = make(backends=2)
-    monkeypatch.setattr(dial, "_socket", SimpleNamespace(socket=none_left))
+    monkeypatch.setattr(dial, "Socket", none_left)
     client = world.connect()
     world.settle()
     assert heard(client) == "|end"
@@ -131,6 +130,25 @@ def test_our_own_shortage_is_not_held_against_the_backend(
     assert world.backend_cell(B_CONNECT_FAILURES, 0) == world.backend_cell(B_CONNECT_FAILURES, 1) == 0
     assert world.cell(RETRIES) == 0
     assert world.cell(FAILED) == 1
+
+
+def test_a_family_this_machine_lacks_costs_one_backend_not_the_client(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refused = [errno.EAFNOSUPPORT]
+
+    def lacking(*about: int) -> socket.socket:
+        if refused:
+            raise OSError(refused.pop(), "no such family")
+        return socket.socket(*about)
+
+    world = make(backends=2)
+    monkeypatch.setattr(dial, "Socket", lacking)
+    world.connect()
+    world.settle()
+    assert world.cell(RETRIES) == 1
+    assert world.backend_cell(B_SESSIONS, 0) + world.backend_cell(B_SESSIONS, 1) == 1
+    assert world.ends == []
 
 
 def test_a_backend_that_resets_at_once_is_replaced_while_nothing_was_said(make: Make) -> None:

@@ -1,0 +1,90 @@
+"""What the careful relay is there for: slow peers, lost peers, bytes nobody takes. Ends are told in test_session.py."""
+
+import contextlib
+
+from balancer.pool.board import BYTES_OUT, PAUSES, RESUMES
+from balancer.relay.flow import BULK
+from balancer.relay.half import LIMIT
+from tests.unit.balancer.relay.world import World, heard, reset
+
+
+def push(peer: object, amount: int) -> int:
+    """As much of `amount` zeros as the kernel takes now."""
+    sent = 0
+    while sent < amount:
+        try:
+            sent += peer.send(bytes(min(amount - sent, 1 << 18)))  # type: ignore[attr-defined]
+        except BlockingIOError:
+            break
+    return sent
+
+
+def test_a_slow_reader_stops_its_sender_and_lets_it_go_on(world: World) -> None:
+    client, backend = world.pair()
+    total, sent, got = 24 << 20, 0, 0
+    while (more := push(backend, total - sent)) > 0:
+        sent += more
+        world.settle(3)
+    [session] = world.hub.sessions
+    assert session.duplex is not None and session.duplex.down.paused
+    assert session.duplex.down.pending <= 1 << 20
+    while got < total:
+        sent += push(backend, total - sent)
+        got += int(heard(client).split("|")[0] or 0)
+        world.settle(3)
+    assert got == total
+    client.close()
+    backend.close()
+    world.settle()
+    assert world.cell(PAUSES) == world.cell(RESUMES) > 0
+    assert world.cell(BYTES_OUT) == total
+
+
+def test_what_waits_for_a_backend_that_is_gone_is_swallowed(world: World) -> None:
+    """The client sends before it reads, and has filled every buffer when the backend resets."""
+    client, backend = world.pair()
+    while push(client, 1 << 20):
+        world.settle(3)
+    reset(backend)
+    with contextlib.suppress(ConnectionResetError):
+        for _ in range(60):
+            push(client, 1 << 20)
+            world.pass_time(0.01, 0.01)
+    assert world.ends == ["SD ECONNRESET"]
+
+
+def test_an_end_beside_a_backend_that_takes_nothing_more_lingers(world: World) -> None:
+    """Both are learnt in one look: the client is told the end, and its further bytes are swallowed, not reset."""
+    client, _ = world.pair()
+    [session] = world.hub.sessions
+    duplex = session.take_over()
+    duplex.up.lose_sink()
+    duplex.down.ended()
+    duplex.settle()
+    assert duplex.closing_at > world.time
+    assert heard(client) == "|end"
+
+
+def test_many_bytes_at_once_are_a_matter_for_the_careful_relay(world: World) -> None:
+    client, backend = world.pair()
+    [session] = world.hub.sessions
+    for size, is_careful in ((BULK - 1, False), (BULK, True)):
+        backend.send(bytes(size))
+        world.settle()
+        assert (session.duplex is not None) == is_careful
+    world.pass_time(1.5)
+    assert heard(client) == f"{2 * BULK - 1}|open"
+    assert world.cell(BYTES_OUT) == 2 * BULK - 1
+
+
+def test_an_end_behind_many_bytes_is_passed_on(world: World) -> None:
+    """The plain read takes all it may; the rest and the end lie behind it."""
+    client, backend = world.pair()
+    backend.send(bytes(LIMIT + 10))
+    backend.shutdown(1)
+    world.settle()
+    assert heard(client) == f"{LIMIT + 10}|end"
+    client.close()
+    world.settle()
+    assert world.ends == ["--"]
+    assert world.cell(BYTES_OUT) == LIMIT + 10
