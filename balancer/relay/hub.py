@@ -154,6 +154,7 @@ class Hub:
             if session.backend_socket is not None:
                 session.backend_socket.close()
             close(session.client_fd)
+            del self.sessions[session]
             more_in, more_out = _untold(session)
             bytes_in += more_in
             bytes_out += more_out
@@ -161,7 +162,11 @@ class Hub:
             if backend is not None:
                 self.elector.release(backend, more_in, more_out)
                 limited = limited or backend.maxconn > 0
-            self._forget(session)
+            if session.end != ends.CLEAN or session.duplex is not None:
+                self._forget(session)
+            if self.log.level >= 1:
+                self._tell(session)
+            session.duplex = None  # which leads back to the session
         cells = self.cells
         cells[SESSIONS] -= len(ending)
         cells[SESSIONS_CLOSED] += len(ending)
@@ -182,7 +187,7 @@ class Hub:
         return any(backend.maxconn for _, backend in dropped)
 
     def _forget(self, session: Session) -> None:
-        del self.sessions[session]
+        """What an ordinary session leaves nothing of."""
         if not session.connected_at:
             self.dialling.pop(session, None)
             if self.waiting.since:
@@ -192,11 +197,7 @@ class Hub:
             self.unacknowledged.pop(duplex, None)
             duplex.discharge()
             self._fold_pauses(duplex)
-        if session.end != ends.CLEAN:
-            self._count_end(session, session.end)
-        if self.log.level >= 1:
-            self._tell(session)
-        session.duplex = None  # which leads back to the session
+        self._count_end(session, session.end)
 
     def _count_end(self, session: Session, end: str) -> None:
         if end == ends.KILLED:
