@@ -17,7 +17,7 @@ from html import escape
 from importlib.resources import files
 from typing import Any
 
-from balancer.console.table import human_age, human_bytes, human_number
+from balancer.console.table import check_text, human_age, human_bytes, human_number
 
 CONTENT_TYPE = "text/html; charset=utf-8"
 TEMPLATE = files(__package__).joinpath("page.html").read_text("utf-8")
@@ -180,7 +180,7 @@ def backend_rows(status: Status) -> Iterable[str]:
             cell(human_number(failed), "some" if failed else ""),
             figure(key + "/in", backend["bytes_in_total"], "bytes"),
             figure(key + "/out", backend["bytes_out_total"], "bytes"),
-            f"<td>{text(backend['check'] or '-')}</td>",
+            f"<td>{text(check_text(backend))}{falls(backend['downs_total'])}</td>",
         )
 
 
@@ -191,7 +191,7 @@ def worker_rows(status: Status) -> Iterable[str]:
         yield row(
             f"<th scope=row>worker {worker['slot']}<small>pid {worker['pid']}, generation "
             f"{worker['generation']}</small></th>",
-            f"<td>{pill(worker['state'])}</td>",
+            f"<td>{pill(worker['state'], left=worker['drain_left_s'])}</td>",
             measured(human_number(worker["sessions"]), worker["sessions"], every),
             figure(f"worker {worker['pid']}", worker["accepted_total"], "count"),
             measured("-" if cpu is None else f"{cpu:.0f} %", cpu or 0, 100),
@@ -231,8 +231,13 @@ def rate_of(key: str, value: int, kind: str) -> str:
     return f'<small data-key="{text(key)}" data-value="{value}" data-as="{kind}"></small>'
 
 
-def pill(state: str, since: float | None = None) -> str:
+def falls(count: int) -> str:
+    return f"<small>fell {counted(count, 'time')}</small>" if count else ""
+
+
+def pill(state: str, since: float | None = None, left: float | None = None) -> str:
     age = "" if since is None else f"<small>{human_age(since)}</small>"
+    age += "" if left is None else f"<small>{human_age(left)} left</small>"
     return f'<span class="pill {STATE_LEVELS.get(state, WARN)}">{text(state)}</span>{age}'
 
 

@@ -48,8 +48,15 @@ def one(*path: str) -> Callable[[Status], Iterable[Sample]]:
     return read
 
 
-def each_backend(key: str) -> Callable[[Status], Iterable[Sample]]:
-    return lambda status: [({"backend": backend["name"]}, backend[key]) for backend in status["backends"]]
+def each_backend(key: str, unit: float | None = None) -> Callable[[Status], Iterable[Sample]]:
+    def read(status: Status) -> Iterable[Sample]:
+        values = [(backend["name"], backend[key]) for backend in status["backends"]]
+        return [
+            ({"backend": name}, value if unit is None or value is None else value * unit)
+            for name, value in values
+        ]
+
+    return read
 
 
 def each_slot(key: str, unit: float | None = None) -> Callable[[Status], Iterable[Sample]]:
@@ -146,6 +153,10 @@ METRICS: tuple[Metric, ...] = (
     Metric("backend_sessions_limit", "gauge", "Its maxconn; 0 is no limit.", each_backend("maxconn")),
     Metric("backend_sessions_total", "counter", "Sessions given to it.", each_backend("sessions_total")),
     Metric("backend_connect_failures_total", "counter", "Connects that failed.", each_backend("connect_failures_total")),
+    Metric("backend_checks_total", "counter", "Health checks made.", each_backend("checks_total")),
+    Metric("backend_check_failures_total", "counter", "Health checks that failed.", each_backend("check_failures_total")),
+    Metric("backend_check_seconds", "gauge", "What the last good check took.", each_backend("check_ms", 0.001)),
+    Metric("backend_downs_total", "counter", "Falls from up to down.", each_backend("downs_total")),
     Metric("backend_bytes_in_total", "counter", "Bytes from clients to it.", each_backend("bytes_in_total")),
     Metric("backend_bytes_out_total", "counter", "Bytes from it to clients.", each_backend("bytes_out_total")),
 )  # fmt: skip

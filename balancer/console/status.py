@@ -8,17 +8,19 @@ RULES
 
     {"version", "generation", "uptime_s", "steering": "on"|"off",
      "workers":  [{"slot", "pid", "state", "generation", "accepting", "sessions", "accepted_total", "cpu_percent",
-                  "rss_bytes", "fds", "share_percent"}],
+                  "rss_bytes", "fds", "share_percent", "drain_left_s"}],
      "backends": [{"name", "address", "state", "weight", "sessions", "sessions_total", "connect_failures_total",
-                   "bytes_in_total", "bytes_out_total", "check", "maxconn", "backup", "since_s"}],
+                   "bytes_in_total", "bytes_out_total", "checks_total", "check_failures_total", "downs_total",
+                   "check", "check_streak", "check_ms", "maxconn", "backup", "since_s"}],
      "totals":   {"sessions", "accepted_total", "refused_total", "failed_total", "bytes_in_total", "bytes_out_total",
                   "closed_total", "cut_total", "retries_total", "pauses_total", "resumes_total",
                   "queued_total", "log_dropped_total", "queued", "respawns_total", "hangs_total"},
      "reload":   {"serial", "ok", "text", "age_s", ...} of the last reload, or null}
 
 `state` of a worker: starting, ready, draining, hung. `state` of a backend: up, down, drain, maint.
-bytes_in went from client to backend. Respawns are processes that had to be replaced, hangs those that were killed because
-their heartbeat stood still.
+bytes_in went from client to backend. `check` is the outcome of the last health check, `check_streak` how many results in
+a row speak against the present state, `check_ms` how long the last good one took; downs are falls from up to down.
+Respawns are processes that had to be replaced, hangs those that were killed because their heartbeat stood still.
 """
 
 import json
@@ -35,10 +37,15 @@ from balancer.pool.board import (
     B_BYTES_IN,
     B_BYTES_OUT,
     B_CHECK,
+    B_CHECK_FAILURES,
+    B_CHECK_US,
+    B_CHECKS,
     B_CONNECT_FAILURES,
+    B_DOWNS,
     B_SESSIONS,
     B_SESSIONS_TOTAL,
     B_SINCE_MS,
+    B_STREAK,
     B_VERDICT,
     BYTES_IN,
     BYTES_OUT,
@@ -60,6 +67,7 @@ from balancer.pool.board import (
 from balancer.prefork.cells import (
     ACCEPTING,
     BEAT_MS,
+    DEADLINE_MS,
     DRAINING,
     FIRST_LEASE,
     GENERATION,
@@ -98,6 +106,9 @@ BACKEND_TOTALS = {
     "connect_failures_total": B_CONNECT_FAILURES,
     "bytes_in_total": B_BYTES_IN,
     "bytes_out_total": B_BYTES_OUT,
+    "checks_total": B_CHECKS,
+    "check_failures_total": B_CHECK_FAILURES,
+    "downs_total": B_DOWNS,
 }
 
 
@@ -123,6 +134,7 @@ def describe_worker(board: Board, at: int, now_ms: int, figures: Figures) -> dic
     cells, slots = board.cells, board.shared.slots
     slot = cells[at + SLOT]
     state = worker_state(cells[at + STATE], cells[at + BEAT_MS], now_ms)
+    deadline = cells[at + DEADLINE_MS]
     share = None
     if state == "ready" and cells[MASTER_ROW * board.columns + MASTER_STEERED]:
         share = slots.cells[slot * slots.columns + SHARE] / 10
@@ -138,6 +150,7 @@ def describe_worker(board: Board, at: int, now_ms: int, figures: Figures) -> dic
         "rss_bytes": figures.rss_bytes,
         "fds": figures.fds,
         "share_percent": share,
+        "drain_left_s": max(0, deadline - now_ms) / 1000 if deadline else None,
     }
 
 
@@ -147,7 +160,7 @@ def describe_backend(
     index = backend.index
     wish, verdict = board.word(index, B_ADMIN), board.word(index, B_VERDICT)
     since = board.word(index, B_SINCE_MS)
-    check = board.word(index, B_CHECK)
+    check, check_us = board.word(index, B_CHECK), board.word(index, B_CHECK_US)
     return {
         "name": backend.name,
         "address": str(backend.address),
@@ -155,6 +168,8 @@ def describe_backend(
         "weight": board.weight_of(index, backend.weight),
         **{key: column[index] for key, column in sums.items()},
         "check": CHECK_NAMES[check] if check else None,
+        "check_streak": board.word(index, B_STREAK) if check else None,
+        "check_ms": check_us / 1000 if check_us else None,
         "maxconn": backend.maxconn,
         "backup": backend.backup,
         "since_s": round((now_ms - since) / 1000, 1) if since else None,

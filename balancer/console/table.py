@@ -98,8 +98,18 @@ def backend_row(backend: Mapping[str, Any]) -> list[str]:
         human_number(backend["connect_failures_total"]),
         human_bytes(backend["bytes_in_total"]),
         human_bytes(backend["bytes_out_total"]),
-        str(backend["check"] or "-"),
+        check_text(backend),
     ]
+
+
+def check_text(backend: Mapping[str, Any]) -> str:
+    """The last health check: `ok 1.2 ms`, `refused`, `-` when there was none; `refused, 2 in a row` while as many results
+    speak against the state it is in."""
+    check, took, streak = backend["check"], backend["check_ms"], backend["check_streak"]
+    if check is None:
+        return "-"
+    shown = f"ok {took:.1f} ms" if check == "ok" and took is not None else str(check)
+    return f"{shown}, {streak} in a row" if streak else shown
 
 
 def draw_status(status: Mapping[str, Any], colour: bool = False) -> str:

@@ -86,7 +86,7 @@ B_SESSIONS = 8  # gauge, counted before the dial: the seats of maxconn=
 B_VERDICT = 12
 B_SINCE_MS = 13  # monotonic ms of the last change of verdict, 0 = never
 B_CHECK = 14  # outcome of the last check, index into CHECK_NAMES
-B_STREAK = 15  # equal outcomes in a row
+B_STREAK = 15  # results in a row that speak against the verdict
 B_CHECK_US = 16  # how long the last good check took
 B_SUBJECT = 17  # checksum of the address the verdict is about
 B_FAMILY, B_ADDRESS_HI, B_ADDRESS_LO = 18, 19, 20  # a resolved name: 0 | 4 | 6 and the address in two words

@@ -77,7 +77,8 @@ class Pen:
         self._own[base(index) + B_DOWNS] += 1
 
     def note_check(self, index: int, outcome: str, seconds: float, streak: int) -> None:
-        """What people read of a check: its outcome (one of CHECK_NAMES), how long it took, how many in a row."""
+        """What people read of a check: its outcome (one of CHECK_NAMES), how long it took, how many speak against the
+        verdict in a row."""
         at = base(index)
         self._own[at + B_CHECKS] += 1
         self._own[at + B_CHECK_FAILURES] += outcome != "ok"

@@ -17,7 +17,8 @@ def backend(name: str, **changed: Any) -> dict[str, Any]:
     plain = {
         "name": name, "address": "10.0.0.1:80", "state": "up", "weight": 1, "sessions": 2, "sessions_total": 30,
         "connect_failures_total": 0, "bytes_in_total": 4096, "bytes_out_total": 5, "check": "ok", "maxconn": 0,
-        "backup": False, "since_s": 1.5,
+        "backup": False, "since_s": 1.5, "checks_total": 7, "check_failures_total": 2, "downs_total": 1,
+        "check_streak": 4, "check_ms": 1.25,
     }  # fmt: skip
     return plain | changed
 
@@ -25,7 +26,7 @@ def backend(name: str, **changed: Any) -> dict[str, Any]:
 def worker(slot: int, **changed: Any) -> dict[str, Any]:
     plain = {
         "slot": slot, "pid": 4711, "state": "ready", "generation": 1, "sessions": 3, "accepted_total": 9,
-        "cpu_percent": 12.5, "rss_bytes": 1048576, "fds": 20, "share_percent": 50.0,
+        "cpu_percent": 12.5, "rss_bytes": 1048576, "fds": 20, "share_percent": 50.0, "drain_left_s": None,
     }  # fmt: skip
     return plain | changed
 

@@ -19,7 +19,8 @@ def backend(name: str, **changed: Any) -> dict[str, Any]:
     plain = {
         "name": name, "address": "10.0.0.1:80", "state": "up", "weight": 1, "sessions": 2, "sessions_total": 30,
         "connect_failures_total": 0, "bytes_in_total": 400, "bytes_out_total": 5000, "check": "ok", "maxconn": 0,
-        "backup": False, "since_s": 1.5,
+        "backup": False, "since_s": 1.5, "checks_total": 7, "check_failures_total": 2, "downs_total": 1,
+        "check_streak": 4, "check_ms": 1.25,
     }  # fmt: skip
     return plain | changed
 
@@ -28,6 +29,7 @@ def worker(slot: int, **changed: Any) -> dict[str, Any]:
     plain = {
         "slot": slot, "pid": 4711, "state": "ready", "generation": 1, "accepting": True, "sessions": 3,
         "accepted_total": 9, "cpu_percent": 12.5, "rss_bytes": 1048576, "fds": 20, "share_percent": 50.0,
+        "drain_left_s": None,
     }  # fmt: skip
     return plain | changed
 
@@ -93,6 +95,18 @@ balancer_backend_sessions_total{backend="a"} 30
 # HELP balancer_backend_connect_failures_total Connects that failed.
 # TYPE balancer_backend_connect_failures_total counter
 balancer_backend_connect_failures_total{backend="a"} 0
+# HELP balancer_backend_checks_total Health checks made.
+# TYPE balancer_backend_checks_total counter
+balancer_backend_checks_total{backend="a"} 7
+# HELP balancer_backend_check_failures_total Health checks that failed.
+# TYPE balancer_backend_check_failures_total counter
+balancer_backend_check_failures_total{backend="a"} 2
+# HELP balancer_backend_check_seconds What the last good check took.
+# TYPE balancer_backend_check_seconds gauge
+balancer_backend_check_seconds{backend="a"} 0.00125
+# HELP balancer_backend_downs_total Falls from up to down.
+# TYPE balancer_backend_downs_total counter
+balancer_backend_downs_total{backend="a"} 1
 # HELP balancer_backend_bytes_in_total Bytes from clients to it.
 # TYPE balancer_backend_bytes_in_total counter
 balancer_backend_bytes_in_total{backend="a"} 400

@@ -4,7 +4,7 @@ import pytest
 
 from balancer.console.processes import UNKNOWN, Figures
 from balancer.console.status import snapshot, worker_state
-from balancer.console.table import draw_status, human_age, human_bytes
+from balancer.console.table import check_text, draw_status, human_age, human_bytes
 from balancer.pool import board as b
 from balancer.pool.backend import Backend
 from balancer.prefork import cells as c
@@ -91,6 +91,30 @@ def test_backend_sums_run_over_all_rows(board: b.Board) -> None:
     board.shared.rows.row(c.RETIRED_ROW)[b.base(1) + b.B_SESSIONS_TOTAL] = 100
     assert [x["sessions"] for x in look(board)["backends"]] == [0, 9]
     assert [x["sessions_total"] for x in look(board)["backends"]] == [0, 120]
+
+
+def test_what_the_checks_found(board: b.Board) -> None:
+    prober = lease(board, 5, pid=75, role=1, state=c.READY, beat_ms=100_000)
+    prober[b.base(0) + b.B_CHECKS], prober[b.base(0) + b.B_CHECK_FAILURES], prober[b.base(0) + b.B_DOWNS] = (
+        9,
+        3,
+        1,
+    )
+    for index, column, value in ((0, b.B_CHECK, 1), (0, b.B_STREAK, 0), (0, b.B_CHECK_US, 1250)):
+        board.note(index, column, value)
+    for column, value in ((b.B_CHECK, 2), (b.B_STREAK, 2)):
+        board.note(1, column, value)
+    one, two = look(board)["backends"]
+    assert (one["checks_total"], one["check_failures_total"], one["downs_total"]) == (9, 3, 1)
+    assert (one["check_ms"], two["check_streak"], two["check_ms"]) == (1.25, 2, None)
+    assert (check_text(one), check_text(two)) == ("ok 1.2 ms", "refused, 2 in a row")
+    assert check_text({"check": None, "check_ms": None, "check_streak": None}) == "-"
+
+
+def test_a_drain_shows_what_is_left_of_it(board: b.Board) -> None:
+    lease(board, 3, pid=71, state=c.DRAINING, beat_ms=100_000, deadline_ms=102_500)
+    lease(board, 4, pid=72, slot=1, state=c.READY, beat_ms=100_000)
+    assert [worker["drain_left_s"] for worker in look(board)["workers"]] == [2.5, None]
 
 
 def test_the_last_reload_is_told(board: b.Board) -> None:
