@@ -12,7 +12,6 @@ taken a turn, in a flat match. What a turn does is decided here; how, in the mod
                           +--+ HUP: reload, USR2: upgrade; superseded: as STOPPING, but the sockets live on
 """
 
-import contextlib
 import gc
 import os
 import signal
@@ -124,7 +123,7 @@ class Master:
         self.signals = signals
         self.keeper = Keeper(crew.shared, crew.children, crew.sockets, crew.watch, crew.log)
         self.title = Title(plan.title)
-        self._left = left
+        self._promise_fd = left.ready_fd  # where our predecessor waits for the word that we serve; -1: nobody does
         self._booted = False
         self._started = time.monotonic()
         self._next_tick = self._started
@@ -208,8 +207,9 @@ class Master:
                 "ready", workers=self.life.wanted, slots=self.life.slots, files=self.files, took=took
             )
             self.life.now_ready(now)
-            if self._left.ready_fd >= 0:
-                say_ready(self._left.ready_fd)
+            if self._promise_fd >= 0:
+                say_ready(self._promise_fd)
+                self._promise_fd = -1  # from now on the number may be anybody's
             return None
         vital = [role.name for role in plan.roles if role.channel or role.name == plan.listening()]
         places = crew.children.of_generation(crew.current)
@@ -254,6 +254,5 @@ class Master:
         """In a forked child: close what only a master may hold."""
         self.signals.close()
         self.life.drop_in_child()
-        if self._left.ready_fd >= 0:
-            with contextlib.suppress(OSError):
-                os.close(self._left.ready_fd)
+        if self._promise_fd >= 0:
+            os.close(self._promise_fd)

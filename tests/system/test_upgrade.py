@@ -263,3 +263,49 @@ def test_a_new_version_with_fewer_workers_empties_every_queue(tmp_path: Path) ->
             client.sendall(b"x")
             assert receive(client, 1) == b"x"
         lb.wait_line(r"ready workers=2 slots=4")
+
+
+@pytest.mark.parametrize("first", [signal.SIGHUP, signal.SIGUSR2], ids=["reload-first", "upgrade-first"])
+def test_a_reload_and_an_upgrade_cross_and_nothing_is_lost(tmp_path: Path, first: signal.Signals) -> None:
+    """Both change who serves. Fails where the generation that a reload has begun is left behind by the master that is
+    superseded meanwhile, or where the reload's end takes the sockets from the successor."""
+    with ExitStack() as stack:
+        backend = stack.enter_context(Digest())
+        lb = Dynasty(tmp_path, upstreams=[backend.address])
+        lb.expect(r"reload error=.*told to stop")
+        stack.enter_context(lb)
+        load = stack.enter_context(Load(lb.address, clients=16, pause=0.002))
+        for _ in range(3):
+            before = {process.pid for process in lb.processes()}
+            if first == signal.SIGHUP:
+                lb.signal(signal.SIGHUP)
+                lb.succeed()
+            else:
+                at = len(lb.log())
+                lb.signal(signal.SIGUSR2)
+                lb.wait_line(r"upgrade successor=\d+ sockets=", after=at)
+                lb.signal(signal.SIGHUP)
+                match = lb.wait_line(rf"upgrade successor=(\d+) then={PROMISED}", 20, after=at)
+                lb.old, lb.process = lb.process, Heir(int(match[1]))  # type: ignore[assignment]
+            assert lb.old.wait(10) == 0
+            wait_for(lambda b=before: not any(map(is_running, b)), "the old version gone", 8)
+            wait_for(lambda: asked(lb), "a status of the new version")
+        outcome = load.finish()
+        report("crossed", first=first.name, requests=outcome.attempts, failed=outcome.failed)
+        outcome.check_nothing_lost(300)
+        lb.check_at_rest()
+
+
+def test_an_upgraded_master_can_reload(tmp_path: Path) -> None:
+    """Fails where a new child closes a descriptor that its master has closed long ago: the number is something else's by
+    then, here the child's own control socket."""
+    with ExitStack() as stack:
+        echo = stack.enter_context(Echo())
+        lb = stack.enter_context(Dynasty(tmp_path, upstreams=[echo.address]))
+        lb.succeed()
+        assert lb.old.wait(10) == 0
+        wait_for(lambda: asked(lb), "a status of the new version")
+        for generation in (2, 3):
+            assert lb.ctl("reload").returncode == 0
+            wait_for(lambda g=generation: asked(lb)["generation"] == g, "the new generation")
+        lb.check_at_rest()
