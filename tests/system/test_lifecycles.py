@@ -1,0 +1,77 @@
+"""Reloads, upgrades, growing, shrinking and reopened logs at random moments, so that each meets each in every state.
+
+Each alone has its own tests; what they leave behind for one another shows only here. Nobody is killed, so nothing may
+be lost: not a request, not a descriptor, not a process too many.
+"""
+
+import contextlib
+import os
+import random
+import re
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from tests.system.backends import Digest
+from tests.system.campaign import report
+from tests.system.dynasty import Dynasty, asked, subreaper
+from tests.system.harness import wait_for
+from tests.system.load import Load
+
+ACTS = (signal.SIGHUP, signal.SIGUSR2, signal.SIGTTIN, signal.SIGTTOU, signal.SIGUSR1)
+
+
+@pytest.fixture(autouse=True)
+def orphans_are_ours() -> Iterator[None]:
+    with subreaper():
+        yield
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_acts_at_random_moments_lose_nothing(tmp_path: Path, seed: int) -> None:
+    """Fails where a master remembers the number of a descriptor that it has closed: its next child closes it again."""
+    act_at_random(tmp_path, seed, 25)
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("seed", range(10, 16))
+def test_many_acts_at_random_moments_lose_nothing(tmp_path: Path, seed: int) -> None:
+    act_at_random(tmp_path, seed, 120)
+
+
+def act_at_random(directory: Path, seed: int, acts: int) -> None:
+    dice = random.Random(seed)
+    with ExitStack() as stack:
+        backend = stack.enter_context(Digest())
+        lb = Dynasty(directory, upstreams=[backend.address], drain_timeout="3s")
+        lb.expect(r"reload error=.*told to stop")  # overtaken by a successor
+        stack.enter_context(lb)
+        load = stack.enter_context(Load(lb.address, clients=8, pause=0.005))
+        told = []
+        for _ in range(acts):
+            act = dice.choice(ACTS)
+            told.append(act.name)
+            with contextlib.suppress(ProcessLookupError):  # superseded a moment ago
+                os.kill(lb.serving(), act)
+            time.sleep(dice.random() * 0.3)
+        wait_for(lambda: settled(lb), f"one master, at rest, after {told}", 20)
+        outcome = load.finish()
+        report("acts at random", seed=seed, acts=acts, requests=outcome.attempts, failed=outcome.failed)
+        outcome.check_nothing_lost(acts * 10)
+        slots = int(re.findall(r" slots=(\d+)", lb.log())[-1])
+        workers = len(lb.status()["workers"])
+        lb.check_at_rest(more_descriptors=max(0, slots - 2) + max(0, workers - 2))  # it began with two of each
+
+
+def settled(lb: Dynasty) -> bool:
+    """Whoever serves answers, has workers of one generation, all ready, and nobody else is left."""
+    lb.follow()
+    status = asked(lb)
+    if status is None or not len(lb.session()) == len(lb.processes()) == len(status["workers"]) + 3:
+        return False
+    states = {(worker["state"], worker["generation"]) for worker in status["workers"]}
+    return states == {("ready", status["generation"])}
