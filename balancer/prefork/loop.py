@@ -32,6 +32,8 @@ EDGE: int = READ | WRITE | READ_HANGUP | URGENT | select.EPOLLET
 
 BATCH = 256  # events per turn: bounds how long `now` may be stale and how long timers wait
 
+LONGEST_WAIT = 86_400.0  # seconds in one wait: without a timer due_at is infinite, which epoll does not take
+
 Handler = Callable[[int], object]
 
 
@@ -219,7 +221,10 @@ class Loop:
         """One turn, waiting at most `timeout` seconds (None: until an event or the next timer)."""
         again = self._again
         handlers = self._handlers
-        events = self.selector.poll(0 if again else self._patience(timeout), BATCH)
+        wait = 0.0 if again else self._timers.due_at - self.now
+        if timeout is not None and timeout < wait:
+            wait = timeout
+        events = self.selector.poll(min(wait, LONGEST_WAIT) if wait > 0 else 0, BATCH)
         self.now = now = self._clock()
         self.turns += 1
         if again:
@@ -233,7 +238,7 @@ class Loop:
                     self._complain(handler, error)
         for act in again:
             self._guarded(act)
-        if self._timers.may_be_due(now):
+        if now >= self._timers.due_at:
             self._timers.fire_due(now)
         if self._retired:
             self._finish_retired()
@@ -242,14 +247,6 @@ class Loop:
 
     def close(self) -> None:
         self.selector.close()
-
-    def _patience(self, timeout: float | None) -> float:
-        next_at = self._timers.next_at()
-        if next_at is not None:
-            due = next_at - self.now
-            if timeout is None or due < timeout:
-                timeout = due
-        return -1 if timeout is None else max(timeout, 0)
 
     def _finish_retired(self) -> None:
         while self._retired:  # a finisher may retire more

@@ -123,7 +123,9 @@ class Master:
         self.signals = signals
         self.keeper = Keeper(crew.shared, crew.children, crew.sockets, crew.watch, crew.log)
         self.title = Title(plan.title)
-        self._promise_fd = left.ready_fd  # where our predecessor waits for the word that we serve; -1: nobody does
+        self._promise_fd = (
+            left.ready_fd
+        )  # where our predecessor waits for the word that we serve; -1: nobody does
         self._booted = False
         self._started = time.monotonic()
         self._next_tick = self._started

@@ -7,6 +7,7 @@ because insertion order is then deadline order and costs nothing. The heap is fo
 
 from collections.abc import Callable
 from heapq import heapify, heappop, heappush
+from math import inf
 
 
 class Timer:
@@ -43,13 +44,18 @@ class Timer:
 
 
 class Timers:
-    """The heap. Cancelled timers stay in it until their time, or until they are the majority."""
+    """The heap. Cancelled timers stay in it until their time, or until they are the majority.
 
-    __slots__ = ("_heap", "_serial")
+    `due_at` is when the earliest one wants to run, cancelled or not; infinite when there is none. It is an attribute
+    because a loop asks twice a turn.
+    """
+
+    __slots__ = ("_heap", "_serial", "due_at")
 
     def __init__(self) -> None:
         self._heap: list[tuple[float, int, Timer]] = []
         self._serial = 0
+        self.due_at = inf
 
     def __len__(self) -> int:
         return len(self._heap)
@@ -59,25 +65,16 @@ class Timers:
             self._drop_cancelled()
         self._serial += 1
         heappush(self._heap, (timer.when, self._serial, timer))
+        self.due_at = self._heap[0][0]
         return timer
-
-    def may_be_due(self, now: float) -> bool:
-        """False when no timer is due at `now`; asked once a turn, so it does not look who was cancelled."""
-        return bool(self._heap) and self._heap[0][0] <= now
-
-    def next_at(self) -> float | None:
-        """When the earliest timer wants to run; None when there is none."""
-        heap = self._heap
-        while heap and heap[0][2].is_cancelled():
-            heappop(heap)
-        return heap[0][0] if heap else None
 
     def fire_due(self, now: float) -> int:
         """Run every timer due at `now`, once each, in order of time; how many ran."""
         heap = self._heap
         due = []
-        while heap and heap[0][0] <= now:
+        while heap and (heap[0][0] <= now or heap[0][2].is_cancelled()):
             due.append(heappop(heap)[2])
+        self.due_at = heap[0][0] if heap else inf
         fired = 0
         for timer in due:
             if timer.is_cancelled():

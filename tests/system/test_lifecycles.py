@@ -64,7 +64,9 @@ def act_at_random(directory: Path, seed: int, acts: int) -> None:
         outcome.check_nothing_lost(acts * 10)
         slots = int(re.findall(r" slots=(\d+)", lb.log())[-1])
         workers = len(lb.status()["workers"])
-        lb.check_at_rest(more_descriptors=max(0, slots - 2) + max(0, workers - 2))  # it began with two of each
+        lb.check_at_rest(
+            more_descriptors=max(0, slots - 2) + max(0, workers - 2)
+        )  # it began with two of each
 
 
 def settled(lb: Dynasty) -> bool:
