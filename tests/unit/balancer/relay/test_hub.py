@@ -1,0 +1,117 @@
+"""Endings: what is closed, counted and woken, and in which order."""
+
+import errno
+from typing import Any
+
+import pytest
+
+from balancer.pool.board import (
+    B_BYTES_IN,
+    B_BYTES_OUT,
+    B_SESSIONS,
+    BYTES_IN,
+    BYTES_OUT,
+    CUT,
+    FAILED,
+    REFUSED,
+    SESSIONS,
+    SESSIONS_CLOSED,
+)
+from balancer.prefork.cells import LOAD
+from balancer.relay import ends, hub
+from balancer.relay.hub import session_budget
+from tests.unit.balancer.relay.world import World, heard
+
+
+def test_descriptors_are_closed_before_anything_is_counted(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A seat that is free on the board while its socket is open would let one session too many in."""
+    world.pair()
+    counts = []
+    close = hub.close
+    monkeypatch.setattr(
+        hub,
+        "close",
+        lambda fd: (counts.append((world.cell(SESSIONS), world.backend_cell(B_SESSIONS))), close(fd)),
+    )
+    [session] = world.hub.sessions
+    session.close(ends.KILLED, "test")
+    world.turn()
+    assert counts == [(1, 1)]
+    assert (world.cell(SESSIONS), world.backend_cell(B_SESSIONS), world.cell(LOAD)) == (0, 0, 0)
+
+
+def test_those_who_wait_are_woken_last(world: World) -> None:
+    world.pair()
+    seen = []
+    world.hub.on_room = lambda: seen.append((world.cell(SESSIONS), world.cell(SESSIONS_CLOSED)))
+    [session] = world.hub.sessions
+    session.close(ends.CLEAN)
+    assert seen == []
+    world.turn()
+    assert seen == [(0, 1)]
+
+
+def test_every_byte_is_counted_once_whoever_asks_when(world: World) -> None:
+    """By the sweep while the session lives, by its end, and after the careful relay has taken it over."""
+    client, backend = world.pair()
+    [session] = world.hub.sessions
+    for round_ in range(1, 4):
+        client.send(b"12345")
+        backend.send(b"123")
+        world.pass_time(1.5)
+        if round_ == 2:
+            session.take_over()
+        assert (world.cell(BYTES_IN), world.cell(BYTES_OUT)) == (5 * round_, 3 * round_)
+    assert heard(client) == "123123123|open"
+    client.send(b"the last word")
+    client.close()
+    world.settle()
+    assert heard(backend).endswith("the last word|end")
+    backend.close()
+    world.settle()
+    assert (world.cell(BYTES_IN), world.cell(BYTES_OUT)) == (28, 9)
+    assert (world.backend_cell(B_BYTES_IN), world.backend_cell(B_BYTES_OUT)) == (28, 9)
+    [line] = world.lines.sessions
+    assert "in=28 out=9" in line
+
+
+@pytest.mark.parametrize(
+    ("end", "column"),
+    [
+        (ends.KILLED, CUT),
+        (ends.QUEUE_TIMEOUT, REFUSED),
+        (ends.CONNECT_TIMEOUT, FAILED),
+        (ends.OWN_RESOURCES, FAILED),
+    ],
+)
+def test_an_end_counts_where_it_belongs(world: World, end: str, column: int) -> None:
+    world.pair()
+    [session] = world.hub.sessions
+    session.close(end, "test")
+    world.turn()
+    assert {each: world.cell(each) for each in (CUT, REFUSED, FAILED)} == {
+        CUT: 0, REFUSED: 0, FAILED: 0, column: 1
+    }  # fmt: skip
+
+
+def test_our_own_shortage_is_said_once_a_second(world: World) -> None:
+    for _ in range(5):
+        world.hub.short_of(errno.EMFILE)
+    world.pass_time(1.1)
+    world.hub.short_of(errno.EMFILE)
+    assert [line.split()[1] for line in world.lines.others if line.startswith("dial ")] == [
+        "error=EMFILE"
+    ] * 2
+
+
+@pytest.mark.parametrize(("limit", "budget"), [(20_000, 9968), (65, 1), (1, 1), (-1, (1 << 19) - 32)])
+def test_sessions_that_the_descriptors_are_enough_for(
+    monkeypatch: pytest.MonkeyPatch, limit: int, budget: int
+) -> None:
+    def limits(_: Any) -> tuple[int, int]:
+        return (limit, limit) if limit >= 0 else (1 << 40, 1 << 40)
+
+    monkeypatch.setattr("resource.getrlimit", limits)
+    assert session_budget() == budget
