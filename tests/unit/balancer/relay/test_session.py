@@ -18,6 +18,7 @@ from balancer.pool.board import (
     SESSIONS,
     SESSIONS_CLOSED,
 )
+from balancer.prefork.loop import READ, READ_HANGUP, WRITE
 from tests.unit.balancer.relay.world import World, heard, reset
 
 STORIES = {
@@ -244,3 +245,18 @@ def test_nothing_leads_back_to_a_session_that_is_over(world: World) -> None:
     assert session.closed
     assert [each for each in gc.get_referrers(session) if each is duplex] == [duplex]
     assert duplex not in gc.get_referents(session)
+
+
+@pytest.mark.parametrize("mask", [READ | WRITE | READ_HANGUP, READ | READ_HANGUP, WRITE])
+def test_an_event_that_repeats_an_end_is_not_the_other_sides(world: World, mask: int) -> None:
+    """epoll may tell of a state again; the backend's answer is still to come."""
+    client, backend = world.pair()
+    [session] = world.hub.sessions
+    client.shutdown(1)
+    world.settle()
+    (session.duplex or session).on_client(mask)
+    (session.duplex or session).on_client(mask)
+    backend.send(b"answer")
+    world.settle()
+    assert heard(client) == "answer|open"
+    assert not world.ends

@@ -1,0 +1,82 @@
+"""The plain relay and the careful one are the same to everybody outside: random lives, lived once in each way."""
+
+import errno
+import socket
+from dataclasses import dataclass
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from balancer.pool.board import BYTES_IN, BYTES_OUT
+from tests.unit.balancer.relay.world import World, reset
+
+SIZES = (1, 100, 20_000, 40_000, 70_000)
+ACTS = ("ends", "closes", "resets", "reads", *SIZES)
+step = st.lists(
+    st.tuples(st.sampled_from(["client", "backend"]), st.sampled_from(ACTS)), min_size=1, max_size=4
+)
+
+
+@dataclass
+class Peer:
+    """One end, and what it has learnt: how many bytes, and whether they ended by a reset. At which call it learns of a
+    reset depends on when the kernel acknowledges, so that is not held against anybody."""
+
+    sock: socket.socket
+    is_open: bool = True
+    may_send: bool = True
+    heard: int = 0
+    was_reset: bool = False
+
+    def act(self, what: str | int) -> None:
+        if not self.is_open:
+            return
+        try:
+            if isinstance(what, int):
+                if self.may_send:
+                    self.sock.send(bytes(what))
+            elif what == "reads":
+                while data := self.sock.recv(1 << 20):
+                    self.heard += len(data)
+            elif what == "ends":
+                self.may_send = False
+                self.sock.shutdown(socket.SHUT_WR)
+            else:
+                self.is_open = False
+                if what == "resets":
+                    self.heard = (
+                        -1
+                    )  # what it had not read yet is its own loss, and how much that was the kernel's affair
+                    reset(self.sock)
+                self.sock.close()
+        except BlockingIOError:
+            pass
+        except OSError as error:
+            self.was_reset = self.was_reset or error.errno in (errno.ECONNRESET, errno.EPIPE)
+
+
+def live(steps: list[list[tuple[str, str | int]]], careful: bool) -> tuple[object, ...]:
+    """One session, lived to its end: what both peers learnt, what the log says, what was counted."""
+    world = World()
+    client, backend = map(Peer, world.pair())
+    if careful:
+        [session] = world.hub.sessions
+        session.take_over()
+    end: list[list[tuple[str, str | int]]] = [[("client", "reads"), ("backend", "reads")]]
+    end += [[("client", "closes")], [("backend", "reads"), ("backend", "closes")]]
+    for acts in (*steps, *end):
+        for who, what in acts:
+            (client if who == "client" else backend).act(what)
+        world.settle()
+        world.pass_time(0.03, 0.01)
+    world.pass_time(70.0, 1.0)
+    assert not world.hub.sessions
+    counted = world.cell(BYTES_IN), world.cell(BYTES_OUT)
+    world.close()
+    return client.heard, client.was_reset, backend.heard, backend.was_reset, world.ends, counted
+
+
+@settings(max_examples=100, deadline=None, derandomize=True)
+@given(st.lists(step, max_size=7))
+def test_a_life_is_the_same_in_both(steps: list[list[tuple[str, str | int]]]) -> None:
+    assert live(steps, careful=False) == live(steps, careful=True)
