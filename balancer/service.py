@@ -4,7 +4,7 @@ RULES: glue only. Reads the options, gives every backend its block on the board,
 they need, which the fork then copies. Lives in the master; a plan that is refused leaves everything as it was.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from balancer import prober, worker
 from balancer.console import console
@@ -12,11 +12,13 @@ from balancer.options import Options, parse
 from balancer.pool.backend import Backend, with_indexes
 from balancer.pool.blocks import Blocks
 from balancer.pool.board import Board, capacity_for, columns_for, totals_for
+from balancer.pool.legacy import bequeath, inherit
 from balancer.prefork.cells import MASTER_ROW, MASTER_UPCOMING, Shared
 from balancer.prefork.child import Child
 from balancer.prefork.config import ConfigError
 from balancer.prefork.plan import Bind, Plan, Role
 from balancer.prefork.units import parse_address
+from balancer.prefork.upgrade import LEGACY
 from balancer.relay.sockets import listener_options
 
 
@@ -37,9 +39,11 @@ class BalancerService:
             self.blocks = Blocks(capacity_for(len(options.upstream)))
         backends = options.upstream
         if shared is not None:
-            if self.board is None:
-                self.board = Board(shared, self.blocks.capacity)
+            is_first = self.board is None
+            self.board = self.board or Board(shared, self.blocks.capacity)
             backends = self.place(options.upstream, shared)
+            if is_first:
+                inherit(self.board, backends, self.environ.get(LEGACY, ""))
         self.options = options
         return self.compose(options, backends)
 
@@ -81,7 +85,12 @@ class BalancerService:
             steering=options.steering,
             facts=facts_of(options, backends),
             notes=options.notes,
+            legacy=self.bequest(backends),
         )
+
+    def bequest(self, backends: tuple[Backend, ...]) -> Callable[[], str]:
+        board = self.board
+        return str if board is None else lambda: bequeath(board, backends)
 
     def roles(self, options: Options, backends: tuple[Backend, ...]) -> tuple[Role, ...]:
         """Worker first: readers of the board know the roles by their place."""

@@ -10,7 +10,7 @@ from balancer.prefork.listeners import Sockets
 from balancer.prefork.log import Log
 from balancer.prefork.pidfile import PidFile
 from balancer.prefork.signals import held_back, send
-from balancer.prefork.upgrade import Successor, start_successor
+from balancer.prefork.upgrade import MOST_LEGACY, Successor, start_successor
 
 
 class Handover:
@@ -26,15 +26,19 @@ class Handover:
         """The successor's, 0 when there is none."""
         return 0 if self._successor is None else self._successor.pid
 
-    def start(self, now: float, pidfile: PidFile | None) -> None:
-        """Start this program anew with our sockets."""
+    def start(self, now: float, pidfile: PidFile | None, legacy: str = "") -> None:
+        """Start this program anew with our sockets, and with what our memory has to tell it."""
         if self._successor is not None:
             self._log.warning("upgrade", successor=self.pid, then="refused: one is under way")
             return
         heirlooms = self._sockets.heirlooms()
+        if len(legacy) > MOST_LEGACY:
+            self._log.warning("upgrade", legacy=f"{len(legacy)}/{MOST_LEGACY}", then="it starts without")
+            legacy = ""
         try:
             with held_back():
-                self._successor = start_successor(heirlooms, -1 if pidfile is None else pidfile.fd, now)
+                pidfile_fd = -1 if pidfile is None else pidfile.fd
+                self._successor = start_successor(heirlooms, pidfile_fd, legacy, now)
         except OSError as error:
             self._log.error("upgrade", error=error, then="the old version goes on")
             return

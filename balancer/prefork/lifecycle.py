@@ -254,7 +254,7 @@ class Lifecycle:
         if self.is_stopping or not self._is_ready:
             self.log.warning("upgrade", then="refused: not now")
             return
-        self._handover.start(now, self._pidfile)
+        self._handover.start(now, self._pidfile, self.plan.legacy())
 
     def stranger_died(self, pid: int, status: int) -> None:
         """A pid that is no child of the registry: the successor, or an orphan given to us as a container's init."""

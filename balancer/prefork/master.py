@@ -125,7 +125,7 @@ class Master:
         self.title = Title(plan.title)
         self._promise_fd = (
             left.ready_fd
-        )  # where our predecessor waits for the word that we serve; -1: nobody does
+        )  # on which our predecessor waits for the word that we serve; -1: none
         self._booted = False
         self._started = time.monotonic()
         self._next_tick = self._started

@@ -54,6 +54,8 @@ class Plan:
     `totals`: columns that only grow; they are folded when their process is reaped, every other cell is zeroed.
     `most`: processes the listening role may be scaled to while it runs, 0 = as many as the machine has slots for.
     `facts`: (name, value) pairs that a reload compares and reports, e.g. ("backend a", "10.0.0.1:80 weight=2").
+    `legacy`: gives what a successor (USR2) must be told of what only our memory knows; it finds the text in its
+    environment as PREFORK_LEGACY.
     `notes`: what was read and looks like a slip; warned of at boot and at every reload that gets so far.
     """
 
@@ -73,6 +75,7 @@ class Plan:
     most: int = 0
     facts: tuple[tuple[str, str], ...] = ()
     notes: tuple[str, ...] = ()
+    legacy: Callable[[], str] = str
 
     def role_index(self, name: str) -> int:
         """Position of a role; raises KeyError."""

@@ -18,6 +18,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 LISTENERS, READY_FD, PIDFILE_FD = "PREFORK_LISTENERS", "PREFORK_READY_FD", "PREFORK_PIDFILE_FD"
+LEGACY = "PREFORK_LEGACY"
+MOST_LEGACY = 100_000  # characters; execve(2) takes 128 KiB in one string
 FIRST_ACTIVATED = 3
 GIVE_UP_AFTER = 30.0  # seconds a new master has to get ready
 
@@ -75,7 +77,7 @@ def read_inheritance(environ: Mapping[str, str], pid: int) -> Inheritance:
 
 def forget_inheritance() -> None:
     """Take our words out of the environment: a later upgrade must not find old numbers."""
-    for name in (LISTENERS, READY_FD, PIDFILE_FD, "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES"):
+    for name in (LISTENERS, READY_FD, PIDFILE_FD, LEGACY, "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES"):
         os.environ.pop(name, None)
 
 
@@ -117,8 +119,8 @@ class Successor:
         os.close(self.ready_fd)
 
 
-def start_successor(heirlooms: Iterable[Heirloom], pidfile_fd: int, now: float) -> Successor:
-    """Fork and exec this program again with its listeners. Raises OSError when the fork fails.
+def start_successor(heirlooms: Iterable[Heirloom], pidfile_fd: int, legacy: str, now: float) -> Successor:
+    """Fork and exec this program again with its listeners and its legacy. Raises OSError when the fork fails.
 
     Called with signals held back; the new program starts with none blocked.
     """
@@ -133,17 +135,18 @@ def start_successor(heirlooms: Iterable[Heirloom], pidfile_fd: int, now: float) 
         os.close(writer)
         return Successor(pid, reader, now + GIVE_UP_AFTER)
     try:
-        _become(list(heirlooms), writer, pidfile_fd)
+        _become(list(heirlooms), writer, pidfile_fd, legacy)
     except BaseException as error:
         with contextlib.suppress(OSError):
             os.write(2, f"upgrade: cannot run {sys.executable}: {error}\n".encode())
     os._exit(1)
 
 
-def _become(heirlooms: list[Heirloom], writer: int, pidfile_fd: int) -> None:
+def _become(heirlooms: list[Heirloom], writer: int, pidfile_fd: int, legacy: str) -> None:
     environ = dict(os.environ)
     environ[LISTENERS] = format_listeners(heirlooms)
     environ[READY_FD] = str(writer)
+    environ[LEGACY] = legacy
     if pidfile_fd >= 0:
         environ[PIDFILE_FD] = str(pidfile_fd)
         os.set_inheritable(pidfile_fd, True)

@@ -13,7 +13,7 @@ import pytest
 from tests.system.backends import Digest, Echo
 from tests.system.campaign import is_running, report
 from tests.system.dynasty import PROMISED, Dynasty, Heir, asked, subreaper
-from tests.system.harness import held, wait_for
+from tests.system.harness import free_port, held, text_of, wait_for
 from tests.system.load import Load, receive
 
 
@@ -202,4 +202,28 @@ def test_an_upgraded_master_can_reload(tmp_path: Path) -> None:
         for generation in (2, 3):
             assert lb.ctl("reload").returncode == 0
             wait_for(lambda g=generation: asked(lb)["generation"] == g, "the new generation")
+        lb.check_at_rest()
+
+
+def test_what_is_down_and_what_was_taken_out_stays_so(tmp_path: Path) -> None:
+    """Fails where a successor begins with a clean board: it would send clients to the backend that is being repaired."""
+    with ExitStack() as stack:
+        sound, repaired = stack.enter_context(Echo()), stack.enter_context(Echo())
+        dead = f"127.0.0.1:{free_port()}"
+        lb = stack.enter_context(Dynasty(tmp_path, upstreams=[sound.address, repaired.address, dead]))
+        lb.wait_backend(dead, "down")
+        assert lb.ctl("maint", text_of(repaired.address)).returncode == 0
+        before = {backend["name"]: backend["state"] for backend in lb.status()["backends"]}
+        since = lb.backend(dead)["since_s"]
+        lb.succeed()
+        wait_for(lambda: asked(lb), "a status of the new version")
+        after = lb.status()["backends"]
+        assert {backend["name"]: backend["state"] for backend in after} == before
+        assert lb.backend(dead)["since_s"] > since
+        for _ in range(20):
+            with socket.create_connection(lb.address, 5) as client:
+                client.sendall(b"x")
+                assert receive(client, 1) == b"x"
+        assert lb.backend(text_of(repaired.address))["sessions_total"] == 0
+        assert lb.old.wait(10) == 0
         lb.check_at_rest()

@@ -21,7 +21,9 @@ def test_only_a_successor_that_is_not_reaped_yet_is_killed(
     monkeypatch.setattr(handover, "send", lambda pid, number: sent.append((pid, number)))
     reader, writer = os.pipe2(os.O_NONBLOCK)
     monkeypatch.setattr(
-        handover, "start_successor", lambda _heirlooms, _pidfile, now: Successor(4711, reader, now + 30)
+        handover,
+        "start_successor",
+        lambda _heirlooms, _pidfile, _legacy, now: Successor(4711, reader, now + 30),
     )
     hand = Handover(Log("master", os.devnull), Sockets())
     hand.start(1.0, None)
