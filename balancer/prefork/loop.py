@@ -167,10 +167,12 @@ class Loop:
         """At once: no later event of this batch reaches the handler. The descriptor must still be open."""
         self.selector.drop(fd)
 
-    def leave(self, fd: int) -> None:
-        """As `forget` for a descriptor that will be closed at the end of this batch: closing the last reference
-        takes it out of epoll, so the system call is saved. Harmless when it is not watched."""
-        self._handlers.pop(fd, None)
+    def leave(self, fd: int, other: int = -1) -> None:
+        """As `forget` for descriptors that will be closed at the end of this batch: closing the last reference
+        takes them out of epoll, so the system call is saved. Harmless when they are not watched."""
+        handlers = self._handlers
+        handlers.pop(fd, None)
+        handlers.pop(other, None)
 
     def is_watched(self, fd: int) -> bool:
         return fd in self._handlers

@@ -155,7 +155,10 @@ class Hub:
                 session.backend_socket.close()
             close(session.client_fd)
             del self.sessions[session]
-            more_in, more_out = _untold(session)
+            if session.sighting is None and session.duplex is None:
+                more_in, more_out = session.bytes_in, session.bytes_out
+            else:
+                more_in, more_out = _untold(session)
             bytes_in += more_in
             bytes_out += more_out
             backend = session.backend
@@ -245,9 +248,9 @@ class Hub:
 def _untold(session: Session) -> tuple[int, int]:
     """Bytes (in, out) given to the peers since this was last asked."""
     sighting = session.sighting
-    if sighting is None:
-        return (session.bytes_in, session.bytes_out) if session.duplex is None else session.duplex.given()
     bytes_in, bytes_out = session.given()
+    if sighting is None:
+        return bytes_in, bytes_out
     untold = bytes_in - sighting.told_in, bytes_out - sighting.told_out
     sighting.told_in, sighting.told_out = bytes_in, bytes_out
     return untold

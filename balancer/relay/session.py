@@ -149,8 +149,6 @@ class Session(Dial):
         self.closed = True
         self.end = end
         self.reason = reason
-        loop = self.hub.loop
-        loop.leave(self.client_fd)
-        if self.backend_fd >= 0:
-            loop.leave(self.backend_fd)
-        self.hub.retire_session(self)
+        hub = self.hub
+        hub.loop.leave(self.client_fd, self.backend_fd)
+        hub.retire_session(self)

@@ -5,7 +5,9 @@ A line is `who does`: `client sends x`, `backend ends` (shuts its writing side),
 `5 s pass`. The loop turns between two lines, never inside `both`: `both client ends, backend ends` is one batch.
 """
 
+import errno
 import gc
+import os
 
 import pytest
 
@@ -19,6 +21,7 @@ from balancer.pool.board import (
     SESSIONS_CLOSED,
 )
 from balancer.prefork.loop import READ, READ_HANGUP, WRITE
+from balancer.relay import session as session_module
 from tests.unit.balancer.relay.world import World, heard, reset
 
 STORIES = {
@@ -260,3 +263,57 @@ def test_an_event_that_repeats_an_end_is_not_the_other_sides(world: World, mask:
     world.settle()
     assert heard(client) == "answer|open"
     assert not world.ends
+
+
+@pytest.mark.parametrize("taken", [0, 1, 7])
+@pytest.mark.parametrize("way", ["up", "down"])
+def test_what_a_peer_does_not_take_at_once_is_kept_for_it(
+    world: World, monkeypatch: pytest.MonkeyPatch, way: str, taken: int
+) -> None:
+    """Its buffer is full, wholly or nearly: no byte is lost, doubled or out of order."""
+    client, backend = world.pair()
+    sender, reader = (client, backend) if way == "up" else (backend, client)
+
+    def refusing(fd: int, data: bytes) -> int:
+        monkeypatch.undo()  # once
+        if not taken:
+            raise BlockingIOError(errno.EAGAIN, "full")
+        return os.write(fd, data[:taken])
+
+    monkeypatch.setattr(session_module, "write", refusing)
+    sender.send(b"0123456789")
+    world.settle()
+    [session] = world.hub.sessions
+    assert session.duplex is not None
+    assert world.cell(PAUSES) == 0  # not told yet
+    sender.send(b"abc")
+    sender.shutdown(1)
+    world.pass_time(2.5)
+    assert heard(reader) == "0123456789abc|end"
+    assert world.cell(PAUSES) == world.cell(RESUMES) == 1
+
+
+def test_a_peer_that_is_gone_when_we_write_ends_the_session(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The answer that it sent before it went still arrives."""
+    client, backend = world.pair()
+
+    def broken(fd: int, data: bytes) -> int:
+        monkeypatch.undo()
+        backend.send(b"too big")
+        raise BrokenPipeError(errno.EPIPE, "gone")
+
+    monkeypatch.setattr(session_module, "write", broken)
+    client.send(b"ask")
+    world.settle()
+    assert heard(client) == "too big|open"
+    backend.close()
+    world.settle()
+    world.pass_time(0.03, 0.01)
+    client.close()
+    world.settle()
+    [end] = world.ends
+    assert end.startswith("SD")
+    assert world.cell(BYTES_IN) == 0
+    assert world.cell(BYTES_OUT) == 7
