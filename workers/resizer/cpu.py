@@ -24,7 +24,7 @@ from workers.resizer.arena import Arena
 from workers.resizer.orders import LONGEST, Hello, Order, OrderError, Result, Roll, decode, encode
 from workers.resizer.settings import Settings
 
-NET_SECONDS = 1.0  # after the front's deadline: the kernel ends a process whose front cannot kill any more
+NET_SECONDS = 1.0  # after the front's deadline (less a tick): the kernel ends whom no front kills any more
 
 
 def run(child: Child, settings: Settings, arena: Arena) -> int:
@@ -48,10 +48,6 @@ def _confine(child: Child, settings: Settings, arena: Arena) -> None:
         if hard == resource.RLIM_INFINITY or most < hard:
             resource.setrlimit(resource.RLIMIT_AS, (most, hard))
     try:
-        if child.role == "cpu":
-            # Woken by its order it must not push aside the front that has just written it and has others to
-            # serve; express may push this one aside. Takes no share of the CPU away and needs no right.
-            os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
         if settings.nice:
             os.nice(settings.nice)
         if settings.affinity and child.role == "cpu":
@@ -81,6 +77,8 @@ class Worker:
         spread = settings.recycle // 10
         self.left = settings.recycle + random.randint(-spread, spread) if settings.recycle else -1
         self.title = child.role if child.role == "express" else f"cpu {child.slot}"
+        self.busy_title = f"{self.title} [busy]"
+        self.is_armed = False  # the second net is up
 
     def start(self) -> None:
         """Throw away what was said to a predecessor, then say hello."""
@@ -89,10 +87,17 @@ class Worker:
         while self._packet() is not None:
             pass
         child.on_drain = lambda deadline: child.loop.stop()  # the master asks when no front is left
-        child.on_tick = lambda now: child.title.set(self.title, now)
+        child.on_tick = self.tick
         child.loop.watch_level(self.channel.fileno(), self.listen)
         child.ready()
         self._say(Hello(self.pid, 0))
+
+    def tick(self, now: float) -> None:
+        """Comes between two pictures, never during one."""
+        self.child.title.set(self.title, now)
+        if self.is_armed:
+            self.is_armed = False
+            signal.setitimer(signal.ITIMER_REAL, 0)
 
     def listen(self, mask: int) -> None:
         """One message a turn, so that signals and the heartbeat have theirs."""
@@ -115,12 +120,14 @@ class Worker:
     def _obey(self, order: Order) -> None:
         child, cells = self.child, self.child.cells
         cells[LOAD] = 1
-        child.title.set(f"{self.title} [busy]", child.loop.now)
-        # The second net: SIGALRM's default action needs no Python code, so it works inside a decoder.
-        signal.setitimer(signal.ITIMER_REAL, self.settings.job_timeout + NET_SECONDS)
+        child.title.set(self.busy_title, child.loop.now)
+        if not self.is_armed:
+            # The second net: SIGALRM's default action needs no Python code, so it works inside a decoder. It
+            # is taken down by the tick, not after each picture: two system calls fewer for most of them.
+            self.is_armed = True
+            signal.setitimer(signal.ITIMER_REAL, self.settings.job_timeout + NET_SECONDS)
         began = time.perf_counter_ns()
         result = self._resize(order, began)
-        signal.setitimer(signal.ITIMER_REAL, 0)
         cells[tally.PICTURES] += 1
         cells[tally.PICTURE_US] += (time.perf_counter_ns() - began) // 1000
         cells[LOAD] = 0
