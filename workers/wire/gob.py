@@ -7,13 +7,15 @@ A Layout is a struct of ours with its fields numbered depth-first; values travel
     decode   | definitions | n | id | field deltas and values |
              '-- key of the plan cache: the same peer sends the same bytes with every frame
     plan     by the peer's field number: (what to do, index in values, more)
+    foresee  the same of a payload whose beginning is here, up to the length of its []byte
+    encode   takes the values nested as the structs are
 
 RULES: fields are matched by name; a field we do not know is skipped, a known name of another type is refused.
 Whatever the bytes are: GobError or a value, time and memory linear in their length, nothing called that they
 name. A []byte is never copied, neither way; a struct of ours has one at most.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from workers.wire import types
@@ -40,6 +42,22 @@ _ZERO: dict[int, Any] = {BOOL: False, INT: 0, UINT: 0, FLOAT: 0.0, BYTES: b"", S
 
 Step = tuple[int, int, Any]
 Plan = tuple[Step, ...]
+Plans = tuple[Definitions, dict[int, Plan]]
+
+
+class Ahead(GobError):
+    """The content of a []byte, payload[start:stop], is not among the bytes at hand."""
+
+    def __init__(self, start: int, stop: int, present: int) -> None:
+        super().__init__(f"a text of {stop - start} bytes where {present - start} are left")
+        self.start, self.stop = start, stop
+
+
+class Written(bytearray):
+    """A value as written, without the `content` of its []byte, which belongs at `cut`."""
+
+    content: Any = b""
+    cut = 0
 
 
 class Layout:
@@ -53,8 +71,10 @@ class Layout:
         identity = bytearray()
         put_int(identity, struct.type_id)
         self.identity = bytes(identity)
-        self._plans: dict[bytes, tuple[Definitions, dict[int, Plan]]] = {}
-        self._latest = b""  # the definitions of the last payload: most often also of the next
+        self._put = _writer(struct)
+        self._plans: dict[bytes, Plans] = {}
+        # Definitions of the last payload, most often also of the next, and what is known of them.
+        self._latest: tuple[bytes, Plans] = (b"", ({}, {}))
 
     def _number(self, struct: Struct) -> Plan:
         steps: list[Step] = []
@@ -68,21 +88,9 @@ class Layout:
 
     def decode(self, payload: Buffer) -> list[Any]:
         """The values in `payload`; a []byte among them is a memoryview of it. Raises GobError."""
-        at, type_id = self._find_value(payload)
-        key = self._latest = bytes(payload[:at])
-        known = self._plans.get(key)
-        if known is None:
-            known = self._learn(key)
-        definitions, plans = known
-        plan = plans.get(type_id)
-        if plan is None:
-            plan = plans[type_id] = _plan(self.struct, self.steps, type_id, definitions)
-        size, at = take_uint(payload, at)
-        if at + size != len(payload):
-            raise GobError("the value does not end where its payload ends")
-        _, at = take_int(payload, at)
         values = self.zeros.copy()
         try:
+            at, plan, definitions = self._begin(payload, len(payload))
             at = _fill(plan, payload, at, values, Skipper(payload, definitions))
         except IndexError:
             raise GobError("ends in the middle of a value") from None
@@ -90,23 +98,47 @@ class Layout:
             raise GobError("bytes after the value")
         return values
 
-    def _find_value(self, payload: Buffer) -> tuple[int, int]:
-        """Where the definitions end and the value's message begins, and the value's type."""
-        at, end = 0, len(payload)
-        if bytes(payload[: len(self._latest)]) == self._latest:
-            at = len(self._latest)
+    def foresee(self, head: Buffer, length: int) -> tuple[list[Any], int, int] | None:
+        """Of a payload of `length` bytes that begins with `head`: the values in front of the []byte whose content
+        reaches beyond `head`, and where that content begins and ends. None when they cannot be told from here."""
+        values = self.zeros.copy()
+        try:
+            at, plan, definitions = self._begin(head, length)
+            _fill(plan, head, at, values, Skipper(head, definitions))
+        except Ahead as ahead:
+            return values, ahead.start, ahead.stop
+        except (GobError, IndexError):
+            pass  # whoever has the whole of it will say what is wrong, if anything is
+        return None
+
+    def _begin(self, head: Buffer, length: int) -> tuple[int, Plan, Definitions]:
+        """Where in a payload the first field is, and what is to be done with the fields."""
+        key, known = self._latest
+        at = start = len(key)
+        if bytes(head[:start]) != key:
+            at = start = 0
         while True:
-            size, body = take_uint(payload, at)
-            if size > end - body:
-                raise GobError(f"a part of {size} bytes where {end - body} are left")
-            type_id, _ = take_int(payload, body)
+            size, body = take_uint(head, at)
+            if size > length - body:
+                raise GobError(f"a part of {size} bytes where {length - body} are left")
+            type_id, inside = take_int(head, body)
             if type_id >= 0:
-                return at, type_id
+                break
             at = body + size
             if at > types.MAX_DEFINITIONS:
                 raise GobError(f"type definitions over {types.MAX_DEFINITIONS} bytes")
+        if at != len(key) or not start:
+            key = bytes(head[:at])
+            self._latest = key, known = key, self._plans.get(key) or self._learn(key)
+        definitions, plans = known
+        plan = plans.get(type_id)
+        if plan is None:
+            plan = plans[type_id] = _plan(self.struct, self.steps, type_id, definitions)
+        if body + size != length:
+            raise GobError("the value does not end where its payload ends")
+        return inside, plan, definitions
 
-    def _learn(self, key: bytes) -> tuple[Definitions, dict[int, Plan]]:
+    def _learn(self, key: bytes) -> Plans:
         definitions: Definitions = {}
         at = 0
         while at < len(key):
@@ -124,16 +156,13 @@ class Layout:
         self._plans[key] = (definitions, {})
         return self._plans[key]
 
-    def encode(self, values: Sequence[Any]) -> tuple[bytearray, Any, bytearray]:
+    def encode(self, values: Sequence[Any]) -> tuple[bytes, Any, bytes]:
         """What comes before the []byte's content, the content itself, what comes after. Raises GobError."""
-        parts: list[Any] = [bytearray(self.identity)]
-        _put(self.steps, values, parts)
-        parts[-1].append(0)
-        before, content, after = parts if len(parts) == 3 else (parts[0], b"", bytearray())
+        body = Written(self.identity)
+        self._put(body, values)
         head = bytearray(self.definitions)
-        put_uint(head, len(before) + len(content) + len(after))
-        head += before
-        return head, content, after
+        put_uint(head, len(body) + len(body.content))
+        return bytes(head + body[: body.cut]), body.content, bytes(body[body.cut :])
 
 
 # -- decoding ------------------------------------------------------------------------------------------------
@@ -176,11 +205,8 @@ def _fill(plan: Plan, buf: Buffer, at: int, values: list[Any], skipper: Skipper)
         if number >= len(plan):
             raise GobError(f"no field {number + 1} in this struct")
         op, index, inner = plan[number]
-        if op == _INNER:
-            at = _fill(inner, buf, at, values, skipper)
-            continue
-        if op == _SKIP:
-            at = skipper.skip(index, at, 0)
+        if op <= 0:
+            at = skipper.skip(index, at, 0) if op == _SKIP else _fill(inner, buf, at, values, skipper)
             continue
         folded = buf[at]
         at += 1
@@ -196,6 +222,8 @@ def _fill(plan: Plan, buf: Buffer, at: int, values: list[Any], skipper: Skipper)
             values[index] = float_of(folded)
         else:
             stop = at + folded
+            if stop > len(buf) and op == BYTES:
+                raise Ahead(at, stop, len(buf))
             if stop > len(buf):
                 raise GobError(f"a text of {folded} bytes where {len(buf) - at} are left")
             if op == STRING:
@@ -208,34 +236,39 @@ def _fill(plan: Plan, buf: Buffer, at: int, values: list[Any], skipper: Skipper)
 # -- encoding ------------------------------------------------------------------------------------------------
 
 
-def _put(steps: Plan, values: Sequence[Any], parts: list[Any]) -> None:
-    """Append a struct without its end mark to the last of `parts`; a []byte becomes a part of its own."""
-    out = parts[-1]
-    last = -1
-    for number, (op, index, inner) in enumerate(steps):
-        if op == _INNER:  # sent even when all zero, as Go does
-            out.append(number - last)
-            last = number
-            _put(inner, values, parts)
-            out = parts[-1]
-            out.append(0)
-            continue
-        value = values[index]
-        if not value:
-            continue
-        out.append(number - last)
-        last = number
-        if op == UINT:
-            put_uint(out, value)
-        elif op == INT:
-            put_int(out, value)
-        elif op == STRING:
-            put_text(out, value)
-        elif op == BYTES:
-            put_uint(out, len(value))
-            out = bytearray()
-            parts += (value, out)
-        elif op == BOOL:
-            out.append(1)
-        else:
-            put_float(out, value)
+def _writer(struct: Struct) -> Callable[[Written, Sequence[Any]], None]:
+    """Appends a `struct` of these values, its end mark included."""
+    fields = tuple(
+        (number, _writer(kind) if isinstance(kind, Struct) else _PUT[kind])
+        for number, (_, kind) in enumerate(struct.fields)
+    )
+
+    def put_struct(out: Written, values: Sequence[Any]) -> None:
+        last = -1
+        for (number, put), value in zip(fields, values, strict=True):
+            if value:  # a struct inside is sent even when all of it is zero, as Go does
+                out.append(number - last)
+                last = number
+                put(out, value)
+        out.append(0)
+
+    return put_struct
+
+
+def _put_bool(out: Written, value: bool) -> None:
+    out.append(value)
+
+
+def _put_bytes(out: Written, content: Any) -> None:
+    put_uint(out, len(content))
+    out.content, out.cut = content, len(out)
+
+
+_PUT: dict[int, Callable[[Written, Any], None]] = {
+    BOOL: _put_bool,
+    INT: put_int,
+    UINT: put_uint,
+    FLOAT: put_float,
+    BYTES: _put_bytes,
+    STRING: put_text,
+}

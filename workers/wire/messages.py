@@ -7,7 +7,6 @@ form: sizes, formats and limits are the resizer's business, and a reply's truth 
 
 from dataclasses import dataclass
 from operator import attrgetter
-from typing import Any
 
 from workers.wire.frames import header
 from workers.wire.gob import Layout
@@ -74,43 +73,41 @@ IMG_INFO = Struct(
     (("OriginalName", STRING), ("Typ", INT), ("Width", UINT), ("Height", UINT), ("ImgData", BYTES)),
 )
 _REQUEST = (
-    ("ImgInfo", IMG_INFO),
     ("TargetWidth", UINT),
     ("TargetHeight", UINT),
     ("CreatedAt", INT),
     ("DryRun", BOOL),
 )
 _RESPONSE = (
-    ("ImgInfo", IMG_INFO),
     ("ResizedWidth", UINT),
     ("ResizedHeight", UINT),
     ("ProcessingTime", INT),
     ("CreatedAt", INT),
 )
-_BASE = 9  # values before the extension fields, in both messages
+_REQUEST_MORE = (("ID", UINT), ("Fit", STRING), ("Format", STRING), ("Quality", UINT))
+_RESPONSE_MORE = (
+    ("ID", UINT),
+    ("Status", UINT),
+    ("Error", STRING),
+    ("Server", STRING),
+    ("Queue", UINT),
+    ("Workers", UINT),
+)
+_IMAGE = (("ImgInfo", IMG_INFO),)
 
-_REQUEST_BASE = Layout(Struct("Request", 64, _REQUEST))
-_REQUEST_FULL = Layout(
-    Struct("Request", 64, (*_REQUEST, ("ID", UINT), ("Fit", STRING), ("Format", STRING), ("Quality", UINT)))
-)
-_RESPONSE_BASE = Layout(Struct("Response", 66, _RESPONSE))
-_RESPONSE_FULL = Layout(
-    Struct(
-        "Response",
-        66,
-        (
-            *_RESPONSE,
-            ("ID", UINT),
-            ("Status", UINT),
-            ("Error", STRING),
-            ("Server", STRING),
-            ("Queue", UINT),
-            ("Workers", UINT),
-        ),
-    )
-)
-_request_values = attrgetter(*Request.__slots__)
-_response_values = attrgetter(*Response.__slots__)
+_REQUEST_BASE = Layout(Struct("Request", 64, (*_IMAGE, *_REQUEST)))
+_REQUEST_FULL = Layout(Struct("Request", 64, (*_IMAGE, *_REQUEST, *_REQUEST_MORE)))
+# What we ask of our own kind: the picture last, so that who has read the head of a frame can answer it.
+_REQUEST_OURS = Layout(Struct("Request", 64, (*_REQUEST_MORE, *_REQUEST, *_IMAGE)))
+_RESPONSE_BASE = Layout(Struct("Response", 66, (*_IMAGE, *_RESPONSE)))
+_RESPONSE_FULL = Layout(Struct("Response", 66, (*_IMAGE, *_RESPONSE, *_RESPONSE_MORE)))
+_ENDS = b"\0\0"  # of ImgInfo and of the Request around it
+
+_image = attrgetter(*Request.__slots__[:5])
+_request = attrgetter(*Request.__slots__[5:9])
+_request_more = attrgetter(*Request.__slots__[9:])
+_response = attrgetter(*Response.__slots__[5:9])
+_response_more = attrgetter(*Response.__slots__[9:])
 
 Parts = tuple[bytes, "bytes | memoryview", bytes]
 
@@ -123,6 +120,23 @@ def decode_request(payload: Buffer) -> Request:
         raise MessageError(f"not a request: {error}") from None
 
 
+def foresee_request(head: Buffer, length: int) -> tuple[Request, int] | None:
+    """The Request, but for its data, in a payload of `length` bytes that begins with `head`, and where its data
+    begins (`foreseen_data`). None when that cannot be told yet: `head` is too short, or more than the data
+    follows."""
+    found = _REQUEST_FULL.foresee(head, length)
+    if found is None or found[2] != length - len(_ENDS):
+        return None
+    return Request(*found[0]), found[1]
+
+
+def foreseen_data(payload: memoryview, start: int) -> memoryview:
+    """The data of a Request that was foreseen to begin at `start`, once all of it is here. Raises MessageError."""
+    if payload[-len(_ENDS) :] != _ENDS:
+        raise MessageError("not a request: bytes after the value")
+    return payload[start : -len(_ENDS)]
+
+
 def decode_response(payload: Buffer) -> Response:
     """The Response in `payload`; its data is a memoryview of it. Raises MessageError."""
     try:
@@ -133,30 +147,43 @@ def decode_response(payload: Buffer) -> Response:
 
 def encode_request(request: Request) -> bytes:
     """The payload of `request`. Raises MessageError."""
-    return b"".join(_encode(_REQUEST_BASE, _REQUEST_FULL, _request_values(request)))
+    return b"".join(_encode_request(request))
 
 
 def encode_response(response: Response) -> bytes:
     """The payload of `response`. Raises MessageError."""
-    return b"".join(_encode(_RESPONSE_BASE, _RESPONSE_FULL, _response_values(response)))
+    return b"".join(_encode_response(response))
 
 
 def encode_request_parts(request: Request) -> Parts:
     """The whole frame of `request` in three parts for sendmsg(): its data is the middle one, uncopied."""
-    return _framed(*_encode(_REQUEST_BASE, _REQUEST_FULL, _request_values(request)))
+    return _framed(*_encode_request(request))
 
 
 def encode_response_parts(response: Response) -> Parts:
     """The whole frame of `response` in three parts for sendmsg(): its data is the middle one, uncopied."""
-    return _framed(*_encode(_RESPONSE_BASE, _RESPONSE_FULL, _response_values(response)))
+    return _framed(*_encode_response(response))
 
 
-def _encode(base: Layout, full: Layout, values: tuple[Any, ...]) -> tuple[bytearray, Any, bytearray]:
+def _encode_request(request: Request) -> Parts:
+    more = _request_more(request)
     try:
-        return (full if any(values[_BASE:]) else base).encode(values)
+        if any(more):
+            return _REQUEST_OURS.encode((*more, *_request(request), _image(request)))
+        return _REQUEST_BASE.encode((_image(request), *_request(request)))
     except (GobError, UnicodeEncodeError) as error:
         raise MessageError(f"cannot be written: {error}") from None
 
 
-def _framed(head: bytearray, data: bytes | memoryview, tail: bytearray) -> Parts:
-    return header(len(head) + len(data) + len(tail)) + head, data, bytes(tail)
+def _encode_response(response: Response) -> Parts:
+    more = _response_more(response)
+    try:
+        if any(more):
+            return _RESPONSE_FULL.encode((_image(response), *_response(response), *more))
+        return _RESPONSE_BASE.encode((_image(response), *_response(response)))
+    except (GobError, UnicodeEncodeError) as error:
+        raise MessageError(f"cannot be written: {error}") from None
+
+
+def _framed(head: bytes, data: bytes | memoryview, tail: bytes) -> Parts:
+    return header(len(head) + len(data) + len(tail)) + head, data, tail

@@ -71,6 +71,46 @@ def test_a_response_there_and_back(response: Response) -> None:
     assert FrameReader().feed(b"".join(messages.encode_response_parts(response))) == [payload]
 
 
+@given(requests, st.integers(0, 700))
+def test_a_request_of_ours_is_foreseen_from_its_head(request: Request, cut: int) -> None:
+    request.data = bytes(request.data) + bytes(1000)
+    request.id = request.id or 1
+    payload = messages.encode_request(request)
+    data_at = payload.index(bytes(request.data))
+    found = messages.foresee_request(memoryview(payload)[:cut], len(payload))
+    if cut < data_at:
+        assert found is None
+        return
+    assert found is not None
+    foreseen, start = found
+    assert start == data_at
+    assert plain(foreseen) == dataclasses.replace(request, data=b"")
+    view = memoryview(bytearray(payload))
+    assert messages.foreseen_data(view, start) == request.data
+    view[-1] = 1
+    with pytest.raises(MessageError):
+        messages.foreseen_data(view, start)
+
+
+@given(requests, st.integers(0, 999))
+def test_a_request_with_more_behind_its_data_is_not_foreseen(request: Request, cut: int) -> None:
+    request.data = bytes(1000)
+    request.id = request.quality = 0
+    request.fit = request.format = ""
+    request.target_width = request.target_width or 1
+    payload = messages.encode_request(request)
+    assert messages.foresee_request(payload[:cut], len(payload)) is None
+
+
+@given(requests, st.integers(1, 999))
+def test_a_length_that_does_not_fit_is_not_foreseen(request: Request, less: int) -> None:
+    request.data = bytes(2000)
+    request.id = request.id or 1
+    payload = messages.encode_request(request)
+    for length in (len(payload) - less, len(payload) + less):
+        assert messages.foresee_request(payload[:900], length) is None
+
+
 @given(st.binary(max_size=200))
 def test_noise_is_a_message_error(noise: bytes) -> None:
     for decode in (messages.decode_request, messages.decode_response):
