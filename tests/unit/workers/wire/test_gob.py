@@ -318,6 +318,13 @@ def test_a_value_followed_by_bytes_of_its_own_message() -> None:
         Layout(SMALL).decode(outer_with(UINT) + value(b"\x01\x01a\x00\x00"))
 
 
+def test_a_value_whose_length_is_not_that_of_its_fields() -> None:
+    body = integer(64) + b"\x01\x01a\x00"
+    for lie in (len(body) - 1, len(body) + 1):
+        with pytest.raises(GobError):
+            Layout(SMALL).decode(outer_with(UINT) + unsigned(lie) + body)
+
+
 def struct_with(count: int, name: bytes) -> bytes:
     fields = (b"\x01" + unsigned(len(name)) + name + b"\x01\x0c\x00") * count
     return message(integer(-64) + b"\x03\x02" + unsigned(count) + fields + b"\x00\x00")
