@@ -126,18 +126,18 @@ class Crew:
         """Order `seat`, which the caller took from `cpus` or `express`, to work on `task`."""
         job = task.job
         order = Order(
-            worker=seat.pid,
-            front=self.pid,
-            serial=task.serial,
-            offset=task.offset,
-            length=task.length,
-            slot=task.slot,
-            width=job.width,
-            height=job.height,
-            fit=job.fit,
-            quality=job.quality,
-            orient=job.orient,
-            format=job.format,
+            seat.pid,
+            self.pid,
+            task.serial,
+            task.offset,
+            task.length,
+            task.slot,
+            job.width,
+            job.height,
+            job.fit,
+            job.quality,
+            job.orient,
+            job.format,
         )
         seat.task, seat.state = task, State.BUSY
         task.begun_at = self.loop.now
@@ -223,11 +223,11 @@ class Crew:
         if seat.state is State.CONDEMNED:
             return  # answered with its timeout; the kill is on its way
         seat.task = None
-        self.employer.done(task, result, True)
         if result.leaving:
             self._vacate(seat)
         else:
-            self._rest(seat)
+            self._rest(seat)  # its next order first: it need not wait while this answer is written
+        self.employer.done(task, result, True)
 
     def _condemn(self, seat: Seat, result: Result, reason: str) -> None:
         """Answer now, kill now; the slot waits for the death."""
