@@ -8,6 +8,7 @@ is gone, and exactly once, also when the client is given up.
 
 from collections import deque
 from collections.abc import Sequence
+from itertools import chain, islice
 
 PARTS_PER_CALL = 16  # well below IOV_MAX (1024): more would not fill a socket buffer any better
 
@@ -17,43 +18,41 @@ Part = bytes | memoryview
 class Outbox:
     """Parcels in the order in which they leave."""
 
-    __slots__ = ("_parts", "pending")
+    __slots__ = ("_parcels", "pending")
 
     def __init__(self) -> None:
         self.pending = 0  # bytes
-        # (part, slot): slot is -1 but for the last part of a parcel that occupies one
-        self._parts: deque[tuple[memoryview, int]] = deque()
+        self._parcels: deque[tuple[Sequence[Part], int]] = deque()  # parts, slot they occupy or -1
 
     def put(self, parts: Sequence[Part], slot: int = -1) -> None:
         """Append a parcel; `slot` is freed (by `sent` or `clear`) when its last byte has gone. Parts are not
         copied.
         """
-        views = [memoryview(part) for part in parts if len(part)]
-        if not views:
+        size = sum(map(len, parts))
+        if not size:
             raise ValueError("an empty parcel would never give its slot back")
-        for view in views[:-1]:
-            self._parts.append((view, -1))
-        self._parts.append((views[-1], slot))
-        self.pending += sum(map(len, views))
+        self._parcels.append((parts, slot))
+        self.pending += size
 
-    def gather(self) -> list[memoryview]:
+    def gather(self) -> Sequence[Part]:
         """What to offer to sendmsg next."""
-        if len(self._parts) <= PARTS_PER_CALL:
-            return [view for view, _ in self._parts]
-        return [self._parts[i][0] for i in range(PARTS_PER_CALL)]
+        if len(self._parcels) == 1:
+            return self._parcels[0][0]
+        return list(islice(chain.from_iterable(parts for parts, _ in self._parcels), PARTS_PER_CALL))
 
     def sent(self, count: int) -> list[int]:
         """`count` bytes of what was gathered are gone; the slots that are free now."""
+        if count == self.pending:
+            return self.clear()
         self.pending -= count
         freed = []
-        parts = self._parts
         while count:
-            view, slot = parts[0]
-            if count < len(view):
-                parts[0] = (view[count:], slot)
+            parts, slot = self._parcels.popleft()
+            size = sum(map(len, parts))
+            if count < size:
+                self._parcels.appendleft((_behind(parts, count), slot))
                 break
-            count -= len(view)
-            parts.popleft()
+            count -= size
             if slot >= 0:
                 freed.append(slot)
         return freed
@@ -66,16 +65,26 @@ class Outbox:
         """
         if self.pending > limit:
             return []
-        freed = [slot for _, slot in self._parts if slot >= 0]
+        freed = [slot for _, slot in self._parcels if slot >= 0]
         if freed:
-            joined = b"".join(view for view, _ in self._parts)
-            self._parts.clear()
-            self._parts.append((memoryview(joined), -1))
+            joined = b"".join(chain.from_iterable(parts for parts, _ in self._parcels))
+            self._parcels.clear()
+            self._parcels.append(((joined,), -1))
         return freed
 
     def clear(self) -> list[int]:
-        """Give up everything; the slots that are free now."""
-        freed = [slot for _, slot in self._parts if slot >= 0]
-        self._parts.clear()
+        """Nothing of it is to be sent (any more); the slots that are free now."""
+        freed = [slot for _, slot in self._parcels if slot >= 0]
+        self._parcels.clear()
         self.pending = 0
         return freed
+
+
+def _behind(parts: Sequence[Part], count: int) -> list[Part]:
+    """What is left of `parts` without their first `count` bytes."""
+    left: list[Part] = []
+    for part in parts:
+        if count < len(part):
+            left.append(memoryview(part)[count:])
+        count = max(0, count - len(part))
+    return left

@@ -15,7 +15,7 @@ Whatever the bytes are: GobError or a value, time and memory linear in their len
 name. A []byte is never copied, neither way; a struct of ours has one at most.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from workers.wire import types
@@ -53,13 +53,6 @@ class Ahead(GobError):
         self.start, self.stop = start, stop
 
 
-class Written(bytearray):
-    """A value as written, without the `content` of its []byte, which belongs at `cut`."""
-
-    content: Any = b""
-    cut = 0
-
-
 class Layout:
     """A struct of ours, ready for work: its definitions, zero values and plans for peers' definitions."""
 
@@ -71,7 +64,7 @@ class Layout:
         identity = bytearray()
         put_int(identity, struct.type_id)
         self.identity = bytes(identity)
-        self._put = _writer(struct)
+        self.fields = _fields(struct)
         self._plans: dict[bytes, Plans] = {}
         # Definitions of the last payload, most often also of the next, and what is known of them.
         self._latest: tuple[bytes, Plans] = (b"", ({}, {}))
@@ -158,11 +151,11 @@ class Layout:
 
     def encode(self, values: Sequence[Any]) -> tuple[bytes, Any, bytes]:
         """What comes before the []byte's content, the content itself, what comes after. Raises GobError."""
-        body = Written(self.identity)
-        self._put(body, values)
-        head = bytearray(self.definitions)
-        put_uint(head, len(body) + len(body.content))
-        return bytes(head + body[: body.cut]), body.content, bytes(body[body.cut :])
+        body = bytearray(self.identity)
+        cut, content = _put(body, self.fields, values) or (0, b"")
+        size = bytearray()
+        put_uint(size, len(body) + len(content))
+        return b"".join((self.definitions, size, body[:cut])), content, bytes(body[cut:])
 
 
 # -- decoding ------------------------------------------------------------------------------------------------
@@ -236,39 +229,39 @@ def _fill(plan: Plan, buf: Buffer, at: int, values: list[Any], skipper: Skipper)
 # -- encoding ------------------------------------------------------------------------------------------------
 
 
-def _writer(struct: Struct) -> Callable[[Written, Sequence[Any]], None]:
-    """Appends a `struct` of these values, its end mark included."""
-    fields = tuple(
-        (number, _writer(kind) if isinstance(kind, Struct) else _PUT[kind])
+def _fields(struct: Struct) -> Plan:
+    """What `_put` must know of a struct: (kind or _INNER, number, fields of the inner one) of each field."""
+    return tuple(
+        (_INNER, number, _fields(kind)) if isinstance(kind, Struct) else (kind, number, None)
         for number, (_, kind) in enumerate(struct.fields)
     )
 
-    def put_struct(out: Written, values: Sequence[Any]) -> None:
-        last = -1
-        for (number, put), value in zip(fields, values, strict=True):
-            if value:  # a struct inside is sent even when all of it is zero, as Go does
-                out.append(number - last)
-                last = number
-                put(out, value)
-        out.append(0)
 
-    return put_struct
-
-
-def _put_bool(out: Written, value: bool) -> None:
-    out.append(value)
-
-
-def _put_bytes(out: Written, content: Any) -> None:
-    put_uint(out, len(content))
-    out.content, out.cut = content, len(out)
-
-
-_PUT: dict[int, Callable[[Written, Any], None]] = {
-    BOOL: _put_bool,
-    INT: put_int,
-    UINT: put_uint,
-    FLOAT: put_float,
-    BYTES: _put_bytes,
-    STRING: put_text,
-}
+def _put(out: bytearray, fields: Plan, values: Sequence[Any]) -> tuple[int, Any] | None:
+    """Append a struct; a []byte's content is left out and returned, with the place in `out` where it belongs."""
+    apart = None
+    last = -1
+    for (op, number, inner), value in zip(fields, values, strict=True):
+        if not value:
+            continue
+        out.append(number - last)
+        last = number
+        if op == UINT:
+            put_uint(out, value)
+        elif op == INT:
+            put_int(out, value)
+        elif op == STRING:
+            put_text(out, value)
+        elif op == BYTES:
+            put_uint(out, len(value))
+            apart = len(out), value
+        elif (
+            op == _INNER
+        ):  # sent even when all of it is zero, as Go does: its values are never an empty tuple
+            apart = _put(out, inner, value)
+        elif op == BOOL:
+            out.append(1)
+        else:
+            put_float(out, value)
+    out.append(0)
+    return apart

@@ -120,21 +120,20 @@ def decode_request(payload: Buffer) -> Request:
         raise MessageError(f"not a request: {error}") from None
 
 
-def foresee_request(head: Buffer, length: int) -> tuple[Request, int] | None:
-    """The Request, but for its data, in a payload of `length` bytes that begins with `head`, and where its data
-    begins (`foreseen_data`). None when that cannot be told yet: `head` is too short, or more than the data
-    follows."""
+def foresee_request(head: Buffer, length: int) -> tuple[Request, int, int] | None:
+    """The Request in a payload of `length` bytes that begins with `head`, but for its data, and where that begins
+    and ends. None when it cannot be told yet: `head` is too short, or more than the data follows."""
     found = _REQUEST_FULL.foresee(head, length)
     if found is None or found[2] != length - len(_ENDS):
         return None
-    return Request(*found[0]), found[1]
+    values, start, stop = found
+    return Request(*values), start, stop
 
 
-def foreseen_data(payload: memoryview, start: int) -> memoryview:
-    """The data of a Request that was foreseen to begin at `start`, once all of it is here. Raises MessageError."""
+def check_foreseen(payload: Buffer) -> None:
+    """Raises MessageError when a Request that was foreseen does not end as it must, now that all of it is here."""
     if payload[-len(_ENDS) :] != _ENDS:
         raise MessageError("not a request: bytes after the value")
-    return payload[start : -len(_ENDS)]
 
 
 def decode_response(payload: Buffer) -> Response:

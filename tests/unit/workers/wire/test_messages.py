@@ -82,14 +82,14 @@ def test_a_request_of_ours_is_foreseen_from_its_head(request: Request, cut: int)
         assert found is None
         return
     assert found is not None
-    foreseen, start = found
-    assert start == data_at
+    foreseen, start, stop = found
+    assert (start, stop) == (data_at, data_at + len(request.data))
     assert plain(foreseen) == dataclasses.replace(request, data=b"")
     view = memoryview(bytearray(payload))
-    assert messages.foreseen_data(view, start) == request.data
+    messages.check_foreseen(view)
     view[-1] = 1
     with pytest.raises(MessageError):
-        messages.foreseen_data(view, start)
+        messages.check_foreseen(view)
 
 
 @given(requests, st.integers(0, 999))
