@@ -44,6 +44,10 @@ class Arena:
         start = slot * self.slot_bytes
         return self._view[start : start + self.slot_bytes]
 
+    def start(self, slot: int) -> int:
+        """Where in the arena the slot begins."""
+        return slot * self.slot_bytes
+
     def piece(self, offset: int, length: int) -> memoryview:
         """`length` bytes at `offset` from the start of the arena."""
         return self._view[offset : offset + length]

@@ -56,6 +56,7 @@ class Client:
         "life",
         "outbox",
         "reading",
+        "reading_flags",
         "sending",
         "sock",
         "speaker",
@@ -74,8 +75,10 @@ class Client:
         self.outbox = Outbox()
         self.speaker: Speaker | None = None
         self.born = self.heard_at = desk.loop.now
-        # (time, bytes so far) when the frame being read, or the answers being sent, began
-        self.reading = self.sending = (desk.loop.now, 0)
+        # (time, bytes so far) when the request being read, or the answers being sent, began
+        self.reading: tuple[float, int] | None = (desk.loop.now, 0)
+        self.sending = (desk.loop.now, 0)
+        self.reading_flags = 0
         self.bytes_in = self.bytes_out = 0
 
     def on_event(self, mask: int) -> None:
@@ -93,51 +96,46 @@ class Client:
 
     def read(self, hung: bool = False) -> None:
         """Everything there is, as far as this client may go on. `hung`: the peer's FIN is among it."""
-        budget = TURN_BYTES
+        speaker, before = self.speaker, self.bytes_in
         while self.blocked is None and self.life is Life.OPEN:
-            room = self.speaker.room() if self.speaker is not None else None
+            room = speaker.room() if speaker is not None else None
             place = self.scratch if room is None else room
             try:
-                count = self.sock.recv_into(place)
+                count = self.sock.recv_into(place, 0, self.reading_flags)
             except BlockingIOError:
                 break
             except OSError:
                 self.close("reset")
-                return
+                break
             if not count:
                 self._ended()
-                return
-            self._arrived(room, count)
-            budget -= count
+                break
+            if self.reading is None:
+                self.reading = (self.desk.loop.now, self.bytes_in)
+            self.bytes_in += count
+            if speaker is None:
+                speaker = self.speaker = self.keeper.speaker_for(self, self.scratch[0])
+            if room is None:
+                speaker.take(place[:count])
+                speaker.advance()
+            elif speaker.fill(count):
+                speaker.advance()
             if count < len(place) and not hung:
                 break
-            if budget <= 0:
+            if self.bytes_in - before >= TURN_BYTES:
                 self.desk.loop.again(partial(self.read, True))  # its FIN may have been reported by now
                 break
-        if self.life is Life.LINGER:
-            self._discard()
-        elif self.outbox.pending:
+        if self.bytes_in != before:
+            self.heard_at = self.desk.loop.now
+            self.desk.cells[tally.BYTES_IN] += self.bytes_in - before
+        if self.outbox.pending and self.life is not Life.LINGER:
             self.flush()
-
-    def _arrived(self, room: memoryview | None, count: int) -> None:
-        now = self.desk.loop.now
-        self.bytes_in += count
-        self.desk.count(tally.BYTES_IN, count)
-        speaker = self.speaker
-        if speaker is None:
-            speaker = self.speaker = self.keeper.speaker_for(self, self.scratch[0])
-        if speaker.is_between():
-            self.reading = (now, self.bytes_in - count)
-        self.heard_at = now
-        if room is None:
-            speaker.take(self.scratch[:count])
-        else:
-            speaker.fill(count)
-        speaker.advance()
+        elif self.life is Life.LINGER:
+            self._discard()
 
     def mark(self) -> None:
         """A request is complete: what follows is judged by its own time."""
-        self.reading = (self.desk.loop.now, self.bytes_in)
+        self.reading = None
 
     def resume(self) -> None:
         """What `blocked` waited for may be there."""
@@ -154,8 +152,7 @@ class Client:
     def put(self, parts: tuple[Part, ...], slot: int = -1) -> None:
         """Queue an answer; `flush` sends. The slot comes back when it has gone."""
         if self.life is Life.CLOSED:
-            if slot >= 0:
-                self.desk.release(slot)
+            self.desk.release(slot)
             return
         if not self.outbox.pending:
             self.sending = (self.desk.loop.now, self.bytes_out)
@@ -174,8 +171,9 @@ class Client:
                 self.close("reset")
                 return
             self.bytes_out += count
-            self.desk.count(tally.BYTES_OUT, count)
-            self._free(outbox.sent(count))
+            self.desk.cells[tally.BYTES_OUT] += count
+            for slot in outbox.sent(count):
+                self.desk.release(slot)
         self.heard_at = self.desk.loop.now
         if self.life is Life.FINISHING:
             self._linger()
@@ -241,6 +239,8 @@ class Client:
         elif self.blocked is not None or (speaker is not None and speaker.owes()):
             return
         elif speaker is None or not speaker.is_between():
+            if self.reading is None:  # its beginning came with the end of the request before
+                self.reading = (now, self.bytes_in)
             self._cut_when_slow(now, frame_timeout, self.reading, self.bytes_in, "slow sender")
         elif now - self.heard_at > idle_timeout:
             self.close("idle")
@@ -280,7 +280,7 @@ class Client:
     def _discard(self) -> None:
         while True:
             try:
-                count = self.sock.recv_into(self.scratch)
+                count = self.sock.recv_into(self.desk.void, 0, socket.MSG_TRUNC)
             except BlockingIOError:
                 return
             except OSError:

@@ -40,6 +40,7 @@ class Desk:
         self.cells = cells
         self.draining = False
         self.shelf = Shelf(slots, arena.give_back)
+        self.void = Arena(1, settings.max_frame).slot(0)  # where what nobody wants is said to go
         self.waiting: Waiting[Task] = Waiting(settings.queue)
         self.crew: Crew
         self._serial = 0
@@ -78,8 +79,20 @@ class Desk:
             self._want_slot.append(again)
         return slot
 
+    def settle(self, task: Task, data: bytes | memoryview, again: Callable[[], object]) -> bool:
+        """Give a task a slot and put its picture there; False when there is none, as `claim`."""
+        slot = self.claim(again)
+        if slot is None:
+            return False
+        self.arena.slot(slot)[: task.length] = data
+        task.slot, task.offset = slot, self.arena.start(slot)
+        self.shelf.touch(slot, task.length)
+        return True
+
     def release(self, slot: int) -> None:
-        """The slot is nobody's: no client reads into it, no process works on it, no outbox sends from it."""
+        """The slot (-1: none) is nobody's: no client reads into it, no process works on it, no outbox sends from it."""
+        if slot < 0:
+            return
         self.shelf.release(slot, self.loop.now)
         if self._want_slot:
             self.loop.again(self._call_next_for_slot)
@@ -106,6 +119,10 @@ class Desk:
 
     def is_full(self) -> bool:
         return len(self.waiting) >= self.waiting.limit
+
+    def is_full_for(self, task: Task) -> bool:
+        """True when `submit` would refuse it now."""
+        return self.waiting.is_full_for(task)
 
     def wait_for_queue(self, again: Callable[[], object]) -> None:
         """`again` is called when the queue has moved."""
@@ -178,8 +195,7 @@ class Desk:
 
     def late(self, task: Task) -> None:
         slot, task.slot = task.slot, -1
-        if slot >= 0:
-            self.release(slot)
+        self.release(slot)
 
     # -- pictures that kill --
 

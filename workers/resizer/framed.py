@@ -1,12 +1,17 @@
-"""The speaker of frames: gob requests in, gob replies out, for original peers and for ours.
+r"""The speaker of frames: gob requests in, gob replies out, for original peers and for ours.
 
 RULES: a peer that sends an ID is ours: it is answered as soon as its picture is done, in any order, and
 refusals and errors are replies. A peer without ID is an original one: its replies keep the order of its
 requests, a full queue makes it wait, and a picture it cannot have ends the connection, since it would take
 an error for an empty picture. What needs no picture (dry runs, refusals) is answered at once and needs no
 slot.
+
+    head of a big frame --- ID in it: ours ---- refused? answer now, let the kernel throw the rest away
+           |                                \--- else  slot -> rest of it -> queue (or refused there)
+           '-- not to be told yet -------------------- slot -> rest of it -> judge -> queue
 """
 
+import socket
 from collections import deque
 from dataclasses import dataclass
 
@@ -15,11 +20,18 @@ from workers.resizer import tally
 from workers.resizer.client import Client
 from workers.resizer.intake import Intake, Step
 from workers.resizer.orders import Result
-from workers.resizer.replies import response_to
-from workers.resizer.speaking import Block
-from workers.resizer.task import BUSY, DRAINING, OK, Task, refusal, wanted
+from workers.resizer.replies import response_to, task_of
+from workers.resizer.speaking import Block, Life
+from workers.resizer.task import BUSY, DRAINING, OK, Task, refusal
 from workers.wire.frames import FrameError
-from workers.wire.messages import MessageError, Request, decode_request, encode_response_parts
+from workers.wire.messages import (
+    MessageError,
+    Request,
+    check_foreseen,
+    decode_request,
+    encode_response_parts,
+    foresee_request,
+)
 
 LEAVING = "this resizer is shutting down; ask another"
 ANSWER_BYTES = 8 << 20  # of answers unsent: a client that does not read is not read from
@@ -27,7 +39,7 @@ ANSWER_BYTES = 8 << 20  # of answers unsent: a client that does not read is not 
 
 @dataclass(slots=True, eq=False)
 class Owed:
-    """A request that has not been answered; `result` waits here for its turn (original peers)."""
+    """A request of an original peer that has not been answered; `result` waits here for its turn."""
 
     request: Request
     task: Task | None = None
@@ -35,148 +47,166 @@ class Owed:
 
 
 class Framed:
-    """One connection's frames. `order` is what an original peer is owed, `tasks` what is being worked on for
-    either.
-    """
+    """One connection's frames. `order`: what an original peer is owed; `tasks`: what is worked on for either."""
 
     def __init__(self, client: Client, max_frame: int) -> None:
         self.client = client
         self.desk = client.desk
         self.intake = Intake(max_frame)
-        self.tasks: dict[Task, Owed] = {}
+        self.room = self.intake.room
+        self.fill = self.intake.fill
+        self.take = self.intake.take
+        self.is_between = self.intake.is_between_frames
+        self.tasks: set[Task] = set()
         self.order: deque[Owed] = deque()
         self.slot = -1  # being read into
+        self.coming: Task | None = None  # of the frame being read, if its head has told
+        self.data_at = 0  # where its picture begins in the payload
         self.parked: Task | None = None  # complete, but there was no slot or no place in the queue
         self.is_original = False
 
     # -- reading --
 
-    def room(self) -> memoryview | None:
-        return self.intake.room()
-
-    def fill(self, count: int) -> None:
-        self.intake.fill(count)
-
-    def take(self, data: memoryview) -> None:
-        self.intake.take(data)
-
-    def is_between(self) -> bool:
-        return self.intake.is_between_frames()
-
     def owes(self) -> int:
         return max(len(self.tasks), len(self.order)) + (self.parked is not None)
 
     def advance(self) -> None:
-        client = self.client
+        client, intake = self.client, self.intake
         try:
-            while client.may_read():
+            while client.blocked is None and client.life is Life.OPEN:
                 if self.parked is not None:
                     self._place(self.parked)
                     continue
                 if self.owes() >= self.desk.settings.pipeline or client.outbox.pending > ANSWER_BYTES:
                     client.blocked = Block.PIPELINE
                     return
-                match self.intake.step():
+                match intake.step():
                     case Step.READ:
                         return
                     case Step.SMALL:
-                        self._request(self.intake.small(), -1)
-                    case Step.SLOT:
-                        self._claim()
+                        self._whole(intake.small(), -1)
+                    case Step.HEAD:
+                        self._begin()
+                    case Step.FULL if self.slot < 0:
+                        self._forget()
                     case Step.FULL:
                         slot, self.slot = self.slot, -1
-                        self._request(self.intake.full(), slot)
+                        self._whole(intake.full(), slot)
         except (FrameError, MessageError) as error:
             client.fail(str(error))
 
-    def _claim(self) -> None:
-        client, desk = self.client, self.desk
-        if self.is_original and desk.is_full():
+    def _begin(self) -> None:
+        """The head of a big frame is here: the rest goes into a slot, or nowhere."""
+        client, desk, intake = self.client, self.desk, self.intake
+        if self.coming is None:
+            foreseen = foresee_request(intake.head(), intake.length)
+            if foreseen is not None and foreseen[0].id:
+                request, self.data_at, stop = foreseen
+                self.coming = self._judge(request, stop - self.data_at)
+                if self.coming is None:
+                    self._discard()
+                    return
+        if self.coming is None and self.is_original and desk.is_full():
             client.blocked = Block.QUEUE
             desk.wait_for_queue(client.resume)
+            return
+        if self.coming is not None and desk.is_full_for(self.coming):
+            self._refuse(self.coming.context, desk.busy())
+            self._discard()
             return
         slot = desk.claim(client.resume)
         if slot is None:
             client.blocked = Block.SLOT
             return
         self.slot = slot
-        desk.shelf.touch(slot, self.intake.length)
-        self.intake.provide(desk.arena.slot(slot))
+        desk.shelf.touch(slot, intake.length)
+        intake.provide(desk.arena.slot(slot))
+
+    def _discard(self) -> None:
+        """It has been answered: nobody wants the rest of this frame."""
+        self.coming = None
+        self.intake.provide(self.desk.void)
+        self.client.reading_flags = socket.MSG_TRUNC  # the kernel counts the bytes and copies none
+
+    def _forget(self) -> None:
+        self.client.reading_flags = 0
+        self.client.mark()
+        self.intake.drop()
+        self._end_when_drained()
 
     # -- one request --
 
-    def _request(self, payload: bytes | memoryview, slot: int) -> None:
-        desk = self.desk
+    def _whole(self, payload: bytes | memoryview, slot: int) -> None:
+        """A payload is complete."""
         self.client.mark()
-        desk.cells[tally.REQUESTS] += 1
+        task, self.coming = self.coming, None
         try:
-            request = decode_request(payload)
+            task = self._read(payload, slot) if task is None else self._foreseen(task, payload, slot)
         except MessageError:
-            self._give_up(slot)
+            self.desk.release(slot)
             raise
+        if task is None:
+            self.desk.release(slot)
+        else:
+            self._place(task)
+
+    def _read(self, payload: bytes | memoryview, slot: int) -> Task | None:
+        """The task of a payload whose head has not told; None when it has been answered."""
+        request = decode_request(payload)
+        data = request.data
+        task = self._judge(request, len(data))
+        if task is not None and slot >= 0:
+            assert isinstance(data, memoryview)
+            task.slot, task.offset = slot, self.desk.arena.offset_of(data)
+            request.data = b""
+        return task
+
+    def _foreseen(self, task: Task, payload: bytes | memoryview, slot: int) -> Task | None:
+        """The task that the head has told, now with its picture; None when it has been answered."""
+        check_foreseen(payload)
+        if self.desk.draining:
+            self._refuse(task.context, refusal(DRAINING, LEAVING))
+            return None
+        task.slot, task.offset = slot, self.desk.arena.start(slot) + self.data_at
+        return task
+
+    def _judge(self, request: Request, size: int) -> Task | None:
+        """The task of a request for a picture of `size` bytes; None when it has been answered instead."""
+        desk = self.desk
+        desk.cells[tally.REQUESTS] += 1
         self.is_original = not request.id
         if request.dry_run:
-            self._give_up(slot)
             self._dry_run(request)
-            return
+            return None
         try:
-            task = self._task(request, slot)
+            if desk.draining:
+                raise Refused(DRAINING, LEAVING)
+            if self.client.is_late:
+                raise Refused(BUSY, "busy: too many connections; try again")
+            return task_of(request, size, self, desk.serial(), desk.settings)
         except Refused as refused:
-            self._give_up(slot)
             self._refuse(request, refusal(refused.status, refused.sentence))
-            return
-        self._place(task)
-
-    def _give_up(self, slot: int) -> None:
-        if slot >= 0:
-            self.desk.release(slot)
-
-    def _task(self, request: Request, slot: int) -> Task:
-        """The task of a request. Raises Refused."""
-        desk, settings = self.desk, self.desk.settings
-        data, request.data = request.data, b""
-        if desk.draining:
-            raise Refused(DRAINING, LEAVING)
-        if self.client.is_late:
-            raise Refused(BUSY, "busy: too many connections; try again")
-        job = wanted(
-            request.target_width,
-            request.target_height,
-            request.fit,
-            request.format,
-            request.quality,
-            settings.wants_upright(bool(request.id)),
-            settings.icc,
-            settings.limits,
-        )
-        if not len(data):
-            raise Refused(415, "no picture in the request")
-        is_small = len(data) <= settings.express_bytes
-        task = Task(desk.serial(), self, job, slot, 0, len(data), is_small, request)
-        if slot >= 0:
-            assert isinstance(data, memoryview)
-            task.offset = desk.arena.offset_of(data)
-        else:
-            request.data = data
-        return task
+            return None
 
     def _place(self, task: Task) -> None:
         """Into the queue, or parked until there is a slot and a place, or refused."""
         client, desk = self.client, self.desk
         request: Request = task.context
         self.parked = None
-        if task.slot < 0 and not self._settle(task):
-            self.parked = task
-            client.blocked = Block.SLOT
-            return
-        owed = self.tasks[task] = Owed(request, task)
+        if task.slot < 0:
+            if not desk.settle(task, request.data, client.resume):
+                self.parked = task
+                client.blocked = Block.SLOT
+                return
+            request.data = b""
+        self.tasks.add(task)
         if not request.id:
-            self.order.append(owed)
+            self.order.append(Owed(request, task))
         if desk.submit(task):
             return
-        del self.tasks[task]
+        self.tasks.discard(task)
         if request.id:
-            self._give_up(task.slot)
+            self.desk.release(task.slot)
             self._refuse(request, desk.busy())
             return
         self.order.pop()
@@ -184,28 +214,15 @@ class Framed:
         client.blocked = Block.QUEUE
         desk.wait_for_queue(client.resume)
 
-    def _settle(self, task: Task) -> bool:
-        """A small payload moves from ordinary memory into a slot; False when there is none."""
-        desk = self.desk
-        slot = desk.claim(self.client.resume)
-        if slot is None:
-            return False
-        request: Request = task.context
-        place = desk.arena.slot(slot)
-        place[: task.length] = request.data
-        request.data = b""
-        task.slot, task.offset = slot, desk.arena.offset_of(place)
-        desk.shelf.touch(slot, task.length)
-        return True
-
     # -- answers --
 
     def answer(self, task: Task, result: Result) -> None:
-        owed = self.tasks.pop(task)
-        if owed.request.id:
-            self._reply(owed.request, task, result)
+        self.tasks.discard(task)
+        request: Request = task.context
+        if request.id:
+            self._reply(request, task, result)
         else:
-            owed.result = result
+            next(owed for owed in self.order if owed.task is task).result = result
             self._reply_in_order()
         client = self.client
         if client.outbox.pending or client.blocked is Block.PIPELINE:
@@ -256,7 +273,7 @@ class Framed:
         """What found no place yet is not begun any more."""
         parked, self.parked = self.parked, None
         if parked is not None:
-            self._give_up(parked.slot)
+            self.desk.release(parked.slot)
             self._refuse(parked.context, refusal(DRAINING, LEAVING))
         self._end_when_drained()
 
@@ -266,16 +283,17 @@ class Framed:
 
     def drop(self) -> None:
         slot, self.slot = self.slot, -1
-        self._give_up(slot)
+        self.desk.release(slot)
+        self.coming = None
         self.intake.drop()
         parked, self.parked = self.parked, None
         if parked is not None:
-            self._give_up(parked.slot)
+            self.desk.release(parked.slot)
         for owed in self.order:  # done, but its turn had not come
             if owed.task is not None and owed.result is not None:
-                self._give_up(owed.task.slot)
+                self.desk.release(owed.task.slot)
                 owed.task.slot = -1
         self.order.clear()
-        tasks, self.tasks = self.tasks, {}
+        tasks, self.tasks = self.tasks, set()
         for task in tasks:
             self.desk.abandon(task)

@@ -2,12 +2,11 @@
 
 RULES: pure, no socket, no clock. A length is judged before anything is kept for it. A payload of at most
 SMALL bytes is kept in ordinary memory (dry runs, refusals: they must go on when every slot is taken); a
-bigger one goes where its owner says, and until the owner has said so nothing more is to be read: that is
-the back-pressure.
+bigger one goes where its owner says once he has seen its head, and until then nothing more is to be read:
+that is the back-pressure.
 
-    held:  | header | small payload | header | . . .         (at most one read plus one small frame)
-    into:  slot of a big payload, filled by recv_into without a copy (the few bytes behind its header
-    excepted)
+    held:  | header | small payload | header | head of a big one    (at most one read plus one small frame)
+    into:  slot of a big payload, filled by recv_into without a copy (its head excepted)
 """
 
 from enum import Enum
@@ -15,13 +14,14 @@ from enum import Enum
 from workers.wire.frames import HEADER, MAGIC, FrameError, parse_header
 
 SMALL = 4096  # bytes: a dry run with its type definitions has 250, a picture worth a resize more
+# As much of a bigger one is its head: definitions and all that comes before the picture where it comes last.
 
 
 class Step(Enum):
     """What the owner of an Intake has to do next."""
 
     READ = "read more"
-    SLOT = "provide a place for `length` bytes"
+    HEAD = "look at the head and provide a place for `length` bytes"
     SMALL = "take the small payload"
     FULL = "take the payload that is complete in the place provided"
 
@@ -42,11 +42,6 @@ class Intake:
         """True when nothing is half read."""
         return not self.length and not self._held
 
-    @property
-    def arrived(self) -> int:
-        """Bytes of the frame under way that are here."""
-        return self.filled + len(self._held)
-
     def room(self) -> memoryview | None:
         """Where the next bytes belong; None: anywhere, then `take`."""
         return None if self._into is None else self._into[self.filled :]
@@ -55,9 +50,14 @@ class Intake:
         """Keep what was read elsewhere than in `room`."""
         self._held += data
 
-    def fill(self, count: int) -> None:
-        """`count` bytes were read into `room`."""
+    def fill(self, count: int) -> bool:
+        """`count` bytes were read into `room`; True when it is full."""
         self.filled += count
+        return self.filled == self.length
+
+    def head(self) -> bytes:
+        """The first SMALL bytes of a big payload."""
+        return bytes(memoryview(self._held)[:SMALL])
 
     def provide(self, place: memoryview) -> None:
         """`place` (at least `length` bytes) takes the payload; what has already arrived moves there."""
@@ -74,7 +74,7 @@ class Intake:
         if not self.length and not self._open():
             return Step.READ
         if self.length > SMALL:
-            return Step.SLOT
+            return Step.HEAD if len(self._held) >= SMALL else Step.READ
         return Step.SMALL if len(self._held) >= self.length else Step.READ
 
     def small(self) -> bytes:
@@ -100,6 +100,8 @@ class Intake:
     def _open(self) -> bool:
         """Judge the header; False while it is incomplete. A wrong magic is found at its first wrong byte."""
         held = self._held
+        if not held:
+            return False
         if len(held) < HEADER:
             if not MAGIC.startswith(held[: len(MAGIC)]):
                 raise FrameError(f"not a frame: begins with {held[: len(MAGIC)].hex(' ')}")

@@ -1,15 +1,34 @@
-"""The reply to a framed request, as far as it can be said without the picture's bytes.
+"""What a framed request asks for, and the reply to it, as far as both can be said without the picture's bytes.
 
 RULES: pure. A peer without ID gets a reply that the original program could have written, byte for byte.
 """
 
 import time
 
+from workers.imaging.limits import Refused
 from workers.resizer.orders import Result
-from workers.resizer.task import OK
+from workers.resizer.settings import Settings
+from workers.resizer.task import OK, Owner, Task, wanted
 from workers.wire.messages import GIF, JPEG, PNG, Request, Response
 
 TYPES = {"jpeg": JPEG, "png": PNG, "gif": GIF}
+
+
+def task_of(request: Request, size: int, owner: Owner, serial: int, settings: Settings) -> Task:
+    """The task, without a slot, of a request for a picture of `size` bytes. Raises Refused (400, 415, 422)."""
+    job = wanted(
+        request.target_width,
+        request.target_height,
+        request.fit,
+        request.format,
+        request.quality,
+        settings.wants_upright(bool(request.id)),
+        settings.icc,
+        settings.limits,
+    )
+    if not size:
+        raise Refused(415, "no picture in the request")
+    return Task(serial, owner, job, length=size, is_small=size <= settings.express_bytes, context=request)
 
 
 def response_to(request: Request, result: Result, load: tuple[str, int, int]) -> Response:

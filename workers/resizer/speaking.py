@@ -32,8 +32,8 @@ class Speaker(Protocol):
     def room(self) -> memoryview | None:
         """Where the next bytes belong; None: anywhere, then `take`."""
 
-    def fill(self, count: int) -> None:
-        """`count` bytes were read into `room`."""
+    def fill(self, count: int) -> bool:
+        """`count` bytes were read into `room`; whether `advance` could do anything with them."""
 
     def take(self, data: memoryview) -> None:
         """What was read elsewhere. The view is valid during the call only."""

@@ -55,8 +55,9 @@ class Web:
         # h11 limits what is incomplete: a head that arrives whole in one big read would pass at any length.
         return self._scratch if self._has_body_coming() else None
 
-    def fill(self, count: int) -> None:
+    def fill(self, count: int) -> bool:
         self.take(self._scratch[:count])
+        return True
 
     def take(self, data: memoryview) -> None:
         self.conn.receive_data(bytes(data))
@@ -175,9 +176,7 @@ class Web:
             raise HttpError(415, "no picture in the request: send it as the body")
         self.client.mark()
         is_small = self.filled <= desk.settings.express_bytes
-        offset = desk.arena.offset_of(desk.arena.slot(slot))
-        job = self._job(wish)
-        task = Task(desk.serial(), self, job, slot, offset, self.filled, is_small)
+        task = Task(desk.serial(), self, self._job(wish), slot, desk.arena.start(slot), self.filled, is_small)
         self.task = task
         if desk.submit(task):
             self.slot, self.wish = -1, None
@@ -220,8 +219,7 @@ class Web:
 
     def _refuse(self, error: HttpError, ending: bool) -> None:
         slot, self.slot, self.wish = self.slot, -1, None
-        if slot >= 0:
-            self.desk.release(slot)
+        self.desk.release(slot)
         if self.conn.our_state not in (h11.IDLE, h11.SEND_RESPONSE):
             self.client.finish()
             return
@@ -236,6 +234,7 @@ class Web:
         slot: int = -1,
         ending: bool = False,
     ) -> None:
+        self.client.mark()
         self.desk.count_status(status)
         headers = [*headers, ("Server", self.desk.settings.name)]
         if ending or self.desk.draining:
@@ -263,8 +262,7 @@ class Web:
 
     def drop(self) -> None:
         slot, self.slot, self.wish = self.slot, -1, None
-        if slot >= 0:
-            self.desk.release(slot)
+        self.desk.release(slot)
         task, self.task = self.task, None
         if task is not None:
             self.desk.abandon(task)

@@ -30,7 +30,7 @@ def run(stream: bytes, cuts: list[int]) -> list[bytes]:
                 intake.fill(count)
                 piece = piece[count:]
             while (step := intake.step()) is not Step.READ:
-                if step is Step.SLOT:
+                if step is Step.HEAD:
                     assert intake.length > SMALL
                     intake.provide(memoryview(bytearray(intake.length + 50)))
                 elif step is Step.SMALL:
@@ -76,8 +76,8 @@ def test_a_wrong_magic_is_found_at_its_first_wrong_byte(wrong: bytes) -> None:
 def test_nothing_more_is_asked_for_until_there_is_a_place() -> None:
     intake = Intake(LIMIT)
     intake.take(memoryview(frame(b"z" * 9000))[:5000])
-    assert intake.step() is Step.SLOT is intake.step()
-    assert intake.arrived == 5000 - 16 and not intake.is_between_frames()
+    assert intake.step() is Step.HEAD is intake.step()
+    assert intake.head() == b"z" * SMALL and not intake.is_between_frames()
     place = memoryview(bytearray(9000))
     intake.provide(place)
     room = intake.room()
@@ -85,10 +85,18 @@ def test_nothing_more_is_asked_for_until_there_is_a_place() -> None:
     assert bytes(place[:4984]) == b"z" * 4984
 
 
+def test_a_place_is_asked_for_when_the_whole_head_is_here() -> None:
+    intake = Intake(LIMIT)
+    intake.take(memoryview(frame(b"z" * 9000))[: 16 + SMALL - 1])
+    assert intake.step() is Step.READ
+    intake.take(memoryview(b"z"))
+    assert intake.step() is Step.HEAD
+
+
 def test_a_dropped_frame_leaves_no_place_behind() -> None:
     intake = Intake(LIMIT)
-    intake.take(memoryview(frame(b"z" * 9000))[:16])
-    assert intake.step() is Step.SLOT
+    intake.take(memoryview(frame(b"z" * 9000))[: 16 + SMALL])
+    assert intake.step() is Step.HEAD
     intake.provide(memoryview(bytearray(9000)))
     intake.drop()
     assert intake.room() is None
