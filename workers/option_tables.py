@@ -136,7 +136,10 @@ RESIZER: tuple[Option, ...] = (
         "memory-limit", "2g", "address space of a CPU process, a fuse against a decoder gone wild; 0 is none",
         parse_size, metavar="SIZE", **_WORK,
     ),
-    Option("nice", "0", "nice value of the CPU processes", between(0, 19), metavar="N", **_WORK),
+    Option(
+        "nice", "10", "nice value of the CPU processes but express, which like the fronts takes none",
+        between(0, 19), metavar="N", **_WORK,
+    ),
     Option("affinity", "no", "bind each CPU process to a CPU of its own", flag=True, **_WORK),
     *PROCESS_OPTIONS,
     *LOG_OPTIONS,

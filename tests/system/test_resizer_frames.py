@@ -1,5 +1,7 @@
 """The resizer over frames: original peers and ours, every way a frame can arrive, every way it can be wrong."""
 
+import os
+import re
 import socket
 import struct
 import time
@@ -208,6 +210,24 @@ def test_titles_tell_who_is_who() -> None:
             wait_for(shown, "the titles", 3)
         except AssertionError:
             raise AssertionError(resizer.titles()) from None
+
+
+def test_who_works_on_big_pictures_gives_way_to_who_answers() -> None:
+    with Resizer(cpus=2, nice=7) as resizer:
+        resizer.wait_line(r"cpu 1 pid=\d+ ready")
+        own = os.getpriority(os.PRIO_PROCESS, 0)
+
+        def more() -> dict[str, int]:
+            return {
+                re.sub(r".*: | \[.*", "", title): os.getpriority(os.PRIO_PROCESS, pid) - own
+                for pid, title in resizer.titles().items()
+            }
+
+        due = {"master": 0, "front": 0, "express": 0, "cpu 0": 7, "cpu 1": 7}
+        try:
+            wait_for(lambda: more() == due, "every process's nice value", 5)
+        except AssertionError:
+            raise AssertionError(more()) from None
 
 
 def test_memory_stays_flat_over_many_dry_runs() -> None:
