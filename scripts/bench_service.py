@@ -11,8 +11,9 @@ line   two clients send 20-megapixel pictures back to back while six send small 
 
 Designs are taken in turn, round after round, and the pure function is timed right before each of them, so that
 what disturbs the machine disturbs all of them; figures are medians over the rounds. The clients share the cores
-with the servers and read replies without decoding more than the status: CPU a picture is the figure that does
-not depend on them. The plain designs live in plain_designs.py. Writes service.md (a table) and service.json
+with the servers: a frame made beforehand, one send, one buffer, the first answer decoded and the others compared
+with it by their length. What they cost all the same is a row of its own, and CPU a picture is the figure that
+does not depend on them. The plain designs live in plain_designs.py. Writes service.md (a table) and service.json
 into bench-out/.
 """
 
@@ -50,17 +51,23 @@ CPUS = len(os.sched_getaffinity(0))
 FORK = get_context("fork")
 SIZES = {"small": (640, 480, 160, 120), "middle": (3264, 2448, 800, 600), "big": (5216, 3912, 1920, 1440)}
 REPLY_BYTES = 8 << 20
+SEND_BYTES = 4 << 20  # of the clients' socket buffers: a request leaves in one call
+SAME_BYTES = (
+    24  # by which two good answers to one request may differ: the lengths of a few numbers; errors are short
+)
 FIGURES = {
     "dry_us": "dry run: server CPU, us",
     "dry_p50_us": "dry run: p50, us",
     "small_per_s": "0.3 MP to 160x120: pictures/s",
     "small_of_pure": "of the pure function's rate on every core",
     "small_cpu_of_pure": "server CPU a picture, pure function = 1",
+    "small_client_of_pure": "clients' CPU a picture, the same",
     "small_p50_ms": "p50, ms",
     "small_p99_ms": "p99, ms",
     "middle_per_s": "8 MP to 800x600: pictures/s",
     "middle_of_pure": "of the pure function's rate on every core",
     "middle_cpu_of_pure": "server CPU a picture, pure function = 1",
+    "middle_client_of_pure": "clients' CPU a picture, the same",
     "middle_p50_ms": "p50, ms",
     "middle_p99_ms": "p99, ms",
     "line_p50_ms": "0.3 MP beside two clients with 20 MP: p50, ms",
@@ -141,8 +148,8 @@ def wait_ready(port: int) -> None:
     deadline = time.monotonic() + 30
     while True:
         try:
-            with socket.create_connection(("127.0.0.1", port), 5) as sock:
-                ask(sock, frame(encode_request(Request(dry_run=True, id=1))), bytearray(REPLY_BYTES))
+            with connect(port) as sock:
+                ask(sock, frame(encode_request(Request(dry_run=True, id=1))), memoryview(bytearray(4096)))
                 return
         except OSError:
             if time.monotonic() > deadline:
@@ -160,42 +167,55 @@ def cpu_of(server: psutil.Process) -> float:
 # -- clients --
 
 
-def ask(sock: socket.socket, request: bytes, space: bytearray) -> bool:
-    """One request; whether the answer is a good one."""
+def ask(sock: socket.socket, request: bytes, space: memoryview) -> memoryview:
+    """One request and its whole answer."""
     sock.sendall(request)
-    view, filled, end = memoryview(space), 0, HEADER
+    filled, end = 0, HEADER
     while filled < end:
-        count = sock.recv_into(view[filled:])
+        count = sock.recv_into(space[filled:])
         if not count:
             raise ConnectionError("the server ended the connection")
         filled += count
         if end == HEADER and filled >= HEADER:
-            end += parse_header(view)
-    return decode_response(view[HEADER:end]).is_ok()
+            end += parse_header(space)
+    return space[HEADER:end]
+
+
+def connect(port: int) -> socket.socket:
+    sock = socket.create_connection(("127.0.0.1", port), 60)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BYTES)
+    return sock
 
 
 def client(port: int, request: bytes, seconds: float, period: float, start: Any, tell: Any) -> None:
-    """Latencies in seconds; one request after another, or one each `period`, timed from when it was due."""
+    """Latencies in seconds, and the CPU seconds of it all; one request after another, or one each `period`, timed
+    from when it was due."""
     found = []
-    space = bytearray(REPLY_BYTES)
-    with socket.create_connection(("127.0.0.1", port), 60) as sock:
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    with connect(port) as sock:
+        space = memoryview(bytearray(REPLY_BYTES))
+        first = ask(sock, request, space)
+        assert decode_response(first).is_ok()
+        usual = len(first)
         start.wait()
+        spent = -time.process_time()
         begin = time.monotonic()
         due = begin + random.random() * period
         while due - begin < seconds and time.monotonic() - begin < seconds * 1.5:
             if period:
                 time.sleep(max(0.0, due - time.monotonic()))
-            good = ask(sock, request, space)
+            answer = ask(sock, request, space)
             now = time.monotonic()
-            if good and (period or now - begin <= seconds):
+            if abs(len(answer) - usual) < SAME_BYTES and (period or now - begin <= seconds):
                 found.append(now - due)
             due = due + period if period else now
-    tell.send(found)
+        spent += time.process_time()
+    tell.send((found, spent))
 
 
-def swarm(port: int, jobs: list[tuple[bytes, float]], seconds: float) -> list[list[float]]:
-    """The latencies of one client process for each (request, period); all begin together."""
+def swarm(port: int, jobs: list[tuple[bytes, float]], seconds: float) -> tuple[list[list[float]], float]:
+    """The latencies of one client process for each (request, period), and the CPU seconds of all; all begin
+    together."""
     start, ears, crowd = FORK.Barrier(len(jobs)), [], []
     for request, period in jobs:
         ear, tell = FORK.Pipe(False)
@@ -208,7 +228,7 @@ def swarm(port: int, jobs: list[tuple[bytes, float]], seconds: float) -> list[li
     found = [ear.recv() for ear in ears]
     for one in crowd:
         one.join()
-    return found
+    return [waits for waits, _ in found], sum(spent for _, spent in found)
 
 
 # -- the pure function --
@@ -254,9 +274,9 @@ class Bench:
         request = frame(encode_request(Request(dry_run=True, id=1, target_width=200)))
         with running(design) as (port, server):
             before = cpu_of(server)
-            [waits] = swarm(port, [(request, 0.0)], self.seconds / 2)
+            [waits], _ = swarm(port, [(request, 0.0)], self.seconds / 2)
             spent = cpu_of(server) - before
-        return {"dry_us": spent / len(waits) * 1e6, "dry_p50_us": median(waits) * 1e6}
+        return {"dry_us": spent / (len(waits) + 1) * 1e6, "dry_p50_us": median(waits) * 1e6}
 
     def rate(self, design: str) -> dict[str, float]:
         row = {}
@@ -266,14 +286,15 @@ class Bench:
                 most, alone = pure(size, self.folder, self.seconds / 2)
                 swarm(port, [(request, 0.0)] * 4, 0.2)
                 before = cpu_of(server)
-                waits = [one for run in swarm(port, [(request, 0.0)] * 4, self.seconds) for one in run]
+                runs, clients = swarm(port, [(request, 0.0)] * 4, self.seconds)
                 spent = cpu_of(server) - before
+                waits = [one for run in runs for one in run]
                 count = max(1, len(waits))
                 row[f"{size}_per_s"] = count / self.seconds
                 row[f"{size}_of_pure"] = count / self.seconds / most
-                row[f"{size}_cpu_of_pure"] = (
-                    spent / (count + 2) / alone
-                )  # about half of four were still under way
+                # Each client asked once before the clock ran; about half of four were still under way at its end.
+                row[f"{size}_cpu_of_pure"] = spent / (count + 6) / alone
+                row[f"{size}_client_of_pure"] = clients / (count + 2) / alone
                 row[f"{size}_p50_ms"] = quantile(waits, 0.5) * 1e3
                 row[f"{size}_p99_ms"] = quantile(waits, 0.99) * 1e3
         return row
@@ -282,7 +303,7 @@ class Bench:
         small, big = request_for("small", self.folder), request_for("big", self.folder)
         seconds = self.seconds * 2
         with running(design) as (port, _):
-            runs = swarm(port, [(big, 0.0)] * 2 + [(small, 0.1)] * 6, seconds)
+            runs, _ = swarm(port, [(big, 0.0)] * 2 + [(small, 0.1)] * 6, seconds)
         waits = [one for run in runs[2:] for one in run]
         return {
             "line_p50_ms": quantile(waits, 0.5) * 1e3,
