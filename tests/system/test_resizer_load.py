@@ -5,6 +5,8 @@ import socket
 import time
 from collections import Counter
 
+import pytest
+
 from tests.system.harness import Resizer, wait_for
 from tests.system.resizing import Peer, framed, picture
 from workers.wire.frames import FrameReader
@@ -43,17 +45,26 @@ def all_at_once(address: tuple[str, int], frames: list[bytes], seconds: float = 
     return heard
 
 
-def test_five_hundred_at_once_are_all_answered_and_the_refused_quickly() -> None:
-    """What is refused is refused when its last byte has been read: it says who it is from only behind its picture.
+@pytest.mark.parametrize(
+    ("size", "width", "refused_in", "goodput"),
+    [((640, 480), 400, 0.05, 0.6), ((2400, 1800), 1000, 0.1, 0.85)],
+)
+def test_five_hundred_at_once_are_all_answered_and_the_refused_quickly(
+    size: tuple[int, int], width: int, refused_in: float, goodput: float
+) -> None:
+    """Waits count from the last byte that a client has written: what is sent cannot be answered before it is sent.
 
-    All of it comes in a tenth of a second, from a client on the same cores; the bounds leave room for that. Alone on
-    two cores: 25 to 35 ms at the median, 35 to 75 ms at the 99th, 0.7 of the calm rate within the burst.
+    All of it comes from one client on the same two cores, which it shares with those who are to be served: 430
+    refusals take as long as 30 pictures of 0.3 MP (67 KB), and 188 MB through the kernel as 7 of 4 MP (438 KB). So
+    the rate within the burst depends on how much work a picture is; the best of five rounds counts, as the
+    machine may be busy with something else. Alone: 99 of 100 refusals within 15 to 45 ms and 20 to 60, 0.6 to 0.7
+    and 0.87 to 0.99 of the calm rate.
     """
-    data = picture(640, 480)
-    crowd = [framed(id=number, data=data, target_width=400) for number in range(1, 501)]
-    shares, medians = [], []
+    data = picture(*size)
+    crowd = [framed(id=number, data=data, target_width=width) for number in range(1, 501)]
+    shares, waits = [], []
     with Resizer(cpus=2) as resizer:
-        for _ in range(3):
+        for _ in range(5):
             began = time.monotonic()
             all_at_once(resizer.address, crowd[:60])
             calm = 60 / (time.monotonic() - began)
@@ -65,16 +76,18 @@ def test_five_hundred_at_once_are_all_answered_and_the_refused_quickly() -> None
             assert set(statuses) == {200, 429}, statuses
             assert statuses[200] >= 66, "a queue of 64 and two at work"
             refused = sorted(wait for wait, reply in heard if reply.status == 429)
-            medians.append(refused[len(refused) // 2])
-            assert refused[len(refused) * 99 // 100] < 1
+            waits.append(refused[len(refused) * 99 // 100])
             served = max(wait for wait, reply in heard if reply.status == 200)
-            assert medians[-1] < served / 2, "who is refused does not wait for those who are served"
+            assert refused[len(refused) // 2] < served / 2, (
+                "who is refused does not wait for those who are served"
+            )
             shares.append(statuses[200] / took / calm)
             assert resizer.memory() - before < 64 << 20, "bounded by the slots"
-        assert min(medians) < 0.2, medians
-        assert max(shares) >= 0.6, (
-            f"{shares} of the rate of 60: refusing hundreds costs the served something, not much"
-        )
+            if min(waits) < refused_in and max(shares) >= goodput:
+                break
+        assert max(waits) < 0.5, waits
+        assert min(waits) < refused_in, waits
+        assert max(shares) >= goodput, f"{shares} of the calm rate"
         with Peer(resizer.address) as peer:
             assert peer.ask(id=1, data=data, target_width=9).status == 200
 

@@ -24,6 +24,7 @@ from workers.resizer.settings import Settings
 from workers.resizer.task import BUSY, DRAINING, OK, Stage, Task, refusal
 
 REMEMBERED = 64  # pictures that killed a CPU process
+PROMPT = 0.25  # seconds in which a payload that has begun to arrive is expected to be complete
 DEADLY = 3  # deaths in a row after which a picture is refused
 
 
@@ -47,6 +48,7 @@ class Desk:
         self._served_at = loop.now
         self._want_slot: deque[Callable[[], object]] = deque()
         self._want_queue: deque[Callable[[], object]] = deque()
+        self._coming: dict[Task, float] = {}  # those that arrive in a slot just now, and since when
         self._deaths: OrderedDict[int, int] = OrderedDict()  # picture's fingerprint -> deaths in a row
 
     def hire(self, seats: list[Seat], alive: list[tuple[str, int]]) -> None:
@@ -89,6 +91,12 @@ class Desk:
         self.shelf.touch(slot, task.length)
         return True
 
+    def expect(self, task: Task | None, slot: int, length: int) -> None:
+        """A payload arrives in a slot; of `task`, when it is known whose: it counts when others ask for a place."""
+        self.shelf.touch(slot, length)
+        if task is not None:
+            self._coming[task] = self.loop.now
+
     def release(self, slot: int) -> None:
         """The slot (-1: none) is nobody's: no client reads into it, no process works on it, no outbox sends from it."""
         if slot < 0:
@@ -107,6 +115,7 @@ class Desk:
 
     def submit(self, task: Task) -> bool:
         """Queue a task whose picture lies in its slot; False when the queue is full for it."""
+        self._coming.pop(task, None)
         if self._deaths and self._is_deadly(task):
             sentence = f"this picture has killed {DEADLY} CPU processes here"
             self.done(task, refusal(422, sentence), True)
@@ -121,8 +130,16 @@ class Desk:
         return len(self.waiting) >= self.waiting.limit
 
     def is_full_for(self, task: Task) -> bool:
-        """True when `submit` would refuse it now."""
-        return self.waiting.is_full_for(task)
+        """True when no place will be left for it: told before it has arrived, as its sender can then stop waiting.
+
+        Those on their way count as long as they are prompt; slow ones keep no place, or a crowd that sends nothing
+        would have everybody refused.
+        """
+        coming, due = self._coming, self.loop.now - PROMPT
+        while coming and next(iter(coming.values())) < due:
+            del coming[next(iter(coming))]
+        idle = len(self.crew.cpus) + len(self.crew.express)
+        return self.waiting.is_full_for(task, max(0, len(coming) - idle))
 
     def wait_for_queue(self, again: Callable[[], object]) -> None:
         """`again` is called when the queue has moved."""
@@ -130,7 +147,8 @@ class Desk:
 
     def busy(self) -> Result:
         """How a task is refused when the queue is full."""
-        return refusal(BUSY, f"busy: {len(self.waiting)}/{self.waiting.limit} pictures wait; try again")
+        known = len(self.waiting) + len(self._coming)
+        return refusal(BUSY, f"busy: {known}/{self.waiting.limit} pictures wait; try again")
 
     def abandon(self, task: Task) -> None:
         """Its client is gone."""

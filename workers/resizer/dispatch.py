@@ -59,11 +59,11 @@ class Waiting(Generic[T]):
     def limit(self) -> int:
         return self._limit
 
-    def is_full_for(self, task: T) -> bool:
-        """True when `task` would be one too many."""
-        if len(self) >= self._limit:
+    def is_full_for(self, task: T, ahead: int = 0) -> bool:
+        """True when `task` would be one too many behind `ahead` others that are still to come."""
+        if len(self) + ahead >= self._limit:
             return True
-        return not task.is_small and len(self._big) >= self._big_limit
+        return not task.is_small and len(self._big) + ahead >= self._big_limit
 
     def put(self, task: T) -> bool:
         """Queue `task`; False when the queue is full for its class."""

@@ -119,7 +119,7 @@ class Framed:
             client.blocked = Block.SLOT
             return
         self.slot = slot
-        desk.shelf.touch(slot, intake.length)
+        desk.expect(self.coming, slot, intake.length)
         intake.provide(desk.arena.slot(slot))
 
     def _discard(self) -> None:

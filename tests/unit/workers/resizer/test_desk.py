@@ -14,7 +14,7 @@ from workers.imaging.job import Job
 from workers.resizer import tally
 from workers.resizer.arena import Arena
 from workers.resizer.crew import Seat, State
-from workers.resizer.desk import DEADLY, Desk
+from workers.resizer.desk import DEADLY, PROMPT, Desk
 from workers.resizer.orders import LONGEST, Hello, Order, Result, Roll, decode, encode
 from workers.resizer.settings import Settings
 from workers.resizer.task import BUSY, DRAINING, OK, TIMEOUT, Stage, Task
@@ -230,6 +230,23 @@ def test_a_full_queue_refuses_and_whoever_waits_is_called_when_it_moves(house: H
     house.cpu.send(encode(Result(11, working.serial, OK, 5, text="jpeg")))
     house.turn(3)
     assert called == [True]
+
+
+def test_places_are_promised_to_who_is_on_the_way_and_prompt(house: House) -> None:
+    house.open()
+    house.hello(house.cpu, 11)
+    coming = [house.ask(500) for _ in range(SETTINGS.queue + 1)]
+    for task in coming:
+        assert not house.desk.is_full_for(task), "one for the idle seat, four to wait"
+        house.desk.expect(task, task.slot, 500)
+    late = house.ask(500)
+    assert house.desk.is_full_for(late)
+    for task in coming[:3]:
+        assert house.desk.submit(task)
+    assert house.desk.is_full_for(late), "they have moved from one line to the other"
+    house.now += PROMPT + 0.01
+    house.turn(1)
+    assert not house.desk.is_full_for(late), "two of them are not prompt: nobody waits for them"
 
 
 def test_an_abandoned_task_gives_its_slot_back_when_nobody_can_write_there(house: House) -> None:
