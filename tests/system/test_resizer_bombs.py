@@ -99,7 +99,7 @@ def test_bombs_of_every_format_are_refused_within_a_second_in_little_memory() ->
             reply = peer.ask(id=number, data=bomb, target_width=50)
             assert reply.status in (415, 422), f"{name}: {reply.status} {reply.error}"
             assert reply.error, name
-            assert time.monotonic() - began < 1.5, name
+            assert time.monotonic() - began < 1, name
         assert peer.ask(id=99, data=picture(60, 40), target_width=9).status == 200
         assert peak(resizer) < PEAK
 
@@ -193,25 +193,27 @@ def busy_cpu(resizer: Resizer) -> int:
 
 
 def test_killed_in_the_middle_of_a_picture_it_is_answered_and_back_in_no_time() -> None:
-    """Three kills, so far apart that the master does not take them for a storm; the middle figure counts."""
+    """Three kills, so far apart that the master does not take them for a storm. Measured: 5 ms and 60 ms."""
     answered, back = [], []
-    slow = picture(5000, 4000)  # too big for express
-    with Resizer(cpus=1, job_timeout="20s") as resizer:
+    slow, small = picture(5000, 4000), picture(60, 40)
+    with Resizer(
+        cpus=1, job_timeout="20s", express_bytes=0
+    ) as resizer:  # nothing is small: express stays out of it
         resizer.expect("reap|death|died|kill")
-        for number in range(3):
+        for kill in range(3):
             with Peer(resizer.address) as peer:
-                peer.say(id=1, data=slow[: -2 - number], target_width=5600, target_height=5600, format="avif")
+                peer.say(id=1, data=slow[: -2 - kill], target_width=5600, target_height=5600, format="avif")
                 victim = busy_cpu(resizer)
+                peer.say(id=2, data=small, target_width=9)  # waits for this very process, or its successor
                 os.kill(victim, signal.SIGKILL)
                 began = time.monotonic()
-                reply = peer.hear()
-                answered.append(time.monotonic() - began)
-                assert reply is not None and reply.status == 503, reply
-                assert peer.ask(id=2, data=slow, target_width=9).status == 200
-                back.append(time.monotonic() - began)
+                for number, status, times in ((1, 503, answered), (2, 200, back)):
+                    reply = peer.hear()
+                    assert reply is not None and (reply.id, reply.status) == (number, status), reply
+                    times.append(time.monotonic() - began)
             time.sleep(1.2)
-    assert sorted(answered)[1] < 0.2, answered
-    assert sorted(back)[1] < 0.3 + 0.3, f"{back}: a picture of twenty megapixels included"
+    assert max(answered) < 0.2, answered
+    assert max(back) < 0.3, back
 
 
 @pytest.mark.soak

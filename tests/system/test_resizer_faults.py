@@ -312,7 +312,7 @@ def test_bombs_are_refused_quickly_and_the_next_picture_works() -> None:
             began = time.monotonic()
             reply = peer.ask(id=number, data=bomb, target_width=50)
             assert reply.status in (415, 422), reply
-            assert time.monotonic() - began < 1.5
+            assert time.monotonic() - began < 1
         assert peer.ask(id=99, data=picture(60, 40), target_width=9).status == 200
         assert resizer.memory(pids(resizer, "cpu")) < 300 << 20
 
