@@ -13,7 +13,8 @@ nothing of what stands between.
                  | n | -64 Request{..} | n | -65 ImgInfo{..} | n | 64 ImgInfo{name, type, data} size .. 0 |
 
     Request      ImgInfo{OriginalName Typ Width Height ImgData} TargetWidth TargetHeight CreatedAt DryRun
-                 ours: ID Fit Format Quality
+                 ours: ID Fit Format Quality in front of these and ImgInfo behind them: what is refused is
+                 refused when the head of its frame has been read, whatever follows
     Response     ImgInfo{...} ResizedWidth ResizedHeight ProcessingTime CreatedAt
                  ours: ID Status Error Server Queue Workers
 
