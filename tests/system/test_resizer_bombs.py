@@ -122,6 +122,28 @@ def test_a_scan_bomb_that_reaches_the_decoder_is_cut_at_its_deadline_and_the_nex
             assert len(pids(resizer, "front")) == 1
 
 
+def test_without_its_front_a_cpu_process_ends_itself_but_not_an_idle_one() -> None:
+    bomb = scan_bomb(9000, 200)
+    with Resizer(cpus=1, job_timeout="500ms", max_scans=1000, max_pixels="100m", express_bytes=0) as resizer:
+        resizer.expect("reap|death|kill")
+        with Peer(resizer.address) as peer:
+            assert peer.ask(id=1, data=picture(60, 40), target_width=9).status == 200
+            (worker,) = pids(resizer, "cpu")
+            time.sleep(2)
+            assert pids(resizer, "cpu") == [worker], "idle for longer than a picture may take"
+            peer.say(id=2, data=bomb, target_width=4500, target_height=4500)
+            assert busy_cpu(resizer) == worker
+            (front,) = pids(resizer, "front")
+            os.kill(front, signal.SIGSTOP)
+            try:
+                wait_for(lambda: worker not in pids(resizer, "cpu"), "the second net", 2.5)
+            finally:
+                os.kill(front, signal.SIGCONT)
+            reply = peer.hear()
+            assert reply is not None and reply.status in (503, 504), reply
+            assert peer.ask(id=3, data=picture(60, 40), target_width=9).status == 200
+
+
 def test_targets_that_cannot_be_meant_are_refused_before_any_decoding() -> None:
     source = picture(8000, 8000)
     with Resizer(cpus=1, max_pixels="100m") as resizer, Peer(resizer.address) as peer:
