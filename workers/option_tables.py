@@ -137,7 +137,7 @@ RESIZER: tuple[Option, ...] = (
         parse_size, metavar="SIZE", **_WORK,
     ),
     Option(
-        "nice", "10", "nice value of the CPU processes but express, which like the fronts takes none",
+        "nice", "5", "nice value of the CPU processes but express, which like the fronts takes none",
         between(0, 19), metavar="N", **_WORK,
     ),
     Option("affinity", "no", "bind each CPU process to a CPU of its own", flag=True, **_WORK),

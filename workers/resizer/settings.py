@@ -30,7 +30,7 @@ class Settings:
     pipeline: int = 32  # requests of one connection under way
     orient: str = "auto"  # auto: for peers that send an ID; yes; no
     icc: str = "drop"
-    nice: int = 10
+    nice: int = 5
     affinity: bool = False
     memory: int = 2 << 30  # address space of a CPU process beyond the arena; 0: no limit
     recycle: int = 0  # pictures until a CPU process is replaced, plus or minus a tenth; 0: never
