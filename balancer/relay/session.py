@@ -3,8 +3,8 @@
 RULES: nearly every session is plain all its life: what is read is written at once and whole, each side says FIN when it
 has finished, and two sums are the whole accounting. Nothing is pending here, nobody is reset, nothing is spliced.
 Whatever else happens (a write falls short or fails, a read fails, many bytes at once, an event that says more than
-bytes and FIN) goes to the careful relay of duplex.py, which takes over for good. It costs a plain session half of
-what two flows cost, measured per connection of one small request.
+bytes and FIN) goes to the careful relay of duplex.py, which takes over for good. Two flows for everybody were 30,000 of
+105,000 user instructions of a connection that carries one small request.
 
 Everything ends in `close`, with an end and a reason, exactly once. Holds no reference that leads back to itself once it
 is closed (the collector is off in workers).
