@@ -32,9 +32,7 @@ class Half:
         self.sink = OPEN
         self.paused = False  # the sink was slow: the source is not read until pending <= RESUME
         self.pauses = 0
-        self.doomed = (
-            False  # a write already consumed the news of the source's reset: its end will look clean
-        )
+        self.doomed = False  # a write has consumed the news of the source's reset: its end will look clean
 
     @property
     def given(self) -> int:

@@ -86,9 +86,8 @@ class Hub:
         self.cells = board.shared.rows.row(row)
         self.seats = Seats(board, row)
         self.sessions: dict[Session, None] = {}  # ordered: oldest first
-        self.dialling: dict[
-            Dial, float
-        ] = {}  # -> since when; constant timeout, so insertion order is deadline order
+        # -> since when; all wait equally long, so insertion order is deadline order
+        self.dialling: dict[Dial, float] = {}
         self.waiting: WaitingRoom = WaitingRoom(self)
         self.unacknowledged: dict[Duplex, None] = {}
         self.budget = session_budget()

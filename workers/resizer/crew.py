@@ -202,9 +202,7 @@ class Crew:
         try:
             seat.pidfd = os.pidfd_open(pid)
         except OSError as error:
-            if (
-                error.errno in CAPACITY
-            ):  # alive, but this front is out of descriptors: ask it for another Hello
+            if error.errno in CAPACITY:  # alive, but we are out of descriptors: ask for another Hello
                 self.loop.call_later(RETRY_SECONDS, partial(self._send, seat, Roll(self.pid)))
             return  # else dead already; its successor will say Hello
         seat.pid, seat.state = pid, state
