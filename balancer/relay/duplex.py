@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from balancer.prefork.loop import ERROR, HANGUP, READ, READ_HANGUP, URGENT, WRITE
 from balancer.relay import ends
-from balancer.relay.flow import ANNOUNCED, CHANGED, FIN_BEHIND, MORE, Flow
+from balancer.relay.flow import ANNOUNCED, BLOCKED, CHANGED, FIN_BEHIND, MORE, Flow
 from balancer.relay.half import (
     BROKEN,
     CLOSE,
@@ -137,6 +137,9 @@ class Duplex:
                 self.hub.loop.again(self._pump_up if flow is self.up else self._pump_down)
         elif outcome == CHANGED:
             self.settle()
+        elif outcome == BLOCKED and not flow.is_waiting:
+            flow.is_waiting = True
+            self.hub.loop.widen(flow.sink_fd)
 
     def _pump_up(self) -> None:
         self._pump_again(self.up)
@@ -191,8 +194,9 @@ class Duplex:
         if flow.sink == GONE and back.source == FLOWING and not back.final:
             back.final = ANNOUNCED
             back.doomed = flow.error not in (0, errno.EPIPE)
-            if back.pump() == MORE:
-                self._after(MORE, back)
+            outcome = back.pump()
+            if outcome != CHANGED:
+                self._after(outcome, back)
 
     def _swallow(self, flow: Flow) -> None:
         """Nobody is left to take its bytes. Those that already wait bring no new edge, while their sender, blocked for

@@ -34,6 +34,20 @@ def test_an_edge_is_reported_once(pair: Pair) -> None:
     loop.close()
 
 
+def test_room_is_reported_only_where_it_matters_and_then_at_once(pair: Pair) -> None:
+    loop, seen = Loop(), []
+    loop.watch_reading(pair[0].fileno(), seen.append)
+    loop.run_once(0)
+    assert seen == []
+    pair[1].send(b"x")
+    loop.run_once(0)
+    assert seen == [READ]
+    loop.widen(pair[0].fileno())
+    loop.run_once(0)
+    assert seen == [READ, READ | WRITE]
+    loop.close()
+
+
 def test_a_level_is_reported_until_it_is_gone(pair: Pair) -> None:
     loop, seen = Loop(), []
     loop.watch_level(pair[0].fileno(), seen.append)

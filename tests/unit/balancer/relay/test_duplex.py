@@ -1,6 +1,7 @@
 """What the careful relay is there for: slow peers, lost peers, bytes nobody takes. Ends are told in test_session.py."""
 
 import contextlib
+import os
 
 from balancer.pool.board import BYTES_OUT, PAUSES, RESUMES
 from balancer.relay.flow import BULK
@@ -88,3 +89,20 @@ def test_an_end_behind_many_bytes_is_passed_on(world: World) -> None:
     world.settle()
     assert world.ends == ["--"]
     assert world.cell(BYTES_OUT) == LIMIT + 10
+
+
+def test_a_last_answer_that_finds_no_room_is_told_of_room(world: World) -> None:
+    """The backend takes nothing more; its last answer is fetched on that occasion, while the client's queue is full."""
+    client, backend = world.pair()
+    [session] = world.hub.sessions
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            os.write(session.client_fd, bytes(1 << 18))
+    backend.send(b"last")
+    duplex = session.take_over()
+    duplex.up.lose_sink()
+    duplex.settle()
+    assert duplex.down.paused
+    heard(client)
+    world.settle()
+    assert heard(client) == "last|open"
