@@ -62,24 +62,33 @@ class Door:
     def take(self, most: int) -> bool:
         """Accept up to `most` clients; False when the queue is empty or accepting has to stop."""
         hall, accept = self._hall, self._accept
-        for _ in range(most):
-            if hall.seat_first and not hall.take_seat():
-                return False
-            try:
-                fd, address = accept()
-            except OSError as error:
-                if hall.seat_first:
-                    hall.give_seat()
-                if error.errno in STILLBORN:
-                    continue
-                if error.errno in CAPACITY:
-                    hall.run_dry(error.errno or 0)
-                elif error.errno == errno.EINVAL:
-                    hall.lose(self.address)
-                return False
-            if not hall.welcome(fd, address):
-                return False
+        accepted = 0
+        try:
+            for _ in range(most):
+                if hall.seat_first and not hall.take_seat():
+                    return False
+                try:
+                    fd, address = accept()
+                except OSError as error:
+                    if hall.seat_first:
+                        hall.give_seat()
+                    if error.errno in STILLBORN:
+                        continue
+                    self._give_up(error.errno or 0)
+                    return False
+                accepted += 1
+                if not hall.welcome(fd, address):
+                    return False
+        finally:
+            if accepted:
+                hall.count(accepted)
         return True
+
+    def _give_up(self, code: int) -> None:
+        if code in CAPACITY:
+            self._hall.run_dry(code)
+        elif code == errno.EINVAL:
+            self._hall.lose(self.address)
 
 
 class Acceptor:
@@ -140,24 +149,27 @@ class Acceptor:
     # -- one client
 
     def welcome(self, fd: int, address: object) -> bool:
-        """Begin a session for an accepted client; False when that was the last for now."""
+        """Begin a session for an accepted client; False when that was the last for now. The caller counts."""
         hub = self.hub
-        cells, sessions = hub.cells, hub.sessions
-        cells[ACCEPTED] += 1
-        if not self.maxconns:
-            cells[SESSIONS] += 1
-        elif not self.seat_first and not hub.seats.take(SESSIONS, self.maxconns):
+        if self.maxconns and not self.seat_first and not hub.seats.take(SESSIONS, self.maxconns):
             self._refuse(fd, address)
             return True
         set_blocking(fd, False)
         session = Session(hub, fd, address)
-        sessions[session] = None
-        cells[LOAD] = load = len(sessions)
+        hub.sessions[session] = None
         session.begin()
-        if load >= hub.budget:
+        if len(hub.sessions) >= hub.budget:
             self.run_dry(errno.EMFILE)
             return False
         return True
+
+    def count(self, accepted: int) -> None:
+        """Once for all that one wake-up has brought in: three cells for each of them cost as much as its election."""
+        hub = self.hub
+        hub.cells[ACCEPTED] += accepted
+        if not self.maxconns:
+            hub.cells[SESSIONS] += accepted
+        hub.cells[LOAD] = len(hub.sessions)
 
     def take_seat(self) -> bool:
         """--overflow queue: a seat before the accept; without one the client stays in the kernel's queue."""
