@@ -34,7 +34,7 @@ from balancer.pool.board import (
 )
 from balancer.pool.limits import Seats
 from balancer.pool.policies import POLICIES, Candidate, Field, Pick
-from balancer.pool.targets import Target, target_of
+from balancer.pool.targets import SocketAddress, Target, is_near, target_of
 from balancer.prefork.cells import ADMIN_ROW
 
 NOBODY: frozenset[int] = frozenset()
@@ -53,7 +53,7 @@ class Elector:
         self._seats = Seats(board, row)
         self._backends = tuple(backends)
         self._by_index = {backend.index: backend for backend in backends}
-        self._targets: dict[int, Target] = {}
+        self._targets: dict[int, tuple[int, SocketAddress, bool]] = {}
         self._pick: Pick = _pick_nobody
         self._reserve: Pick = _pick_nobody  # the backups, for sessions that could reach nobody else
         self._field: tuple[list[Candidate], ...] = ([], [], [])
@@ -118,9 +118,8 @@ class Elector:
         """A dial failed by the backend's doing: counts toward its fall. `release` is still due."""
         self._cells[self._own + backend.index * BLOCK + B_CONNECT_FAILURES] += 1
 
-    def target(self, backend: Backend) -> Target:
-        """(address family, sockaddr) to dial; for a name what the prober resolved last. For an elected
-        backend."""
+    def target(self, backend: Backend) -> tuple[int, SocketAddress, bool]:
+        """(address family, sockaddr, is_near) of an elected backend; for a name what the prober resolved last."""
         return self._targets[backend.index]
 
     # -- rebuilding, only when a version cell moved
@@ -141,7 +140,7 @@ class Elector:
         field = (self._candidates(eligible, tier, weights), self._candidates(everyone, tier, weights), spare)
         # An odd version here: this process has no list yet. Take what there is and look again next time.
         self._verdicts, self._wishes = versions[0] & ~1, versions[1]
-        self._targets.update(targets)
+        self._targets.update({index: (*target, is_near(target)) for index, target in targets.items()})
         if field != self._field:
             self._field = field
             self._pick = self._make_pick(field[0], field[1])

@@ -8,6 +8,7 @@ import errno
 import socket
 from collections.abc import Callable
 
+from balancer.pool.targets import Target
 from balancer.prefork.loop import Loop
 from balancer.prefork.timers import Timer
 
@@ -16,7 +17,6 @@ UNREACHABLE = frozenset({errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EHOSTDOWN,
 # Our own want of descriptors, ports or memory: says nothing about the backend.
 OURS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL})
 
-SocketAddress = tuple[str, int] | tuple[str, int, int, int] | str
 Done = Callable[
     [str, float], object
 ]  # (outcome, seconds): "ok" or a name of board.CHECK_NAMES, "" = could not ask
@@ -36,7 +36,7 @@ def outcome_of(error: int) -> str:
 class Probe:
     """A connect under way. The peer sees a connection that is closed without a byte."""
 
-    def __init__(self, loop: Loop, target: tuple[int, SocketAddress], timeout: float, done: Done) -> None:
+    def __init__(self, loop: Loop, target: Target, timeout: float, done: Done) -> None:
         self._loop = loop
         self._done = done
         self._begun = loop.now

@@ -9,7 +9,8 @@ import socket
 from balancer.pool.backend import Backend
 from balancer.pool.board import B_ADDRESS_HI, B_ADDRESS_LO, B_FAMILY, Board
 
-Target = tuple[int, tuple[str, int] | tuple[str, int, int, int] | str]  # (AF_..., what connect() takes)
+SocketAddress = tuple[str, int] | tuple[str, int, int, int] | str  # what connect() takes
+Target = tuple[int, SocketAddress]  # (AF_..., where)
 
 _HALF = 1 << 64
 
@@ -21,6 +22,12 @@ def target_of(board: Board, backend: Backend) -> Target | None:
     words = (board.word(backend.index, column) for column in (B_FAMILY, B_ADDRESS_HI, B_ADDRESS_LO))
     family, high, low = words
     return unpack_address(family, high, low, backend.address.port)
+
+
+def is_near(target: Target) -> bool:
+    """Whether it is surely on this very machine: a dial there is over before connect(2) returns."""
+    family, address = target
+    return family == socket.AF_UNIX or ipaddress.ip_address(address[0]).is_loopback
 
 
 def pack_address(host: str) -> tuple[int, int, int]:

@@ -94,6 +94,8 @@ class Hub:
         self.pipes = Pipes(most=max(8, self.budget // 8)) if settings.splice else None
         self.defer_connect = settings.defer_connect
         self.retries = settings.retries
+        self.doubt = 0  # after clients that had not spoken when they were accepted
+        self.hesitation = 0  # dials from now on that are not tried at once
         self.half_close_timeout = settings.half_close_timeout or 30.0
         self.backend_options = tcp_options(settings.keepalive, settings.user_timeout)
         self.on_room: Callable[[], None] = lambda: None  # the acceptor's: sessions have ended
@@ -107,6 +109,7 @@ class Hub:
     def without_backend(self, session: Dial) -> None:
         """No backend could be elected for it: queue it or close it."""
         if self.elector.why == "full":
+            session.mind_client()
             self.waiting.admit(session)
         elif session.tried:
             session.close(ends.NO_BACKEND, "all backends tried")
@@ -138,9 +141,11 @@ class Hub:
 
     def retire_session(self, session: Session) -> None:
         """Called by the one closer."""
-        if not self._ending and not self._dropped:
+        ending = self._ending
+        if not ending and not self._dropped:
             self.loop.retire(self._finish)
-        self._ending.append(session)
+        ending.append(session)
+        self.loop.leave(session.client_fd, session.backend_fd)
 
     def _finish(self) -> None:
         """End of the batch: close, then count, then wake."""

@@ -19,10 +19,12 @@ from balancer.relay.dial import Dial
 from balancer.relay.duplex import BACKEND, CLIENT, LAST, READABLE, Duplex
 from balancer.relay.flow import BULK
 from balancer.relay.half import LIMIT
-from balancer.relay.sockets import shut_writing
+from balancer.relay.sockets import PROMPT, apply, shut_writing
 
-_MESSAGE = READ | WRITE  # the event of every message: something to read, and room as nearly always
 _UNUSUAL = ERROR | URGENT
+_DOUBT = (
+    31  # near dials in a row that are not tried at once, at most: to look for what is not there costs 2 us
+)
 _DRY, _TAKEN_OVER = -1, -2
 
 
@@ -31,36 +33,100 @@ class Session(Dial):
 
     __slots__ = ()
 
-    # -- handlers while relaying
+    # -- the beginning
+
+    def relay_at_once(self) -> bool:
+        """Straight after connect(2): give the backend what the client has said. False when one of them is not so far."""
+        hub = self.hub
+        data = self.first
+        if not data:
+            if hub.hesitation:
+                hub.hesitation -= 1
+                return False
+            try:
+                data = read(self.client_fd, LIMIT)
+            except OSError:
+                data = b""
+            if not data:  # nothing yet; or an end or error, which the loop will tell again
+                hub.hesitation = hub.doubt
+                hub.doubt = min(2 * hub.doubt + 1, _DOUBT)
+                return False
+            hub.doubt = 0
+        try:
+            sent = write(self.backend_fd, data)
+        except OSError:  # not connected yet, or refused: the loop will tell
+            self.first = data
+            return False
+        loop = hub.loop
+        self.connected_at = loop.now
+        loop.watch_reading(self.backend_fd, self.on_backend)
+        if self.is_watched:
+            loop.rename(self.client_fd, self.on_client_again)
+        else:
+            loop.watch_reading(self.client_fd, self.on_client_again)  # told at once: what a big read has left
+        if sent == len(data):
+            self.bytes_in = sent
+        else:
+            self.take_over().write_failed(self.client_fd, data, sent, None)
+        return True
 
     def connected(self, mask: int) -> None:
         self.connected_at = self.hub.loop.now
-        self.hub.loop.rename(self.client_fd, self.on_client)
-        if self.early & READABLE:
-            self.on_client(self.early)
+        self._be_prompt()
+        if self.first:
+            self._give_first()
+        if self.early & READABLE and not self.closed:
+            (self.duplex or self).on_client(self.early)
         if mask & READABLE and not self.closed:
             (self.duplex or self).on_backend(mask & ~WRITE)
 
+    def on_client_again(self, mask: int) -> None:
+        """The second that a client says to a near backend. Its end alone is said without delay anyway, so a connection
+        that carries one request does without the option and its system call."""
+        if not mask & READ_HANGUP:
+            self._be_prompt()
+        self.on_client(mask)
+
+    def _be_prompt(self) -> None:
+        """From now on a small write does not wait for the acknowledgement of the one before it."""
+        if self.is_tcp and self.backend_socket is not None:
+            apply(self.backend_socket, PROMPT)
+        self.hub.loop.rename(self.client_fd, self.on_client)
+
+    def _give_first(self) -> None:
+        data, self.first = self.first, b""
+        try:
+            sent = write(self.backend_fd, data)
+        except OSError as error:
+            self.take_over().write_failed(self.client_fd, data, 0, error)
+            return
+        if sent == len(data):
+            self.bytes_in = sent
+        else:
+            self.take_over().write_failed(self.client_fd, data, sent, None)
+
+    # -- handlers while relaying
+
     def on_client(self, mask: int) -> None:
-        if (mask != _MESSAGE and mask & _UNUSUAL) or self.over == CLIENT:
+        if (mask != READ and mask & _UNUSUAL) or self.over == CLIENT:
             self.take_over().on_client(mask)
         elif mask != WRITE:
             size = self._pass_on(self.client_fd, self.backend_fd)
             if size > 0:
                 self.bytes_in += size
-                if size >= BULK or (mask != _MESSAGE and mask & LAST):
+                if size >= BULK or (mask != READ and mask & LAST):
                     self._look_behind(CLIENT, size, mask)
             elif not size:
                 self._ended(CLIENT)
 
     def on_backend(self, mask: int) -> None:
-        if (mask != _MESSAGE and mask & _UNUSUAL) or self.over == BACKEND:
+        if (mask != READ and mask & _UNUSUAL) or self.over == BACKEND:
             self.take_over().on_backend(mask)
         elif mask != WRITE:
             size = self._pass_on(self.backend_fd, self.client_fd)
             if size > 0:
                 self.bytes_out += size
-                if size >= BULK or (mask != _MESSAGE and mask & LAST):
+                if size >= BULK or (mask != READ and mask & LAST):
                     self._look_behind(BACKEND, size, mask)
             elif not size:
                 self._ended(BACKEND)
@@ -108,6 +174,7 @@ class Session(Dial):
 
     def take_over(self) -> Duplex:
         """From now on the careful relay has the handlers."""
+        self._be_prompt()
         self.duplex = duplex = Duplex(self)
         self.hub.loop.rename(self.client_fd, duplex.on_client)
         self.hub.loop.rename(self.backend_fd, duplex.on_backend)
@@ -149,6 +216,4 @@ class Session(Dial):
         self.closed = True
         self.end = end
         self.reason = reason
-        hub = self.hub
-        hub.loop.leave(self.client_fd, self.backend_fd)
-        hub.retire_session(self)
+        self.hub.retire_session(self)

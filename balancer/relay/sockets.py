@@ -34,6 +34,7 @@ _NOTHING = b"\0\0\0\0"
 _shutdown = ctypes.PyDLL(None).shutdown
 
 TcpOption = tuple[int, int, int]
+PROMPT: tuple[TcpOption, ...] = ((socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),)  # small writes leave at once
 
 
 def tcp_options(keepalive: float, user_timeout: float) -> tuple[TcpOption, ...]:
@@ -54,7 +55,7 @@ def tcp_options(keepalive: float, user_timeout: float) -> tuple[TcpOption, ...]:
 
 def listener_options(keepalive: float, user_timeout: float) -> tuple[TcpOption, ...]:
     """What is set on a TCP listener, once, for all that it accepts: accepted sockets inherit it."""
-    return ((socket.IPPROTO_TCP, socket.TCP_NODELAY, 1), *tcp_options(keepalive, user_timeout))
+    return (*PROMPT, *tcp_options(keepalive, user_timeout))
 
 
 def apply(sock: _socket.socket, options: Sequence[TcpOption]) -> None:

@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import os
 import socket
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -12,12 +13,15 @@ from balancer.pool.board import (
     B_CONNECT_FAILURES,
     B_SESSIONS,
     B_SESSIONS_TOTAL,
+    BYTES_IN,
+    BYTES_OUT,
     FAILED,
     REFUSED,
     RETRIES,
     SESSIONS,
 )
-from balancer.relay import dial
+from balancer.relay import dial, session
+from balancer.relay.flow import BULK
 from tests.unit.balancer.relay.world import World, heard, reset
 
 Make = Callable[..., World]
@@ -197,3 +201,137 @@ def test_without_an_eligible_backend_the_client_is_refused(make: Make) -> None:
     assert heard(client) == "|end"
     assert world.ends == ["SC no backend is up"]
     assert world.cell(REFUSED) == 1
+
+
+def spoken(world: World, text: bytes = b"ask") -> socket.socket:
+    """A client in the queue that has already said something."""
+    client = world.connect()
+    client.send(text)
+    return client
+
+
+def test_a_client_that_has_spoken_reaches_a_near_backend_within_the_turn(make: Make) -> None:
+    world = make()
+    client = spoken(world)
+    world.turn()
+    backend = world.accept()
+    assert heard(backend) == "ask|open"
+    assert not world.hub.dialling
+    backend.send(b"answer")
+    backend.close()
+    world.settle()
+    assert heard(client) == "answer|end"
+    client.close()
+    world.settle()
+    assert world.ends == ["--"]
+    assert (world.cell(BYTES_IN), world.cell(BYTES_OUT)) == (3, 6)
+
+
+def test_a_far_backend_is_given_time(make: Make) -> None:
+    world = make()
+    [backend] = world.backends
+    family, address, _ = world.hub.elector.target(backend)
+    world.hub.elector._targets[backend.index] = (family, address, False)
+    spoken(world)
+    world.turn()
+    assert len(world.hub.dialling) == 1
+    world.settle()
+    assert heard(world.accept()) == "ask|open"
+
+
+@pytest.mark.parametrize("text", [b"ask", bytes(60_000)])
+def test_what_was_read_too_early_is_given_once_the_backend_takes_it(
+    make: Make, monkeypatch: pytest.MonkeyPatch, text: bytes
+) -> None:
+    """A queue that is full for a moment: connect(2) returns before there is a connection."""
+    answers: list[int | None] = [None, 1]  # EAGAIN, then room for one byte, then as the kernel has it
+
+    def write(fd: int, data: bytes) -> int:
+        most = answers.pop(0) if answers else len(data)
+        if most is None:
+            raise BlockingIOError(errno.EAGAIN, "not connected yet")
+        return os.write(fd, data[:most])
+
+    world = make()
+    client = spoken(world, text)
+    monkeypatch.setattr(session, "write", write)
+    world.settle()
+    client.send(b"more")
+    world.settle()
+    backend = world.accept()
+    assert backend.recv(1 << 20) == text + b"more"
+    world.pass_time(2.0)
+    assert world.cell(BYTES_IN) == len(text) + 4
+
+
+def test_a_client_that_had_spoken_is_passed_on_whole_by_the_next_backend(make: Make) -> None:
+    world = make(backends=2)
+    world.servers[0].close()
+    clients = [spoken(world) for _ in range(4)]
+    world.settle()
+    assert [heard(world.accept(server=1)) for _ in clients] == ["ask|open"] * 4
+    assert world.cell(RETRIES) > 0
+
+
+def test_a_client_that_has_spoken_and_left_is_heard_to_the_end(make: Make) -> None:
+    world = make()
+    client = spoken(world)
+    client.shutdown(socket.SHUT_WR)
+    world.settle()
+    backend = world.accept()
+    assert heard(backend) == "ask|end"
+    backend.send(b"late")
+    backend.close()
+    world.settle()
+    assert heard(client) == "late|end"
+
+
+def test_small_writes_are_not_delayed_from_the_second_thing_said_on(make: Make) -> None:
+    def is_prompt() -> bool:
+        [session] = world.hub.sessions
+        assert session.backend_socket is not None
+        return bool(session.backend_socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+
+    world = make()
+    client = spoken(world)
+    world.settle()
+    assert not is_prompt()
+    client.send(b"again")
+    world.settle()
+    assert is_prompt()
+    client.close()
+    world.accept().close()
+    world.settle()
+    world.connect()  # silent: dialled in the patient way
+    world.settle()
+    assert is_prompt()
+
+
+def test_the_careful_relay_does_not_delay_small_writes_either(make: Make) -> None:
+    world = make()
+    spoken(world)
+    world.settle()
+    world.accept().send(bytes(BULK))
+    world.settle()
+    [session] = world.hub.sessions
+    assert session.duplex is not None and session.backend_socket is not None
+    assert session.backend_socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+
+
+def test_silent_clients_are_asked_ever_more_rarely(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def read(fd: int, size: int) -> bytes:
+        asked.append(fd)
+        return os.read(fd, size)
+
+    world = make()
+    monkeypatch.setattr(session, "read", read)
+    for _ in range(40):
+        world.connect()
+        world.settle()
+    assert len(asked) == 6  # the 1st, 2nd, 4th, 8th, 16th and 32nd
+    for _ in range(40):
+        spoken(world)
+        world.settle()
+    assert world.hub.doubt == world.hub.hesitation == 0
