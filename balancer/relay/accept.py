@@ -27,6 +27,9 @@ REST = 0.2  # seconds without accepting after running out of something
 LOOK = 0.02  # seconds between two looks for a seat that a sibling may have freed
 
 
+Accepted = tuple[int, Any]  # descriptor, the client's address
+
+
 class Listening(Protocol):
     """A listener of the prefork machine."""
 
@@ -47,7 +50,7 @@ class Door:
         listener.sock.setblocking(False)
         self.fd = listener.fd
         self.address = listener.address
-        self._accept: Callable[[], tuple[int, Any]] = listener.sock._accept  # type: ignore[attr-defined]
+        self._accept: Callable[[], Accepted] = listener.sock._accept  # type: ignore[attr-defined]
         self._hall = hall
         self._greed = 1
         self._turn = 0
@@ -62,27 +65,22 @@ class Door:
     def take(self, most: int) -> bool:
         """Accept up to `most` clients; False when the queue is empty or accepting has to stop."""
         hall, accept = self._hall, self._accept
-        accepted = 0
-        try:
-            for _ in range(most):
-                if hall.seat_first and not hall.take_seat():
-                    return False
-                try:
-                    fd, address = accept()
-                except OSError as error:
-                    if hall.seat_first:
-                        hall.give_seat()
-                    if error.errno in STILLBORN:
-                        continue
+        fresh: list[Accepted] = []
+        may_go_on = True
+        for _ in range(min(most, hall.room())):
+            if hall.seat_first and not hall.take_seat():
+                may_go_on = False
+                break
+            try:
+                fresh.append(accept())
+            except OSError as error:
+                if hall.seat_first:
+                    hall.give_seat()
+                if error.errno not in STILLBORN:
                     self._give_up(error.errno or 0)
-                    return False
-                accepted += 1
-                if not hall.welcome(fd, address):
-                    return False
-        finally:
-            if accepted:
-                hall.count(accepted)
-        return True
+                    may_go_on = False
+                    break
+        return hall.welcome(fresh) and may_go_on
 
     def _give_up(self, code: int) -> None:
         if code in CAPACITY:
@@ -148,28 +146,33 @@ class Acceptor:
 
     # -- one client
 
-    def welcome(self, fd: int, address: object) -> bool:
-        """Begin a session for an accepted client; False when that was the last for now. The caller counts."""
-        hub = self.hub
-        if self.maxconns and not self.seat_first and not hub.seats.take(SESSIONS, self.maxconns):
-            self._refuse(fd, address)
-            return True
-        set_blocking(fd, False)
-        session = Session(hub, fd, address)
-        hub.sessions[session] = None
-        session.begin()
-        if len(hub.sessions) >= hub.budget:
+    def room(self) -> int:
+        """Clients that this worker has descriptors for; it rests before there is none."""
+        return self.hub.budget - len(self.hub.sessions)
+
+    def welcome(self, fresh: Sequence[Accepted]) -> bool:
+        """Begin a session for each accepted client; False when accepting has to stop.
+
+        They are counted together, before a backend can count the first of them: three cells for each would cost as much
+        as its election."""
+        hub, maxconns = self.hub, self.maxconns
+        cells, sessions = hub.cells, hub.sessions
+        cells[ACCEPTED] += len(fresh)
+        if not maxconns:
+            cells[SESSIONS] += len(fresh)
+        for fd, address in fresh:
+            if maxconns and not self.seat_first and not hub.seats.take(SESSIONS, maxconns):
+                self._refuse(fd, address)
+                continue
+            set_blocking(fd, False)
+            session = Session(hub, fd, address)
+            sessions[session] = None
+            session.begin()
+        cells[LOAD] = len(sessions)
+        if len(sessions) >= hub.budget:
             self.run_dry(errno.EMFILE)
             return False
         return True
-
-    def count(self, accepted: int) -> None:
-        """Once for all that one wake-up has brought in: three cells for each of them cost as much as its election."""
-        hub = self.hub
-        hub.cells[ACCEPTED] += accepted
-        if not self.maxconns:
-            hub.cells[SESSIONS] += accepted
-        hub.cells[LOAD] = len(hub.sessions)
 
     def take_seat(self) -> bool:
         """--overflow queue: a seat before the accept; without one the client stays in the kernel's queue."""
