@@ -3,9 +3,10 @@
 RULES
 - Counts the session in the own row BEFORE the dial: a slow dial must not look like an idle backend. Whoever
   closes the backend's socket calls `release` after close(2), exactly once per election.
-- Never blocks, never resolves a name, never looks at a clock. Between changes of a verdict or a wish an
-  election is two comparisons, one pick and two additions; lists are rebuilt only when a version cell has
+- Never blocks, never resolves a name, never looks at a clock. Lists are rebuilt only when a version cell has
   moved.
+- The board is looked at once per turn of the loop: verdicts, wishes, and what everybody holds. Elections of the same
+  turn count on from there, for a worker's own sessions end between two turns; of the others it learns a turn later.
 - Backups serve while no other backend is eligible, and a session that could reach none of the others: until the
   prober has its verdict, a refused connect would else cost a client. A full pool is full: backups do not serve then.
 
@@ -13,7 +14,7 @@ RULES
 "full" (those left have all their seats taken).
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from balancer.pool.backend import Backend
 from balancer.pool.board import (
@@ -60,15 +61,18 @@ class Elector:
         self._verdicts_cell = ADMIN_ROW * board.columns + VERDICTS_VERSION
         self._wishes_cell = ADMIN_ROW * board.columns + ADMIN_VERSION
         self._verdicts = self._wishes = -1
+        self._turn = 0
+        self._looks = 0
         self._refresh()
 
-    def elect(self, source_ip: str, tried: Collection[int] = NOBODY) -> Backend | None:
+    def elect(self, source_ip: str, tried: Collection[int] = NOBODY, turn: int = 0) -> Backend | None:
         """The backend for a client, counted as a session of it; None with `why` when there is none now.
 
-        `tried` holds the indexes of backends that this session could not reach."""
+        `tried` holds the indexes of backends that this session could not reach; `turn` is the loop's, 0 looks in any
+        case."""
+        if turn != self._turn or not turn:
+            self._look(turn)
         cells = self._cells
-        if cells[self._verdicts_cell] != self._verdicts or cells[self._wishes_cell] != self._wishes:
-            self._refresh()
         pick = self._pick
         index = pick(source_ip, tried)
         if index is None:
@@ -122,7 +126,14 @@ class Elector:
         """(address family, sockaddr, is_near) of an elected backend; for a name what the prober resolved last."""
         return self._targets[backend.index]
 
-    # -- rebuilding, only when a version cell moved
+    # -- looking, once per turn; rebuilding, only when a version cell moved
+
+    def _look(self, turn: int) -> None:
+        self._turn = turn
+        self._looks += 1
+        cells = self._cells
+        if cells[self._verdicts_cell] != self._verdicts or cells[self._wishes_cell] != self._wishes:
+            self._refresh()
 
     def _refresh(self) -> None:
         board = self._board
@@ -154,8 +165,21 @@ class Elector:
         if not eligible:
             return _pick_nobody
         board = self._board
-        loads = board.loads_reader([candidate.index for candidate in eligible])
+        loads = self._once_per_look(board.loads_reader([candidate.index for candidate in eligible]))
         return self._build(Field(eligible, everyone, loads, board.sessions, self._start))
+
+    def _once_per_look(self, read: Callable[[], list[int]]) -> Callable[[], list[int]]:
+        looked = -1
+        known: list[int] = []
+
+        def loads() -> list[int]:
+            nonlocal looked, known
+            if looked != self._looks:
+                looked = self._looks
+                known = read()
+            return known
+
+        return loads
 
     def _is_eligible(self, backend: Backend, targets: dict[int, Target]) -> bool:
         word, index = self._board.word, backend.index

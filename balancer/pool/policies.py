@@ -48,7 +48,9 @@ class Field:
     everyone: Sequence[
         Candidate
     ]  # the eligible ones' whole tier: the ring does not move when one of it is down
-    loads: Callable[[], list[int]]  # sessions of the eligible, in their order
+    # Sessions of the eligible, in their order. The pick counts there what it gives away: as long as nobody looks anew, it
+    # is handed the same list again.
+    loads: Callable[[], list[int]]
     load: Callable[[int], int]  # sessions of one index
     start: int = 0
 
@@ -79,32 +81,28 @@ def leastconn(field: Field) -> Pick:
         nonlocal clock
         if count == 1 and not skip:
             return indexes[0]
-        costs = loads()
+        held = costs = loads()
         if not is_even:  # ceil((load + 1) * lightest / weight) - 1
-            costs = [(load * lightest + lightest - 1) // weights[place] for place, load in enumerate(costs)]
-        best = _cheapest(costs, tags, [index in skip for index in indexes] if skip else None)
-        if best < 0:
-            return None
+            costs = [(load * lightest + lightest - 1) // weights[place] for place, load in enumerate(held)]
+        if skip:
+            places = [place for place, index in enumerate(indexes) if index not in skip]
+            if not places:
+                return None
+            best = min(places, key=lambda place: (costs[place], tags[place]))
+        else:
+            least = min(costs)
+            best = costs.index(least)
+            if costs.count(least) > 1:
+                for place in range(best + 1, count):
+                    if costs[place] == least and tags[place] < tags[best]:
+                        best = place
+        held[best] += 1
         behind = clock - round_trip
         clock = tag = tags[best] if tags[best] > behind else behind
         tags[best] = tag + 1 / weights[best]
         return indexes[best]
 
     return pick
-
-
-def _cheapest(costs: list[int], tags: list[float], skipped: list[bool] | None) -> int:
-    """The place with the lowest cost, among equals the lowest tag; -1 when all are skipped."""
-    if skipped is not None:
-        places = [place for place, out in enumerate(skipped) if not out]
-        return min(places, key=lambda place: (costs[place], tags[place]), default=-1)
-    least = min(costs)
-    best = costs.index(least)
-    if costs.count(least) > 1:
-        for place in range(best + 1, len(costs)):
-            if costs[place] == least and tags[place] < tags[best]:
-                best = place
-    return best
 
 
 def roundrobin(field: Field) -> Pick:

@@ -120,7 +120,7 @@ class Dial:
         """Elect and dial until a dial is under way, or nobody is left."""
         hub = self.hub
         while True:
-            backend = self.backend = hub.elector.elect(self.source_ip, self.tried)
+            backend = self.backend = hub.elector.elect(self.source_ip, self.tried, hub.loop.turns)
             if backend is None:
                 hub.without_backend(self)
                 return

@@ -239,3 +239,19 @@ def test_between_changes_no_list_is_rebuilt(board: Board, monkeypatch: pytest.Mo
     elect = elector(board, pool("", ""))
     monkeypatch.setattr(elect, "_refresh", lambda: pytest.fail("rebuilt without a change"))
     assert names(elect) == {"a", "b"}
+
+
+def test_one_look_at_the_board_serves_a_turn_and_own_elections_count_on_from_it(board: Board) -> None:
+    a, b = pool("", "")
+    elect = elector(board, (a, b))
+    theirs = board.shared.rows.row(OTHER)
+    theirs[base(a.index) + B_SESSIONS] = 2
+    assert [elect.elect("", turn=1) for _ in range(2)] == [b, b]
+    theirs[base(a.index) + B_SESSIONS] = 0
+    board.set_admin(b.index, ADMIN_DRAIN)
+    chosen = [elect.elect("", turn=1) for _ in range(4)]
+    assert sorted(c.name for c in chosen if c) == ["a", "a", "b", "b"]
+    assert elect.elect("", turn=2) == a
+    board.set_admin(b.index, ADMIN_READY)
+    theirs[base(a.index) + B_SESSIONS] = 2
+    assert elect.elect("") == b  # without a turn every election looks; a holds five, b four
