@@ -25,7 +25,6 @@ _UNUSUAL = ERROR | URGENT
 _DOUBT = (
     31  # near dials in a row that are not tried at once, at most: to look for what is not there costs 2 us
 )
-_DRY, _TAKEN_OVER = -1, -2
 
 
 class Session(Dial):
@@ -107,50 +106,63 @@ class Session(Dial):
 
     # -- handlers while relaying
 
+    # One is the mirror of the other, written out: a call more would cost every message 0.1 us.
+
     def on_client(self, mask: int) -> None:
         if (mask != READ and mask & _UNUSUAL) or self.over == CLIENT:
             self.take_over().on_client(mask)
-        elif mask != WRITE:
-            size = self._pass_on(self.client_fd, self.backend_fd)
-            if size > 0:
-                self.bytes_in += size
-                if size >= BULK or (mask != READ and mask & LAST):
-                    self._look_behind(CLIENT, size, mask)
-            elif not size:
-                self._ended(CLIENT)
+            return
+        if mask == WRITE:
+            return
+        try:
+            data = read(self.client_fd, LIMIT)
+        except OSError as error:
+            self._read_failed(self.client_fd, error)
+            return
+        if not data:
+            self._ended(CLIENT)
+            return
+        try:
+            sent = write(self.backend_fd, data)
+        except OSError as error:
+            self.take_over().write_failed(self.client_fd, data, 0, error)
+            return
+        if sent != len(data):
+            self.take_over().write_failed(self.client_fd, data, sent, None)
+            return
+        self.bytes_in += sent
+        if sent >= BULK or (mask != READ and mask & LAST):
+            self._look_behind(CLIENT, sent, mask)
 
     def on_backend(self, mask: int) -> None:
         if (mask != READ and mask & _UNUSUAL) or self.over == BACKEND:
             self.take_over().on_backend(mask)
-        elif mask != WRITE:
-            size = self._pass_on(self.backend_fd, self.client_fd)
-            if size > 0:
-                self.bytes_out += size
-                if size >= BULK or (mask != READ and mask & LAST):
-                    self._look_behind(BACKEND, size, mask)
-            elif not size:
-                self._ended(BACKEND)
-
-    def _pass_on(self, source_fd: int, sink_fd: int) -> int:
-        """One read, one write: how many bytes, 0 for the source's end. Below 0 there is nothing left to do."""
+            return
+        if mask == WRITE:
+            return
         try:
-            data = read(source_fd, LIMIT)
+            data = read(self.backend_fd, LIMIT)
         except OSError as error:
-            if error.errno == errno.EAGAIN:
-                return _DRY
-            self.take_over().read_failed(source_fd, error)
-            return _TAKEN_OVER
+            self._read_failed(self.backend_fd, error)
+            return
         if not data:
-            return 0
+            self._ended(BACKEND)
+            return
         try:
-            sent = write(sink_fd, data)
+            sent = write(self.client_fd, data)
         except OSError as error:
-            self.take_over().write_failed(source_fd, data, 0, error)
-            return _TAKEN_OVER
-        if sent == len(data):
-            return sent
-        self.take_over().write_failed(source_fd, data, sent, None)
-        return _TAKEN_OVER
+            self.take_over().write_failed(self.backend_fd, data, 0, error)
+            return
+        if sent != len(data):
+            self.take_over().write_failed(self.backend_fd, data, sent, None)
+            return
+        self.bytes_out += sent
+        if sent >= BULK or (mask != READ and mask & LAST):
+            self._look_behind(BACKEND, sent, mask)
+
+    def _read_failed(self, source_fd: int, error: OSError) -> None:
+        if error.errno != errno.EAGAIN:
+            self.take_over().read_failed(source_fd, error)
 
     def _look_behind(self, side: int, size: int, mask: int) -> None:
         """The read was a big one, or the side has announced its end. TCP with the FIN alone (no reset, no hang-up): what
