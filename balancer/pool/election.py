@@ -5,8 +5,8 @@ RULES
   closes the backend's socket calls `release` after close(2), exactly once per election.
 - Never blocks, never resolves a name, never looks at a clock. Lists are rebuilt only when a version cell has
   moved.
-- The board is looked at once per turn of the loop: verdicts, wishes, and what everybody holds. Elections of the same
-  turn count on from there, for a worker's own sessions end between two turns; of the others it learns a turn later.
+- The board is looked at once per turn of the loop, and after each release: verdicts, wishes, and what everybody holds.
+  Elections of the same turn count on from there; what other workers do meanwhile is seen a turn later.
 - Backups serve while no other backend is eligible, and a session that could reach none of the others: until the
   prober has its verdict, a refused connect would else cost a client. A full pool is full: backups do not serve then.
 
@@ -107,6 +107,7 @@ class Elector:
     def release(self, backend: Backend, bytes_in: int = 0, bytes_out: int = 0) -> None:
         """The session's socket to the backend is closed (or was never opened); the bytes it moved and had not been
         counted yet."""
+        self._turn = 0  # the next election looks
         cells, at = self._cells, self._own + backend.index * BLOCK
         cells[at + B_SESSIONS] -= 1
         cells[at + B_BYTES_IN] += bytes_in

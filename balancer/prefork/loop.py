@@ -169,6 +169,10 @@ class Loop:
         register(fd, EDGE_READING)
         self._handlers[fd] = handler
 
+    def rearm(self, fd: int) -> None:
+        """What is watched for reading is told of once more, as far as it still holds."""
+        self.selector.change(fd, EDGE_READING)
+
     def widen(self, fd: int) -> None:
         """What was watched for reading is watched for everything from now on; room that is there is told at once."""
         self.selector.change(fd, EDGE)

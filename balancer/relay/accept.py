@@ -147,8 +147,10 @@ class Acceptor:
     # -- one client
 
     def room(self) -> int:
-        """Clients that this worker has descriptors for; it rests before there is none."""
-        return self.hub.budget - len(self.hub.sessions)
+        """Clients that this worker has descriptors for, their backends' and the pipes' counted; it rests before there is
+        none."""
+        hub = self.hub
+        return hub.budget - len(hub.sessions) - (hub.pipes.made if hub.pipes is not None else 0)
 
     def welcome(self, fresh: Sequence[Accepted]) -> bool:
         """Begin a session for each accepted client; False when accepting has to stop.
@@ -169,7 +171,7 @@ class Acceptor:
             sessions[session] = None
             session.begin()
         cells[LOAD] = len(sessions)
-        if len(sessions) >= hub.budget:
+        if self.room() <= 0:
             self.run_dry(errno.EMFILE)
             return False
         return True
@@ -224,7 +226,7 @@ class Acceptor:
         if self._resting is not None:
             self._resting.cancel()
             self._resting = None
-        if len(self.hub.sessions) >= self.hub.budget:
+        if self.room() <= 0:
             self.run_dry(errno.EMFILE)
         else:
             self._watch_all()

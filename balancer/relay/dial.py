@@ -140,10 +140,15 @@ class Dial:
                 if self.dial_failed(code):
                     continue
                 return
-            if not is_near or not self.relay_at_once():
+            if is_near and self.relay_at_once():
+                return
+            self.mind_client()
+            if code:
                 hub.dialling[self] = hub.loop.now
-                hub.loop.watch(self.backend_fd, self.on_backend_dialling)  # tells at once, if it is connected
-                self.mind_client()
+                hub.loop.watch(self.backend_fd, self.on_backend_dialling)
+            else:  # a unix socket: it stands, and a backend that hangs up on it has not refused it
+                hub.loop.watch(self.backend_fd, self.on_backend)
+                self.connected(0)
             return
 
     def dial_failed(self, code: int) -> bool:

@@ -19,7 +19,7 @@ from balancer.relay.dial import Dial
 from balancer.relay.duplex import BACKEND, CLIENT, LAST, READABLE, Duplex
 from balancer.relay.flow import BULK
 from balancer.relay.half import LIMIT
-from balancer.relay.sockets import PROMPT, apply, shut_writing
+from balancer.relay.sockets import PROMPT, TRANSIENT, apply, shut_writing
 
 _UNUSUAL = ERROR | URGENT
 _DOUBT = (
@@ -35,7 +35,8 @@ class Session(Dial):
     # -- the beginning
 
     def relay_at_once(self) -> bool:
-        """Straight after connect(2): give the backend what the client has said. False when one of them is not so far."""
+        """Straight after connect(2): give the backend what the client has said. False when one of them is not so far;
+        True also for a client that turns out to be gone."""
         hub = self.hub
         data = self.first
         if not data:
@@ -44,9 +45,14 @@ class Session(Dial):
                 return False
             try:
                 data = read(self.client_fd, LIMIT)
-            except OSError:
+            except OSError as error:
+                if error.errno not in TRANSIENT:
+                    self.close(
+                        ends.CLIENT_LEFT_CONNECTING
+                    )  # a reset is told once: the loop would see an end only
+                    return True
                 data = b""
-            if not data:  # nothing yet; or an end or error, which the loop will tell again
+            if not data:  # nothing yet; or an end, which the loop will tell again
                 hub.hesitation = hub.doubt
                 hub.doubt = min(2 * hub.doubt + 1, _DOUBT)
                 return False
@@ -58,11 +64,15 @@ class Session(Dial):
             return False
         loop = hub.loop
         self.connected_at = loop.now
+        self.first = b""
         loop.watch_reading(self.backend_fd, self.on_backend)
+        # Either way the loop tells what is left of the client's, be it an end or the rest of a big read.
         if self.is_watched:
             loop.rename(self.client_fd, self.on_client_again)
+            loop.rearm(self.client_fd)
         else:
-            loop.watch_reading(self.client_fd, self.on_client_again)  # told at once: what a big read has left
+            self.is_watched = True
+            loop.watch_reading(self.client_fd, self.on_client_again)
         if sent == len(data):
             self.bytes_in = sent
         else:

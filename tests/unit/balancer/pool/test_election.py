@@ -255,3 +255,12 @@ def test_one_look_at_the_board_serves_a_turn_and_own_elections_count_on_from_it(
     board.set_admin(b.index, ADMIN_READY)
     theirs[base(a.index) + B_SESSIONS] = 2
     assert elect.elect("") == b  # without a turn every election looks; a holds five, b four
+
+
+def test_what_was_released_may_be_given_again_in_the_same_turn(board: Board) -> None:
+    a, b = pool("", "")
+    elect = elector(board, (a, b))
+    board.shared.rows.row(OTHER)[base(b.index) + B_SESSIONS] = 1
+    assert elect.elect("", turn=1) == a
+    elect.release(a)
+    assert elect.elect("", turn=1) == a

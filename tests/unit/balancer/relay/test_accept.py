@@ -117,6 +117,19 @@ def test_sessions_fill_the_descriptors_there_are(world: World) -> None:
     assert world.cell(LOAD) == 3
 
 
+def test_pipes_take_room_as_sessions_do(world: World) -> None:
+    world.hub.budget = 4
+    pipe = world.hub.pipes.take() if world.hub.pipes is not None else None
+    for _ in range(5):
+        world.connect()
+    world.settle(20)
+    assert world.cell(LOAD) == 4 - (pipe is not None)
+    if pipe is not None and world.hub.pipes is not None:
+        world.hub.pipes.give_back(pipe, 1)
+        world.pass_time(REST * 1.2, 0.02)
+        assert world.cell(LOAD) == 4
+
+
 def test_who_exceeds_maxconns_is_refused_and_counted(limited: World) -> None:
     clients = [limited.connect() for _ in range(5)]
     limited.settle(20)

@@ -5,10 +5,12 @@ import errno
 import os
 import socket
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from balancer.pool.backend import parse_upstream, with_indexes
 from balancer.pool.board import (
     B_CONNECT_FAILURES,
     B_SESSIONS,
@@ -19,10 +21,12 @@ from balancer.pool.board import (
     REFUSED,
     RETRIES,
     SESSIONS,
+    base,
 )
+from balancer.pool.election import Elector
 from balancer.relay import dial, session
 from balancer.relay.flow import BULK
-from tests.unit.balancer.relay.world import World, heard, reset
+from tests.unit.balancer.relay.world import OWN, World, heard, reset
 
 Make = Callable[..., World]
 
@@ -335,3 +339,88 @@ def test_silent_clients_are_asked_ever_more_rarely(make: Make, monkeypatch: pyte
         spoken(world)
         world.settle()
     assert world.hub.doubt == world.hub.hesitation == 0
+
+
+@pytest.mark.parametrize("choices", [{"defer_connect": True}, {"upstream": "maxconn=1"}])
+def test_an_end_that_came_before_the_dial_is_told_after_it(make: Make, choices: dict[str, Any]) -> None:
+    """The loop has told of it once, while there was no backend to tell."""
+    world = make(**choices)
+    if "upstream" in choices:
+        first = spoken(world)
+        world.settle()
+        ahead = world.accept()
+    client = spoken(world)
+    client.shutdown(socket.SHUT_WR)
+    world.settle()
+    if "upstream" in choices:
+        first.close()
+        ahead.close()
+        world.pass_time(0.3)
+    assert heard(world.accept()) == "ask|end"
+
+
+def test_what_a_client_says_during_a_dial_in_vain_is_not_forgotten(make: Make) -> None:
+    world = make(backends=2)
+    fillers = clog(world.servers[0])
+    clients = [spoken(world) for _ in range(2)]
+    world.settle()
+    for client in clients:
+        client.send(b"more")
+        client.shutdown(socket.SHUT_WR)
+    world.pass_time(1.5, 0.1)
+    assert [heard(world.accept(server=1)) for _ in clients] == ["askmore|end"] * 2
+    assert all(not session.first for session in world.hub.sessions)
+    for filler in fillers:
+        filler.close()
+
+
+def test_a_client_that_reset_before_it_was_accepted_is_gone(make: Make) -> None:
+    world = make()
+    reset(world.connect())
+    world.settle()
+    assert world.ends == ["CC"]
+    assert heard(world.accept()) in ("|end", "|reset")
+
+
+def with_unix_backend(world: World, path: Path) -> socket.socket:
+    server = socket.socket(socket.AF_UNIX)
+    server.bind(str(path))
+    server.listen(8)
+    server.setblocking(False)
+    world.servers.append(server)
+    world.backends = with_indexes([parse_upstream(f"unix:{path}")], {f"unix:{path}": 0})
+    world.hub.elector = Elector(world.board, world.backends, "roundrobin", OWN)
+    return server
+
+
+@pytest.mark.parametrize("text", [b"", b"ask"])
+def test_a_unix_backend_that_answers_and_hangs_up_has_answered(
+    make: Make, tmp_path: Path, text: bytes
+) -> None:
+    world = make()
+    server = with_unix_backend(world, tmp_path / "s")
+    client = world.connect()
+    if text:
+        client.send(text)
+        world.hub.hesitation = 1  # so that it is passed on in the patient way
+    world.turn()
+    backend, _ = server.accept()
+    backend.send(b"banner")
+    backend.close()
+    world.settle()
+    assert heard(client) == "banner|end"
+    assert world.cell(base(0) + B_CONNECT_FAILURES) == 0
+
+
+def test_a_unix_backend_is_reached_within_the_turn(make: Make, tmp_path: Path) -> None:
+    world = make()
+    server = with_unix_backend(world, tmp_path / "s")
+    client = spoken(world)
+    world.turn()
+    backend, _ = server.accept()
+    with backend:
+        backend.setblocking(False)
+        assert heard(backend) == "ask|open"
+        backend.send(b"answer")
+        world.settle()
+        assert heard(client) == "answer|open"
