@@ -374,14 +374,6 @@ def test_what_a_client_says_during_a_dial_in_vain_is_not_forgotten(make: Make) -
         filler.close()
 
 
-def test_a_client_that_reset_before_it_was_accepted_is_gone(make: Make) -> None:
-    world = make()
-    reset(world.connect())
-    world.settle()
-    assert world.ends == ["CC"]
-    assert heard(world.accept()) in ("|end", "|reset")
-
-
 def with_unix_backend(world: World, path: Path) -> socket.socket:
     server = socket.socket(socket.AF_UNIX)
     server.bind(str(path))
@@ -391,6 +383,20 @@ def with_unix_backend(world: World, path: Path) -> socket.socket:
     world.backends = with_indexes([parse_upstream(f"unix:{path}")], {f"unix:{path}": 0})
     world.hub.elector = Elector(world.board, world.backends, "roundrobin", OWN)
     return server
+
+
+@pytest.mark.parametrize("is_unix", [False, True])
+def test_a_client_that_reset_before_it_was_accepted_is_gone(
+    make: Make, tmp_path: Path, is_unix: bool
+) -> None:
+    world = make()
+    server = with_unix_backend(world, tmp_path / "s") if is_unix else world.servers[0]
+    reset(world.connect())
+    world.settle()
+    assert world.ends == ["CC"]
+    backend, _ = server.accept()
+    with backend:
+        assert heard(backend) in ("|end", "|reset")
 
 
 @pytest.mark.parametrize("text", [b"", b"ask"])
