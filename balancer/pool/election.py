@@ -5,8 +5,8 @@ RULES
   closes the backend's socket calls `release` after close(2), exactly once per election.
 - Never blocks, never resolves a name, never looks at a clock. Lists are rebuilt only when a version cell has
   moved.
-- The board is looked at once per turn of the loop, and after each release: verdicts, wishes, and what everybody holds.
-  Elections of the same turn count on from there; what other workers do meanwhile is seen a turn later.
+- Verdicts and wishes are looked at once per turn of the loop; what everybody holds at every election: workers that
+  accept a burst at the same moment would else all give it to the same backend.
 - Backups serve while no other backend is eligible, and a session that could reach none of the others: until the
   prober has its verdict, a refused connect would else cost a client. A full pool is full: backups do not serve then.
 
@@ -14,7 +14,7 @@ RULES
 "full" (those left have all their seats taken).
 """
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 
 from balancer.pool.backend import Backend
 from balancer.pool.board import (
@@ -62,7 +62,6 @@ class Elector:
         self._wishes_cell = ADMIN_ROW * board.columns + ADMIN_VERSION
         self._verdicts = self._wishes = -1
         self._turn = 0
-        self._looks = 0
         self._refresh()
 
     def elect(self, source_ip: str, tried: Collection[int] = NOBODY, turn: int = 0) -> Backend | None:
@@ -107,7 +106,6 @@ class Elector:
     def release(self, backend: Backend, bytes_in: int = 0, bytes_out: int = 0) -> None:
         """The session's socket to the backend is closed (or was never opened); the bytes it moved and had not been
         counted yet."""
-        self._turn = 0  # the next election looks
         cells, at = self._cells, self._own + backend.index * BLOCK
         cells[at + B_SESSIONS] -= 1
         cells[at + B_BYTES_IN] += bytes_in
@@ -131,7 +129,6 @@ class Elector:
 
     def _look(self, turn: int) -> None:
         self._turn = turn
-        self._looks += 1
         cells = self._cells
         if cells[self._verdicts_cell] != self._verdicts or cells[self._wishes_cell] != self._wishes:
             self._refresh()
@@ -166,21 +163,8 @@ class Elector:
         if not eligible:
             return _pick_nobody
         board = self._board
-        loads = self._once_per_look(board.loads_reader([candidate.index for candidate in eligible]))
+        loads = board.loads_reader([candidate.index for candidate in eligible])
         return self._build(Field(eligible, everyone, loads, board.sessions, self._start))
-
-    def _once_per_look(self, read: Callable[[], list[int]]) -> Callable[[], list[int]]:
-        looked = -1
-        known: list[int] = []
-
-        def loads() -> list[int]:
-            nonlocal looked, known
-            if looked != self._looks:
-                looked = self._looks
-                known = read()
-            return known
-
-        return loads
 
     def _is_eligible(self, backend: Backend, targets: dict[int, Target]) -> bool:
         word, index = self._board.word, backend.index

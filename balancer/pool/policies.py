@@ -48,9 +48,7 @@ class Field:
     everyone: Sequence[
         Candidate
     ]  # the eligible ones' whole tier: the ring does not move when one of it is down
-    # Sessions of the eligible, in their order. The pick counts there what it gives away: as long as nobody looks anew, it
-    # is handed the same list again.
-    loads: Callable[[], list[int]]
+    loads: Callable[[], list[int]]  # sessions of the eligible, in their order
     load: Callable[[int], int]  # sessions of one index
     start: int = 0
 
@@ -81,9 +79,9 @@ def leastconn(field: Field) -> Pick:
         nonlocal clock
         if count == 1 and not skip:
             return indexes[0]
-        held = costs = loads()
+        costs = loads()
         if not is_even:  # ceil((load + 1) * lightest / weight) - 1
-            costs = [(load * lightest + lightest - 1) // weights[place] for place, load in enumerate(held)]
+            costs = [(load * lightest + lightest - 1) // weights[place] for place, load in enumerate(costs)]
         if skip:
             places = [place for place, index in enumerate(indexes) if index not in skip]
             if not places:
@@ -96,7 +94,6 @@ def leastconn(field: Field) -> Pick:
                 for place in range(best + 1, count):
                     if costs[place] == least and tags[place] < tags[best]:
                         best = place
-        held[best] += 1
         behind = clock - round_trip
         clock = tag = tags[best] if tags[best] > behind else behind
         tags[best] = tag + 1 / weights[best]
