@@ -40,7 +40,6 @@ class Visitor:
         self.loop = server.loop
         self.conn = conn
         self.http = h11.Connection(h11.SERVER, max_incomplete_event_size=HEAD_LIMIT - 1)
-        self.idle_since: float | None = None
         self.step: Callable[[], None] = self.read
         self._out = b""
         self._request: h11.Request | None = None
@@ -90,8 +89,8 @@ class Visitor:
     def receive(self) -> None:
         # Never more than a head may have: h11 limits what is incomplete, and would take a long head that came whole.
         data = self.conn.recv(HEAD_LIMIT - len(self.http.trailing_data[0]))
-        if self.idle_since is not None and data:
-            self.idle_since = None
+        if data and self in self.server.idlers:
+            del self.server.idlers[self]
             self.limit(HEAD_DEADLINE)
         self.http.receive_data(data)
 
@@ -121,7 +120,8 @@ class Visitor:
         if self._request is None or self._request.method != b"HEAD":
             parts.append(self.http.send(h11.Data(data=answer.body)))
         parts.append(self.http.send(h11.EndOfMessage()))
-        self._request = self.idle_since = None
+        self._request = None
+        self.server.idlers.pop(self, None)
         self._out = b"".join(part for part in parts if part)
         self.limit(TAKE_DEADLINE)
         self.step = self.write
@@ -144,7 +144,7 @@ class Visitor:
         if self.http.trailing_data[0]:
             self.limit(HEAD_DEADLINE)
         else:
-            self.idle_since = self.loop.now
+            self.server.idlers[self] = None
             self.limit(IDLE_LIMIT)
         self.step = self.read
         self.loop.again(self.on_event)
@@ -158,7 +158,7 @@ class Visitor:
 
     def dismiss(self) -> None:
         """No further request is wanted; the one under way is answered."""
-        if self.idle_since is not None:
+        if self in self.server.idlers:
             self.close()
 
     def limit(self, seconds: float) -> None:
@@ -171,6 +171,7 @@ class Visitor:
             return
         self._closed = True
         self._timer.cancel()
+        self.server.idlers.pop(self, None)
         self.server.door.leave(self)
         self.loop.forget(self.conn.fileno())
         self.loop.retire(self.conn.close)
@@ -183,6 +184,9 @@ class WebServer:
         self.loop = loop
         self.answers = answers
         self.is_stopping = False
+        self.idlers: dict[
+            Visitor, None
+        ] = {}  # who is between two requests; who has idled longest comes first
         self.door = Door(loop, listener, log, "metrics", CLIENT_LIMIT, self.welcome, self.make_room)
 
     def welcome(self, conn: socket.socket) -> Visitor:
@@ -190,9 +194,8 @@ class WebServer:
 
     def make_room(self) -> None:
         """Send away who has idled longest."""
-        idle = [visitor for visitor in self.door.guests if visitor.idle_since is not None]
-        if idle:
-            min(idle, key=lambda visitor: visitor.idle_since or 0.0).close()
+        if self.idlers:
+            next(iter(self.idlers)).close()
 
     def stop(self) -> None:
         """Accept nobody any more; answers under way are finished by their own deadlines."""
