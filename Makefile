@@ -6,7 +6,11 @@
 # The tests run in JOBS processes: a system test waits for most of its time. JOBS=0 runs them one after the other.
 # The stamps depend on pyproject.toml: change a dependency and the next target installs it.
 
-PYTHON ?= python3
+# The distribution's interpreter where it will do: its security updates arrive by themselves, and it is built with
+# profile-guided optimization, which one compiled in a home directory mostly is not. PYTHON=... decides otherwise.
+SYSTEM_PYTHON := $(shell /usr/bin/python3 -c \
+	'import sys, venv, ensurepip; print(sys.executable if sys.version_info >= (3, 11) else "")' 2>/dev/null)
+PYTHON ?= $(or $(SYSTEM_PYTHON),python3)
 VENV   := .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check
