@@ -184,9 +184,8 @@ class WebServer:
         self.loop = loop
         self.answers = answers
         self.is_stopping = False
-        self.idlers: dict[
-            Visitor, None
-        ] = {}  # who is between two requests; who has idled longest comes first
+        # Who is between two requests; who has idled longest comes first.
+        self.idlers: dict[Visitor, None] = {}
         self.door = Door(loop, listener, log, "metrics", CLIENT_LIMIT, self.welcome, self.make_room)
 
     def welcome(self, conn: socket.socket) -> Visitor:

@@ -181,14 +181,10 @@ class Board:
 
     def _read_columns(self, offsets: list[int]) -> Callable[[], list[int]]:
         cells, columns, live = self.cells, self.columns, self._live
-        rows, parts = 0, [slice(0)]
 
         def read() -> list[int]:
-            nonlocal rows, parts
-            if cells[live] != rows:
-                rows = cells[live]
-                parts = [slice(offset, rows * columns, columns) for offset in offsets]
-            return [sum(cells[part].tolist()) for part in parts]
+            end = cells[live] * columns
+            return [sum(cells[offset:end:columns].tolist()) for offset in offsets]
 
         return read
 

@@ -3,10 +3,11 @@
 RULES
 - Counts the session in the own row BEFORE the dial: a slow dial must not look like an idle backend. Whoever
   closes the backend's socket calls `release` after close(2), exactly once per election.
-- Never blocks, never resolves a name, never looks at a clock. Lists are rebuilt only when a version cell has
+- Never blocks, never resolves a name, never looks at a clock. Between changes of a verdict or a wish an
+  election is two comparisons, one pick and two additions; lists are rebuilt only when a version cell has
   moved.
-- Verdicts and wishes are looked at once per turn of the loop; what everybody holds at every election: workers that
-  accept a burst at the same moment would else all give it to the same backend.
+- What everybody holds is read at every election, not once for a burst: workers that accept at the same moment would
+  all give theirs to the same backend.
 - Backups serve while no other backend is eligible, and a session that could reach none of the others: until the
   prober has its verdict, a refused connect would else cost a client. A full pool is full: backups do not serve then.
 
@@ -61,17 +62,15 @@ class Elector:
         self._verdicts_cell = ADMIN_ROW * board.columns + VERDICTS_VERSION
         self._wishes_cell = ADMIN_ROW * board.columns + ADMIN_VERSION
         self._verdicts = self._wishes = -1
-        self._turn = 0
         self._refresh()
 
-    def elect(self, source_ip: str, tried: Collection[int] = NOBODY, turn: int = 0) -> Backend | None:
+    def elect(self, source_ip: str, tried: Collection[int] = NOBODY) -> Backend | None:
         """The backend for a client, counted as a session of it; None with `why` when there is none now.
 
-        `tried` holds the indexes of backends that this session could not reach; `turn` is the loop's, 0 looks in any
-        case."""
-        if turn != self._turn or not turn:
-            self._look(turn)
+        `tried` holds the indexes of backends that this session could not reach."""
         cells = self._cells
+        if cells[self._verdicts_cell] != self._verdicts or cells[self._wishes_cell] != self._wishes:
+            self._refresh()
         pick = self._pick
         index = pick(source_ip, tried)
         if index is None:
@@ -125,13 +124,7 @@ class Elector:
         """(address family, sockaddr, is_near) of an elected backend; for a name what the prober resolved last."""
         return self._targets[backend.index]
 
-    # -- looking, once per turn; rebuilding, only when a version cell moved
-
-    def _look(self, turn: int) -> None:
-        self._turn = turn
-        cells = self._cells
-        if cells[self._verdicts_cell] != self._verdicts or cells[self._wishes_cell] != self._wishes:
-            self._refresh()
+    # -- rebuilding, only when a version cell moved
 
     def _refresh(self) -> None:
         board = self._board

@@ -155,8 +155,8 @@ class Acceptor:
     def welcome(self, fresh: Sequence[Accepted]) -> bool:
         """Begin a session for each accepted client; False when accepting has to stop.
 
-        They are counted together, before a backend can count the first of them: three cells for each would cost as much
-        as its election."""
+        They are counted together (three cells for each are 1,200 instructions), and before a backend can count the first
+        of them: a worker may be killed in between."""
         hub, maxconns = self.hub, self.maxconns
         cells, sessions = hub.cells, hub.sessions
         cells[ACCEPTED] += len(fresh)

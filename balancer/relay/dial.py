@@ -35,8 +35,8 @@ class Dial:
 
     __slots__ = (
         "accepted_at", "backend", "backend_fd", "backend_socket", "bytes_in", "bytes_out", "client_fd",
-        "closed", "connected_at", "duplex", "early", "end", "first", "hub", "is_tcp", "is_watched", "over", "peer",
-        "reason", "retries", "sighting", "source_ip", "tried",
+        "closed", "connected_at", "duplex", "early", "end", "first", "hub", "is_prompt", "is_tcp", "is_watched",
+        "over", "peer", "reason", "retries", "sighting", "source_ip", "tried",
     )  # fmt: skip
 
     def __init__(self, hub: "Hub", client_fd: int, address: object) -> None:
@@ -53,6 +53,7 @@ class Dial:
         self.retries = self.early = 0  # early: what epoll said of the client before anyone could act on it
         self.first = b""  # read of the client for a backend that could not take it yet
         self.is_watched = False  # the loop tells of the client
+        self.is_prompt = False  # the backend's socket does not hold small writes back
         self.closed = False
         self.end: str  # with the closing
         self.reason: str
@@ -84,11 +85,10 @@ class Dial:
 
     def on_first_byte(self, mask: int) -> None:
         """--defer-connect: the client has spoken (or left, which the early handler knows how to judge)."""
-        if mask & ~WRITE:
-            self.hub.loop.rename(self.client_fd, self.on_client_early)
-            self.on_client_early(mask)
-            if not self.closed:
-                self.dial()
+        self.hub.loop.rename(self.client_fd, self.on_client_early)
+        self.on_client_early(mask)
+        if not self.closed:
+            self.dial()
 
     def on_client_early(self, mask: int) -> None:
         """Something of the client while there is no backend yet: remember; leave its bytes in the kernel."""
@@ -120,7 +120,7 @@ class Dial:
         """Elect and dial until a dial is under way, or nobody is left."""
         hub = self.hub
         while True:
-            backend = self.backend = hub.elector.elect(self.source_ip, self.tried, hub.loop.turns)
+            backend = self.backend = hub.elector.elect(self.source_ip, self.tried)
             if backend is None:
                 hub.without_backend(self)
                 return
@@ -179,6 +179,7 @@ class Dial:
         assert backend is not None
         self.tried = {*self.tried, backend.index}
         self.backend = self.backend_socket = None
+        self.is_prompt = False
         if sock is not None:
             self.hub.loop.leave(self.backend_fd)
         self.backend_fd = -1

@@ -22,9 +22,7 @@ from balancer.relay.half import LIMIT
 from balancer.relay.sockets import PROMPT, TRANSIENT, apply, shut_writing
 
 _UNUSUAL = ERROR | URGENT
-_DOUBT = (
-    31  # near dials in a row that are not tried at once, at most: to look for what is not there costs 2 us
-)
+_DOUBT = 31  # near dials in a row that are not tried at once: looking for what is not there costs 2 us
 
 
 class Session(Dial):
@@ -47,9 +45,8 @@ class Session(Dial):
                 data = read(self.client_fd, LIMIT)
             except OSError as error:
                 if error.errno not in TRANSIENT:
-                    self.close(
-                        ends.CLIENT_LEFT_CONNECTING
-                    )  # a reset is told once: the loop would see an end only
+                    # A reset is told once: the loop would see an end only.
+                    self.close(ends.CLIENT_LEFT_CONNECTING)
                     return True
                 data = b""
             if not data:  # nothing yet; or an end, which the loop will tell again
@@ -81,6 +78,7 @@ class Session(Dial):
 
     def connected(self, mask: int) -> None:
         self.connected_at = self.hub.loop.now
+        self.hub.loop.rename(self.client_fd, self.on_client)
         self._be_prompt()
         if self.first:
             self._give_first()
@@ -93,14 +91,15 @@ class Session(Dial):
         """The second that a client says to a near backend. Its end alone is said without delay anyway, so a connection
         that carries one request does without the option and its system call."""
         if not mask & READ_HANGUP:
+            self.hub.loop.rename(self.client_fd, self.on_client)
             self._be_prompt()
         self.on_client(mask)
 
     def _be_prompt(self) -> None:
         """From now on a small write does not wait for the acknowledgement of the one before it."""
-        if self.is_tcp and self.backend_socket is not None:
+        if self.is_tcp and not self.is_prompt and self.backend_socket is not None:
+            self.is_prompt = True
             apply(self.backend_socket, PROMPT)
-        self.hub.loop.rename(self.client_fd, self.on_client)
 
     def _give_first(self) -> None:
         data, self.first = self.first, b""
@@ -121,8 +120,6 @@ class Session(Dial):
     def on_client(self, mask: int) -> None:
         if (mask != READ and mask & _UNUSUAL) or self.over == CLIENT:
             self.take_over().on_client(mask)
-            return
-        if mask == WRITE:
             return
         try:
             data = read(self.client_fd, LIMIT)
@@ -148,7 +145,7 @@ class Session(Dial):
         if (mask != READ and mask & _UNUSUAL) or self.over == BACKEND:
             self.take_over().on_backend(mask)
             return
-        if mask == WRITE:
+        if mask == WRITE:  # a far backend's: its dial waited for room
             return
         try:
             data = read(self.backend_fd, LIMIT)

@@ -172,6 +172,7 @@ def test_a_backend_that_resets_at_once_is_replaced_while_nothing_was_said(make: 
     world.settle()
     assert heard(client) == "second|open"
     assert world.backend_cell(B_SESSIONS, first) == 0
+    assert session.backend_socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
 
 def test_a_session_that_ends_during_its_second_dial_waits_for_no_deadline(make: Make) -> None:
