@@ -119,8 +119,8 @@ RESIZER: tuple[Option, ...] = (
         at_least(1), metavar="N", **_WORK,
     ),
     Option(
-        "express-bytes", "512k", "requests up to this size may use the express process too, past the big "
-        "ones",
+        "express-bytes", "512k", "pictures up to this size are small: they pass the big ones by, in the "
+        "express process while a CPU process has one",
         parse_size, **_WORK,
     ),
     Option(

@@ -1,5 +1,6 @@
 """The resizer when processes die, hang, are too slow, too many ask, and when it is told to stop or to reload."""
 
+import contextlib
 import io
 import json
 import os
@@ -53,6 +54,54 @@ def test_a_cpu_process_that_dies_costs_one_retryable_answer(how: signal.Signals)
         assert other.ask(id=2, data=picture(300, 200), target_width=30).status == 200
         wait_for(lambda: len(pids(resizer, "cpu")) == 2 and victim not in pids(resizer, "cpu"), "back", 1)
         assert peer.ask(id=3, data=picture(300, 200), target_width=30).status == 200
+
+
+def test_small_pictures_behind_slow_ones_are_done_elsewhere() -> None:
+    with (
+        Resizer(cpus=len(os.sched_getaffinity(0)), job_timeout="5s") as resizer,
+        Peer(resizer.address) as peer,
+    ):
+        resizer.expect("reap")
+        seats = len(pids(resizer, "cpu"))
+        for number in range(1, seats + 1):
+            peer.say(id=number, data=picture(300, 200), **ENDLESS)
+        for number in range(101, 101 + 2 * seats):
+            peer.say(id=number, data=picture(300, 200), target_width=30)
+        replies = peer.hear_all(2 * seats)
+        assert all(reply.status == 200 and size_of(reply.data) == (30, 20) for reply in replies)
+        assert min(reply.id for reply in replies) > 100, "before any of the slow ones was done or cut"
+        assert {reply.id for reply in peer.hear_all(seats)} == set(range(1, seats + 1))
+
+
+def test_cpu_processes_that_are_told_to_go_lose_nothing() -> None:
+    with Resizer(cpus=2, recycle=400) as resizer, ThreadPoolExecutor(3) as crowd:
+        resizer.expect("reap")
+        enough = threading.Event()
+
+        def client() -> Counter[int]:
+            found: list[Response] = []
+            with Peer(resizer.address) as peer:
+                for number in range(1, 17):
+                    peer.say(id=number, data=picture(300, 200), target_width=30)
+                while not enough.is_set() and number < 30_000:
+                    number += 1
+                    peer.say(id=number, data=picture(300, 200), target_width=30)
+                    found += peer.hear_all(1)
+                found += peer.hear_all(16)
+            assert sorted(reply.id for reply in found) == list(range(1, number + 1))
+            return Counter(reply.status for reply in found)
+
+        running = [crowd.submit(client) for _ in range(3)]
+        for _ in range(3):
+            victims = set(pids(resizer, "cpu") + pids(resizer, "express"))
+            for pid in victims:
+                with contextlib.suppress(ProcessLookupError):  # recycled meanwhile
+                    os.kill(pid, signal.SIGTERM)
+            wait_for(lambda victims=victims: not victims & set(resizer.titles()), "they are gone", 5)
+            wait_for(lambda: len(pids(resizer, "cpu")) == 2, "others are there", 10)
+        enough.set()
+        statuses = sum((one.result() for one in running), Counter())
+        assert set(statuses) == {200}, statuses
 
 
 def test_an_original_peer_loses_its_connection_when_the_cpu_process_dies() -> None:

@@ -21,7 +21,7 @@ from workers.imaging.job import Job
 from workers.imaging.limits import Refused
 from workers.resizer import tally
 from workers.resizer.arena import Arena
-from workers.resizer.orders import LONGEST, Hello, Order, OrderError, Result, Roll, decode, encode
+from workers.resizer.orders import LONGEST, Bye, Hello, Order, OrderError, Result, Roll, decode, encode
 from workers.resizer.settings import Settings
 
 NET_SECONDS = 1.0  # after the front's deadline (less a tick): the kernel ends whom no front kills any more
@@ -83,6 +83,7 @@ class Worker:
         self.title = child.role if child.role == "express" else f"cpu {child.slot}"
         self.busy_title = f"{self.title} [busy]"
         self.is_armed = False  # the second net is up
+        self.is_leaving = False  # bye has been said: what is sent now is somebody else's
 
     def start(self) -> None:
         """Throw away what was said to a predecessor, then say hello."""
@@ -90,7 +91,9 @@ class Worker:
         self.channel.setblocking(False)
         while self._packet() is not None:
             pass
-        child.on_drain = lambda deadline: child.loop.stop()  # the master asks when no front is left
+        child.on_drain = lambda deadline: (
+            self.leave()
+        )  # the master asks when no front is left, or an operator
         child.on_tick = self.tick
         child.loop.watch_level(self.channel.fileno(), self.listen)
         child.ready()
@@ -105,7 +108,7 @@ class Worker:
 
     def listen(self, mask: int) -> None:
         """One message a turn, so that signals and the heartbeat have theirs."""
-        packet = self._packet()
+        packet = None if self.is_leaving else self._packet()
         if packet is None:
             return
         try:
@@ -136,14 +139,20 @@ class Worker:
         cells[tally.PICTURE_US] += (time.perf_counter_ns() - began) // 1000
         cells[LOAD] = 0
         self._say(result)
-        if result.leaving:
-            child.log.info("leave", pictures=cells[tally.PICTURES], reason="recycle")
-            child.loop.stop()
-
-    def _resize(self, order: Order, began: int) -> Result:
         if self.left > 0:
             self.left -= 1
-        leaving = self.left == 0
+            if not self.left:
+                child.log.info("leave", pictures=cells[tally.PICTURES], reason="recycle")
+                self.leave()
+
+    def leave(self) -> None:
+        """Begin nothing more: what has been sent meanwhile goes to others."""
+        if not self.is_leaving:
+            self.is_leaving = True
+            self._say(Bye(self.pid))
+        self.child.loop.stop()
+
+    def _resize(self, order: Order, began: int) -> Result:
         job = Job(
             width=order.width,
             height=order.height,
@@ -158,18 +167,18 @@ class Worker:
                 bytes(self.arena.piece(order.offset, order.length)), job, self.settings.limits
             )
         except Refused as refused:
-            return self._failed(order, refused.status, refused.sentence, leaving)
+            return self._failed(order, refused.status, refused.sentence)
         except MemoryError:
-            return self._failed(order, 422, "the picture needs more memory than a picture may have", leaving)
+            return self._failed(order, 422, "the picture needs more memory than a picture may have")
         except Exception as error:  # a decoder's surprise is this picture's misfortune, not this process's
             self.child.log.error(
                 "resize", error=type(error).__name__, reason=str(error), then="answer an error"
             )
-            return self._failed(order, 422, f"the picture cannot be resized: {type(error).__name__}", leaving)
+            return self._failed(order, 422, f"the picture cannot be resized: {type(error).__name__}")
         place = self.arena.slot(order.slot)
         size = len(answer.data)
         if size > self.settings.max_frame:
-            return self._failed(order, 422, f"the answer of {size} bytes is over the frame limit", leaving)
+            return self._failed(order, 422, f"the answer of {size} bytes is over the frame limit")
         place[:size] = answer.data
         return Result(
             self.pid,
@@ -181,12 +190,11 @@ class Worker:
             answer.source_width,
             answer.source_height,
             time.perf_counter_ns() - began,
-            leaving,
             answer.format,
         )
 
-    def _failed(self, order: Order, status: int, sentence: str, leaving: bool) -> Result:
-        return Result(self.pid, order.serial, status, leaving=leaving, text=sentence)
+    def _failed(self, order: Order, status: int, sentence: str) -> Result:
+        return Result(self.pid, order.serial, status, text=sentence)
 
     def _packet(self) -> bytes | None:
         try:
@@ -194,7 +202,7 @@ class Worker:
         except BlockingIOError:
             return None
 
-    def _say(self, message: Hello | Result) -> None:
+    def _say(self, message: Hello | Result | Bye) -> None:
         try:
             self.channel.send(encode(message))
         except OSError as error:

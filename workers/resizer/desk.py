@@ -17,9 +17,10 @@ from balancer.prefork.log import Log
 from balancer.prefork.loop import Loop
 from workers.resizer import tally
 from workers.resizer.arena import Arena, Shelf
-from workers.resizer.crew import Crew, Seat
+from workers.resizer.crew import Crew
 from workers.resizer.dispatch import Waiting, pairs
 from workers.resizer.orders import Result
+from workers.resizer.seats import Seat
 from workers.resizer.settings import Settings
 from workers.resizer.task import BUSY, DRAINING, OK, Stage, Task, refusal
 
@@ -53,7 +54,8 @@ class Desk:
 
     def hire(self, seats: list[Seat], alive: list[tuple[str, int]]) -> None:
         """Take the crew on. Called once, before any client is served."""
-        self.crew = Crew(self.loop, self.log, seats, self.settings.job_timeout, self)
+        settings = self.settings
+        self.crew = Crew(self.loop, self.log, seats, settings.job_timeout, settings.fills_machine, self)
         self.crew.start(alive)
 
     def count(self, column: int, amount: int = 1) -> None:
@@ -126,6 +128,11 @@ class Desk:
         self.assign()
         return True
 
+    @property
+    def queued(self) -> int:
+        """Pictures that are complete and that nobody works on yet."""
+        return len(self.waiting) + self.crew.behind
+
     def is_full(self) -> bool:
         return len(self.waiting) >= self.waiting.limit
 
@@ -138,8 +145,7 @@ class Desk:
         coming, due = self._coming, self.loop.now - PROMPT
         while coming and next(iter(coming.values())) < due:
             del coming[next(iter(coming))]
-        idle = len(self.crew.cpus) + len(self.crew.express)
-        return self.waiting.is_full_for(task, max(0, len(coming) - idle))
+        return self.waiting.is_full_for(task, max(0, len(coming) - self.crew.roster.room()))
 
     def wait_for_queue(self, again: Callable[[], object]) -> None:
         """`again` is called when the queue has moved."""
@@ -159,13 +165,13 @@ class Desk:
         task.stage = Stage.ABANDONED
 
     def assign(self) -> None:
-        """Give idle seats what waits."""
+        """Give seats what waits."""
         crew = self.crew
         if self._want_slot and len(self.shelf) and not crew.has_suspects:
             self.loop.again(self._call_next_for_slot)
         if not len(self.waiting):
             return
-        for task, seat in pairs(self.waiting, crew.cpus, crew.express):
+        for task, seat in pairs(self.waiting, crew.roster):
             task.stage = Stage.WORKING
             crew.hand(task, seat)
         self._moved()
@@ -214,6 +220,27 @@ class Desk:
     def late(self, task: Task) -> None:
         slot, task.slot = task.slot, -1
         self.release(slot)
+
+    # -- work that was handed out and comes back --
+
+    def retake(self, task: Task) -> None:
+        if task.stage is Stage.ABANDONED:
+            self.late(task)
+        else:
+            task.stage = Stage.WAITING
+            self.waiting.put_back(task)
+
+    def copy(self, task: Task) -> int:
+        slot = self.shelf.take()
+        if slot is None:
+            return -1
+        self.shelf.touch(slot, task.length)
+        self.arena.slot(slot)[: task.length] = self.arena.piece(task.offset, task.length)
+        return slot
+
+    def move(self, task: Task, slot: int) -> None:
+        task.slot, task.offset, task.serial = slot, self.arena.start(slot), self.serial()
+        self.retake(task)
 
     # -- pictures that kill --
 

@@ -26,9 +26,9 @@ from balancer.prefork.listeners import Listener
 from workers.resizer import tally
 from workers.resizer.arena import Arena
 from workers.resizer.client import Client
-from workers.resizer.crew import Seat
 from workers.resizer.desk import Desk
 from workers.resizer.framed import Framed
+from workers.resizer.seats import Seat
 from workers.resizer.settings import Settings
 from workers.resizer.speaking import Life, Speaker
 from workers.resizer.web import Web
@@ -181,7 +181,7 @@ class Front:
     def _publish(self) -> None:
         """The gauges of this moment."""
         desk, cells = self.desk, self.child.cells
-        cells[tally.QUEUED] = len(desk.waiting)
+        cells[tally.QUEUED] = desk.queued
         cells[tally.WORKING] = desk.crew.busy
         cells[tally.SEATS] = desk.crew.workers
 
@@ -200,16 +200,16 @@ class Front:
                 client.check(now, self.settings.frame_timeout, self.settings.idle_timeout)
         if not self.child.draining and not self.is_shut:
             self._open_doors()  # a sibling's queue may have been adopted
-        text = f"front [{len(self.clients)} clients, {len(desk.waiting)} queued]"
+        text = f"front [{len(self.clients)} clients, {desk.queued} queued]"
         if self.child.draining:
-            text = f"front draining [{len(self.clients)} clients, {len(desk.waiting)} queued]"
+            text = f"front draining [{len(self.clients)} clients, {desk.queued} queued]"
         self.child.title.set(text, now)
 
     def drain(self, deadline: float) -> None:
         """No new clients, no new work; what is under way is answered."""
         self.desk.draining = True
         self._close_doors()
-        owed = len(self.desk.waiting) + self.desk.crew.busy
+        owed = self.desk.queued + self.desk.crew.busy
         self.child.log.info(
             "drain", clients=len(self.clients), pictures=owed, then="answer what is under way"
         )

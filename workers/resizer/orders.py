@@ -7,6 +7,7 @@ meanwhile must not be obeyed by its successor, whose slot may by then be somebod
 
     front -> cpu    Order      resize what lies there          Roll   who is there?
     cpu -> front    Result     the answer lies in the slot     Hello  I am, and am idle
+                    Bye        I go, and have begun nothing since my last Result
 """
 
 from dataclasses import dataclass
@@ -21,7 +22,8 @@ FITS = ("", "stretch", "contain", "cover")
 _ORDER = Struct("<cIIQQIIIIBBB12s")
 _ROLL = Struct("<cI")
 _HELLO = Struct("<cII")
-_RESULT = Struct("<cIQHIIIIIQB")
+_BYE = Struct("<cI")
+_RESULT = Struct("<cIQHIIIIIQ")
 
 
 class OrderError(ValueError):
@@ -68,8 +70,7 @@ class Hello:
 @dataclass(slots=True)
 class Result:
     """How a task ended. `text` is the answer's format when `status` is 200, else a sentence for a person.
-
-    `leaving`: the process exits now and takes no further order. Times in nanoseconds of the resize itself.
+    Times in nanoseconds of the resize itself.
     """
 
     worker: int
@@ -81,11 +82,17 @@ class Result:
     source_width: int = 0
     source_height: int = 0
     elapsed_ns: int = 0
-    leaving: bool = False
     text: str = ""
 
 
-Message = Order | Roll | Hello | Result
+@dataclass(slots=True)
+class Bye:
+    """Process `worker` exits now; orders that came after its last Result are somebody else's to carry out."""
+
+    worker: int
+
+
+Message = Order | Roll | Hello | Result | Bye
 
 
 def encode(message: Message) -> bytes:
@@ -97,6 +104,8 @@ def encode(message: Message) -> bytes:
             return _encode_result(message)
         if isinstance(message, Hello):
             return _HELLO.pack(b"H", message.worker, message.front)
+        if isinstance(message, Bye):
+            return _BYE.pack(b"B", message.worker)
         return _ROLL.pack(b"R", message.front)
     except (StructError, ValueError, UnicodeEncodeError) as error:
         raise OrderError(f"cannot be ordered: {error}") from None
@@ -135,7 +144,6 @@ def _encode_result(result: Result) -> bytes:
         result.source_width,
         result.source_height,
         result.elapsed_ns,
-        result.leaving,
     )
     return head + result.text.encode("utf-8", "replace")[:LONGEST_TEXT]
 
@@ -151,6 +159,8 @@ def decode(packet: bytes) -> Message:
             case b"H":
                 _, worker, front = _HELLO.unpack(packet)
                 return Hello(worker, front)
+            case b"B":
+                return Bye(_BYE.unpack(packet)[1])
             case b"R":
                 return Roll(_ROLL.unpack(packet)[1])
     except (StructError, IndexError, UnicodeDecodeError) as error:
@@ -169,10 +179,8 @@ def _decode_order(packet: bytes) -> Order:
 
 
 def _decode_result(packet: bytes) -> Result:
-    _, worker, serial, status, length, width, height, from_width, from_height, elapsed, leaving = (
-        _RESULT.unpack_from(packet)
+    _, worker, serial, status, length, width, height, from_width, from_height, elapsed = _RESULT.unpack_from(
+        packet
     )
     text = packet[_RESULT.size :].decode("utf-8", "replace")
-    return Result(
-        worker, serial, status, length, width, height, from_width, from_height, elapsed, bool(leaving), text
-    )
+    return Result(worker, serial, status, length, width, height, from_width, from_height, elapsed, text)

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from balancer import __version__
 from balancer.prefork.cells import Shared
 from balancer.prefork.config import ConfigError
+from balancer.prefork.cores import available_cores
 from balancer.prefork.plan import Bind, Plan, Role
 from workers.imaging.limits import Limits
 from workers.options import ResizerOptions, parse_resizer
@@ -51,6 +52,7 @@ def settings_of(options: ResizerOptions) -> Settings:
     return Settings(
         name=options.name,
         cpus=options.cpus,
+        fills_machine=options.cpus >= available_cores(),
         fronts=options.fronts,
         queue=options.queue,
         express_bytes=options.express_bytes,

@@ -17,6 +17,7 @@ class Settings:
 
     name: str = "resizer"
     cpus: int = 1
+    fills_machine: bool = False  # there are as many CPU processes as cores, or more
     fronts: int = 1
     queue: int = 64  # pictures waiting per front
     express_bytes: int = 512 * 1024  # a picture of at most this size is small
@@ -43,7 +44,7 @@ class Settings:
     @property
     def slots(self) -> int:
         """Slots of one front: for all that may wait or be worked on, and some to arrive in or leave from."""
-        return self.queue + self.crew + max(16, self.crew * 2)
+        return self.queue + self.crew * 2 + max(16, self.crew * 2)
 
     @property
     def slot_bytes(self) -> int:

@@ -1,9 +1,9 @@
 """A task: one picture asked for, whatever language it was asked in; and the judgement before any work is
 done.
 
-RULES: pure. Who asked is behind the `Owner` protocol: a task ends in exactly one call of `owner.answer`, or
-in none when its client is gone. Requests are judged here by their numbers and words alone; nobody looks at
-a picture in the front.
+RULES: pure. Who asked is behind the `Owner` protocol, who has it done behind `Employer`: a task ends in exactly
+one call of `owner.answer`, or in none when its client is gone. Requests are judged here by their numbers and
+words alone; nobody looks at a picture in the front.
 """
 
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from workers.imaging.job import Job, check_words, format_word
 from workers.imaging.limits import Limits, check_request, check_target
-from workers.resizer.orders import Result
+from workers.resizer.orders import Order, Result
 
 OK, BUSY, DRAINING, TIMEOUT = 200, 429, 503, 504
 
@@ -54,6 +54,36 @@ class Task:
     fingerprint: int = 0
 
 
+class Employer(Protocol):
+    """Whom the crew works for."""
+
+    def done(self, task: Task, result: Result, slot_is_safe: bool) -> None:
+        """Called once per task handed out. When the slot is not safe (somebody may still write there), `late`
+        follows.
+        """
+
+    def late(self, task: Task) -> None:
+        """Nobody can write into the slot of this task any more."""
+
+    def died(self, task: Task) -> None:
+        """A process died by itself while it worked on this task; `done` follows."""
+
+    def retake(self, task: Task) -> None:
+        """A task handed out that was not begun and will not be: it is first in the queue again."""
+
+    def copy(self, task: Task) -> int:
+        """The number of a slot with a copy of the task's picture; -1 when none is free."""
+
+    def move(self, task: Task, slot: int) -> None:
+        """The task's picture is in `slot` now, and it is first in the queue again; its old slot is not free."""
+
+    def release(self, slot: int) -> None:
+        """A slot that is of no use (any more)."""
+
+    def assign(self) -> None:
+        """A seat can take something, or the last suspect is gone."""
+
+
 def wanted(
     width: int, height: int, fit: str, format_name: str, quality: int, orient: bool, icc: str, limits: Limits
 ) -> Job:
@@ -72,6 +102,25 @@ def wanted(
     if width and height:
         check_target(width, height, limits)
     return job
+
+
+def order_of(task: Task, worker: int, front: int) -> Order:
+    """What process `worker` is told by process `front` (pids) to do."""
+    job = task.job
+    return Order(
+        worker,
+        front,
+        task.serial,
+        task.offset,
+        task.length,
+        task.slot,
+        job.width,
+        job.height,
+        job.fit,
+        job.quality,
+        job.orient,
+        job.format,
+    )
 
 
 def refusal(status: int, sentence: str) -> Result:

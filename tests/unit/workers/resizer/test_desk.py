@@ -1,114 +1,12 @@
 """The desk and its crew with processes that are only the other ends of socket pairs: nobody is forked or killed."""
 
 import os
-import signal
-import socket
-from collections.abc import Iterator
-from dataclasses import dataclass, field
 
-import pytest
-
-from balancer.prefork.log import Log
-from balancer.prefork.loop import Loop
-from workers.imaging.job import Job
-from workers.resizer import tally
-from workers.resizer.arena import Arena
-from workers.resizer.crew import Seat, State
-from workers.resizer.desk import DEADLY, PROMPT, Desk
-from workers.resizer.orders import LONGEST, Hello, Order, Result, Roll, decode, encode
-from workers.resizer.settings import Settings
-from workers.resizer.task import BUSY, DRAINING, OK, TIMEOUT, Stage, Task
-
-SETTINGS = Settings(cpus=1, queue=4, express_bytes=1000, max_frame=4096, job_timeout=10.0)
-
-
-@dataclass
-class Client:
-    """An Owner that remembers."""
-
-    desk: Desk
-    heard: list[Result] = field(default_factory=list)
-
-    def answer(self, task: Task, result: Result) -> None:
-        self.heard.append(result)
-        if result.status == OK:
-            self.desk.release(task.slot)
-
-
-class House:
-    """A desk with one cpu and one express seat. `life` are the write ends whose closing is a process's death."""
-
-    def __init__(self, patch: pytest.MonkeyPatch) -> None:
-        self.now = 100.0
-        self.loop = Loop(lambda: self.now)
-        self.killed: list[int] = []
-        self.life: dict[int, int] = {}
-        patch.setattr(os, "pidfd_open", self._pidfd_open)
-        patch.setattr(signal, "pidfd_send_signal", lambda fd, number: self.killed.append(fd))
-        self.arena = Arena(SETTINGS.slots, SETTINGS.slot_bytes)
-        cells = memoryview(bytearray(8 * tally.COLUMNS)).cast("q")
-        slots = range(SETTINGS.slots)
-        self.desk = Desk(self.loop, Log("front", os.devnull), SETTINGS, self.arena, slots, cells)
-        pairs = [socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET) for _ in range(2)]
-        self.cpu, self.express = (ours for _, ours in pairs)
-        self.seats = [Seat("cpu 0", False, pairs[0][0]), Seat("express 0", True, pairs[1][0])]
-        self.client = Client(self.desk)
-
-    def _pidfd_open(self, pid: int) -> int:
-        reader, self.life[pid] = os.pipe()
-        return reader
-
-    def open(self, alive: list[tuple[str, int]] | None = None) -> None:
-        self.desk.hire(self.seats, alive or [])
-        for end in (self.cpu, self.express):
-            end.setblocking(False)
-            assert isinstance(decode(end.recv(LONGEST)), Roll)
-
-    def turn(self, count: int = 2) -> None:
-        for _ in range(count):
-            self.loop.run_once(0)
-
-    def hello(self, end: socket.socket, pid: int, front: int = 0) -> None:
-        end.send(encode(Hello(pid, front)))
-        self.turn()
-
-    def die(self, pid: int) -> None:
-        os.close(self.life.pop(pid))
-        self.turn()
-
-    def ask(self, length: int, data: bytes = b"") -> Task:
-        """A task of `length` bytes; not yet submitted."""
-        slot = self.desk.claim(lambda: None)
-        assert slot is not None
-        place = self.arena.slot(slot)
-        place[: len(data)] = data
-        small = length <= SETTINGS.express_bytes
-        offset = self.arena.offset_of(place)
-        return Task(self.desk.serial(), self.client, Job(9, 9), slot, offset, length, small)
-
-    def order(self, end: socket.socket) -> Order:
-        order = decode(end.recv(LONGEST))
-        assert isinstance(order, Order)
-        return order
-
-    def free(self) -> int:
-        return len(self.desk.shelf)
-
-    def statuses(self) -> list[int]:
-        return [result.status for result in self.client.heard]
-
-
-@pytest.fixture
-def house(monkeypatch: pytest.MonkeyPatch) -> Iterator[House]:
-    house = House(monkeypatch)
-    yield house
-    house.loop.close()
-    for seat in house.seats:
-        seat.channel.close()
-    house.cpu.close()
-    house.express.close()
-    for fd in house.life.values():
-        os.close(fd)
+from tests.unit.workers.resizer.house import SETTINGS, House
+from workers.resizer.desk import DEADLY, PROMPT
+from workers.resizer.orders import Result, Roll, encode
+from workers.resizer.seats import State
+from workers.resizer.task import BUSY, DRAINING, OK, TIMEOUT, Stage
 
 
 def test_a_task_becomes_an_order_and_a_result_an_answer_and_the_slot_comes_back(house: House) -> None:
@@ -221,6 +119,7 @@ def test_a_full_queue_refuses_and_whoever_waits_is_called_when_it_moves(house: H
     house.hello(house.cpu, 11)
     working = house.ask(500)
     house.desk.submit(working)
+    assert house.desk.submit(house.ask(500)), "it is sent already, behind the first"
     for _ in range(SETTINGS.queue):
         assert house.desk.submit(house.ask(500))
     assert house.desk.is_full() and not house.desk.submit(house.ask(500))
@@ -243,10 +142,12 @@ def test_places_are_promised_to_who_is_on_the_way_and_prompt(house: House) -> No
     assert house.desk.is_full_for(late)
     for task in coming[:3]:
         assert house.desk.submit(task)
-    assert house.desk.is_full_for(late), "they have moved from one line to the other"
+    assert not house.desk.is_full_for(late), "one of them lies behind the one at work"
+    house.desk.expect(late, late.slot, 500)
+    assert house.desk.is_full_for(house.ask(500)), "the others have moved from one line to the other"
     house.now += PROMPT + 0.01
     house.turn(1)
-    assert not house.desk.is_full_for(late), "two of them are not prompt: nobody waits for them"
+    assert not house.desk.is_full_for(late), "three of them are not prompt: nobody waits for them"
 
 
 def test_an_abandoned_task_gives_its_slot_back_when_nobody_can_write_there(house: House) -> None:
@@ -273,25 +174,11 @@ def test_without_any_process_the_queue_is_refused_after_a_pictures_time(house: H
     assert house.statuses() == [DRAINING] and house.free() == SETTINGS.slots
 
 
-def test_who_leaves_after_a_picture_gets_no_further_order(house: House) -> None:
-    house.open()
-    house.hello(house.cpu, 11)
-    task, following = house.ask(5000), house.ask(5000)
-    house.desk.submit(task)
-    house.desk.submit(following)
-    house.order(house.cpu)
-    house.cpu.send(encode(Result(11, task.serial, OK, 5, leaving=True, text="jpeg")))
-    house.turn()
-    with pytest.raises(BlockingIOError):
-        house.cpu.recv(LONGEST)
-    assert following.stage is Stage.WAITING and house.desk.crew.workers == 0
-
-
 def test_a_packet_that_is_none_of_ours_is_ignored(house: House) -> None:
     house.open()
     house.cpu.send(b"nonsense")
     house.cpu.send(encode(Roll(3)))
     house.turn(3)
     house.hello(house.cpu, 11)
-    assert house.desk.crew.cpus == [house.seats[0]]
+    assert house.desk.crew.roster.cpus == [house.seats[0]]
     assert house.seats[0].state is State.IDLE

@@ -8,6 +8,7 @@ from workers.resizer.orders import (
     FITS,
     LONGEST,
     LONGEST_TEXT,
+    Bye,
     Hello,
     Order,
     OrderError,
@@ -36,14 +37,15 @@ MESSAGES = st.one_of(
         st.booleans(),
         WORDS,
     ),
-    st.builds(Result, U32, U64, st.integers(0, 65_535), U32, U32, U32, U32, U32, U64, st.booleans(), WORDS),
+    st.builds(Result, U32, U64, st.integers(0, 65_535), U32, U32, U32, U32, U32, U64, WORDS),
     st.builds(Hello, U32, U32),
     st.builds(Roll, U32),
+    st.builds(Bye, U32),
 )
 
 
 @given(MESSAGES)
-def test_what_goes_in_comes_out(message: Order | Result | Hello | Roll) -> None:
+def test_what_goes_in_comes_out(message: Order | Result | Hello | Roll | Bye) -> None:
     packet = encode(message)
     assert len(packet) <= LONGEST
     assert decode(packet) == message
@@ -55,7 +57,7 @@ def test_anything_else_is_refused(packet: bytes) -> None:
         message = decode(packet)
     except OrderError:
         return
-    assert isinstance(message, Order | Result | Hello | Roll)
+    assert isinstance(message, Order | Result | Hello | Roll | Bye)
 
 
 def test_a_long_sentence_is_cut_and_a_long_format_refused() -> None:
