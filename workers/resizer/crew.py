@@ -11,7 +11,7 @@ the same channel.
     ABSENT <---------------------------------------------+
     A process carries its orders out one after the other, so an order that lies behind work is begun exactly when
     the Result of that work has been sent. Work that turns out slow keeps nobody waiting: what is behind it is taken
-    back (the employer moves the picture to another slot; the process will do it once more, for nobody).
+    back (the employer moves the picture to another slot and leaves one there that is refused at once).
     SUSPECT: alive when this front was born; may still be working for its predecessor. Until every suspect
     has answered the roll or died no slot may be used: it could write an old answer into a slot that is
     somebody else's by now.

@@ -26,6 +26,7 @@ from workers.resizer.task import BUSY, DRAINING, OK, Stage, Task, refusal
 
 REMEMBERED = 64  # pictures that killed a CPU process
 PROMPT = 0.25  # seconds in which a payload that has begun to arrive is expected to be complete
+SPOILT = bytes(16)  # how no picture begins
 DEADLY = 3  # deaths in a row after which a picture is refused
 
 
@@ -162,6 +163,8 @@ class Desk:
         if task.stage is Stage.WAITING and self.waiting.cancel(task):
             self.release(task.slot)
             self._moved()
+        elif any(seat.behind is task for seat in self.crew.seats):
+            self._spoil(task)
         task.stage = Stage.ABANDONED
 
     def assign(self) -> None:
@@ -239,8 +242,14 @@ class Desk:
         return slot
 
     def move(self, task: Task, slot: int) -> None:
+        self._spoil(task)
         task.slot, task.offset, task.serial = slot, self.arena.start(slot), self.serial()
         self.retake(task)
+
+    def _spoil(self, task: Task) -> None:
+        """Nobody wants what will be made of this picture: make it one that is refused at its first bytes. No harm is
+        done if it is being worked on by now."""
+        self.arena.piece(task.offset, min(task.length, len(SPOILT)))[:] = SPOILT[: task.length]
 
     # -- pictures that kill --
 

@@ -8,6 +8,7 @@ words alone; nobody looks at a picture in the front.
 
 from dataclasses import dataclass
 from enum import Enum
+from functools import lru_cache
 from typing import Any, Protocol
 
 from workers.imaging.job import Job, check_words, format_word
@@ -84,6 +85,7 @@ class Employer(Protocol):
         """A seat can take something, or the last suspect is gone."""
 
 
+@lru_cache(maxsize=256)  # a service is asked for few sizes, for each of them many times
 def wanted(
     width: int, height: int, fit: str, format_name: str, quality: int, orient: bool, icc: str, limits: Limits
 ) -> Job:

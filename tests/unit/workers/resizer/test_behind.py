@@ -77,6 +77,7 @@ def test_a_client_that_leaves_has_its_slot_freed_at_its_turn(open_house: House) 
     house = open_house
     first, second = submit(house, SMALL, SMALL)
     house.desk.abandon(second)
+    assert not any(house.arena.slot(second.slot)[:16]), "nobody is to do it"
     house.finish(house.cpu, 11, first.serial)
     assert house.free() == SETTINGS.slots - 1
     house.finish(house.cpu, 11, second.serial)
@@ -96,6 +97,7 @@ def test_what_is_behind_slow_work_goes_to_express_from_another_slot(open_house: 
     house.wait(SLOW_SECONDS)
     order = house.order(house.express)
     assert order.slot == quick.slot != old_slot
+    assert not any(house.arena.slot(old_slot)[:16]), "the process is not to do it too"
     assert bytes(house.arena.piece(order.offset, order.length)) == b"B" * SMALL
     house.finish(house.express, 12, order.serial)
     assert house.statuses() == [OK]
