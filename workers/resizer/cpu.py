@@ -93,7 +93,8 @@ class Worker:
             pass
         child.on_drain = lambda deadline: (
             self.leave()
-        )  # the master asks when no front is left, or an operator
+        )  # the master asks when no front is left; or an operator
+        child.on_cut = self.leave
         child.on_tick = self.tick
         child.loop.watch_level(self.channel.fileno(), self.listen)
         child.ready()

@@ -59,13 +59,16 @@ class Crew:
         self._is_looking = False
 
     def start(self, alive: Iterable[tuple[str, int]]) -> None:
-        """Watch the channels and call the roll. `alive`: (seat name, pid) of those older than this front."""
+        """Watch the channels and call the roll. `alive`: (seat name, pid) of those older than this front.
+
+        Raises OSError when one of them cannot be watched: without knowing its end no slot may be used.
+        """
         known = dict(alive)
         for seat in self.seats:
             seat.channel.setblocking(False)
             self.loop.watch_level(seat.channel.fileno(), partial(self.listen, seat))
             if seat.name in known:
-                self._seat(seat, known[seat.name])
+                self._seat(seat, known[seat.name], is_old=True)
             self._send(seat, Roll(self.pid))
 
     @property
@@ -83,12 +86,12 @@ class Crew:
     @property
     def busy(self) -> int:
         """Pictures at work."""
-        return sum(seat.task is not None for seat in self.seats)
+        return sum(seat.task is not None and seat.task.stage is Stage.WORKING for seat in self.seats)
 
     @property
     def behind(self) -> int:
         """Pictures that have been sent and not been begun."""
-        return sum(seat.behind is not None for seat in self.seats)
+        return sum(seat.behind is not None and seat.behind.stage is Stage.WORKING for seat in self.seats)
 
     def hand(self, task: Task, seat: Seat) -> None:
         """Order `seat`, which the caller took out of the roster, to work on `task`, now or next."""
@@ -96,7 +99,12 @@ class Crew:
             self._begin(seat, task)
         else:
             self.roster.follow(seat, task)
-        if not self._send(seat, order_of(task, seat.pid, self.pid)):
+        if self._send(seat, order_of(task, seat.pid, self.pid)):
+            return
+        if seat.behind is task:
+            seat.behind = None
+            self.employer.retake(task)
+        if seat.task is not None:
             self._condemn(seat, refusal(DRAINING, "the CPU process takes no orders; try again"), "deaf")
 
     def listen(self, seat: Seat, mask: int = 0) -> bool:
@@ -155,10 +163,12 @@ class Crew:
         if seat.pid:
             self._rest(seat)
 
-    def _seat(self, seat: Seat, pid: int) -> None:
+    def _seat(self, seat: Seat, pid: int, is_old: bool = False) -> None:
         try:
             seat.pidfd = os.pidfd_open(pid)
         except OSError as error:
+            if error.errno in CAPACITY and is_old:
+                raise
             if error.errno in CAPACITY:  # alive, but we are out of descriptors: ask for another Hello
                 self.loop.call_later(RETRY_SECONDS, partial(self._send, seat, Roll(self.pid)))
             return  # else dead already; its successor will say Hello
@@ -230,14 +240,9 @@ class Crew:
         """Answer now, kill now; the slot waits for the death."""
         task = seat.task
         assert task is not None
-        self.log.warning(
-            "kill",
-            seat=seat.name,
-            cpu=seat.pid,
-            reason=reason,
-            seconds=f"{self.loop.now - task.begun_at:.1f}/{self.timeout:g}",
-            then="answer an error; the master forks another",
-        )
+        seconds = f"{self.loop.now - task.begun_at:.1f}/{self.timeout:g}"
+        then = "answer an error; the master forks another"
+        self.log.warning("kill", seat=seat.name, cpu=seat.pid, reason=reason, seconds=seconds, then=then)
         seat.state = State.CONDEMNED
         self.roster.slow(seat)
         try:
@@ -280,7 +285,8 @@ class Crew:
                 "death", seat=seat.name, cpu=pid, task=task.serial, then="answer an error, no retry here"
             )
             sentence = "the CPU process died while it worked on this picture"
-            self.employer.died(task)
+            if state is not State.CONDEMNED:
+                self.employer.died(task)
             self.employer.done(task, refusal(DRAINING, sentence), True)
         elif state is not State.CONDEMNED:
             self.log.info("leave", seat=seat.name, cpu=pid, state=state.value)

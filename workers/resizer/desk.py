@@ -24,7 +24,8 @@ from workers.resizer.seats import Seat
 from workers.resizer.settings import Settings
 from workers.resizer.task import BUSY, DRAINING, OK, Stage, Task, refusal
 
-REMEMBERED = 64  # pictures that killed a CPU process
+REMEMBERED = 64  # pictures that killed a CPU process,
+GRUDGE = 600.0  # seconds for which each of them is: while any is, every picture is compared with it
 PROMPT = 0.25  # seconds in which a payload that has begun to arrive is expected to be complete
 SPOILT = bytes(16)  # how no picture begins
 DEADLY = 3  # deaths in a row after which a picture is refused
@@ -51,7 +52,8 @@ class Desk:
         self._want_slot: deque[Callable[[], object]] = deque()
         self._want_queue: deque[Callable[[], object]] = deque()
         self._coming: dict[Task, float] = {}  # those that arrive in a slot just now, and since when
-        self._deaths: OrderedDict[int, int] = OrderedDict()  # picture's fingerprint -> deaths in a row
+        # picture's fingerprint -> deaths in a row, and when the last was; the latest at the end
+        self._deaths: OrderedDict[int, tuple[int, float]] = OrderedDict()
 
     def hire(self, seats: list[Seat], alive: list[tuple[str, int]]) -> None:
         """Take the crew on. Called once, before any client is served."""
@@ -146,7 +148,9 @@ class Desk:
         coming, due = self._coming, self.loop.now - PROMPT
         while coming and next(iter(coming.values())) < due:
             del coming[next(iter(coming))]
-        return self.waiting.is_full_for(task, max(0, len(coming) - self.crew.roster.room()))
+        roster = self.crew.roster
+        room = roster.room() if task.is_small else len(roster.cpus)
+        return self.waiting.is_full_for(task, max(0, len(coming) - room))
 
     def wait_for_queue(self, again: Callable[[], object]) -> None:
         """`again` is called when the queue has moved."""
@@ -162,6 +166,7 @@ class Desk:
         self.count(tally.ABANDONED)
         if task.stage is Stage.WAITING and self.waiting.cancel(task):
             self.release(task.slot)
+            self.assign()
             self._moved()
         elif any(seat.behind is task for seat in self.crew.seats):
             self._spoil(task)
@@ -186,6 +191,8 @@ class Desk:
         be worked on, then its client is told to ask elsewhere.
         """
         self.crew.sweep(now)
+        while self._deaths and next(iter(self._deaths.values()))[1] < now - GRUDGE:
+            self._deaths.popitem(last=False)
         if self.crew.workers:
             self._served_at = now
         elif now - self._served_at > self.settings.job_timeout:
@@ -243,7 +250,7 @@ class Desk:
 
     def move(self, task: Task, slot: int) -> None:
         self._spoil(task)
-        task.slot, task.offset, task.serial = slot, self.arena.start(slot), self.serial()
+        task.slot, task.offset = slot, self.arena.start(slot)
         self.retake(task)
 
     def _spoil(self, task: Task) -> None:
@@ -257,16 +264,18 @@ class Desk:
         """A picture that took a CPU process with it may be asked for again (the kernel may have been short of
         memory, an operator may have killed it), but not for ever: three deaths in a row are its own doing.
         """
+        if self.arena.piece(task.offset, min(task.length, len(SPOILT))) == SPOILT[: task.length]:
+            return  # not a picture's doing
         self.count(tally.DIED)
         mark = task.fingerprint = self._fingerprint(task)
-        self._deaths[mark] = self._deaths.get(mark, 0) + 1
+        self._deaths[mark] = self._deaths.pop(mark, (0, 0.0))[0] + 1, self.loop.now
         if len(self._deaths) > REMEMBERED:
             self._deaths.popitem(last=False)
 
     def _is_deadly(self, task: Task) -> bool:
         """Costs nothing until a process has died, and then a millisecond for a megabyte."""
         task.fingerprint = self._fingerprint(task)
-        return self._deaths.get(task.fingerprint, 0) >= DEADLY
+        return self._deaths.get(task.fingerprint, (0, 0.0))[0] >= DEADLY
 
     def _fingerprint(self, task: Task) -> int:
         return crc32(self.arena.piece(task.offset, task.length), task.length) << 32 | task.length

@@ -290,7 +290,7 @@ class Framed:
         if parked is not None:
             self.desk.release(parked.slot)
         for owed in self.order:  # done, but its turn had not come
-            if owed.task is not None and owed.result is not None:
+            if owed.task is not None and owed.result is not None and owed.result.status == OK:
                 self.desk.release(owed.task.slot)
                 owed.task.slot = -1
         self.order.clear()

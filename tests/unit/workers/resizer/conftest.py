@@ -19,3 +19,12 @@ def house(monkeypatch: pytest.MonkeyPatch) -> Iterator[House]:
     house.express.close()
     for fd in house.life.values():
         os.close(fd)
+
+
+@pytest.fixture
+def open_house(house: House) -> House:
+    """Both processes have said hello: pids 11 and 12."""
+    house.open()
+    house.hello(house.cpu, 11)
+    house.hello(house.express, 12)
+    return house

@@ -25,6 +25,7 @@ from workers.resizer.settings import Settings
 from workers.resizer.task import OK, Task
 
 SETTINGS = Settings(cpus=1, fills_machine=True, queue=4, express_bytes=1000, max_frame=4096, job_timeout=10.0)
+SMALL, BIG = 500, 3000  # bytes of a picture
 
 
 @dataclass
@@ -90,6 +91,13 @@ class House:
         small = length <= SETTINGS.express_bytes
         offset = self.arena.offset_of(place)
         return Task(self.desk.serial(), self.client, Job(9, 9), slot, offset, length, small)
+
+    def submit(self, *lengths: int) -> list[Task]:
+        """Pictures of these lengths, each with content of its own, in the queue."""
+        tasks = [self.ask(length, bytes([65 + number]) * length) for number, length in enumerate(lengths)]
+        for task in tasks:
+            assert self.desk.submit(task)
+        return tasks
 
     def order(self, end: socket.socket) -> Order:
         order = decode(end.recv(LONGEST))

@@ -300,6 +300,22 @@ def test_a_picture_done_before_its_turn_gives_its_slot_back_when_its_client_leav
     assert first.task is not None and room.taken() == 0
 
 
+def test_one_cut_before_its_turn_keeps_its_slot_until_its_process_is_dead(room: Room) -> None:
+    guest = room.welcome()
+    say(room, guest, **ORIGINAL)
+    say(room, guest, **ORIGINAL)
+    _, second = guest.client.speaker.order  # type: ignore[union-attr]
+    room.desk.waiting.cancel(second.task)
+    room.desk.done(second.task, Result(0, 0, 504, text="too long"), False)
+    guest.sock.close()
+    room.settle()
+    assert room.taken() == 2
+    assert second.task is not None
+    room.desk.late(second.task)
+    room.work()
+    assert room.taken() == 0
+
+
 # -- the end --
 
 
