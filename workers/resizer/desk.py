@@ -97,7 +97,7 @@ class Desk:
         return True
 
     def expect(self, task: Task | None, slot: int, length: int) -> None:
-        """A payload arrives in a slot; of `task`, when it is known whose: it counts when others ask for a place."""
+        """Up to `length` bytes arrive in a slot; of `task`, if known: it counts when others ask for a place."""
         self.shelf.touch(slot, length)
         if task is not None:
             self._coming[task] = self.loop.now

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from workers.imaging.limits import Refused
 from workers.resizer import tally
 from workers.resizer.client import Client
-from workers.resizer.intake import Intake, Step
+from workers.resizer.intake import SPARE, Intake, Step
 from workers.resizer.orders import Result
 from workers.resizer.replies import response_to, task_of
 from workers.resizer.speaking import Block, Life
@@ -119,13 +119,13 @@ class Framed:
             client.blocked = Block.SLOT
             return
         self.slot = slot
-        desk.expect(self.coming, slot, intake.length)
+        desk.expect(self.coming, slot, intake.length + SPARE)
         intake.provide(desk.arena.slot(slot))
 
     def _discard(self) -> None:
         """It has been answered: nobody wants the rest of this frame."""
         self.coming = None
-        self.intake.provide(self.desk.void)
+        self.intake.provide(self.desk.void[: self.intake.length])  # and not a byte more
         self.client.reading_flags = socket.MSG_TRUNC  # the kernel counts the bytes and copies none
 
     def _forget(self) -> None:
@@ -155,8 +155,7 @@ class Framed:
         request = decode_request(payload)
         data = request.data
         task = self._judge(request, len(data))
-        if task is not None and slot >= 0:
-            assert isinstance(data, memoryview)
+        if task is not None and slot >= 0 and isinstance(data, memoryview):
             task.slot, task.offset = slot, self.desk.arena.offset_of(data)
             request.data = b""
         return task

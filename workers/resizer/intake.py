@@ -6,7 +6,8 @@ bigger one goes where its owner says once he has seen its head, and until then n
 that is the back-pressure.
 
     held:  | header | small payload | header | head of a big one    (at most one read plus one small frame)
-    into:  slot of a big payload, filled by recv_into without a copy (its head excepted)
+    into:  slot of a big payload, filled by recv_into without a copy (its head excepted), and a little beyond its end:
+           a read that comes back short of that has emptied the socket, and nobody need ask it once more
 """
 
 from enum import Enum
@@ -15,6 +16,7 @@ from workers.wire.frames import HEADER, MAGIC, FrameError, parse_header
 
 SMALL = 4096  # bytes: a dry run with its type definitions has 250, a picture worth a resize more
 # As much of a bigger one is its head: definitions and all that comes before the picture where it comes last.
+SPARE = SMALL  # bytes read beyond the end of a big payload: the next frame, or the proof that there is none
 
 
 class Step(Enum):
@@ -44,27 +46,33 @@ class Intake:
 
     def room(self) -> memoryview | None:
         """Where the next bytes belong; None: anywhere, then `take`."""
-        return None if self._into is None else self._into[self.filled :]
+        return None if self._into is None else self._into[self.filled : self.length + SPARE]
 
     def take(self, data: memoryview) -> None:
         """Keep what was read elsewhere than in `room`."""
         self._held += data
 
     def fill(self, count: int) -> bool:
-        """`count` bytes were read into `room`; True when it is full."""
+        """`count` bytes were read into `room`; True when the payload is complete."""
         self.filled += count
-        return self.filled == self.length
+        if self.filled < self.length:
+            return False
+        if self.filled > self.length and self._into is not None:
+            self._held += self._into[self.length : self.filled]
+            self.filled = self.length
+        return True
 
     def head(self) -> bytes:
         """The first SMALL bytes of a big payload."""
         return bytes(memoryview(self._held)[:SMALL])
 
     def provide(self, place: memoryview) -> None:
-        """`place` (at least `length` bytes) takes the payload; what has already arrived moves there."""
+        """`place` (at least `length` bytes) takes the payload; what has already arrived moves there. It is written to
+        beyond `length`, as far as it reaches."""
         early = min(self.length, len(self._held))
         place[:early] = memoryview(self._held)[:early]
         del self._held[:early]
-        self._into = place[: self.length]
+        self._into = place
         self.filled = early
 
     def step(self) -> Step:
@@ -86,9 +94,9 @@ class Intake:
 
     def full(self) -> memoryview:
         """The payload that lies in the place provided, which goes back to the owner."""
-        payload = self._into
-        if payload is None:
+        if self._into is None:
             raise RuntimeError("no payload is complete")
+        payload = self._into[: self.length]
         self.drop()
         return payload
 

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from workers.resizer.intake import SMALL, Intake, Step
-from workers.wire.frames import MAGIC, FrameError, frame
+from workers.resizer.intake import SMALL, SPARE, Intake, Step
+from workers.wire.frames import HEADER, MAGIC, FrameError, frame
 
 LIMIT = 100_000
 
@@ -100,3 +100,28 @@ def test_a_dropped_frame_leaves_no_place_behind() -> None:
     intake.provide(memoryview(bytearray(9000)))
     intake.drop()
     assert intake.room() is None
+
+
+def test_what_was_read_beyond_the_end_is_the_next_frames() -> None:
+    stream = frame(b"x" * 9000) + frame(b"y" * 20)
+    intake = Intake(LIMIT)
+    intake.take(memoryview(stream)[:5000])
+    assert intake.step() is Step.HEAD
+    intake.provide(memoryview(bytearray(20_000)))
+    room = intake.room()
+    assert room is not None and len(room) == HEADER + 9000 - 5000 + SPARE
+    rest = stream[5000:]
+    room[: len(rest)] = rest
+    assert intake.fill(len(rest)) and intake.step() is Step.FULL
+    assert bytes(intake.full()) == b"x" * 9000
+    assert intake.step() is Step.SMALL and intake.small() == b"y" * 20
+    assert intake.is_between_frames()
+
+
+def test_a_place_of_the_payloads_size_is_never_overrun() -> None:
+    intake = Intake(LIMIT)
+    intake.take(memoryview(frame(b"x" * 9000))[:5000])
+    assert intake.step() is Step.HEAD
+    intake.provide(memoryview(bytearray(9000)))
+    room = intake.room()
+    assert room is not None and len(room) == HEADER + 9000 - 5000
