@@ -4,6 +4,7 @@ import selectors
 import socket
 import time
 from collections import Counter
+from typing import Any
 
 import pytest
 
@@ -13,6 +14,14 @@ from workers.wire.frames import FrameReader
 from workers.wire.messages import Response, decode_response
 
 Heard = list[tuple[float, Response]]
+
+
+def write_on(selector: selectors.BaseSelector, sock: socket.socket, state: list[Any]) -> None:
+    """More of a client's request; `state` is what is left of it, its reader, and when its last byte went."""
+    state[0] = state[0][sock.send(state[0]) :]
+    if not state[0]:
+        state[2] = time.monotonic()
+        selector.modify(sock, selectors.EVENT_READ, state)
 
 
 def all_at_once(address: tuple[str, int], frames: list[bytes], seconds: float = 60.0) -> Heard:
@@ -30,10 +39,7 @@ def all_at_once(address: tuple[str, int], frames: list[bytes], seconds: float = 
             sock, state = key.fileobj, key.data
             assert isinstance(sock, socket.socket)
             if mask & selectors.EVENT_WRITE:
-                state[0] = state[0][sock.send(state[0]) :]
-                if not state[0]:
-                    state[2] = time.monotonic()
-                    selector.modify(sock, selectors.EVENT_READ, state)
+                write_on(selector, sock, state)
                 continue
             data = sock.recv(1 << 18)
             assert data, "a connection ended instead of a reply"
@@ -143,10 +149,7 @@ def insist(
             sock, state = key.fileobj, key.data
             assert isinstance(sock, socket.socket)
             if mask & selectors.EVENT_WRITE:
-                state[0] = state[0][sock.send(state[0]) :]
-                if not state[0]:
-                    state[2] = time.monotonic()
-                    selector.modify(sock, selectors.EVENT_READ, state)
+                write_on(selector, sock, state)
                 continue
             data = sock.recv(1 << 18)
             assert data, "a connection ended instead of a reply"
