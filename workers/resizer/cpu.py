@@ -82,6 +82,8 @@ class Worker:
         self.left = settings.recycle + random.randint(-spread, spread) if settings.recycle else -1
         self.title = child.role if child.role == "express" else f"cpu {child.slot}"
         self.busy_title = f"{self.title} [busy]"
+        self.worked = 0  # microseconds, by the last tick
+        self.ticked_at = child.loop.now
         self.is_armed = False  # the second net is up
         self.is_leaving = False  # bye has been said: what is sent now is somebody else's
 
@@ -101,8 +103,11 @@ class Worker:
         self._say(Hello(self.pid, 0))
 
     def tick(self, now: float) -> None:
-        """Comes between two pictures, never during one."""
-        self.child.title.set(self.title, now)
+        """Comes between two pictures, never during one. Who worked for half of the time since the last is busy."""
+        worked = self.child.cells[tally.PICTURE_US]
+        was_busy = (worked - self.worked) / 1e6 > (now - self.ticked_at) / 2
+        self.worked, self.ticked_at = worked, now
+        self.child.title.set(self.busy_title if was_busy else self.title, now)
         if self.is_armed:
             self.is_armed = False
             signal.setitimer(signal.ITIMER_REAL, 0)

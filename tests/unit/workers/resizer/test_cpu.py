@@ -1,0 +1,57 @@
+"""A CPU process without a process: what `ps` says of it."""
+
+import socket
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import cast
+
+import pytest
+
+from balancer.prefork.child import Child
+from balancer.prefork.loop import Loop
+from balancer.prefork.titles import Title
+from workers.resizer import tally
+from workers.resizer.arena import Arena
+from workers.resizer.cpu import Worker
+from workers.resizer.settings import Settings
+
+
+class Desk:
+    """The worker's own: cells, titles shown, a channel that nobody reads."""
+
+    def __init__(self) -> None:
+        self.shown: list[str] = []
+        self.ours, theirs = socket.socketpair()
+        self.cells = memoryview(bytearray(8 * tally.COLUMNS)).cast("q")
+        child = SimpleNamespace(
+            loop=Loop(lambda: 100.0),
+            channel=theirs,
+            slot=0,
+            role="cpu",
+            cells=self.cells,
+            title=Title("resizer", self.shown.append),
+        )
+        self.worker = Worker(cast(Child, child), Settings(), Arena(1, 4096))
+
+    def tick(self, now: float, worked: float) -> None:
+        """`worked`: seconds in pictures since the last tick."""
+        self.cells[tally.PICTURE_US] += int(worked * 1e6)
+        self.worker.tick(now)
+
+
+@pytest.fixture
+def desk() -> Iterator[Desk]:
+    desk = Desk()
+    yield desk
+    desk.ours.close()
+    desk.worker.channel.close()
+    desk.worker.child.loop.close()
+
+
+def test_busy_is_who_works_for_most_of_the_time_whatever_he_does_at_the_tick(desk: Desk) -> None:
+    for number in range(1, 9):
+        desk.tick(100 + number / 4, 0.24)
+    assert desk.shown == ["resizer: cpu 0 [busy]"]
+    desk.tick(103, 0.01)
+    desk.tick(104.5, 0.2)
+    assert desk.shown == ["resizer: cpu 0 [busy]", "resizer: cpu 0"]
