@@ -9,6 +9,7 @@ the same channel.
                        |               |--deadline--> CONDEMNED  (killed and answered; its death not seen yet)
       pidfd: death     v               v                 |
     ABSENT <---------------------------------------------+
+
     A process carries its orders out one after the other, so an order that lies behind work is begun exactly when
     the Result of that work has been sent. Work that turns out slow keeps nobody waiting: what is behind it is taken
     back (the employer moves the picture to another slot and leaves one there that is refused at once).
@@ -30,9 +31,7 @@ from workers.resizer.seats import Roster, Seat, State, ghost_of
 from workers.resizer.task import DRAINING, TIMEOUT, Employer, Stage, Task, order_of, refusal
 
 CAPACITY = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
-SLOW_SECONDS = (
-    0.02  # at work for longer than this, a small picture is no short work (it usually takes 1 to 5 ms)
-)
+SLOW_SECONDS = 0.02  # at work for longer, a small picture is no short work (it usually takes 1 to 5 ms)
 RETRY_SECONDS = 0.2  # until a process that could not be watched is asked for its Hello again
 
 
@@ -104,8 +103,7 @@ class Crew:
         if seat.behind is task:
             seat.behind = None
             self.employer.retake(task)
-        if seat.task is not None:
-            self._condemn(seat, refusal(DRAINING, "the CPU process takes no orders; try again"), "deaf")
+        self._condemn(seat, refusal(DRAINING, "the CPU process takes no orders; try again"), "deaf")
 
     def listen(self, seat: Seat, mask: int = 0) -> bool:
         """One packet of a seat's; False when there was none. The loop calls again while there are more."""
