@@ -16,6 +16,16 @@ from workers.wire.messages import Response, decode_response
 Heard = list[tuple[float, Response]]
 
 
+def arriving(address: tuple[str, int], frames: list[bytes]) -> selectors.BaseSelector:
+    """A connection for each frame, which is about to be written."""
+    selector = selectors.DefaultSelector()
+    for request in frames:
+        sock = socket.create_connection(address, 10)
+        sock.setblocking(False)
+        selector.register(sock, selectors.EVENT_WRITE, [request, FrameReader(), 0.0])
+    return selector
+
+
 def write_on(selector: selectors.BaseSelector, sock: socket.socket, state: list[Any]) -> None:
     """More of a client's request; `state` is what is left of it, its reader, and when its last byte went."""
     state[0] = state[0][sock.send(state[0]) :]
@@ -26,11 +36,7 @@ def write_on(selector: selectors.BaseSelector, sock: socket.socket, state: list[
 
 def all_at_once(address: tuple[str, int], frames: list[bytes], seconds: float = 60.0) -> Heard:
     """One connection for each frame, all written as fast as they go; (seconds since its last byte, reply) of each."""
-    selector = selectors.DefaultSelector()
-    for request in frames:
-        sock = socket.create_connection(address, 10)
-        sock.setblocking(False)
-        selector.register(sock, selectors.EVENT_WRITE, [request, FrameReader(), 0.0])
+    selector = arriving(address, frames)
     heard: Heard = []
     deadline = time.monotonic() + seconds
     while len(heard) < len(frames):
@@ -111,9 +117,11 @@ def burst(size: tuple[int, int], width: int, refused_in: float, goodput: float) 
             assert peer.ask(id=1, data=data, target_width=9).status == 200
 
 
-@pytest.mark.parametrize("goodput", [0.6, pytest.param(0.9, marks=pytest.mark.soak)])
-def test_five_hundred_that_insist_do_not_cost_those_who_are_served(goodput: float) -> None:
-    """Capacity is what six clients get. Beside whatever else the machine does: 0.6."""
+@pytest.mark.parametrize(
+    ("refused_in", "goodput"), [(0.2, 0.6), pytest.param(0.05, 0.9, marks=pytest.mark.soak)]
+)
+def test_five_hundred_that_insist_do_not_cost_those_who_are_served(refused_in: float, goodput: float) -> None:
+    """Capacity is what six clients get. The first pair is for a machine that does something else beside it."""
     request = framed(id=1, data=picture(640, 480), target_width=400)
     shares, waits = [], []
     with Resizer(cpus=2) as resizer:
@@ -122,10 +130,10 @@ def test_five_hundred_that_insist_do_not_cost_those_who_are_served(goodput: floa
             rate, refused = insist(resizer.address, request, 500, 4.0)
             shares.append(rate / calm)
             waits.append(refused[len(refused) * 99 // 100])
-            if shares[-1] >= goodput and waits[-1] < 0.05:
+            if max(shares) >= goodput and min(waits) < refused_in:
                 break
         assert max(shares) >= goodput, shares
-        assert min(waits) < (0.05 if goodput == 0.9 else 0.2), waits
+        assert min(waits) < refused_in, waits
 
 
 def insist(
@@ -133,12 +141,8 @@ def insist(
 ) -> tuple[float, list[float]]:
     """Clients that ask again at once when served and after a second when refused; pictures a second, and how long
     after its last byte each refusal came, shortest first."""
-    selector = selectors.DefaultSelector()
+    selector = arriving(address, [request] * clients)
     again: list[tuple[float, selectors.SelectorKey]] = []
-    for _ in range(clients):
-        sock = socket.create_connection(address, 10)
-        sock.setblocking(False)
-        selector.register(sock, selectors.EVENT_WRITE, [request, FrameReader(), 0.0])
     served, refused = 0, []
     end = time.monotonic() + seconds
     while (now := time.monotonic()) < end:

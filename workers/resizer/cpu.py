@@ -93,9 +93,8 @@ class Worker:
         self.channel.setblocking(False)
         while self._packet() is not None:
             pass
-        child.on_drain = lambda deadline: (
-            self.leave()
-        )  # the master asks when no front is left; or an operator
+        # The master asks when no front is left; an operator may at any time.
+        child.on_drain = lambda deadline: self.leave()
         child.on_cut = self.leave
         child.on_tick = self.tick
         child.loop.watch_level(self.channel.fileno(), self.listen)

@@ -1,7 +1,7 @@
 """Who is worked on next: a bounded queue of two classes, and the rule that pairs its heads with seats.
 
-RULES: pure; a task is anything with `serial` and `is_small`, a seat anything with `is_express`. First in,
-first out within each class. Nothing here waits, sends or knows the time.
+RULES: pure; a task is anything with `serial` and `is_small`, a seat anything at all. First in, first out
+within each class. Nothing here waits, sends or knows the time.
 
     small  ----->  any idle cpu                        (a free core is better used than kept)
            ----->  else express                        (unless every core is at short work already)
@@ -51,8 +51,9 @@ class Seats(Protocol[S]):
 class Waiting(Generic[T]):
     """Tasks that wait: at most `limit` in all, of which at most three quarters big.
 
-    0 <= len(big) <= big_limit <= limit; len(small) + len(big) <= limit. Big ones are kept from filling the
-    queue, or a burst of them would have the small ones refused that express has time for.
+    0 <= len(big) <= big_limit <= limit; len(small) + len(big) <= limit; but for those put back, who had their place
+    already. Big ones are kept from filling the queue, or a burst of them would have the small ones refused that
+    express has time for.
     """
 
     __slots__ = ("_big", "_big_limit", "_limit", "_small")

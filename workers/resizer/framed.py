@@ -155,7 +155,8 @@ class Framed:
         request = decode_request(payload)
         data = request.data
         task = self._judge(request, len(data))
-        if task is not None and slot >= 0 and isinstance(data, memoryview):
+        if task is not None and slot >= 0:
+            assert isinstance(data, memoryview)
             task.slot, task.offset = slot, self.desk.arena.offset_of(data)
             request.data = b""
         return task

@@ -31,8 +31,8 @@ class State(Enum):
 
 @dataclass(slots=True, eq=False)
 class Seat:
-    """`task` is set in BUSY and CONDEMNED, `behind` (sent already, to be begun next) at most then; `pid` and `pidfd`
-    in every state but ABSENT.
+    """`task` is set in BUSY, and in CONDEMNED until its result comes all the same; `behind` (sent already, to be begun
+    next) at most in these two; `pid` and `pidfd` in every state but ABSENT.
     """
 
     name: str
@@ -87,8 +87,7 @@ class Roster:
             self.open[seat] = None
 
     def follow(self, seat: Seat, task: Task) -> None:
-        """`task` is next. The seat was open."""
-        self.open.pop(seat, None)
+        """`task` is next. The seat was open, and is in no list."""
         seat.behind = task
 
     def slow(self, seat: Seat) -> None:

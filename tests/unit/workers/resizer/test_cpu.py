@@ -16,7 +16,7 @@ from workers.resizer.cpu import Worker
 from workers.resizer.settings import Settings
 
 
-class Desk:
+class Post:
     """The worker's own: cells, titles shown, a channel that nobody reads."""
 
     def __init__(self) -> None:
@@ -40,18 +40,18 @@ class Desk:
 
 
 @pytest.fixture
-def desk() -> Iterator[Desk]:
-    desk = Desk()
-    yield desk
-    desk.ours.close()
-    desk.worker.channel.close()
-    desk.worker.child.loop.close()
+def post() -> Iterator[Post]:
+    post = Post()
+    yield post
+    post.ours.close()
+    post.worker.channel.close()
+    post.worker.child.loop.close()
 
 
-def test_busy_is_who_works_for_most_of_the_time_whatever_he_does_at_the_tick(desk: Desk) -> None:
+def test_busy_is_who_works_for_most_of_the_time_whatever_he_does_at_the_tick(post: Post) -> None:
     for number in range(1, 9):
-        desk.tick(100 + number / 4, 0.24)
-    assert desk.shown == ["resizer: cpu 0 [busy]"]
-    desk.tick(103, 0.01)
-    desk.tick(104.5, 0.2)
-    assert desk.shown == ["resizer: cpu 0 [busy]", "resizer: cpu 0"]
+        post.tick(100 + number / 4, 0.24)
+    assert post.shown == ["resizer: cpu 0 [busy]"]
+    post.tick(103, 0.01)
+    post.tick(104.5, 0.2)
+    assert post.shown == ["resizer: cpu 0 [busy]", "resizer: cpu 0"]

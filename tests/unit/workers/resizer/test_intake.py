@@ -116,12 +116,3 @@ def test_what_was_read_beyond_the_end_is_the_next_frames() -> None:
     assert bytes(intake.full()) == b"x" * 9000
     assert intake.step() is Step.SMALL and intake.small() == b"y" * 20
     assert intake.is_between_frames()
-
-
-def test_a_place_of_the_payloads_size_is_never_overrun() -> None:
-    intake = Intake(LIMIT)
-    intake.take(memoryview(frame(b"x" * 9000))[:5000])
-    assert intake.step() is Step.HEAD
-    intake.provide(memoryview(bytearray(9000)))
-    room = intake.room()
-    assert room is not None and len(room) == HEADER + 9000 - 5000

@@ -72,6 +72,7 @@ def test_a_seat_is_open_while_at_short_work_with_nothing_behind(channel: socket.
     first, second = take(roster), take(roster)
     assert list(roster.open) == [first, second], "the longest at work first"
     following = work()
+    del roster.open[first]
     roster.follow(first, following)
     assert list(roster.open) == [second] and first.behind is following
     assert roster.end(first) is following and first.task is None and first.behind is None
