@@ -4,7 +4,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from balancer.prefork.config import ask
+from balancer.config.loader import ask
 from balancer.prefork.master import run_master
 from balancer.service import BalancerService
 

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from balancer import __version__
-from balancer.pool.backend import Backend, parse_upstream
-from balancer.prefork import usage
-from balancer.prefork.config import (
+from balancer.config import usage
+from balancer.config.common import ALL_SECTIONS, LOG_OPTIONS, check_debug
+from balancer.config.loader import (
     COMMON_OPTIONS,
     ConfigError,
     Option,
@@ -22,18 +22,8 @@ from balancer.prefork.config import (
     answer_late,
     load,
 )
-from balancer.prefork.daemon import (
-    ALL_SECTIONS,
-    LOG_OPTIONS,
-    PROCESS_OPTIONS,
-    binds,
-    check_debug,
-    parse_bind,
-    parse_listen,
-    parse_processes,
-)
-from balancer.prefork.setting import at_least, optional
-from balancer.prefork.units import (
+from balancer.config.option import at_least, optional
+from balancer.config.units import (
     Address,
     parse_address,
     parse_count,
@@ -41,6 +31,8 @@ from balancer.prefork.units import (
     parse_port,
     parse_positive_duration,
 )
+from balancer.pool.backend import Backend, parse_upstream
+from balancer.prefork.options import PROCESS_OPTIONS, binds, parse_bind, parse_listen, parse_processes
 
 SECTION = "balancer"
 ABOUT = "spreads TCP connections over backends (layer 4), from forked workers"

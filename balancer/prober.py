@@ -21,16 +21,16 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
 
+from balancer.checks.probe import Probe
+from balancer.config.units import format_duration
+from balancer.discovery.resolver import Lookup, Resolver, choose, look_up
+from balancer.eventloop.timers import Timer
 from balancer.pool.backend import Backend
 from balancer.pool.board import B_CONNECT_FAILURES, Board
 from balancer.pool.health import Cooldown, Judge, Schedule, first_due
-from balancer.pool.pen import Pen
-from balancer.pool.probe import Probe
-from balancer.pool.resolver import Lookup, Resolver, choose, look_up
 from balancer.pool.targets import target_of
+from balancer.pool.verdicts import Pen
 from balancer.prefork.child import Child
-from balancer.prefork.timers import Timer
-from balancer.prefork.units import format_duration
 
 
 class Settings(Protocol):

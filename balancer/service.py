@@ -7,19 +7,20 @@ they need, which the fork then copies. Lives in the master; a plan that is refus
 from collections.abc import Callable, Mapping, Sequence
 
 from balancer import prober, worker
+from balancer.config.loader import ConfigError
+from balancer.config.units import parse_address
 from balancer.console import console
 from balancer.options import Options, parse
 from balancer.pool.backend import Backend, with_indexes
 from balancer.pool.blocks import Blocks
 from balancer.pool.board import Board, capacity_for, columns_for, totals_for
-from balancer.pool.legacy import bequeath, inherit
-from balancer.prefork.cells import MASTER_ROW, MASTER_UPCOMING, Shared
+from balancer.pool.handover_state import export_state, restore_state
+from balancer.prefork.bind import Bind
 from balancer.prefork.child import Child
-from balancer.prefork.config import ConfigError
-from balancer.prefork.plan import Bind, Plan, Role
-from balancer.prefork.units import parse_address
-from balancer.prefork.upgrade import LEGACY
+from balancer.prefork.plan import Plan, Role
+from balancer.prefork.upgrade import HANDOVER_STATE
 from balancer.relay.sockets import listener_options
+from balancer.shm.layout import MASTER_ROW, MASTER_UPCOMING, Shared
 
 
 class BalancerService:
@@ -43,7 +44,7 @@ class BalancerService:
             self.board = self.board or Board(shared, self.blocks.capacity)
             backends = self.place(options.upstream, shared)
             if is_first:
-                inherit(self.board, backends, self.environ.get(LEGACY, ""))
+                restore_state(self.board, backends, self.environ.get(HANDOVER_STATE, ""))
         self.options = options
         return self.compose(options, backends)
 
@@ -83,14 +84,14 @@ class BalancerService:
             group=options.group,
             debug_dir=options.debug_dir if options.debug else None,
             steering=options.steering,
-            facts=facts_of(options, backends),
+            summary=summary_of(options, backends),
             notes=options.notes,
-            legacy=self.bequest(backends),
+            handover_state=self.bequest(backends),
         )
 
     def bequest(self, backends: tuple[Backend, ...]) -> Callable[[], str]:
         board = self.board
-        return str if board is None else lambda: bequeath(board, backends)
+        return str if board is None else lambda: export_state(board, backends)
 
     def roles(self, options: Options, backends: tuple[Backend, ...]) -> tuple[Role, ...]:
         """Worker first: readers of the board know the roles by their place."""
@@ -117,9 +118,9 @@ def unborn(child: Child) -> int:
     raise AssertionError(f"role {child.role} was forked from a plan without a board")
 
 
-def facts_of(options: Options, backends: Sequence[Backend]) -> tuple[tuple[str, str], ...]:
+def summary_of(options: Options, backends: Sequence[Backend]) -> tuple[tuple[str, str], ...]:
     """What a reload compares and reports, by name."""
-    facts = [
+    summary = [
         (
             f"backend {b.name}",
             f"{b.address} weight={b.weight} maxconn={b.maxconn}{' backup' if b.backup else ''}",
@@ -138,5 +139,5 @@ def facts_of(options: Options, backends: Sequence[Backend]) -> tuple[tuple[str, 
         "workers",
     )
     times = ("connect_timeout", "idle_timeout", "half_close_timeout", "drain_timeout", "queue_timeout")
-    facts += [(name.replace("_", "-"), f"{getattr(options, name)}") for name in (*plain, *times)]
-    return tuple(facts)
+    summary += [(name.replace("_", "-"), f"{getattr(options, name)}") for name in (*plain, *times)]
+    return tuple(summary)

@@ -14,18 +14,18 @@ import traceback
 from collections.abc import Sequence
 from math import ceil
 
+from balancer.eventloop.loop import Handler
 from balancer.options import Options
 from balancer.pool.backend import Backend
 from balancer.pool.board import LOG_DROPPED, Board
 from balancer.pool.election import Elector
 from balancer.prefork.child import Child
-from balancer.prefork.loop import Handler
 from balancer.relay import ends
 from balancer.relay.accept import Acceptor
-from balancer.relay.duplex import Duplex
 from balancer.relay.hub import Hub
-from balancer.relay.keeper import Keeper
 from balancer.relay.session import Session
+from balancer.relay.splicing import Duplex
+from balancer.relay.timeouts import Keeper
 
 DRAIN_LOOK = 0.1
 IDLE_PART, BUSY_PART = 0.5, 0.25  # of the window, at its end: when idle and busy sessions are closed
@@ -40,7 +40,7 @@ class Worker:
         self.child = child
         elector = Elector(board, backends, options.balance, child.row)
         self.hub = Hub(child.loop, options, board, elector, child.row, child.log)
-        self.hub.waiting.ring = child.ring
+        self.hub.waiting.ring = child.wake
         self.acceptor = Acceptor(self.hub, child.listeners)
         self.keeper = Keeper(self.hub)
         self.deadline = 0.0
@@ -54,7 +54,7 @@ class Worker:
         child.on_drain = self.drain
         child.on_cut = self.cut
         child.on_tick = self.tick
-        child.on_bell = self.hub.waiting.serve
+        child.on_wake = self.hub.waiting.serve
         loop.on_error = self.handler_failed
         self.keeper.start()
         self.acceptor.serve([child.slot])

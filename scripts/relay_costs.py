@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from balancer.pool.backend import parse_upstream, with_indexes
 from balancer.pool.board import Board, columns_for
 from balancer.pool.election import Elector
-from balancer.prefork.cells import FIRST_LEASE, MASTER_LIVE_ROWS, MASTER_ROW, make_shared
+from balancer.shm.layout import FIRST_LEASE, MASTER_LIVE_ROWS, MASTER_ROW, make_shared
 
 SESSIONS = 3000
 ROUNDS = 7

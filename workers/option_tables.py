@@ -6,10 +6,10 @@ compares: the client must not load Pillow to know its options."""
 
 from typing import Any
 
-from balancer.prefork.config import COMMON_OPTIONS, Option
-from balancer.prefork.daemon import LOG_OPTIONS, PROCESS_OPTIONS, parse_bind, parse_processes
-from balancer.prefork.setting import at_least, between
-from balancer.prefork.units import (
+from balancer.config.common import LOG_OPTIONS
+from balancer.config.loader import COMMON_OPTIONS, Option
+from balancer.config.option import at_least, between
+from balancer.config.units import (
     parse_address,
     parse_count,
     parse_duration,
@@ -17,6 +17,7 @@ from balancer.prefork.units import (
     parse_positive_duration,
     parse_size,
 )
+from balancer.prefork.options import PROCESS_OPTIONS, parse_bind, parse_processes
 
 HIGHEST_SIDE = 65535
 _LISTEN: dict[str, Any] = {"group": "Clients"}

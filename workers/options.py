@@ -9,10 +9,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from balancer import __version__
-from balancer.prefork import usage
-from balancer.prefork.config import ConfigError, answer_early, answer_late, load
-from balancer.prefork.daemon import ALL_SECTIONS, binds, check_debug
-from balancer.prefork.units import Address
+from balancer.config import usage
+from balancer.config.common import ALL_SECTIONS, check_debug
+from balancer.config.loader import ConfigError, answer_early, answer_late, load
+from balancer.config.units import Address
+from balancer.prefork.options import binds
 from workers.option_tables import CLIENT, CLIENT_EXAMPLE, RESIZER, RESIZER_EXAMPLE
 
 

@@ -15,9 +15,9 @@ from collections.abc import Callable
 from typing import Any
 
 from balancer.console.door import Door
-from balancer.prefork.log import Log
-from balancer.prefork.loop import READ, Loop
-from balancer.prefork.timers import Timer
+from balancer.eventloop.log import Log
+from balancer.eventloop.loop import READ, Loop
+from balancer.eventloop.timers import Timer
 
 LINE_LIMIT = 4096  # bytes of a command
 LINE_DEADLINE = 1.0  # seconds from accept to the end of the line

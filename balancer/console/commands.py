@@ -14,10 +14,10 @@ import signal
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
+from balancer.eventloop.loop import Loop
 from balancer.pool.backend import Backend
 from balancer.pool.board import ADMIN_DRAIN, ADMIN_MAINT, ADMIN_READY, Board
-from balancer.prefork.cells import ADMIN_ROW, MAX_SLOTS, WANTED_WORKERS, WORKERS_WISHES
-from balancer.prefork.loop import Loop
+from balancer.shm.layout import ADMIN_ROW, MAX_SLOTS, WANTED_WORKERS, WORKERS_WISHES
 
 MAX_WEIGHT = 256
 RELOAD_PATIENCE = 50.0  # seconds; below the asking side's own limit

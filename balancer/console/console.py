@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from balancer import __version__
+from balancer.config.units import Address, parse_address
 from balancer.console.admin import AdminServer
 from balancer.console.answers import Answers
 from balancer.console.commands import Commands
@@ -18,8 +19,7 @@ from balancer.options import Options
 from balancer.pool.backend import Backend
 from balancer.pool.board import Board
 from balancer.prefork.child import Child
-from balancer.prefork.listeners import Listener
-from balancer.prefork.units import Address, parse_address
+from balancer.prefork.sockets import ListeningSocket
 
 SAMPLE_EVERY = 1.0  # seconds
 
@@ -67,7 +67,7 @@ def leaving(child: Child, servers: Iterable[AdminServer | WebServer]) -> Callabl
     return on_drain
 
 
-def listening_at(wanted: Address | None, child: Child) -> list[Listener]:
+def listening_at(wanted: Address | None, child: Child) -> list[ListeningSocket]:
     """The console's listeners of one configured address. While a reload moves a window, both places are inherited: the
     old one is the old console's to the end. Port 0 means the one the kernel has chosen."""
     if wanted is None:

@@ -9,8 +9,8 @@ import socket
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
-from balancer.prefork.log import Log
-from balancer.prefork.loop import Loop
+from balancer.eventloop.log import Log
+from balancer.eventloop.loop import Loop
 
 GREED = 16  # accepts per wake-up
 REST = 0.3  # seconds without accepting after running out of something

@@ -64,7 +64,7 @@ from balancer.pool.board import (
     VERDICT_NAMES,
     Board,
 )
-from balancer.prefork.cells import (
+from balancer.shm.layout import (
     ACCEPTING,
     BEAT_MS,
     DEADLINE_MS,

@@ -19,9 +19,9 @@ import h11
 
 from balancer.console.answers import Answer, Answers, refusal
 from balancer.console.door import Door
-from balancer.prefork.log import Log
-from balancer.prefork.loop import Loop
-from balancer.prefork.timers import Timer
+from balancer.eventloop.log import Log
+from balancer.eventloop.loop import Loop
+from balancer.eventloop.timers import Timer
 
 CLIENT_LIMIT = 32
 HEAD_LIMIT = 8192  # bytes

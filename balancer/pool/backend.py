@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import NoReturn
 
-from balancer.prefork.units import Address, parse_address
+from balancer.config.units import Address, parse_address
 
 HEAVIEST = 256
 MOST_SESSIONS = 1_000_000

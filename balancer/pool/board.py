@@ -35,16 +35,16 @@ import os
 from collections.abc import Callable, Iterable, Sequence
 from operator import add
 
-from balancer.prefork.cells import (
+from balancer.shm.layout import (
     ADMIN_ROW,
     FIRST_LEASE,
     MASTER_LIVE_ROWS,
     MASTER_ROW,
     PID,
     PREFORK_COLUMNS,
-    RETIRED_ROW,
     Shared,
 )
+from balancer.shm.table import RETIRED_ROW
 
 # A worker's own columns: totals first, then gauges.
 ACCEPTED = PREFORK_COLUMNS + 0
@@ -161,7 +161,7 @@ class Board:
     def total(self, column: int) -> int:
         """Sum of a total over the living and the dead; from one look to the next it never falls."""
         dead = RETIRED_ROW * self.columns + column
-        return self.shared.rows.unfolding(lambda: int(self.cells[dead]) + self.gauge(column))
+        return self.shared.rows.consistent_read(lambda: int(self.cells[dead]) + self.gauge(column))
 
     def word(self, index: int, column: int) -> int:
         """One of a backend's words in ADMIN_ROW: verdict, since when, wish, weight, address."""
@@ -214,7 +214,7 @@ class Board:
             dead = self.cells[at + column : at + BLOCK * self.capacity : BLOCK].tolist()
             return list(map(add, dead, self.every_gauge(column)))
 
-        return self.shared.rows.unfolding(read)
+        return self.shared.rows.consistent_read(read)
 
     def longest_waiting_row(self, but: int) -> int | None:
         """The row whose queue holds the oldest waiting client, `but` excepted: whom to ring when a seat is

@@ -34,10 +34,10 @@ from balancer.pool.board import (
     VERDICTS_VERSION,
     Board,
 )
-from balancer.pool.limits import Seats
 from balancer.pool.policies import POLICIES, Candidate, Field, Pick
+from balancer.pool.shared_limit import Seats
 from balancer.pool.targets import SocketAddress, Target, is_near, target_of
-from balancer.prefork.cells import ADMIN_ROW
+from balancer.shm.layout import ADMIN_ROW
 
 NOBODY: frozenset[int] = frozenset()
 

@@ -6,10 +6,10 @@ given a `Child` (child.py) in every process it asked for.
     run_master(service)
       master.py     one turn after another            boot.py     lock, bind, drop privileges
       lifecycle.py  serve, reload, grow, stop         reload.py   a new generation beside the old one
-      crew.py       fork, hear, reap, end the hung    retire.py   a generation on its way out
+      manager.py       fork, hear, reap, end the hung    retire.py   a generation on its way out
       children.py   who lives, who is due (pure)      spawn.py    fork: what a child must drop and take
       slots.py      which slots may be given work (pure)   steering.py   shares -> a program in the kernel
-      keeper.py     keeps the table of slots true     signals.py  one signal a turn
+      slot_table.py     keeps the table of slots true     signals.py  one signal a turn
       listeners.py  sockets that outlive processes    upgrade.py, handover.py   sockets that outlive the master
       binding.py    one bound socket                  pidfile.py, notify.py   what the machine around us is told
 

@@ -13,13 +13,13 @@ import resource
 import time
 from collections.abc import Callable
 
-from balancer.prefork.listeners import CannotBind, Group, Sockets
-from balancer.prefork.log import Log
+from balancer.config.option import ConfigError
+from balancer.eventloop.log import Log
+from balancer.prefork.fork import PR_SET_NO_NEW_PRIVS
 from balancer.prefork.pidfile import PidFile
 from balancer.prefork.plan import Plan
-from balancer.prefork.setting import ConfigError
-from balancer.prefork.spawn import PR_SET_NO_NEW_PRIVS
-from balancer.prefork.upgrade import Inheritance, adopt_sockets
+from balancer.prefork.sockets import CannotBind, Group, Sockets
+from balancer.prefork.upgrade import InheritedFds, adopt_sockets
 
 LOCK_TRIES = 30  # of 50 ms each
 
@@ -65,7 +65,7 @@ def lock(plan: Plan, inherited: int) -> PidFile | None:
     return None
 
 
-def open_sockets(plan: Plan, owner: tuple[int, int] | None, left: Inheritance, log: Log) -> Sockets:
+def open_sockets(plan: Plan, owner: tuple[int, int] | None, left: InheritedFds, log: Log) -> Sockets:
     """Everything the plan binds, listening. Raises CannotBind."""
     sockets = Sockets()
     sockets.owner = owner

@@ -17,7 +17,14 @@ import struct
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from balancer.prefork.cells import (
+from balancer.config.units import parse_address
+from balancer.eventloop.log import Log
+from balancer.eventloop.loop import READ, Loop
+from balancer.eventloop.signals import Signals, send
+from balancer.prefork.slots import TICK
+from balancer.prefork.sockets import ListeningSocket
+from balancer.prefork.titles import Title
+from balancer.shm.layout import (
     ADOPTER,
     BEAT_MS,
     DEADLINE_MS,
@@ -30,13 +37,6 @@ from balancer.prefork.cells import (
     STATE,
     Shared,
 )
-from balancer.prefork.listeners import Listener
-from balancer.prefork.log import Log
-from balancer.prefork.loop import READ, Loop
-from balancer.prefork.signals import Signals, send
-from balancer.prefork.slots import TICK
-from balancer.prefork.titles import Title
-from balancer.prefork.units import parse_address
 
 CHILD_SIGNALS = (signal.SIGTERM, signal.SIGQUIT, signal.SIGUSR1, signal.SIGURG)
 IGNORED_BY_CHILD = (
@@ -84,7 +84,7 @@ class Child:
         shared: Shared,
         log: Log,
         title: Title,
-        listeners: Mapping[int, tuple[Listener, ...]],
+        listeners: Mapping[int, tuple[ListeningSocket, ...]],
         channels: Mapping[str, tuple[socket.socket, ...]],
         channel: socket.socket | None,
     ) -> None:
@@ -95,7 +95,7 @@ class Child:
         self.log = log
         self.title = title
         self._listeners = dict(listeners)
-        self.listeners: Mapping[int, tuple[Listener, ...]] = self._listeners
+        self.listeners: Mapping[int, tuple[ListeningSocket, ...]] = self._listeners
         self.channels = channels
         self.channel = channel
         self.draining = False
@@ -103,7 +103,7 @@ class Child:
         self.on_drain: Callable[[float], None] = lambda _deadline: self.loop.stop()
         self.on_cut: Callable[[], None] = self.loop.stop
         self.on_tick: Callable[[float], None] = lambda _now: None
-        self.on_bell: Callable[[], None] = lambda: None
+        self.on_wake: Callable[[], None] = lambda: None
         self._birth = birth
         self._adopted: list[int] = []
         self._cut_load = 0
@@ -127,7 +127,7 @@ class Child:
         except OSError:
             pass  # no master: the life-line says so in the first turn
 
-    def ring(self, row: int) -> None:
+    def wake(self, row: int) -> None:
         """Wake the process of a row; nothing happens when there is none."""
         send(int(self.shared.rows.cells[row * self.shared.rows.columns + PID]), signal.SIGURG)
 
@@ -185,7 +185,7 @@ class Child:
         if adopted != self._adopted:
             self._adopted = adopted
             self.on_tick(self.loop.now)
-        self.on_bell()
+        self.on_wake()
 
     def _hear_master(self, _mask: int) -> None:
         """Listeners of slots made after this process; or the master's end (its death signal usually comes first)."""
@@ -201,5 +201,5 @@ class Child:
         if len(fds) < len(promised):  # out of descriptors: what is missing is another's to adopt
             self.log.warning("extend", sockets=f"{len(fds)}/{len(promised)}", then="go on without the others")
         for (slot, address), fd in zip(promised, fds, strict=False):
-            listener = Listener(parse_address(address), slot, fd, socket.socket(fileno=fd))
+            listener = ListeningSocket(parse_address(address), slot, fd, socket.socket(fileno=fd))
             self._listeners[slot] = (*self._listeners.get(slot, ()), listener)

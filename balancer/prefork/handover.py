@@ -6,11 +6,11 @@ too long, changes nothing.
 
 import signal
 
-from balancer.prefork.listeners import Sockets
-from balancer.prefork.log import Log
+from balancer.eventloop.log import Log
+from balancer.eventloop.signals import held_back, send
 from balancer.prefork.pidfile import PidFile
-from balancer.prefork.signals import held_back, send
-from balancer.prefork.upgrade import MOST_LEGACY, Successor, start_successor
+from balancer.prefork.sockets import Sockets
+from balancer.prefork.upgrade import MOST_STATE, Successor, start_successor
 
 
 class Handover:
@@ -26,19 +26,21 @@ class Handover:
         """The successor's, 0 when there is none."""
         return 0 if self._successor is None else self._successor.pid
 
-    def start(self, now: float, pidfile: PidFile | None, legacy: str = "") -> None:
+    def start(self, now: float, pidfile: PidFile | None, handover_state: str = "") -> None:
         """Start this program anew with our sockets, and with what our memory has to tell it."""
         if self._successor is not None:
             self._log.warning("upgrade", successor=self.pid, then="refused: one is under way")
             return
         heirlooms = self._sockets.heirlooms()
-        if len(legacy) > MOST_LEGACY:
-            self._log.warning("upgrade", legacy=f"{len(legacy)}/{MOST_LEGACY}", then="it starts without")
-            legacy = ""
+        if len(handover_state) > MOST_STATE:
+            self._log.warning(
+                "upgrade", handover_state=f"{len(handover_state)}/{MOST_STATE}", then="it starts without"
+            )
+            handover_state = ""
         try:
             with held_back():
                 pidfile_fd = -1 if pidfile is None else pidfile.fd
-                self._successor = start_successor(heirlooms, pidfile_fd, legacy, now)
+                self._successor = start_successor(heirlooms, pidfile_fd, handover_state, now)
         except OSError as error:
             self._log.error("upgrade", error=error, then="the old version goes on")
             return

@@ -7,17 +7,17 @@ reload at a time; HUPs during it become one more. Nothing is ever closed but the
 import os
 import signal
 
-from balancer.prefork.cells import MASTER_GENERATION, MASTER_UPCOMING, MAX_SLOTS
+from balancer.eventloop.signals import send
 from balancer.prefork.child import EXIT_CUT
-from balancer.prefork.crew import Crew
 from balancer.prefork.handover import Handover
-from balancer.prefork.listeners import CannotBind
 from balancer.prefork.notify import Notifier
 from balancer.prefork.pidfile import PidFile
 from balancer.prefork.plan import Plan, Service
+from balancer.prefork.processes import ProcessManager
 from balancer.prefork.reload import MOST_GENERATIONS, Difference, GivenUp, Outcome, Reload, compare
 from balancer.prefork.retire import Retirement
-from balancer.prefork.signals import send
+from balancer.prefork.sockets import CannotBind
+from balancer.shm.layout import MASTER_GENERATION, MASTER_UPCOMING, MAX_SLOTS
 
 QUEUE_GRACE = (
     0.2  # seconds between telling workers to drain and closing a port: they take what is queued first
@@ -28,10 +28,15 @@ class Lifecycle:
     """State of the master beyond its processes."""
 
     def __init__(
-        self, crew: Crew, service: Service, pidfile: PidFile | None, notifier: Notifier, is_heir: bool
+        self,
+        manager: ProcessManager,
+        service: Service,
+        pidfile: PidFile | None,
+        notifier: Notifier,
+        is_heir: bool,
     ) -> None:
-        self.crew = crew
-        self.log = crew.log
+        self.manager = manager
+        self.log = manager.log
         self.notifier = notifier
         self.wanted = 0
         self.slots = 0
@@ -40,27 +45,27 @@ class Lifecycle:
         self._service = service
         self._is_heir = is_heir  # started by a former master, who goes on if we fail
         self._pidfile = pidfile
-        self._outcome = Outcome(crew)
+        self._outcome = Outcome(manager)
         self._generation = 0
         self._is_ready = False
         self._wants_reload = False
         self._reload: Reload | None = None
         self._retiring: list[Retirement] = []
         self._closing: tuple[float, list[tuple[str, object]]] | None = None
-        self._handover = Handover(crew.log, crew.sockets)
+        self._handover = Handover(manager.log, manager.sockets)
 
     @property
     def plan(self) -> Plan:
-        return self.crew.plans[self.crew.current]
+        return self.manager.plans[self.manager.current]
 
     # -- boot --
 
     def begin(self, plan: Plan, wanted: int, now: float) -> None:
         """Ask for the first generation. A former master may have left sockets for more slots than it wants."""
-        self.wanted, self.slots = wanted, max(wanted, self.crew.sockets.slots())
-        self._generation = self.crew.current = self.crew.row[MASTER_GENERATION] = 1
-        self.crew.want_all(1, plan, now)
-        self.crew.spawn_due(now)
+        self.wanted, self.slots = wanted, max(wanted, self.manager.sockets.slots())
+        self._generation = self.manager.current = self.manager.row[MASTER_GENERATION] = 1
+        self.manager.want_all(1, plan, now)
+        self.manager.spawn_due(now)
 
     def now_ready(self, now: float) -> None:
         """Every process of the first generation serves."""
@@ -76,7 +81,7 @@ class Lifecycle:
         for retirement in list(self._retiring):
             if retirement.advance(now):
                 self._retiring.remove(retirement)
-                self.crew.forget(retirement.generation)
+                self.manager.forget(retirement.generation)
                 self._service.retired(retirement.generation)
         if self._closing is not None and now >= self._closing[0]:
             self._close_ports()
@@ -108,9 +113,9 @@ class Lifecycle:
 
     def exit_code(self) -> int | None:
         """None while there is something left to do."""
-        if not self.is_stopping or self.crew.children.processes or self._retiring:
+        if not self.is_stopping or self.manager.children.processes or self._retiring:
             return None
-        code = EXIT_CUT if self.crew.was_cut else 0
+        code = EXIT_CUT if self.manager.was_cut else 0
         self.log.info("stop", exit=code, superseded="yes" if self.is_superseded else "no")
         return code
 
@@ -123,11 +128,11 @@ class Lifecycle:
             return
         self._retire_all(now, is_final=True)
         self.notifier.stopping()
-        plan = self.crew.plans[max(self.crew.plans)]
+        plan = self.manager.plans[max(self.manager.plans)]
         self.log.info("stop", within=f"{plan.drain_timeout:g}s", then="workers finish their sessions")
         listening = plan.listening()
         keys: list[tuple[str, object]] = [
-            key for key, group in self.crew.sockets.groups.items() if group.bind.role == listening
+            key for key, group in self.manager.sockets.groups.items() if group.bind.role == listening
         ]
         self._closing = (now + QUEUE_GRACE, keys)
 
@@ -145,12 +150,12 @@ class Lifecycle:
         if self._reload is not None:
             self._give_up_reload(self._reload, "the master is told to stop", now)
         self._handover.call_off()
-        self.crew.was_cut = False  # what a reload has cut, maybe weeks ago, says nothing about this stop
+        self.manager.was_cut = False  # what a reload has cut, maybe weeks ago, says nothing about this stop
         self.is_stopping = True
         retiring = {retirement.generation for retirement in self._retiring}
-        for generation in self.crew.children.generations():
+        for generation in self.manager.children.generations():
             if generation not in retiring:
-                self._retiring.append(Retirement(self.crew, generation, is_final, now))
+                self._retiring.append(Retirement(self.manager, generation, is_final, now))
 
     # -- reload --
 
@@ -160,7 +165,7 @@ class Lifecycle:
             self._wants_reload = True
 
     def _begin_reload(self, now: float) -> None:
-        alive = self.crew.children.generations()
+        alive = self.manager.children.generations()
         if len(alive) >= MOST_GENERATIONS:
             for retirement in self._retiring[:1]:
                 if not retirement.is_cut:
@@ -173,9 +178,9 @@ class Lifecycle:
         self._close_ports()
         self.notifier.reloading(now)
         self._generation += 1
-        self.crew.row[MASTER_UPCOMING] = self._generation
+        self.manager.row[MASTER_UPCOMING] = self._generation
         try:
-            self._reload = Reload(self.crew, self._service, self._generation, self.slots, now)
+            self._reload = Reload(self.manager, self._service, self._generation, self.slots, now)
         except GivenUp as reason:
             self._service.retired(self._generation)
             self._tell_reload(now, str(reason), Difference())
@@ -191,13 +196,13 @@ class Lifecycle:
 
     def _commit(self, reload: Reload, now: float) -> None:
         """The new generation serves: the old one drains."""
-        old = self.crew.current
+        old = self.manager.current
         self._reload = None
         reload.take_over_options()
         removed = reload.removed()
-        self.crew.current = self.crew.row[MASTER_GENERATION] = reload.generation
+        self.manager.current = self.manager.row[MASTER_GENERATION] = reload.generation
         self.wanted, self.slots = reload.wanted, max(self.slots, reload.slots)
-        self._retiring.append(Retirement(self.crew, old, is_final=False, now=now))
+        self._retiring.append(Retirement(self.manager, old, is_final=False, now=now))
         self.log.level = reload.plan.loglevel
         if removed:
             self._closing = (now + QUEUE_GRACE, removed)
@@ -206,7 +211,7 @@ class Lifecycle:
     def _give_up_reload(self, reload: Reload, reason: str, now: float) -> None:
         """Processes of the new generation may hold sessions already: they drain like any other."""
         self._reload = None
-        self._retiring.append(Retirement(self.crew, reload.generation, is_final=False, now=now))
+        self._retiring.append(Retirement(self.manager, reload.generation, is_final=False, now=now))
         self._tell_reload(now, reason, Difference())
 
     def _tell_reload(self, now: float, error: str, difference: Difference) -> None:
@@ -217,9 +222,9 @@ class Lifecycle:
         """What a reload removed, or all of the listening role at the final stop."""
         if self._closing is None:
             return
-        groups = {key: group for key, group in self.crew.sockets.groups.items() if key in self._closing[1]}
+        groups = {key: group for key, group in self.manager.sockets.groups.items() if key in self._closing[1]}
         self._closing = None
-        self.crew.sockets.remove(groups)
+        self.manager.sockets.remove(groups)
         for group in groups.values():
             self.log.info("unbind", address=group.address, then="new clients are refused")
 
@@ -230,19 +235,21 @@ class Lifecycle:
         wanted = min(max(1, wanted), self.plan.most or MAX_SLOTS)
         if self.is_stopping or wanted == self.wanted:
             return
-        role, generation = self.plan.listening(), self.crew.current
+        role, generation = self.plan.listening(), self.manager.current
         if wanted > self.slots:
             try:
-                self.crew.sockets.grow(wanted)
+                self.manager.sockets.grow(wanted)
             except CannotBind as error:
                 self.log.error("scale", error=error, workers=f"{self.wanted}/{wanted}", then="stay as we are")
                 return
         for slot in range(self.wanted, wanted):
-            self.crew.children.want(generation, role, slot, now)
-        leaving = [self.crew.children.unwant(generation, role, slot) for slot in range(wanted, self.wanted)]
+            self.manager.children.want(generation, role, slot, now)
+        leaving = [
+            self.manager.children.unwant(generation, role, slot) for slot in range(wanted, self.wanted)
+        ]
         self.log.info("scale", workers=f"{self.wanted}->{wanted}", slots=max(self.slots, wanted))
         self.wanted, self.slots = wanted, max(self.slots, wanted)
-        self.crew.extend_reach()
+        self.manager.extend_reach()
         for process in leaving:
             if process is not None:
                 send(process.pid, signal.SIGTERM)
@@ -254,7 +261,7 @@ class Lifecycle:
         if self.is_stopping or not self._is_ready:
             self.log.warning("upgrade", then="refused: not now")
             return
-        self._handover.start(now, self._pidfile, self.plan.legacy())
+        self._handover.start(now, self._pidfile, self.plan.handover_state())
 
     def stranger_died(self, pid: int, status: int) -> None:
         """A pid that is no child of the registry: the successor, or an orphan given to us as a container's init."""
@@ -263,14 +270,15 @@ class Lifecycle:
     # -- words --
 
     def status(self) -> str:
-        return f"{self.wanted} {self.plan.listening()}{'s' if self.wanted != 1 else ''}, generation {self.crew.current}"
+        plural = "s" if self.wanted != 1 else ""
+        return f"{self.wanted} {self.plan.listening()}{plural}, generation {self.manager.current}"
 
     def title(self) -> str:
         """What `ps` shows after the program's name."""
         if self.is_superseded:
             return "master [draining, another one serves]"
         if self.is_stopping:
-            return f"master [stopping, {len(self.crew.children.processes)} processes left]"
+            return f"master [stopping, {len(self.manager.children.processes)} processes left]"
         role = self.plan.listening()
         return f"master [{self.wanted} {role}{'s' if self.wanted != 1 else ''}]"
 
@@ -287,7 +295,7 @@ class Lifecycle:
         """The master's last act: nothing of ours stays behind, unless a successor uses it."""
         others_hold_it = self.is_superseded or (self._is_heir and not self._is_ready)
         if not others_hold_it:
-            self.crew.sockets.unlink()
+            self.manager.sockets.unlink()
         if self._pidfile is not None:
             self._pidfile.release(keep=others_hold_it)
         self.log.flush()

@@ -18,6 +18,10 @@ import signal
 import sys
 import time
 
+from balancer.config.option import ConfigError
+from balancer.eventloop.log import Log
+from balancer.eventloop.signals import IGNORED_BY_MASTER, MASTER_SIGNALS, Signals, wait_readable
+from balancer.prefork.bind import Bind
 from balancer.prefork.boot import (
     drop_privileges,
     identity,
@@ -26,7 +30,18 @@ from balancer.prefork.boot import (
     open_sockets,
     raise_file_limit,
 )
-from balancer.prefork.cells import (
+from balancer.prefork.fork import profiled
+from balancer.prefork.lifecycle import Lifecycle
+from balancer.prefork.notify import Notifier
+from balancer.prefork.plan import Plan, Role, Service
+from balancer.prefork.processes import ProcessManager
+from balancer.prefork.reload import warn_of
+from balancer.prefork.slot_table import SlotTable
+from balancer.prefork.slots import TICK
+from balancer.prefork.sockets import CannotBind
+from balancer.prefork.titles import Title
+from balancer.prefork.upgrade import InheritedFds, forget_inheritance, read_inheritance, say_ready
+from balancer.shm.layout import (
     ADMIN_ROW,
     BEAT_MS,
     MASTER_SLOTS,
@@ -39,20 +54,6 @@ from balancer.prefork.cells import (
     WORKERS_WISHES,
     make_shared,
 )
-from balancer.prefork.crew import Crew
-from balancer.prefork.keeper import Keeper
-from balancer.prefork.lifecycle import Lifecycle
-from balancer.prefork.listeners import CannotBind
-from balancer.prefork.log import Log
-from balancer.prefork.notify import Notifier
-from balancer.prefork.plan import Bind, Plan, Role, Service
-from balancer.prefork.reload import warn_of
-from balancer.prefork.setting import ConfigError
-from balancer.prefork.signals import IGNORED_BY_MASTER, MASTER_SIGNALS, Signals, wait_readable
-from balancer.prefork.slots import TICK
-from balancer.prefork.spawn import profiled
-from balancer.prefork.titles import Title
-from balancer.prefork.upgrade import Inheritance, forget_inheritance, read_inheritance, say_ready
 
 __all__ = ["Bind", "Plan", "Role", "Service", "run_master"]
 
@@ -98,13 +99,13 @@ def _boot_and_serve(service: Service, plan: Plan, who: tuple[int, int] | None, l
             pidfile.give_to(*who)
     if pidfile is not None and left.ready_fd < 0:
         pidfile.write(os.getpid())
-    crew = Crew(make_shared(plan.columns), sockets, log, time.monotonic())
-    life = Lifecycle(crew, service, pidfile, Notifier(os.environ), is_heir=left.ready_fd >= 0)
+    manager = ProcessManager(make_shared(plan.columns), sockets, log, time.monotonic())
+    life = Lifecycle(manager, service, pidfile, Notifier(os.environ), is_heir=left.ready_fd >= 0)
     try:
-        crew.row[MASTER_UPCOMING] = 1
-        plan = service.plan(crew.shared)  # while we may still read what only root may
+        manager.row[MASTER_UPCOMING] = 1
+        plan = service.plan(manager.shared)  # while we may still read what only root may
         drop_privileges(who)
-        return Master(plan, crew, signals, life, left).serve()
+        return Master(plan, manager, signals, life, left).serve()
     except ConfigError as error:
         log.error("config", error=error, then=f"exit {EXIT_USAGE}")
         return EXIT_USAGE
@@ -115,13 +116,17 @@ def _boot_and_serve(service: Service, plan: Plan, who: tuple[int, int] | None, l
 class Master:
     """One turn after another."""
 
-    def __init__(self, plan: Plan, crew: Crew, signals: Signals, life: Lifecycle, left: Inheritance) -> None:
+    def __init__(
+        self, plan: Plan, manager: ProcessManager, signals: Signals, life: Lifecycle, left: InheritedFds
+    ) -> None:
         self._first_plan = plan
-        self.crew = crew
+        self.manager = manager
         self.life = life
-        self.log = crew.log
+        self.log = manager.log
         self.signals = signals
-        self.keeper = Keeper(crew.shared, crew.children, crew.sockets, crew.watch, crew.log)
+        self.slot_table = SlotTable(
+            manager.shared, manager.children, manager.sockets, manager.watch, manager.log
+        )
         self.title = Title(plan.title)
         self._promise_fd = (
             left.ready_fd
@@ -131,13 +136,13 @@ class Master:
         self._next_tick = self._started
         self._look_again: float | None = None
         self._wishes_seen = 0
-        crew.drop = self._drop_in_child
+        manager.drop = self._drop_in_child
 
     def serve(self) -> int:
         """Fork generation 1 and turn until the end; the exit code."""
         now = self._started
         plan = self._first_plan
-        row = self.crew.row
+        row = self.manager.row
         row[PID], row[STATE] = os.getpid(), READY
         row[STARTED_MS] = row[BEAT_MS] = int(now * 1000)
         warn_of(plan, self.log)
@@ -155,13 +160,13 @@ class Master:
         number = self.signals.take()
         if number is not None:
             self.obey(number, now)
-        for pid, status in self.crew.reap(now):
+        for pid, status in self.manager.reap(now):
             self.life.stranger_died(pid, status)
-        self.crew.hear(now)
+        self.manager.hear(now)
         self.life.advance(now)
         if not self._booted and not self.life.is_stopping and (code := self._boot_step(now)) is not None:
             return code
-        self.crew.spawn_due(now)
+        self.manager.spawn_due(now)
         if now >= self._next_tick:
             self._tick(now)
         self._keep_slots(now)
@@ -181,7 +186,7 @@ class Master:
                 self.life.ask_reload()
             case signal.SIGUSR1:
                 self.log.reopen()
-                self.crew.tell_all(signal.SIGUSR1)
+                self.manager.tell_all(signal.SIGUSR1)
             case signal.SIGUSR2:
                 self.life.upgrade(now)
             case signal.SIGTTIN:
@@ -192,17 +197,17 @@ class Master:
     def _sleep(self) -> None:
         """Until something can be done. Signals that wait in the queue leave no time to sleep."""
         until = self._next_tick
-        for moment in (self._look_again, self.crew.children.next_due(), self.life.next_moment()):
+        for moment in (self._look_again, self.manager.children.next_due(), self.life.next_moment()):
             until = until if moment is None else min(until, moment)
         patience = 0.0 if self.signals.waiting() else until - time.monotonic()
-        fds = [self.signals.fileno(), self.crew.nursery.ready_fd, *self.life.fds()]
+        fds = [self.signals.fileno(), self.manager.nursery.ready_fd, *self.life.fds()]
         if self.signals.fileno() in wait_readable(fds, patience):
             self.signals.swallow()
 
     def _boot_step(self, now: float) -> int | None:
         """Until the first generation stands: tell that it does, or that it never will."""
-        crew, plan = self.crew, self.life.plan
-        if crew.children.is_all_ready(crew.current):
+        manager, plan = self.manager, self.life.plan
+        if manager.children.is_all_ready(manager.current):
             self._booted = True
             took = f"{now - self._started:.3f}s"
             self.log.info(
@@ -214,27 +219,27 @@ class Master:
                 self._promise_fd = -1  # from now on the number may be anybody's
             return None
         vital = [role.name for role in plan.roles if role.channel or role.name == plan.listening()]
-        places = crew.children.of_generation(crew.current)
+        places = manager.children.of_generation(manager.current)
         for name in vital:
             nobody = not any(place.was_ready for place in places if place.role == name)
             is_late = nobody and now - self._started > HOPELESS_AFTER
-            if is_late or crew.children.may_be_hopeless(crew.current, name, HOPELESS_DEATHS):
+            if is_late or manager.children.may_be_hopeless(manager.current, name, HOPELESS_DEATHS):
                 deaths = sum(place.unready_deaths for place in places if place.role == name)
                 reason = f"no {name} ever became ready: {deaths} died before, see their last words above"
                 self.log.error("give-up", error=reason, then=f"exit {EXIT_HOPELESS}")
-                crew.tell_all(signal.SIGKILL)
+                manager.tell_all(signal.SIGKILL)
                 return EXIT_HOPELESS
         return None
 
     def _tick(self, now: float) -> None:
         """Every 0.25 s: heartbeats, wishes, words to those who watch us."""
         self._next_tick = max(self._next_tick + TICK, now)
-        crew, life = self.crew, self.life
-        crew.row[BEAT_MS] = int(now * 1000)
-        crew.extend_reach()
-        if crew.watch.look(now):
+        manager, life = self.manager, self.life
+        manager.row[BEAT_MS] = int(now * 1000)
+        manager.extend_reach()
+        if manager.watch.look(now):
             self.log.info("watch", then="our own clock jumped: nobody is judged this round")
-        admin = crew.shared.rows.row(ADMIN_ROW)
+        admin = manager.shared.rows.row(ADMIN_ROW)
         if admin[WORKERS_WISHES] != self._wishes_seen:
             self._wishes_seen = admin[WORKERS_WISHES]
             life.scale(admin[WANTED_WORKERS], now)
@@ -243,13 +248,13 @@ class Master:
 
     def _keep_slots(self, now: float) -> None:
         """Every turn: a death or a birth changes who may be steered to, and waiting for the tick would cost clients."""
-        self._look_again = self.crew.end_the_hung(now)
+        self._look_again = self.manager.end_the_hung(now)
         life = self.life
-        self.crew.row[MASTER_SLOTS] = life.slots
+        self.manager.row[MASTER_SLOTS] = life.slots
         if not life.is_stopping:
             plan = life.plan
-            self.keeper.refresh(
-                now, self.crew.current, plan.listening(), life.wanted, life.slots, plan.steering
+            self.slot_table.refresh(
+                now, self.manager.current, plan.listening(), life.wanted, life.slots, plan.steering
             )
 
     def _drop_in_child(self) -> None:

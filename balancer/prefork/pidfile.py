@@ -9,7 +9,7 @@ import contextlib
 import fcntl
 import os
 
-from balancer.prefork.listeners import CannotBind
+from balancer.prefork.sockets import CannotBind
 
 
 class PidFile:

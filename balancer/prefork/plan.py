@@ -6,29 +6,11 @@ compared with the one before, so everything in it must compare by value, except 
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
-from balancer.prefork.cells import Shared
-from balancer.prefork.units import Address
-
-if TYPE_CHECKING:
-    from balancer.prefork.child import Child
-
-
-@dataclass(frozen=True)
-class Bind:
-    """One address to listen on for one role.
-
-    `per_slot`: a SO_REUSEPORT socket for each slot of the role; else one socket, which children find under slot 0.
-    `options` (level, option, value) are set on the listener and inherited by what it accepts. `mode` is a unix socket's.
-    """
-
-    role: str
-    address: Address
-    backlog: int = 1024
-    per_slot: bool = True
-    mode: int = 0o600
-    options: tuple[tuple[int, int, int], ...] = ()
+from balancer.prefork.bind import Bind
+from balancer.prefork.child import Child
+from balancer.shm.layout import Shared
 
 
 @dataclass(frozen=True)
@@ -42,7 +24,7 @@ class Role:
 
     name: str
     count: int
-    run: "Callable[[Child], int]"
+    run: Callable[[Child], int]
     hang_after: float = 3.0
     channel: bool = False
 
@@ -53,9 +35,9 @@ class Plan:
 
     `totals`: columns that only grow; they are folded when their process is reaped, every other cell is zeroed.
     `most`: processes the listening role may be scaled to while it runs, 0 = as many as the machine has slots for.
-    `facts`: (name, value) pairs that a reload compares and reports, e.g. ("backend a", "10.0.0.1:80 weight=2").
-    `legacy`: gives what a successor (USR2) must be told of what only our memory knows; it finds the text in its
-    environment as PREFORK_LEGACY.
+    `summary`: (name, value) pairs that a reload compares and reports, e.g. ("backend a", "10.0.0.1:80 weight=2").
+    `handover_state`: gives what a successor (USR2) must be told of what only our memory knows; it finds the text in its
+    environment as PREFORK_HANDOVER_STATE.
     `notes`: what was read and looks like a slip; warned of at boot and at every reload that gets so far.
     """
 
@@ -73,9 +55,9 @@ class Plan:
     debug_dir: str | None = None
     steering: bool = True
     most: int = 0
-    facts: tuple[tuple[str, str], ...] = ()
+    summary: tuple[tuple[str, str], ...] = ()
     notes: tuple[str, ...] = ()
-    legacy: Callable[[], str] = str
+    handover_state: Callable[[], str] = str
 
     def role_index(self, name: str) -> int:
         """Position of a role; raises KeyError."""

@@ -12,12 +12,12 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from balancer.prefork.cells import NOTICE_BYTES
-from balancer.prefork.crew import Crew
-from balancer.prefork.listeners import CannotBind, Group
-from balancer.prefork.log import Log
+from balancer.config.option import ConfigError
+from balancer.eventloop.log import Log
 from balancer.prefork.plan import Plan, Service
-from balancer.prefork.setting import ConfigError
+from balancer.prefork.processes import ProcessManager
+from balancer.prefork.sockets import CannotBind, Group
+from balancer.shm.notice import NOTICE_BYTES
 
 READY_WITHIN = 12.0  # seconds for a whole new generation
 MOST_GENERATIONS = 3  # alive at once; the oldest is cut before a fourth begins
@@ -36,21 +36,21 @@ class Difference:
         return ", ".join(parts) or "nothing changed"
 
 
-def facts_of(plan: Plan) -> dict[str, str]:
+def summary_of(plan: Plan) -> dict[str, str]:
     """A plan as names and values."""
-    facts = {
+    summary = {
         f"bind {bind.address}": f"{bind.role} backlog={bind.backlog} mode={bind.mode:o}"
         for bind in plan.binds
     }
-    facts |= {f"{role.name}s": str(role.count) for role in plan.roles}
-    facts |= {"drain-timeout": f"{plan.drain_timeout:g}s", "steering": "on" if plan.steering else "off"}
-    facts |= {"loglevel": str(plan.loglevel)}
-    return facts | dict(plan.facts)
+    summary |= {f"{role.name}s": str(role.count) for role in plan.roles}
+    summary |= {"drain-timeout": f"{plan.drain_timeout:g}s", "steering": "on" if plan.steering else "off"}
+    summary |= {"loglevel": str(plan.loglevel)}
+    return summary | dict(plan.summary)
 
 
 def compare(old: Plan, new: Plan) -> Difference:
     """What changes from one plan to the next."""
-    before, after = facts_of(old), facts_of(new)
+    before, after = summary_of(old), summary_of(new)
     return Difference(
         added=tuple(f"{name} {after[name]}" for name in after if name not in before),
         removed=tuple(name for name in before if name not in after),
@@ -83,37 +83,39 @@ class GivenUp(Exception):
 class Reload:
     """One reload under way. `step` is called every turn until it says True (committed) or raises GivenUp."""
 
-    def __init__(self, crew: Crew, service: Service, generation: int, slots: int, now: float) -> None:
+    def __init__(
+        self, manager: ProcessManager, service: Service, generation: int, slots: int, now: float
+    ) -> None:
         """Read, bind, ask for the new processes. Raises GivenUp with nothing changed."""
         self.generation = generation
-        self._crew = crew
+        self._manager = manager
         self._deadline = now + READY_WITHIN
-        self.old = crew.plans[crew.current]
-        self.plan = read_plan(service, crew)
+        self.old = manager.plans[manager.current]
+        self.plan = read_plan(service, manager)
         reason = obstacle(self.old, self.plan)
         if reason:
             raise GivenUp(f"{reason}: that needs a restart")
-        warn_of(self.plan, crew.log)
+        warn_of(self.plan, manager.log)
         role = self.plan.roles[self.plan.role_index(self.plan.listening())]
         self.wanted = role.count
         self.slots = max(slots, role.count)
         self._added: list[Group] = []
         try:
-            self._added = crew.sockets.open(self.plan.binds, self.slots)
-            crew.sockets.grow(self.slots)
+            self._added = manager.sockets.open(self.plan.binds, self.slots)
+            manager.sockets.grow(self.slots)
         except CannotBind as error:
             self._unbind()
             raise GivenUp(str(error)) from error
         try:
-            crew.want_all(generation, self.plan, now)
+            manager.want_all(generation, self.plan, now)
         except OSError as error:
             self._unbind()
-            crew.forget(generation)
+            manager.forget(generation)
             raise GivenUp(f"no channels for the new processes: {error.strerror}") from error
 
     def step(self, now: float) -> bool:
         """True once every new process is ready. Raises GivenUp when one died before, or time is up."""
-        children = self._crew.children
+        children = self._manager.children
         for place in children.of_generation(self.generation):
             if place.unready_deaths:
                 self._unbind()
@@ -126,18 +128,18 @@ class Reload:
         return False
 
     def _unbind(self) -> None:
-        self._crew.sockets.remove(group.key for group in self._added)
+        self._manager.sockets.remove(group.key for group in self._added)
         self._added = []
 
     def removed(self) -> list[tuple[str, object]]:
         """Keys of the socket groups that the new plan does not want."""
         wanted = {(bind.role, bind.address) for bind in self.plan.binds}
-        return [key for key in self._crew.sockets.groups if key not in wanted]
+        return [key for key in self._manager.sockets.groups if key not in wanted]
 
     def take_over_options(self) -> None:
         """Addresses that stay: their backlog, options and mode as the new plan has them."""
         for bind in self.plan.binds:
-            group = self._crew.sockets.groups[bind.role, bind.address]
+            group = self._manager.sockets.groups[bind.role, bind.address]
             if group.bind != bind:
                 group.rebind(bind)
 
@@ -148,14 +150,14 @@ def warn_of(plan: Plan, log: Log) -> None:
         log.warning("config", note=note)
 
 
-def read_plan(service: Service, crew: Crew) -> Plan:
+def read_plan(service: Service, manager: ProcessManager) -> Plan:
     """The service's new plan. Raises GivenUp; a bug in reading a configuration must not end a serving master."""
     try:
-        return service.plan(crew.shared)
+        return service.plan(manager.shared)
     except (ConfigError, OSError, ValueError) as error:
         raise GivenUp(str(error)) from error
     except Exception as error:
-        crew.log.error(
+        manager.log.error(
             "reload", error=f"{type(error).__name__}: {error}", then="this is a bug, please report it"
         )
         raise GivenUp(f"{type(error).__name__}: {error}") from error
@@ -177,8 +179,8 @@ def abridged(head: Mapping[str, object], text: str, difference: Difference) -> s
 class Outcome:
     """Tells how reloads ended: one JSON text in the notice, one line in the log."""
 
-    def __init__(self, crew: Crew) -> None:
-        self._crew = crew
+    def __init__(self, manager: ProcessManager) -> None:
+        self._manager = manager
         self._serial = 0
 
     def tell(self, now: float, error: str, difference: Difference) -> None:
@@ -186,8 +188,8 @@ class Outcome:
         self._serial += 1
         text = error or str(difference)
         head = {"serial": self._serial, "ok": not error, "at_ms": int(now * 1000)}
-        self._crew.shared.notice.write(abridged(head, text, difference))
+        self._manager.shared.notice.write(abridged(head, text, difference))
         if error:
-            self._crew.log.error("reload", error=error, then="the old configuration stays")
+            self._manager.log.error("reload", error=error, then="the old configuration stays")
         else:
-            self._crew.log.info("reload", generation=self._crew.current, result=text)
+            self._manager.log.info("reload", generation=self._manager.current, result=text)

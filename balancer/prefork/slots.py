@@ -10,7 +10,7 @@ RULES: pure. What was read from the board goes in, a verdict per slot comes out;
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from balancer.prefork.cells import (
+from balancer.shm.layout import (
     MAX_SLOTS,
     SLOT_EMPTY,
     SLOT_PAUSED,

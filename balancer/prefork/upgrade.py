@@ -18,14 +18,14 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 LISTENERS, READY_FD, PIDFILE_FD = "PREFORK_LISTENERS", "PREFORK_READY_FD", "PREFORK_PIDFILE_FD"
-LEGACY = "PREFORK_LEGACY"
-MOST_LEGACY = 100_000  # characters; execve(2) takes 128 KiB in one string
+HANDOVER_STATE = "PREFORK_HANDOVER_STATE"
+MOST_STATE = 100_000  # characters; execve(2) takes 128 KiB in one string
 FIRST_ACTIVATED = 3
 GIVE_UP_AFTER = 30.0  # seconds a new master has to get ready
 
 
 @dataclass(frozen=True)
-class Heirloom:
+class InheritedSocket:
     """A listener handed to us: for which role and configured address (empty: whoever's address it has)."""
 
     fd: int
@@ -34,10 +34,10 @@ class Heirloom:
 
 
 @dataclass(frozen=True)
-class Inheritance:
+class InheritedFds:
     """Descriptors found in the environment; -1 or empty when there are none."""
 
-    listeners: tuple["Heirloom", ...] = ()
+    listeners: tuple["InheritedSocket", ...] = ()
     ready_fd: int = -1
     pidfile_fd: int = -1
 
@@ -50,26 +50,26 @@ def activated_fds(environ: Mapping[str, str], pid: int) -> tuple[int, ...]:
     return tuple(range(FIRST_ACTIVATED, FIRST_ACTIVATED + int(count)))
 
 
-def parse_listeners(text: str) -> tuple[Heirloom, ...]:
+def parse_listeners(text: str) -> tuple[InheritedSocket, ...]:
     """What `format_listeners` wrote, nothing when it is not that. Configured addresses tell port 0 apart."""
     try:
         return tuple(
-            Heirloom(int(fd), str(role), str(wanted)) for fd, role, wanted in json.loads(text or "[]")
+            InheritedSocket(int(fd), str(role), str(wanted)) for fd, role, wanted in json.loads(text or "[]")
         )
     except (ValueError, TypeError):
         return ()
 
 
-def format_listeners(heirlooms: Iterable[Heirloom]) -> str:
+def format_listeners(heirlooms: Iterable[InheritedSocket]) -> str:
     return json.dumps([(item.fd, item.role, item.wanted) for item in heirlooms])
 
 
-def read_inheritance(environ: Mapping[str, str], pid: int) -> Inheritance:
+def read_inheritance(environ: Mapping[str, str], pid: int) -> InheritedFds:
     """What a former master, or the service manager, left us."""
     handed = parse_listeners(environ.get(LISTENERS, ""))
     ready, pidfile = environ.get(READY_FD, ""), environ.get(PIDFILE_FD, "")
-    return Inheritance(
-        listeners=handed or tuple(Heirloom(fd) for fd in activated_fds(environ, pid)),
+    return InheritedFds(
+        listeners=handed or tuple(InheritedSocket(fd) for fd in activated_fds(environ, pid)),
         ready_fd=int(ready) if ready.isdigit() else -1,
         pidfile_fd=int(pidfile) if pidfile.isdigit() else -1,
     )
@@ -77,11 +77,19 @@ def read_inheritance(environ: Mapping[str, str], pid: int) -> Inheritance:
 
 def forget_inheritance() -> None:
     """Take our words out of the environment: a later upgrade must not find old numbers."""
-    for name in (LISTENERS, READY_FD, PIDFILE_FD, LEGACY, "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES"):
+    for name in (
+        LISTENERS,
+        READY_FD,
+        PIDFILE_FD,
+        HANDOVER_STATE,
+        "LISTEN_FDS",
+        "LISTEN_PID",
+        "LISTEN_FDNAMES",
+    ):
         os.environ.pop(name, None)
 
 
-def adopt_sockets(heirlooms: Iterable[Heirloom]) -> list[tuple[Heirloom, socket.socket]]:
+def adopt_sockets(heirlooms: Iterable[InheritedSocket]) -> list[tuple[InheritedSocket, socket.socket]]:
     """Socket objects of the descriptors that are listening stream sockets; others are left alone."""
     found = []
     for item in heirlooms:
@@ -119,8 +127,10 @@ class Successor:
         os.close(self.ready_fd)
 
 
-def start_successor(heirlooms: Iterable[Heirloom], pidfile_fd: int, legacy: str, now: float) -> Successor:
-    """Fork and exec this program again with its listeners and its legacy. Raises OSError when the fork fails.
+def start_successor(
+    heirlooms: Iterable[InheritedSocket], pidfile_fd: int, handover_state: str, now: float
+) -> Successor:
+    """Fork and exec this program again with its listeners and its handover_state. Raises OSError when the fork fails.
 
     Called with signals held back; the new program starts with none blocked.
     """
@@ -135,18 +145,18 @@ def start_successor(heirlooms: Iterable[Heirloom], pidfile_fd: int, legacy: str,
         os.close(writer)
         return Successor(pid, reader, now + GIVE_UP_AFTER)
     try:
-        _become(list(heirlooms), writer, pidfile_fd, legacy)
+        _become(list(heirlooms), writer, pidfile_fd, handover_state)
     except BaseException as error:
         with contextlib.suppress(OSError):
             os.write(2, f"upgrade: cannot run {sys.executable}: {error}\n".encode())
     os._exit(1)
 
 
-def _become(heirlooms: list[Heirloom], writer: int, pidfile_fd: int, legacy: str) -> None:
+def _become(heirlooms: list[InheritedSocket], writer: int, pidfile_fd: int, handover_state: str) -> None:
     environ = dict(os.environ)
     environ[LISTENERS] = format_listeners(heirlooms)
     environ[READY_FD] = str(writer)
-    environ[LEGACY] = legacy
+    environ[HANDOVER_STATE] = handover_state
     if pidfile_fd >= 0:
         environ[PIDFILE_FD] = str(pidfile_fd)
         os.set_inheritable(pidfile_fd, True)

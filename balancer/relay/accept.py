@@ -14,12 +14,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from os import close, set_blocking
 from typing import Any, Protocol
 
+from balancer.eventloop.timers import Timer
 from balancer.pool.board import ACCEPTED, REFUSED, SESSIONS, SESSIONS_CLOSED
-from balancer.prefork.cells import ACCEPTING, LOAD
-from balancer.prefork.timers import Timer
 from balancer.relay.hub import Hub
 from balancer.relay.session import Session
 from balancer.relay.sockets import CAPACITY, STILLBORN
+from balancer.shm.layout import ACCEPTING, LOAD
 
 GREED = 16
 TELL_EVERY = 10.0  # seconds between two log lines of a worker about that; there may be many workers

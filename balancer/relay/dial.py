@@ -16,16 +16,16 @@ from _socket import AF_UNIX, SO_ERROR, SOL_SOCKET
 from _socket import socket as Socket
 from typing import TYPE_CHECKING
 
+from balancer.eventloop.loop import ERROR, HANGUP, WRITE
 from balancer.pool.backend import Backend
 from balancer.pool.election import NOBODY
-from balancer.prefork.loop import ERROR, HANGUP, WRITE
 from balancer.relay import ends
 from balancer.relay.sockets import CAPACITY, STREAM
 
 if TYPE_CHECKING:
-    from balancer.relay.duplex import Duplex
+    from balancer.relay.activity import Sighting
     from balancer.relay.hub import Hub
-    from balancer.relay.sighting import Sighting
+    from balancer.relay.splicing import Duplex
 
 _DEAD = ERROR | HANGUP
 

@@ -12,6 +12,8 @@ from collections.abc import Callable
 from os import close
 from typing import Protocol
 
+from balancer.eventloop.log import Log
+from balancer.eventloop.loop import Loop
 from balancer.pool.backend import Backend
 from balancer.pool.board import (
     BYTES_IN,
@@ -27,17 +29,15 @@ from balancer.pool.board import (
     Board,
 )
 from balancer.pool.election import Elector
-from balancer.pool.limits import Seats
-from balancer.prefork.cells import LOAD
-from balancer.prefork.log import Log
-from balancer.prefork.loop import Loop
+from balancer.pool.shared_limit import Seats
 from balancer.relay import ends
 from balancer.relay.dial import Dial
-from balancer.relay.duplex import Duplex
 from balancer.relay.pipes import Pipes
+from balancer.relay.queue import WaitingRoom
 from balancer.relay.session import Session
 from balancer.relay.sockets import tcp_options
-from balancer.relay.waiting import WaitingRoom
+from balancer.relay.splicing import Duplex
+from balancer.shm.layout import LOAD
 
 _FAILED_ENDS = frozenset({ends.NO_BACKEND, ends.CONNECT_TIMEOUT, ends.OWN_RESOURCES})
 

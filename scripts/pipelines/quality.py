@@ -9,7 +9,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from workers.imaging import kernel, modes
+from workers.imaging import modes
+from workers.imaging import resample as kernel
 
 ENOUGH = 50.0  # dB
 

@@ -13,12 +13,12 @@ import time
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
 
-from balancer.prefork.cells import ACCEPTING, LOAD, PREFORK_COLUMNS, Shared
+from balancer.config.option import ConfigError
+from balancer.config.units import parse_address
+from balancer.eventloop.loop import READ
 from balancer.prefork.child import Child
-from balancer.prefork.loop import READ
 from balancer.prefork.master import Bind, Plan, Role, run_master
-from balancer.prefork.setting import ConfigError
-from balancer.prefork.units import parse_address
+from balancer.shm.layout import ACCEPTING, LOAD, PREFORK_COLUMNS, Shared
 
 SERVED = PREFORK_COLUMNS  # a total
 

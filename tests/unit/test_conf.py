@@ -7,9 +7,9 @@ from types import ModuleType
 
 import pytest
 
+from balancer.config import loader as config
+from balancer.config.loader import Settings
 from balancer.options import parse as parse_balancer
-from balancer.prefork import config
-from balancer.prefork.config import Settings
 from workers.options import parse_resizer
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -13,7 +13,7 @@ import yaml
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = [path for package in ("balancer", "workers") for path in sorted((ROOT / package).rglob("*.py"))]
 # The only reader of the wall clock: a line in the log carries the time of day, nothing else depends on it.
-WALL_CLOCK = ROOT / "balancer" / "prefork" / "log.py"
+WALL_CLOCK = ROOT / "balancer" / "eventloop" / "log.py"
 NEVER_IMPORTED = {"pickle", "marshal", "shelve", "dill"}
 NEVER_CALLED = {"eval", "exec", "compile", "__import__"}
 

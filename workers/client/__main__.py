@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from balancer.prefork.setting import Answer, ConfigError
+from balancer.config.option import Answer, ConfigError
 from workers.client.report import format_failures, format_statistics, printable
 from workers.client.start import CannotBegin, resize_directory
 from workers.options import parse_client

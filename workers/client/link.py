@@ -11,8 +11,8 @@ from collections import deque
 from collections.abc import Callable
 from itertools import islice
 
-from balancer.prefork.loop import ERROR, HANGUP, READ, WRITE, Loop
-from balancer.prefork.units import Address
+from balancer.config.units import Address
+from balancer.eventloop.loop import ERROR, HANGUP, READ, WRITE, Loop
 from workers.client.connection import Conversation
 from workers.client.jobs import Job
 from workers.wire.messages import Request, Response

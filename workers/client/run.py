@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from itertools import count
 from types import FrameType
 
-from balancer.prefork.log import Log
-from balancer.prefork.loop import Loop
-from balancer.prefork.units import Address
+from balancer.config.units import Address
+from balancer.eventloop.log import Log
+from balancer.eventloop.loop import Loop
 from workers.client.jobs import Job, Queue
 from workers.client.journal import Journal
 from workers.client.judge import objection, read_header

@@ -6,10 +6,10 @@ RULES: what is decided here is decided before the first byte goes out: every pat
 import cProfile
 import os
 
+from balancer.config.units import resolve
+from balancer.eventloop.log import Log
+from balancer.eventloop.loop import Loop
 from balancer.prefork.boot import raise_file_limit
-from balancer.prefork.log import Log
-from balancer.prefork.loop import Loop
-from balancer.prefork.units import resolve
 from workers.client.journal import Journal
 from workers.client.naming import target_names
 from workers.client.processes import run_forked

@@ -18,7 +18,8 @@ import warnings
 import PIL
 from PIL import AvifImagePlugin, Image, features
 
-from workers.imaging import kernel, tune
+from workers.imaging import malloc as tune
+from workers.imaging import resample as kernel
 from workers.imaging.job import FITS, FORMATS, ICC, Job, Result, format_word
 from workers.imaging.limits import Limits, Refused
 from workers.imaging.pipeline import resize

@@ -13,7 +13,8 @@ from collections.abc import Iterator
 
 from PIL import Image
 
-from workers.imaging import formats, geometry, gif, jpeg, kernel, limits, modes, png, webp
+from workers.imaging import formats, geometry, gif, jpeg, limits, modes, png, webp
+from workers.imaging import resample as kernel
 from workers.imaging.job import DEFAULT_QUALITY, Job, Result, check_words, format_word
 from workers.imaging.limits import Limits, Refused
 

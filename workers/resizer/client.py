@@ -14,7 +14,7 @@ import socket
 from functools import partial
 from typing import Protocol
 
-from balancer.prefork.loop import ERROR, HANGUP, READ, READ_HANGUP, WRITE
+from balancer.eventloop.loop import ERROR, HANGUP, READ, READ_HANGUP, WRITE
 from workers.resizer import tally
 from workers.resizer.desk import Desk
 from workers.resizer.outbox import Outbox, Part

@@ -14,8 +14,8 @@ import resource
 import signal
 import time
 
-from balancer.prefork.cells import LOAD
 from balancer.prefork.child import Child
+from balancer.shm.layout import LOAD
 from workers import imaging
 from workers.imaging.job import Job
 from workers.imaging.limits import Refused

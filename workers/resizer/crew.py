@@ -24,8 +24,8 @@ import signal
 from collections.abc import Iterable
 from functools import partial
 
-from balancer.prefork.log import Log
-from balancer.prefork.loop import Loop
+from balancer.eventloop.log import Log
+from balancer.eventloop.loop import Loop
 from workers.resizer.orders import LONGEST, Bye, Hello, Order, OrderError, Result, Roll, decode, encode
 from workers.resizer.seats import Roster, Seat, State, ghost_of
 from workers.resizer.task import DRAINING, TIMEOUT, Employer, Stage, Task, order_of, refusal

@@ -13,8 +13,8 @@ from collections import OrderedDict, deque
 from collections.abc import Callable
 from zlib import crc32
 
-from balancer.prefork.log import Log
-from balancer.prefork.loop import Loop
+from balancer.eventloop.log import Log
+from balancer.eventloop.loop import Loop
 from workers.resizer import tally
 from workers.resizer.arena import Arena, Shelf
 from workers.resizer.crew import Crew

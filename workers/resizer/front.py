@@ -11,18 +11,9 @@ import socket
 from collections.abc import Callable
 from functools import partial
 
-from balancer.prefork.cells import (
-    FIRST_LEASE,
-    GENERATION,
-    LOAD,
-    MASTER_LIVE_ROWS,
-    MASTER_ROW,
-    PID,
-    ROLE,
-    SLOT,
-)
 from balancer.prefork.child import Child
-from balancer.prefork.listeners import Listener
+from balancer.prefork.sockets import ListeningSocket
+from balancer.shm.layout import FIRST_LEASE, GENERATION, LOAD, MASTER_LIVE_ROWS, MASTER_ROW, PID, ROLE, SLOT
 from workers.resizer import tally
 from workers.resizer.arena import Arena
 from workers.resizer.client import Client
@@ -65,7 +56,7 @@ class Front:
             child.loop, child.log, settings, arena, range(first, first + settings.slots), child.cells
         )
         self.clients: set[Client] = set()
-        self.doors: dict[int, Listener] = {}
+        self.doors: dict[int, ListeningSocket] = {}
         self.checked_at = child.loop.now
         self.is_shut = False  # the doors are closed because there are too many clients
         self.silent_till = 0.0  # that this is so has been said; not again before
@@ -115,7 +106,7 @@ class Front:
             self.loop.forget(fd)
         self.doors.clear()
 
-    def accept(self, door: Listener, mask: int = 0) -> None:
+    def accept(self, door: ListeningSocket, mask: int = 0) -> None:
         """Up to ACCEPTS new clients of one listener."""
         for _ in range(ACCEPTS):
             if len(self.clients) >= self.settings.maxconns + SPARE:
@@ -134,7 +125,7 @@ class Front:
             sock.setblocking(False)
             self._welcome(sock, address)
 
-    def _lose(self, door: Listener) -> None:
+    def _lose(self, door: ListeningSocket) -> None:
         """A reload has removed this address: the master has shut the socket down, which is reported every turn."""
         self.loop.forget(door.fd)
         del self.doors[door.fd]

@@ -11,10 +11,11 @@ import socket
 from collections.abc import Mapping, Sequence
 
 from balancer import __version__
-from balancer.prefork.cells import Shared
-from balancer.prefork.config import ConfigError
-from balancer.prefork.cores import available_cores
-from balancer.prefork.plan import Bind, Plan, Role
+from balancer.config.cpus import available_cores
+from balancer.config.loader import ConfigError
+from balancer.prefork.bind import Bind
+from balancer.prefork.plan import Plan, Role
+from balancer.shm.layout import Shared
 from workers.imaging.limits import Limits
 from workers.options import ResizerOptions, parse_resizer
 from workers.resizer import cpu, front, tally
@@ -111,7 +112,7 @@ def compose(options: ResizerOptions, settings: Settings, arena: Arena, shared: S
         debug_dir=options.debug_dir if options.debug else None,
         # A front beyond these would own no part of the arena and no CPU process.
         most=options.fronts,
-        facts=facts_of(options),
+        summary=summary_of(options),
         notes=options.notes,
     )
 
@@ -120,10 +121,10 @@ def document(shared: Shared | None, name: str) -> dict[str, object]:
     """GET /status, from the shared table."""
     if shared is None:
         return {}
-    return shared.rows.unfolding(lambda: tally.status(shared, name, __version__))
+    return shared.rows.consistent_read(lambda: tally.status(shared, name, __version__))
 
 
-def facts_of(options: ResizerOptions) -> tuple[tuple[str, str], ...]:
+def summary_of(options: ResizerOptions) -> tuple[tuple[str, str], ...]:
     """What a reload compares and reports, by name."""
     skipped = ("port", "bind", "log", "loglevel", "pidfile", "config", "notes")
     return tuple(

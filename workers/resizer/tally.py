@@ -5,7 +5,7 @@ count their own work. Totals only grow (the master folds them when a process end
 moment and vanish with their process.
 """
 
-from balancer.prefork.cells import (
+from balancer.shm.layout import (
     FIRST_LEASE,
     GENERATION,
     LOAD,
@@ -13,11 +13,11 @@ from balancer.prefork.cells import (
     MASTER_ROW,
     PID,
     PREFORK_COLUMNS,
-    RETIRED_ROW,
     ROLE,
     SLOT,
     Shared,
 )
+from balancer.shm.table import RETIRED_ROW
 
 (
     CLIENTS_TOTAL,
@@ -82,7 +82,7 @@ OF_STATUS = {
 
 
 def total(shared: Shared, column: int) -> int:
-    """A total over the living and the dead. Who reads several wraps them in one `unfolding`, so that none falls."""
+    """A total over the living and the dead. Who reads several wraps them in one `consistent_read`, so that none falls."""
     rows = shared.rows
     live = rows.row(MASTER_ROW)[MASTER_LIVE_ROWS]
     return rows.total(column, FIRST_LEASE, live) + rows.row(RETIRED_ROW)[column]

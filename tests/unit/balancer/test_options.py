@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from balancer import __version__, options
+from balancer.config.cpus import available_cores
+from balancer.config.loader import Answer, ConfigError
 from balancer.options import OPTIONS, Options, admin_path, parse
-from balancer.prefork.config import Answer, ConfigError
-from balancer.prefork.cores import available_cores
 
 NEEDED = ["-u", "127.0.0.1:9000"]
 

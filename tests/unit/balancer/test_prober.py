@@ -27,8 +27,8 @@ from balancer.pool.board import (
     columns_for,
 )
 from balancer.pool.targets import target_of
-from balancer.prefork.cells import FIRST_LEASE, MASTER_LIVE_ROWS, MASTER_ROW, PID, make_shared
 from balancer.prober import Prober
+from balancer.shm.layout import FIRST_LEASE, MASTER_LIVE_ROWS, MASTER_ROW, PID, make_shared
 
 PROBER, WORKER, SECOND = FIRST_LEASE, FIRST_LEASE + 1, FIRST_LEASE + 2
 OPTIONS = SimpleNamespace(check="tcp", check_interval=2.0, check_rise=2, check_fall=3, connect_timeout=5.0)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from balancer.prefork.config import Answer, ConfigError
+from balancer.config.loader import Answer, ConfigError
 from workers import option_tables, options
 from workers.imaging.job import FITS, FORMATS, ICC
 from workers.imaging.limits import Limits

@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
+from balancer.config.units import parse_address
 from balancer.console.commands import Commands, outcome_of
+from balancer.eventloop.loop import Loop
 from balancer.pool import board as b
 from balancer.pool.backend import Backend
-from balancer.prefork import cells as c
-from balancer.prefork.loop import Loop
-from balancer.prefork.units import parse_address
+from balancer.shm import layout as c
 
 
 class Answers(list[dict[str, Any]]):

@@ -2,13 +2,13 @@
 
 import pytest
 
+from balancer.config.units import parse_address
 from balancer.console.processes import UNKNOWN, Figures
 from balancer.console.status import snapshot, worker_state
 from balancer.console.table import check_text, draw_status, human_age, human_bytes
 from balancer.pool import board as b
 from balancer.pool.backend import Backend
-from balancer.prefork import cells as c
-from balancer.prefork.units import parse_address
+from balancer.shm import layout as c
 
 BACKENDS = (
     Backend("one", parse_address("127.0.0.1:9001"), weight=2, maxconn=8, index=0),

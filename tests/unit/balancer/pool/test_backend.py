@@ -2,8 +2,8 @@
 
 import pytest
 
+from balancer.config.units import Address
 from balancer.pool.backend import Backend, parse_upstream, with_indexes
-from balancer.prefork.units import Address
 
 
 def test_address_alone_takes_the_defaults_and_names_itself() -> None:

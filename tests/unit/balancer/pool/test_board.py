@@ -29,15 +29,15 @@ from balancer.pool.board import (
     columns_for,
     totals_for,
 )
-from balancer.prefork.cells import (
+from balancer.shm.layout import (
     FIRST_LEASE,
     MASTER_LIVE_ROWS,
     MASTER_ROW,
     PID,
     PREFORK_COLUMNS,
-    RETIRED_ROW,
     make_shared,
 )
+from balancer.shm.table import RETIRED_ROW
 
 
 def make_board(capacity: int = 64, live: int = 4) -> Board:

@@ -19,9 +19,9 @@ from balancer.pool.board import (
     columns_for,
 )
 from balancer.pool.election import Elector
-from balancer.pool.pen import Pen
 from balancer.pool.policies import POLICIES
-from balancer.prefork.cells import ADMIN_ROW, FIRST_LEASE, MASTER_LIVE_ROWS, MASTER_ROW, make_shared
+from balancer.pool.verdicts import Pen
+from balancer.shm.layout import ADMIN_ROW, FIRST_LEASE, MASTER_LIVE_ROWS, MASTER_ROW, make_shared
 
 OWN, OTHER = FIRST_LEASE, FIRST_LEASE + 1
 

@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 
 from balancer.pool.backend import parse_upstream, with_indexes
 from balancer.pool.board import Board, columns_for
-from balancer.pool.pen import Pen
 from balancer.pool.targets import pack_address, target_of, unpack_address
-from balancer.prefork.cells import FIRST_LEASE, make_shared
+from balancer.pool.verdicts import Pen
+from balancer.shm.layout import FIRST_LEASE, make_shared
 
 
 @given(st.one_of(st.ip_addresses(v=4), st.ip_addresses(v=6)))

@@ -5,10 +5,10 @@ import signal
 
 import pytest
 
+from balancer.eventloop.log import Log
 from balancer.prefork import handover
 from balancer.prefork.handover import Handover
-from balancer.prefork.listeners import Sockets
-from balancer.prefork.log import Log
+from balancer.prefork.sockets import Sockets
 from balancer.prefork.upgrade import Successor
 
 

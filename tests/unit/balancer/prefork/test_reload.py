@@ -3,12 +3,13 @@
 import json
 from dataclasses import replace
 
-from balancer.prefork.cells import NOTICE_BYTES
+from balancer.config.units import parse_address
+from balancer.prefork.bind import Bind
 from balancer.prefork.child import Child
-from balancer.prefork.plan import Bind, Plan, Role
+from balancer.prefork.plan import Plan, Role
 from balancer.prefork.reload import Difference, abridged, compare, obstacle
 from balancer.prefork.retire import first_to_go
-from balancer.prefork.units import parse_address
+from balancer.shm.notice import NOTICE_BYTES
 
 
 def run(_child: Child) -> int:
@@ -30,8 +31,8 @@ def test_nothing_changed_is_said_so() -> None:
 
 
 def test_ports_counts_and_facts_are_compared() -> None:
-    old = replace(make(80, 81), facts=(("backend a", "x:1"), ("backend b", "x:2")))
-    new = replace(make(80, 82, workers=3), facts=(("backend a", "x:9"), ("backend c", "x:3")))
+    old = replace(make(80, 81), summary=(("backend a", "x:1"), ("backend b", "x:2")))
+    new = replace(make(80, 82, workers=3), summary=(("backend a", "x:9"), ("backend c", "x:3")))
     difference = compare(old, new)
     assert difference.added == ("bind 127.0.0.1:82 worker backlog=1024 mode=600", "backend c x:3")
     assert difference.removed == ("bind 127.0.0.1:81", "backend b")

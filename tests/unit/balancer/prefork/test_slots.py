@@ -2,14 +2,6 @@
 
 import pytest
 
-from balancer.prefork.cells import (
-    SLOT_EMPTY,
-    SLOT_PAUSED,
-    SLOT_SERVED,
-    SLOT_STALE,
-    SLOT_STARTING,
-    SLOT_SURPLUS,
-)
 from balancer.prefork.slots import (
     STALE_AFTER,
     Verdict,
@@ -20,6 +12,7 @@ from balancer.prefork.slots import (
     state_of,
     wants_abort,
 )
+from balancer.shm.layout import SLOT_EMPTY, SLOT_PAUSED, SLOT_SERVED, SLOT_STALE, SLOT_STARTING, SLOT_SURPLUS
 
 
 def served(row: int, load: int = 0, reach: int = 99) -> View:

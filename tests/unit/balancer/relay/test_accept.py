@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import pytest
 
 from balancer.pool.board import ACCEPTED, REFUSED, SESSIONS, SESSIONS_CLOSED
-from balancer.prefork.cells import ACCEPTING, LOAD
 from balancer.relay.accept import GREED, LOOK, REST
+from balancer.shm.layout import ACCEPTING, LOAD
 from tests.unit.balancer.relay.world import World, heard
 
 

@@ -17,9 +17,9 @@ from balancer.pool.board import (
     SESSIONS,
     SESSIONS_CLOSED,
 )
-from balancer.prefork.cells import LOAD
 from balancer.relay import ends, hub
 from balancer.relay.hub import session_budget
+from balancer.shm.layout import LOAD
 from tests.unit.balancer.relay.world import World, heard
 
 

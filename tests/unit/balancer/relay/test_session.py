@@ -11,6 +11,7 @@ import os
 
 import pytest
 
+from balancer.eventloop.loop import READ, READ_HANGUP, WRITE
 from balancer.pool.board import (
     B_SESSIONS,
     BYTES_IN,
@@ -20,7 +21,6 @@ from balancer.pool.board import (
     SESSIONS,
     SESSIONS_CLOSED,
 )
-from balancer.prefork.loop import READ, READ_HANGUP, WRITE
 from balancer.relay import session as session_module
 from tests.unit.balancer.relay.world import World, heard, reset
 

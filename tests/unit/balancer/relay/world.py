@@ -16,14 +16,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from balancer.eventloop.loop import Loop
 from balancer.pool.backend import parse_upstream, with_indexes
 from balancer.pool.board import Board, base, columns_for
 from balancer.pool.election import Elector
-from balancer.prefork.cells import FIRST_LEASE, MASTER_LIVE_ROWS, MASTER_ROW, make_shared
-from balancer.prefork.loop import Loop
 from balancer.relay.accept import Acceptor
 from balancer.relay.hub import Hub
-from balancer.relay.keeper import Keeper
+from balancer.relay.timeouts import Keeper
+from balancer.shm.layout import FIRST_LEASE, MASTER_LIVE_ROWS, MASTER_ROW, make_shared
 
 OWN, SIBLING = FIRST_LEASE, FIRST_LEASE + 1
 CAPACITY = 8

@@ -5,7 +5,8 @@ import time
 import pytest
 from PIL import Image, ImageChops
 
-from workers.imaging import Job, Limits, Refused, gif, kernel, resize
+from workers.imaging import Job, Limits, Refused, gif, resize
+from workers.imaging import resample as kernel
 
 
 def moving(draw, count, mode="RGB"):

@@ -183,7 +183,7 @@ def test_a_decoder_out_of_memory_is_a_refusal(draw, save, monkeypatch):
 
     data = save(draw(), "PNG")
     monkeypatch.setattr(Image.Image, "resize", starve)
-    monkeypatch.setattr("workers.imaging.kernel.resample", lambda *_: starve(None))
+    monkeypatch.setattr("workers.imaging.resample.resample", lambda *_: starve(None))
     assert "memory" in refusal_of(data).sentence
 
 

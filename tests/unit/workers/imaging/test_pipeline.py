@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageCms, ImageOps, PngImagePlugin
 
-from workers.imaging import FORMATS, Job, Limits, kernel, resize
+from workers.imaging import FORMATS, Job, Limits, resize
+from workers.imaging import resample as kernel
 
 SIZE = (33, 21)
 # what is stored -> how it is told to Pillow

@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from balancer.prefork.log import Log
-from balancer.prefork.loop import Loop
+from balancer.eventloop.log import Log
+from balancer.eventloop.loop import Loop
 from workers.imaging.job import Job
 from workers.resizer import tally
 from workers.resizer.arena import Arena

@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from balancer.prefork.log import Log
-from balancer.prefork.loop import Loop
+from balancer.eventloop.log import Log
+from balancer.eventloop.loop import Loop
 from workers.resizer import tally
 from workers.resizer.arena import Arena
 from workers.resizer.client import Client

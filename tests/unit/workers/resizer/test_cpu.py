@@ -7,8 +7,8 @@ from typing import cast
 
 import pytest
 
+from balancer.eventloop.loop import Loop
 from balancer.prefork.child import Child
-from balancer.prefork.loop import Loop
 from balancer.prefork.titles import Title
 from workers.resizer import tally
 from workers.resizer.arena import Arena

@@ -1,15 +1,15 @@
 """Totals over the living and the dead, gauges over the living."""
 
-from balancer.prefork.cells import (
+from balancer.shm.layout import (
     FIRST_LEASE,
     LOAD,
     MASTER_LIVE_ROWS,
     MASTER_ROW,
     PID,
-    RETIRED_ROW,
     ROLE,
     make_shared,
 )
+from balancer.shm.table import RETIRED_ROW
 from workers.resizer import tally
 
 

@@ -15,8 +15,8 @@ from dataclasses import dataclass, replace
 
 import pytest
 
-from balancer.prefork.log import Log
-from balancer.prefork.loop import Loop
+from balancer.eventloop.log import Log
+from balancer.eventloop.loop import Loop
 from tests.unit.workers.resizer.house import SETTINGS
 from workers.imaging.job import Job
 from workers.resizer import tally

@@ -1,0 +1,1 @@
+"""Health checks of backends; used by the prober only."""

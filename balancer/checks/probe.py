@@ -1,0 +1,88 @@
+"""One question to one backend: does it take a connection? Asked without blocking, answered by a call.
+
+RULES: knows sockets and the loop, nothing of verdicts. Every probe ends in exactly one call of `done`, even
+one that is abandoned by its time limit; it holds one descriptor for as long as it lasts.
+"""
+
+import errno
+import socket
+from collections.abc import Callable
+
+from balancer.eventloop.loop import Loop
+from balancer.eventloop.timers import Timer
+from balancer.pool.targets import Target
+
+REFUSED = frozenset({errno.ECONNREFUSED, errno.ENOENT, errno.ECONNRESET})
+UNREACHABLE = frozenset({errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EHOSTDOWN, errno.EACCES, errno.EPERM})
+# Our own want of descriptors, ports or memory: says nothing about the backend.
+OURS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL})
+
+Done = Callable[
+    [str, float], object
+]  # (outcome, seconds): "ok" or a name of board.CHECK_NAMES, "" = could not ask
+
+
+def outcome_of(error: int) -> str:
+    """The word for what connect() said."""
+    if error == 0:
+        return "ok"
+    if error in OURS:
+        return ""
+    if error == errno.ETIMEDOUT:
+        return "timeout"
+    return "refused" if error in REFUSED else "unreachable" if error in UNREACHABLE else "error"
+
+
+class Probe:
+    """A connect under way. The peer sees a connection that is closed without a byte."""
+
+    def __init__(self, loop: Loop, target: Target, timeout: float, done: Done) -> None:
+        self._loop = loop
+        self._done = done
+        self._begun = loop.now
+        self._sock: socket.socket | None = None
+        self._timer: Timer | None = None
+        family, address = target
+        try:
+            sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        except OSError as failure:
+            self._end(outcome_of(failure.errno or 0) if failure.errno in OURS else "error")
+            return
+        self._sock = sock
+        error = sock.connect_ex(address)
+        if error != errno.EINPROGRESS:
+            sock.close()
+            self._sock = None
+            self._end(outcome_of(error))
+            return
+        loop.watch(sock.fileno(), self._on_event)
+        self._timer = loop.call_at(loop.now + timeout, self._on_timeout)
+
+    @property
+    def is_over(self) -> bool:
+        """Answered (on the spot, it may be) or abandoned."""
+        return self._sock is None
+
+    def abandon(self) -> None:
+        """Give up without an answer; `done` is not called."""
+        self._release()
+
+    def _on_event(self, mask: int) -> None:
+        if self._sock is not None:
+            self._end(outcome_of(self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)))
+
+    def _on_timeout(self) -> None:
+        self._end("timeout")
+
+    def _end(self, outcome: str) -> None:
+        self._release()
+        self._done(outcome, self._loop.now - self._begun)
+
+    def _release(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._sock is not None:
+            self._loop.forget(self._sock.fileno())
+            self._loop.retire(self._sock.close)
+            self._sock = None

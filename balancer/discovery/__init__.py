@@ -1,0 +1,1 @@
+"""From names to addresses; used by the prober only."""

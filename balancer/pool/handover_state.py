@@ -1,0 +1,69 @@
+"""What a new version of the program must know of its predecessor's board: verdicts, wishes, resolved addresses.
+
+RULES: text out of one board, words into another; knows neither process nor socket. Identity is the backend's name, as in
+a reload; a verdict and an address count only for the address text they were found for. Says nothing of a backend about
+which there is nothing to say, so that a thousand healthy ones are an empty text.
+
+Without it an upgrade would send clients to a backend that an operator has taken out, and to a dead one until the checks
+have found out again.
+"""
+
+import json
+from collections.abc import Sequence
+from functools import partial
+
+from balancer.pool.backend import Backend
+from balancer.pool.board import (
+    ADMIN_NAMES,
+    B_ADDRESS_HI,
+    B_ADDRESS_LO,
+    B_ADMIN,
+    B_FAMILY,
+    B_SINCE_MS,
+    B_SUBJECT,
+    B_VERDICT,
+    B_WEIGHT,
+    DOWN,
+    VERDICT_NAMES,
+    Board,
+)
+
+MOST_WEIGHT = 1 << 32
+_FOUND = (B_SUBJECT, B_VERDICT, B_SINCE_MS, B_FAMILY, B_ADDRESS_HI, B_ADDRESS_LO)
+
+
+def export_state(board: Board, backends: Sequence[Backend]) -> str:
+    """{name: [[...found], wish, weight]} of every backend that is down, resolved, or under an operator's wish."""
+    words = {}
+    for backend in backends:
+        word = partial(board.word, backend.index)
+        if word(B_VERDICT) == DOWN or word(B_FAMILY) or word(B_ADMIN) or word(B_WEIGHT):
+            words[backend.name] = [[word(column) for column in _FOUND], word(B_ADMIN), word(B_WEIGHT)]
+    return json.dumps(words, separators=(",", ":")) if words else ""
+
+
+def restore_state(board: Board, backends: Sequence[Backend], text: str) -> None:
+    """Put onto a fresh board what `export_state` said of these backends. A text that is not that is no legacy: another
+    version may have written it, and the checks find everything out anyway."""
+    try:
+        told = _read(text)
+    except (ValueError, TypeError):
+        return
+    for backend in backends:
+        if backend.name in told:
+            found, wish, weight = told[backend.name]
+            board.write_verdicts((backend.index, column, found[place]) for place, column in enumerate(_FOUND))
+            board.set_admin(backend.index, wish)
+            board.set_weight(backend.index, weight - 1 if weight else None)
+
+
+def _read(text: str) -> dict[str, tuple[list[int], int, int]]:
+    """Raises ValueError or TypeError for what `export_state` would not write."""
+    told = {}
+    for name, (found, wish, weight) in dict(json.loads(text or "{}")).items():
+        numbers = [int(value) for value in found]
+        is_sound = len(numbers) == len(_FOUND) and numbers[1] < len(VERDICT_NAMES)
+        if not is_sound or wish not in range(len(ADMIN_NAMES)) or weight not in range(MOST_WEIGHT):
+            raise ValueError(f"{name}: not a legacy")
+        told[name] = numbers, int(wish), int(weight)
+    return told

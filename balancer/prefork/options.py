@@ -1,0 +1,92 @@
+"""The options every daemon of this machine has, and the readers that several tables share.
+
+RULES: a table and pure readers (the user database excepted); what is done with the values is the master's
+business."""
+
+import grp
+import pwd
+from dataclasses import replace
+from typing import Any
+
+from balancer.config.cpus import available_cores
+from balancer.config.option import Option, Settings
+from balancer.config.units import Address, parse_address
+from balancer.shm.layout import MAX_SLOTS
+
+
+def parse_processes(text: str) -> int:
+    """ "auto" (the CPUs this process may use) or a number of processes."""
+    if text == "auto":
+        return min(available_cores(), MAX_SLOTS)
+    if not text.isdigit() or not 1 <= int(text) <= MAX_SLOTS:
+        raise ValueError(f"{text!r} is neither auto nor a number from 1 to {MAX_SLOTS}")
+    return int(text)
+
+
+def parse_user(text: str) -> str:
+    """A user that exists here, by name or number."""
+    try:
+        pwd.getpwuid(int(text)) if text.isdigit() else text and pwd.getpwnam(text)
+    except KeyError:
+        raise ValueError(f"user {text!r} does not exist here") from None
+    return text
+
+
+def parse_group(text: str) -> str:
+    """A group that exists here, by name or number."""
+    try:
+        grp.getgrgid(int(text)) if text.isdigit() else text and grp.getgrnam(text)
+    except KeyError:
+        raise ValueError(f"group {text!r} does not exist here") from None
+    return text
+
+
+def parse_bind(text: str) -> str:
+    """An address to listen on, checked but left as text: its port may be that of --port."""
+    parse_listen(text, port=0)
+    return text
+
+
+def parse_listen(text: str, port: int | None = None) -> Address:
+    """As parse_address, for the own end: a name would have to be resolved, and may mean another machine."""
+    address = parse_address(text, port)
+    if address.family != "name":
+        return address
+    if address.host == "localhost":
+        return replace(address, family="inet", host="127.0.0.1")
+    raise ValueError(f"{text!r} is a name: write the numeric address to listen on, or * for every one")
+
+
+def binds(settings: Settings) -> tuple[Address, ...]:
+    """--bind with --port filled in; without --bind every IPv4 address. Raises ConfigError on a repeated
+    one."""
+    port: int = settings.values["port"]
+    found = tuple(parse_listen(text, port) for text in settings.values["bind"] or ("0.0.0.0",))
+    for index, address in enumerate(found):
+        if address in found[:index] and address.port != 0:
+            raise settings.refuse("bind", f"{address} is given twice")
+    return found
+
+
+_PROCESS: dict[str, Any] = {"group": "Processes"}
+PROCESS_OPTIONS = (
+    Option("pidfile", "", "file to hold the master's pid", metavar="FILE", unset="none", **_PROCESS),
+    Option(
+        "user",
+        "",
+        "user to become once the sockets are bound",
+        parse_user,
+        metavar="USER",
+        unset="stay",
+        **_PROCESS,
+    ),
+    Option(
+        "group",
+        "",
+        "group to become; the user's own if unset",
+        parse_group,
+        metavar="GROUP",
+        unset="stay",
+        **_PROCESS,
+    ),
+)

@@ -1,0 +1,47 @@
+"""A short text in shared memory, with one writer and many readers.
+
+RULES: a sequence lock with a checksum; the writer never waits, a reader's retries are bounded.
+"""
+
+import zlib
+from multiprocessing.sharedctypes import RawArray
+
+NOTICE_BYTES = 4000
+_HEAD = 24  # serial, length, checksum
+
+
+class Notice:
+    """A short text with one writer, read by all: a sequence lock with a checksum.
+
+    The serial is odd while the writer is at work. The checksum is for machines that reorder stores, and for a writer
+    killed half way; the reader's retries are bounded because that writer may never come back.
+    """
+
+    def __init__(self) -> None:
+        self._memory = RawArray("B", _HEAD + NOTICE_BYTES)
+        self._bytes = memoryview(self._memory).cast("B")
+        self._head = self._bytes[:_HEAD].cast("q")
+
+    def write(self, text: str) -> int:
+        """Replace the text (cut to 4000 bytes); returns its serial number."""
+        raw = text.encode()[:NOTICE_BYTES].decode(errors="ignore").encode()
+        head = self._head
+        begun = (head[0] | 1) if head[0] & 1 else head[0] + 1
+        head[0] = begun
+        self._bytes[_HEAD : _HEAD + len(raw)] = raw
+        head[1] = len(raw)
+        head[2] = zlib.crc32(raw)
+        head[0] = begun + 1
+        return (begun + 1) // 2
+
+    def read(self) -> tuple[int, str]:
+        """(serial, text); serial 0 means nothing was ever written, -1 that no whole text could be read just now."""
+        for _ in range(100):
+            serial = self._head[0]
+            if serial & 1:
+                continue
+            length = min(max(self._head[1], 0), NOTICE_BYTES)
+            raw = bytes(self._bytes[_HEAD : _HEAD + length])
+            if self._head[0] == serial and (serial == 0 or zlib.crc32(raw) == self._head[2]):
+                return serial // 2, raw.decode()
+        return -1, ""

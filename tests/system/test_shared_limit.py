@@ -1,0 +1,163 @@
+"""Seats over real processes: the limit is never exceeded by even one, and no kill -9 makes it smaller.
+
+The witness is the backend's own view: it counts, at each accept, the connections that their holders have not yet closed.
+"""
+
+import contextlib
+import os
+import random
+import select
+import signal
+import socket
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from balancer.pool.board import SESSIONS, Board, columns_for
+from balancer.pool.shared_limit import Seats
+from balancer.shm.layout import FIRST_LEASE, MASTER_LIVE_ROWS, MASTER_ROW, make_shared
+
+LIMIT, WORKERS = 8, 4
+
+
+class Crew:
+    """Forked seat takers, and the part of the master that matters: reap, zero the row, fork again."""
+
+    def __init__(self, board: Board, act: Callable[[Seats], None]) -> None:
+        self.board, self.act = board, act
+        self.pids: dict[int, int] = {}  # pid -> row
+
+    def fork(self, row: int) -> int:
+        pid = os.fork()
+        if pid == 0:
+            with contextlib.suppress(BaseException):
+                random.seed(os.getpid())
+                self.act(Seats(self.board, row))
+            os._exit(0)
+        self.pids[pid] = row
+        return pid
+
+    def kill(self, pid: int) -> int:
+        """kill -9, wait, zero: the row it had."""
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        row = self.pids.pop(pid)
+        self.board.shared.rows.zero(row)
+        return row
+
+    def kill_all(self) -> None:
+        for pid in list(self.pids):
+            self.kill(pid)
+
+
+@pytest.fixture
+def board() -> Iterator[Board]:
+    shared = make_shared(columns_for(1), rows=FIRST_LEASE + WORKERS)
+    shared.rows.row(MASTER_ROW)[MASTER_LIVE_ROWS] = FIRST_LEASE + WORKERS
+    board = Board(shared, 1)
+    yield board
+    os.close(board.lock_fd)
+
+
+def churn(address: str) -> Callable[[Seats], None]:
+    """Take a seat, open, hold a moment, close, give it back: as fast as it goes.
+
+    Lets the others run between the look and the +1: without the lock, the ninth is there within a second."""
+
+    def act(seats: Seats) -> None:
+        look = seats.taken
+
+        def slow_look(column: int) -> int:
+            seen = look(column)
+            os.sched_yield()
+            return seen
+
+        seats.taken = slow_look  # type: ignore[method-assign]
+        held: list[socket.socket] = []
+        while True:
+            if random.random() < 0.6 and seats.take(SESSIONS, LIMIT):
+                sock = socket.socket(socket.AF_UNIX)
+                sock.connect(address)
+                held.append(sock)
+            elif held:
+                held.pop(random.randrange(len(held))).close()
+                seats.give(SESSIONS)
+
+    return act
+
+
+def still_open(connections: list[socket.socket]) -> list[socket.socket]:
+    """Those whose other end is open; the others are closed here too."""
+    closed = select.select(connections, [], [], 0)[0]
+    for conn in closed:
+        conn.close()
+    return [conn for conn in connections if conn not in closed]
+
+
+def test_never_one_too_many_in_a_storm_of_kills_and_all_seats_are_there_again(
+    board: Board, tmp_path: Path
+) -> None:
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(str(tmp_path / "backend"))
+    listener.listen(64)
+    listener.setblocking(False)
+    crew = Crew(board, churn(str(tmp_path / "backend")))
+    for row in range(FIRST_LEASE, FIRST_LEASE + WORKERS):
+        crew.fork(row)
+    connections: list[socket.socket] = []
+    accepted = kills = most = 0
+    end = time.monotonic() + 3
+    try:
+        while time.monotonic() < end:
+            select.select([listener], [], [], 0.1)
+            with contextlib.suppress(BlockingIOError):
+                while True:
+                    connections.append(listener.accept()[0])
+                    accepted += 1
+            # All were accepted before this look: those it finds open were open together when it began.
+            connections = still_open(connections)
+            assert len(connections) <= LIMIT
+            most = max(most, board.gauge(SESSIONS))
+            if accepted >= 200 * (kills + 1):
+                crew.fork(crew.kill(random.choice(list(crew.pids))))
+                kills += 1
+        assert accepted > 1000 and kills > 5
+        assert most >= LIMIT  # a limit that was never reached was not tested
+    finally:
+        crew.kill_all()
+    assert board.gauge(SESSIONS) == 0
+    fresh = Seats(board, FIRST_LEASE)
+    assert [fresh.take(SESSIONS, LIMIT) for _ in range(LIMIT + 1)] == [True] * LIMIT + [False]
+
+
+def stop_in_the_lock(seats: Seats) -> None:
+    """Stops itself where it does most harm: holding the lock, the seat not yet taken."""
+    look = seats.taken
+    looks = 0
+
+    def taken(column: int) -> int:
+        nonlocal looks
+        looks += 1
+        if looks == 2:
+            os.kill(os.getpid(), signal.SIGSTOP)
+        return look(column)
+
+    seats.taken = taken  # type: ignore[method-assign]
+    seats.take(SESSIONS, LIMIT)
+
+
+def test_a_worker_stopped_in_the_lock_hangs_nobody_and_its_death_frees_the_lock(board: Board) -> None:
+    crew = Crew(board, stop_in_the_lock)
+    pid = crew.fork(FIRST_LEASE)
+    try:
+        assert os.WIFSTOPPED(os.waitpid(pid, os.WUNTRACED)[1])
+        neighbour = Seats(board, FIRST_LEASE + 1)
+        begun = time.monotonic()
+        assert neighbour.take(SESSIONS, LIMIT) is False
+        assert time.monotonic() - begun < 0.5
+        crew.kill(pid)
+        assert neighbour.take(SESSIONS, LIMIT) is True
+    finally:
+        crew.kill_all()

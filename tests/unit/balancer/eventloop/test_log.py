@@ -1,0 +1,301 @@
+"""The log never raises, never blocks, never lets a value forge a line, and says how much it had to drop."""
+
+import errno
+import os
+import re
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from balancer.eventloop import log as log_module
+from balancer.eventloop.log import LONGEST_LINE, Log, Sink
+
+LINE = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z (info|warning|error|debug) worker 2 pid=\d+ ")
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "log"
+
+
+@pytest.fixture
+def stderr() -> Iterator[None]:
+    """Gives fd 2 back after a test that points it elsewhere."""
+    kept = os.dup(2)
+    yield
+    os.dup2(kept, 2)
+    os.close(kept)
+
+
+def test_the_grammar(path: Path) -> None:
+    log = Log("worker 2", str(path))
+    log.info("refuse", client="10.0.0.9:5012", sessions="8/8", reason="no place", then="close the client")
+    line = path.read_text()
+    assert LINE.match(line)
+    told = 'refuse client=10.0.0.9:5012 sessions=8/8 reason="no place" then=close the client\n'
+    assert line.endswith(f"worker 2 pid={os.getpid()} {told}")
+
+
+@pytest.mark.parametrize(
+    "value", ["a\nb", "a\r\n2026", "\x1b[31m", 'say "x"', "\u202egnp.exe", "\x00", "a\\b", "", "\ud800"]
+)
+def test_no_value_can_end_a_line_or_speak_to_the_terminal(path: Path, value: str) -> None:
+    log = Log("worker 2", str(path), level=1)
+    log.info("open", name=value, then=value)
+    log.session(f"close name={value}")
+    log.flush()
+    text = path.read_bytes().decode()
+    assert text.count("\n") == 2
+    assert all(line.isprintable() and LINE.match(line) for line in text.splitlines())
+
+
+def test_levels(path: Path) -> None:
+    for level, expected in ((0, ["info"]), (1, ["info", "info"]), (2, ["info", "info", "debug"])):
+        path.unlink(missing_ok=True)
+        log = Log("worker 2", str(path), level=level)
+        log.info("up")
+        log.session("close")
+        log.debug("turn")
+        log.flush()
+        assert [line.split()[1] for line in path.read_text().splitlines()] == expected
+
+
+def test_session_lines_wait_for_the_flush_and_keep_their_order(path: Path) -> None:
+    log = Log("worker 2", str(path), level=1)
+    log.session("close n=1")
+    log.session("close n=2")
+    assert path.read_text() == ""
+    log.info("down")
+    assert [line.split(" ", 5)[5] for line in path.read_text().splitlines()] == [
+        "close n=1",
+        "close n=2",
+        "down",
+    ]
+
+
+def test_session_lines_go_out_early_in_a_flood(path: Path) -> None:
+    log = Log("worker 2", str(path), level=1)
+    for number in range(log_module.BUFFERED_LINES + 1):
+        log.session(f"close n={number}")
+    assert path.read_text().count("\n") == log_module.BUFFERED_LINES
+
+
+def test_a_line_is_never_longer_than_a_pipe_keeps_whole(path: Path) -> None:
+    log = Log("worker 2", str(path), level=1)
+    log.info("open", name="ü" * 5000)
+    log.session("x" * 9000)
+    log.flush()
+    lines = path.read_bytes().splitlines(keepends=True)
+    assert [len(line) <= LONGEST_LINE and line.endswith(b"...\n") for line in lines] == [True, True]
+    assert lines[0].decode()
+
+
+def fill(fd: int) -> int:
+    done = 0
+    os.set_blocking(fd, False)
+    while True:
+        try:
+            done += os.write(fd, bytes(4096))
+        except BlockingIOError:
+            return done
+
+
+def test_a_stalled_pipe_neither_blocks_nor_tears_a_line_and_the_loss_is_told(stderr: None) -> None:
+    reader, writer = os.pipe()
+    os.dup2(writer, 2)  # blocking, as a shell's pipe is
+    assert os.get_blocking(2)
+    log = Log("worker 2", level=1)
+    full = fill(writer)
+    os.set_blocking(writer, True)
+    log.info("up")
+    for number in range(3):
+        log.session(f"close n={number}")
+    log.flush()
+    assert log.dropped == 4
+    assert os.get_blocking(2), "the flag of the description we share must stay as it was"
+    while full:
+        full -= len(os.read(reader, min(full, 65536)))
+    log.info("up", backend="a")
+    lines = os.read(reader, 65536).decode().splitlines()
+    assert [line.split(" ", 5)[5] for line in lines] == ["log dropped=4", "up backend=a"]
+    assert log.dropped == 4
+    os.close(reader)
+    log.info("up")
+    assert log.dropped == 5
+    os.close(writer)
+
+
+def test_a_flood_into_a_pipe_loses_whole_lines_only(stderr: None) -> None:
+    reader, writer = os.pipe()
+    os.dup2(writer, 2)
+    log = Log("worker 2", level=1)
+    full = fill(writer)
+    while full > 54321:  # room for a few lines, and no whole number of them
+        full -= len(os.read(reader, full - 54321))
+    for number in range(500):
+        log.session(f"close n={number} {'x' * (number % 300)} end")
+    log.flush()
+    text = os.read(reader, 1 << 20)[full:].decode()
+    assert text.endswith(" end\n")
+    lines = text.splitlines()
+    assert all(LINE.match(line) and line.endswith(" end") for line in lines)
+    assert len(lines) > 0 < log.dropped
+    assert len(lines) + log.dropped == 500
+    log.info("up")
+    assert f" log dropped={log.dropped}\n" in os.read(reader, 4096).decode()
+    os.close(reader)
+    os.close(writer)
+
+
+def test_journald_stream_is_a_socket(stderr: None) -> None:
+    ours, theirs = socket.socketpair()
+    os.dup2(ours.fileno(), 2)
+    log = Log("worker 2", level=1)
+    log.info("up")
+    assert theirs.recv(4096).endswith(b" up\n")
+    for number in range(20000):
+        log.session(f"close n={number}")
+    log.flush()
+    assert 0 < log.dropped < 20000
+    assert ours.getblocking()
+    ours.close()
+    theirs.close()
+
+
+class Disk(Sink):
+    """A file system with `room` bytes left."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__(path)
+        self.room = 1 << 30
+        self.fails = errno.ENOSPC
+
+    def write(self, data: bytes) -> int:
+        done = super().write(data[: self.room]) if self.room else 0
+        self.room -= done
+        return done
+
+
+def test_a_full_disk_drops_and_a_torn_line_cannot_swallow_the_next(path: Path) -> None:
+    disk = Disk(str(path))
+    log = Log("worker 2", level=1, sink=disk)
+    log.info("up")
+    disk.room = 40  # in the middle of a line
+    log.info("down")
+    log.info("up")
+    assert log.dropped == 2
+    disk.room = 1 << 30
+    log.info("ready")
+    first, _torn, told, last = path.read_text().splitlines()
+    assert (first.endswith(" up"), told.endswith(" log dropped=2"), last.endswith(" ready")) == (
+        True,
+        True,
+        True,
+    )
+
+
+def test_a_batch_cut_by_a_full_disk_counts_exactly_the_lines_lost(path: Path) -> None:
+    disk = Disk(str(path))
+    log = Log("worker 2", level=1, sink=disk)
+    for _ in range(3):  # from the second round on, a torn line stands before the batch
+        for number in range(10):
+            log.session(f"close n={number} end")
+        disk.room = 400
+        log.flush()
+    lines = path.read_text().split("\n")
+    whole = [line for line in lines if line.endswith(" end")]
+    told = [line for line in lines if " log dropped=" in line]
+    assert log.dropped == 30 - len(whole)
+    assert len(told) == 2
+    assert len(whole) > 3
+
+
+def test_a_notice_that_is_torn_itself_is_told_again(path: Path) -> None:
+    disk = Disk(str(path))
+    log = Log("worker 2", sink=disk)
+    for room in (40, 20, 20):
+        disk.room = room
+        log.info("down")
+    disk.room = 1 << 30
+    log.info("ready")
+    assert [line.split(" ", 5)[5] for line in path.read_text().splitlines()[-2:]] == [
+        "log dropped=3",
+        "ready",
+    ]
+
+
+def test_the_loss_is_told_without_a_further_line(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    disk = Disk(str(path))
+    log = Log("worker 2", sink=disk)
+    disk.room = 0
+    log.info("up")
+    log.flush()
+    disk.room = 1 << 20
+    monkeypatch.setattr(log_module.time, "monotonic", lambda: 1e12)
+    log.flush()
+    assert path.read_text().endswith(" log dropped=1\n")
+
+
+def test_a_closed_stderr_is_survived(stderr: None) -> None:
+    os.close(2)
+    try:
+        log = Log("worker 2")
+        log.error("down")
+        log.reopen()
+        assert log.dropped >= 1
+    finally:
+        os.open("/dev/null", os.O_WRONLY)
+
+
+def test_reopen_follows_a_rotation(path: Path) -> None:
+    log = Log("worker 2", str(path))
+    log.info("up")
+    path.rename(path.with_suffix(".1"))
+    log.info("still", where="old")
+    log.reopen()
+    log.info("now", where="new")
+    assert path.with_suffix(".1").read_text().count("\n") == 2
+    assert path.read_text().endswith(" now where=new\n")
+
+
+def test_a_failed_reopen_keeps_the_old_file(tmp_path: Path) -> None:
+    directory = tmp_path / "d"
+    directory.mkdir()
+    log = Log("worker 2", str(directory / "log"))
+    kept = os.open(directory / "log", os.O_RDONLY)
+    (directory / "log").unlink()
+    directory.rmdir()
+    log.reopen()
+    log.info("up")
+    text = os.read(kept, 4096).decode()
+    assert "then=keep the old file" in text
+    assert text.endswith(" up\n")
+    os.close(kept)
+
+
+def test_a_path_that_cannot_be_opened_is_a_problem_a_boot_can_see(tmp_path: Path) -> None:
+    log = Log("worker 2", str(tmp_path / "absent" / "log"))
+    assert log.problem == f"cannot open log {tmp_path}/absent/log: No such file or directory"
+
+
+def test_a_child_shares_the_file_and_not_the_buffer(path: Path) -> None:
+    log = Log("master", str(path), level=1)
+    log.session("close of=parent")
+    child = log.child("worker 2", 1)
+    child.info("up")
+    assert path.read_text().count("\n") == 1
+    assert LINE.match(path.read_text())
+    assert child.level == 1
+
+
+def test_redirected_stderr_is_appended_to(path: Path, stderr: None) -> None:
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)  # as `2>file`, without O_APPEND
+    os.dup2(fd, 2)
+    log = Log("worker 2")
+    log.info("up")
+    os.write(2, b"Traceback\n")
+    log.info("down")
+    assert [line.split()[-1] for line in path.read_text().splitlines()] == ["up", "Traceback", "down"]
+    os.close(fd)

@@ -1,0 +1,78 @@
+"""What one board says to the next: everything that must last, nothing that need not, and never nonsense."""
+
+import json
+
+import pytest
+
+from balancer.pool.backend import Backend, parse_upstream, with_indexes
+from balancer.pool.board import (
+    ADMIN_MAINT,
+    B_ADMIN,
+    B_FAMILY,
+    B_SINCE_MS,
+    B_SUBJECT,
+    B_VERDICT,
+    DOWN,
+    UP,
+    Board,
+    columns_for,
+)
+from balancer.pool.handover_state import export_state, restore_state
+from balancer.prefork.upgrade import MOST_STATE
+from balancer.shm.layout import make_shared
+
+
+def board() -> Board:
+    return Board(make_shared(columns_for(1000), rows=4), 1000)
+
+
+def pool(*names: str) -> tuple[Backend, ...]:
+    parsed = [parse_upstream(f"10.0.0.{place}:80 name={name}") for place, name in enumerate(names, 1)]
+    return with_indexes(parsed, {name: place for place, name in enumerate(names)})
+
+
+def test_verdict_wish_and_address_last_whatever_block_they_get() -> None:
+    old, new = board(), board()
+    a, b, c = pool("a", "b", "c")
+    old.write_verdicts([(0, B_VERDICT, DOWN), (0, B_SINCE_MS, 9_000), (0, B_SUBJECT, 77)])
+    old.write_verdicts([(1, B_VERDICT, UP), (1, B_FAMILY, 4)])
+    old.set_admin(1, ADMIN_MAINT)
+    old.set_weight(2, 0)
+    c2, a2, b2, d2 = pool("c", "a", "b", "d")
+    restore_state(new, (a2, b2, c2, d2), export_state(old, (a, b, c)))
+    assert [new.word(a2.index, column) for column in (B_VERDICT, B_SINCE_MS, B_SUBJECT)] == [DOWN, 9_000, 77]
+    assert (new.word(b2.index, B_ADMIN), new.word(b2.index, B_FAMILY)) == (ADMIN_MAINT, 4)
+    assert (new.weight_of(c2.index, 5), new.weight_of(a2.index, 5)) == (0, 5)
+    assert new.word(d2.index, B_VERDICT) == 0
+    assert new.versions()[0] % 2 == 0
+
+
+def test_of_the_healthy_there_is_nothing_to_say() -> None:
+    old = board()
+    every = pool(*(f"backend-{number}" for number in range(200)))
+    old.write_verdicts((backend.index, B_VERDICT, UP) for backend in every)
+    assert export_state(old, every) == ""
+
+
+def test_a_whole_large_pool_that_is_down_still_fits() -> None:
+    old = board()
+    every = pool(*(f"backend-{number}" for number in range(250))) * 4
+    old.write_verdicts(
+        word
+        for index in range(1000)
+        for word in ((index, B_VERDICT, DOWN), (index, B_SINCE_MS, 10**9), (index, B_SUBJECT, 2**32 - 1))
+    )
+    assert len(export_state(old, every)) * 4 < MOST_STATE
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "{", "[]", "[1]", "7", '{"a": 1}', '{"a": [[1], 0, 0]}', '{"a": [["x"], 0, 0]}',
+     json.dumps({"a": [[0, 9, 0, 0, 0, 0], 0, 0]}), json.dumps({"a": [[0, 2, 0, 0, 0, 0], 9, 0]}),
+     json.dumps({"a": [[0, 2, 0, 0, 0, 0], 0, -1]})],
+)  # fmt: skip
+def test_what_is_not_a_legacy_changes_nothing(text: str) -> None:
+    new = board()
+    [a] = pool("a")
+    restore_state(new, [a], text)
+    assert (new.word(0, B_VERDICT), new.word(0, B_ADMIN), new.versions()) == (0, 0, (0, 0))

@@ -1,0 +1,80 @@
+"""The shared table: one writer per cell, rows on their own cache lines, totals that never fall; the notice."""
+
+import os
+
+from balancer.shm.layout import FIRST_LEASE, FREE, LOAD, PREFORK_COLUMNS, READY, STATE
+from balancer.shm.notice import Notice
+from balancer.shm.table import RETIRED_ROW, Table
+
+COUNT = PREFORK_COLUMNS
+
+
+def test_rows_are_whole_cache_lines_and_do_not_overlap() -> None:
+    table = Table(3, 9)
+    assert table.columns == 16
+    table.row(1)[:] = memoryview(bytes(b"\x01" * 8 * 16)).cast("q")
+    assert not any(table.row(0)) and not any(table.row(2))
+    table.row(2)[5] = -7
+    assert table.cells[2 * 16 + 5] == -7
+
+
+def test_total_sums_the_asked_rows_only() -> None:
+    table = Table(5, 8)
+    for row in range(5):
+        table.row(row)[3] = 10**row
+    assert table.total(3) == 11111
+    assert table.total(3, 1, 3) == 110
+    assert table.total(2) == 0
+
+
+def test_folding_moves_totals_and_zeroes_the_rest() -> None:
+    table = Table(5, 32)
+    row = table.row(FIRST_LEASE)
+    row[COUNT], row[COUNT + 1], row[LOAD], row[STATE] = 41, 5, 3, READY
+    table.row(RETIRED_ROW)[COUNT] = 1
+    before = table.total(COUNT)
+    table.fold(FIRST_LEASE, RETIRED_ROW, {COUNT})
+    assert table.total(COUNT) == before == 42
+    assert table.total(COUNT + 1) == 0 and table.total(LOAD) == 0
+    assert row[STATE] == FREE
+
+
+def test_the_table_is_shared_over_a_fork() -> None:
+    table = Table(2, 8)
+    pid = os.fork()
+    if not pid:
+        table.row(1)[4] = 1 << 40
+        os._exit(0)
+    os.waitpid(pid, 0)
+    assert table.row(1)[4] == 1 << 40
+
+
+def test_a_notice_is_read_whole_with_its_serial() -> None:
+    notice = Notice()
+    assert notice.read() == (0, "")
+    assert notice.write("zwölf") == 1
+    assert notice.read() == (1, "zwölf")
+    notice.write("x")
+    assert notice.read() == (2, "x")
+
+
+def test_a_notice_too_long_is_cut_between_characters() -> None:
+    notice = Notice()
+    notice.write("ä" * 3000)
+    assert notice.read() == (1, "ä" * 2000)
+
+
+def test_a_reader_gives_up_on_a_writer_killed_half_way() -> None:
+    notice = Notice()
+    notice.write("whole")
+    notice._head[0] += 1
+    assert notice.read() == (-1, "")
+    notice.write("mended")
+    assert notice.read()[1] == "mended"
+
+
+def test_a_torn_text_is_not_believed() -> None:
+    notice = Notice()
+    notice.write("whole")
+    notice._bytes[24] = ord("W")
+    assert notice.read() == (-1, "")
