@@ -15,8 +15,8 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from balancer import options as balancer_options  # noqa: E402
-from balancer.config import usage
-from balancer.config.option import Option
+from balancer.config import usage  # noqa: E402
+from balancer.config.option import Option  # noqa: E402
 from workers import option_tables  # noqa: E402
 
 TABLES: dict[str, Sequence[Option]] = {
