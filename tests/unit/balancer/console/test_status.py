@@ -9,6 +9,7 @@ from balancer.console.table import check_text, draw_status, human_age, human_byt
 from balancer.pool import board as b
 from balancer.pool.backend import Backend
 from balancer.shm import layout as c
+from balancer.shm.table import RETIRED_ROW
 
 BACKENDS = (
     Backend("one", parse_address("127.0.0.1:9001"), weight=2, maxconn=8, index=0),
@@ -43,7 +44,7 @@ def look(board: b.Board, now: float = 100.0) -> dict:
 def test_totals_include_the_dead_and_the_draining(board: b.Board) -> None:
     lease(board, 3, pid=71, state=c.READY, beat_ms=100_000, accepted=10, sessions=2, bytes_in=5)
     lease(board, 4, pid=72, state=c.DRAINING, beat_ms=100_000, accepted=20, sessions=1)
-    dead = board.shared.rows.row(c.RETIRED_ROW)
+    dead = board.shared.rows.row(RETIRED_ROW)
     dead[b.ACCEPTED], dead[b.BYTES_IN] = 100, 7
     master = board.shared.rows.row(c.MASTER_ROW)
     master[c.MASTER_RESPAWNS], master[c.MASTER_HANGS] = 4, 1
@@ -88,7 +89,7 @@ def test_backend_sums_run_over_all_rows(board: b.Board) -> None:
         view = lease(board, row, pid=70 + row, state=c.READY, beat_ms=100_000)
         view[b.base(1) + b.B_SESSIONS] = sessions
         view[b.base(1) + b.B_SESSIONS_TOTAL] = 10
-    board.shared.rows.row(c.RETIRED_ROW)[b.base(1) + b.B_SESSIONS_TOTAL] = 100
+    board.shared.rows.row(RETIRED_ROW)[b.base(1) + b.B_SESSIONS_TOTAL] = 100
     assert [x["sessions"] for x in look(board)["backends"]] == [0, 9]
     assert [x["sessions_total"] for x in look(board)["backends"]] == [0, 120]
 
