@@ -2,6 +2,7 @@
 
     make bench                                        everything; long
     make bench WORK=keepalive PEERS=haproxy ROUNDS=5  one work against one peer
+    make bench WORK=close PEERS=ours@/tmp/before      against the balancer of another checkout
 
 Writes bench.md, bench.json and, with matplotlib, bench.svg into bench-out/. Peers are interleaved within a round, each
 round starts with another one, and every figure is a median over the rounds. Run it on an otherwise quiet machine.
@@ -14,7 +15,7 @@ import tempfile
 from pathlib import Path
 
 from benchlib.measure import machine
-from benchlib.peers import INSTALL, PEERS, Backend, find, missing
+from benchlib.peers import INSTALL, PEERS, Backend, checkout_of, find, is_known, kind_of, missing
 from benchlib.report import Results, as_json, draw, middle, number, table
 from benchlib.works import WORKS, take_sample
 
@@ -25,7 +26,9 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], epilog=f"works: {', '.join(WORKS)}")
     parser.add_argument("--work", default="", help="comma-separated; `main` for the first five; default all")
     parser.add_argument(
-        "--peers", default="haproxy,nginx,envoy", help="comma-separated, beside ours and direct"
+        "--peers",
+        default="haproxy,nginx,envoy",
+        help="comma-separated, beside ours and direct; ours@DIRECTORY is the balancer of another checkout",
     )
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=3.0, help="length of one sample's load")
@@ -37,7 +40,7 @@ def parse() -> argparse.Namespace:
     chosen.works = chosen.works or list(WORKS)
     unknown = [name for name in chosen.works if name not in WORKS]
     chosen.peers = [name for name in chosen.peers.split(",") if name]
-    unknown += [name for name in chosen.peers if name not in PEERS]
+    unknown += [name for name in chosen.peers if not is_known(name)]
     if unknown:
         parser.error(
             f"unknown: {', '.join(unknown)}; works are {', '.join(WORKS)}; peers are {', '.join(PEERS)}"
@@ -49,7 +52,8 @@ def present(peers: list[str]) -> list[str]:
     """Those of `peers` that are on this machine; says which are not, and how they would get here."""
     for name in (*peers, "wrk"):
         if missing(name):
-            print(f"missing: {name}; to have it: {INSTALL[name]}")
+            how = INSTALL.get(name, f"a checkout in {checkout_of(name)}")
+            print(f"missing: {name}; to have it: {how}")
     return [name for name in peers if not missing(name)]
 
 
@@ -60,7 +64,8 @@ def run(works: list[str], peers: list[str], rounds: int, seconds: float) -> tupl
         backend = Backend(Path(name))
         try:
             for work in works:
-                names = [peer for peer in ("ours", *peers, "direct") if peer in (WORKS[work].only or (peer,))]
+                only = WORKS[work].only
+                names = [peer for peer in ("ours", *peers, "direct") if not only or kind_of(peer) in only]
                 results[work] = {peer: [] for peer in names}
                 for turn in range(rounds):
                     shift = turn % len(names)

@@ -67,6 +67,12 @@ def ours(scene: Scene) -> list[str]:
     return [sys.executable, "-m", "balancer", *options]
 
 
+def checkout_of(name: str) -> Path:
+    """Directory whose balancer a peer called `ours` or `ours@DIRECTORY` runs; the same interpreter runs both."""
+    directory = name.partition("@")[2]
+    return Path(directory).resolve() if directory else ROOT
+
+
 def haproxy(scene: Scene) -> list[str]:
     servers = "\n".join(f"  server s{n} {host}:{port}" for n, (host, port) in enumerate(scene.backends))
     text = f"""global
@@ -161,8 +167,20 @@ PEERS: dict[str, Callable[[Scene], list[str]]] = {
 }
 
 
+def kind_of(name: str) -> str:
+    """Key of PEERS for a peer's name: `ours@DIRECTORY` is `ours` of another checkout."""
+    return name.partition("@")[0]
+
+
+def is_known(name: str) -> bool:
+    kind, at, directory = name.partition("@")
+    return kind in PEERS and (not at or (kind == "ours" and bool(directory)))
+
+
 def missing(name: str) -> bool:
-    if name in ("ours", "direct"):
+    if kind_of(name) == "ours":
+        return not (checkout_of(name) / "balancer/__main__.py").is_file()
+    if name == "direct":
         return False
     if name == "nginx" and find(name):
         shown = subprocess.run([find(name) or "", "-V"], capture_output=True, text=True).stderr
@@ -192,9 +210,9 @@ class Proxy:
         self.port = scene.backends[0][1]
         if name == "direct":
             return
-        log = scene.directory / f"{name}.log"
+        log = scene.directory / "proxy.log"
         self.port = scene.port
-        self.process = start(PEERS[name](scene), log, cwd=ROOT)
+        self.process = start(PEERS[kind_of(name)](scene), log, cwd=checkout_of(name))
         wait_listening(self.port, self.process, log)
 
     @property
