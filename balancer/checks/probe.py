@@ -8,14 +8,10 @@ import errno
 import socket
 from collections.abc import Callable
 
+from balancer.eventloop.errnos import CAPACITY, REFUSED, UNREACHABLE
 from balancer.eventloop.loop import Loop
 from balancer.eventloop.timers import Timer
 from balancer.pool.targets import Target
-
-REFUSED = frozenset({errno.ECONNREFUSED, errno.ENOENT, errno.ECONNRESET})
-UNREACHABLE = frozenset({errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EHOSTDOWN, errno.EACCES, errno.EPERM})
-# Our own want of descriptors, ports or memory: says nothing about the backend.
-OURS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL})
 
 Done = Callable[
     [str, float], object
@@ -26,7 +22,7 @@ def outcome_of(error: int) -> str:
     """The word for what connect() said."""
     if error == 0:
         return "ok"
-    if error in OURS:
+    if error in CAPACITY:
         return ""
     if error == errno.ETIMEDOUT:
         return "timeout"
@@ -46,7 +42,7 @@ class Probe:
         try:
             sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         except OSError as failure:
-            self._end(outcome_of(failure.errno or 0) if failure.errno in OURS else "error")
+            self._end(outcome_of(failure.errno or 0) if failure.errno in CAPACITY else "error")
             return
         self._sock = sock
         error = sock.connect_ex(address)

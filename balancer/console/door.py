@@ -9,12 +9,12 @@ import socket
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
+from balancer.eventloop.errnos import CAPACITY
 from balancer.eventloop.log import Log
 from balancer.eventloop.loop import Loop
 
 GREED = 16  # accepts per wake-up
 REST = 0.3  # seconds without accepting after running out of something
-CAPACITY = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
 
 G = TypeVar("G")  # whoever serves one accepted client

@@ -16,6 +16,7 @@ import stat
 from dataclasses import dataclass
 
 from balancer.config.units import Address
+from balancer.eventloop.errnos import NOT_LISTENING
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,7 @@ def _clear_stale(path: str) -> None:
         return
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as probe:
         code = probe.connect_ex(path)
-    if code in (errno.ECONNREFUSED, errno.ENOENT):
+    if code in NOT_LISTENING:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(path)
     else:  # 0, or EAGAIN: its queue is full, so somebody holds it

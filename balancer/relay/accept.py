@@ -14,11 +14,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from os import close, set_blocking
 from typing import Any, Protocol
 
+from balancer.eventloop.errnos import CAPACITY, STILLBORN, name_of
 from balancer.eventloop.timers import Timer
 from balancer.pool.board import ACCEPTED, REFUSED, SESSIONS, SESSIONS_CLOSED
 from balancer.relay.hub import Hub
 from balancer.relay.session import Session
-from balancer.relay.sockets import CAPACITY, STILLBORN
 from balancer.shm.layout import ACCEPTING, LOAD
 
 GREED = 16
@@ -207,8 +207,7 @@ class Acceptor:
         if hub.loop.now - self._told_at >= TELL_EVERY:
             self._told_at = hub.loop.now
             sessions = f"{len(hub.sessions)}/{hub.budget}"
-            word = errno.errorcode.get(code, str(code))
-            hub.log.warning("accept", error=word, sessions=sessions, then=f"again in {REST} s")
+            hub.log.warning("accept", error=name_of(code), sessions=sessions, then=f"again in {REST} s")
 
     def room_again(self) -> None:
         """Sessions of this worker have ended: the seat one of them left may be had at once."""

@@ -16,11 +16,12 @@ from _socket import AF_UNIX, SO_ERROR, SOL_SOCKET
 from _socket import socket as Socket
 from typing import TYPE_CHECKING
 
+from balancer.eventloop.errnos import CAPACITY, name_of
 from balancer.eventloop.loop import ERROR, HANGUP, WRITE
 from balancer.pool.backend import Backend
 from balancer.pool.election import NOBODY
 from balancer.relay import ends
-from balancer.relay.sockets import CAPACITY, STREAM
+from balancer.relay.sockets import STREAM
 
 if TYPE_CHECKING:
     from balancer.relay.activity import Sighting
@@ -157,11 +158,11 @@ class Dial:
         hub.dialling.pop(self, None)
         if code in CAPACITY:
             hub.short_of(code)
-            self.close(ends.OWN_RESOURCES, errno.errorcode[code])
+            self.close(ends.OWN_RESOURCES, name_of(code))
             return False
         assert backend is not None
         hub.elector.connect_failed(backend)
-        word = errno.errorcode.get(code, str(code))
+        word = name_of(code)
         hub.log.debug(
             "connect", client=self.peer_name(), backend=backend.name, error=word, tries=self.retries + 1
         )

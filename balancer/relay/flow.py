@@ -18,9 +18,9 @@ import errno
 import os
 from os import read, splice, write
 
+from balancer.eventloop.errnos import TRANSIENT, UNSPLICEABLE
 from balancer.relay.half import GONE, LIMIT, Half
 from balancer.relay.pipes import Pipe, Pipes
-from balancer.relay.sockets import TRANSIENT, UNSPLICEABLE
 
 QUIET, CHANGED, MORE, BLOCKED = range(4)
 

@@ -5,13 +5,13 @@ depend: descriptors closed (end of batch), THEN the counts go down, THEN whoever
 Nothing here runs per message.
 """
 
-import errno
 import resource
 from _socket import socket as Socket
 from collections.abc import Callable
 from os import close
 from typing import Protocol
 
+from balancer.eventloop.errnos import name_of
 from balancer.eventloop.log import Log
 from balancer.eventloop.loop import Loop
 from balancer.pool.backend import Backend
@@ -123,8 +123,9 @@ class Hub:
         """This machine is out of something; said once a second at most."""
         if self.loop.now - self._short_at >= 1.0:
             self._short_at = self.loop.now
-            word = errno.errorcode.get(code, str(code))
-            self.log.error("dial", error=word, sessions=len(self.sessions), then="refuse this client")
+            self.log.error(
+                "dial", error=name_of(code), sessions=len(self.sessions), then="refuse this client"
+            )
 
     def await_acknowledgement(self, duplex: Duplex) -> None:
         """Its peer must acknowledge before it is reset; the keeper looks again soon."""

@@ -13,12 +13,13 @@ is closed (the collector is off in workers).
 import errno
 from os import read, write
 
+from balancer.eventloop.errnos import TRANSIENT
 from balancer.eventloop.loop import ERROR, READ, READ_HANGUP, URGENT, WRITE
 from balancer.relay import ends
 from balancer.relay.dial import Dial
 from balancer.relay.flow import BULK
 from balancer.relay.half import LIMIT
-from balancer.relay.sockets import PROMPT, TRANSIENT, apply, shut_writing
+from balancer.relay.sockets import PROMPT, apply, shut_writing
 from balancer.relay.splicing import BACKEND, CLIENT, LAST, READABLE, Duplex
 
 _UNUSUAL = ERROR | URGENT

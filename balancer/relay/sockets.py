@@ -1,4 +1,4 @@
-"""What the relay does to sockets beyond reading and writing, and the classes of errors.
+"""What the relay does to sockets beyond reading and writing.
 
 RULES: works on raw descriptors (a `socket.socket` object per client costs two system calls and 1.5 us at accept);
 no state. Every call is either non-blocking or an option.
@@ -6,24 +6,11 @@ no state. Every call is either non-blocking or an option.
 
 import _socket
 import ctypes
-import errno
 import fcntl
 import socket
 import struct
 import termios
 from collections.abc import Sequence
-
-# Nothing is wrong; try again when the descriptor says so, or a little later.
-TRANSIENT = frozenset({errno.EAGAIN, errno.EINTR, errno.ENOBUFS, errno.ENOMEM})
-# This machine or this process is out of something: not the peer's fault, and asking again at once does not help.
-CAPACITY = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL})
-# A connection that died before it was accepted: take the next one.
-STILLBORN = frozenset(
-    {errno.ECONNABORTED, errno.EINTR, errno.EPROTO, errno.ENETDOWN, errno.ENOPROTOOPT, errno.EHOSTDOWN}
-    | {errno.ENONET, errno.EHOSTUNREACH, errno.EOPNOTSUPP, errno.ENETUNREACH}
-)
-# splice(2) does not work between these two descriptors: copy.
-UNSPLICEABLE = frozenset({errno.EINVAL, errno.ENOSYS, errno.EPERM, errno.EOPNOTSUPP, errno.EBADF})
 
 STREAM = socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
 _RESET = struct.pack("ii", 1, 0)

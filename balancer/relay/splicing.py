@@ -13,6 +13,7 @@ Who is gone is learnt in three ways, and each keeps the order of what was said:
 import errno
 from typing import TYPE_CHECKING
 
+from balancer.eventloop.errnos import name_of
 from balancer.eventloop.loop import ERROR, HANGUP, READ, READ_HANGUP, URGENT, WRITE
 from balancer.relay import ends
 from balancer.relay.flow import ANNOUNCED, BLOCKED, CHANGED, FIN_BEHIND, MORE, Flow
@@ -261,7 +262,7 @@ class Duplex:
 
     def _cause(self) -> str:
         code = self.up.error or self.down.error
-        return errno.errorcode.get(code, str(code)) if code else ""
+        return name_of(code) if code else ""
 
     # -- asked by the session
 

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from itertools import islice
 
 from balancer.config.units import Address
+from balancer.eventloop.errnos import WOULD_BLOCK
 from balancer.eventloop.loop import ERROR, HANGUP, READ, WRITE, Loop
 from workers.client.connection import Conversation
 from workers.client.jobs import Job
@@ -21,8 +22,6 @@ READ_SIZE = 256 * 1024
 READS = 8
 PIECES = 64  # buffers of one sendmsg
 AT_ONCE = 64 * 1024  # from here on a picture is worth a system call of its own: the other side can begin
-
-_LATER = frozenset({errno.EAGAIN, errno.EWOULDBLOCK, errno.EINTR})
 
 
 class Link:
@@ -116,7 +115,7 @@ class Link:
             try:
                 count = self._sock.sendmsg(list(islice(self._waiting, PIECES)))
             except OSError as error:
-                if error.errno not in _LATER:
+                if error.errno not in WOULD_BLOCK:
                     self._read()  # what was answered before the connection broke still counts
                     self.close(f"lost: {error.strerror}")
                 return
@@ -137,7 +136,7 @@ class Link:
             try:
                 data = self._sock.recv(READ_SIZE)
             except OSError as error:
-                if error.errno not in _LATER:
+                if error.errno not in WOULD_BLOCK:
                     self.close(f"lost: {error.strerror}")
                 return
             if not data:

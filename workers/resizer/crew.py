@@ -18,19 +18,18 @@ the same channel.
     somebody else's by now.
 """
 
-import errno
 import os
 import signal
 from collections.abc import Iterable
 from functools import partial
 
+from balancer.eventloop.errnos import CAPACITY
 from balancer.eventloop.log import Log
 from balancer.eventloop.loop import Loop
 from workers.resizer.orders import LONGEST, Bye, Hello, Order, OrderError, Result, Roll, decode, encode
 from workers.resizer.seats import Roster, Seat, State, ghost_of
 from workers.resizer.task import DRAINING, TIMEOUT, Employer, Stage, Task, order_of, refusal
 
-CAPACITY = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
 SLOW_SECONDS = 0.02  # at work for longer, a small picture is no short work (it usually takes 1 to 5 ms)
 RETRY_SECONDS = 0.2  # until a process that could not be watched is asked for its Hello again
 

@@ -11,6 +11,7 @@ import socket
 from collections.abc import Callable
 from functools import partial
 
+from balancer.eventloop.errnos import CAPACITY, STILLBORN, WOULD_BLOCK, name_of
 from balancer.prefork.child import Child
 from balancer.prefork.sockets import ListeningSocket
 from balancer.shm.layout import FIRST_LEASE, GENERATION, LOAD, MASTER_LIVE_ROWS, MASTER_ROW, PID, ROLE, SLOT
@@ -30,8 +31,6 @@ SPARE = 64  # clients over maxconns that are still answered
 REARM_SECONDS = 0.2  # after the kernel had no descriptor or memory for a connection
 SHUT_SILENCE = 10.0  # seconds between two lines that say so
 CHECK_SECONDS = 1.0
-CAPACITY = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
-TRANSIENT = frozenset({errno.EAGAIN, errno.ECONNABORTED, errno.EINTR, errno.EPROTO, errno.EPERM})
 
 
 def run(child: Child, settings: Settings, arena: Arena, describe: Callable[[], dict[str, object]]) -> int:
@@ -116,11 +115,11 @@ class Front:
                 sock, address = door.sock.accept()
             except OSError as error:
                 if error.errno in CAPACITY:
-                    self._shut(errno.errorcode[error.errno or 0])
+                    self._shut(name_of(error.errno))
                 elif error.errno == errno.EINVAL:
                     self._lose(door)
-                elif error.errno not in TRANSIENT:  # accept(2) passes on what befell a client's network
-                    self._shut(errno.errorcode.get(error.errno or 0, str(error.errno)))
+                elif error.errno not in WOULD_BLOCK | STILLBORN:
+                    self._shut(name_of(error.errno))
                 return
             sock.setblocking(False)
             self._welcome(sock, address)
