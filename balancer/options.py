@@ -7,7 +7,8 @@ reading serves the boot, --check-config and a reload."""
 import os
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from ipaddress import IPv4Network, IPv6Network
 from typing import Any
 
 from balancer import __version__
@@ -176,46 +177,160 @@ OPTIONS: tuple[Option, ...] = (
 )  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True)
-class Options:
-    """The configuration, checked. Times are seconds, 0 meaning never where the option's help says so; limits
-    of 0 are none."""
+MAIN = "main"  # the listener and the pool of a configuration without sections for them
 
-    port: int
-    bind: tuple[Address, ...]
-    maxconns: int
-    overflow: str
-    backlog: int
-    defer_connect: bool
-    upstream: tuple[Backend, ...]
-    balance: str
-    connect_timeout: float
-    retries: int
-    queue_timeout: float
-    max_queue: int
-    check: str
-    check_interval: float
-    check_rise: int
-    check_fall: int
-    idle_timeout: float
-    half_close_timeout: float
-    drain_timeout: float
-    keepalive: float
-    user_timeout: float
-    splice: bool
-    workers: int
-    steering: bool
-    admin: str
-    metrics: Address | None
-    pidfile: str
-    user: str
-    group: str
-    log: str
-    loglevel: int
-    debug: bool
-    debug_dir: str
-    config: str
-    notes: tuple[str, ...] = ()  # to be logged as warnings at boot
+
+@dataclass(frozen=True, slots=True)
+class ProcessOptions:
+    """What concerns the whole program. Times are seconds."""
+
+    workers: int = 1
+    steering: bool = True
+    admin: str = ""
+    metrics: Address | None = None
+    pidfile: str = ""
+    user: str = ""
+    group: str = ""
+    log: str = ""
+    loglevel: int = 0
+    debug: bool = False
+    debug_dir: str = "."
+    drain_timeout: float = 30.0
+    config: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """Clients from `network` (None: all) go to the pool of that name; a listener's first match counts."""
+
+    pool: str
+    network: IPv4Network | IPv6Network | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Listener:
+    """Addresses that accept clients, the limits of their sessions, and their routes. Times are seconds, 0 is never;
+    `maxconns` 0 is no limit; `index` is its block on the board."""
+
+    name: str
+    addresses: tuple[Address, ...]
+    backlog: int = 1024
+    maxconns: int = 0
+    overflow: str = "drop"
+    defer_connect: bool = False
+    idle_timeout: float = 600.0
+    half_close_timeout: float = 30.0
+    keepalive: float = 60.0
+    user_timeout: float = 30.0
+    splice: bool = True
+    routes: tuple[Route, ...] = ()
+    index: int = -1
+
+
+@dataclass(frozen=True, slots=True)
+class Pool:
+    """Backends, how one is elected, and how they are checked. Times are seconds; `index` is its block on the board."""
+
+    name: str
+    backends: tuple[Backend, ...]
+    balance: str = "leastconn"
+    connect_timeout: float = 5.0
+    retries: int = 3
+    queue_timeout: float = 5.0
+    max_queue: int = 1024
+    check: str = "tcp"
+    check_interval: float = 2.0
+    check_rise: int = 2
+    check_fall: int = 3
+    index: int = -1
+
+
+@dataclass(frozen=True)
+class Options:
+    """One reading of the configuration, checked. `notes` are logged as warnings at boot and at a reload."""
+
+    process: ProcessOptions
+    listeners: tuple[Listener, ...]
+    pools: tuple[Pool, ...]
+    notes: tuple[str, ...] = ()
+
+    # What follows is the flat view of the one listener and pool `main`; it goes when its last reader has gone.
+
+    @property
+    def maxconns(self) -> int:
+        return self.listeners[0].maxconns
+
+    @property
+    def overflow(self) -> str:
+        return self.listeners[0].overflow
+
+    @property
+    def defer_connect(self) -> bool:
+        return self.listeners[0].defer_connect
+
+    @property
+    def idle_timeout(self) -> float:
+        return self.listeners[0].idle_timeout
+
+    @property
+    def half_close_timeout(self) -> float:
+        return self.listeners[0].half_close_timeout
+
+    @property
+    def keepalive(self) -> float:
+        return self.listeners[0].keepalive
+
+    @property
+    def user_timeout(self) -> float:
+        return self.listeners[0].user_timeout
+
+    @property
+    def splice(self) -> bool:
+        return self.listeners[0].splice
+
+    @property
+    def balance(self) -> str:
+        return self.pools[0].balance
+
+    @property
+    def connect_timeout(self) -> float:
+        return self.pools[0].connect_timeout
+
+    @property
+    def retries(self) -> int:
+        return self.pools[0].retries
+
+    @property
+    def queue_timeout(self) -> float:
+        return self.pools[0].queue_timeout
+
+    @property
+    def max_queue(self) -> int:
+        return self.pools[0].max_queue
+
+    @property
+    def check(self) -> str:
+        return self.pools[0].check
+
+    @property
+    def check_interval(self) -> float:
+        return self.pools[0].check_interval
+
+    @property
+    def check_rise(self) -> int:
+        return self.pools[0].check_rise
+
+    @property
+    def check_fall(self) -> int:
+        return self.pools[0].check_fall
+
+    @property
+    def admin(self) -> str:
+        return self.process.admin
+
+    @property
+    def metrics(self) -> Address | None:
+        return self.process.metrics
 
 
 def parse(argv: Sequence[str], environ: Mapping[str, str]) -> Options:
@@ -224,15 +339,19 @@ def parse(argv: Sequence[str], environ: Mapping[str, str]) -> Options:
     Raises ConfigError with one sentence, or Answer when the command line asks a question."""
     answer_early(argv, f"balancer {__version__}", help_text)
     settings = load("balancer", SECTION, OPTIONS, argv, environ, neighbours=ALL_SECTIONS)
-    values = settings.fields(Options.__slots__)
-    values["bind"] = binds(settings)
-    values["admin"] = values["admin"] or admin_path(values["port"], environ, values["user"])
-    _check_upstreams(settings, values["upstream"], values["bind"])
-    if values["metrics"] in values["bind"] and values["metrics"].is_certain:
-        raise settings.refuse("metrics", f"{values['metrics']} is where clients are served")
+    addresses = binds(settings)
+    process = ProcessOptions(**settings.fields(ProcessOptions.__slots__))
+    if not process.admin:
+        process = replace(process, admin=admin_path(settings.values["port"], environ, process.user))
+    backends = settings.values["upstream"]
+    _check_upstreams(settings, backends, addresses)
+    if process.metrics in addresses and process.metrics.is_certain:
+        raise settings.refuse("metrics", f"{process.metrics} is where clients are served")
     check_debug(settings)
-    answer_late("balancer", OPTIONS, settings, {"workers": str(values["workers"]), "admin": values["admin"]})
-    return Options(**values, notes=settings.notes + _exposed(values["metrics"]))
+    answer_late("balancer", OPTIONS, settings, {"workers": str(process.workers), "admin": process.admin})
+    listener = Listener(MAIN, addresses, routes=(Route(MAIN),), **settings.fields(Listener.__slots__))
+    pool = Pool(MAIN, backends, **settings.fields(Pool.__slots__))
+    return Options(process, (listener,), (pool,), settings.notes + _exposed(process.metrics))
 
 
 def _exposed(metrics: Address | None) -> tuple[str, ...]:

@@ -5,12 +5,13 @@ they need, which the fork then copies. Lives in the master; a plan that is refus
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 from balancer import prober, worker
 from balancer.config.loader import ConfigError
 from balancer.config.units import parse_address
 from balancer.console import console
-from balancer.options import Options, parse
+from balancer.options import Listener, Options, Pool, ProcessOptions, parse
 from balancer.pool.backend import Backend, with_indexes
 from balancer.pool.blocks import Blocks
 from balancer.pool.board import Board, capacity_for, columns_for, totals_for
@@ -37,53 +38,50 @@ class BalancerService:
         """Raises ConfigError with one sentence naming the culprit."""
         options = parse(self.argv, self.environ)
         if self.blocks is None:
-            self.blocks = Blocks(capacity_for(len(options.upstream)))
-        backends = options.upstream
+            self.blocks = Blocks(capacity_for(len(backends_of(options))))
         if shared is not None:
             is_first = self.board is None
             self.board = self.board or Board(shared, self.blocks.capacity)
-            backends = self.place(options.upstream, shared)
+            options = self.place(options, shared)
             if is_first:
-                restore_state(self.board, backends, self.environ.get(HANDOVER_STATE, ""))
+                restore_state(self.board, backends_of(options), self.environ.get(HANDOVER_STATE, ""))
         self.options = options
-        return self.compose(options, backends)
+        return self.compose(options, backends_of(options))
 
-    def place(self, upstream: Sequence[Backend], shared: Shared) -> tuple[Backend, ...]:
-        """The backends with their blocks for the generation about to be forked."""
+    def place(self, options: Options, shared: Shared) -> Options:
+        """The options with a block for each backend, for the generation about to be forked."""
         assert self.blocks is not None and self.board is not None
         upcoming = shared.rows.cells[MASTER_ROW * shared.rows.columns + MASTER_UPCOMING]
         try:
-            blocks, reused = self.blocks.assign(upcoming, [backend.name for backend in upstream])
+            blocks, reused = self.blocks.assign(upcoming, [b.identity for b in backends_of(options)])
         except ValueError as error:
             raise ConfigError(str(error)) from None
         for index in reused:
             self.board.wipe(index)
-        return with_indexes(upstream, blocks)
+        pools = (replace(pool, backends=with_indexes(pool.backends, blocks)) for pool in options.pools)
+        return replace(options, pools=tuple(pools))
 
     def compose(self, options: Options, backends: tuple[Backend, ...]) -> Plan:
         assert self.blocks is not None
-        listen = listener_options(options.keepalive, options.user_timeout)
-        binds = [
-            Bind("worker", address, options.backlog, options=() if address.family == "unix" else listen)
-            for address in options.bind
-        ]
-        binds.append(Bind("console", parse_address(f"unix:{options.admin}"), backlog=16, per_slot=False))
-        if options.metrics is not None:
-            binds.append(Bind("console", options.metrics, backlog=64, per_slot=False, mode=0o660))
+        process = options.process
+        binds = [bind for listener in options.listeners for bind in binds_of(listener)]
+        binds.append(Bind("console", parse_address(f"unix:{process.admin}"), backlog=16, per_slot=False))
+        if process.metrics is not None:
+            binds.append(Bind("console", process.metrics, backlog=64, per_slot=False, mode=0o660))
         return Plan(
             title="balancer",
             roles=self.roles(options, backends),
             binds=tuple(binds),
             columns=columns_for(self.blocks.capacity),
             totals=totals_for(self.blocks.capacity),
-            drain_timeout=options.drain_timeout,
-            log_path=options.log,
-            loglevel=options.loglevel,
-            pidfile=options.pidfile,
-            user=options.user,
-            group=options.group,
-            debug_dir=options.debug_dir if options.debug else None,
-            steering=options.steering,
+            drain_timeout=process.drain_timeout,
+            log_path=process.log,
+            loglevel=process.loglevel,
+            pidfile=process.pidfile,
+            user=process.user,
+            group=process.group,
+            debug_dir=process.debug_dir if process.debug else None,
+            steering=process.steering,
             summary=summary_of(options, backends),
             notes=options.notes,
             handover_state=self.bequest(backends),
@@ -95,15 +93,15 @@ class BalancerService:
 
     def roles(self, options: Options, backends: tuple[Backend, ...]) -> tuple[Role, ...]:
         """Worker first: readers of the board know the roles by their place."""
-        board = self.board
+        board, process = self.board, options.process
         if board is None:
             return (
-                Role("worker", options.workers, unborn),
+                Role("worker", process.workers, unborn),
                 Role("prober", 1, unborn),
                 Role("console", 1, unborn),
             )
         return (
-            Role("worker", options.workers, lambda child: worker.run(child, options, board, backends)),
+            Role("worker", process.workers, lambda child: worker.run(child, options, board, backends)),
             Role("prober", 1, lambda child: prober.run(child, options, board, backends)),
             Role("console", 1, lambda child: console.run(child, options, board, backends)),
         )
@@ -111,6 +109,20 @@ class BalancerService:
     def retired(self, generation: int) -> None:
         if self.blocks is not None:
             self.blocks.retire(generation)
+
+
+def backends_of(options: Options) -> tuple[Backend, ...]:
+    """Those of all pools."""
+    return tuple(backend for pool in options.pools for backend in pool.backends)
+
+
+def binds_of(listener: Listener) -> list[Bind]:
+    """What the master binds for a listener."""
+    listen = listener_options(listener.keepalive, listener.user_timeout)
+    return [
+        Bind("worker", address, listener.backlog, options=() if address.family == "unix" else listen)
+        for address in listener.addresses
+    ]
 
 
 def unborn(child: Child) -> int:
@@ -127,6 +139,9 @@ def summary_of(options: Options, backends: Sequence[Backend]) -> tuple[tuple[str
         )
         for b in backends
     ]
+    records: dict[str, ProcessOptions | Listener | Pool] = {}
+    for record in (options.listeners[0], options.pools[0], options.process):
+        records |= dict.fromkeys(record.__slots__, record)
     plain = (
         "balance",
         "maxconns",
@@ -139,5 +154,5 @@ def summary_of(options: Options, backends: Sequence[Backend]) -> tuple[tuple[str
         "workers",
     )
     times = ("connect_timeout", "idle_timeout", "half_close_timeout", "drain_timeout", "queue_timeout")
-    summary += [(name.replace("_", "-"), f"{getattr(options, name)}") for name in (*plain, *times)]
+    summary += [(name.replace("_", "-"), f"{getattr(records[name], name)}") for name in (*plain, *times)]
     return tuple(summary)

@@ -11,12 +11,13 @@ from balancer.config.units import Address, parse_address
 
 HEAVIEST = 256
 MOST_SESSIONS = 1_000_000
+MAIN_POOL = "main"  # the pool of a configuration without sections
 FORM = "host:port [weight=N] [maxconn=N] [backup] [name=X]"
 
 
 @dataclass(frozen=True, slots=True)
 class Backend:
-    """`index` is its block on the board, which it keeps over reloads (identity is the name)."""
+    """`index` is its block on the board, which it keeps over reloads as long as its identity is the same."""
 
     name: str
     address: Address
@@ -24,6 +25,12 @@ class Backend:
     maxconn: int = 0  # sessions over all workers, 0 = no limit
     backup: bool = False  # serves only while no other can
     index: int = -1  # given when the configuration is put on the board
+    pool: str = MAIN_POOL
+
+    @property
+    def identity(self) -> str:
+        """Its name over all pools: "pool/name", and the bare name in the pool main."""
+        return self.name if self.pool == MAIN_POOL else f"{self.pool}/{self.name}"
 
 
 def parse_upstream(text: str) -> Backend:
@@ -69,5 +76,5 @@ def _number(text: str, least: int, most: int) -> int | None:
 
 
 def with_indexes(backends: Iterable[Backend], blocks: Mapping[str, int]) -> tuple[Backend, ...]:
-    """The backends with the blocks that the board gave to their names."""
-    return tuple(replace(backend, index=blocks[backend.name]) for backend in backends)
+    """The backends with the blocks that the board gave to their identities."""
+    return tuple(replace(backend, index=blocks[backend.identity]) for backend in backends)

@@ -81,7 +81,7 @@ def test_the_minimal_file_is_understood_and_smaller(section: str) -> None:
 
 @pytest.mark.parametrize("name", ["balancer.ini", "balancer-minimal.ini"])
 def test_the_balancers_files_would_start_one(name: str) -> None:
-    assert len(parse_balancer(["-c", str(ROOT / "conf" / name)], {}).upstream) == 3
+    assert len(parse_balancer(["-c", str(ROOT / "conf" / name)], {}).pools[0].backends) == 3
 
 
 @pytest.mark.parametrize("name", ["resizer.ini", "resizer-minimal.ini"])

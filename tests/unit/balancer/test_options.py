@@ -9,7 +9,9 @@ import pytest
 from balancer import __version__, options
 from balancer.config.cpus import available_cores
 from balancer.config.loader import Answer, ConfigError
-from balancer.options import OPTIONS, Options, admin_path, parse
+from balancer.config.units import parse_address
+from balancer.options import OPTIONS, Listener, Options, Pool, ProcessOptions, Route, admin_path, parse
+from balancer.pool.backend import parse_upstream
 
 NEEDED = ["-u", "127.0.0.1:9000"]
 
@@ -20,71 +22,49 @@ def refusal(argv: Sequence[str], environ: Mapping[str, str] | None = None) -> st
     return str(refused.value)
 
 
-def test_defaults() -> None:
+def read_flat(argv: Sequence[str], environ: Mapping[str, str] | None = None) -> tuple[Listener, Pool]:
+    read = parse(argv, environ or {})
+    [listener], [pool] = read.listeners, read.pools
+    assert (listener.name, pool.name, listener.routes) == ("main", "main", (Route("main"),))
+    return listener, pool
+
+
+def test_defaults_are_those_of_the_records() -> None:
     read = parse(NEEDED, {})
-    assert dataclasses.replace(read, upstream=(), workers=0, admin="", bind=()) == Options(
-        port=9090, bind=(), maxconns=0, overflow="drop", backlog=1024, defer_connect=False, upstream=(),
-        balance="leastconn", connect_timeout=5.0, retries=3, queue_timeout=5.0, max_queue=1024, check="tcp",
-        check_interval=2.0, check_rise=2, check_fall=3, idle_timeout=600.0, half_close_timeout=30.0,
-        drain_timeout=30.0, keepalive=60.0, user_timeout=30.0, splice=True, workers=0, steering=True, admin="",
-        metrics=None,
-        pidfile="", user="", group="", log="", loglevel=0, debug=False, debug_dir=".", config="",
-    )  # fmt: skip
-    assert [str(address) for address in read.bind] == ["0.0.0.0:9090"]
-    assert read.workers == available_cores()
+    assert read == Options(
+        ProcessOptions(workers=available_cores(), admin=read.process.admin),
+        (Listener("main", (parse_address("0.0.0.0:9090"),), routes=(Route("main"),)),),
+        (Pool("main", (parse_upstream("127.0.0.1:9000"),)),),
+    )
 
 
 def test_every_option_has_its_field_and_every_field_its_option() -> None:
     asked = {"check_config", "print_config", "version", "help"}
-    assert {option.field for option in OPTIONS} - asked == {
-        field.name for field in dataclasses.fields(Options)
-    } - {"notes"}
+    fields = {f.name for record in (ProcessOptions, Listener, Pool) for f in dataclasses.fields(record)}
+    made = {"name", "index", "addresses", "routes", "backends"}
+    assert {option.field for option in OPTIONS} - asked == fields - made | {"port", "bind", "upstream"}
 
 
 def test_the_original_programs_command_line() -> None:
-    read = parse(
-        [
-            "-port",
-            "8080",
-            "-u",
-            "10.0.0.1:9000",
-            "-u",
-            "10.0.0.2:9000",
-            "-maxconns=5",
-            "-loglevel=1",
-            "-debug=false",
-        ],
-        {},
-    )
-    assert (read.port, read.maxconns, read.loglevel, read.debug) == (8080, 5, 1, False)
-    assert [backend.name for backend in read.upstream] == ["10.0.0.1:9000", "10.0.0.2:9000"]
+    words = "-port 8080 -u 10.0.0.1:9000 -u 10.0.0.2:9000 -maxconns=5 -loglevel=1 -debug=false"
+    listener, pool = read_flat(words.split())
+    assert ([str(a) for a in listener.addresses], listener.maxconns) == (["0.0.0.0:8080"], 5)
+    assert [backend.name for backend in pool.backends] == ["10.0.0.1:9000", "10.0.0.2:9000"]
+    process = parse(words.split(), {}).process
+    assert (process.loglevel, process.debug) == (1, False)
 
 
 def test_upstreams_are_backends() -> None:
-    (one, two) = parse(
-        [], {"BALANCER_UPSTREAM": "[::1]:80 weight=2 maxconn=8 name=a, unix:/run/b backup"}
-    ).upstream
+    environ = {"BALANCER_UPSTREAM": "[::1]:80 weight=2 maxconn=8 name=a, unix:/run/b backup"}
+    (one, two) = read_flat([], environ)[1].backends
     assert (one.name, one.weight, one.maxconn, one.backup) == ("a", 2, 8, False)
     assert (two.name, two.address.family, two.backup) == ("unix:/run/b", "unix", True)
 
 
 def test_binds_take_the_port_they_lack() -> None:
-    read = parse(
-        [
-            *NEEDED,
-            "-p",
-            "80",
-            "--bind",
-            "10.0.0.9",
-            "--bind",
-            "[::1]",
-            "--bind",
-            "*:81",
-            "--bind=unix:/run/x",
-        ],
-        {},
-    )
-    assert [str(address) for address in read.bind] == ["10.0.0.9:80", "[::1]:80", "0.0.0.0:81", "unix:/run/x"]
+    argv = "-p 80 --bind 10.0.0.9 --bind [::1] --bind *:81 --bind=unix:/run/x"
+    addresses = [str(address) for address in read_flat([*NEEDED, *argv.split()])[0].addresses]
+    assert addresses == ["10.0.0.9:80", "[::1]:80", "0.0.0.0:81", "unix:/run/x"]
 
 
 @pytest.mark.parametrize(
@@ -152,8 +132,8 @@ def test_refusals_name_the_line_of_the_file(tmp_path: Path) -> None:
 
 
 def test_a_balancer_may_serve_one_on_the_same_port_elsewhere() -> None:
-    assert parse(["-u", "10.0.0.7:9090", "-p", "9090"], {}).upstream
-    assert parse(["-u", "127.0.0.1:9090", "-p", "9090", "--bind", "10.0.0.1"], {}).upstream
+    assert parse(["-u", "10.0.0.7:9090", "-p", "9090"], {}).pools
+    assert parse(["-u", "127.0.0.1:9090", "-p", "9090", "--bind", "10.0.0.1"], {}).pools
 
 
 def test_questions() -> None:
@@ -189,9 +169,11 @@ def test_the_admin_socket_has_a_place_derived_from_the_port(
     environ = {"XDG_RUNTIME_DIR": str(tmp_path)}
     monkeypatch.setattr("os.geteuid", lambda: 1000)
     assert (
-        parse(NEEDED, environ).admin == f"{tmp_path}/prefork-balancer-9090.sock" == admin_path(9090, environ)
+        parse(NEEDED, environ).process.admin
+        == f"{tmp_path}/prefork-balancer-9090.sock"
+        == admin_path(9090, environ)
     )
-    assert parse([*NEEDED, "--admin", "/x"], environ).admin == "/x"
+    assert parse([*NEEDED, "--admin", "/x"], environ).process.admin == "/x"
     assert admin_path(80, {"XDG_RUNTIME_DIR": "/absent"}).endswith("/prefork-balancer-1000-80.sock")
     monkeypatch.setattr("os.geteuid", lambda: 0)
     assert admin_path(80, environ) == "/run/prefork-balancer-80.sock"
@@ -202,9 +184,9 @@ def test_a_master_that_has_become_another_user_keeps_its_admin_socket(
 ) -> None:
     argv = [*NEEDED, "--user", "nobody"]
     monkeypatch.setattr("os.geteuid", lambda: 0)
-    before = parse(argv, {}).admin
+    before = parse(argv, {}).process.admin
     monkeypatch.setattr("os.geteuid", lambda: 65534)
-    assert parse(argv, {}).admin == before
+    assert parse(argv, {}).process.admin == before
 
 
 def write(root: Path, files: Mapping[str, str]) -> Path:
@@ -252,7 +234,7 @@ def test_auto_means_the_cpus_one_may_use(
 )
 def test_a_metrics_window_that_only_this_machine_sees(text: str, address: str) -> None:
     read = parse([*NEEDED, "--metrics", text], {})
-    assert (str(read.metrics), read.notes) == (address, ())
+    assert (str(read.process.metrics), read.notes) == (address, ())
 
 
 @pytest.mark.parametrize("text", ["0.0.0.0:9091", "*:9091", "[::]:9091", "10.0.0.1:9091"])
@@ -275,5 +257,5 @@ def test_a_metrics_address_that_cannot_be(text: str, reason: str) -> None:
 
 
 def test_listening_on_a_name() -> None:
-    assert [str(a) for a in parse([*NEEDED, "--bind", "localhost"], {}).bind] == ["127.0.0.1:9090"]
+    assert [str(a) for a in read_flat([*NEEDED, "--bind", "localhost"])[0].addresses] == ["127.0.0.1:9090"]
     assert "is a name: write the numeric address" in refusal([*NEEDED, "--bind", "example.org:80"])
