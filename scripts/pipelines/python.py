@@ -25,10 +25,10 @@ def ours(gap: float | None = None, simd: bool = True) -> tuple[str, Pipeline]:
     from workers.imaging import jpeg
 
     jpeg.GAP = gap or jpeg.GAP
-    limits = imaging.Limits(max_bytes=1 << 30, max_pixels=200_000_000)
+    limits = imaging.PictureLimits(max_bytes=1 << 30, max_pixels=200_000_000)
 
     def resize(data: bytes, width: int, height: int, _: Sequence[int]) -> bytes:
-        return imaging.resize(data, imaging.Job(width, height, quality=QUALITY), limits).data
+        return imaging.resize(data, imaging.ResizeJob(width, height, quality=QUALITY), limits).data
 
     return imaging.prepare(simd), resize
 

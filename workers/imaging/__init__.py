@@ -1,4 +1,4 @@
-"""Pictures made smaller or larger: `resize(bytes, Job, Limits) -> Result`, a pure function.
+"""Pictures made smaller or larger: `resize(bytes, ResizeJob, PictureLimits) -> ResizedPicture`, a pure function.
 
 RULES  The only importer of Pillow. It knows nothing of frames, sockets or processes.
 
@@ -20,11 +20,22 @@ from PIL import AvifImagePlugin, Image, features
 
 from workers.imaging import malloc as tune
 from workers.imaging import resample as kernel
-from workers.imaging.job import FITS, FORMATS, ICC, Job, Result, format_word
-from workers.imaging.limits import Limits, Refused
+from workers.imaging.job import FITS, FORMATS, ICC, ResizedPicture, ResizeJob, format_word
+from workers.imaging.limits import PictureLimits, PictureRefused
 from workers.imaging.pipeline import resize
 
-__all__ = ["FITS", "FORMATS", "ICC", "Job", "Limits", "Refused", "Result", "format_word", "prepare", "resize"]
+__all__ = [
+    "FITS",
+    "FORMATS",
+    "ICC",
+    "PictureLimits",
+    "PictureRefused",
+    "ResizeJob",
+    "ResizedPicture",
+    "format_word",
+    "prepare",
+    "resize",
+]
 
 
 def prepare(simd: bool = True) -> str:

@@ -2,7 +2,7 @@
 
 RULES  The allow-list lives here. A format is told by its first bytes, never by a name, and only that
 format's decoder then sees the data: what is no JPEG, PNG, GIF, WebP or AVIF meets no decoder at all (EPS
-would start Ghostscript). Whatever a decoder raises is the picture's fault and leaves here as `Refused`.
+would start Ghostscript). Whatever a decoder raises is the picture's fault and leaves here as `PictureRefused`.
 """
 
 import io
@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from PIL import Image, UnidentifiedImageError, features
 
 from workers.imaging import gif, jpeg, png, webp
-from workers.imaging.limits import Limits, Refused
+from workers.imaging.limits import PictureLimits, PictureRefused
 
 READABLE = ("jpeg", "png", "gif", "webp", "avif")
 ANIMATED = ("gif", "webp")  # others are given, and give, their first frame
@@ -22,18 +22,18 @@ _AVIF_BRANDS = (b"avif", b"avis")
 
 
 def sniff(data: bytes) -> str:
-    """The format by its signature. Raises Refused(415) for anything else, and for AVIF where Pillow lacks
+    """The format by its signature. Raises PictureRefused(415) for anything else, and for AVIF where Pillow lacks
     it."""
     kind = _signature(data)
     if kind is None:
-        raise Refused(415, f"not a picture of a known format: one of {', '.join(READABLE)}")
+        raise PictureRefused(415, f"not a picture of a known format: one of {', '.join(READABLE)}")
     check_built(kind)
     return kind
 
 
 def check_built(kind: str) -> None:
     if kind in ("webp", "avif") and not features.check(kind):
-        raise Refused(415, f"this Pillow was built without {kind}")
+        raise PictureRefused(415, f"this Pillow was built without {kind}")
 
 
 def _signature(data: bytes) -> str | None:
@@ -53,23 +53,23 @@ def _signature(data: bytes) -> str | None:
 
 
 @contextmanager
-def decoder_errors(kind: str, limits: Limits) -> Iterator[None]:
+def decoder_errors(kind: str, limits: PictureLimits) -> Iterator[None]:
     """Turns what a decoder raises into a refusal. Pillow's plugins raise nearly anything on damaged data
     (OSError, SyntaxError, ValueError, IndexError, struct.error...), so the net is wide; what it
     caught stays behind the refusal as its cause."""
     try:
         yield
-    except (Refused, KeyboardInterrupt):
+    except (PictureRefused, KeyboardInterrupt):
         raise
     except MemoryError:
-        raise Refused(422, "picture needs more memory than this process may use") from None
+        raise PictureRefused(422, "picture needs more memory than this process may use") from None
     except _TOO_LARGE:
-        raise Refused(422, f"picture has more pixels than the limit of {limits.max_pixels}") from None
+        raise PictureRefused(422, f"picture has more pixels than the limit of {limits.max_pixels}") from None
     except UnidentifiedImageError:
-        raise Refused(422, f"picture is damaged: its {kind} header cannot be read") from None
+        raise PictureRefused(422, f"picture is damaged: its {kind} header cannot be read") from None
     except Exception as error:
         reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise Refused(422, f"{kind} picture is damaged: {reason}") from error
+        raise PictureRefused(422, f"{kind} picture is damaged: {reason}") from error
 
 
 def open_header(data: bytes, kind: str) -> Image.Image:

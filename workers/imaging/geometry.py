@@ -16,7 +16,7 @@ Box = tuple[float, float, float, float]
 
 
 @dataclass(frozen=True)
-class Plan:
+class ResizePlan:
     size: Size  # of the answer, upright
     stored: Size  # the same before turning: what the resize has to make
     box: Box  # the part of the stored source that is shown
@@ -45,7 +45,7 @@ def covering_box(source: Size, target: Size) -> Box:
     return left, top, left + width, top + height
 
 
-def plan(stored: Size, width: int, height: int, fit: str, turned: bool) -> Plan:
+def plan(stored: Size, width: int, height: int, fit: str, turned: bool) -> ResizePlan:
     """width, height: as asked for, upright, at most one of them 0. turned: the picture lies on its side."""
     source = (stored[1], stored[0]) if turned else stored
     box: Box = (0.0, 0.0, float(source[0]), float(source[1]))
@@ -61,8 +61,8 @@ def plan(stored: Size, width: int, height: int, fit: str, turned: bool) -> Plan:
             box = covering_box(source, size)
     if turned:
         # The box is centred, so lying down or mirrored it only swaps its axes.
-        return Plan(size, (size[1], size[0]), (box[1], box[0], box[3], box[2]))
-    return Plan(size, size, box)
+        return ResizePlan(size, (size[1], size[0]), (box[1], box[0], box[3], box[2]))
+    return ResizePlan(size, size, box)
 
 
 def decode_size(source: Size, box: Box, target: Size, gap: float) -> Size:

@@ -5,7 +5,7 @@ RULES  No Pillow here: the front of the service checks jobs without it.
 
 from dataclasses import dataclass
 
-from workers.imaging.limits import Refused
+from workers.imaging.limits import PictureRefused
 
 FITS = ("stretch", "contain", "cover")
 ICC = ("keep", "srgb", "drop")
@@ -16,7 +16,7 @@ _ALIASES = {"jpg": "jpeg", "jpe": "jpeg", "jfif": "jpeg", "mpo": "jpeg"}
 
 
 @dataclass(frozen=True)
-class Job:
+class ResizeJob:
     """What is wanted. A side of 0 keeps the aspect ratio; a quality of 0 means the default.
 
     fit: `stretch` gives exactly width x height; `contain` the largest picture of the source's aspect ratio
@@ -33,7 +33,7 @@ class Job:
 
 
 @dataclass(frozen=True)
-class Result:
+class ResizedPicture:
     """The answer: an encoded picture, what it is, and how large its source was (as stored, before
     turning)."""
 
@@ -45,20 +45,20 @@ class Result:
     source_height: int
 
 
-def check_words(job: Job) -> None:
-    """Raises Refused(400) for words and numbers nobody has defined."""
+def check_words(job: ResizeJob) -> None:
+    """Raises PictureRefused(400) for words and numbers nobody has defined."""
     if job.fit not in FITS:
-        raise Refused(400, f"fit {job.fit!r} is unknown: one of {', '.join(FITS)}")
+        raise PictureRefused(400, f"fit {job.fit!r} is unknown: one of {', '.join(FITS)}")
     if job.icc not in ICC:
-        raise Refused(400, f"icc {job.icc!r} is unknown: one of {', '.join(ICC)}")
+        raise PictureRefused(400, f"icc {job.icc!r} is unknown: one of {', '.join(ICC)}")
     if not 0 <= job.quality <= 100:
-        raise Refused(400, f"quality {job.quality} is outside 1..100")
+        raise PictureRefused(400, f"quality {job.quality} is outside 1..100")
 
 
 def format_word(word: str) -> str:
-    """`JPG`, `.jpeg`, `image/jpeg` -> `jpeg`. Raises Refused(400) for a format nobody writes here."""
+    """`JPG`, `.jpeg`, `image/jpeg` -> `jpeg`. Raises PictureRefused(400) for a format nobody writes here."""
     plain = word.strip().lower().removeprefix("image/").removeprefix(".")
     plain = _ALIASES.get(plain, plain)
     if plain not in FORMATS:
-        raise Refused(400, f"format {word!r} is unknown: one of {', '.join(FORMATS)}")
+        raise PictureRefused(400, f"format {word!r} is unknown: one of {', '.join(FORMATS)}")
     return plain

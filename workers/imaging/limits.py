@@ -1,7 +1,7 @@
 """What a picture may be, and how a refusal is said.
 
 RULES  Every check here takes plain numbers and runs before a single pixel is decoded. A check returns
-nothing or raises `Refused`; nobody else in the package invents a status. The sentence names the measure and
+nothing or raises `PictureRefused`; nobody else in the package invents a status. The sentence names the measure and
 the limit, because whoever reads it (a person with curl, a log) has to know which option to change.
 
     400  the job makes no sense             (no side given, unknown fit, unknown format)
@@ -13,7 +13,7 @@ the limit, because whoever reads it (a person with curl, a log) has to know whic
 from dataclasses import dataclass
 
 
-class Refused(Exception):
+class PictureRefused(Exception):
     """The picture or the job is not accepted: `status` speaks HTTP, `sentence` speaks to a person."""
 
     def __init__(self, status: int, sentence: str) -> None:
@@ -23,7 +23,7 @@ class Refused(Exception):
 
 
 @dataclass(frozen=True)
-class Limits:
+class PictureLimits:
     """Upper bounds of one job. The pixel limit is the memory limit: a decoded picture takes 4 bytes a pixel,
     a progressive JPEG up to 6 more."""
 
@@ -40,56 +40,60 @@ class Limits:
 ANIMATION_FACTOR = 4
 
 
-def check_bytes(size: int, limits: Limits) -> None:
+def check_bytes(size: int, limits: PictureLimits) -> None:
     if size > limits.max_bytes:
-        raise Refused(413, f"picture of {size} bytes is over the limit of {limits.max_bytes} bytes")
+        raise PictureRefused(413, f"picture of {size} bytes is over the limit of {limits.max_bytes} bytes")
 
 
-def check_source(width: int, height: int, limits: Limits) -> None:
+def check_source(width: int, height: int, limits: PictureLimits) -> None:
     """Refuses the size a header claims, whether or not it is true: decoders allocate by it."""
     if width < 1 or height < 1:
-        raise Refused(422, f"picture of {width}x{height} has no pixels")
+        raise PictureRefused(422, f"picture of {width}x{height} has no pixels")
     if max(width, height) > limits.max_side:
-        raise Refused(
+        raise PictureRefused(
             422, f"picture of {width}x{height} has a side over the limit of {limits.max_side} pixels"
         )
     if width * height > limits.max_pixels:
-        raise Refused(
+        raise PictureRefused(
             422,
             f"picture of {width}x{height} has {width * height} pixels, over the limit of {limits.max_pixels}",
         )
 
 
-def check_request(width: int, height: int, limits: Limits) -> None:
+def check_request(width: int, height: int, limits: PictureLimits) -> None:
     """The target as asked for, before the picture is looked at: 0 means "keep the aspect ratio"."""
     if width < 0 or height < 0:
-        raise Refused(400, f"target {width}x{height} has a negative side")
+        raise PictureRefused(400, f"target {width}x{height} has a negative side")
     if width == 0 and height == 0:
-        raise Refused(400, "target 0x0 names no side: give a width, a height or both")
+        raise PictureRefused(400, "target 0x0 names no side: give a width, a height or both")
     if max(width, height) > limits.max_side:
-        raise Refused(422, f"target {width}x{height} has a side over the limit of {limits.max_side} pixels")
+        raise PictureRefused(
+            422, f"target {width}x{height} has a side over the limit of {limits.max_side} pixels"
+        )
 
 
-def check_target(width: int, height: int, limits: Limits) -> None:
+def check_target(width: int, height: int, limits: PictureLimits) -> None:
     """The target as computed: a missing side may have grown beyond any that was asked for."""
     if max(width, height) > limits.max_side:
-        raise Refused(422, f"target {width}x{height} has a side over the limit of {limits.max_side} pixels")
+        raise PictureRefused(
+            422, f"target {width}x{height} has a side over the limit of {limits.max_side} pixels"
+        )
     if width * height > limits.max_target_pixels:
         pixels = f"{width * height} pixels, over the limit of {limits.max_target_pixels}"
-        raise Refused(422, f"target {width}x{height} has {pixels}")
+        raise PictureRefused(422, f"target {width}x{height} has {pixels}")
 
 
-def check_frames(frames: int, pixels_each: int, limits: Limits) -> None:
+def check_frames(frames: int, pixels_each: int, limits: PictureLimits) -> None:
     """`pixels_each`: source and target pixels of one frame together."""
     if frames > limits.max_frames:
-        raise Refused(422, f"animation has more than the limit of {limits.max_frames} frames")
+        raise PictureRefused(422, f"animation has more than the limit of {limits.max_frames} frames")
     total, allowed = frames * pixels_each, limits.max_pixels * ANIMATION_FACTOR
     if frames > 1 and total > allowed:
-        raise Refused(
+        raise PictureRefused(
             422, f"animation of {frames} frames has {total} pixels in all, over the limit of {allowed}"
         )
 
 
-def check_scans(scans: int, limits: Limits) -> None:
+def check_scans(scans: int, limits: PictureLimits) -> None:
     if scans > limits.max_scans:
-        raise Refused(422, f"JPEG has more than the limit of {limits.max_scans} scans")
+        raise PictureRefused(422, f"JPEG has more than the limit of {limits.max_scans} scans")

@@ -15,8 +15,8 @@ from PIL import Image
 
 from workers.imaging import formats, geometry, gif, jpeg, limits, modes, png, webp
 from workers.imaging import resample as kernel
-from workers.imaging.job import DEFAULT_QUALITY, Job, Result, check_words, format_word
-from workers.imaging.limits import Limits, Refused
+from workers.imaging.job import DEFAULT_QUALITY, ResizedPicture, ResizeJob, check_words, format_word
+from workers.imaging.limits import PictureLimits, PictureRefused
 
 _ORIENTATION = 0x0112
 _TURNS = {
@@ -32,8 +32,8 @@ _ON_ITS_SIDE = (5, 6, 7, 8)
 _MAX_PROFILE = 4 << 20  # bytes; a larger colour profile is no colour profile
 
 
-def resize(data: bytes, job: Job, bounds: Limits) -> Result:
-    """Raises Refused, and nothing else, for whatever the picture or the job may be."""
+def resize(data: bytes, job: ResizeJob, bounds: PictureLimits) -> ResizedPicture:
+    """Raises PictureRefused, and nothing else, for whatever the picture or the job may be."""
     check_words(job)
     limits.check_request(job.width, job.height, bounds)
     wanted = format_word(job.format) if job.format else ""
@@ -50,7 +50,9 @@ def resize(data: bytes, job: Job, bounds: Limits) -> Result:
             return _resize(image, data, job, kind, wanted or kind, bounds)
 
 
-def _resize(image: Image.Image, data: bytes, job: Job, kind: str, out: str, bounds: Limits) -> Result:
+def _resize(
+    image: Image.Image, data: bytes, job: ResizeJob, kind: str, out: str, bounds: PictureLimits
+) -> ResizedPicture:
     source = image.size
     limits.check_source(*source, bounds)
     frames = _count_frames(image, data, kind, bounds)
@@ -64,10 +66,10 @@ def _resize(image: Image.Image, data: bytes, job: Job, kind: str, out: str, boun
         encoded = _animation(image, job, out, plan, bounds)
     else:
         encoded = _still(image, data, job, kind, out, plan, turn)
-    return Result(encoded, out, *plan.size, *source)
+    return ResizedPicture(encoded, out, *plan.size, *source)
 
 
-def _count_frames(image: Image.Image, data: bytes, kind: str, bounds: Limits) -> int:
+def _count_frames(image: Image.Image, data: bytes, kind: str, bounds: PictureLimits) -> int:
     if kind == "gif":  # Pillow's own n_frames decodes its way through the file
         return gif.count_frames(data, bounds.max_frames + 1)
     return getattr(image, "n_frames", 1) if kind == "webp" else 1
@@ -86,7 +88,7 @@ def orientation(image: Image.Image, kind: str) -> int:
 
 
 def _still(
-    image: Image.Image, data: bytes, job: Job, kind: str, out: str, plan: geometry.Plan, turn: int
+    image: Image.Image, data: bytes, job: ResizeJob, kind: str, out: str, plan: geometry.ResizePlan, turn: int
 ) -> bytes:
     box = jpeg.reduced(image, plan.stored, plan.box) if kind == "jpeg" else plan.box
     image.load()
@@ -110,7 +112,9 @@ def _profile(image: Image.Image) -> bytes:
     return profile if isinstance(profile, bytes) and len(profile) <= _MAX_PROFILE else b""
 
 
-def _animation(image: Image.Image, job: Job, out: str, plan: geometry.Plan, bounds: Limits) -> bytes:
+def _animation(
+    image: Image.Image, job: ResizeJob, out: str, plan: geometry.ResizePlan, bounds: PictureLimits
+) -> bytes:
     """Only the small frames are kept; the large ones pass through one at a time."""
     made, durations = [], []
     for small, duration in _frames(image, plan, bounds):
@@ -122,7 +126,9 @@ def _animation(image: Image.Image, job: Job, out: str, plan: geometry.Plan, boun
     )
 
 
-def _frames(image: Image.Image, plan: geometry.Plan, bounds: Limits) -> Iterator[tuple[Image.Image, int]]:
+def _frames(
+    image: Image.Image, plan: geometry.ResizePlan, bounds: PictureLimits
+) -> Iterator[tuple[Image.Image, int]]:
     """Each frame as it is seen, resized, with its milliseconds."""
     index = 0
     while True:
@@ -132,7 +138,7 @@ def _frames(image: Image.Image, plan: geometry.Plan, bounds: Limits) -> Iterator
         yield kernel.resample(shown, plan.stored, plan.box), int(image.info.get("duration", 0) or 0)
         index += 1
         if index >= bounds.max_frames:
-            raise Refused(422, f"animation has more than the limit of {bounds.max_frames} frames")
+            raise PictureRefused(422, f"animation has more than the limit of {bounds.max_frames} frames")
         try:
             image.seek(index)
         except EOFError:

@@ -17,8 +17,8 @@ import time
 from balancer.prefork.child import Child
 from balancer.shm.layout import LOAD
 from workers import imaging
-from workers.imaging.job import Job
-from workers.imaging.limits import Refused
+from workers.imaging.job import ResizeJob
+from workers.imaging.limits import PictureRefused
 from workers.resizer import tally
 from workers.resizer.arena import Arena
 from workers.resizer.orders import LONGEST, Bye, Hello, Order, OrderError, Result, Roll, decode, encode
@@ -158,7 +158,7 @@ class Worker:
         self.child.loop.stop()
 
     def _resize(self, order: Order, began: int) -> Result:
-        job = Job(
+        job = ResizeJob(
             width=order.width,
             height=order.height,
             fit=order.fit or "stretch",
@@ -171,7 +171,7 @@ class Worker:
             answer = imaging.resize(
                 bytes(self.arena.piece(order.offset, order.length)), job, self.settings.limits
             )
-        except Refused as refused:
+        except PictureRefused as refused:
             return self._failed(order, refused.status, refused.sentence)
         except MemoryError:
             return self._failed(order, 422, "the picture needs more memory than a picture may have")

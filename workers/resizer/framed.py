@@ -15,7 +15,7 @@ import socket
 from collections import deque
 from dataclasses import dataclass
 
-from workers.imaging.limits import Refused
+from workers.imaging.limits import PictureRefused
 from workers.resizer import tally
 from workers.resizer.client import Client
 from workers.resizer.intake import SPARE, Intake, Step
@@ -27,10 +27,10 @@ from workers.wire.frames import FrameError
 from workers.wire.messages import (
     MessageError,
     Request,
-    check_foreseen,
+    check_request_tail,
     decode_request,
+    decode_request_head,
     encode_response_parts,
-    foresee_request,
 )
 
 LEAVING = "this resizer is shutting down; ask another"
@@ -99,7 +99,7 @@ class Framed:
         """The head of a big frame is here: the rest goes into a slot, or nowhere."""
         client, desk, intake = self.client, self.desk, self.intake
         if self.coming is None:
-            foreseen = foresee_request(intake.head(), intake.length)
+            foreseen = decode_request_head(intake.head(), intake.length)
             if foreseen is not None and foreseen[0].id:
                 request, self.data_at, stop = foreseen
                 self.coming = self._judge(request, stop - self.data_at)
@@ -163,7 +163,7 @@ class Framed:
 
     def _foreseen(self, task: Task, payload: bytes | memoryview, slot: int) -> Task | None:
         """The task that the head has told, now with its picture; None when it has been answered."""
-        check_foreseen(payload)
+        check_request_tail(payload)
         if self.desk.draining:
             self._refuse(task.context, refusal(DRAINING, LEAVING))
             return None
@@ -180,11 +180,11 @@ class Framed:
             return None
         try:
             if desk.draining:
-                raise Refused(DRAINING, LEAVING)
+                raise PictureRefused(DRAINING, LEAVING)
             if self.client.is_late:
-                raise Refused(BUSY, "busy: too many connections; try again")
+                raise PictureRefused(BUSY, "busy: too many connections; try again")
             return task_of(request, size, self, desk.serial(), desk.settings)
-        except Refused as refused:
+        except PictureRefused as refused:
             self._refuse(request, refusal(refused.status, refused.sentence))
             return None
 

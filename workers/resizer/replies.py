@@ -5,7 +5,7 @@ RULES: pure. A peer without ID gets a reply that the original program could have
 
 import time
 
-from workers.imaging.limits import Refused
+from workers.imaging.limits import PictureRefused
 from workers.resizer.orders import Result
 from workers.resizer.settings import Settings
 from workers.resizer.task import OK, Owner, Task, wanted
@@ -15,7 +15,7 @@ TYPES = {"jpeg": JPEG, "png": PNG, "gif": GIF}
 
 
 def task_of(request: Request, size: int, owner: Owner, serial: int, settings: Settings) -> Task:
-    """The task, without a slot, of a request for a picture of `size` bytes. Raises Refused (400, 415, 422)."""
+    """The task, without a slot, of a request for a picture of `size` bytes. Raises PictureRefused (400, 415, 422)."""
     job = wanted(
         request.target_width,
         request.target_height,
@@ -27,7 +27,7 @@ def task_of(request: Request, size: int, owner: Owner, serial: int, settings: Se
         settings.limits,
     )
     if not size:
-        raise Refused(415, "no picture in the request")
+        raise PictureRefused(415, "no picture in the request")
     return Task(serial, owner, job, length=size, is_small=size <= settings.express_bytes, context=request)
 
 

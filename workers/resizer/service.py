@@ -16,7 +16,7 @@ from balancer.config.loader import ConfigError
 from balancer.prefork.bind import Bind
 from balancer.prefork.plan import Plan, Role
 from balancer.shm.layout import Shared
-from workers.imaging.limits import Limits
+from workers.imaging.limits import PictureLimits
 from workers.options import ResizerOptions, parse_resizer
 from workers.resizer import cpu, front, tally
 from workers.resizer.arena import Arena
@@ -58,7 +58,7 @@ def settings_of(options: ResizerOptions) -> Settings:
         queue=options.queue,
         express_bytes=options.express_bytes,
         max_frame=options.max_frame,
-        limits=Limits(
+        limits=PictureLimits(
             max_bytes=options.max_frame,
             max_pixels=options.max_pixels,
             max_side=options.max_side,

@@ -6,7 +6,7 @@ elsewhere.
 
 from dataclasses import dataclass, field
 
-from workers.imaging.limits import Limits
+from workers.imaging.limits import PictureLimits
 
 HEADROOM = 64 * 1024  # bytes of a slot beyond the biggest frame
 
@@ -22,7 +22,7 @@ class Settings:
     queue: int = 64  # pictures waiting per front
     express_bytes: int = 512 * 1024  # a picture of at most this size is small
     max_frame: int = 32 << 20
-    limits: Limits = field(default_factory=Limits)
+    limits: PictureLimits = field(default_factory=PictureLimits)
     job_timeout: float = 10.0
     frame_timeout: float = 10.0
     idle_timeout: float = 600.0  # 0: never

@@ -11,8 +11,8 @@ from enum import Enum
 from functools import lru_cache
 from typing import Any, Protocol
 
-from workers.imaging.job import Job, check_words, format_word
-from workers.imaging.limits import Limits, check_request, check_target
+from workers.imaging.job import ResizeJob, check_words, format_word
+from workers.imaging.limits import PictureLimits, check_request, check_target
 from workers.resizer.orders import Order, Result
 
 OK, BUSY, DRAINING, TIMEOUT = 200, 429, 503, 504
@@ -44,7 +44,7 @@ class Task:
 
     serial: int
     owner: Owner
-    job: Job
+    job: ResizeJob
     slot: int = -1
     offset: int = 0
     length: int = 0
@@ -87,10 +87,17 @@ class Employer(Protocol):
 
 @lru_cache(maxsize=256)  # a service is asked for few sizes, for each of them many times
 def wanted(
-    width: int, height: int, fit: str, format_name: str, quality: int, orient: bool, icc: str, limits: Limits
-) -> Job:
-    """The Job of a request. Raises Refused (400, 422) for what nobody should try."""
-    job = Job(
+    width: int,
+    height: int,
+    fit: str,
+    format_name: str,
+    quality: int,
+    orient: bool,
+    icc: str,
+    limits: PictureLimits,
+) -> ResizeJob:
+    """The ResizeJob of a request. Raises PictureRefused (400, 422) for what nobody should try."""
+    job = ResizeJob(
         width=width,
         height=height,
         fit=fit or "stretch",

@@ -12,7 +12,7 @@ from typing import Any
 
 import h11
 
-from workers.imaging.limits import Refused
+from workers.imaging.limits import PictureRefused
 from workers.resizer import tally
 from workers.resizer.client import Client
 from workers.resizer.http import (
@@ -148,7 +148,7 @@ class Web:
                 settings.icc,
                 settings.limits,
             )
-        except Refused as refused:
+        except PictureRefused as refused:
             raise HttpError(refused.status, refused.sentence) from None
 
     def _claim(self) -> bool:

@@ -1,13 +1,13 @@
 """The gob codec: one value of a known struct per payload, to and from a flat list of values.
 
-A Layout is a struct of ours with its fields numbered depth-first; values travel as a list in that order:
+A StructCodec is a struct of ours with its fields numbered depth-first; values travel as a list in that order:
 
     Request{ImgInfo{name typ width height data} w h ...}  values = [name, typ, width, height, data, w, h, ...]
 
     decode   | definitions | n | id | field deltas and values |
              '-- key of the plan cache: the same peer sends the same bytes with every frame
     plan     by the peer's field number: (what to do, index in values, more)
-    foresee  the same of a payload whose beginning is here, up to the length of its []byte
+    decode_head  the same of a payload whose beginning is here, up to the length of its []byte
     encode   takes the values nested as the structs are
 
 RULES: fields are matched by name; a field we do not know is skipped, a known name of another type is refused.
@@ -23,6 +23,7 @@ from workers.wire.numbers import (
     Buffer,
     GobError,
     float_of,
+    from_zigzag,
     put_float,
     put_int,
     put_text,
@@ -30,22 +31,21 @@ from workers.wire.numbers import (
     take_int,
     take_long,
     take_uint,
-    unfold,
 )
-from workers.wire.skip import Definitions, Skipper, check_skippable
-from workers.wire.types import BOOL, BYTES, FLOAT, INT, STRING, UINT, Struct
+from workers.wire.skip import Skipper, TypeDefinitions, check_skippable
+from workers.wire.types import BOOL, BYTES, FLOAT, INT, STRING, UINT, StructType
 
 MAX_PLANS = 64
 
 _SKIP, _INNER = -1, 0
 _ZERO: dict[int, Any] = {BOOL: False, INT: 0, UINT: 0, FLOAT: 0.0, BYTES: b"", STRING: ""}
 
-Step = tuple[int, int, Any]
-Plan = tuple[Step, ...]
-Plans = tuple[Definitions, dict[int, Plan]]
+DecodeStep = tuple[int, int, Any]
+DecodePlan = tuple[DecodeStep, ...]
+DecodePlans = tuple[TypeDefinitions, dict[int, DecodePlan]]
 
 
-class Ahead(GobError):
+class DataBeyondHead(GobError):
     """The content of a []byte, payload[start:stop], is not among the bytes at hand."""
 
     def __init__(self, start: int, stop: int, present: int) -> None:
@@ -53,10 +53,10 @@ class Ahead(GobError):
         self.start, self.stop = start, stop
 
 
-class Layout:
+class StructCodec:
     """A struct of ours, ready for work: its definitions, zero values and plans for peers' definitions."""
 
-    def __init__(self, struct: Struct) -> None:
+    def __init__(self, struct: StructType) -> None:
         self.struct = struct
         self.definitions = types.write_definitions(struct)
         self.zeros: list[Any] = []
@@ -65,14 +65,14 @@ class Layout:
         put_int(identity, struct.type_id)
         self.identity = bytes(identity)
         self.fields = _fields(struct)
-        self._plans: dict[bytes, Plans] = {}
-        # Definitions of the last payload, most often also of the next, and what is known of them.
-        self._latest: tuple[bytes, Plans] = (b"", ({}, {}))
+        self._plans: dict[bytes, DecodePlans] = {}
+        # TypeDefinitions of the last payload, most often also of the next, and what is known of them.
+        self._latest: tuple[bytes, DecodePlans] = (b"", ({}, {}))
 
-    def _number(self, struct: Struct) -> Plan:
-        steps: list[Step] = []
+    def _number(self, struct: StructType) -> DecodePlan:
+        steps: list[DecodeStep] = []
         for _, kind in struct.fields:
-            if isinstance(kind, Struct):
+            if isinstance(kind, StructType):
                 steps.append((_INNER, 0, self._number(kind)))
             else:
                 steps.append((kind, len(self.zeros), None))
@@ -91,20 +91,20 @@ class Layout:
             raise GobError("bytes after the value")
         return values
 
-    def foresee(self, head: Buffer, length: int) -> tuple[list[Any], int, int] | None:
+    def decode_head(self, head: Buffer, length: int) -> tuple[list[Any], int, int] | None:
         """Of a payload of `length` bytes that begins with `head`: the values in front of the []byte whose content
         reaches beyond `head`, and where that content begins and ends. None when they cannot be told from here."""
         values = self.zeros.copy()
         try:
             at, plan, definitions = self._begin(head, length)
             _fill(plan, head, at, values, Skipper(head, definitions))
-        except Ahead as ahead:
+        except DataBeyondHead as ahead:
             return values, ahead.start, ahead.stop
         except (GobError, IndexError):
             pass  # whoever has the whole of it will say what is wrong, if anything is
         return None
 
-    def _begin(self, head: Buffer, length: int) -> tuple[int, Plan, Definitions]:
+    def _begin(self, head: Buffer, length: int) -> tuple[int, DecodePlan, TypeDefinitions]:
         """Where in a payload the first field is, and what is to be done with the fields."""
         key, known = self._latest
         at = start = len(key)
@@ -131,8 +131,8 @@ class Layout:
             raise GobError("the value does not end where its payload ends")
         return inside, plan, definitions
 
-    def _learn(self, key: bytes) -> Plans:
-        definitions: Definitions = {}
+    def _learn(self, key: bytes) -> DecodePlans:
+        definitions: TypeDefinitions = {}
         at = 0
         while at < len(key):
             size, at = take_uint(key, at)
@@ -161,19 +161,19 @@ class Layout:
 # -- decoding ------------------------------------------------------------------------------------------------
 
 
-def _plan(struct: Struct, steps: Plan, type_id: int, definitions: Definitions) -> Plan:
+def _plan(struct: StructType, steps: DecodePlan, type_id: int, definitions: TypeDefinitions) -> DecodePlan:
     """What to do with each field of the peer's type `type_id` to make a `struct` of it."""
     theirs = definitions.get(type_id)
     if theirs is None or theirs.kind != types.STRUCT:
         raise GobError(f"{struct.name} expected, type {type_id} came")
     ours = {name: (kind, step) for (name, kind), step in zip(struct.fields, steps, strict=True)}
-    plan: list[Step] = []
+    plan: list[DecodeStep] = []
     for name, their_id in theirs.fields:
         kind, (_, index, inner) = ours.get(name, (_SKIP, (_SKIP, 0, ())))
         if kind == _SKIP:
             check_skippable(their_id, definitions)
             plan.append((_SKIP, their_id, None))
-        elif isinstance(kind, Struct):
+        elif isinstance(kind, StructType):
             plan.append((_INNER, 0, _plan(kind, inner, their_id, definitions)))
         elif kind != their_id:
             raise GobError(f"{struct.name}.{name} is of another type")
@@ -184,7 +184,7 @@ def _plan(struct: Struct, steps: Plan, type_id: int, definitions: Definitions) -
     return tuple(plan)
 
 
-def _fill(plan: Plan, buf: Buffer, at: int, values: list[Any], skipper: Skipper) -> int:
+def _fill(plan: DecodePlan, buf: Buffer, at: int, values: list[Any], skipper: Skipper) -> int:
     """Read a struct into `values`; the position after it. Hot: numbers below 128 are read in place."""
     number = -1
     while True:
@@ -208,7 +208,7 @@ def _fill(plan: Plan, buf: Buffer, at: int, values: list[Any], skipper: Skipper)
         if op == UINT:
             values[index] = folded
         elif op == INT:
-            values[index] = unfold(folded)
+            values[index] = from_zigzag(folded)
         elif op == BOOL:
             values[index] = bool(folded)
         elif op == FLOAT:
@@ -216,7 +216,7 @@ def _fill(plan: Plan, buf: Buffer, at: int, values: list[Any], skipper: Skipper)
         else:
             stop = at + folded
             if stop > len(buf) and op == BYTES:
-                raise Ahead(at, stop, len(buf))
+                raise DataBeyondHead(at, stop, len(buf))
             if stop > len(buf):
                 raise GobError(f"a text of {folded} bytes where {len(buf) - at} are left")
             if op == STRING:
@@ -229,15 +229,15 @@ def _fill(plan: Plan, buf: Buffer, at: int, values: list[Any], skipper: Skipper)
 # -- encoding ------------------------------------------------------------------------------------------------
 
 
-def _fields(struct: Struct) -> Plan:
+def _fields(struct: StructType) -> DecodePlan:
     """What `_put` must know of a struct: (kind or _INNER, number, fields of the inner one) of each field."""
     return tuple(
-        (_INNER, number, _fields(kind)) if isinstance(kind, Struct) else (kind, number, None)
+        (_INNER, number, _fields(kind)) if isinstance(kind, StructType) else (kind, number, None)
         for number, (_, kind) in enumerate(struct.fields)
     )
 
 
-def _put(out: bytearray, fields: Plan, values: Sequence[Any]) -> tuple[int, Any] | None:
+def _put(out: bytearray, fields: DecodePlan, values: Sequence[Any]) -> tuple[int, Any] | None:
     """Append a struct; a []byte's content is left out and returned, with the place in `out` where it belongs."""
     apart = None
     last = -1

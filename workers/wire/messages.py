@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from operator import attrgetter
 
 from workers.wire.frames import header
-from workers.wire.gob import Layout
+from workers.wire.gob import StructCodec
 from workers.wire.numbers import Buffer, GobError
-from workers.wire.types import BOOL, BYTES, INT, STRING, UINT, Struct
+from workers.wire.types import BOOL, BYTES, INT, STRING, UINT, StructType
 
 JPEG, PNG, GIF = range(3)  # ImgInfo.Typ
 
@@ -67,7 +67,7 @@ class Response:
         return self.status in (0, OK)
 
 
-IMG_INFO = Struct(
+IMG_INFO = StructType(
     "ImgInfo",
     65,
     (("OriginalName", STRING), ("Typ", INT), ("Width", UINT), ("Height", UINT), ("ImgData", BYTES)),
@@ -95,12 +95,12 @@ _RESPONSE_MORE = (
 )
 _IMAGE = (("ImgInfo", IMG_INFO),)
 
-_REQUEST_BASE = Layout(Struct("Request", 64, (*_IMAGE, *_REQUEST)))
-_REQUEST_FULL = Layout(Struct("Request", 64, (*_IMAGE, *_REQUEST, *_REQUEST_MORE)))
+_REQUEST_BASE = StructCodec(StructType("Request", 64, (*_IMAGE, *_REQUEST)))
+_REQUEST_FULL = StructCodec(StructType("Request", 64, (*_IMAGE, *_REQUEST, *_REQUEST_MORE)))
 # What we ask of our own kind: the picture last, so that who has read the head of a frame can answer it.
-_REQUEST_OURS = Layout(Struct("Request", 64, (*_REQUEST_MORE, *_REQUEST, *_IMAGE)))
-_RESPONSE_BASE = Layout(Struct("Response", 66, (*_IMAGE, *_RESPONSE)))
-_RESPONSE_FULL = Layout(Struct("Response", 66, (*_IMAGE, *_RESPONSE, *_RESPONSE_MORE)))
+_REQUEST_OURS = StructCodec(StructType("Request", 64, (*_REQUEST_MORE, *_REQUEST, *_IMAGE)))
+_RESPONSE_BASE = StructCodec(StructType("Response", 66, (*_IMAGE, *_RESPONSE)))
+_RESPONSE_FULL = StructCodec(StructType("Response", 66, (*_IMAGE, *_RESPONSE, *_RESPONSE_MORE)))
 _ENDS = b"\0\0"  # of ImgInfo and of the Request around it
 
 _image = attrgetter(*Request.__slots__[:5])
@@ -120,17 +120,17 @@ def decode_request(payload: Buffer) -> Request:
         raise MessageError(f"not a request: {error}") from None
 
 
-def foresee_request(head: Buffer, length: int) -> tuple[Request, int, int] | None:
+def decode_request_head(head: Buffer, length: int) -> tuple[Request, int, int] | None:
     """The Request in a payload of `length` bytes that begins with `head`, but for its data, and where that begins
     and ends. None when it cannot be told yet: `head` is too short, or more than the data follows."""
-    found = _REQUEST_FULL.foresee(head, length)
+    found = _REQUEST_FULL.decode_head(head, length)
     if found is None or found[2] != length - len(_ENDS):
         return None
     values, start, stop = found
     return Request(*values), start, stop
 
 
-def check_foreseen(payload: Buffer) -> None:
+def check_request_tail(payload: Buffer) -> None:
     """Raises MessageError when a Request that was foreseen does not end as it must, now that all of it is here."""
     if payload[-len(_ENDS) :] != _ENDS:
         raise MessageError("not a request: bytes after the value")

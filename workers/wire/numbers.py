@@ -45,10 +45,10 @@ def take_long(first: int, buf: Buffer, at: int) -> tuple[int, int]:
 def take_int(buf: Buffer, at: int) -> tuple[int, int]:
     """The signed integer at `at` and the position after it."""
     folded, at = take_uint(buf, at)
-    return unfold(folded), at
+    return from_zigzag(folded), at
 
 
-def unfold(folded: int) -> int:
+def from_zigzag(folded: int) -> int:
     """The signed integer behind its unsigned form."""
     return ~(folded >> 1) if folded & 1 else folded >> 1
 

@@ -7,17 +7,17 @@ name types.
 
 from workers.wire import types
 from workers.wire.numbers import Buffer, GobError, take_uint
-from workers.wire.types import BOOL, BYTES, COMPLEX, STRING, Definition
+from workers.wire.types import BOOL, BYTES, COMPLEX, STRING, TypeDefinition
 
 MAX_DEPTH = 16
 MAX_SKIPPED = (
     10_000  # values in one message: at 0.5 us each, a 32 MiB slice of zeros would hold a front for 16 s
 )
 
-Definitions = dict[int, Definition]
+TypeDefinitions = dict[int, TypeDefinition]
 
 
-def check_skippable(type_id: int, definitions: Definitions) -> None:
+def check_skippable(type_id: int, definitions: TypeDefinitions) -> None:
     """Every type reachable from `type_id` is defined and can be passed over, or GobError."""
     waiting, seen = [type_id], set[int]()
     while waiting:
@@ -43,7 +43,7 @@ class Skipper:
 
     __slots__ = ("_buf", "_definitions", "_left")
 
-    def __init__(self, buf: Buffer, definitions: Definitions) -> None:
+    def __init__(self, buf: Buffer, definitions: TypeDefinitions) -> None:
         self._buf = buf
         self._definitions = definitions
         self._left = MAX_SKIPPED
@@ -67,7 +67,7 @@ class Skipper:
             return self._skip_struct(definition, at, depth)
         return self._skip_elements(definition, at, depth)
 
-    def _skip_struct(self, definition: Definition, at: int, depth: int) -> int:
+    def _skip_struct(self, definition: TypeDefinition, at: int, depth: int) -> int:
         number = -1
         while True:
             delta, at = take_uint(self._buf, at)
@@ -78,7 +78,7 @@ class Skipper:
                 raise GobError(f"no field {number + 1} in this struct")
             at = self.skip(definition.fields[number][1], at, depth + 1)
 
-    def _skip_elements(self, definition: Definition, at: int, depth: int) -> int:
+    def _skip_elements(self, definition: TypeDefinition, at: int, depth: int) -> int:
         count, at = take_uint(self._buf, at)
         if count > len(self._buf) - at:  # every value takes a byte at least
             raise GobError(f"{count} elements where {len(self._buf) - at} bytes are left")

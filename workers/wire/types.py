@@ -7,7 +7,7 @@
                    5 GobEncoderT  6 BinaryMarshalerT  7 TextMarshalerT: only code we lack could read the value
 
 RULES: a definition is a claim by a stranger, so the number of types, fields, bytes and characters is bounded
-here, once; who uses a Definition may trust its shape but not that its ids exist.
+here, once; who uses a TypeDefinition may trust its shape but not that its ids exist.
 """
 
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ MAX_DEFINITIONS = 16 * 1024  # bytes; Go's own for both our structs take 300
 
 
 @dataclass(frozen=True, slots=True)
-class Definition:
+class TypeDefinition:
     """One type of the peer's."""
 
     kind: int
@@ -36,20 +36,20 @@ class Definition:
 
 
 @dataclass(frozen=True, slots=True)
-class Struct:
-    """A struct of ours: its fields in wire order, each a builtin id or another Struct."""
+class StructType:
+    """A struct of ours: its fields in wire order, each a builtin id or another StructType."""
 
     name: str
     type_id: int
-    fields: tuple[tuple[str, "int | Struct"], ...]
+    fields: tuple[tuple[str, "int | StructType"], ...]
 
 
 # -- reading -------------------------------------------------------------------------------------------------
 
 
-def read_definition(buf: Buffer, at: int, stop: int) -> Definition:
+def read_definition(buf: Buffer, at: int, stop: int) -> TypeDefinition:
     """The WireType value in buf[at:stop], exactly. Raises GobError."""
-    found: list[Definition] = []
+    found: list[TypeDefinition] = []
     number, at = _next_field(buf, at, 0)
     while number:
         if number in OPAQUE:
@@ -64,7 +64,7 @@ def read_definition(buf: Buffer, at: int, stop: int) -> Definition:
     return found[0]
 
 
-def _read_body(buf: Buffer, at: int, kind: int) -> tuple[Definition, int]:
+def _read_body(buf: Buffer, at: int, kind: int) -> tuple[TypeDefinition, int]:
     numbers = {2: 0, 3: 0}  # array: elem, length; slice: elem; map: key, elem
     fields: tuple[tuple[str, int], ...] = ()
     number, at = _next_field(buf, at, 0)
@@ -79,8 +79,8 @@ def _read_body(buf: Buffer, at: int, kind: int) -> tuple[Definition, int]:
             raise GobError(f"unknown field {number} in a type definition")
         number, at = _next_field(buf, at, number)
     if kind == MAP:
-        return Definition(kind, elem=numbers[3], key=numbers[2]), at
-    return Definition(kind, elem=numbers[2], length=numbers[3], fields=fields), at
+        return TypeDefinition(kind, elem=numbers[3], key=numbers[2]), at
+    return TypeDefinition(kind, elem=numbers[2], length=numbers[3], fields=fields), at
 
 
 def _read_fields(buf: Buffer, at: int) -> tuple[tuple[tuple[str, int], ...], int]:
@@ -135,7 +135,7 @@ def _take_name(buf: Buffer, at: int) -> tuple[str, int]:
 # -- writing -------------------------------------------------------------------------------------------------
 
 
-def write_definitions(struct: Struct) -> bytes:
+def write_definitions(struct: StructType) -> bytes:
     """The definition messages of `struct` and of structs inside it, outermost first, as Go's encoder does."""
     body = bytearray()
     put_int(body, -struct.type_id)
@@ -149,11 +149,11 @@ def write_definitions(struct: Struct) -> bytes:
         body.append(1)
         put_text(body, name)
         body.append(1)
-        put_int(body, kind.type_id if isinstance(kind, Struct) else kind)
+        put_int(body, kind.type_id if isinstance(kind, StructType) else kind)
         body.append(0)
     body += b"\x00\x00"
     out = bytearray()
     put_uint(out, len(body))
     out += body
-    inner = (kind for _, kind in struct.fields if isinstance(kind, Struct))
+    inner = (kind for _, kind in struct.fields if isinstance(kind, StructType))
     return bytes(out) + b"".join(write_definitions(kind) for kind in inner)

@@ -9,7 +9,7 @@ import pytest
 from balancer.config.loader import Answer, ConfigError
 from workers import option_tables, options
 from workers.imaging.job import FITS, FORMATS, ICC
-from workers.imaging.limits import Limits
+from workers.imaging.limits import PictureLimits
 from workers.options import ClientOptions, ResizerOptions, parse_client, parse_resizer
 
 ASKED = {"check_config", "print_config", "version", "help"}
@@ -23,7 +23,7 @@ def test_every_option_has_its_field_and_every_field_its_option() -> None:
 
 
 def test_limits_begin_where_the_imaging_room_does() -> None:
-    read, limits = parse_resizer([], {}), Limits()
+    read, limits = parse_resizer([], {}), PictureLimits()
     assert (read.max_frame, read.max_pixels, read.max_side) == (
         limits.max_bytes,
         limits.max_pixels,

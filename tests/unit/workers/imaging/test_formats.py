@@ -36,7 +36,7 @@ def test_signatures(draw, save, kind):
 
 def test_a_format_pillow_was_built_without(draw, save, monkeypatch):
     monkeypatch.setattr(formats.features, "check", lambda name: False)
-    with pytest.raises(workers.imaging.Refused) as refusal:
+    with pytest.raises(workers.imaging.PictureRefused) as refusal:
         formats.sniff(save(draw(), "WEBP"))
     assert refusal.value.status == 415
 

@@ -5,7 +5,7 @@ import time
 import pytest
 from PIL import Image, ImageChops
 
-from workers.imaging import Job, Limits, Refused, gif, resize
+from workers.imaging import PictureLimits, PictureRefused, ResizeJob, gif, resize
 from workers.imaging import resample as kernel
 
 
@@ -45,21 +45,23 @@ def test_counting_stops_when_it_knows_enough():
 
 def test_twenty_thousand_frames_are_refused_at_once():
     data, started = many_frames(20_000), time.process_time()
-    with pytest.raises(Refused) as refusal:
-        resize(data, Job(8, 8), Limits())
+    with pytest.raises(PictureRefused) as refusal:
+        resize(data, ResizeJob(8, 8), PictureLimits())
     assert "1000 frames" in refusal.value.sentence
     assert time.process_time() - started < 0.1
 
 
 def test_frames_are_limited_in_all_their_pixels_too():
-    with pytest.raises(Refused) as refusal:
-        resize(many_frames(100), Job(100, 100), Limits(max_pixels=1000))
+    with pytest.raises(PictureRefused) as refusal:
+        resize(many_frames(100), ResizeJob(100, 100), PictureLimits(max_pixels=1000))
     assert "in all" in refusal.value.sentence
 
 
 def test_all_frames_their_times_and_the_loop_survive(draw, save, load):
     frames, times = moving(draw, 4), [40, 100, 250, 60]
-    answer = load(resize(animated(save, frames, duration=times, loop=3), Job(30, 20), Limits()).data)
+    answer = load(
+        resize(animated(save, frames, duration=times, loop=3), ResizeJob(30, 20), PictureLimits()).data
+    )
     assert (answer.format, answer.size, answer.n_frames, answer.info["loop"]) == ("GIF", (30, 20), 4, 3)
     for index, (frame, duration) in enumerate(zip(frames, times, strict=True)):
         answer.seek(index)
@@ -69,12 +71,12 @@ def test_all_frames_their_times_and_the_loop_survive(draw, save, load):
 
 def test_an_animation_that_plays_once_still_does(draw, save, load):
     data = animated(save, moving(draw, 2), duration=50)
-    assert "loop" not in load(resize(data, Job(30, 20), Limits()).data).info
+    assert "loop" not in load(resize(data, ResizeJob(30, 20), PictureLimits()).data).info
 
 
 def test_clear_stays_clear_and_solid_stays_solid(draw, save, load):
     data = animated(save, moving(draw, 3, "RGBA"), duration=50, disposal=2)
-    answer = load(resize(data, Job(30, 20), Limits()).data)
+    answer = load(resize(data, ResizeJob(30, 20), PictureLimits()).data)
     for index in range(3):
         answer.seek(index)
         alpha = answer.convert("RGBA").getchannel("A")
@@ -84,7 +86,9 @@ def test_clear_stays_clear_and_solid_stays_solid(draw, save, load):
 
 def test_a_solid_frame_before_a_clear_one_gets_no_holes(draw, save, load):
     frames = [moving(draw, 1)[0].convert("RGBA"), moving(draw, 2, "RGBA")[1]]
-    answer = load(resize(animated(save, frames, duration=50, disposal=2), Job(30, 20), Limits()).data)
+    answer = load(
+        resize(animated(save, frames, duration=50, disposal=2), ResizeJob(30, 20), PictureLimits()).data
+    )
     assert answer.convert("RGBA").getchannel("A").getextrema() == (255, 255)
     answer.seek(1)
     assert answer.convert("RGBA").getchannel("A").getextrema() == (0, 255)
@@ -100,7 +104,7 @@ def test_half_clear_is_decided_at_one_half(draw):
 @pytest.mark.parametrize("out", ["jpeg", "png", "avif"])
 def test_formats_that_stand_still_get_the_first_frame(draw, save, load, out):
     frames = moving(draw, 3)
-    answer = load(resize(animated(save, frames), Job(30, 20, format=out), Limits()).data)
+    answer = load(resize(animated(save, frames), ResizeJob(30, 20, format=out), PictureLimits()).data)
     assert getattr(answer, "n_frames", 1) == 1
     assert kernel.psnr(answer.convert("RGB"), frames[0].resize((30, 20), Image.Resampling.LANCZOS)) > 25
 
@@ -108,7 +112,7 @@ def test_formats_that_stand_still_get_the_first_frame(draw, save, load, out):
 @pytest.mark.parametrize(("source", "out"), [("GIF", "webp"), ("WEBP", "gif"), ("WEBP", "webp")])
 def test_animations_move_between_gif_and_webp(draw, save, load, source, out):
     data = animated(save, moving(draw, 3), source, duration=[40, 100, 60])
-    answer = load(resize(data, Job(30, 20, format=out), Limits()).data)
+    answer = load(resize(data, ResizeJob(30, 20, format=out), PictureLimits()).data)
     assert (answer.format.lower(), answer.n_frames, answer.size) == (out, 3, (30, 20))
     answer.seek(1)
     answer.load()

@@ -8,13 +8,13 @@ import zlib
 import pytest
 from PIL import Image, ImageDraw, ImageFile
 
-from workers.imaging import Job, Limits, Refused, Result, resize
+from workers.imaging import PictureLimits, PictureRefused, ResizedPicture, ResizeJob, resize
 
 
 def refusal_of(data, job=None, limits=None):
     started = time.process_time()
-    with pytest.raises(Refused) as refusal:
-        resize(data, job or Job(16, 16), limits or Limits())
+    with pytest.raises(PictureRefused) as refusal:
+        resize(data, job or ResizeJob(16, 16), limits or PictureLimits())
     assert time.process_time() - started < 0.5
     return refusal.value
 
@@ -93,14 +93,14 @@ def test_a_frame_that_grows_the_canvas_is_measured_again():
 @pytest.mark.parametrize(
     ("job", "status"),
     [
-        (Job(65_535, 65_535), 422),
-        (Job(16_383, 16_383), 422),
-        (Job(10**9, 0), 422),
-        (Job(0, 10**9), 422),
-        (Job(0, 0), 400),
-        (Job(-1, 10), 400),
-        (Job(10, 10, format="tiff"), 400),
-        (Job(10, 10, fit="zoom"), 400),
+        (ResizeJob(65_535, 65_535), 422),
+        (ResizeJob(16_383, 16_383), 422),
+        (ResizeJob(10**9, 0), 422),
+        (ResizeJob(0, 10**9), 422),
+        (ResizeJob(0, 0), 400),
+        (ResizeJob(-1, 10), 400),
+        (ResizeJob(10, 10, format="tiff"), 400),
+        (ResizeJob(10, 10, fit="zoom"), 400),
     ],
 )
 def test_targets_are_refused_before_the_picture_is_opened(job, status, draw, save, monkeypatch):
@@ -113,11 +113,11 @@ def test_targets_are_refused_before_the_picture_is_opened(job, status, draw, sav
 def test_a_missing_side_may_not_grow_beyond_the_limit(save, kind, monkeypatch):
     data = save(Image.new("L", (2, 900)), kind)
     monkeypatch.setattr(ImageFile.ImageFile, "load", lambda self: pytest.fail("decoded"))
-    assert "100x45000" in refusal_of(data, Job(100, 0, orient=True)).sentence
+    assert "100x45000" in refusal_of(data, ResizeJob(100, 0, orient=True)).sentence
 
 
 def test_too_many_bytes(draw, save):
-    assert refusal_of(save(draw(), "PNG"), limits=Limits(max_bytes=50)).status == 413
+    assert refusal_of(save(draw(), "PNG"), limits=PictureLimits(max_bytes=50)).status == 413
 
 
 @pytest.mark.parametrize("kind", ["EPS", "PDF", "TIFF", "BMP", "ICO", "PPM", "TGA", "PCX", "SGI"])
@@ -229,18 +229,18 @@ def damaged(chance, data):
 
 
 def resize_damaged(count, seed):
-    """Resizes `count` damaged pictures; returns how many still were pictures. Anything but a Result or a
-    Refused, or a picture that takes two seconds, fails."""
+    """Resizes `count` damaged pictures; returns how many still were pictures. Anything but a ResizedPicture or a
+    PictureRefused, or a picture that takes two seconds, fails."""
     chance, sound, whole = random.Random(seed), list(originals()), 0
-    bounds = Limits(max_pixels=4_000_000)
+    bounds = PictureLimits(max_pixels=4_000_000)
     for _ in range(count):
         data = damaged(chance, chance.choice(sound))
         started = time.process_time()
         try:
-            result = resize(data, Job(20, 0, orient=True, icc="srgb"), bounds)
-            assert isinstance(result, Result)
+            result = resize(data, ResizeJob(20, 0, orient=True, icc="srgb"), bounds)
+            assert isinstance(result, ResizedPicture)
             whole += 1
-        except Refused as refusal:
+        except PictureRefused as refusal:
             assert refusal.status in (413, 415, 422)
             assert refusal.sentence
         assert time.process_time() - started < 2
@@ -274,10 +274,10 @@ def test_memory_stays_flat_over_ten_thousand_pictures(draw, save):
         try:
             resize(
                 damaged(chance, data) if index % 20 == 0 else data,
-                Job(chance.choice((40, 160, 400)), 0),
-                Limits(),
+                ResizeJob(chance.choice((40, 160, 400)), 0),
+                PictureLimits(),
             )
-        except Refused:
+        except PictureRefused:
             pass
         if index == 1_000:
             before = held()

@@ -5,7 +5,7 @@ import io
 import pytest
 from PIL import Image
 
-from workers.imaging import Job, Limits, Refused, jpeg, resize
+from workers.imaging import PictureLimits, PictureRefused, ResizeJob, jpeg, resize
 from workers.imaging import resample as kernel
 
 
@@ -17,7 +17,7 @@ def test_a_reduced_decode_does_not_shift_the_picture(draw, save, load):
     # 257 pixels at an eighth are 32.125 wide in a picture of 33: ignoring the fraction squeezes it by 2.7 %.
     data = save(draw((257, 193)), "JPEG", quality=95, subsampling=0)
     whole = reference(data, (16, 12))
-    answer = load(resize(data, Job(16, 12, quality=95, format="png"), Limits()).data)
+    answer = load(resize(data, ResizeJob(16, 12, quality=95, format="png"), PictureLimits()).data)
     shifted = Image.open(io.BytesIO(data))
     shifted.draft(None, (32, 24))
     assert shifted.size == (33, 25)
@@ -74,19 +74,19 @@ def scan_bomb(draw, save, scans=200):
 
 
 def test_a_scan_bomb_is_refused_by_count(draw, save):
-    with pytest.raises(Refused) as refusal:
-        resize(scan_bomb(draw, save), Job(8, 8), Limits())
+    with pytest.raises(PictureRefused) as refusal:
+        resize(scan_bomb(draw, save), ResizeJob(8, 8), PictureLimits())
     assert refusal.value.status == 422
     assert "32 scans" in refusal.value.sentence
 
 
 def test_the_same_file_is_a_picture_to_who_allows_it(draw, save):
-    assert resize(scan_bomb(draw, save), Job(8, 8), Limits(max_scans=1000)).width == 8
+    assert resize(scan_bomb(draw, save), ResizeJob(8, 8), PictureLimits(max_scans=1000)).width == 8
 
 
 def test_written_baseline_420_and_bare(draw, save, load):
     data = save(draw(), "JPEG", progressive=True, comment=b"secret", exif=b"Exif\x00\x00secret")
-    answer = load(resize(data, Job(40, 30), Limits()).data)
+    answer = load(resize(data, ResizeJob(40, 30), PictureLimits()).data)
     assert "progressive" not in answer.info
     assert answer.layer[0][1:3] == (2, 2)
     assert not {"exif", "comment", "icc_profile"} & set(answer.info)
@@ -94,11 +94,14 @@ def test_written_baseline_420_and_bare(draw, save, load):
 
 def test_two_pictures_in_one_file_are_a_jpeg(draw, save):
     data = save(draw(), "MPO", save_all=True, append_images=[draw((30, 30))])
-    result = resize(data, Job(20, 0), Limits())
+    result = resize(data, ResizeJob(20, 0), PictureLimits())
     assert (result.format, result.width, result.height, result.source_width) == ("jpeg", 20, 13, 97)
 
 
 def test_quality_is_heard(draw, save):
     data = save(draw((200, 150)), "JPEG", quality=95)
-    sizes = [len(resize(data, Job(150, 0, quality=quality), Limits()).data) for quality in (20, 75, 0, 95)]
+    sizes = [
+        len(resize(data, ResizeJob(150, 0, quality=quality), PictureLimits()).data)
+        for quality in (20, 75, 0, 95)
+    ]
     assert sizes[0] < sizes[1] == sizes[2] < sizes[3]

@@ -3,10 +3,12 @@
 import pytest
 
 from workers.imaging import limits
-from workers.imaging.job import FORMATS, Job, check_words, format_word
-from workers.imaging.limits import Limits, Refused
+from workers.imaging.job import FORMATS, ResizeJob, check_words, format_word
+from workers.imaging.limits import PictureLimits, PictureRefused
 
-BOUNDS = Limits(max_bytes=100, max_pixels=400, max_side=40, max_target_pixels=300, max_frames=5, max_scans=3)
+BOUNDS = PictureLimits(
+    max_bytes=100, max_pixels=400, max_side=40, max_target_pixels=300, max_frames=5, max_scans=3
+)
 
 
 @pytest.mark.parametrize(
@@ -27,7 +29,7 @@ BOUNDS = Limits(max_bytes=100, max_pixels=400, max_side=40, max_target_pixels=30
     ],
 )
 def test_refused(check, arguments, status, words):
-    with pytest.raises(Refused) as refusal:
+    with pytest.raises(PictureRefused) as refusal:
         check(*arguments, BOUNDS)
     assert refusal.value.status == status
     assert words in refusal.value.sentence
@@ -50,9 +52,11 @@ def test_allowed(check, arguments):
     check(*arguments, BOUNDS)
 
 
-@pytest.mark.parametrize("job", [Job(1, 1, fit="fill"), Job(1, 1, icc="adobe"), Job(1, 1, quality=101)])
+@pytest.mark.parametrize(
+    "job", [ResizeJob(1, 1, fit="fill"), ResizeJob(1, 1, icc="adobe"), ResizeJob(1, 1, quality=101)]
+)
 def test_words_nobody_defined(job):
-    with pytest.raises(Refused) as refusal:
+    with pytest.raises(PictureRefused) as refusal:
         check_words(job)
     assert refusal.value.status == 400
 
@@ -64,7 +68,7 @@ def test_a_format_has_many_names(word):
 
 @pytest.mark.parametrize("word", ["tiff", "", "image/", "../png"])
 def test_a_format_nobody_writes(word):
-    with pytest.raises(Refused) as refusal:
+    with pytest.raises(PictureRefused) as refusal:
         format_word(word)
     assert refusal.value.status == 400
     assert all(name in refusal.value.sentence for name in FORMATS)

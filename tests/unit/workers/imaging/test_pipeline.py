@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageCms, ImageOps, PngImagePlugin
 
-from workers.imaging import FORMATS, Job, Limits, resize
+from workers.imaging import FORMATS, PictureLimits, ResizeJob, resize
 from workers.imaging import resample as kernel
 
 SIZE = (33, 21)
@@ -56,7 +56,7 @@ def pillows_own(image, size):
 @pytest.mark.parametrize(("kind", "mode", "options"), STORED)
 def test_every_kind_to_every_format(draw, save, load, kind, mode, options, out):
     data = save(draw((97, 61), mode), kind, **options)
-    result = resize(data, Job(*SIZE, format=out, quality=90), Limits())
+    result = resize(data, ResizeJob(*SIZE, format=out, quality=90), PictureLimits())
     answer = load(result.data)
     assert result.format == (out or kind.lower()) == answer.format.lower()
     assert (result.width, result.height) == answer.size == SIZE
@@ -77,24 +77,24 @@ def test_every_kind_to_every_format(draw, save, load, kind, mode, options, out):
 )
 def test_a_lossless_answer_is_pillows_lanczos(draw, save, load, mode, kept, floor):
     data = save(draw((97, 61), mode), "PNG")
-    answer = load(resize(data, Job(*SIZE), Limits()).data)
+    answer = load(resize(data, ResizeJob(*SIZE), PictureLimits()).data)
     assert answer.mode == kept
     assert kernel.psnr(on_white(answer), pillows_own(load(data), SIZE)) > floor
 
 
 def test_sixteen_bits_stay_sixteen_bits(draw, save, load):
-    answer = load(resize(save(draw((97, 61), "I;16"), "PNG"), Job(*SIZE), Limits()).data)
+    answer = load(resize(save(draw((97, 61), "I;16"), "PNG"), ResizeJob(*SIZE), PictureLimits()).data)
     assert answer.mode == "I;16"
     assert answer.getextrema()[1] > 60_000
 
 
 def test_inks_stay_inks_in_a_jpeg_and_become_light_elsewhere(draw, save, load):
     data = save(draw((97, 61), "CMYK"), "JPEG", quality=95)
-    answer = load(resize(data, Job(*SIZE, quality=95), Limits()).data)
+    answer = load(resize(data, ResizeJob(*SIZE, quality=95), PictureLimits()).data)
     assert answer.mode == "CMYK"
     assert kernel.psnr(answer, load(data).resize(SIZE, Image.Resampling.LANCZOS)) > 40
     assert [layer[1:3] for layer in answer.layer] == [(1, 1)] * 4
-    assert load(resize(data, Job(*SIZE, format="png"), Limits()).data).mode == "RGB"
+    assert load(resize(data, ResizeJob(*SIZE, format="png"), PictureLimits()).data).mode == "RGB"
 
 
 @pytest.mark.parametrize(("mode", "clear"), [("L", 0), ("RGB", (0, 0, 40)), ("P", 0)])
@@ -104,7 +104,7 @@ def test_a_colour_declared_clear_becomes_alpha(save, load, mode, clear):
     if mode == "P":
         image.putpalette([0, 0, 40, 250, 200, 100])
     image.paste({"L": 200, "RGB": (250, 200, 100), "P": 1}[mode], (0, 0, 20, 40))
-    answer = load(resize(save(image, "PNG", transparency=clear), Job(10, 10), Limits()).data)
+    answer = load(resize(save(image, "PNG", transparency=clear), ResizeJob(10, 10), PictureLimits()).data)
     alpha = answer.getchannel("A")
     assert (alpha.getpixel((1, 5)), alpha.getpixel((8, 5))) == (255, 0)
     assert "transparency" not in answer.info
@@ -123,7 +123,7 @@ def test_the_size_told_is_the_size_made(source, width, height, fit, kind):
         width = 1
     out = io.BytesIO()
     Image.radial_gradient("L").resize(source).convert("RGB").save(out, kind)
-    result = resize(out.getvalue(), Job(width, height, fit=fit), Limits())
+    result = resize(out.getvalue(), ResizeJob(width, height, fit=fit), PictureLimits())
     assert Image.open(io.BytesIO(result.data)).size == (result.width, result.height)
     if fit != "contain" or not (width and height):
         assert result.width == width or not width
@@ -142,7 +142,7 @@ def with_orientation(draw, save, value, kind="JPEG"):
 def test_a_picture_is_turned_upright(draw, save, load, value, kind):
     data = with_orientation(draw, save, value, kind)
     upright = ImageOps.exif_transpose(load(data)).convert("RGB")
-    result = resize(data, Job(24, 0, orient=True, format="png"), Limits())
+    result = resize(data, ResizeJob(24, 0, orient=True, format="png"), PictureLimits())
     answer = load(result.data)
     assert answer.size == (result.width, result.height) == ((24, 36) if value > 4 else (24, 16))
     assert kernel.psnr(answer, upright.resize(answer.size, Image.Resampling.LANCZOS)) > 36
@@ -153,25 +153,27 @@ def test_a_picture_is_turned_upright(draw, save, load, value, kind):
 def test_a_turned_picture_is_cut_in_the_middle(draw, save, load, value):
     data = with_orientation(draw, save, value)
     upright = ImageOps.exif_transpose(load(data))
-    answer = load(resize(data, Job(20, 20, fit="cover", orient=True, format="png"), Limits()).data)
+    answer = load(
+        resize(data, ResizeJob(20, 20, fit="cover", orient=True, format="png"), PictureLimits()).data
+    )
     assert kernel.psnr(answer, ImageOps.fit(upright, (20, 20), Image.Resampling.LANCZOS)) > 36
 
 
 @pytest.mark.parametrize("value", [6, 9, 0])
 def test_a_picture_nobody_asked_to_turn_lies_as_it_lay(draw, save, value):
-    result = resize(with_orientation(draw, save, value), Job(24, 0, orient=value != 6), Limits())
+    result = resize(with_orientation(draw, save, value), ResizeJob(24, 0, orient=value != 6), PictureLimits())
     assert (result.width, result.height) == (24, 16)
 
 
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF")
 def test_a_broken_orientation_is_no_broken_picture(draw, save):
     data = save(draw(), "JPEG", exif=b"Exif\x00\x00MM\x00*\x00\x00\xff\xff" + b"\xff" * 20)
-    assert resize(data, Job(10, 10, orient=True), Limits()).width == 10
+    assert resize(data, ResizeJob(10, 10, orient=True), PictureLimits()).width == 10
 
 
 def test_cover_shows_the_middle(draw, save, load):
     data = save(draw((120, 60)), "PNG")
-    answer = load(resize(data, Job(20, 20, fit="cover"), Limits()).data)
+    answer = load(resize(data, ResizeJob(20, 20, fit="cover"), PictureLimits()).data)
     middle = load(data).resize((20, 20), Image.Resampling.LANCZOS, box=(30, 0, 90, 60))
     assert kernel.psnr(answer, middle) > 40
 
@@ -184,7 +186,7 @@ def test_nothing_but_the_picture_is_answered(draw, save, load, out):
     exif[0x010E] = "secret place"
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     data = save(draw(), "PNG", pnginfo=text, exif=exif.tobytes(), icc_profile=profile, dpi=(300, 300))
-    answer = resize(data, Job(*SIZE, format=out), Limits()).data
+    answer = resize(data, ResizeJob(*SIZE, format=out), PictureLimits()).data
     assert b"secret" not in answer
     assert not {"exif", "icc_profile", "Comment", "dpi"} & set(load(answer).info)
 
@@ -193,16 +195,23 @@ def test_nothing_but_the_picture_is_answered(draw, save, load, out):
 def test_a_colour_profile_is_kept_on_request(draw, save, load, kind):
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     data = save(draw(), kind, icc_profile=profile)
-    assert load(resize(data, Job(*SIZE, icc="keep"), Limits()).data).info["icc_profile"] == profile
-    assert "icc_profile" not in load(resize(data, Job(*SIZE, icc="srgb"), Limits()).data).info
+    assert (
+        load(resize(data, ResizeJob(*SIZE, icc="keep"), PictureLimits()).data).info["icc_profile"] == profile
+    )
+    assert "icc_profile" not in load(resize(data, ResizeJob(*SIZE, icc="srgb"), PictureLimits()).data).info
 
 
 def test_a_profile_of_inks_does_not_stay_on_light(draw, save, load):
     data = save(draw((97, 61), "CMYK"), "JPEG", icc_profile=b"not even a profile")
-    assert "icc_profile" not in load(resize(data, Job(*SIZE, icc="keep", format="png"), Limits()).data).info
-    assert resize(data, Job(*SIZE, icc="srgb"), Limits()).format == "jpeg"
+    assert (
+        "icc_profile"
+        not in load(resize(data, ResizeJob(*SIZE, icc="keep", format="png"), PictureLimits()).data).info
+    )
+    assert resize(data, ResizeJob(*SIZE, icc="srgb"), PictureLimits()).format == "jpeg"
 
 
 def test_memory_of_another_is_read_as_well_as_bytes(draw, save):
     data = save(draw(), "PNG")
-    assert resize(memoryview(bytearray(data)), Job(5, 5), Limits()) == resize(data, Job(5, 5), Limits())
+    assert resize(memoryview(bytearray(data)), ResizeJob(5, 5), PictureLimits()) == resize(
+        data, ResizeJob(5, 5), PictureLimits()
+    )

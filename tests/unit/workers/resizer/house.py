@@ -15,7 +15,7 @@ import pytest
 
 from balancer.eventloop.log import Log
 from balancer.eventloop.loop import Loop
-from workers.imaging.job import Job
+from workers.imaging.job import ResizeJob
 from workers.resizer import tally
 from workers.resizer.arena import Arena
 from workers.resizer.desk import Desk
@@ -90,7 +90,7 @@ class House:
         place[: len(data)] = data
         small = length <= SETTINGS.express_bytes
         offset = self.arena.offset_of(place)
-        return Task(self.desk.serial(), self.client, Job(9, 9), slot, offset, length, small)
+        return Task(self.desk.serial(), self.client, ResizeJob(9, 9), slot, offset, length, small)
 
     def submit(self, *lengths: int) -> list[Task]:
         """Pictures of these lengths, each with content of its own, in the queue."""

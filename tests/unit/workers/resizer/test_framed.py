@@ -11,14 +11,16 @@ from workers.resizer.intake import SMALL
 from workers.resizer.orders import Result
 from workers.resizer.speaking import Life
 from workers.wire.frames import HEADER, MAGIC, frame
-from workers.wire.gob import Layout
+from workers.wire.gob import StructCodec
 from workers.wire.messages import IMG_INFO
-from workers.wire.types import UINT, Struct
+from workers.wire.types import UINT, StructType
 
 BIG = bytes(range(256)) * 100
 OURS = {"id": 1, "data": BIG, "target_width": 9}
 ORIGINAL = {"data": BIG, "target_width": 9}
-ID_BEHIND = Layout(Struct("Request", 64, (("ImgInfo", IMG_INFO), ("TargetWidth", UINT), ("ID", UINT))))
+ID_BEHIND = StructCodec(
+    StructType("Request", 64, (("ImgInfo", IMG_INFO), ("TargetWidth", UINT), ("ID", UINT)))
+)
 
 
 @pytest.fixture

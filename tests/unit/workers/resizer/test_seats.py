@@ -4,7 +4,7 @@ import socket
 
 import pytest
 
-from workers.imaging.job import Job
+from workers.imaging.job import ResizeJob
 from workers.resizer.orders import Result
 from workers.resizer.seats import Roster, Seat, State, ghost_of
 from workers.resizer.task import Stage, Task
@@ -16,7 +16,7 @@ class Nobody:
 
 
 def work(small: bool = True) -> Task:
-    return Task(7, Nobody(), Job(9, 9), slot=3, offset=300, length=30, is_small=small)
+    return Task(7, Nobody(), ResizeJob(9, 9), slot=3, offset=300, length=30, is_small=small)
 
 
 @pytest.fixture(scope="module")

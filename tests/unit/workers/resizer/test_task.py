@@ -2,7 +2,7 @@
 
 import pytest
 
-from workers.imaging.limits import Limits, Refused
+from workers.imaging.limits import PictureLimits, PictureRefused
 from workers.resizer.orders import Result
 from workers.resizer.replies import response_to
 from workers.resizer.settings import HEADROOM, Settings
@@ -25,13 +25,13 @@ from workers.wire.messages import PNG, Request, encode_response
 def test_refused_before_anybody_looks_at_the_picture(
     width: int, height: int, fit: str, format_name: str, quality: int, status: int
 ) -> None:
-    with pytest.raises(Refused) as caught:
-        wanted(width, height, fit, format_name, quality, False, "drop", Limits())
+    with pytest.raises(PictureRefused) as caught:
+        wanted(width, height, fit, format_name, quality, False, "drop", PictureLimits())
     assert caught.value.status == status
 
 
 def test_what_is_wanted() -> None:
-    job = wanted(200, 0, "", "JPG", 0, True, "keep", Limits())
+    job = wanted(200, 0, "", "JPG", 0, True, "keep", PictureLimits())
     assert (job.width, job.height, job.fit, job.format, job.orient, job.icc) == (
         200,
         0,

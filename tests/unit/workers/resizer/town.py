@@ -18,7 +18,7 @@ import pytest
 from balancer.eventloop.log import Log
 from balancer.eventloop.loop import Loop
 from tests.unit.workers.resizer.house import SETTINGS
-from workers.imaging.job import Job
+from workers.imaging.job import ResizeJob
 from workers.resizer import tally
 from workers.resizer.arena import Arena
 from workers.resizer.crew import SLOW_SECONDS
@@ -137,7 +137,7 @@ class Town:
             picture = self.chance.randbytes(length)
             self.arena.slot(slot)[:length] = picture
             small, start = length <= self.settings.express_bytes, self.arena.start(slot)
-            task = Task(self.desk.serial(), self, Job(9, 9), slot, start, length, small)
+            task = Task(self.desk.serial(), self, ResizeJob(9, 9), slot, start, length, small)
             self.tasks[task] = picture
             if not self.desk.submit(task):
                 del self.tasks[task]

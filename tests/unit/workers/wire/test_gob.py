@@ -10,9 +10,21 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from workers.wire import gob, numbers, skip, types
-from workers.wire.gob import Layout
+from workers.wire.gob import StructCodec
 from workers.wire.numbers import MAX_INT, MAX_UINT, GobError
-from workers.wire.types import BOOL, BYTES, COMPLEX, FLOAT, INT, INTERFACE, MAP, SLICE, STRING, UINT, Struct
+from workers.wire.types import (
+    BOOL,
+    BYTES,
+    COMPLEX,
+    FLOAT,
+    INT,
+    INTERFACE,
+    MAP,
+    SLICE,
+    STRING,
+    UINT,
+    StructType,
+)
 
 # Written by tests/system/go/peer.go: structs with maps, arrays, slices, chains and whatever else gob has.
 STRANGE = {
@@ -20,19 +32,21 @@ STRANGE = {
     for row in json.loads((Path(__file__).parent / "strange.json").read_text())
 }
 
-INNER = Struct(
+INNER = StructType(
     "ImgInfo",
     65,
     (("OriginalName", STRING), ("Typ", INT), ("Width", UINT), ("Height", UINT), ("ImgData", BYTES)),
 )
-PICTURE = Struct(
+PICTURE = StructType(
     "Picture", 64, (("ImgInfo", INNER), ("TargetWidth", UINT), ("TargetHeight", UINT), ("After", STRING))
 )
-EVERY = Struct("Every", 70, (("B", BOOL), ("I", INT), ("U", UINT), ("F", FLOAT), ("D", BYTES), ("S", STRING)))
+EVERY = StructType(
+    "Every", 70, (("B", BOOL), ("I", INT), ("U", UINT), ("F", FLOAT), ("D", BYTES), ("S", STRING))
+)
 
 
 def test_unknown_fields_of_every_type_are_skipped() -> None:
-    values = Layout(PICTURE).decode(STRANGE["strange"])
+    values = StructCodec(PICTURE).decode(STRANGE["strange"])
     assert [*values[:4], bytes(values[4]), *values[5:]] == [
         "s.png",
         1,
@@ -43,7 +57,7 @@ def test_unknown_fields_of_every_type_are_skipped() -> None:
         1 << 40,
         "end",
     ]
-    zero = Layout(PICTURE).decode(STRANGE["strange-zero"])
+    zero = StructCodec(PICTURE).decode(STRANGE["strange-zero"])
     assert [*zero[:4], bytes(zero[4]), *zero[5:]] == ["s.png", 1, 0, 0, b"\x01\x02\x03", 0, 0, ""]
 
 
@@ -62,7 +76,7 @@ def test_unknown_fields_of_every_type_are_skipped() -> None:
 )
 def test_what_cannot_be_taken_is_refused(name: str, sentence: str) -> None:
     with pytest.raises(GobError, match=sentence):
-        Layout(PICTURE).decode(STRANGE[name])
+        StructCodec(PICTURE).decode(STRANGE[name])
 
 
 def test_every_prefix_and_every_longer_payload_is_refused() -> None:
@@ -70,9 +84,9 @@ def test_every_prefix_and_every_longer_payload_is_refused() -> None:
         whole = STRANGE[name]
         for end in range(len(whole)):
             with pytest.raises(GobError):
-                Layout(PICTURE).decode(whole[:end])
+                StructCodec(PICTURE).decode(whole[:end])
         with pytest.raises(GobError):
-            Layout(PICTURE).decode(whole + b"\x00")
+            StructCodec(PICTURE).decode(whole + b"\x00")
 
 
 @given(st.binary(max_size=120), st.integers(0, 400))
@@ -81,7 +95,7 @@ def test_mutations_end_in_a_value_or_a_gob_error(noise: bytes, at: int) -> None:
     whole[at : at + len(noise)] = noise
     for damaged in (bytes(whole), noise, STRANGE["strange"][:at] + noise):
         try:
-            Layout(PICTURE).decode(damaged)
+            StructCodec(PICTURE).decode(damaged)
         except GobError:
             pass
 
@@ -91,7 +105,7 @@ def test_one_wrong_byte(at: int, byte: int) -> None:
     damaged = bytearray(STRANGE["strange"])
     damaged[at % len(damaged)] = byte
     try:
-        Layout(PICTURE).decode(damaged)
+        StructCodec(PICTURE).decode(damaged)
     except GobError:
         pass
 
@@ -170,14 +184,14 @@ def test_floats_as_the_specification_writes_them() -> None:
     )
 )
 def test_a_struct_there_and_back(values: tuple[Any, ...]) -> None:
-    layout = Layout(EVERY)
+    layout = StructCodec(EVERY)
     back = layout.decode(b"".join(layout.encode(values)))
     back[4] = bytes(back[4])
     assert tuple(back) == values
 
 
 def test_content_is_never_copied() -> None:
-    layout = Layout(EVERY)
+    layout = StructCodec(EVERY)
     content = bytes(1000)
     _, out, _ = layout.encode((False, 0, 0, 0.0, content, ""))
     assert out is content
@@ -207,7 +221,7 @@ def unsigned(value: int) -> bytes:
 
 
 def outer_with(type_id: int) -> bytes:
-    """Struct 64{S string, U <type_id>}: our S, and an unknown field of that type."""
+    """StructType 64{S string, U <type_id>}: our S, and an unknown field of that type."""
     fields = b"\x01\x01S\x01\x0c\x00" + b"\x01\x01X\x01" + integer(type_id) + b"\x00"
     return message(integer(-64) + b"\x03\x02" + b"\x02" + fields + b"\x00\x00")
 
@@ -224,21 +238,21 @@ def value(body: bytes) -> bytes:
     return message(integer(64) + body)
 
 
-SMALL = Struct("Small", 64, (("S", STRING),))
+SMALL = StructType("Small", 64, (("S", STRING),))
 
 
 def test_the_hand_made_definitions_are_right() -> None:
     payload = outer_with(65) + list_of(65, UINT) + value(b"\x01\x02hi\x01" + b"\x03\x01\x02\x03" + b"\x00")
-    assert Layout(SMALL).decode(payload) == ["hi"]
+    assert StructCodec(SMALL).decode(payload) == ["hi"]
     payload = outer_with(65) + map_of(65, STRING, INT) + value(b"\x02\x01" + b"\x01k\x08" + b"\x00")
-    assert Layout(SMALL).decode(payload) == [""]
+    assert StructCodec(SMALL).decode(payload) == [""]
 
 
 def test_recursive_types_are_legal_and_deep_values_are_not() -> None:
     nested = outer_with(65) + list_of(65, 65)
-    assert Layout(SMALL).decode(nested + value(b"\x02" + b"\x01" * 10 + b"\x00" + b"\x00")) == [""]
+    assert StructCodec(SMALL).decode(nested + value(b"\x02" + b"\x01" * 10 + b"\x00" + b"\x00")) == [""]
     with pytest.raises(GobError, match="deep"):
-        Layout(SMALL).decode(nested + value(b"\x02" + b"\x01" * 5000 + b"\x00" + b"\x00"))
+        StructCodec(SMALL).decode(nested + value(b"\x02" + b"\x01" * 5000 + b"\x00" + b"\x00"))
 
 
 def test_skipping_is_bounded_in_time() -> None:
@@ -246,61 +260,63 @@ def test_skipping_is_bounded_in_time() -> None:
     payload = outer_with(65) + list_of(65, UINT) + value(b"\x02" + unsigned(zeros) + bytes(zeros) + b"\x00")
     began = time.perf_counter()
     with pytest.raises(GobError, match="too many"):
-        Layout(SMALL).decode(payload)
+        StructCodec(SMALL).decode(payload)
     assert time.perf_counter() - began < 0.5
     allowed = skip.MAX_SKIPPED - 2
     payload = (
         outer_with(65) + list_of(65, UINT) + value(b"\x02" + unsigned(allowed) + bytes(allowed) + b"\x00")
     )
-    assert Layout(SMALL).decode(payload) == [""]
+    assert StructCodec(SMALL).decode(payload) == [""]
 
 
 @pytest.mark.parametrize("count", [5, 2**31, 2**63, 2**64 - 1])
 def test_more_elements_than_bytes(count: int) -> None:
     with pytest.raises(GobError, match="elements where"):
-        Layout(SMALL).decode(outer_with(65) + list_of(65, UINT) + value(b"\x02" + unsigned(count) + b"\x00"))
+        StructCodec(SMALL).decode(
+            outer_with(65) + list_of(65, UINT) + value(b"\x02" + unsigned(count) + b"\x00")
+        )
 
 
 @pytest.mark.parametrize("size", [3, 2**31, 2**63])
 def test_texts_longer_than_the_payload(size: int) -> None:
     with pytest.raises(GobError):
-        Layout(SMALL).decode(outer_with(BYTES) + value(b"\x01" + unsigned(size) + b"x" + b"\x00"))
+        StructCodec(SMALL).decode(outer_with(BYTES) + value(b"\x01" + unsigned(size) + b"x" + b"\x00"))
     with pytest.raises(GobError):
-        Layout(SMALL).decode(outer_with(BYTES) + value(b"\x02" + unsigned(size) + b"x" + b"\x00"))
+        StructCodec(SMALL).decode(outer_with(BYTES) + value(b"\x02" + unsigned(size) + b"x" + b"\x00"))
 
 
 def test_too_many_types_and_types_twice() -> None:
     many = b"".join(list_of(65 + n, UINT) for n in range(types.MAX_TYPES))
     with pytest.raises(GobError, match="more than"):
-        Layout(SMALL).decode(outer_with(65) + many + value(b"\x00"))
+        StructCodec(SMALL).decode(outer_with(65) + many + value(b"\x00"))
     with pytest.raises(GobError, match="twice"):
-        Layout(SMALL).decode(outer_with(65) + list_of(65, UINT) * 2 + value(b"\x00"))
+        StructCodec(SMALL).decode(outer_with(65) + list_of(65, UINT) * 2 + value(b"\x00"))
 
 
 def test_definitions_are_bounded_in_bytes() -> None:
     long = message(integer(-65) + b"\x02\x02" + integer(UINT) + b"\x00" + bytes(types.MAX_DEFINITIONS))
     with pytest.raises(GobError, match="over"):
-        Layout(SMALL).decode(outer_with(65) + long + value(b"\x00"))
+        StructCodec(SMALL).decode(outer_with(65) + long + value(b"\x00"))
 
 
 @pytest.mark.parametrize("type_id", [0, 99, -3, INTERFACE])
 def test_fields_of_types_nobody_defined(type_id: int) -> None:
     with pytest.raises(GobError):
-        Layout(SMALL).decode(outer_with(type_id) + value(b"\x00"))
+        StructCodec(SMALL).decode(outer_with(type_id) + value(b"\x00"))
 
 
 def test_complex_numbers_are_passed_over() -> None:
-    assert Layout(SMALL).decode(outer_with(COMPLEX) + value(b"\x02\x01\x02\x00")) == [""]
+    assert StructCodec(SMALL).decode(outer_with(COMPLEX) + value(b"\x02\x01\x02\x00")) == [""]
 
 
 @pytest.mark.parametrize("delta", [3, 100, 2**40])
 def test_fields_beyond_the_struct(delta: int) -> None:
     with pytest.raises(GobError, match="no field"):
-        Layout(SMALL).decode(outer_with(UINT) + value(unsigned(delta) + b"\x01\x00"))
+        StructCodec(SMALL).decode(outer_with(UINT) + value(unsigned(delta) + b"\x01\x00"))
 
 
 def test_the_plan_cache_is_bounded() -> None:
-    layout = Layout(SMALL)
+    layout = StructCodec(SMALL)
     for number in range(gob.MAX_PLANS * 2):
         layout.decode(
             outer_with(65) + list_of(65, UINT) + map_of(66 + number, INT, INT) + value(b"\x01\x01a\x00")
@@ -310,19 +326,19 @@ def test_the_plan_cache_is_bounded() -> None:
 
 
 def test_our_definitions_are_go_s() -> None:
-    assert Layout(PICTURE).definitions.endswith(types.write_definitions(INNER))
+    assert StructCodec(PICTURE).definitions.endswith(types.write_definitions(INNER))
 
 
 def test_a_value_followed_by_bytes_of_its_own_message() -> None:
     with pytest.raises(GobError, match="after the value"):
-        Layout(SMALL).decode(outer_with(UINT) + value(b"\x01\x01a\x00\x00"))
+        StructCodec(SMALL).decode(outer_with(UINT) + value(b"\x01\x01a\x00\x00"))
 
 
 def test_a_value_whose_length_is_not_that_of_its_fields() -> None:
     body = integer(64) + b"\x01\x01a\x00"
     for lie in (len(body) - 1, len(body) + 1):
         with pytest.raises(GobError):
-            Layout(SMALL).decode(outer_with(UINT) + unsigned(lie) + body)
+            StructCodec(SMALL).decode(outer_with(UINT) + unsigned(lie) + body)
 
 
 def struct_with(count: int, name: bytes) -> bytes:
@@ -331,10 +347,10 @@ def struct_with(count: int, name: bytes) -> bytes:
 
 
 def test_structs_are_bounded_in_fields_and_names() -> None:
-    assert Layout(SMALL).decode(struct_with(types.MAX_FIELDS, b"S") + value(b"\x01\x01a\x00")) == ["a"]
+    assert StructCodec(SMALL).decode(struct_with(types.MAX_FIELDS, b"S") + value(b"\x01\x01a\x00")) == ["a"]
     with pytest.raises(GobError, match="a struct of"):
-        Layout(SMALL).decode(struct_with(types.MAX_FIELDS + 1, b"S") + value(b"\x01\x01a\x00"))
+        StructCodec(SMALL).decode(struct_with(types.MAX_FIELDS + 1, b"S") + value(b"\x01\x01a\x00"))
     with pytest.raises(GobError, match="a name of"):
-        Layout(SMALL).decode(struct_with(1, b"S" * (types.MAX_NAME + 1)) + value(b"\x01\x01a\x00"))
+        StructCodec(SMALL).decode(struct_with(1, b"S" * (types.MAX_NAME + 1)) + value(b"\x01\x01a\x00"))
     with pytest.raises(GobError, match="a struct of"):
-        Layout(SMALL).decode(message(integer(-64) + b"\x03\x02" + unsigned(2**60)) + value(b"\x00"))
+        StructCodec(SMALL).decode(message(integer(-64) + b"\x03\x02" + unsigned(2**60)) + value(b"\x00"))

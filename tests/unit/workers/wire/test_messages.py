@@ -77,7 +77,7 @@ def test_a_request_of_ours_is_foreseen_from_its_head(request: Request, cut: int)
     request.id = request.id or 1
     payload = messages.encode_request(request)
     data_at = payload.index(bytes(request.data))
-    found = messages.foresee_request(memoryview(payload)[:cut], len(payload))
+    found = messages.decode_request_head(memoryview(payload)[:cut], len(payload))
     if cut < data_at:
         assert found is None
         return
@@ -86,10 +86,10 @@ def test_a_request_of_ours_is_foreseen_from_its_head(request: Request, cut: int)
     assert (start, stop) == (data_at, data_at + len(request.data))
     assert plain(foreseen) == dataclasses.replace(request, data=b"")
     view = memoryview(bytearray(payload))
-    messages.check_foreseen(view)
+    messages.check_request_tail(view)
     view[-1] = 1
     with pytest.raises(MessageError):
-        messages.check_foreseen(view)
+        messages.check_request_tail(view)
 
 
 @given(requests, st.integers(0, 999))
@@ -99,7 +99,7 @@ def test_a_request_with_more_behind_its_data_is_not_foreseen(request: Request, c
     request.fit = request.format = ""
     request.target_width = request.target_width or 1
     payload = messages.encode_request(request)
-    assert messages.foresee_request(payload[:cut], len(payload)) is None
+    assert messages.decode_request_head(payload[:cut], len(payload)) is None
 
 
 @given(requests, st.integers(1, 999))
@@ -108,7 +108,7 @@ def test_a_length_that_does_not_fit_is_not_foreseen(request: Request, less: int)
     request.id = request.id or 1
     payload = messages.encode_request(request)
     for length in (len(payload) - less, len(payload) + less):
-        assert messages.foresee_request(payload[:900], length) is None
+        assert messages.decode_request_head(payload[:900], length) is None
 
 
 @given(st.binary(max_size=200))
