@@ -1,35 +1,35 @@
-"""The prober: the one process that asks backends whether they serve, and name servers where they are.
+"""The prober: the one process that checks backends and resolves their names.
 
 RULES
-- One prober for all workers: N workers that check by themselves ask N times as often and disagree. It
-  judges, writes the verdict on the board, and says every change once in the log; workers only read.
-- Never blocks: connects run in its loop, name servers are asked by threads (see pool.resolver).
-- Nothing is lost with it. Its verdicts stay on the board when it dies, its successor begins with them, and
-  only the prober in the chair writes (see pool.board); so traffic goes on with the last verdicts while
-  there is none.
+- One prober serves all workers: N workers that check by themselves check N times as often and disagree. It writes the
+  verdict on the board and logs every change once; workers only read.
+- It never blocks: connects run in its loop, threads resolve names (see discovery.resolver).
+- Nothing is lost with it. Its verdicts stay on the board when it dies, its successor begins with them, and only the
+  prober that holds the lease writes (see pool.board). While there is no prober, traffic goes on with the last verdicts.
 
-    workers' failed connects (totals) --+                                +--> verdict, since --> version
-    checks ------- outcome -------------+--> judge (rise, fall) --changed+--> log: down, up, all-down
-    resolver ----- address ------------------------------------------------> address words ----> version
+    workers' failed connects (totals) --+                                        +--> verdict, since --> version
+    checks ------- outcome -------------+--> health state (rise, fall) --changed-+--> log: down, up, all-down
+    resolver ----- address --------------------------------------------------------> address words ----> version
 
-A drain ends it at once: it holds nobody's session.
+A drain ends it at once: it has no sessions.
 """
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
 
-from balancer.checks.probe import Probe
+from balancer.checks.probe import Done, Probe
 from balancer.config.units import format_duration
-from balancer.discovery.resolver import Lookup, Resolver, choose, look_up
+from balancer.discovery.resolver import Resolver, choose
+from balancer.eventloop.loop import Loop
 from balancer.eventloop.timers import Timer
 from balancer.pool.backend import Backend
 from balancer.pool.board import B_CONNECT_FAILURES, Board
-from balancer.pool.health import Cooldown, Judge, Schedule, first_due
-from balancer.pool.targets import target_of
-from balancer.pool.verdicts import Pen
+from balancer.pool.health import HealthState, PassiveHealth, Schedule, first_due
+from balancer.pool.targets import Target, target_of
+from balancer.pool.verdicts import VerdictWriter
 from balancer.prefork.child import Child
 
 
@@ -49,11 +49,11 @@ class Settings(Protocol):
 
 
 @dataclass(slots=True)
-class Ward:
-    """One backend under the prober's eye."""
+class MonitoredBackend:
+    """One backend, its health and its next check."""
 
     backend: Backend
-    judge: Judge | Cooldown
+    health: HealthState | PassiveHealth
     schedule: Schedule
     host: str = ""  # the resolved address of a name
     failures: int = 0  # connect failures of all workers, as last seen
@@ -73,7 +73,7 @@ def run(child: Child, options: Settings, board: Board, backends: Sequence[Backen
 
 
 class Prober:
-    """The wards and what happens to them."""
+    """Checks the backends and publishes their verdicts."""
 
     def __init__(
         self,
@@ -81,29 +81,31 @@ class Prober:
         options: Settings,
         board: Board,
         backends: Sequence[Backend],
-        lookup: Lookup = look_up,
+        resolver: Resolver | None = None,
+        probe: Callable[[Loop, Target, float, Done], Probe] = Probe,
     ) -> None:
         self._child, self._options, self._board = child, options, board
         self._loop, self._log = child.loop, child.log
-        self._pen = Pen(board, child.row)
-        self._resolver = Resolver(lookup)
-        self._chance = random.Random().random
+        self._writer = VerdictWriter(board, child.row)
+        self._resolver = resolver or Resolver()
+        self._probe = probe
+        self._random = random.Random().random
         # connect-timeout 0 means the kernel's patience, which is longer than any interval.
         self._timeout = min(options.connect_timeout or options.check_interval, options.check_interval)
-        self._wards = [self._ward(backend) for backend in backends]
+        self._monitored = [self._monitor(backend) for backend in backends]
         self._ask_at = 0.0
 
-    def _ward(self, backend: Backend) -> Ward:
+    def _monitor(self, backend: Backend) -> MonitoredBackend:
         options = self._options
-        judge: Judge | Cooldown
+        health: HealthState | PassiveHealth
         if options.check == "none":
-            judge = Cooldown(options.check_fall, options.check_interval)
+            health = PassiveHealth(options.check_fall, options.check_interval)
         else:
-            judge = Judge(options.check_rise, options.check_fall)
-        return Ward(backend, judge, Schedule(options.check_interval, 0.0))
+            health = HealthState(options.check_rise, options.check_fall)
+        return MonitoredBackend(backend, health, Schedule(options.check_interval, 0.0))
 
     def start(self) -> None:
-        """Sit down, take over the last verdicts, begin to ask."""
+        """Acquire the lease, continue with the last verdicts, begin to check."""
         self._loop.watch_level(self._resolver.wake_fd, self._collect)
         self._take_over()
         self._ask_names(self._loop.now)
@@ -111,118 +113,118 @@ class Prober:
 
     def tick(self, now: float) -> None:
         """Four times a second: what workers, operators and time have changed."""
-        if not self._may_speak():
+        if not self._may_write():
             return
         self._ask_names(now)
         totals = self._board.every_total(B_CONNECT_FAILURES)
-        for ward in self._wards:
-            total = totals[ward.backend.index]
-            if total > ward.failures:
-                self._on_session_failure(ward, now)
-            ward.failures = total
-            if isinstance(ward.judge, Cooldown) and ward.judge.waited(now):
-                self._judged(ward, now)
+        for one in self._monitored:
+            total = totals[one.backend.index]
+            if total > one.failures:
+                self._on_session_failure(one, now)
+            one.failures = total
+            if isinstance(one.health, PassiveHealth) and one.health.has_recovered(now):
+                self._publish(one, now)
         self._show(now)
 
-    # -- the chair
+    # -- the lease
 
-    def _may_speak(self) -> bool:
-        if self._pen.is_seated():
+    def _may_write(self) -> bool:
+        if self._writer.holds():
             return True
-        if self._child.draining or not self._pen.is_vacant():
+        if self._child.draining or not self._writer.is_vacant():
             return False
-        # Whoever took the chair is gone (a reload that failed): this prober is the newest again.
+        # The prober that took the lease is gone (a reload that failed): this one is the newest again.
         self._take_over()
         return True
 
     def _take_over(self) -> None:
-        """Sit down and go on with what the last prober knew."""
+        """Acquire the lease and go on with what the last prober knew."""
         now = self._loop.now
-        self._pen.sit()
+        self._writer.acquire()
         totals = self._board.every_total(B_CONNECT_FAILURES)
-        for place, ward in enumerate(self._wards):
-            ward.judge.up, ward.judge.since = self._pen.inherit(ward.backend, now)
-            ward.judge.streak = 0
-            target = target_of(self._board, ward.backend)
-            ward.host = str(target[1][0]) if target is not None else ""
-            ward.failures = totals[ward.backend.index]
-            ward.schedule.due = first_due(now, place, len(self._wards), self._options.check_interval)
-            self._arm(ward)
+        for place, one in enumerate(self._monitored):
+            one.health.up, one.health.since = self._writer.restore(one.backend, now)
+            one.health.streak = 0
+            target = target_of(self._board, one.backend)
+            one.host = str(target[1][0]) if target is not None else ""
+            one.failures = totals[one.backend.index]
+            one.schedule.due = first_due(now, place, len(self._monitored), self._options.check_interval)
+            self._arm(one)
 
     # -- checks
 
-    def _arm(self, ward: Ward) -> None:
-        if ward.timer is not None:
-            ward.timer.cancel()
-        ward.timer = None
-        if isinstance(ward.judge, Judge) and ward.probe is None:
-            ward.timer = self._loop.call_at(ward.schedule.due, partial(self._begin, ward))
+    def _arm(self, one: MonitoredBackend) -> None:
+        if one.timer is not None:
+            one.timer.cancel()
+        one.timer = None
+        if isinstance(one.health, HealthState) and one.probe is None:
+            one.timer = self._loop.call_at(one.schedule.due, partial(self._begin, one))
 
-    def _begin(self, ward: Ward) -> None:
-        ward.timer = None
-        if ward.probe is not None:
+    def _begin(self, one: MonitoredBackend) -> None:
+        one.timer = None
+        if one.probe is not None:
             return
-        ward.schedule.begun(self._loop.now)
-        target = target_of(self._board, ward.backend)
-        if not self._pen.is_seated() or self._pen.is_in_maintenance(ward.backend.index):
-            self._rest(ward)
+        one.schedule.begun(self._loop.now)
+        target = target_of(self._board, one.backend)
+        if not self._writer.holds() or self._writer.is_in_maintenance(one.backend.index):
+            self._rest(one)
         elif target is None:
-            self._ended(ward, "unresolved", 0.0)
+            self._ended(one, "unresolved", 0.0)
         else:
-            probe = Probe(self._loop, target, self._timeout, partial(self._ended, ward))
-            ward.probe = None if probe.is_over else probe
+            probe = self._probe(self._loop, target, self._timeout, partial(self._ended, one))
+            one.probe = None if probe.is_over else probe
 
-    def _ended(self, ward: Ward, outcome: str, seconds: float) -> None:
-        ward.probe = None
-        now, index, judge = self._loop.now, ward.backend.index, ward.judge
-        if outcome and isinstance(judge, Judge) and self._pen.is_seated():
-            changed = judge.passed(now) if outcome == "ok" else judge.failed(now)
-            self._pen.note_check(index, outcome, seconds, judge.streak)
+    def _ended(self, one: MonitoredBackend, outcome: str, seconds: float) -> None:
+        one.probe = None
+        now, index, health = self._loop.now, one.backend.index, one.health
+        if outcome and isinstance(health, HealthState) and self._writer.holds():
+            changed = health.passed(now) if outcome == "ok" else health.failed(now)
+            self._writer.note_check(index, outcome, seconds, health.streak)
             if outcome != "ok":
-                ward.reason = outcome
-            if changed or (outcome == "ok" and self._pen.is_unknown(index)):
-                self._judged(ward, now, changed)
-        self._rest(ward)
+                one.reason = outcome
+            if changed or (outcome == "ok" and self._writer.is_unknown(index)):
+                self._publish(one, now, changed)
+        self._rest(one)
 
-    def _rest(self, ward: Ward) -> None:
-        settled = not isinstance(ward.judge, Judge) or ward.judge.is_settled()
-        ward.schedule.ended(settled, self._chance())
-        self._arm(ward)
+    def _rest(self, one: MonitoredBackend) -> None:
+        settled = not isinstance(one.health, HealthState) or one.health.is_settled()
+        one.schedule.ended(settled, self._random())
+        self._arm(one)
 
-    def _on_session_failure(self, ward: Ward, now: float) -> None:
-        ward.reason = "session-failed"
-        if ward.judge.failed(now):
-            self._judged(ward, now)
-        ward.schedule.hasten(now)
-        self._arm(ward)
+    def _on_session_failure(self, one: MonitoredBackend, now: float) -> None:
+        one.reason = "session-failed"
+        if one.health.failed(now):
+            self._publish(one, now)
+        one.schedule.hasten(now)
+        self._arm(one)
 
     # -- verdicts
 
-    def _judged(self, ward: Ward, now: float, changed: bool = True) -> None:
-        """Publish a verdict; say it when it is news."""
-        index, judge = ward.backend.index, ward.judge
-        self._pen.write_verdict(index, judge.up, judge.since or now)
+    def _publish(self, one: MonitoredBackend, now: float, changed: bool = True) -> None:
+        """Write a verdict; log it when it has changed."""
+        index, health = one.backend.index, one.health
+        self._writer.write_verdict(index, health.up, health.since or now)
         if not changed:
             return
-        up = sum(other.judge.up for other in self._wards)
-        share = f"{up}/{len(self._wards)}"
-        about = {"backend": ward.backend.name, "address": ward.backend.address}
-        if judge.up:
-            passed = {"passed": f"{judge.rise}/{judge.rise}"} if isinstance(judge, Judge) else {}
+        up = sum(other.health.up for other in self._monitored)
+        share = f"{up}/{len(self._monitored)}"
+        about = {"backend": one.backend.name, "address": one.backend.address}
+        if health.up:
+            passed = {"passed": f"{health.rise}/{health.rise}"} if isinstance(health, HealthState) else {}
             self._log.info("up", **about, **passed, up=share)
         else:
-            self._pen.count_down(index)
-            failed = f"{judge.fall}/{judge.fall}"
+            self._writer.count_down(index)
+            failed = f"{health.fall}/{health.fall}"
             pause = format_duration(self._options.check_interval)
             then = f"next try in {pause}"
-            self._log.warning("down", **about, check=ward.reason, failures=failed, up=share, then=then)
+            self._log.warning("down", **about, check=one.reason, failures=failed, up=share, then=then)
         if not up:
             self._log.error("all-down", up=share, then="clients are refused until a backend is back")
         self._show(now)
 
     def _show(self, now: float) -> None:
-        up = sum(ward.judge.up for ward in self._wards)
-        self._child.title.set(f"prober [{up}/{len(self._wards)} up]", now)
+        up = sum(one.health.up for one in self._monitored)
+        self._child.title.set(f"prober [{up}/{len(self._monitored)} up]", now)
 
     # -- names
 
@@ -230,27 +232,27 @@ class Prober:
         if now < self._ask_at:
             return
         self._ask_at = now + self._options.check_interval
-        addresses = [ward.backend.address for ward in self._wards]
+        addresses = [one.backend.address for one in self._monitored]
         for name in {address.host for address in addresses if address.family == "name"}:
             self._resolver.ask(name)
 
     def _collect(self, mask: int) -> None:
-        """Answers are in: publish new addresses, keep the last good ones where there is none."""
+        """Lookups have ended: publish new addresses, keep the last good ones where there is none."""
         for name, answers, error in self._resolver.collect():
-            for ward in self._wards:
-                address = ward.backend.address
+            for one in self._monitored:
+                address = one.backend.address
                 if address.family != "name" or address.host != name:
                     continue
-                host = choose(answers, ward.host)
-                if host and host != ward.host and self._pen.is_seated():
-                    self._moved(ward, host)
+                host = choose(answers, one.host)
+                if host and host != one.host and self._writer.holds():
+                    self._moved(one, host)
                 elif not host:
-                    kept = ward.host or "nothing"
-                    self._log.debug("resolve", backend=ward.backend.name, error=error, then=f"keeps {kept}")
+                    kept = one.host or "nothing"
+                    self._log.debug("resolve", backend=one.backend.name, error=error, then=f"keeps {kept}")
 
-    def _moved(self, ward: Ward, host: str) -> None:
-        self._log.info("resolve", backend=ward.backend.name, old=ward.host or "-", address=host)
-        ward.host = host
-        self._pen.write_address(ward.backend.index, host)
-        ward.schedule.hasten(self._loop.now)
-        self._arm(ward)
+    def _moved(self, one: MonitoredBackend, host: str) -> None:
+        self._log.info("resolve", backend=one.backend.name, old=one.host or "-", address=host)
+        one.host = host
+        self._writer.write_address(one.backend.index, host)
+        one.schedule.hasten(self._loop.now)
+        self._arm(one)

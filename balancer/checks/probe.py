@@ -1,7 +1,7 @@
-"""One question to one backend: does it take a connection? Asked without blocking, answered by a call.
+"""A TCP check: connects to one backend without blocking and calls `done` with the outcome.
 
-RULES: knows sockets and the loop, nothing of verdicts. Every probe ends in exactly one call of `done`, even
-one that is abandoned by its time limit; it holds one descriptor for as long as it lasts.
+RULES: knows sockets and the loop, nothing of verdicts. Every probe ends in exactly one call of `done`, also when its
+time limit ends it; it holds one descriptor for as long as it lasts.
 """
 
 import errno
@@ -13,13 +13,12 @@ from balancer.eventloop.loop import Loop
 from balancer.eventloop.timers import Timer
 from balancer.pool.targets import Target
 
-Done = Callable[
-    [str, float], object
-]  # (outcome, seconds): "ok" or a name of board.CHECK_NAMES, "" = could not ask
+# (outcome, seconds): "ok" or another of board.CHECK_NAMES, "" = the check could not be made
+Done = Callable[[str, float], object]
 
 
 def outcome_of(error: int) -> str:
-    """The word for what connect() said."""
+    """The word for the errno that connect() gave."""
     if error == 0:
         return "ok"
     if error in CAPACITY:
@@ -56,7 +55,7 @@ class Probe:
 
     @property
     def is_over(self) -> bool:
-        """Answered (on the spot, it may be) or abandoned."""
+        """`done` was called, or the probe was abandoned."""
         return self._sock is None
 
     def abandon(self) -> None:

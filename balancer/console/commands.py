@@ -17,7 +17,7 @@ from typing import Any, Protocol
 from balancer.eventloop.loop import Loop
 from balancer.pool.backend import Backend
 from balancer.pool.board import ADMIN_DRAIN, ADMIN_MAINT, ADMIN_READY, Board
-from balancer.shm.layout import ADMIN_ROW, MAX_SLOTS, WANTED_WORKERS, WORKERS_WISHES
+from balancer.shm.layout import ADMIN_ROW, MAX_SLOTS, WANTED_WORKERS, WORKERS_REQUESTS
 
 MAX_WEIGHT = 256
 RELOAD_PATIENCE = 50.0  # seconds; below the asking side's own limit
@@ -82,7 +82,7 @@ class Commands:
 
     def wish(self, wish: str, name: str) -> dict[str, Any]:
         backend = self.find(name)
-        self.board.set_admin(backend.index, WISHES[wish])
+        self.board.set_admin_state(backend.index, WISHES[wish])
         if wish == "ready":
             self.board.set_weight(backend.index, None)
         held = self.board.sessions(backend.index)
@@ -99,7 +99,7 @@ class Commands:
         count = whole_number(text, "the number of workers", 1, MAX_SLOTS)
         admin = self.board.shared.rows.row(ADMIN_ROW)
         admin[WANTED_WORKERS] = count
-        admin[WORKERS_WISHES] += 1
+        admin[WORKERS_REQUESTS] += 1
         return {"text": f"{count} workers wanted", "workers": count}
 
     def reload(self, reply: Answer) -> None:

@@ -1,13 +1,12 @@
-"""Names to addresses, beside the prober's loop.
+"""Resolves names in threads beside the prober's loop.
 
 RULES
-- The only place that asks a name server, and only in the prober: a worker must never wait for one.
-  getaddrinfo() blocks for 10 s and more when the server is silent, so each name is asked for by a thread of
-  its own, at most one at a time per name. The threads touch nothing but their queue; the prober never
-  forks.
-- Numeric addresses and paths are never asked for.
-- The last good answer stays until there is a new one. An address that is still among the answers stays too:
-  most servers rotate theirs, and moving with them would spread one backend over several machines.
+- The only module that asks a name server, and only in the prober: a worker must never wait for one.
+  getaddrinfo() blocks for 10 s and more when the server is silent, so a thread looks up each name, at most one at a
+  time per name. The threads touch nothing but their queue; the prober never forks.
+- Numeric addresses and paths are never looked up.
+- The last good answer stays until there is a new one. An address that is still among the answers stays too: most
+  servers rotate their answers, and following them would spread one backend over several machines.
 """
 
 import contextlib
@@ -37,20 +36,20 @@ def choose(answers: list[str], current: str) -> str:
 
 
 class Resolver:
-    """Asks in the background. `wake_fd` is readable when answers may be collected."""
+    """Looks names up in the background. `wake_fd` is readable when answers may be collected."""
 
     def __init__(self, lookup: Lookup = look_up) -> None:
         self._lookup = lookup
         self._answers: deque[tuple[str, list[str], str]] = deque()
         self._asking: set[str] = set()
-        self.wake_fd, self._bell_fd = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self.wake_fd, self._wake_write_fd = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
 
     def ask(self, name: str) -> bool:
         """Begin to look a name up; False when that is going on already."""
         if name in self._asking:
             return False
         self._asking.add(name)
-        # A daemon: a silent server must not hold up the end of the process.
+        # A daemon thread: a silent server must not delay the end of the process.
         threading.Thread(target=self._run, args=(name,), name=f"resolve {name}", daemon=True).start()
         return True
 
@@ -71,4 +70,4 @@ class Resolver:
             answers, error = [], str(failure)
         self._answers.append((name, answers, error))
         with contextlib.suppress(BlockingIOError):
-            os.write(self._bell_fd, b"\0")
+            os.write(self._wake_write_fd, b"\0")

@@ -1,6 +1,6 @@
-"""One address that can serve, as written by the user.
+"""One backend as configured.
 
-RULES: plain data and the reading of one `--upstream` text; no state (that is on the board), no sockets.
+RULES: plain data and the parser of one `--upstream` text; no state (that is on the board), no sockets.
 """
 
 from collections.abc import Iterable, Mapping
@@ -23,7 +23,7 @@ class Backend:
     address: Address
     weight: int = 1  # 1..256
     maxconn: int = 0  # sessions over all workers, 0 = no limit
-    backup: bool = False  # serves only while no other can
+    backup: bool = False  # serves only while no other is eligible
     index: int = -1  # given when the configuration is put on the board
     pool: str = MAIN_POOL
 

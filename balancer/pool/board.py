@@ -22,7 +22,7 @@ A verdict of 0 is "unknown" and counts as up: a table fresh from the boot must s
 has ended.
 
 The chair: during a reload two probers live side by side. The newer one writes its row and pid into
-CHAIR_ROW and CHAIR_PID when it starts; a prober that no longer finds itself there stays silent, and takes
+PROBER_LEASE_ROW and PROBER_LEASE_PID when it starts; a prober that no longer finds itself there stays silent, and takes
 the chair back when the one sitting in it is dead (a reload that failed). So verdicts have one writer at a
 time without any lock.
 
@@ -65,8 +65,8 @@ QUEUED = PREFORK_COLUMNS + 17  # gauge: clients waiting for a seat at a backend
 OLDEST_WAIT_MS = PREFORK_COLUMNS + 18  # monotonic ms since when the oldest of them waits, 0 = nobody
 # ADMIN_ROW only
 VERDICTS_VERSION = PREFORK_COLUMNS + 24
-CHAIR_ROW = PREFORK_COLUMNS + 25
-CHAIR_PID = PREFORK_COLUMNS + 26
+PROBER_LEASE_ROW = PREFORK_COLUMNS + 25
+PROBER_LEASE_PID = PREFORK_COLUMNS + 26
 ADMIN_VERSION = PREFORK_COLUMNS + 27
 FIRST_BLOCK = PREFORK_COLUMNS + 32
 
@@ -240,15 +240,15 @@ class Board:
         it."""
         self.cells[self._admin + base(index) + column] = value
 
-    def set_admin(self, index: int, wish: int) -> None:
+    def set_admin_state(self, index: int, state: int) -> None:
         """Console: ADMIN_READY, ADMIN_DRAIN or ADMIN_MAINT."""
-        self._wish(index, B_ADMIN, wish)
+        self._write_admin(index, B_ADMIN, state)
 
     def set_weight(self, index: int, weight: int | None) -> None:
         """Console: a weight for now (0 = no new sessions), None = as configured."""
-        self._wish(index, B_WEIGHT, 0 if weight is None else weight + 1)
+        self._write_admin(index, B_WEIGHT, 0 if weight is None else weight + 1)
 
-    def _wish(self, index: int, column: int, value: int) -> None:
+    def _write_admin(self, index: int, column: int, value: int) -> None:
         self.cells[self._admin + base(index) + column] = value
         self.cells[self._admin + ADMIN_VERSION] += 1
 
@@ -258,19 +258,22 @@ class Board:
 
     def weight_of(self, index: int, configured: int) -> int:
         """The weight in force."""
-        wished = self.word(index, B_WEIGHT)
-        return wished - 1 if wished else configured
+        override = self.word(index, B_WEIGHT)
+        return override - 1 if override else configured
 
     # -- the chair of the prober
 
-    def take_chair(self, row: int, pid: int) -> None:
+    def take_prober_lease(self, row: int, pid: int) -> None:
         """A starting prober: from now on it is the one that writes verdicts."""
-        self.cells[self._admin + CHAIR_ROW] = row
-        self.cells[self._admin + CHAIR_PID] = pid
+        self.cells[self._admin + PROBER_LEASE_ROW] = row
+        self.cells[self._admin + PROBER_LEASE_PID] = pid
 
-    def chair(self) -> tuple[int, int, bool]:
+    def prober_lease(self) -> tuple[int, int, bool]:
         """(row, pid, whether that process still holds that row) of the prober in the chair."""
-        row, pid = int(self.cells[self._admin + CHAIR_ROW]), int(self.cells[self._admin + CHAIR_PID])
+        row, pid = (
+            int(self.cells[self._admin + PROBER_LEASE_ROW]),
+            int(self.cells[self._admin + PROBER_LEASE_PID]),
+        )
         return row, pid, bool(pid) and self.cells[row * self.columns + PID] == pid
 
     # -- reload

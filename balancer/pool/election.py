@@ -1,18 +1,18 @@
-"""The act of choice in a worker: which backend gets this session.
+"""Elects the backend of a session, in a worker.
 
 RULES
-- Counts the session in the own row BEFORE the dial: a slow dial must not look like an idle backend. Whoever
-  closes the backend's socket calls `release` after close(2), exactly once per election.
-- Never blocks, never resolves a name, never looks at a clock. Between changes of a verdict or a wish an
-  election is two comparisons, one pick and two additions; lists are rebuilt only when a version cell has
-  moved.
-- What everybody holds is read at every election, not once for a burst: workers that accept at the same moment would
-  all give theirs to the same backend.
-- Backups serve while no other backend is eligible, and a session that could reach none of the others: until the
-  prober has its verdict, a refused connect would else cost a client. A full pool is full: backups do not serve then.
+- The session is counted in the worker's own row BEFORE the dial: a slow dial must not look like an idle backend. The
+  code that closes the backend's socket calls `release` after close(2), exactly once per election.
+- Never blocks, never resolves a name, never reads a clock. While neither a verdict nor an admin state changes, an
+  election is two comparisons, one pick and two additions; lists are rebuilt only when a version cell has changed.
+- The sessions of all workers are read at every election. Read once for a burst, workers that accept at the same moment
+  would all elect the same backend.
+- Backups serve while no other backend is eligible. They also serve a session that could reach none of the others:
+  until the prober has its verdict, a refused connect would otherwise cost a client. They do not serve when the others
+  are full.
 
-`why` says after None what was in the way: "down" (nobody eligible, or all eligible ones already tried),
-"full" (those left have all their seats taken).
+After None, `why` says the reason: "down" (no backend is eligible, or all eligible ones were tried), "full" (those left
+have all their maxconn sessions).
 """
 
 from collections.abc import Collection, Sequence
@@ -34,16 +34,16 @@ from balancer.pool.board import (
     VERDICTS_VERSION,
     Board,
 )
-from balancer.pool.policies import POLICIES, Candidate, Field, Pick
-from balancer.pool.shared_limit import Seats
+from balancer.pool.policies import POLICIES, Candidate, Choice, Pick
+from balancer.pool.shared_limit import SharedLimit
 from balancer.pool.targets import SocketAddress, Target, is_near, target_of
 from balancer.shm.layout import ADMIN_ROW
 
-NOBODY: frozenset[int] = frozenset()
+NONE_TRIED: frozenset[int] = frozenset()
 
 
 class Elector:
-    """One worker's view of the pool. `row` is its lease; seats and counts go there."""
+    """One worker's view of the pool. `row` is the row it counts in."""
 
     def __init__(self, board: Board, backends: Sequence[Backend], policy: str, row: int) -> None:
         self.why = ""
@@ -52,24 +52,24 @@ class Elector:
         self._start = row
         self._cells = board.cells
         self._own = row * board.columns + FIRST_BLOCK
-        self._seats = Seats(board, row)
+        self._limit = SharedLimit(board, row)
         self._backends = tuple(backends)
         self._by_index = {backend.index: backend for backend in backends}
         self._targets: dict[int, tuple[int, SocketAddress, bool]] = {}
-        self._pick: Pick = _pick_nobody
-        self._reserve: Pick = _pick_nobody  # the backups, for sessions that could reach nobody else
-        self._field: tuple[list[Candidate], ...] = ([], [], [])
+        self._pick: Pick = _pick_none
+        self._reserve: Pick = _pick_none  # the backups, for sessions that could reach no other backend
+        self._tiers: tuple[list[Candidate], ...] = ([], [], [])
         self._verdicts_cell = ADMIN_ROW * board.columns + VERDICTS_VERSION
-        self._wishes_cell = ADMIN_ROW * board.columns + ADMIN_VERSION
-        self._verdicts = self._wishes = -1
+        self._admin_cell = ADMIN_ROW * board.columns + ADMIN_VERSION
+        self._verdicts = self._admin = -1
         self._refresh()
 
-    def elect(self, source_ip: str, tried: Collection[int] = NOBODY) -> Backend | None:
+    def elect(self, source_ip: str, tried: Collection[int] = NONE_TRIED) -> Backend | None:
         """The backend for a client, counted as a session of it; None with `why` when there is none now.
 
         `tried` holds the indexes of backends that this session could not reach."""
         cells = self._cells
-        if cells[self._verdicts_cell] != self._verdicts or cells[self._wishes_cell] != self._wishes:
+        if cells[self._verdicts_cell] != self._verdicts or cells[self._admin_cell] != self._admin:
             self._refresh()
         pick = self._pick
         index = pick(source_ip, tried)
@@ -82,17 +82,17 @@ class Elector:
         backend = self._by_index[index]
         at = self._own + index * BLOCK
         if backend.maxconn:
-            return self._elect_seated(backend, source_ip, tried, pick)
+            return self._elect_limited(backend, source_ip, tried, pick)
         cells[at + B_SESSIONS] += 1
         cells[at + B_SESSIONS_TOTAL] += 1
         return backend
 
-    def _elect_seated(
+    def _elect_limited(
         self, first: Backend, source_ip: str, tried: Collection[int], pick: Pick
     ) -> Backend | None:
-        """As elect, where the first choice has a limited number of seats: who is full is skipped."""
+        """As elect, when the first choice has a maxconn: backends that are full are skipped."""
         backend, skip = first, set(tried)
-        while not self._seats.take(FIRST_BLOCK + backend.index * BLOCK + B_SESSIONS, backend.maxconn):
+        while not self._limit.acquire(FIRST_BLOCK + backend.index * BLOCK + B_SESSIONS, backend.maxconn):
             skip.add(backend.index)
             index = pick(source_ip, skip)
             if index is None:
@@ -103,25 +103,25 @@ class Elector:
         return backend
 
     def release(self, backend: Backend, bytes_in: int = 0, bytes_out: int = 0) -> None:
-        """The session's socket to the backend is closed (or was never opened); the bytes it moved and had not been
-        counted yet."""
+        """The session's socket to the backend is closed (or was never opened). The bytes are those it moved and
+        `count_bytes` has not counted."""
         cells, at = self._cells, self._own + backend.index * BLOCK
         cells[at + B_SESSIONS] -= 1
         cells[at + B_BYTES_IN] += bytes_in
         cells[at + B_BYTES_OUT] += bytes_out
 
     def count_bytes(self, backend: Backend, bytes_in: int, bytes_out: int) -> None:
-        """What a session moved that goes on."""
+        """Bytes of a session that goes on."""
         at = self._own + backend.index * BLOCK
         self._cells[at + B_BYTES_IN] += bytes_in
         self._cells[at + B_BYTES_OUT] += bytes_out
 
     def connect_failed(self, backend: Backend) -> None:
-        """A dial failed by the backend's doing: counts toward its fall. `release` is still due."""
+        """The backend refused a dial or did not answer it: counts toward its fall. `release` is still due."""
         self._cells[self._own + backend.index * BLOCK + B_CONNECT_FAILURES] += 1
 
     def target(self, backend: Backend) -> tuple[int, SocketAddress, bool]:
-        """(address family, sockaddr, is_near) of an elected backend; for a name what the prober resolved last."""
+        """(address family, sockaddr, is_near) of an elected backend; for a name, the address the prober resolved last."""
         return self._targets[backend.index]
 
     # -- rebuilding, only when a version cell moved
@@ -130,22 +130,26 @@ class Elector:
         board = self._board
         versions = board.versions()
         if versions[0] & 1 and self._verdicts >= 0:
-            return  # the prober is writing: the old list serves one election more
+            return  # the prober is writing: the old lists serve one election more
         targets = {b.index: t for b in self._backends if (t := target_of(board, b)) is not None}
         weights = {b.index: board.weight_of(b.index, b.weight) for b in self._backends}
         eligible = [b for b in self._backends if weights[b.index] and self._is_eligible(b, targets)]
         if board.versions() != versions and self._verdicts >= 0:
             return
-        tier = bool(eligible) and all(backend.backup for backend in eligible)
+        is_backup = bool(eligible) and all(backend.backup for backend in eligible)
         everyone = [b for b in self._backends if weights[b.index]]
-        spare = [] if tier else self._candidates(eligible, True, weights)
-        field = (self._candidates(eligible, tier, weights), self._candidates(everyone, tier, weights), spare)
-        # An odd version here: this process has no list yet. Take what there is and look again next time.
-        self._verdicts, self._wishes = versions[0] & ~1, versions[1]
+        spare = [] if is_backup else self._candidates(eligible, True, weights)
+        tiers = (
+            self._candidates(eligible, is_backup, weights),
+            self._candidates(everyone, is_backup, weights),
+            spare,
+        )
+        # The version is odd only when this process has no lists yet: use these, and rebuild at the next election.
+        self._verdicts, self._admin = versions[0] & ~1, versions[1]
         self._targets.update({index: (*target, is_near(target)) for index, target in targets.items()})
-        if field != self._field:
-            self._field = field
-            self._pick = self._make_pick(field[0], field[1])
+        if tiers != self._tiers:
+            self._tiers = tiers
+            self._pick = self._make_pick(tiers[0], tiers[1])
             self._reserve = self._make_pick(spare, spare)
 
     @staticmethod
@@ -154,16 +158,16 @@ class Elector:
 
     def _make_pick(self, eligible: Sequence[Candidate], everyone: Sequence[Candidate]) -> Pick:
         if not eligible:
-            return _pick_nobody
+            return _pick_none
         board = self._board
         loads = board.loads_reader([candidate.index for candidate in eligible])
-        return self._build(Field(eligible, everyone, loads, board.sessions, self._start))
+        return self._build(Choice(eligible, everyone, loads, board.sessions, self._start))
 
     def _is_eligible(self, backend: Backend, targets: dict[int, Target]) -> bool:
         word, index = self._board.word, backend.index
         return index in targets and word(index, B_VERDICT) != DOWN and word(index, B_ADMIN) == ADMIN_READY
 
 
-def _pick_nobody(source: str, skip: Collection[int]) -> int | None:
-    """The policy of an empty field."""
+def _pick_none(source: str, skip: Collection[int]) -> int | None:
+    """The policy when no backend is eligible."""
     return None

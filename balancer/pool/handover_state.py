@@ -1,11 +1,11 @@
-"""What a new version of the program must know of its predecessor's board: verdicts, wishes, resolved addresses.
+"""Verdicts, admin states and resolved addresses for the successor of an upgrade, as text.
 
-RULES: text out of one board, words into another; knows neither process nor socket. Identity is the backend's name, as in
-a reload; a verdict and an address count only for the address text they were found for. Says nothing of a backend about
-which there is nothing to say, so that a thousand healthy ones are an empty text.
+RULES: exports words of one board, restores them on another; knows neither process nor socket. Identity is the backend's
+name, as in a reload; a verdict and an address count only for the address text they were found for. A backend with
+nothing but defaults is left out, so that a thousand healthy ones are an empty text.
 
 Without it an upgrade would send clients to a backend that an operator has taken out, and to a dead one until the checks
-have found out again.
+have found that out again.
 """
 
 import json
@@ -33,7 +33,7 @@ _FOUND = (B_SUBJECT, B_VERDICT, B_SINCE_MS, B_FAMILY, B_ADDRESS_HI, B_ADDRESS_LO
 
 
 def export_state(board: Board, backends: Sequence[Backend]) -> str:
-    """{name: [[...found], wish, weight]} of every backend that is down, resolved, or under an operator's wish."""
+    """{name: [[...found], admin state, weight]} of every backend that is down, resolved, or changed by an operator."""
     words = {}
     for backend in backends:
         word = partial(board.word, backend.index)
@@ -43,27 +43,27 @@ def export_state(board: Board, backends: Sequence[Backend]) -> str:
 
 
 def restore_state(board: Board, backends: Sequence[Backend], text: str) -> None:
-    """Put onto a fresh board what `export_state` said of these backends. A text that is not that is no legacy: another
-    version may have written it, and the checks find everything out anyway."""
+    """Put onto a fresh board what `export_state` wrote of these backends. Any other text is ignored: another version may
+    have written it, and the checks find verdicts and addresses again."""
     try:
-        told = _read(text)
+        words = _read(text)
     except (ValueError, TypeError):
         return
     for backend in backends:
-        if backend.name in told:
-            found, wish, weight = told[backend.name]
+        if backend.name in words:
+            found, state, weight = words[backend.name]
             board.write_verdicts((backend.index, column, found[place]) for place, column in enumerate(_FOUND))
-            board.set_admin(backend.index, wish)
+            board.set_admin_state(backend.index, state)
             board.set_weight(backend.index, weight - 1 if weight else None)
 
 
 def _read(text: str) -> dict[str, tuple[list[int], int, int]]:
     """Raises ValueError or TypeError for what `export_state` would not write."""
-    told = {}
-    for name, (found, wish, weight) in dict(json.loads(text or "{}")).items():
+    words: dict[str, tuple[list[int], int, int]] = {}
+    for name, (found, state, weight) in dict(json.loads(text or "{}")).items():
         numbers = [int(value) for value in found]
         is_sound = len(numbers) == len(_FOUND) and numbers[1] < len(VERDICT_NAMES)
-        if not is_sound or wish not in range(len(ADMIN_NAMES)) or weight not in range(MOST_WEIGHT):
-            raise ValueError(f"{name}: not a legacy")
-        told[name] = numbers, int(wish), int(weight)
-    return told
+        if not is_sound or state not in range(len(ADMIN_NAMES)) or weight not in range(MOST_WEIGHT):
+            raise ValueError(f"{name}: not a handover state")
+        words[name] = numbers, int(state), int(weight)
+    return words

@@ -1,18 +1,18 @@
 """When is a backend up, when down, and when is it asked next. Pure: time and chance come in as arguments.
 
 RULES
-- Failures count while they follow each other; one good check ends the streak, and the other way round. (A
-  judge that returns early on "same verdict as before" forgets to do so: then failures add up over days.)
+- Failures count while they follow each other; one good check ends the streak, and the other way round. (Code that
+  returns early on "same verdict as before" does not end it: failures then add up over days.)
 - A failed connect of a worker (passive) is a failure like a failed check; it also calls for a check at once.
-- Every backend starts up. The first failing check of a new one counts as any other: no special case to learn.
+- Every backend starts up. The first failing check of a new one counts as any other.
 
             failed: streak + 1                 passed: streak + 1
       UP ----------------------- streak = fall ------------------> DOWN
       ^  passed: streak = 0                failed: streak = 0       |
       +--------------------------- streak = rise ------------------+
 
-An unsettled backend (some, but not yet enough results against its verdict) is asked twice as often, so that
-a death is known within 1 + (fall - 1) / 2 intervals even when no session finds out before.
+An unsettled backend (some, but not yet enough results against its verdict) is checked twice as often, so that a death
+is known within 1 + (fall - 1) / 2 intervals even when no session finds out before.
 """
 
 from dataclasses import dataclass
@@ -23,8 +23,8 @@ UNSETTLED = 0.5  # of the interval
 
 
 @dataclass(slots=True)
-class Judge:
-    """The verdict on one backend. Every verb returns whether the verdict changed."""
+class HealthState:
+    """The verdict on one backend by rise and fall. `passed` and `failed` return whether it changed."""
 
     rise: int
     fall: int
@@ -71,29 +71,26 @@ class Schedule:
         self.due = float("inf")
 
     def ended(self, settled: bool, chance: float) -> None:
-        """The check is over: the next begins an interval after its begin, 5 % more or less (`chance`
-        0..1)."""
+        """The check is over: the next begins an interval after its begin, 5 % more or less (`chance` 0..1)."""
         span = self.interval * (1 if settled else UNSETTLED)
         self.due = self.last + span * (1 + JITTER * (2 * chance - 1))
 
     def hasten(self, now: float) -> None:
-        """A worker could not connect: check at once, but not in a hail."""
+        """A worker could not connect: check at once, but at most once in SOONEST."""
         if self.due != float("inf"):
             self.due = min(self.due, max(now, self.last + SOONEST))
 
 
 def first_due(now: float, place: int, count: int, interval: float) -> float:
-    """When the first check of backend `place` of `count` begins: all within the first quarter of an
-    interval."""
+    """When the first check of backend `place` of `count` begins: all within the first quarter of an interval."""
     return now + interval / 4 * place / max(count, 1)
 
 
 @dataclass(slots=True)
-class Cooldown:
-    """The verdict without checks: `fall` failed connects close together close the door for `pause` seconds.
+class PassiveHealth:
+    """The verdict without checks: `fall` failed connects close together take the backend down for `pause` seconds.
 
-    Then a backend is up on trial: one more failure closes the door again, `pause` without one makes it as
-    good as new.
+    Then it is up on trial: one more failure takes it down again, `pause` seconds without one end the trial.
     """
 
     fall: int
@@ -112,8 +109,8 @@ class Cooldown:
         self.up, self.since = False, now
         return True
 
-    def waited(self, now: float) -> bool:
-        """Time passes. Returns whether the verdict changed."""
+    def has_recovered(self, now: float) -> bool:
+        """Asked now and then: whether the verdict has changed because `pause` seconds have passed."""
         if self.up:
             if self.streak and now - max(self.last, self.since) >= self.pause:
                 self.streak = 0

@@ -1,13 +1,12 @@
-"""Who is next: the policies, pure.
+"""The policies: which backend is next. Pure.
 
-RULES: no clock, no socket, no board. A policy is built for one field of eligible candidates and gives a
-pick function; it is built anew when the field changes. What it needs to know of the world (sessions per
-backend) comes in as a function. A pick skips the indexes in `skip` (already tried, or full) and gives None
-when nobody is left.
+RULES: no clock, no socket, no board. A policy is built for one set of eligible candidates and returns a pick function;
+it is built anew when the set changes. The sessions per backend come in as a function. A pick skips the indexes in
+`skip` (already tried, or full) and returns None when none is left.
 
-    field ---POLICIES[name]---> pick(source, skip) -> index | None
+    choice ---POLICIES[name]---> pick(source, skip) -> index | None
 
-    leastconn    min (sessions + 1) / weight over all workers; among equals who is furthest behind
+    leastconn    min (sessions + 1) / weight over all workers; among equals the one furthest behind
     roundrobin   each its weight per round, spread evenly; exact in every worker
     random       by weight
     p2c          the less loaded of two distinct random ones: the cost does not grow with the pool
@@ -40,40 +39,38 @@ class Candidate:
 
 
 @dataclass(frozen=True)
-class Field:
-    """What a policy is built for. `start` differs per worker, so that they do not all begin with the same
-    backend."""
+class Choice:
+    """What a policy is built for. `start` differs per worker, so that they do not all begin with the same backend."""
 
     eligible: Sequence[Candidate]
     everyone: Sequence[
         Candidate
-    ]  # the eligible ones' whole tier: the ring does not move when one of it is down
+    ]  # the whole tier of the eligible: the ring does not move when one of it is down
     loads: Callable[[], list[int]]  # sessions of the eligible, in their order
     load: Callable[[int], int]  # sessions of one index
     start: int = 0
 
 
-def leastconn(field: Field) -> Pick:
+def leastconn(choice: Choice) -> Pick:
     """Global least connections: the lowest (sessions + 1) / weight, counted in whole sessions of the
     lightest backend.
 
-    To the fraction, the formula sends EVERY session of a quiet service to the heaviest backend, and weights
-    1:1:2 with 5 clients settle at 1:1:3. So costs are rounded up to the lightest backend's next session
-    (equal weights: no rounding at all) and equals are served by their tags: a pick moves a tag on by 1 /
-    weight, the lowest is next (start-time fair queueing). A tag that fell behind is lifted to the last
-    pick's, less one round: who was full or ahead for an hour must not get an hour's sessions back at once.
-    Measured in simulation, 1,000 sessions, 4 workers, 1 to 50 at a time: shares within 5 points of the
-    weights.
+    Without rounding, the formula sends EVERY session of a quiet service to the heaviest backend, and weights 1:1:2
+    with 5 clients settle at 1:1:3. So costs are rounded up to the lightest backend's next session (equal weights: no
+    rounding at all), and tags decide among equals: a pick moves a tag on by 1 / weight, the lowest is next (start-time
+    fair queueing). A tag that fell behind is lifted to the last pick's, less one round: a backend that was full or
+    ahead for an hour must not get an hour's sessions back at once. Measured in simulation, 1,000 sessions, 4 workers,
+    1 to 50 at a time: shares within 5 points of the weights.
     """
-    indexes = [candidate.index for candidate in field.eligible]
-    weights = [candidate.weight for candidate in field.eligible]
+    indexes = [candidate.index for candidate in choice.eligible]
+    weights = [candidate.weight for candidate in choice.eligible]
     count = len(indexes)
     lightest = min(weights)
     is_even = lightest == max(weights)
     round_trip = 1 / lightest
-    tags = [((place - field.start) % count) / count / weight for place, weight in enumerate(weights)]
+    tags = [((place - choice.start) % count) / count / weight for place, weight in enumerate(weights)]
     clock = 0.0
-    loads = field.loads
+    loads = choice.loads
 
     def pick(source: str, skip: Collection[int]) -> int | None:
         nonlocal clock
@@ -102,16 +99,16 @@ def leastconn(field: Field) -> Pick:
     return pick
 
 
-def roundrobin(field: Field) -> Pick:
+def roundrobin(choice: Choice) -> Pick:
     """Smooth weighted: the k-th turn of a backend is due at (2k + 1) / weight, the earliest due is next.
 
-    In every span of 2 each backend has exactly `weight` turns. Quotients are computed from k, not added up:
-    equal ones are equal floats, so the order repeats for ever. A heap makes a pick O(log n).
+    In every span of 2 each backend has exactly `weight` turns. Quotients are computed from k instead of added up:
+    equal ones are then equal floats, and the order repeats for ever. A heap makes a pick O(log n).
     """
-    count = len(field.eligible)
+    count = len(choice.eligible)
     wheel = [
-        (1 / candidate.weight, (place - field.start) % count, 0, candidate.weight, candidate.index)
-        for place, candidate in enumerate(field.eligible)
+        (1 / candidate.weight, (place - choice.start) % count, 0, candidate.weight, candidate.index)
+        for place, candidate in enumerate(choice.eligible)
     ]
     heapify(wheel)
 
@@ -135,10 +132,10 @@ def roundrobin(field: Field) -> Pick:
     return pick
 
 
-def weighted_random(field: Field) -> Pick:
+def weighted_random(choice: Choice) -> Pick:
     """Independent draws by weight."""
-    indexes = [candidate.index for candidate in field.eligible]
-    weights = [candidate.weight for candidate in field.eligible]
+    indexes = [candidate.index for candidate in choice.eligible]
+    weights = [candidate.weight for candidate in choice.eligible]
     bounds = list(accumulate(weights))
     dice = random.Random()
 
@@ -153,11 +150,10 @@ def weighted_random(field: Field) -> Pick:
     return pick
 
 
-def p2c(field: Field) -> Pick:
-    """The cheaper of two distinct draws. Drawing the same one twice would make it plain random with two
-    backends."""
-    entries = [(candidate.index, candidate.weight) for candidate in field.eligible]
-    load = field.load
+def p2c(choice: Choice) -> Pick:
+    """The cheaper of two distinct draws. With two backends, drawing the same one twice would make it plain random."""
+    entries = [(candidate.index, candidate.weight) for candidate in choice.eligible]
+    load = choice.load
     dice = random.Random().random
 
     def pick(source: str, skip: Collection[int]) -> int | None:
@@ -177,14 +173,14 @@ def p2c(field: Field) -> Pick:
     return pick
 
 
-def source(field: Field) -> Pick:
-    """The owner of the next ring point after the client's address; who is not eligible is walked past.
+def source(choice: Choice) -> Pick:
+    """The owner of the next ring point after the client's address; points of a backend that is not eligible are skipped.
 
-    Rejected: rendezvous hashing, 1000 scores per session with 1000 backends. The ring is made of the whole
-    tier, so a verdict costs no rebuild, and the points of a name do not depend on who else is there.
+    Rejected: rendezvous hashing, 1000 scores per session with 1000 backends. The ring is made of the whole tier, so a
+    verdict costs no rebuild, and the points of a name do not depend on the other names.
     """
-    points, owners = _ring(tuple(field.everyone))
-    allowed = frozenset(candidate.index for candidate in field.eligible)
+    points, owners = _ring(tuple(choice.everyone))
+    allowed = frozenset(candidate.index for candidate in choice.eligible)
     size = len(points)
 
     def pick(source: str, skip: Collection[int]) -> int | None:
@@ -195,7 +191,7 @@ def source(field: Field) -> Pick:
             if owner in allowed and owner not in skip:
                 return owner
             refused.add(owner)
-            if len(refused) == len(field.everyone):
+            if len(refused) == len(choice.everyone):
                 return None
         return None
 
@@ -204,8 +200,7 @@ def source(field: Field) -> Pick:
 
 @lru_cache(maxsize=4)
 def _ring(everyone: tuple[Candidate, ...]) -> tuple["array[int]", "array[int]"]:
-    """(points ascending, index of each point's owner). 1000 backends of weight 1: 160,000 points, once at
-    boot."""
+    """(points ascending, index of each point's owner). 1000 backends of weight 1: 160,000 points, once at boot."""
     pairs = sorted(
         (point, candidate.index)
         for candidate in everyone
@@ -221,7 +216,7 @@ def _points(name: str, count: int) -> "array[int]":
     return points
 
 
-POLICIES: dict[str, Callable[[Field], Pick]] = {
+POLICIES: dict[str, Callable[[Choice], Pick]] = {
     "leastconn": leastconn,
     "roundrobin": roundrobin,
     "random": weighted_random,

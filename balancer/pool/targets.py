@@ -1,6 +1,6 @@
 """Where a backend is dialled: from its configuration, or from the words the prober published for its name.
 
-RULES: no name is ever resolved here, no socket opened; the words on the board are the only thing that is read.
+RULES: resolves no name and opens no socket; it reads the words on the board only.
 """
 
 import ipaddress
@@ -25,7 +25,7 @@ def target_of(board: Board, backend: Backend) -> Target | None:
 
 
 def is_near(target: Target) -> bool:
-    """Whether it is surely on this very machine: a dial there is over before connect(2) returns."""
+    """Whether it is certainly on this machine: connect(2) has completed the dial when it returns."""
     family, address = target
     return family == socket.AF_UNIX or ipaddress.ip_address(address[0]).is_loopback
 
@@ -38,7 +38,7 @@ def pack_address(host: str) -> tuple[int, int, int]:
 
 
 def unpack_address(family: int, high: int, low: int, port: int) -> Target | None:
-    """What pack_address packed, as a dial target; None when nothing was resolved yet."""
+    """The dial target that pack_address packed; None when nothing was resolved yet."""
     number = (high % _HALF) * _HALF + low % _HALF
     if family == 4 and number < 1 << 32:
         return socket.AF_INET, (str(ipaddress.IPv4Address(number)), port)

@@ -1,7 +1,7 @@
-"""The prober's pen: how verdicts and addresses get onto the board, and who may write them.
+"""How the prober writes verdicts and addresses onto the board, and which prober may.
 
-RULES: used by the prober only; decides nothing. It writes words of ADMIN_ROW while its owner sits in the chair (see
-board), and check totals in the owner's own row.
+RULES: used by the prober only; decides nothing. It writes words of ADMIN_ROW while its process holds the prober's lease
+(see board), and totals of checks in the process's own row.
 """
 
 import os
@@ -33,32 +33,32 @@ from balancer.pool.board import (
 from balancer.pool.targets import pack_address
 
 
-class Pen:
-    """One prober's right and means to write."""
+class VerdictWriter:
+    """The lease of one prober, and what it writes while it holds it."""
 
     def __init__(self, board: Board, row: int) -> None:
         self._board = board
         self._row = row
         self._own = board.shared.rows.row(row)
 
-    # -- the chair
+    # -- the lease
 
-    def sit(self) -> None:
-        """Take the chair: whoever sat there finds out before it writes again."""
-        self._board.take_chair(self._row, os.getpid())
+    def acquire(self) -> None:
+        """Take the lease: its last holder finds out before it writes again."""
+        self._board.take_prober_lease(self._row, os.getpid())
 
-    def is_seated(self) -> bool:
+    def holds(self) -> bool:
         """This process is the one that writes."""
-        return self._board.chair() == (self._row, os.getpid(), True)
+        return self._board.prober_lease() == (self._row, os.getpid(), True)
 
     def is_vacant(self) -> bool:
-        """Whoever sat in the chair is gone."""
-        return not self._board.chair()[2]
+        """The process that took the lease is gone."""
+        return not self._board.prober_lease()[2]
 
     # -- verdicts
 
-    def inherit(self, backend: Backend, now: float) -> tuple[bool, float]:
-        """(up, since) as the last prober left it; (True, now), and unknown on the board, when that was another
+    def restore(self, backend: Backend, now: float) -> tuple[bool, float]:
+        """(up, since) as the last prober left it; (True, now), and unknown on the board, when that was about another
         address."""
         word, index = self._board.word, backend.index
         subject = crc32(str(backend.address).encode())
@@ -77,8 +77,8 @@ class Pen:
         self._own[base(index) + B_DOWNS] += 1
 
     def note_check(self, index: int, outcome: str, seconds: float, streak: int) -> None:
-        """What people read of a check: its outcome (one of CHECK_NAMES), how long it took, how many speak against the
-        verdict in a row."""
+        """What people read of a check: its outcome (one of CHECK_NAMES), how long it took, how many results in a row
+        speak against the verdict."""
         at = base(index)
         self._own[at + B_CHECKS] += 1
         self._own[at + B_CHECK_FAILURES] += outcome != "ok"
@@ -92,12 +92,12 @@ class Pen:
         return self._board.word(index, B_VERDICT) == UNKNOWN
 
     def is_in_maintenance(self, index: int) -> bool:
-        """An operator works on it: nothing to check."""
+        """An operator has put it into maintenance: it is not checked."""
         return self._board.word(index, B_ADMIN) == ADMIN_MAINT
 
     # -- addresses
 
     def write_address(self, index: int, host: str) -> None:
-        """The address a name stands for from now on."""
+        """The address that a name stands for from now on."""
         words = zip((B_FAMILY, B_ADDRESS_HI, B_ADDRESS_LO), pack_address(host), strict=True)
         self._board.write_verdicts([(index, column, value) for column, value in words])

@@ -51,7 +51,7 @@ from balancer.shm.layout import (
     STARTED_MS,
     STATE,
     WANTED_WORKERS,
-    WORKERS_WISHES,
+    WORKERS_REQUESTS,
     make_shared,
 )
 
@@ -240,8 +240,8 @@ class Master:
         if manager.watch.look(now):
             self.log.info("watch", then="our own clock jumped: nobody is judged this round")
         admin = manager.shared.rows.row(ADMIN_ROW)
-        if admin[WORKERS_WISHES] != self._wishes_seen:
-            self._wishes_seen = admin[WORKERS_WISHES]
+        if admin[WORKERS_REQUESTS] != self._wishes_seen:
+            self._wishes_seen = admin[WORKERS_REQUESTS]
             life.scale(admin[WANTED_WORKERS], now)
         self.title.set(life.title(), now)
         life.tick(now)

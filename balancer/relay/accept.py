@@ -163,7 +163,7 @@ class Acceptor:
         if not maxconns:
             cells[SESSIONS] += len(fresh)
         for fd, address in fresh:
-            if maxconns and not self.seat_first and not hub.seats.take(SESSIONS, maxconns):
+            if maxconns and not self.seat_first and not hub.seats.acquire(SESSIONS, maxconns):
                 self._refuse(fd, address)
                 continue
             set_blocking(fd, False)
@@ -178,14 +178,14 @@ class Acceptor:
 
     def take_seat(self) -> bool:
         """--overflow queue: a seat before the accept; without one the client stays in the kernel's queue."""
-        if self.hub.seats.take(SESSIONS, self.maxconns):
+        if self.hub.seats.acquire(SESSIONS, self.maxconns):
             return True
         self._lacks_room = True
         self._rest(LOOK)
         return False
 
     def give_seat(self) -> None:
-        self.hub.seats.give(SESSIONS)
+        self.hub.seats.release(SESSIONS)
 
     def _refuse(self, fd: int, address: object) -> None:
         hub = self.hub
@@ -193,7 +193,7 @@ class Acceptor:
         close(fd)
         hub.cells[SESSIONS_CLOSED] += 1  # accepted = closed, once nobody is there
         peer = Session(hub, -1, address).peer_name()
-        taken = f"{hub.seats.taken(SESSIONS)}/{self.maxconns}"
+        taken = f"{hub.seats.held(SESSIONS)}/{self.maxconns}"
         hub.log.info("refuse", client=peer, sessions=taken, reason="maxconns", then="close")
 
     # -- resting

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from balancer.eventloop.errnos import CAPACITY, name_of
 from balancer.eventloop.loop import ERROR, HANGUP, WRITE
 from balancer.pool.backend import Backend
-from balancer.pool.election import NOBODY
+from balancer.pool.election import NONE_TRIED
 from balancer.relay import ends
 from balancer.relay.sockets import STREAM
 
@@ -50,7 +50,7 @@ class Dial:
         self.backend_fd = -1
         self.accepted_at = hub.loop.now
         self.connected_at = 0.0
-        self.tried: set[int] | frozenset[int] = NOBODY
+        self.tried: set[int] | frozenset[int] = NONE_TRIED
         self.retries = self.early = 0  # early: what epoll said of the client before anyone could act on it
         self.first = b""  # read of the client for a backend that could not take it yet
         self.is_watched = False  # the loop tells of the client

@@ -29,7 +29,7 @@ from balancer.pool.board import (
     Board,
 )
 from balancer.pool.election import Elector
-from balancer.pool.shared_limit import Seats
+from balancer.pool.shared_limit import SharedLimit
 from balancer.relay import ends
 from balancer.relay.dial import Dial
 from balancer.relay.pipes import Pipes
@@ -84,7 +84,7 @@ class Hub:
         self.row = row
         self.log = log
         self.cells = board.shared.rows.row(row)
-        self.seats = Seats(board, row)
+        self.seats = SharedLimit(board, row)
         self.sessions: dict[Session, None] = {}  # ordered: oldest first
         # -> since when; all wait equally long, so insertion order is deadline order
         self.dialling: dict[Dial, float] = {}

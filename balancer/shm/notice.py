@@ -1,6 +1,6 @@
-"""A short text in shared memory, with one writer and many readers.
+"""A short text in shared memory, with one writer and many readers: a sequence lock with a checksum.
 
-RULES: a sequence lock with a checksum; the writer never waits, a reader's retries are bounded.
+RULES: the writer never waits, a reader's retries are bounded.
 """
 
 import zlib
@@ -11,10 +11,10 @@ _HEAD = 24  # serial, length, checksum
 
 
 class Notice:
-    """A short text with one writer, read by all: a sequence lock with a checksum.
+    """The text and its serial number.
 
-    The serial is odd while the writer is at work. The checksum is for machines that reorder stores, and for a writer
-    killed half way; the reader's retries are bounded because that writer may never come back.
+    The serial is odd while the writer writes. The checksum covers machines that reorder stores, and a writer killed half
+    way; the reader's retries are bounded because that writer never comes back.
     """
 
     def __init__(self) -> None:
@@ -35,7 +35,7 @@ class Notice:
         return (begun + 1) // 2
 
     def read(self) -> tuple[int, str]:
-        """(serial, text); serial 0 means nothing was ever written, -1 that no whole text could be read just now."""
+        """(serial, text); serial 0 means that nothing was ever written, -1 that no whole text could be read."""
         for _ in range(100):
             serial = self._head[0]
             if serial & 1:

@@ -53,7 +53,9 @@ class Table:
         self.zero(row)
         cells[target + FOLDS] += 1
 
-    def consistent_read(self, read: Callable[[], T], into: int = RETIRED_ROW) -> T:
+    def consistent_read(
+        self, read: Callable[[], T], into: int = RETIRED_ROW, sleep: Callable[[float], object] = time.sleep
+    ) -> T:
         """What `read` gives when no row is folded meanwhile: neither before nor after the fold is a total counted twice.
 
         A fold takes some 20 us; the waits are bounded (0.1 s in all) for a master that was stopped in just that
@@ -66,7 +68,7 @@ class Table:
                 found = read()
                 if self.cells[cell] == before:
                     return found
-            time.sleep(wait)
+            sleep(wait)
         return read() if found is None else found
 
     def zero(self, row: int) -> None:

@@ -1,6 +1,6 @@
 """Seats over real processes: the limit is never exceeded by even one, and no kill -9 makes it smaller.
 
-The witness is the backend's own view: it counts, at each accept, the connections that their holders have not yet closed.
+The backend counts, at each accept, the connections that their holders have not yet closed.
 """
 
 import contextlib
@@ -16,16 +16,16 @@ from pathlib import Path
 import pytest
 
 from balancer.pool.board import SESSIONS, Board, columns_for
-from balancer.pool.shared_limit import Seats
+from balancer.pool.shared_limit import SharedLimit
 from balancer.shm.layout import FIRST_LEASE, MASTER_LIVE_ROWS, MASTER_ROW, make_shared
 
 LIMIT, WORKERS = 8, 4
 
 
-class Crew:
-    """Forked seat takers, and the part of the master that matters: reap, zero the row, fork again."""
+class Holders:
+    """Forked processes that acquire and release, and what the master does: reap, zero the row, fork again."""
 
-    def __init__(self, board: Board, act: Callable[[Seats], None]) -> None:
+    def __init__(self, board: Board, act: Callable[[SharedLimit], None]) -> None:
         self.board, self.act = board, act
         self.pids: dict[int, int] = {}  # pid -> row
 
@@ -34,7 +34,7 @@ class Crew:
         if pid == 0:
             with contextlib.suppress(BaseException):
                 random.seed(os.getpid())
-                self.act(Seats(self.board, row))
+                self.act(SharedLimit(self.board, row))
             os._exit(0)
         self.pids[pid] = row
         return pid
@@ -61,29 +61,29 @@ def board() -> Iterator[Board]:
     os.close(board.lock_fd)
 
 
-def churn(address: str) -> Callable[[Seats], None]:
-    """Take a seat, open, hold a moment, close, give it back: as fast as it goes.
+def churn(address: str) -> Callable[[SharedLimit], None]:
+    """Acquire, open, hold a moment, close, release: as fast as it goes.
 
     Lets the others run between the look and the +1: without the lock, the ninth is there within a second."""
 
-    def act(seats: Seats) -> None:
-        look = seats.taken
+    def act(limited: SharedLimit) -> None:
+        look = limited.held
 
         def slow_look(column: int) -> int:
             seen = look(column)
             os.sched_yield()
             return seen
 
-        seats.taken = slow_look  # type: ignore[method-assign]
+        limited.held = slow_look  # type: ignore[method-assign]
         held: list[socket.socket] = []
         while True:
-            if random.random() < 0.6 and seats.take(SESSIONS, LIMIT):
+            if random.random() < 0.6 and limited.acquire(SESSIONS, LIMIT):
                 sock = socket.socket(socket.AF_UNIX)
                 sock.connect(address)
                 held.append(sock)
             elif held:
                 held.pop(random.randrange(len(held))).close()
-                seats.give(SESSIONS)
+                limited.release(SESSIONS)
 
     return act
 
@@ -96,16 +96,16 @@ def still_open(connections: list[socket.socket]) -> list[socket.socket]:
     return [conn for conn in connections if conn not in closed]
 
 
-def test_never_one_too_many_in_a_storm_of_kills_and_all_seats_are_there_again(
+def test_never_one_too_many_in_a_storm_of_kills_and_the_whole_limit_is_there_again(
     board: Board, tmp_path: Path
 ) -> None:
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(str(tmp_path / "backend"))
     listener.listen(64)
     listener.setblocking(False)
-    crew = Crew(board, churn(str(tmp_path / "backend")))
+    holders = Holders(board, churn(str(tmp_path / "backend")))
     for row in range(FIRST_LEASE, FIRST_LEASE + WORKERS):
-        crew.fork(row)
+        holders.fork(row)
     connections: list[socket.socket] = []
     accepted = kills = most = 0
     end = time.monotonic() + 3
@@ -121,43 +121,43 @@ def test_never_one_too_many_in_a_storm_of_kills_and_all_seats_are_there_again(
             assert len(connections) <= LIMIT
             most = max(most, board.gauge(SESSIONS))
             if accepted >= 200 * (kills + 1):
-                crew.fork(crew.kill(random.choice(list(crew.pids))))
+                holders.fork(holders.kill(random.choice(list(holders.pids))))
                 kills += 1
         assert accepted > 1000 and kills > 5
         assert most >= LIMIT  # a limit that was never reached was not tested
     finally:
-        crew.kill_all()
+        holders.kill_all()
     assert board.gauge(SESSIONS) == 0
-    fresh = Seats(board, FIRST_LEASE)
-    assert [fresh.take(SESSIONS, LIMIT) for _ in range(LIMIT + 1)] == [True] * LIMIT + [False]
+    fresh = SharedLimit(board, FIRST_LEASE)
+    assert [fresh.acquire(SESSIONS, LIMIT) for _ in range(LIMIT + 1)] == [True] * LIMIT + [False]
 
 
-def stop_in_the_lock(seats: Seats) -> None:
-    """Stops itself where it does most harm: holding the lock, the seat not yet taken."""
-    look = seats.taken
+def stop_in_the_lock(limited: SharedLimit) -> None:
+    """Stops itself where it does most harm: holding the lock, the unit not yet acquired."""
+    look = limited.held
     looks = 0
 
-    def taken(column: int) -> int:
+    def stopping_look(column: int) -> int:
         nonlocal looks
         looks += 1
         if looks == 2:
             os.kill(os.getpid(), signal.SIGSTOP)
         return look(column)
 
-    seats.taken = taken  # type: ignore[method-assign]
-    seats.take(SESSIONS, LIMIT)
+    limited.held = stopping_look  # type: ignore[method-assign]
+    limited.acquire(SESSIONS, LIMIT)
 
 
-def test_a_worker_stopped_in_the_lock_hangs_nobody_and_its_death_frees_the_lock(board: Board) -> None:
-    crew = Crew(board, stop_in_the_lock)
-    pid = crew.fork(FIRST_LEASE)
+def test_a_worker_stopped_in_the_lock_hangs_no_other_and_its_death_frees_the_lock(board: Board) -> None:
+    holders = Holders(board, stop_in_the_lock)
+    pid = holders.fork(FIRST_LEASE)
     try:
         assert os.WIFSTOPPED(os.waitpid(pid, os.WUNTRACED)[1])
-        neighbour = Seats(board, FIRST_LEASE + 1)
+        neighbour = SharedLimit(board, FIRST_LEASE + 1)
         begun = time.monotonic()
-        assert neighbour.take(SESSIONS, LIMIT) is False
+        assert neighbour.acquire(SESSIONS, LIMIT) is False
         assert time.monotonic() - begun < 0.5
-        crew.kill(pid)
-        assert neighbour.take(SESSIONS, LIMIT) is True
+        holders.kill(pid)
+        assert neighbour.acquire(SESSIONS, LIMIT) is True
     finally:
-        crew.kill_all()
+        holders.kill_all()

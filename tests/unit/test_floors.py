@@ -98,8 +98,6 @@ TO_MEND: set[str] = {
     "class Row is defined more than once",
     # prefork, resizer
     "class Seat is defined more than once",
-    # pool, resizer
-    "class Seats is defined more than once",
     # config, pool, relay, resizer
     "class Settings is defined more than once",
     # resizer, client

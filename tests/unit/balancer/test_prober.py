@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-from balancer import prober as module
 from balancer.pool.backend import Backend, parse_upstream, with_indexes
 from balancer.pool.board import (
     ADMIN_MAINT,
@@ -87,10 +86,10 @@ class Log:
         return say
 
 
-class House:
-    """A board, a network that answers as told, and probers on it."""
+class ProberSimulation:
+    """A board, a scripted network, and probers on it."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, *texts: str) -> None:
+    def __init__(self, *texts: str) -> None:
         named = [parse_upstream(text) for text in texts]
         self.backends = with_indexes(named, {b.name: 5 - place for place, b in enumerate(named)})
         shared = make_shared(columns_for(8), rows=FIRST_LEASE + 3)
@@ -102,8 +101,6 @@ class House:
         self.asked: list[tuple[float, object]] = []
         self.names: dict[str, list[str]] = {}
         self.title = ""
-        monkeypatch.setattr(module, "Probe", self.probe)
-        monkeypatch.setattr(module, "Resolver", self.resolver)
 
     def probe(self, loop: Loop, target: Any, timeout: float, done: Callable[[str, float], object]) -> object:
         self.asked.append((loop.now, target[1]))
@@ -114,7 +111,7 @@ class House:
         loop.call_at(loop.now + timeout, lambda: done(outcome, timeout))
         return SimpleNamespace(is_over=False)
 
-    def resolver(self, lookup: object) -> object:
+    def resolver(self) -> object:
         asked: list[str] = []
 
         def collect() -> list[tuple[str, list[str], str]]:
@@ -132,7 +129,14 @@ class House:
             title=SimpleNamespace(set=lambda text, now: setattr(self, "title", text)),
         )  # fmt: skip
         settings = SimpleNamespace(**{**vars(OPTIONS), **options})
-        prober = Prober(child, settings, self.board, self.backends)  # type: ignore[arg-type]
+        prober = Prober(
+            child,
+            settings,
+            self.board,
+            self.backends,
+            self.resolver(),
+            self.probe,  # type: ignore[arg-type]
+        )
         prober.start()
         return prober
 
@@ -144,191 +148,189 @@ class House:
 
 
 @pytest.fixture
-def house(monkeypatch: pytest.MonkeyPatch) -> House:
-    return House(monkeypatch, "10.0.0.1:80 name=a", "10.0.0.2:80 name=b")
+def sim() -> ProberSimulation:
+    return ProberSimulation("10.0.0.1:80 name=a", "10.0.0.2:80 name=b")
 
 
 A, B = ("10.0.0.1", 80), ("10.0.0.2", 80)
 
 
-def test_all_well_is_known_within_half_an_interval_and_says_nothing(house: House) -> None:
-    prober = house.prober()
-    assert house.verdict(house.backends[0]) == UNKNOWN
-    house.loop.advance(1.0, prober.tick)
-    assert [house.verdict(backend) for backend in house.backends] == [UP, UP]
-    assert house.title == "prober [2/2 up]"
-    assert house.log.lines == []
+def test_all_well_is_known_within_half_an_interval_and_says_nothing(sim: ProberSimulation) -> None:
+    prober = sim.prober()
+    assert sim.verdict(sim.backends[0]) == UNKNOWN
+    sim.loop.advance(1.0, prober.tick)
+    assert [sim.verdict(backend) for backend in sim.backends] == [UP, UP]
+    assert sim.title == "prober [2/2 up]"
+    assert sim.log.lines == []
 
 
-def test_checks_come_at_the_interval_and_not_in_step(house: House) -> None:
-    prober = house.prober()
-    house.loop.advance(41.0, prober.tick)
-    times = [when for when, target in house.asked if target == A]
+def test_checks_come_at_the_interval_and_not_in_step(sim: ProberSimulation) -> None:
+    prober = sim.prober()
+    sim.loop.advance(41.0, prober.tick)
+    times = [when for when, target in sim.asked if target == A]
     gaps = [later - earlier for earlier, later in itertools.pairwise(times)]
     assert len(times) in (20, 21, 22)
     assert all(1.9 <= gap <= 2.1 for gap in gaps) and len(set(gaps)) > 5
-    assert not {when for when, target in house.asked if target == A} & {
-        when for when, target in house.asked if target == B
+    assert not {when for when, target in sim.asked if target == A} & {
+        when for when, target in sim.asked if target == B
     }
 
 
-def test_a_death_is_told_once_and_the_return_too(house: House) -> None:
-    prober = house.prober()
-    house.loop.advance(1.0, prober.tick)
-    house.network[A] = "refused"
-    house.loop.advance(6.0, prober.tick)
-    assert [house.verdict(backend) for backend in house.backends] == [DOWN, UP]
-    assert house.title == "prober [1/2 up]"
-    house.loop.advance(20.0, prober.tick)
-    house.network[A] = "ok"
-    house.loop.advance(3.5, prober.tick)
-    assert house.verdict(house.backends[0]) == UP
-    assert house.log.lines == [
+def test_a_death_is_told_once_and_the_return_too(sim: ProberSimulation) -> None:
+    prober = sim.prober()
+    sim.loop.advance(1.0, prober.tick)
+    sim.network[A] = "refused"
+    sim.loop.advance(6.0, prober.tick)
+    assert [sim.verdict(backend) for backend in sim.backends] == [DOWN, UP]
+    assert sim.title == "prober [1/2 up]"
+    sim.loop.advance(20.0, prober.tick)
+    sim.network[A] = "ok"
+    sim.loop.advance(3.5, prober.tick)
+    assert sim.verdict(sim.backends[0]) == UP
+    assert sim.log.lines == [
         "warning down backend=a address=10.0.0.1:80 check=refused failures=3/3 up=1/2 then=next try in 2s",
         "info up backend=a address=10.0.0.1:80 passed=2/2 up=2/2",
     ]
-    own = house.board.shared.rows.row(PROBER)
-    assert own[base(house.backends[0].index) + B_DOWNS] == 1
-    assert own[base(house.backends[0].index) + B_CHECKS] == sum(target == A for _, target in house.asked)
+    own = sim.board.shared.rows.row(PROBER)
+    assert own[base(sim.backends[0].index) + B_DOWNS] == 1
+    assert own[base(sim.backends[0].index) + B_CHECKS] == sum(target == A for _, target in sim.asked)
 
 
-def test_a_silent_backend_fails_by_the_time_limit(house: House) -> None:
-    house.network[A] = "timeout"
-    prober = house.prober(connect_timeout=0.5)
-    house.loop.advance(6.0, prober.tick)
-    assert house.verdict(house.backends[0]) == DOWN
-    assert CHECK_NAMES[house.board.word(house.backends[0].index, B_CHECK)] == "timeout"
+def test_a_silent_backend_fails_by_the_time_limit(sim: ProberSimulation) -> None:
+    sim.network[A] = "timeout"
+    prober = sim.prober(connect_timeout=0.5)
+    sim.loop.advance(6.0, prober.tick)
+    assert sim.verdict(sim.backends[0]) == DOWN
+    assert CHECK_NAMES[sim.board.word(sim.backends[0].index, B_CHECK)] == "timeout"
 
 
-def test_all_down_is_told_once_and_the_service_comes_back_by_itself(house: House) -> None:
-    prober = house.prober()
-    house.network.update({A: "refused", B: "refused"})
-    house.loop.advance(30.0, prober.tick)
-    assert house.title == "prober [0/2 up]"
-    house.network.clear()
-    house.loop.advance(5.0, prober.tick)
-    assert [line.split()[1] for line in house.log.lines] == ["down", "down", "all-down", "up", "up"]
+def test_all_down_is_told_once_and_the_service_comes_back_by_itself(sim: ProberSimulation) -> None:
+    prober = sim.prober()
+    sim.network.update({A: "refused", B: "refused"})
+    sim.loop.advance(30.0, prober.tick)
+    assert sim.title == "prober [0/2 up]"
+    sim.network.clear()
+    sim.loop.advance(5.0, prober.tick)
+    assert [line.split()[1] for line in sim.log.lines] == ["down", "down", "all-down", "up", "up"]
 
 
-def test_failed_sessions_bring_it_down_long_before_the_checks_would(house: House) -> None:
-    prober = house.prober()
-    house.loop.advance(2.5, prober.tick)
-    house.network[A] = "refused"
-    house.fail_session(house.backends[0], 40)
-    house.loop.advance(0.9, prober.tick)
-    house.fail_session(house.backends[0], 40)
-    house.loop.advance(0.4, prober.tick)
-    assert house.verdict(house.backends[0]) == DOWN
+def test_failed_sessions_bring_it_down_long_before_the_checks_would(sim: ProberSimulation) -> None:
+    prober = sim.prober()
+    sim.loop.advance(2.5, prober.tick)
+    sim.network[A] = "refused"
+    sim.fail_session(sim.backends[0], 40)
+    sim.loop.advance(0.9, prober.tick)
+    sim.fail_session(sim.backends[0], 40)
+    sim.loop.advance(0.4, prober.tick)
+    assert sim.verdict(sim.backends[0]) == DOWN
 
 
-def test_failed_sessions_alone_do_not_bring_down_what_answers_its_checks(house: House) -> None:
-    prober = house.prober()
+def test_failed_sessions_alone_do_not_bring_down_what_answers_its_checks(sim: ProberSimulation) -> None:
+    prober = sim.prober()
     for _ in range(40):
-        house.fail_session(house.backends[0])
-        house.loop.advance(0.5, prober.tick)
-    assert house.verdict(house.backends[0]) == UP
-    assert house.log.lines == []
+        sim.fail_session(sim.backends[0])
+        sim.loop.advance(0.5, prober.tick)
+    assert sim.verdict(sim.backends[0]) == UP
+    assert sim.log.lines == []
 
 
-def test_sessions_that_failed_before_the_prober_came_are_history(house: House) -> None:
-    house.fail_session(house.backends[0], 99)
-    prober = house.prober(check="none", check_fall=1)
-    house.loop.advance(2.0, prober.tick)
-    assert house.log.lines == []
+def test_sessions_that_failed_before_the_prober_came_are_history(sim: ProberSimulation) -> None:
+    sim.fail_session(sim.backends[0], 99)
+    prober = sim.prober(check="none", check_fall=1)
+    sim.loop.advance(2.0, prober.tick)
+    assert sim.log.lines == []
 
 
-def test_without_checks_failed_sessions_close_the_door_for_an_interval(house: House) -> None:
-    prober = house.prober(check="none")
-    house.loop.advance(1.0, prober.tick)
+def test_without_checks_failed_sessions_take_it_down_for_an_interval(sim: ProberSimulation) -> None:
+    prober = sim.prober(check="none")
+    sim.loop.advance(1.0, prober.tick)
     for _ in range(3):
-        house.fail_session(house.backends[0])
-        house.loop.advance(0.25, prober.tick)
-    assert house.verdict(house.backends[0]) == DOWN
-    house.loop.advance(2.5, prober.tick)
-    assert house.verdict(house.backends[0]) == UP
-    assert house.asked == []
+        sim.fail_session(sim.backends[0])
+        sim.loop.advance(0.25, prober.tick)
+    assert sim.verdict(sim.backends[0]) == DOWN
+    sim.loop.advance(2.5, prober.tick)
+    assert sim.verdict(sim.backends[0]) == UP
+    assert sim.asked == []
 
 
-def test_maintenance_is_not_checked(house: House) -> None:
-    prober = house.prober()
-    house.board.set_admin(house.backends[0].index, ADMIN_MAINT)
-    house.loop.advance(10.0, prober.tick)
-    assert {target for _, target in house.asked} == {B}
+def test_maintenance_is_not_checked(sim: ProberSimulation) -> None:
+    prober = sim.prober()
+    sim.board.set_admin_state(sim.backends[0].index, ADMIN_MAINT)
+    sim.loop.advance(10.0, prober.tick)
+    assert {target for _, target in sim.asked} == {B}
 
 
-def test_a_successor_begins_with_the_last_verdicts(house: House) -> None:
-    first = house.prober()
-    house.network[A] = "refused"
-    house.loop.advance(6.0, first.tick)
-    house.board.shared.rows.zero(PROBER)  # killed and reaped
-    assert house.verdict(house.backends[0]) == DOWN
-    house.log.lines.clear()
-    second = house.prober(SECOND)
-    assert house.title == "prober [1/2 up]"
-    house.loop.advance(6.0, second.tick)
-    assert house.verdict(house.backends[0]) == DOWN
-    assert house.log.lines == []
+def test_a_successor_begins_with_the_last_verdicts(sim: ProberSimulation) -> None:
+    first = sim.prober()
+    sim.network[A] = "refused"
+    sim.loop.advance(6.0, first.tick)
+    sim.board.shared.rows.zero(PROBER)  # killed and reaped
+    assert sim.verdict(sim.backends[0]) == DOWN
+    sim.log.lines.clear()
+    second = sim.prober(SECOND)
+    assert sim.title == "prober [1/2 up]"
+    sim.loop.advance(6.0, second.tick)
+    assert sim.verdict(sim.backends[0]) == DOWN
+    assert sim.log.lines == []
 
 
-def test_a_backend_whose_address_changed_is_unknown_again(
-    house: House, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    first = house.prober()
-    house.network[A] = "refused"
-    house.loop.advance(6.0, first.tick)
-    house.backends = with_indexes(
+def test_a_backend_whose_address_changed_is_unknown_again(sim: ProberSimulation) -> None:
+    first = sim.prober()
+    sim.network[A] = "refused"
+    sim.loop.advance(6.0, first.tick)
+    sim.backends = with_indexes(
         [parse_upstream("10.0.0.9:80 name=a"), parse_upstream("10.0.0.2:80 name=b")], {"a": 5, "b": 4}
     )
-    house.prober(SECOND)
-    assert [house.verdict(backend) for backend in house.backends] == [UNKNOWN, UP]
+    sim.prober(SECOND)
+    assert [sim.verdict(backend) for backend in sim.backends] == [UNKNOWN, UP]
 
 
-def test_only_the_prober_in_the_chair_asks_and_writes(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
-    old = house.prober()
-    house.loop.advance(1.0, old.tick)
-    newer = house.board.shared.rows.row(SECOND)
+def test_only_the_prober_that_holds_the_lease_checks_and_writes(sim: ProberSimulation) -> None:
+    old = sim.prober()
+    sim.loop.advance(1.0, old.tick)
+    newer = sim.board.shared.rows.row(SECOND)
     newer[PID] = 4711
-    house.board.take_chair(SECOND, 4711)
-    house.network[A] = "refused"
-    house.asked.clear()
-    house.fail_session(house.backends[0], 5)
-    house.loop.advance(20.0, old.tick)
-    assert house.asked == [] and house.log.lines == []
-    assert house.verdict(house.backends[0]) == UP
+    sim.board.take_prober_lease(SECOND, 4711)
+    sim.network[A] = "refused"
+    sim.asked.clear()
+    sim.fail_session(sim.backends[0], 5)
+    sim.loop.advance(20.0, old.tick)
+    assert sim.asked == [] and sim.log.lines == []
+    assert sim.verdict(sim.backends[0]) == UP
     newer[PID] = 0  # that reload failed: its prober is gone
-    house.loop.advance(6.0, old.tick)
-    assert house.verdict(house.backends[0]) == DOWN
+    sim.loop.advance(6.0, old.tick)
+    assert sim.verdict(sim.backends[0]) == DOWN
 
 
-def test_names_are_resolved_kept_and_followed(monkeypatch: pytest.MonkeyPatch) -> None:
-    house = House(monkeypatch, "web:80")
-    (web,) = house.backends
-    prober = house.prober()
+def test_names_are_resolved_kept_and_followed() -> None:
+    sim = ProberSimulation("web:80")
+    (web,) = sim.backends
+    prober = sim.prober()
 
     def answer(*addresses: str) -> None:
-        house.names["web"] = list(addresses)
-        house.loop.advance(2.1, prober.tick)
-        house.loop.handlers[0](1)
+        sim.names["web"] = list(addresses)
+        sim.loop.advance(2.1, prober.tick)
+        sim.loop.handlers[0](1)
 
     answer("10.0.0.1")
-    target = target_of(house.board, web)
+    target = target_of(sim.board, web)
     assert target is not None and target[1] == A
     answer()  # the server has nothing to say
-    assert target_of(house.board, web) == target
+    assert target_of(sim.board, web) == target
     answer("10.0.0.2", "10.0.0.1")  # rotated, ours is still there
-    assert target_of(house.board, web) == target
+    assert target_of(sim.board, web) == target
     answer("10.0.0.2")
-    house.loop.advance(0.3, prober.tick)
-    assert house.asked[-1][1] == B
-    assert [line for line in house.log.lines if line.split()[1] == "resolve"] == [
+    sim.loop.advance(0.3, prober.tick)
+    assert sim.asked[-1][1] == B
+    assert [line for line in sim.log.lines if line.split()[1] == "resolve"] == [
         "info resolve backend=web:80 old=- address=10.0.0.1",
         "info resolve backend=web:80 old=10.0.0.1 address=10.0.0.2",
     ]
 
 
-def test_a_name_that_never_resolved_goes_down_as_unresolved(monkeypatch: pytest.MonkeyPatch) -> None:
-    house = House(monkeypatch, "web:80", "10.0.0.2:80")
-    prober = house.prober()
-    house.loop.advance(10.0, prober.tick)
-    assert house.verdict(house.backends[0]) == DOWN
-    assert "check=unresolved" in house.log.lines[0]
+def test_a_name_that_never_resolved_goes_down_as_unresolved() -> None:
+    sim = ProberSimulation("web:80", "10.0.0.2:80")
+    prober = sim.prober()
+    sim.loop.advance(10.0, prober.tick)
+    assert sim.verdict(sim.backends[0]) == DOWN
+    assert "check=unresolved" in sim.log.lines[0]

@@ -75,7 +75,7 @@ def test_workers_is_left_for_the_master(commands: Commands, board: b.Board) -> N
     say(commands, "workers 3")
     admin = board.shared.rows.row(c.ADMIN_ROW)
     assert admin[c.WANTED_WORKERS] == 3
-    assert admin[c.WORKERS_WISHES] == 2  # the number in force may have become another in between
+    assert admin[c.WORKERS_REQUESTS] == 2  # the number in force may have become another in between
 
 
 @pytest.mark.parametrize(

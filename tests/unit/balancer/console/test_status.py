@@ -77,7 +77,7 @@ def test_worker_state(state: int, age_ms: int, word: str) -> None:
 
 def test_a_wish_is_shown_before_a_verdict(board: b.Board) -> None:
     board.write_verdicts([(0, b.B_VERDICT, b.DOWN), (1, b.B_VERDICT, b.DOWN), (0, b.B_SINCE_MS, 98_000)])
-    board.set_admin(1, b.ADMIN_MAINT)
+    board.set_admin_state(1, b.ADMIN_MAINT)
     board.set_weight(0, 5)
     one, two = look(board)["backends"]
     assert (one["state"], one["weight"], one["since_s"], one["maxconn"]) == ("down", 5, 2.0, 8)

@@ -51,7 +51,7 @@ def make_board(capacity: int = 64, live: int = 4) -> Board:
 
 PROCESS = (
     "ACCEPTED REFUSED FAILED SESSIONS_CLOSED CUT RETRIES BYTES_IN BYTES_OUT PAUSES RESUMES QUEUED_TOTAL SESSIONS "
-    "QUEUED OLDEST_WAIT_MS VERDICTS_VERSION CHAIR_ROW CHAIR_PID ADMIN_VERSION"
+    "QUEUED OLDEST_WAIT_MS VERDICTS_VERSION PROBER_LEASE_ROW PROBER_LEASE_PID ADMIN_VERSION"
 )
 
 
@@ -152,7 +152,7 @@ def test_verdict_version_is_odd_while_written_and_even_after_also_after_a_death_
 
 def test_wishes_bump_their_version_and_a_weight_of_zero_differs_from_none() -> None:
     board = make_board()
-    board.set_admin(2, ADMIN_DRAIN)
+    board.set_admin_state(2, ADMIN_DRAIN)
     assert board.word(2, B_ADMIN) == ADMIN_DRAIN
     assert board.weight_of(2, 7) == 7
     board.set_weight(2, 0)
@@ -164,18 +164,18 @@ def test_wishes_bump_their_version_and_a_weight_of_zero_differs_from_none() -> N
 
 def test_the_chair_is_vacant_when_its_owner_has_left_its_row() -> None:
     board = make_board()
-    assert board.chair() == (0, 0, False)
-    board.take_chair(FIRST_LEASE + 1, 1000 + FIRST_LEASE + 1)
-    assert board.chair() == (FIRST_LEASE + 1, 1000 + FIRST_LEASE + 1, True)
+    assert board.prober_lease() == (0, 0, False)
+    board.take_prober_lease(FIRST_LEASE + 1, 1000 + FIRST_LEASE + 1)
+    assert board.prober_lease() == (FIRST_LEASE + 1, 1000 + FIRST_LEASE + 1, True)
     board.shared.rows.row(FIRST_LEASE + 1)[PID] = 77  # the row was given to another process
-    assert board.chair()[2] is False
+    assert board.prober_lease()[2] is False
 
 
 def test_wipe_forgets_the_dead_and_the_words_of_one_block_only() -> None:
     board = make_board()
     for index in (4, 5):
         board.shared.rows.row(RETIRED_ROW)[base(index) + B_SESSIONS_TOTAL] = 9
-        board.set_admin(index, ADMIN_DRAIN)
+        board.set_admin_state(index, ADMIN_DRAIN)
     board.wipe(4)
     assert board.total(base(4) + B_SESSIONS_TOTAL) == 0 and board.word(4, B_ADMIN) == 0
     assert board.total(base(5) + B_SESSIONS_TOTAL) == 9 and board.word(5, B_ADMIN) == ADMIN_DRAIN

@@ -1,4 +1,4 @@
-"""The act of choice: who is eligible, what is counted when, and why nobody was chosen."""
+"""Elections: which backends are eligible, what is counted when, and why none was elected."""
 
 import pytest
 
@@ -20,7 +20,7 @@ from balancer.pool.board import (
 )
 from balancer.pool.election import Elector
 from balancer.pool.policies import POLICIES
-from balancer.pool.verdicts import Pen
+from balancer.pool.verdicts import VerdictWriter
 from balancer.shm.layout import ADMIN_ROW, FIRST_LEASE, MASTER_LIVE_ROWS, MASTER_ROW, make_shared
 
 OWN, OTHER = FIRST_LEASE, FIRST_LEASE + 1
@@ -47,7 +47,7 @@ def elector(board: Board, backends: tuple[Backend, ...], policy: str = "leastcon
 
 
 def names(elect: Elector, count: int = 12) -> set[str]:
-    """Who is elected, each released at once."""
+    """The names elected, each released at once."""
     chosen = set()
     for _ in range(count):
         backend = elect.elect("10.9.9.9", ())
@@ -58,7 +58,7 @@ def names(elect: Elector, count: int = 12) -> set[str]:
     return chosen
 
 
-def judge(board: Board, backend: Backend, verdict: int) -> None:
+def set_verdict(board: Board, backend: Backend, verdict: int) -> None:
     board.write_verdicts([(backend.index, B_VERDICT, verdict)])
 
 
@@ -87,28 +87,28 @@ def test_sessions_of_all_workers_count(board: Board) -> None:
     assert [elect.elect("", ()) for _ in range(3)] == [b, b, b]
 
 
-def test_before_any_check_everybody_serves(board: Board) -> None:
+def test_before_any_check_every_backend_serves(board: Board) -> None:
     assert names(elector(board, pool("", "", ""))) == {"a", "b", "c"}
 
 
 def test_a_verdict_takes_effect_at_the_next_election_in_both_directions(board: Board) -> None:
     a, b = pool("", "")
     elect = elector(board, (a, b))
-    judge(board, a, DOWN)
+    set_verdict(board, a, DOWN)
     assert names(elect) == {"b"}
-    judge(board, b, DOWN)
+    set_verdict(board, b, DOWN)
     assert names(elect) == {"down"}
-    judge(board, a, UP)
+    set_verdict(board, a, UP)
     assert names(elect) == {"a"}
 
 
-@pytest.mark.parametrize("wish", [ADMIN_DRAIN, ADMIN_MAINT])
-def test_an_operator_takes_a_backend_out_and_back(board: Board, wish: int) -> None:
+@pytest.mark.parametrize("state", [ADMIN_DRAIN, ADMIN_MAINT])
+def test_an_operator_takes_a_backend_out_and_back(board: Board, state: int) -> None:
     a, b = pool("", "")
     elect = elector(board, (a, b))
-    board.set_admin(a.index, wish)
+    board.set_admin_state(a.index, state)
     assert names(elect) == {"b"}
-    board.set_admin(a.index, ADMIN_READY)
+    board.set_admin_state(a.index, ADMIN_READY)
     assert names(elect) == {"a", "b"}
 
 
@@ -124,7 +124,7 @@ def test_a_weight_for_now_replaces_the_configured_one_and_zero_means_no_new_sess
     assert names(elect) == {"a", "b"}
 
 
-def test_a_verdict_about_somebody_else_does_not_disturb_the_rounds(board: Board) -> None:
+def test_a_verdict_that_changes_nothing_does_not_disturb_the_rounds(board: Board) -> None:
     a, b = pool("", "")
     elect = elector(board, (a, b), "roundrobin")
     order = []
@@ -132,17 +132,17 @@ def test_a_verdict_about_somebody_else_does_not_disturb_the_rounds(board: Board)
         backend = elect.elect("", ())
         assert backend is not None
         order.append(backend.name)
-        judge(board, a, UP)
+        set_verdict(board, a, UP)
     assert order.count("a") == 3
 
 
-def test_backups_serve_only_while_nobody_else_is_eligible(board: Board) -> None:
+def test_backups_serve_only_while_no_other_is_eligible(board: Board) -> None:
     a, b, c = pool("", "backup", "backup")
     elect = elector(board, (a, b, c))
     assert names(elect) == {"a"}
-    judge(board, a, DOWN)
+    set_verdict(board, a, DOWN)
     assert names(elect) == {"b", "c"}
-    judge(board, a, UP)
+    set_verdict(board, a, UP)
     assert names(elect) == {"a"}
 
 
@@ -168,7 +168,7 @@ def test_full_ones_are_passed_over_and_all_full_is_told_apart_from_down(board: B
     assert elect.elect("10.9.9.9", ()) == a
 
 
-def test_a_session_that_reached_nobody_else_gets_a_backup(board: Board) -> None:
+def test_a_session_that_reached_no_other_gets_a_backup(board: Board) -> None:
     a, b, c = pool("", "backup", "")
     elect = elector(board, (a, b, c))
     for tried in ({a.index}, {c.index}):
@@ -187,7 +187,7 @@ def test_a_full_pool_does_not_spill_into_the_backups(board: Board) -> None:
     assert elect.why == "full"
 
 
-def test_seats_of_other_workers_count(board: Board) -> None:
+def test_sessions_of_other_workers_count_against_maxconn(board: Board) -> None:
     (a,) = pool("maxconn=5")
     board.shared.rows.row(OTHER)[base(a.index) + B_SESSIONS] = 4
     elect = elector(board, (a,))
@@ -195,7 +195,7 @@ def test_seats_of_other_workers_count(board: Board) -> None:
     assert elect.elect("", ()) is None
 
 
-def test_an_unlimited_neighbour_takes_what_the_full_one_cannot(board: Board) -> None:
+def test_an_unlimited_backend_takes_what_the_full_one_cannot(board: Board) -> None:
     a, b = pool("maxconn=1", "")
     elect = elector(board, (a, b))
     chosen = [elect.elect("", ()) for _ in range(6)]
@@ -228,9 +228,9 @@ def test_a_name_is_eligible_once_resolved_and_is_dialled_where_it_moved(board: B
     (web,) = with_indexes([parse_upstream("web:80")], {"web:80": 2})
     elect = elector(board, (web,))
     assert names(elect) == {"down"}
-    pen = Pen(board, OTHER)
+    writer = VerdictWriter(board, OTHER)
     for host in ("10.0.0.5", "10.0.0.6"):
-        pen.write_address(2, host)
+        writer.write_address(2, host)
         backend = elect.elect("", ())
         assert backend == web and elect.target(web)[1] == (host, 80)
 

@@ -1,4 +1,4 @@
-"""What one board says to the next: everything that must last, nothing that need not, and never nonsense."""
+"""The state handed over to an upgrade: everything that must last, nothing else, and no nonsense restored."""
 
 import json
 
@@ -31,12 +31,12 @@ def pool(*names: str) -> tuple[Backend, ...]:
     return with_indexes(parsed, {name: place for place, name in enumerate(names)})
 
 
-def test_verdict_wish_and_address_last_whatever_block_they_get() -> None:
+def test_verdict_admin_state_and_address_last_whatever_block_they_get() -> None:
     old, new = board(), board()
     a, b, c = pool("a", "b", "c")
     old.write_verdicts([(0, B_VERDICT, DOWN), (0, B_SINCE_MS, 9_000), (0, B_SUBJECT, 77)])
     old.write_verdicts([(1, B_VERDICT, UP), (1, B_FAMILY, 4)])
-    old.set_admin(1, ADMIN_MAINT)
+    old.set_admin_state(1, ADMIN_MAINT)
     old.set_weight(2, 0)
     c2, a2, b2, d2 = pool("c", "a", "b", "d")
     restore_state(new, (a2, b2, c2, d2), export_state(old, (a, b, c)))
@@ -47,7 +47,7 @@ def test_verdict_wish_and_address_last_whatever_block_they_get() -> None:
     assert new.versions()[0] % 2 == 0
 
 
-def test_of_the_healthy_there_is_nothing_to_say() -> None:
+def test_healthy_backends_are_left_out() -> None:
     old = board()
     every = pool(*(f"backend-{number}" for number in range(200)))
     old.write_verdicts((backend.index, B_VERDICT, UP) for backend in every)
@@ -71,7 +71,7 @@ def test_a_whole_large_pool_that_is_down_still_fits() -> None:
      json.dumps({"a": [[0, 9, 0, 0, 0, 0], 0, 0]}), json.dumps({"a": [[0, 2, 0, 0, 0, 0], 9, 0]}),
      json.dumps({"a": [[0, 2, 0, 0, 0, 0], 0, -1]})],
 )  # fmt: skip
-def test_what_is_not_a_legacy_changes_nothing(text: str) -> None:
+def test_a_text_that_is_no_handover_state_changes_nothing(text: str) -> None:
     new = board()
     [a] = pool("a")
     restore_state(new, [a], text)

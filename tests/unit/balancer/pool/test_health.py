@@ -2,7 +2,7 @@
 
 import pytest
 
-from balancer.pool.health import JITTER, SOONEST, UNSETTLED, Cooldown, Judge, Schedule, first_due
+from balancer.pool.health import JITTER, SOONEST, UNSETTLED, HealthState, PassiveHealth, Schedule, first_due
 
 # "." a check passed, "x" it failed, "s" a session could not connect; below each the verdict after it.
 STORIES = {
@@ -22,31 +22,31 @@ STORIES = {
 @pytest.mark.parametrize("story", STORIES)
 def test_story(story: str) -> None:
     events, verdicts = STORIES[story]
-    judge = Judge(rise=2, fall=3)
+    health = HealthState(rise=2, fall=3)
     seen = ""
     for now, event in enumerate(events):
-        before = judge.up
-        changed = judge.passed(now) if event == "." else judge.failed(now)
-        assert changed == (judge.up != before)
+        before = health.up
+        changed = health.passed(now) if event == "." else health.failed(now)
+        assert changed == (health.up != before)
         if changed:
-            assert judge.since == now
-        seen += "U" if judge.up else "D"
+            assert health.since == now
+        seen += "U" if health.up else "D"
     assert seen == verdicts
 
 
 def test_fall_of_one_needs_one_failure_and_rise_of_one_one_success() -> None:
-    judge = Judge(rise=1, fall=1)
-    assert judge.failed(1.0) and not judge.up
-    assert judge.passed(2.0) and judge.up
+    health = HealthState(rise=1, fall=1)
+    assert health.failed(1.0) and not health.up
+    assert health.passed(2.0) and health.up
 
 
 def test_is_settled_only_while_nothing_speaks_against_the_verdict() -> None:
-    judge = Judge(rise=2, fall=3)
-    assert judge.is_settled()
-    judge.failed(0)
-    assert not judge.is_settled()
-    judge.passed(0)
-    assert judge.is_settled()
+    health = HealthState(rise=2, fall=3)
+    assert health.is_settled()
+    health.failed(0)
+    assert not health.is_settled()
+    health.passed(0)
+    assert health.is_settled()
 
 
 def test_schedule_jitters_five_percent_around_the_interval() -> None:
@@ -66,15 +66,15 @@ def test_an_unsettled_backend_is_asked_twice_as_often() -> None:
 
 
 def test_a_death_is_known_within_three_intervals_even_at_the_worst_jitter() -> None:
-    judge, schedule, now = Judge(2, 3), Schedule(2.0, 0.0), 0.0
+    health, schedule, now = HealthState(2, 3), Schedule(2.0, 0.0), 0.0
     died = 0.001  # just after a good check
-    while judge.up:
+    while health.up:
         schedule.begun(now)
         if now > died:
-            judge.failed(now)
-        schedule.ended(judge.is_settled(), chance=1.0)
+            health.failed(now)
+        schedule.ended(health.is_settled(), chance=1.0)
         now = schedule.due
-    assert judge.since - died <= 3 * 2.0
+    assert health.since - died <= 3 * 2.0
 
 
 def test_hasten_brings_the_next_check_forward_but_not_into_a_hail() -> None:
@@ -100,25 +100,25 @@ def test_first_checks_begin_within_a_quarter_interval_and_not_all_at_once() -> N
 
 
 # Without checks: "x" a session could not connect, "-" half a pause goes by without one.
-COOLDOWNS = {
-    "three failures close the door for a pause": ("xxx--", "UUDDU"),
+PASSIVE_STORIES = {
+    "three failures take it down for a pause": ("xxx--", "UUDDU"),
     "on trial one failure is enough": ("xxx--x", "UUDDUD"),
     "a quiet pause on trial makes it as good as new": ("xxx----xx", "UUDDUUUUU"),
     "failures far apart do not add up": ("xx--xx--xx", "UUUUUUUUUU"),
-    "failures while the door is closed change nothing": ("xxxxx--", "UUDDDDU"),
+    "failures while it is down change nothing": ("xxxxx--", "UUDDDDU"),
 }
 
 
-@pytest.mark.parametrize("story", COOLDOWNS)
-def test_cooldown_story(story: str) -> None:
-    events, verdicts = COOLDOWNS[story]
-    judge, now, seen = Cooldown(fall=3, pause=10.0), 0.0, ""
+@pytest.mark.parametrize("story", PASSIVE_STORIES)
+def test_passive_story(story: str) -> None:
+    events, verdicts = PASSIVE_STORIES[story]
+    health, now, seen = PassiveHealth(fall=3, pause=10.0), 0.0, ""
     for event in events:
         if event == "x":
             now += 0.01
-            judge.failed(now)
+            health.failed(now)
         else:
             now += 5.01
-            judge.waited(now)
-        seen += "U" if judge.up else "D"
+            health.has_recovered(now)
+        seen += "U" if health.up else "D"
     assert seen == verdicts

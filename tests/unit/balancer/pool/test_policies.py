@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from balancer.pool.policies import POLICIES, Candidate, Field, Pick
+from balancer.pool.policies import POLICIES, Candidate, Choice, Pick
 
 WEIGHTS = st.lists(st.integers(1, 9), min_size=1, max_size=6)
 
@@ -29,7 +29,7 @@ def built(
         return (loads or {}).get(index, 0)
 
     return POLICIES[policy](
-        Field(candidates, everyone or candidates, lambda: [load(c.index) for c in candidates], load, start)
+        Choice(candidates, everyone or candidates, lambda: [load(c.index) for c in candidates], load, start)
     )
 
 
@@ -205,7 +205,7 @@ def test_p2c_asks_for_two_loads_however_big_the_pool_is() -> None:
         return 0
 
     candidates = crowd([1] * 1000)
-    pick = POLICIES["p2c"](Field(candidates, candidates, lambda: 1 / 0, load))  # type: ignore[arg-type,return-value]
+    pick = POLICIES["p2c"](Choice(candidates, candidates, lambda: 1 / 0, load))  # type: ignore[arg-type,return-value]
     pick("", ())
     assert len(set(asked)) == 2
 

@@ -1,4 +1,4 @@
-"""Seats: never one too many, never one lost."""
+"""SharedLimit: never one too many, never one lost."""
 
 import fcntl
 import os
@@ -8,9 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from balancer.pool import shared_limit as limits
 from balancer.pool.board import SESSIONS, Board, columns_for
-from balancer.pool.shared_limit import Seats
+from balancer.pool.shared_limit import PATIENCE, SharedLimit
 from balancer.shm.layout import FIRST_LEASE, MASTER_LIVE_ROWS, MASTER_ROW, make_shared
 
 ROWS = 4
@@ -27,7 +26,11 @@ def make_board() -> Board:
     return Board(shared, 1)
 
 
-class Stranger:
+def no_lock(*arguments: int) -> None:
+    pytest.fail("locked")
+
+
+class OtherProcess:
     """Locks as another process would: an open file description of its own conflicts with record locks."""
 
     def __init__(self, board: Board) -> None:
@@ -48,90 +51,85 @@ class Stranger:
         os.close(self.fd)
 
 
-def test_the_last_seat_is_the_last_over_all_rows(board: Board) -> None:
-    workers = [Seats(board, row) for row in range(FIRST_LEASE, FIRST_LEASE + ROWS)]
-    taken = [workers[turn % ROWS].take(SESSIONS, 10) for turn in range(30)]
-    assert taken == [True] * 10 + [False] * 20
+def test_the_limit_holds_over_all_rows(board: Board) -> None:
+    workers = [SharedLimit(board, row) for row in range(FIRST_LEASE, FIRST_LEASE + ROWS)]
+    acquired = [workers[turn % ROWS].acquire(SESSIONS, 10) for turn in range(30)]
+    assert acquired == [True] * 10 + [False] * 20
     assert board.gauge(SESSIONS) == 10
-    workers[0].give(SESSIONS)
-    assert [worker.take(SESSIONS, 10) for worker in workers] == [True, False, False, False]
+    workers[0].release(SESSIONS)
+    assert [worker.acquire(SESSIONS, 10) for worker in workers] == [True, False, False, False]
 
 
-def test_without_a_limit_there_is_always_a_seat_and_no_lock(
-    board: Board, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(limits.fcntl, "lockf", lambda *_: pytest.fail("locked"))
-    seats = Seats(board, FIRST_LEASE)
-    assert all(seats.take(SESSIONS, 0) for _ in range(100))
+def test_without_a_limit_acquiring_always_succeeds_and_takes_no_lock(board: Board) -> None:
+    limit = SharedLimit(board, FIRST_LEASE, lockf=no_lock)
+    assert all(limit.acquire(SESSIONS, 0) for _ in range(100))
     assert board.gauge(SESSIONS) == 100
 
 
 def test_the_sum_that_decides_and_the_addition_happen_under_the_lock(board: Board) -> None:
-    """What exactness rests on: between that sum and the +1 nobody else can add."""
-    stranger = Stranger(board)
+    """Exactness rests on this: between that sum and the +1 no other process can add."""
+    other = OtherProcess(board)
     seen: list[bool] = []
 
-    class Watched(Seats):
-        def taken(self, column: int) -> int:
-            seen.append(stranger.sees_locked(SESSIONS))
-            return super().taken(column)
+    class Watched(SharedLimit):
+        def held(self, column: int) -> int:
+            seen.append(other.sees_locked(SESSIONS))
+            return super().held(column)
 
-    assert Watched(board, FIRST_LEASE).take(SESSIONS, 1)
+    assert Watched(board, FIRST_LEASE).acquire(SESSIONS, 1)
     assert seen[-1] is True
-    assert stranger.sees_locked(SESSIONS) is False
-    stranger.leave()
+    assert other.sees_locked(SESSIONS) is False
+    other.leave()
 
 
 def test_the_lock_is_freed_after_a_refusal_under_it(board: Board) -> None:
-    stranger = Stranger(board)
+    other = OtherProcess(board)
 
-    class Late(Seats):
-        """Somebody takes the last seat between the first look and the lock."""
+    class Late(SharedLimit):
+        """Another process acquires the last unit between the first look and the lock."""
 
         looks = 0
 
-        def taken(self, column: int) -> int:
+        def held(self, column: int) -> int:
             self.looks += 1
             return self.looks - 1
 
-    assert Late(board, FIRST_LEASE).take(SESSIONS, 1) is False
+    assert Late(board, FIRST_LEASE).acquire(SESSIONS, 1) is False
     assert board.gauge(SESSIONS) == 0
-    assert stranger.sees_locked(SESSIONS) is False
-    stranger.leave()
+    assert other.sees_locked(SESSIONS) is False
+    other.leave()
 
 
-def test_a_lock_that_stays_held_means_no_seat_and_no_hang(
-    board: Board, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    clock = iter(range(1000))
+def test_a_lock_that_stays_held_is_a_refusal_and_no_hang(board: Board) -> None:
+    times = iter(range(1000))
     yields: list[None] = []
-    monkeypatch.setattr(limits.time, "monotonic", lambda: next(clock) * limits.PATIENCE / 10)
-    monkeypatch.setattr(limits.os, "sched_yield", lambda: yields.append(None))
-    stranger = Stranger(board)
-    stranger.lock(SESSIONS)
-    seats = Seats(board, FIRST_LEASE)
-    assert seats.take(SESSIONS, 10) is False
+    other = OtherProcess(board)
+    other.lock(SESSIONS)
+    limited = SharedLimit(
+        board, FIRST_LEASE, clock=lambda: next(times) * PATIENCE / 10, give_way=lambda: yields.append(None)
+    )
+    assert limited.acquire(SESSIONS, 10) is False
     assert len(yields) == 10
-    assert seats.take(SESSIONS, 10) is False
-    assert len(yields) == 10  # the second time nobody waits
-    assert seats.take(SESSIONS + 1, 10) is True  # another thing, another byte
-    stranger.leave()
-    assert seats.take(SESSIONS, 10) is True
-    stranger = Stranger(board)
-    stranger.lock(SESSIONS)
-    assert seats.take(SESSIONS, 10) is False
-    assert len(yields) == 20  # it was free in between: patient again
-    stranger.leave()
+    assert limited.acquire(SESSIONS, 10) is False
+    assert len(yields) == 10  # the second time it does not wait
+    assert limited.acquire(SESSIONS + 1, 10) is True  # another limit, another byte
+    other.leave()
+    assert limited.acquire(SESSIONS, 10) is True
+    other = OtherProcess(board)
+    other.lock(SESSIONS)
+    assert limited.acquire(SESSIONS, 10) is False
+    assert len(yields) == 20  # the lock was free in between: it waits again
+    other.leave()
 
 
-def test_a_full_house_is_refused_without_the_lock(board: Board, monkeypatch: pytest.MonkeyPatch) -> None:
-    seats = Seats(board, FIRST_LEASE)
-    assert seats.take(SESSIONS, 1)
-    monkeypatch.setattr(limits.fcntl, "lockf", lambda *_: pytest.fail("locked"))
-    assert seats.take(SESSIONS, 1) is False
+def test_an_exhausted_limit_refuses_without_the_lock(board: Board) -> None:
+    assert SharedLimit(board, FIRST_LEASE).acquire(SESSIONS, 1)
+    assert SharedLimit(board, FIRST_LEASE, lockf=no_lock).acquire(SESSIONS, 1) is False
 
 
-EVENTS = st.lists(st.tuples(st.sampled_from(["take", "give", "kill"]), st.integers(0, ROWS - 1)), max_size=60)
+EVENTS = st.lists(
+    st.tuples(st.sampled_from(["acquire", "release", "kill"]), st.integers(0, ROWS - 1)), max_size=60
+)
 
 
 @given(EVENTS, st.integers(1, 6))
@@ -140,20 +138,20 @@ def test_any_history_with_deaths_keeps_the_limit_and_the_full_capacity(
 ) -> None:
     """Kill = the sockets are gone, then the master zeroes the row, whatever it held."""
     board = make_board()
-    workers = [Seats(board, row) for row in range(FIRST_LEASE, FIRST_LEASE + ROWS)]
+    workers = [SharedLimit(board, row) for row in range(FIRST_LEASE, FIRST_LEASE + ROWS)]
     open_sockets = [0] * ROWS
     for event, who in events:
-        if event == "take":
+        if event == "acquire":
             may = sum(open_sockets) < limit
-            assert workers[who].take(SESSIONS, limit) is may
+            assert workers[who].acquire(SESSIONS, limit) is may
             open_sockets[who] += may
-        elif event == "give" and open_sockets[who]:
+        elif event == "release" and open_sockets[who]:
             open_sockets[who] -= 1
-            workers[who].give(SESSIONS)
+            workers[who].release(SESSIONS)
         elif event == "kill":
             open_sockets[who] = 0
             board.shared.rows.zero(FIRST_LEASE + who)
         assert sum(open_sockets) == board.gauge(SESSIONS) <= limit
     free = limit - sum(open_sockets)
-    assert [workers[0].take(SESSIONS, limit) for _ in range(free + 1)] == [True] * free + [False]
+    assert [workers[0].acquire(SESSIONS, limit) for _ in range(free + 1)] == [True] * free + [False]
     os.close(board.lock_fd)

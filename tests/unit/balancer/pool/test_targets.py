@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from balancer.pool.backend import parse_upstream, with_indexes
 from balancer.pool.board import Board, columns_for
 from balancer.pool.targets import pack_address, target_of, unpack_address
-from balancer.pool.verdicts import Pen
+from balancer.pool.verdicts import VerdictWriter
 from balancer.shm.layout import FIRST_LEASE, make_shared
 
 
@@ -35,5 +35,5 @@ def test_a_name_has_a_target_once_the_prober_has_written_it() -> None:
     )
     assert target_of(board, name) is None
     assert target_of(board, numeric) == (socket.AF_INET6, ("::1", 81, 0, 0))
-    Pen(board, FIRST_LEASE).write_address(0, "10.1.2.3")
+    VerdictWriter(board, FIRST_LEASE).write_address(0, "10.1.2.3")
     assert target_of(board, name) == (socket.AF_INET, ("10.1.2.3", 80))
