@@ -41,7 +41,7 @@ class Worker:
         elector = Elector(board, backends, options.balance, child.row)
         self.hub = Hub(child.loop, options, board, elector, child.row, child.log)
         self.hub.waiting.ring = child.wake
-        self.acceptor = Acceptor(self.hub, child.listeners)
+        self.acceptor = Acceptor(self.hub, child.listening)
         self.keeper = Keeper(self.hub)
         self.deadline = 0.0
         self._drain_began = 0.0

@@ -72,7 +72,7 @@ def listening_at(wanted: Address | None, child: Child) -> list[ListeningSocket]:
     old one is the old console's to the end. Port 0 means the one the kernel has chosen."""
     if wanted is None:
         return []
-    mine = child.listeners.get(0, ())
+    mine = child.listening.get(0, ())
     exact = [one for one in mine if one.address == wanted]
     return exact or [
         one

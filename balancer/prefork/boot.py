@@ -18,7 +18,7 @@ from balancer.eventloop.log import Log
 from balancer.prefork.fork import PR_SET_NO_NEW_PRIVS
 from balancer.prefork.pidfile import PidFile
 from balancer.prefork.plan import Plan
-from balancer.prefork.sockets import CannotBind, Group, Sockets
+from balancer.prefork.sockets import CannotBind, SocketGroup, Sockets
 from balancer.prefork.upgrade import InheritedFds, adopt_sockets
 
 LOCK_TRIES = 30  # of 50 ms each
@@ -76,7 +76,7 @@ def open_sockets(plan: Plan, owner: tuple[int, int] | None, left: InheritedFds, 
         log.info(
             "bind",
             address=group.address,
-            slots=len(group.listeners),
+            slots=len(group.sockets),
             role=group.bind.role,
             backlog=group.bind.backlog,
         )
@@ -88,8 +88,8 @@ def open_sockets(plan: Plan, owner: tuple[int, int] | None, left: InheritedFds, 
 
 
 def retry_bind(
-    act: Callable[[], list[Group]], sleep: Callable[[float], object], tries: int = LOCK_TRIES
-) -> list[Group]:
+    act: Callable[[], list[SocketGroup]], sleep: Callable[[float], object], tries: int = LOCK_TRIES
+) -> list[SocketGroup]:
     """At boot: a previous instance that is just dying gives its port back within moments, a live one does not."""
     for left in range(tries - 1, -1, -1):
         try:

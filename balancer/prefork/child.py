@@ -73,7 +73,7 @@ class Birth:
 class Child:
     """One forked process: its identity, its sockets, its loop, and the calls that the machine makes into the role.
 
-    `listeners`: this role's, by slot, of all slots; shared ones under slot 0. Slots made later appear in it. The sockets
+    `listening`: this role's, by slot, of all slots; shared ones under slot 0. Slots made later appear in it. The sockets
     of a slot without fit holder are served by whoever finds it in `adopted()`.
     `channels`: role -> one socket per slot, for the roles that own channels; `channel`: the end of this very slot.
     """
@@ -94,8 +94,8 @@ class Child:
         self.cells = shared.rows.row(birth.row)
         self.log = log
         self.title = title
-        self._listeners = dict(listeners)
-        self.listeners: Mapping[int, tuple[ListeningSocket, ...]] = self._listeners
+        self._listening = dict(listeners)
+        self.listening: Mapping[int, tuple[ListeningSocket, ...]] = self._listening
         self.channels = channels
         self.channel = channel
         self.draining = False
@@ -163,7 +163,7 @@ class Child:
                 case signal.SIGUSR1:
                     self.log.reopen()
                 case signal.SIGURG:
-                    self._answer_bell()
+                    self._on_wake_signal()
 
     def _drain(self) -> None:
         if self.draining:
@@ -179,7 +179,7 @@ class Child:
         self._cut_load += self.cells[LOAD]
         self.on_cut()
 
-    def _answer_bell(self) -> None:
+    def _on_wake_signal(self) -> None:
         """The master rings when it has named an adopter: then the tick comes early."""
         adopted = self.adopted()
         if adopted != self._adopted:
@@ -202,4 +202,4 @@ class Child:
             self.log.warning("extend", sockets=f"{len(fds)}/{len(promised)}", then="go on without the others")
         for (slot, address), fd in zip(promised, fds, strict=False):
             listener = ListeningSocket(parse_address(address), slot, fd, socket.socket(fileno=fd))
-            self._listeners[slot] = (*self._listeners.get(slot, ()), listener)
+            self._listening[slot] = (*self._listening.get(slot, ()), listener)

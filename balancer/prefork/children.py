@@ -22,7 +22,7 @@ UNREADY_BACKOFF = (1.0, 2.0, 30.0)
 
 
 @dataclass(eq=False)
-class Process:
+class ChildProcess:
     """One forked child; `row` is its lease until it has been reaped."""
 
     pid: int
@@ -50,7 +50,7 @@ class Place:
     slot: int
     generation: int
     due: float
-    process: Process | None = None
+    process: ChildProcess | None = None
     failures: int = 0  # in a row: deaths before ready, or short lives
     unready_deaths: int = 0
     was_ready: bool = False
@@ -109,7 +109,7 @@ class Children:
     def __init__(self, leases: Leases) -> None:
         self.leases = leases
         self.places: dict[tuple[int, str, int], Place] = {}
-        self.processes: dict[int, Process] = {}
+        self.processes: dict[int, ChildProcess] = {}
 
     # -- what is wanted --
 
@@ -120,7 +120,7 @@ class Children:
             self.places[key] = Place(role, slot, generation, due=now)
         return self.places[key]
 
-    def unwant(self, generation: int, role: str, slot: int) -> Process | None:
+    def unwant(self, generation: int, role: str, slot: int) -> ChildProcess | None:
         """Give the place up; its process, which the caller must stop, stays registered as draining."""
         place = self.places.pop((generation, role, slot), None)
         if place is None or place.process is None:
@@ -142,8 +142,8 @@ class Children:
         """When the next fork is due; None when every place has its process."""
         return min((place.due for place in self.places.values() if place.process is None), default=None)
 
-    def spawned(self, place: Place, pid: int, row: int, now: float) -> Process:
-        process = Process(pid, place.role, place.slot, place.generation, row, now)
+    def spawned(self, place: Place, pid: int, row: int, now: float) -> ChildProcess:
+        process = ChildProcess(pid, place.role, place.slot, place.generation, row, now)
         place.process, place.was_held = process, True
         self.processes[pid] = process
         return process
@@ -152,7 +152,7 @@ class Children:
         """The kernel gave no process (EAGAIN, ENOMEM): again after a second; not the child's failure."""
         place.due = now + 1.0
 
-    def became_ready(self, pid: int, now: float) -> Process | None:
+    def became_ready(self, pid: int, now: float) -> ChildProcess | None:
         """A child's own word; None for a pid not known (it died meanwhile) or already ready."""
         process = self.processes.get(pid)
         if process is None or process.ready_at is not None:
@@ -166,7 +166,7 @@ class Children:
 
     # -- deaths --
 
-    def reaped(self, pid: int, now: float) -> Process | None:
+    def reaped(self, pid: int, now: float) -> ChildProcess | None:
         """After waitpid: forget the process and set when its place is due. None for a pid that is not ours."""
         process = self.processes.pop(pid, None)
         if process is None:
@@ -177,7 +177,7 @@ class Children:
             place.due = now + self._delay(place, process, now)
         return process
 
-    def _delay(self, place: Place, process: Process, now: float) -> float:
+    def _delay(self, place: Place, process: ChildProcess, now: float) -> float:
         if process.ready_at is None:
             place.failures += 1
             place.unready_deaths += 1
@@ -190,12 +190,12 @@ class Children:
 
     # -- questions --
 
-    def place_of(self, process: Process) -> Place | None:
+    def place_of(self, process: ChildProcess) -> Place | None:
         """The place a process holds; None when it drains or its place was given up."""
         place = self.places.get((process.generation, process.role, process.slot))
         return place if place is not None and place.process is process else None
 
-    def holder(self, generation: int, role: str, slot: int) -> Process | None:
+    def holder(self, generation: int, role: str, slot: int) -> ChildProcess | None:
         place = self.places.get((generation, role, slot))
         return None if place is None else place.process
 
@@ -206,14 +206,14 @@ class Children:
             for place in self.of_generation(generation)
         )
 
-    def may_be_hopeless(self, generation: int, role: str, deaths: int) -> bool:
+    def never_got_ready(self, generation: int, role: str, deaths: int) -> bool:
         """Whether no process of the role was ever ready and one place has lost `deaths` of them already."""
         places = [place for place in self.of_generation(generation) if place.role == role]
         return not any(place.was_ready for place in places) and any(
             place.unready_deaths >= deaths for place in places
         )
 
-    def living(self, generation: int | None = None) -> Iterator[Process]:
+    def living(self, generation: int | None = None) -> Iterator[ChildProcess]:
         """Every process not yet reaped, draining ones included; a snapshot that may be changed under."""
         for process in list(self.processes.values()):
             if generation is None or process.generation == generation:

@@ -27,7 +27,7 @@ from dataclasses import dataclass
 from balancer.eventloop.log import Log
 from balancer.eventloop.signals import held_back
 from balancer.prefork.child import READY_WORD, Birth, Child
-from balancer.prefork.children import Process
+from balancer.prefork.children import ChildProcess
 from balancer.prefork.plan import Plan, Role
 from balancer.prefork.sockets import ListeningSocket, Sockets
 from balancer.prefork.titles import Title
@@ -89,7 +89,7 @@ class Nursery:
         cells[STATE] = STARTING
 
     @staticmethod
-    def extend(process: Process, listeners: Mapping[int, tuple[ListeningSocket, ...]]) -> None:
+    def extend(process: ChildProcess, listeners: Mapping[int, tuple[ListeningSocket, ...]]) -> None:
         """Hand a living child the listeners of slots made after it, so that it can adopt them: as many slots as a packet
         holds. What is left, or what it cannot take now (stopped, or dying), is tried again at the next tick."""
         chosen: list[ListeningSocket] = []
@@ -135,7 +135,7 @@ class Nursery:
                 ours.close()
                 code = self._live(plan, seat, sockets, log, master_pid, theirs)
             except BaseException:
-                _lament(log)
+                log_traceback(log)
             finally:
                 os._exit(code)
 
@@ -155,7 +155,7 @@ class Nursery:
         who = f"{role.name} {seat.slot}" if is_numbered(plan, role) else role.name
         child_log = log.child(who, plan.loglevel)
         faulthandler.enable(_dump_file(plan.log_path), all_threads=True)
-        _lower_standing()
+        limit_child()
         title = Title(plan.title)
         title.fresh(who, time.monotonic())
         birth = Birth(
@@ -176,7 +176,7 @@ class Nursery:
             return profiled(plan.debug_dir, role.name, lambda: role.run(child))
         except Exception as error:
             child_log.error("crash", error=f"{type(error).__name__}: {error}", then="replaced by the master")
-            _lament(child_log)
+            log_traceback(child_log)
             return EXIT_CRASH
 
     def _take_channels(
@@ -237,7 +237,7 @@ def _dump_file(log_path: str) -> int:
     return 2
 
 
-def _lower_standing() -> None:
+def limit_child() -> None:
     """No core files of other people's traffic, and the kernel rather takes a child than the master."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
     try:
@@ -248,7 +248,7 @@ def _lower_standing() -> None:
         pass
 
 
-def _lament(log: Log) -> None:
+def log_traceback(log: Log) -> None:
     """The traceback of a bug, line by line, so that the log keeps its grammar."""
     for line in traceback.format_exc().rstrip().splitlines():
         log.error("traceback", line=line)

@@ -31,7 +31,7 @@ class Handover:
         if self._successor is not None:
             self._log.warning("upgrade", successor=self.pid, then="refused: one is under way")
             return
-        heirlooms = self._sockets.heirlooms()
+        inherited = self._sockets.to_hand_over()
         if len(handover_state) > MOST_STATE:
             self._log.warning(
                 "upgrade", handover_state=f"{len(handover_state)}/{MOST_STATE}", then="it starts without"
@@ -40,12 +40,12 @@ class Handover:
         try:
             with held_back():
                 pidfile_fd = -1 if pidfile is None else pidfile.fd
-                self._successor = start_successor(heirlooms, pidfile_fd, handover_state, now)
+                self._successor = start_successor(inherited, pidfile_fd, handover_state, now)
         except OSError as error:
             self._log.error("upgrade", error=error, then="the old version goes on")
             return
         self._log.info(
-            "upgrade", successor=self.pid, sockets=len(heirlooms), then="it serves before we drain"
+            "upgrade", successor=self.pid, sockets=len(inherited), then="it serves before we drain"
         )
 
     def hear(self, now: float) -> bool:
@@ -67,7 +67,7 @@ class Handover:
             )
         return False
 
-    def stranger_died(self, pid: int, code: int) -> None:
+    def unknown_child_died(self, pid: int, code: int) -> None:
         """The end of its life is seen on the pipe; here its exit code is told, and its pid is nobody's any more."""
         if self._successor is not None and pid == self.pid:
             self._successor.is_reaped = True

@@ -14,7 +14,7 @@ from balancer.prefork.notify import Notifier
 from balancer.prefork.pidfile import PidFile
 from balancer.prefork.plan import Plan, Service
 from balancer.prefork.processes import ProcessManager
-from balancer.prefork.reload import MOST_GENERATIONS, Difference, GivenUp, Outcome, Reload, compare
+from balancer.prefork.reload import MOST_GENERATIONS, GivenUp, PlanChanges, Reload, ReloadReport, compare
 from balancer.prefork.retire import Retirement
 from balancer.prefork.sockets import CannotBind
 from balancer.shm.layout import MASTER_GENERATION, MASTER_UPCOMING, MAX_SLOTS
@@ -29,14 +29,14 @@ class Lifecycle:
 
     def __init__(
         self,
-        manager: ProcessManager,
+        processes: ProcessManager,
         service: Service,
         pidfile: PidFile | None,
         notifier: Notifier,
         is_heir: bool,
     ) -> None:
-        self.manager = manager
-        self.log = manager.log
+        self.processes = processes
+        self.log = processes.log
         self.notifier = notifier
         self.wanted = 0
         self.slots = 0
@@ -45,27 +45,27 @@ class Lifecycle:
         self._service = service
         self._is_heir = is_heir  # started by a former master, who goes on if we fail
         self._pidfile = pidfile
-        self._outcome = Outcome(manager)
+        self._outcome = ReloadReport(processes)
         self._generation = 0
         self._is_ready = False
         self._wants_reload = False
         self._reload: Reload | None = None
         self._retiring: list[Retirement] = []
         self._closing: tuple[float, list[tuple[str, object]]] | None = None
-        self._handover = Handover(manager.log, manager.sockets)
+        self._handover = Handover(processes.log, processes.sockets)
 
     @property
     def plan(self) -> Plan:
-        return self.manager.plans[self.manager.current]
+        return self.processes.plans[self.processes.current]
 
     # -- boot --
 
     def begin(self, plan: Plan, wanted: int, now: float) -> None:
         """Ask for the first generation. A former master may have left sockets for more slots than it wants."""
-        self.wanted, self.slots = wanted, max(wanted, self.manager.sockets.slots())
-        self._generation = self.manager.current = self.manager.row[MASTER_GENERATION] = 1
-        self.manager.want_all(1, plan, now)
-        self.manager.spawn_due(now)
+        self.wanted, self.slots = wanted, max(wanted, self.processes.sockets.slots())
+        self._generation = self.processes.current = self.processes.row[MASTER_GENERATION] = 1
+        self.processes.want_all(1, plan, now)
+        self.processes.spawn_due(now)
 
     def now_ready(self, now: float) -> None:
         """Every process of the first generation serves."""
@@ -81,7 +81,7 @@ class Lifecycle:
         for retirement in list(self._retiring):
             if retirement.advance(now):
                 self._retiring.remove(retirement)
-                self.manager.forget(retirement.generation)
+                self.processes.forget(retirement.generation)
                 self._service.retired(retirement.generation)
         if self._closing is not None and now >= self._closing[0]:
             self._close_ports()
@@ -113,9 +113,9 @@ class Lifecycle:
 
     def exit_code(self) -> int | None:
         """None while there is something left to do."""
-        if not self.is_stopping or self.manager.children.processes or self._retiring:
+        if not self.is_stopping or self.processes.children.processes or self._retiring:
             return None
-        code = EXIT_CUT if self.manager.was_cut else 0
+        code = EXIT_CUT if self.processes.was_cut else 0
         self.log.info("stop", exit=code, superseded="yes" if self.is_superseded else "no")
         return code
 
@@ -128,11 +128,11 @@ class Lifecycle:
             return
         self._retire_all(now, is_final=True)
         self.notifier.stopping()
-        plan = self.manager.plans[max(self.manager.plans)]
+        plan = self.processes.plans[max(self.processes.plans)]
         self.log.info("stop", within=f"{plan.drain_timeout:g}s", then="workers finish their sessions")
         listening = plan.listening()
         keys: list[tuple[str, object]] = [
-            key for key, group in self.manager.sockets.groups.items() if group.bind.role == listening
+            key for key, group in self.processes.sockets.groups.items() if group.bind.role == listening
         ]
         self._closing = (now + QUEUE_GRACE, keys)
 
@@ -150,12 +150,12 @@ class Lifecycle:
         if self._reload is not None:
             self._give_up_reload(self._reload, "the master is told to stop", now)
         self._handover.call_off()
-        self.manager.was_cut = False  # what a reload has cut, maybe weeks ago, says nothing about this stop
+        self.processes.was_cut = False  # what a reload has cut, maybe weeks ago, says nothing about this stop
         self.is_stopping = True
         retiring = {retirement.generation for retirement in self._retiring}
-        for generation in self.manager.children.generations():
+        for generation in self.processes.children.generations():
             if generation not in retiring:
-                self._retiring.append(Retirement(self.manager, generation, is_final, now))
+                self._retiring.append(Retirement(self.processes, generation, is_final, now))
 
     # -- reload --
 
@@ -165,7 +165,7 @@ class Lifecycle:
             self._wants_reload = True
 
     def _begin_reload(self, now: float) -> None:
-        alive = self.manager.children.generations()
+        alive = self.processes.children.generations()
         if len(alive) >= MOST_GENERATIONS:
             for retirement in self._retiring[:1]:
                 if not retirement.is_cut:
@@ -178,12 +178,12 @@ class Lifecycle:
         self._close_ports()
         self.notifier.reloading(now)
         self._generation += 1
-        self.manager.row[MASTER_UPCOMING] = self._generation
+        self.processes.row[MASTER_UPCOMING] = self._generation
         try:
-            self._reload = Reload(self.manager, self._service, self._generation, self.slots, now)
+            self._reload = Reload(self.processes, self._service, self._generation, self.slots, now)
         except GivenUp as reason:
             self._service.retired(self._generation)
-            self._tell_reload(now, str(reason), Difference())
+            self._tell_reload(now, str(reason), PlanChanges())
             return
         self.slots = max(self.slots, self._reload.slots)  # sockets stay, even if the reload is given up
 
@@ -196,13 +196,13 @@ class Lifecycle:
 
     def _commit(self, reload: Reload, now: float) -> None:
         """The new generation serves: the old one drains."""
-        old = self.manager.current
+        old = self.processes.current
         self._reload = None
         reload.take_over_options()
         removed = reload.removed()
-        self.manager.current = self.manager.row[MASTER_GENERATION] = reload.generation
+        self.processes.current = self.processes.row[MASTER_GENERATION] = reload.generation
         self.wanted, self.slots = reload.wanted, max(self.slots, reload.slots)
-        self._retiring.append(Retirement(self.manager, old, is_final=False, now=now))
+        self._retiring.append(Retirement(self.processes, old, is_final=False, now=now))
         self.log.level = reload.plan.loglevel
         if removed:
             self._closing = (now + QUEUE_GRACE, removed)
@@ -211,10 +211,10 @@ class Lifecycle:
     def _give_up_reload(self, reload: Reload, reason: str, now: float) -> None:
         """Processes of the new generation may hold sessions already: they drain like any other."""
         self._reload = None
-        self._retiring.append(Retirement(self.manager, reload.generation, is_final=False, now=now))
-        self._tell_reload(now, reason, Difference())
+        self._retiring.append(Retirement(self.processes, reload.generation, is_final=False, now=now))
+        self._tell_reload(now, reason, PlanChanges())
 
-    def _tell_reload(self, now: float, error: str, difference: Difference) -> None:
+    def _tell_reload(self, now: float, error: str, difference: PlanChanges) -> None:
         self._outcome.tell(now, error, difference)
         self.notifier.ready(f"reload failed: {error}" if error else self.status())
 
@@ -222,9 +222,11 @@ class Lifecycle:
         """What a reload removed, or all of the listening role at the final stop."""
         if self._closing is None:
             return
-        groups = {key: group for key, group in self.manager.sockets.groups.items() if key in self._closing[1]}
+        groups = {
+            key: group for key, group in self.processes.sockets.groups.items() if key in self._closing[1]
+        }
         self._closing = None
-        self.manager.sockets.remove(groups)
+        self.processes.sockets.remove(groups)
         for group in groups.values():
             self.log.info("unbind", address=group.address, then="new clients are refused")
 
@@ -235,21 +237,21 @@ class Lifecycle:
         wanted = min(max(1, wanted), self.plan.most or MAX_SLOTS)
         if self.is_stopping or wanted == self.wanted:
             return
-        role, generation = self.plan.listening(), self.manager.current
+        role, generation = self.plan.listening(), self.processes.current
         if wanted > self.slots:
             try:
-                self.manager.sockets.grow(wanted)
+                self.processes.sockets.grow(wanted)
             except CannotBind as error:
                 self.log.error("scale", error=error, workers=f"{self.wanted}/{wanted}", then="stay as we are")
                 return
         for slot in range(self.wanted, wanted):
-            self.manager.children.want(generation, role, slot, now)
+            self.processes.children.want(generation, role, slot, now)
         leaving = [
-            self.manager.children.unwant(generation, role, slot) for slot in range(wanted, self.wanted)
+            self.processes.children.unwant(generation, role, slot) for slot in range(wanted, self.wanted)
         ]
         self.log.info("scale", workers=f"{self.wanted}->{wanted}", slots=max(self.slots, wanted))
         self.wanted, self.slots = wanted, max(self.slots, wanted)
-        self.manager.extend_reach()
+        self.processes.extend_reach()
         for process in leaving:
             if process is not None:
                 send(process.pid, signal.SIGTERM)
@@ -263,22 +265,22 @@ class Lifecycle:
             return
         self._handover.start(now, self._pidfile, self.plan.handover_state())
 
-    def stranger_died(self, pid: int, status: int) -> None:
+    def unknown_child_died(self, pid: int, status: int) -> None:
         """A pid that is no child of the registry: the successor, or an orphan given to us as a container's init."""
-        self._handover.stranger_died(pid, os.waitstatus_to_exitcode(status))
+        self._handover.unknown_child_died(pid, os.waitstatus_to_exitcode(status))
 
     # -- words --
 
     def status(self) -> str:
         plural = "s" if self.wanted != 1 else ""
-        return f"{self.wanted} {self.plan.listening()}{plural}, generation {self.manager.current}"
+        return f"{self.wanted} {self.plan.listening()}{plural}, generation {self.processes.current}"
 
     def title(self) -> str:
         """What `ps` shows after the program's name."""
         if self.is_superseded:
             return "master [draining, another one serves]"
         if self.is_stopping:
-            return f"master [stopping, {len(self.manager.children.processes)} processes left]"
+            return f"master [stopping, {len(self.processes.children.processes)} processes left]"
         role = self.plan.listening()
         return f"master [{self.wanted} {role}{'s' if self.wanted != 1 else ''}]"
 
@@ -295,7 +297,7 @@ class Lifecycle:
         """The master's last act: nothing of ours stays behind, unless a successor uses it."""
         others_hold_it = self.is_superseded or (self._is_heir and not self._is_ready)
         if not others_hold_it:
-            self.manager.sockets.unlink()
+            self.processes.sockets.unlink()
         if self._pidfile is not None:
             self._pidfile.release(keep=others_hold_it)
         self.log.flush()

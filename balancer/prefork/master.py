@@ -21,7 +21,6 @@ import time
 from balancer.config.option import ConfigError
 from balancer.eventloop.log import Log
 from balancer.eventloop.signals import IGNORED_BY_MASTER, MASTER_SIGNALS, Signals, wait_readable
-from balancer.prefork.bind import Bind
 from balancer.prefork.boot import (
     drop_privileges,
     identity,
@@ -38,7 +37,7 @@ from balancer.prefork.processes import ProcessManager
 from balancer.prefork.reload import warn_of
 from balancer.prefork.slot_table import SlotTable
 from balancer.prefork.slots import TICK
-from balancer.prefork.sockets import CannotBind
+from balancer.prefork.sockets import Bind, CannotBind
 from balancer.prefork.titles import Title
 from balancer.prefork.upgrade import InheritedFds, forget_inheritance, read_inheritance, say_ready
 from balancer.shm.layout import (
@@ -57,9 +56,9 @@ from balancer.shm.layout import (
 
 __all__ = ["Bind", "Plan", "Role", "Service", "run_master"]
 
-EXIT_USAGE, EXIT_CANNOT_BIND, EXIT_HOPELESS = 2, 3, 4
-HOPELESS_DEATHS = 4  # of one process before ready: at 0, 1, 3 and 7 s
-HOPELESS_AFTER = 14.0  # seconds without one ready process
+EXIT_USAGE, EXIT_CANNOT_BIND, EXIT_NEVER_READY = 2, 3, 4
+GIVE_UP_DEATHS = 4  # of one process before ready: at 0, 1, 3 and 7 s
+GIVE_UP_AFTER = 14.0  # seconds without one ready process
 
 
 def run_master(service: Service) -> int:
@@ -99,13 +98,13 @@ def _boot_and_serve(service: Service, plan: Plan, who: tuple[int, int] | None, l
             pidfile.give_to(*who)
     if pidfile is not None and left.ready_fd < 0:
         pidfile.write(os.getpid())
-    manager = ProcessManager(make_shared(plan.columns), sockets, log, time.monotonic())
-    life = Lifecycle(manager, service, pidfile, Notifier(os.environ), is_heir=left.ready_fd >= 0)
+    processes = ProcessManager(make_shared(plan.columns), sockets, log, time.monotonic())
+    life = Lifecycle(processes, service, pidfile, Notifier(os.environ), is_heir=left.ready_fd >= 0)
     try:
-        manager.row[MASTER_UPCOMING] = 1
-        plan = service.plan(manager.shared)  # while we may still read what only root may
+        processes.row[MASTER_UPCOMING] = 1
+        plan = service.plan(processes.shared)  # while we may still read what only root may
         drop_privileges(who)
-        return Master(plan, manager, signals, life, left).serve()
+        return Master(plan, processes, signals, life, left).serve()
     except ConfigError as error:
         log.error("config", error=error, then=f"exit {EXIT_USAGE}")
         return EXIT_USAGE
@@ -117,15 +116,15 @@ class Master:
     """One turn after another."""
 
     def __init__(
-        self, plan: Plan, manager: ProcessManager, signals: Signals, life: Lifecycle, left: InheritedFds
+        self, plan: Plan, processes: ProcessManager, signals: Signals, life: Lifecycle, left: InheritedFds
     ) -> None:
         self._first_plan = plan
-        self.manager = manager
+        self.processes = processes
         self.life = life
-        self.log = manager.log
+        self.log = processes.log
         self.signals = signals
         self.slot_table = SlotTable(
-            manager.shared, manager.children, manager.sockets, manager.watch, manager.log
+            processes.shared, processes.children, processes.sockets, processes.watch, processes.log
         )
         self.title = Title(plan.title)
         self._promise_fd = (
@@ -135,14 +134,14 @@ class Master:
         self._started = time.monotonic()
         self._next_tick = self._started
         self._look_again: float | None = None
-        self._wishes_seen = 0
-        manager.drop = self._drop_in_child
+        self._requests_seen = 0
+        processes.drop = self._drop_in_child
 
     def serve(self) -> int:
         """Fork generation 1 and turn until the end; the exit code."""
         now = self._started
         plan = self._first_plan
-        row = self.manager.row
+        row = self.processes.row
         row[PID], row[STATE] = os.getpid(), READY
         row[STARTED_MS] = row[BEAT_MS] = int(now * 1000)
         warn_of(plan, self.log)
@@ -160,13 +159,13 @@ class Master:
         number = self.signals.take()
         if number is not None:
             self.obey(number, now)
-        for pid, status in self.manager.reap(now):
-            self.life.stranger_died(pid, status)
-        self.manager.hear(now)
+        for pid, status in self.processes.reap(now):
+            self.life.unknown_child_died(pid, status)
+        self.processes.hear(now)
         self.life.advance(now)
         if not self._booted and not self.life.is_stopping and (code := self._boot_step(now)) is not None:
             return code
-        self.manager.spawn_due(now)
+        self.processes.spawn_due(now)
         if now >= self._next_tick:
             self._tick(now)
         self._keep_slots(now)
@@ -186,7 +185,7 @@ class Master:
                 self.life.ask_reload()
             case signal.SIGUSR1:
                 self.log.reopen()
-                self.manager.tell_all(signal.SIGUSR1)
+                self.processes.tell_all(signal.SIGUSR1)
             case signal.SIGUSR2:
                 self.life.upgrade(now)
             case signal.SIGTTIN:
@@ -197,17 +196,17 @@ class Master:
     def _sleep(self) -> None:
         """Until something can be done. Signals that wait in the queue leave no time to sleep."""
         until = self._next_tick
-        for moment in (self._look_again, self.manager.children.next_due(), self.life.next_moment()):
+        for moment in (self._look_again, self.processes.children.next_due(), self.life.next_moment()):
             until = until if moment is None else min(until, moment)
         patience = 0.0 if self.signals.waiting() else until - time.monotonic()
-        fds = [self.signals.fileno(), self.manager.nursery.ready_fd, *self.life.fds()]
+        fds = [self.signals.fileno(), self.processes.nursery.ready_fd, *self.life.fds()]
         if self.signals.fileno() in wait_readable(fds, patience):
             self.signals.swallow()
 
     def _boot_step(self, now: float) -> int | None:
         """Until the first generation stands: tell that it does, or that it never will."""
-        manager, plan = self.manager, self.life.plan
-        if manager.children.is_all_ready(manager.current):
+        processes, plan = self.processes, self.life.plan
+        if processes.children.is_all_ready(processes.current):
             self._booted = True
             took = f"{now - self._started:.3f}s"
             self.log.info(
@@ -219,42 +218,42 @@ class Master:
                 self._promise_fd = -1  # from now on the number may be anybody's
             return None
         vital = [role.name for role in plan.roles if role.channel or role.name == plan.listening()]
-        places = manager.children.of_generation(manager.current)
+        places = processes.children.of_generation(processes.current)
         for name in vital:
             nobody = not any(place.was_ready for place in places if place.role == name)
-            is_late = nobody and now - self._started > HOPELESS_AFTER
-            if is_late or manager.children.may_be_hopeless(manager.current, name, HOPELESS_DEATHS):
+            is_late = nobody and now - self._started > GIVE_UP_AFTER
+            if is_late or processes.children.never_got_ready(processes.current, name, GIVE_UP_DEATHS):
                 deaths = sum(place.unready_deaths for place in places if place.role == name)
                 reason = f"no {name} ever became ready: {deaths} died before, see their last words above"
-                self.log.error("give-up", error=reason, then=f"exit {EXIT_HOPELESS}")
-                manager.tell_all(signal.SIGKILL)
-                return EXIT_HOPELESS
+                self.log.error("give-up", error=reason, then=f"exit {EXIT_NEVER_READY}")
+                processes.tell_all(signal.SIGKILL)
+                return EXIT_NEVER_READY
         return None
 
     def _tick(self, now: float) -> None:
         """Every 0.25 s: heartbeats, wishes, words to those who watch us."""
         self._next_tick = max(self._next_tick + TICK, now)
-        manager, life = self.manager, self.life
-        manager.row[BEAT_MS] = int(now * 1000)
-        manager.extend_reach()
-        if manager.watch.look(now):
+        processes, life = self.processes, self.life
+        processes.row[BEAT_MS] = int(now * 1000)
+        processes.extend_reach()
+        if processes.watch.look(now):
             self.log.info("watch", then="our own clock jumped: nobody is judged this round")
-        admin = manager.shared.rows.row(ADMIN_ROW)
-        if admin[WORKERS_REQUESTS] != self._wishes_seen:
-            self._wishes_seen = admin[WORKERS_REQUESTS]
+        admin = processes.shared.rows.row(ADMIN_ROW)
+        if admin[WORKERS_REQUESTS] != self._requests_seen:
+            self._requests_seen = admin[WORKERS_REQUESTS]
             life.scale(admin[WANTED_WORKERS], now)
         self.title.set(life.title(), now)
         life.tick(now)
 
     def _keep_slots(self, now: float) -> None:
         """Every turn: a death or a birth changes who may be steered to, and waiting for the tick would cost clients."""
-        self._look_again = self.manager.end_the_hung(now)
+        self._look_again = self.processes.end_the_hung(now)
         life = self.life
-        self.manager.row[MASTER_SLOTS] = life.slots
+        self.processes.row[MASTER_SLOTS] = life.slots
         if not life.is_stopping:
             plan = life.plan
             self.slot_table.refresh(
-                now, self.manager.current, plan.listening(), life.wanted, life.slots, plan.steering
+                now, self.processes.current, plan.listening(), life.wanted, life.slots, plan.steering
             )
 
     def _drop_in_child(self) -> None:

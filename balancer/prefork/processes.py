@@ -11,10 +11,10 @@ from collections.abc import Callable
 from balancer.eventloop.log import Log
 from balancer.eventloop.signals import send
 from balancer.prefork.child import EXIT_CUT
-from balancer.prefork.children import Children, Leases, NoLease, Place, Process
+from balancer.prefork.children import ChildProcess, Children, Leases, NoLease, Place
 from balancer.prefork.fork import Nursery, Seat
 from balancer.prefork.plan import Plan
-from balancer.prefork.slots import DUMP_TIME, Watch, wants_abort
+from balancer.prefork.slots import DUMP_TIME, HeartbeatWatch, wants_abort
 from balancer.prefork.sockets import Sockets
 from balancer.shm.layout import (
     BEAT_MS,
@@ -37,7 +37,7 @@ class ProcessManager:
         self.log = log
         self.children = Children(Leases(FIRST_LEASE, shared.rows.rows))
         self.nursery = Nursery(shared)
-        self.watch = Watch(now)
+        self.watch = HeartbeatWatch(now)
         self.plans: dict[int, Plan] = {}
         self.current = 0  # the generation that serves
         self.was_cut = False  # a process ended with sessions left, by our order
@@ -89,7 +89,7 @@ class ProcessManager:
 
     def reap(self, now: float) -> list[tuple[int, int]]:
         """Reap every dead child; (pid, status) of those that are not in the registry."""
-        strangers: list[tuple[int, int]] = []
+        unknown: list[tuple[int, int]] = []
         while True:
             try:
                 pid, status = os.waitpid(-1, os.WNOHANG)
@@ -99,13 +99,13 @@ class ProcessManager:
                 break
             process = self.children.reaped(pid, now)
             if process is None:
-                strangers.append((pid, status))
+                unknown.append((pid, status))
                 continue
             if process.control is not None:
                 process.control.close()
             self._tell_death(process, status, now)
             self._free(process.row, self.plans[process.generation].totals)
-        return strangers
+        return unknown
 
     def _free(self, row: int, totals: frozenset[int]) -> None:
         """Fold, zero, free: in this order a total may be seen twice for an instant but is never lost."""
@@ -113,7 +113,7 @@ class ProcessManager:
         self.children.leases.give_back(row)
         self._write_live_rows()
 
-    def _tell_death(self, process: Process, status: int, now: float) -> None:
+    def _tell_death(self, process: ChildProcess, status: int, now: float) -> None:
         code = os.waitstatus_to_exitcode(status)
         if process.draining and (code == EXIT_CUT or process.killed):
             self.was_cut = True

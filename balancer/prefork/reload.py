@@ -16,7 +16,7 @@ from balancer.config.option import ConfigError
 from balancer.eventloop.log import Log
 from balancer.prefork.plan import Plan, Service
 from balancer.prefork.processes import ProcessManager
-from balancer.prefork.sockets import CannotBind, Group
+from balancer.prefork.sockets import CannotBind, SocketGroup
 from balancer.shm.notice import NOTICE_BYTES
 
 READY_WITHIN = 12.0  # seconds for a whole new generation
@@ -24,7 +24,7 @@ MOST_GENERATIONS = 3  # alive at once; the oldest is cut before a fourth begins
 
 
 @dataclass(frozen=True)
-class Difference:
+class PlanChanges:
     """What a reload changes, in words."""
 
     added: tuple[str, ...] = ()
@@ -48,10 +48,10 @@ def summary_of(plan: Plan) -> dict[str, str]:
     return summary | dict(plan.summary)
 
 
-def compare(old: Plan, new: Plan) -> Difference:
+def compare(old: Plan, new: Plan) -> PlanChanges:
     """What changes from one plan to the next."""
     before, after = summary_of(old), summary_of(new)
-    return Difference(
+    return PlanChanges(
         added=tuple(f"{name} {after[name]}" for name in after if name not in before),
         removed=tuple(name for name in before if name not in after),
         changed=tuple(
@@ -84,38 +84,38 @@ class Reload:
     """One reload under way. `step` is called every turn until it says True (committed) or raises GivenUp."""
 
     def __init__(
-        self, manager: ProcessManager, service: Service, generation: int, slots: int, now: float
+        self, processes: ProcessManager, service: Service, generation: int, slots: int, now: float
     ) -> None:
         """Read, bind, ask for the new processes. Raises GivenUp with nothing changed."""
         self.generation = generation
-        self._manager = manager
+        self._processes = processes
         self._deadline = now + READY_WITHIN
-        self.old = manager.plans[manager.current]
-        self.plan = read_plan(service, manager)
+        self.old = processes.plans[processes.current]
+        self.plan = read_plan(service, processes)
         reason = obstacle(self.old, self.plan)
         if reason:
             raise GivenUp(f"{reason}: that needs a restart")
-        warn_of(self.plan, manager.log)
+        warn_of(self.plan, processes.log)
         role = self.plan.roles[self.plan.role_index(self.plan.listening())]
         self.wanted = role.count
         self.slots = max(slots, role.count)
-        self._added: list[Group] = []
+        self._added: list[SocketGroup] = []
         try:
-            self._added = manager.sockets.open(self.plan.binds, self.slots)
-            manager.sockets.grow(self.slots)
+            self._added = processes.sockets.open(self.plan.binds, self.slots)
+            processes.sockets.grow(self.slots)
         except CannotBind as error:
             self._unbind()
             raise GivenUp(str(error)) from error
         try:
-            manager.want_all(generation, self.plan, now)
+            processes.want_all(generation, self.plan, now)
         except OSError as error:
             self._unbind()
-            manager.forget(generation)
+            processes.forget(generation)
             raise GivenUp(f"no channels for the new processes: {error.strerror}") from error
 
     def step(self, now: float) -> bool:
         """True once every new process is ready. Raises GivenUp when one died before, or time is up."""
-        children = self._manager.children
+        children = self._processes.children
         for place in children.of_generation(self.generation):
             if place.unready_deaths:
                 self._unbind()
@@ -128,18 +128,18 @@ class Reload:
         return False
 
     def _unbind(self) -> None:
-        self._manager.sockets.remove(group.key for group in self._added)
+        self._processes.sockets.remove(group.key for group in self._added)
         self._added = []
 
     def removed(self) -> list[tuple[str, object]]:
         """Keys of the socket groups that the new plan does not want."""
         wanted = {(bind.role, bind.address) for bind in self.plan.binds}
-        return [key for key in self._manager.sockets.groups if key not in wanted]
+        return [key for key in self._processes.sockets.groups if key not in wanted]
 
     def take_over_options(self) -> None:
         """Addresses that stay: their backlog, options and mode as the new plan has them."""
         for bind in self.plan.binds:
-            group = self._manager.sockets.groups[bind.role, bind.address]
+            group = self._processes.sockets.groups[bind.role, bind.address]
             if group.bind != bind:
                 group.rebind(bind)
 
@@ -150,20 +150,20 @@ def warn_of(plan: Plan, log: Log) -> None:
         log.warning("config", note=note)
 
 
-def read_plan(service: Service, manager: ProcessManager) -> Plan:
+def read_plan(service: Service, processes: ProcessManager) -> Plan:
     """The service's new plan. Raises GivenUp; a bug in reading a configuration must not end a serving master."""
     try:
-        return service.plan(manager.shared)
+        return service.plan(processes.shared)
     except (ConfigError, OSError, ValueError) as error:
         raise GivenUp(str(error)) from error
     except Exception as error:
-        manager.log.error(
+        processes.log.error(
             "reload", error=f"{type(error).__name__}: {error}", then="this is a bug, please report it"
         )
         raise GivenUp(f"{type(error).__name__}: {error}") from error
 
 
-def abridged(head: Mapping[str, object], text: str, difference: Difference) -> str:
+def abridged(head: Mapping[str, object], text: str, difference: PlanChanges) -> str:
     """JSON that fits the notice whole: what does not is cut word by word, for half an object is nobody's answer."""
     found = ""
     for longest in (100, 40, 8):  # characters of a name; one of them may take six bytes
@@ -176,20 +176,20 @@ def abridged(head: Mapping[str, object], text: str, difference: Difference) -> s
     return found
 
 
-class Outcome:
+class ReloadReport:
     """Tells how reloads ended: one JSON text in the notice, one line in the log."""
 
-    def __init__(self, manager: ProcessManager) -> None:
-        self._manager = manager
+    def __init__(self, processes: ProcessManager) -> None:
+        self._processes = processes
         self._serial = 0
 
-    def tell(self, now: float, error: str, difference: Difference) -> None:
+    def tell(self, now: float, error: str, difference: PlanChanges) -> None:
         """`error` empty: it went through."""
         self._serial += 1
         text = error or str(difference)
         head = {"serial": self._serial, "ok": not error, "at_ms": int(now * 1000)}
-        self._manager.shared.notice.write(abridged(head, text, difference))
+        self._processes.shared.notice.write(abridged(head, text, difference))
         if error:
-            self._manager.log.error("reload", error=error, then="the old configuration stays")
+            self._processes.log.error("reload", error=error, then="the old configuration stays")
         else:
-            self._manager.log.info("reload", generation=self._manager.current, result=text)
+            self._processes.log.info("reload", generation=self._processes.current, result=text)

@@ -29,11 +29,11 @@ def first_to_go(plan: Plan, is_final: bool) -> frozenset[str]:
 class Retirement:
     """One generation on its way out."""
 
-    def __init__(self, manager: ProcessManager, generation: int, is_final: bool, now: float) -> None:
-        plan = manager.plans[generation]
+    def __init__(self, processes: ProcessManager, generation: int, is_final: bool, now: float) -> None:
+        plan = processes.plans[generation]
         self.generation = generation
         self.deadline = now + plan.drain_timeout
-        self._manager = manager
+        self._processes = processes
         self._first = first_to_go(plan, is_final)
         self._all_told = False
         self._cut_at: float | None = None
@@ -41,7 +41,7 @@ class Retirement:
 
     def _stop(self, roles: Iterable[str]) -> None:
         names = frozenset(roles)
-        children = self._manager.children
+        children = self._processes.children
         for place in children.of_generation(self.generation):
             if place.role in names:
                 process = children.unwant(*place.key)
@@ -54,7 +54,7 @@ class Retirement:
             return
         self._stop_the_rest()
         self._cut_at = now
-        for process in self._manager.children.living(self.generation):
+        for process in self._processes.children.living(self.generation):
             send(process.pid, signal.SIGQUIT)
 
     @property
@@ -64,18 +64,18 @@ class Retirement:
     def _stop_the_rest(self) -> None:
         if not self._all_told:
             self._all_told = True
-            self._stop({place.role for place in self._manager.children.of_generation(self.generation)})
+            self._stop({place.role for place in self._processes.children.of_generation(self.generation)})
 
     def advance(self, now: float) -> bool:
         """One step; True when the generation is gone."""
-        living = list(self._manager.children.living(self.generation))
+        living = list(self._processes.children.living(self.generation))
         if not any(process.role in self._first for process in living):
             self._stop_the_rest()
         if not living and self._all_told:
             return True
         if self._cut_at is None and now > self.deadline + CUT_GRACE:
             left = ",".join(f"{process.role}-{process.slot}" for process in living)
-            self._manager.log.warning("drain", generation=self.generation, left=left, then="cut them")
+            self._processes.log.warning("drain", generation=self.generation, left=left, then="cut them")
             self.cut(now)
         elif self._cut_at is not None and now > self._cut_at + KILL_GRACE:
             for process in living:

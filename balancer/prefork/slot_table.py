@@ -9,9 +9,9 @@ from collections.abc import Sequence
 
 from balancer.eventloop.log import Log
 from balancer.eventloop.signals import send
-from balancer.prefork.children import Children, Process
-from balancer.prefork.slots import NAMES, Verdict, View, Watch, eligible_loads, judge
-from balancer.prefork.sockets import Group, Sockets
+from balancer.prefork.children import ChildProcess, Children
+from balancer.prefork.slots import NAMES, HeartbeatWatch, SlotVerdict, SlotView, eligible_loads, judge
+from balancer.prefork.sockets import SocketGroup, Sockets
 from balancer.prefork.steering import Smoother, attach, is_material, portions, program, shares
 from balancer.shm.layout import (
     ACCEPTING,
@@ -36,7 +36,9 @@ WORTH_A_LINE = frozenset({SLOT_STALE, SLOT_EMPTY})
 class SlotTable:
     """Keeps the slots table true."""
 
-    def __init__(self, shared: Shared, children: Children, sockets: Sockets, watch: Watch, log: Log) -> None:
+    def __init__(
+        self, shared: Shared, children: Children, sockets: Sockets, watch: HeartbeatWatch, log: Log
+    ) -> None:
         self._shared = shared
         self._children = children
         self._sockets = sockets
@@ -57,11 +59,11 @@ class SlotTable:
         for row in {v.adopter for v, was in zip(verdicts, before, strict=True) if v.adopter != was}:
             self._ring(row)
 
-    def _view(self, holder: Process | None, is_surplus: bool, now: float) -> View:
+    def _view(self, holder: ChildProcess | None, is_surplus: bool, now: float) -> SlotView:
         if holder is None or holder.draining:
-            return View(is_surplus=is_surplus)
+            return SlotView(is_surplus=is_surplus)
         cells = self._shared.rows.row(holder.row)
-        return View(
+        return SlotView(
             row=holder.row,
             is_ready=holder.ready_at is not None,
             is_accepting=bool(cells[ACCEPTING]),
@@ -72,7 +74,7 @@ class SlotTable:
         )
 
     def _write(
-        self, holders: Sequence[Process | None], verdicts: Sequence[Verdict], parts: Sequence[int]
+        self, holders: Sequence[ChildProcess | None], verdicts: Sequence[SlotVerdict], parts: Sequence[int]
     ) -> None:
         for slot, (holder, verdict, part) in enumerate(zip(holders, verdicts, parts, strict=True)):
             cells = self._shared.slots.row(slot)
@@ -91,16 +93,16 @@ class SlotTable:
         for group in self._sockets.groups.values():
             if group.bind.role != role or group.shared or not group.is_steerable:
                 continue
-            if steer and is_material(group.steered_by, parts) and len(group.listeners) == len(parts):
+            if steer and is_material(group.steered_by, parts) and len(group.sockets) == len(parts):
                 self._tell_kernel(group, parts)
             elif not steer and group.steered_by:
-                self._tell_kernel(group, portions([1.0] * len(group.listeners)))  # as even as the plain hash
+                self._tell_kernel(group, portions([1.0] * len(group.sockets)))  # as even as the plain hash
             steered |= steer and bool(group.steered_by)
         self._shared.rows.row(MASTER_ROW)[MASTER_STEERED] = int(steered)
 
-    def _tell_kernel(self, group: Group, parts: list[int]) -> None:
+    def _tell_kernel(self, group: SocketGroup, parts: list[int]) -> None:
         try:
-            attach(group.listeners[0].sock, program(parts))
+            attach(group.sockets[0].sock, program(parts))
         except OSError as error:
             group.is_steerable = False
             group.steered_by = []

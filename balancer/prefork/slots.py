@@ -35,7 +35,7 @@ NAMES = {
 }
 
 
-class Watch:
+class HeartbeatWatch:
     """Ages of heartbeats, forgiving what the watcher slept through.
 
     When the master itself was stopped, or the whole machine suspended, every heartbeat looks old at its next tick. So
@@ -66,7 +66,7 @@ def wants_abort(age: float, is_ready: bool, hang_after: float) -> bool:
 
 
 @dataclass(frozen=True)
-class View:
+class SlotView:
     """What is known of one slot. `row` 0: nobody holds it; `age`: seconds since its holder's heartbeat;
     `reach`: slots whose sockets the holder has."""
 
@@ -80,14 +80,14 @@ class View:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class SlotVerdict:
     """`state`: a SLOT_ value; `adopter`: row of the sibling named to help, 0 when none is needed or fit."""
 
     state: int
     adopter: int
 
 
-def state_of(view: View) -> int:
+def state_of(view: SlotView) -> int:
     """One word for one slot."""
     if view.is_surplus:
         return SLOT_SURPLUS
@@ -100,12 +100,12 @@ def state_of(view: View) -> int:
     return SLOT_SERVED if view.is_accepting else SLOT_PAUSED
 
 
-def judge(views: Sequence[View], adopters: Sequence[int]) -> list[Verdict]:
+def judge(views: Sequence[SlotView], adopters: Sequence[int]) -> list[SlotVerdict]:
     """A verdict per slot; `adopters` are the rows named so far (0 = none)."""
     states = [state_of(view) for view in views]
     fit = {view.row: view for view, state in zip(views, states, strict=True) if state == SLOT_SERVED}
     burden = dict.fromkeys(fit, 0)
-    verdicts: list[Verdict] = []
+    verdicts: list[SlotVerdict] = []
     for index, state in enumerate(states):
         adopter = 0
         able = [row for row, view in fit.items() if view.reach > index]
@@ -115,11 +115,11 @@ def judge(views: Sequence[View], adopters: Sequence[int]) -> list[Verdict]:
                 before if before in able else min(able, key=lambda row: (burden[row], fit[row].load, row))
             )
             burden[adopter] += 1
-        verdicts.append(Verdict(state, adopter))
+        verdicts.append(SlotVerdict(state, adopter))
     return verdicts
 
 
-def eligible_loads(views: Sequence[View], verdicts: Sequence[Verdict]) -> list[int | None]:
+def eligible_loads(views: Sequence[SlotView], verdicts: Sequence[SlotVerdict]) -> list[int | None]:
     """Load of each slot that may be steered to, None for the others.
 
     When nobody serves at the moment, those that will soonest: a connection then waits in a queue somebody will empty.

@@ -8,14 +8,32 @@ RULES
 """
 
 import contextlib
+import errno
 import os
 import socket
+import stat
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from balancer.config.units import Address
-from balancer.prefork.bind import Bind, bind_stream, bind_unix, set_options
+from balancer.eventloop.errnos import NOT_LISTENING
 from balancer.prefork.upgrade import InheritedSocket
+
+
+@dataclass(frozen=True)
+class Bind:
+    """One address to listen on for one role.
+
+    `per_slot`: a SO_REUSEPORT socket for each slot of the role; else one socket, which children find under slot 0.
+    `options` (level, option, value) are set on the listener and inherited by what it accepts. `mode` is a unix socket's.
+    """
+
+    role: str
+    address: Address
+    backlog: int = 1024
+    per_slot: bool = True
+    mode: int = 0o600
+    options: tuple[tuple[int, int, int], ...] = ()
 
 
 class CannotBind(OSError):
@@ -43,16 +61,18 @@ class Sockets:
     """Every listening socket of this master, by (role, wanted address), each a list by slot."""
 
     def __init__(self) -> None:
-        self.groups: dict[tuple[str, Address], Group] = {}
+        self.groups: dict[tuple[str, Address], SocketGroup] = {}
         self.owner: tuple[int, int] | None = None
         self.inherited: list[tuple[InheritedSocket, socket.socket]] = []
 
-    def open(self, binds: Iterable[Bind], slots: int) -> "list[Group]":
+    def open(self, binds: Iterable[Bind], slots: int) -> "list[SocketGroup]":
         """Make every bind listen with at least `slots` sockets; the groups that are new.
 
         All or nothing: raises CannotBind and leaves everything as it was, what was handed in included.
         """
-        added = [Group(bind, self.owner) for bind in binds if (bind.role, bind.address) not in self.groups]
+        added = [
+            SocketGroup(bind, self.owner) for bind in binds if (bind.role, bind.address) not in self.groups
+        ]
         handed_in = list(self.inherited)
         for group in added:
             group.take(self.inherited)
@@ -74,9 +94,9 @@ class Sockets:
         """A socket more for every slot that has none yet. Raises CannotBind with nothing changed."""
         self._make_listen(list(self.groups.values()), slots)
 
-    def _make_listen(self, groups: "list[Group]", slots: int) -> None:
+    def _make_listen(self, groups: "list[SocketGroup]", slots: int) -> None:
         """Bind everything, then listen: a socket that only was bound is closed without losing anybody."""
-        made: list[tuple[Group, list[socket.socket]]] = []
+        made: list[tuple[SocketGroup, list[socket.socket]]] = []
         try:
             for group in groups:
                 made.append((group, []))
@@ -94,23 +114,23 @@ class Sockets:
         found: dict[int, list[ListeningSocket]] = {}
         for group in self.groups.values():
             if group.bind.role == role:
-                for listener in group.listeners:
+                for listener in group.sockets:
                     found.setdefault(listener.slot, []).append(listener)
         return {slot: tuple(listeners) for slot, listeners in sorted(found.items())}
 
-    def heirlooms(self) -> list[InheritedSocket]:
+    def to_hand_over(self) -> list[InheritedSocket]:
         """Everything a successor needs to know of our sockets, in the order of slots."""
         return [
             InheritedSocket(listener.fd, group.bind.role, str(group.bind.address))
             for group in self.groups.values()
-            for listener in group.listeners
+            for listener in group.sockets
         ]
 
     def remove(self, keys: Iterable[tuple[str, Address]]) -> None:
         """Stop listening for good, in every process that holds a duplicate too: shutdown acts on the open file."""
         for key in list(keys):
             group = self.groups.pop(key)
-            for listener in group.listeners:
+            for listener in group.sockets:
                 with contextlib.suppress(OSError):
                     listener.sock.shutdown(socket.SHUT_RDWR)
             group.unlink()
@@ -122,14 +142,14 @@ class Sockets:
             group.unlink()
 
 
-class Group:
+class SocketGroup:
     """The sockets of one address: kernel members by slot, or one socket that slots hold duplicates of."""
 
     def __init__(self, bind: Bind, owner: tuple[int, int] | None) -> None:
         self.bind = bind
         self.key = (bind.role, bind.address)
         self.address = bind.address
-        self.listeners: list[ListeningSocket] = []
+        self.sockets: list[ListeningSocket] = []
         self.shared = bind.address.family == "unix" or not bind.per_slot
         self.steered_by: list[int] = []  # shares the kernel was last told, none yet
         self.is_steerable = True  # until the kernel says no
@@ -154,8 +174,8 @@ class Group:
 
     def prepare(self, slots: int, made: list[socket.socket]) -> None:
         """Bind what is missing to have a socket for each of `slots` slots; appends to `made`. Raises OSError."""
-        while len(self.listeners) + len(made) < slots:
-            before = [listener.sock for listener in self.listeners] + made
+        while len(self.sockets) + len(made) < slots:
+            before = [listener.sock for listener in self.sockets] + made
             if self.shared and before:
                 made.append(before[0].dup())
             elif self.bind.address.family == "unix":
@@ -176,7 +196,7 @@ class Group:
 
     def _admit(self, sock: socket.socket) -> None:
         self.address = real_address(sock, self.bind.address)
-        self.listeners.append(ListeningSocket(self.address, len(self.listeners), sock.fileno(), sock))
+        self.sockets.append(ListeningSocket(self.address, len(self.sockets), sock.fileno(), sock))
         self._note_file()
 
     def _note_file(self) -> None:
@@ -188,7 +208,7 @@ class Group:
     def rebind(self, bind: Bind) -> None:
         """Take over changed backlog, options and mode of an address that stays; best effort, nothing is closed."""
         self.bind = bind
-        for listener in self.listeners:
+        for listener in self.sockets:
             with contextlib.suppress(OSError):
                 set_options(listener.sock, bind)
                 listener.sock.listen(bind.backlog)
@@ -209,20 +229,20 @@ class Group:
 
     def undo(self, handed_in: "list[socket.socket]") -> None:
         """Close what was made here; a file whose socket was handed in is still its giver's."""
-        made = [listener.sock for listener in self.listeners if listener.sock not in handed_in]
-        if len(made) == len(self.listeners):
+        made = [listener.sock for listener in self.sockets if listener.sock not in handed_in]
+        if len(made) == len(self.sockets):
             self.unlink()
         for sock in made:
             sock.close()
 
     def close(self) -> None:
-        for listener in self.listeners:
+        for listener in self.sockets:
             listener.sock.close()
 
 
-def most_slots(groups: Iterable[Group]) -> int:
+def most_slots(groups: Iterable[SocketGroup]) -> int:
     """The most sockets that any address with one for each slot has; 0 when there is none."""
-    return max((len(group.listeners) for group in groups if group.bind.per_slot), default=0)
+    return max((len(group.sockets) for group in groups if group.bind.per_slot), default=0)
 
 
 def serves(sock: socket.socket, address: Address) -> bool:
@@ -241,3 +261,71 @@ def serves(sock: socket.socket, address: Address) -> bool:
 
 def _text(name: object) -> str:
     return name.decode(errors="surrogateescape") if isinstance(name, bytes) else str(name)
+
+
+def bind_stream(
+    bind: Bind, address: Address, join: bool, owner: tuple[int, int] | None = None
+) -> socket.socket:
+    """A bound TCP socket, not yet listening; `join`: the address is ours already. Raises OSError."""
+    family = socket.AddressFamily(address.socket_family)
+    sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+    try:
+        if owner is not None:
+            os.fchown(sock.fileno(), *owner)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        set_options(sock, bind)
+        if join:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        sock.bind(address.sockaddr())
+        if not join and bind.per_slot:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def bind_unix(bind: Bind, owner: tuple[int, int] | None = None) -> socket.socket:
+    """A bound unix socket with its mode and owner set before anyone can connect. Raises OSError."""
+    path = str(bind.address.sockaddr())
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+    umask = os.umask(0o177)
+    try:
+        if not path.startswith("\0"):
+            _clear_stale(path)
+        sock.bind(path)
+        if not path.startswith("\0"):
+            os.chmod(path, bind.mode)
+            if owner is not None:
+                os.chown(path, *owner)
+        set_options(sock, bind)
+    except BaseException:
+        sock.close()
+        raise
+    finally:
+        os.umask(umask)
+    return sock
+
+
+def _clear_stale(path: str) -> None:
+    """Unlink a socket file that nobody serves; raises EADDRINUSE for a live one and for what is no socket."""
+    try:
+        if not stat.S_ISSOCK(os.lstat(path).st_mode):
+            raise OSError(errno.EADDRINUSE, "the path exists and is not a socket")
+    except FileNotFoundError:
+        return
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as probe:
+        code = probe.connect_ex(path)
+    if code in NOT_LISTENING:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path)
+    else:  # 0, or EAGAIN: its queue is full, so somebody holds it
+        raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
+
+
+def set_options(sock: socket.socket, bind: Bind) -> None:
+    """Options of the bind; what connections inherit is set here once instead of at every accept."""
+    for level, option, value in bind.options:
+        sock.setsockopt(level, option, value)

@@ -60,8 +60,8 @@ def parse_listeners(text: str) -> tuple[InheritedSocket, ...]:
         return ()
 
 
-def format_listeners(heirlooms: Iterable[InheritedSocket]) -> str:
-    return json.dumps([(item.fd, item.role, item.wanted) for item in heirlooms])
+def format_listeners(inherited: Iterable[InheritedSocket]) -> str:
+    return json.dumps([(item.fd, item.role, item.wanted) for item in inherited])
 
 
 def read_inheritance(environ: Mapping[str, str], pid: int) -> InheritedFds:
@@ -89,10 +89,10 @@ def forget_inheritance() -> None:
         os.environ.pop(name, None)
 
 
-def adopt_sockets(heirlooms: Iterable[InheritedSocket]) -> list[tuple[InheritedSocket, socket.socket]]:
+def adopt_sockets(inherited: Iterable[InheritedSocket]) -> list[tuple[InheritedSocket, socket.socket]]:
     """Socket objects of the descriptors that are listening stream sockets; others are left alone."""
     found = []
-    for item in heirlooms:
+    for item in inherited:
         try:
             sock = socket.socket(fileno=item.fd)
         except OSError:
@@ -128,7 +128,7 @@ class Successor:
 
 
 def start_successor(
-    heirlooms: Iterable[InheritedSocket], pidfile_fd: int, handover_state: str, now: float
+    inherited: Iterable[InheritedSocket], pidfile_fd: int, handover_state: str, now: float
 ) -> Successor:
     """Fork and exec this program again with its listeners and its handover_state. Raises OSError when the fork fails.
 
@@ -145,16 +145,16 @@ def start_successor(
         os.close(writer)
         return Successor(pid, reader, now + GIVE_UP_AFTER)
     try:
-        _become(list(heirlooms), writer, pidfile_fd, handover_state)
+        _become(list(inherited), writer, pidfile_fd, handover_state)
     except BaseException as error:
         with contextlib.suppress(OSError):
             os.write(2, f"upgrade: cannot run {sys.executable}: {error}\n".encode())
     os._exit(1)
 
 
-def _become(heirlooms: list[InheritedSocket], writer: int, pidfile_fd: int, handover_state: str) -> None:
+def _become(inherited: list[InheritedSocket], writer: int, pidfile_fd: int, handover_state: str) -> None:
     environ = dict(os.environ)
-    environ[LISTENERS] = format_listeners(heirlooms)
+    environ[LISTENERS] = format_listeners(inherited)
     environ[READY_FD] = str(writer)
     environ[HANDOVER_STATE] = handover_state
     if pidfile_fd >= 0:
@@ -162,7 +162,7 @@ def _become(heirlooms: list[InheritedSocket], writer: int, pidfile_fd: int, hand
         os.set_inheritable(pidfile_fd, True)
     if "WATCHDOG_PID" in environ:
         environ["WATCHDOG_PID"] = str(os.getpid())
-    for fd in (*(item.fd for item in heirlooms), writer):
+    for fd in (*(item.fd for item in inherited), writer):
         os.set_inheritable(fd, True)
     signal.set_wakeup_fd(-1)
     for number in (signal.SIGPIPE, signal.SIGURG, signal.SIGWINCH, signal.SIGALRM):

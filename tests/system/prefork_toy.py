@@ -46,16 +46,16 @@ class Echo:
         own = set() if self.child.draining else {self.child.slot, *self.child.adopted()}
         for slot in self.watched - own:
             self.accept_all(slot)
-            for listener in self.child.listeners.get(slot, ()):
+            for listener in self.child.listening.get(slot, ()):
                 self.child.loop.forget(listener.fd)
         for slot in own - self.watched:
-            for listener in self.child.listeners.get(slot, ()):
+            for listener in self.child.listening.get(slot, ()):
                 self.child.loop.watch_level(listener.fd, lambda _mask, slot=slot: self.accept_all(slot))
         self.watched = own
         self.child.title.set(f"worker {self.child.slot} [{len(self.conns)} sessions]", self.child.loop.now)
 
     def accept_all(self, slot: int) -> None:
-        for listener in self.child.listeners.get(slot, ()):
+        for listener in self.child.listening.get(slot, ()):
             while True:
                 try:
                     conn, _ = listener.sock.accept()

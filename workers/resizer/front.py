@@ -94,7 +94,7 @@ class Front:
 
     def _open_doors(self) -> None:
         for slot in {self.child.slot, *self.child.adopted()}:
-            for listener in self.child.listeners.get(slot, ()):
+            for listener in self.child.listening.get(slot, ()):
                 if listener.fd not in self.doors and listener.sock.fileno() >= 0:
                     self.doors[listener.fd] = listener
                     self.loop.watch_level(listener.fd, partial(self.accept, listener))

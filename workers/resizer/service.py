@@ -13,8 +13,8 @@ from collections.abc import Mapping, Sequence
 from balancer import __version__
 from balancer.config.cpus import available_cores
 from balancer.config.loader import ConfigError
-from balancer.prefork.bind import Bind
 from balancer.prefork.plan import Plan, Role
+from balancer.prefork.sockets import Bind
 from balancer.shm.layout import Shared
 from workers.imaging.limits import PictureLimits
 from workers.options import ResizerOptions, parse_resizer

@@ -2,7 +2,7 @@
 
 import pytest
 
-from balancer.prefork.children import SHORT_LIFE, Children, Leases, NoLease, Process, backoff
+from balancer.prefork.children import SHORT_LIFE, ChildProcess, Children, Leases, NoLease, backoff
 
 
 def make(*slots: int, now: float = 0.0) -> Children:
@@ -12,7 +12,7 @@ def make(*slots: int, now: float = 0.0) -> Children:
     return children
 
 
-def spawn(children: Children, pid: int, now: float) -> Process:
+def spawn(children: Children, pid: int, now: float) -> ChildProcess:
     place = children.due(now)[0]
     return children.spawned(place, pid, children.leases.take(), now)
 
@@ -82,11 +82,11 @@ def test_dying_before_ready_backs_off_and_is_hopeless_after_four() -> None:
     for pid in range(100, 104):
         births.append(now)
         spawn(children, pid, now)
-        assert not children.may_be_hopeless(1, "worker", 4)
+        assert not children.never_got_ready(1, "worker", 4)
         children.reaped(pid, now)
         now = children.next_due() or 0.0
     assert births == [0.0, 1.0, 3.0, 7.0]
-    assert children.may_be_hopeless(1, "worker", 4)
+    assert children.never_got_ready(1, "worker", 4)
 
 
 def test_one_that_was_ready_gives_hope_for_its_role_only() -> None:
@@ -96,8 +96,8 @@ def test_one_that_was_ready_gives_hope_for_its_role_only() -> None:
     children.became_ready(100, 0.0)
     for place in children.of_generation(1):
         place.unready_deaths = 9
-    assert not children.may_be_hopeless(1, "worker", 4)
-    assert children.may_be_hopeless(1, "prober", 4)
+    assert not children.never_got_ready(1, "worker", 4)
+    assert children.never_got_ready(1, "prober", 4)
 
 
 def test_backoff_is_capped() -> None:

@@ -7,7 +7,7 @@ import socket
 import pytest
 
 from balancer.config.units import parse_address
-from balancer.prefork.children import Process
+from balancer.prefork.children import ChildProcess
 from balancer.prefork.fork import MOST_FDS, Nursery
 from balancer.prefork.sockets import ListeningSocket
 
@@ -31,7 +31,7 @@ def test_more_sockets_than_a_packet_holds_come_in_several() -> None:
             slot: tuple(ListeningSocket(address, slot, ours.fileno(), ours) for _ in range(2))
             for slot in range(slots)
         }
-        process = Process(4711, "worker", 0, 1, 3, 0.0, reach=1, control=theirs)
+        process = ChildProcess(4711, "worker", 0, 1, 3, 0.0, reach=1, control=theirs)
         Nursery.extend(process, sockets)
         assert process.reach == 1 + MOST_FDS // 2
         Nursery.extend(process, sockets)
@@ -46,7 +46,7 @@ def test_a_child_that_is_gone_has_no_further_reach() -> None:
     theirs, ours = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK)
     ours.close()
     with theirs, socket.socket() as sock:
-        process = Process(4711, "worker", 0, 1, 3, 0.0, reach=0, control=theirs)
+        process = ChildProcess(4711, "worker", 0, 1, 3, 0.0, reach=0, control=theirs)
         Nursery.extend(
             process, {0: (ListeningSocket(parse_address("127.0.0.1:80"), 0, sock.fileno(), sock),)}
         )

@@ -29,7 +29,7 @@ def test_only_a_successor_that_is_not_reaped_yet_is_killed(
     hand.start(1.0, None)
     assert not hand.hear(1.0) and hand.fds() == [reader]
     if is_reaped:
-        hand.stranger_died(4711, -9)
+        hand.unknown_child_died(4711, -9)
     os.close(writer)
     assert not hand.hear(2.0) and hand.fds() == []
     assert sent == ([] if is_reaped else [(4711, signal.SIGKILL)])

@@ -4,11 +4,11 @@ import json
 from dataclasses import replace
 
 from balancer.config.units import parse_address
-from balancer.prefork.bind import Bind
 from balancer.prefork.child import Child
 from balancer.prefork.plan import Plan, Role
-from balancer.prefork.reload import Difference, abridged, compare, obstacle
+from balancer.prefork.reload import PlanChanges, abridged, compare, obstacle
 from balancer.prefork.retire import first_to_go
+from balancer.prefork.sockets import Bind
 from balancer.shm.notice import NOTICE_BYTES
 
 
@@ -26,8 +26,8 @@ def make(*ports: int, workers: int = 2) -> Plan:
 
 
 def test_nothing_changed_is_said_so() -> None:
-    assert compare(make(80), make(80)) == Difference()
-    assert str(Difference()) == "nothing changed"
+    assert compare(make(80), make(80)) == PlanChanges()
+    assert str(PlanChanges()) == "nothing changed"
 
 
 def test_ports_counts_and_facts_are_compared() -> None:
@@ -58,11 +58,11 @@ def test_those_who_serve_the_workers_go_last() -> None:
 def test_the_notice_of_any_reload_is_whole_json() -> None:
     names = tuple("ü" * 300 for _ in range(40))
     for text, difference in (
-        ("ü" * 5000, Difference()),
-        ("x", Difference(names, names, names)),
-        ("x", Difference()),
+        ("ü" * 5000, PlanChanges()),
+        ("x", PlanChanges(names, names, names)),
+        ("x", PlanChanges()),
     ):
         found = abridged({"serial": 1}, text, difference)
         assert len(found.encode()) <= NOTICE_BYTES
         assert json.loads(found)["serial"] == 1 and json.loads(found)["text"]
-    assert json.loads(abridged({}, "x", Difference(added=("y" * 90,))))["added"] == ["y" * 90]
+    assert json.loads(abridged({}, "x", PlanChanges(added=("y" * 90,))))["added"] == ["y" * 90]

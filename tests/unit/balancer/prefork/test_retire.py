@@ -15,7 +15,7 @@ PLAN = Plan("toy", (Role("worker", 1, lambda _child: 0),), (), columns=16, drain
 
 
 class Deaf:
-    """A manager of one process that answers no signal."""
+    """A processes of one process that answers no signal."""
 
     def __init__(self) -> None:
         self.plans = {1: PLAN}
@@ -34,8 +34,8 @@ def sent(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 def test_who_asks_for_the_cut_again_does_not_put_off_the_kill(sent: list[int]) -> None:
     """A reload that waits for the oldest generation asks every turn; so does an operator who is in a hurry."""
-    manager: Any = Deaf()
-    going = Retirement(manager, 1, is_final=False, now=10.0)
+    processes: Any = Deaf()
+    going = Retirement(processes, 1, is_final=False, now=10.0)
     now = 11.0
     while now < 11.0 + KILL_GRACE + 0.5:
         going.cut(now)

@@ -4,9 +4,9 @@ import pytest
 
 from balancer.prefork.slots import (
     STALE_AFTER,
-    Verdict,
-    View,
-    Watch,
+    HeartbeatWatch,
+    SlotVerdict,
+    SlotView,
     eligible_loads,
     judge,
     state_of,
@@ -15,13 +15,13 @@ from balancer.prefork.slots import (
 from balancer.shm.layout import SLOT_EMPTY, SLOT_PAUSED, SLOT_SERVED, SLOT_STALE, SLOT_STARTING, SLOT_SURPLUS
 
 
-def served(row: int, load: int = 0, reach: int = 99) -> View:
-    return View(row=row, is_ready=True, is_accepting=True, load=load, reach=reach)
+def served(row: int, load: int = 0, reach: int = 99) -> SlotView:
+    return SlotView(row=row, is_ready=True, is_accepting=True, load=load, reach=reach)
 
 
-STALE = View(row=9, is_ready=True, is_accepting=True, age=STALE_AFTER + 0.01)
-EMPTY = View()
-SURPLUS = View(is_surplus=True)
+STALE = SlotView(row=9, is_ready=True, is_accepting=True, age=STALE_AFTER + 0.01)
+EMPTY = SlotView()
+SURPLUS = SlotView(is_surplus=True)
 
 
 @pytest.mark.parametrize(
@@ -29,20 +29,20 @@ SURPLUS = View(is_surplus=True)
     [
         (served(3), SLOT_SERVED),
         (STALE, SLOT_STALE),
-        (View(row=9, is_ready=True, is_accepting=True, age=STALE_AFTER), SLOT_SERVED),
+        (SlotView(row=9, is_ready=True, is_accepting=True, age=STALE_AFTER), SLOT_SERVED),
         (EMPTY, SLOT_EMPTY),
-        (View(row=4), SLOT_STARTING),
-        (View(row=4, is_ready=True), SLOT_PAUSED),
-        (View(row=4, is_ready=True, is_accepting=True, is_surplus=True), SLOT_SURPLUS),
+        (SlotView(row=4), SLOT_STARTING),
+        (SlotView(row=4, is_ready=True), SLOT_PAUSED),
+        (SlotView(row=4, is_ready=True, is_accepting=True, is_surplus=True), SLOT_SURPLUS),
     ],
 )
-def test_one_word_for_each_slot(view: View, state: int) -> None:
+def test_one_word_for_each_slot(view: SlotView, state: int) -> None:
     assert state_of(view) == state
 
 
 def test_a_slot_without_fit_holder_is_adopted_by_the_idlest_sibling() -> None:
     verdicts = judge([STALE, served(3, load=5), served(4, load=2)], [0, 0, 0])
-    assert verdicts == [Verdict(SLOT_STALE, 4), Verdict(SLOT_SERVED, 0), Verdict(SLOT_SERVED, 0)]
+    assert verdicts == [SlotVerdict(SLOT_STALE, 4), SlotVerdict(SLOT_SERVED, 0), SlotVerdict(SLOT_SERVED, 0)]
 
 
 def test_an_adopter_stays_while_it_is_fit() -> None:
@@ -60,8 +60,8 @@ def test_only_who_has_the_socket_can_adopt_it() -> None:
     verdicts = judge([served(3, reach=2), served(4, load=9, reach=3), SURPLUS], [0, 0, 0])
     assert verdicts[2].adopter == 4
     assert judge([served(3, reach=2), SURPLUS, SURPLUS], [0, 0, 0])[1:] == [
-        Verdict(SLOT_SURPLUS, 3),
-        Verdict(SLOT_SURPLUS, 0),
+        SlotVerdict(SLOT_SURPLUS, 3),
+        SlotVerdict(SLOT_SURPLUS, 0),
     ]
 
 
@@ -69,7 +69,7 @@ def test_nobody_fit_names_nobody() -> None:
     assert [verdict.adopter for verdict in judge([STALE, EMPTY], [0, 0])] == [0, 0]
 
 
-def loads(*views: View) -> list[int | None]:
+def loads(*views: SlotView) -> list[int | None]:
     return eligible_loads(views, judge(views, [0] * len(views)))
 
 
@@ -78,14 +78,14 @@ def test_only_served_slots_are_steered_to() -> None:
 
 
 def test_when_nobody_serves_those_that_soon_will_are_steered_to() -> None:
-    paused = View(row=4, is_ready=True, load=3)
+    paused = SlotView(row=4, is_ready=True, load=3)
     assert loads(paused, STALE, SURPLUS) == [3, None, None]
     assert loads(EMPTY, SURPLUS) == [0, None]
     assert loads(SURPLUS) == [0]
 
 
 def test_ages_are_forgiven_what_the_watcher_slept_through() -> None:
-    watch = Watch(100.0)
+    watch = HeartbeatWatch(100.0)
     assert not watch.look(100.25)
     assert watch.age(99_000, 100.5) == 0.5  # nothing from before the watch began
     assert watch.age(100_250, 100.5) == 0.25

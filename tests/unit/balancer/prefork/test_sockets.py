@@ -10,9 +10,8 @@ from pathlib import Path
 import pytest
 
 from balancer.config.units import parse_address
-from balancer.prefork.bind import Bind
 from balancer.prefork.boot import retry_bind
-from balancer.prefork.sockets import CannotBind, Sockets, serves
+from balancer.prefork.sockets import Bind, CannotBind, Sockets, serves
 from balancer.prefork.upgrade import InheritedSocket
 
 
@@ -35,9 +34,9 @@ def port_of(sockets: Sockets, role: str = "worker") -> int:
 
 def test_port_zero_becomes_one_port_for_all_slots(sockets: Sockets) -> None:
     (group,) = sockets.open([tcp()], 3)
-    ports = {listener.sock.getsockname()[1] for listener in group.listeners}
+    ports = {listener.sock.getsockname()[1] for listener in group.sockets}
     assert len(ports) == 1 and ports == {group.address.port} != {0}
-    assert [listener.slot for listener in group.listeners] == [0, 1, 2]
+    assert [listener.slot for listener in group.sockets] == [0, 1, 2]
     assert list(sockets.of_role("worker")) == [0, 1, 2]
 
 
@@ -90,11 +89,11 @@ def test_a_removed_port_stops_listening_even_where_a_duplicate_is_held(sockets: 
 def test_a_unix_socket_is_one_queue_with_a_descriptor_per_slot(sockets: Sockets, tmp_path: Path) -> None:
     path = tmp_path / "lb.sock"
     (group,) = sockets.open([Bind("worker", parse_address(f"unix:{path}"), mode=0o660)], 2)
-    assert group.shared and len({listener.fd for listener in group.listeners}) == 2
+    assert group.shared and len({listener.fd for listener in group.sockets}) == 2
     assert stat.S_IMODE(path.stat().st_mode) == 0o660
     with socket.socket(socket.AF_UNIX) as client:
         client.connect(str(path))
-        group.listeners[1].sock.accept()[0].close()
+        group.sockets[1].sock.accept()[0].close()
     sockets.unlink()
     assert not path.exists()
 
@@ -132,7 +131,7 @@ def test_options_are_set_on_every_listener(sockets: Sockets) -> None:
         "worker", parse_address("127.0.0.1:0"), options=((socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),)
     )
     (group,) = sockets.open([bind], 2)
-    for listener in group.listeners:
+    for listener in group.sockets:
         assert listener.sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
         assert not os.get_inheritable(listener.fd)
 
@@ -148,15 +147,15 @@ def test_one_inherited_socket_is_shared_by_all_slots(sockets: Sockets) -> None:
     given = listening()
     sockets.inherited = [(InheritedSocket(given.fileno()), given)]
     (group,) = sockets.open([tcp(given.getsockname()[1])], 3)
-    assert group.shared and len(group.listeners) == 3 and sockets.inherited == []
+    assert group.shared and len(group.sockets) == 3 and sockets.inherited == []
 
 
 def test_a_successor_recognises_port_zero(sockets: Sockets) -> None:
     sockets.open([tcp()], 2)
     heir = Sockets()
-    heir.inherited = [(item, socket.socket(fileno=os.dup(item.fd))) for item in sockets.heirlooms()]
+    heir.inherited = [(item, socket.socket(fileno=os.dup(item.fd))) for item in sockets.to_hand_over()]
     (group,) = heir.open([tcp()], 3)
-    assert group.address.port == port_of(sockets) and len(group.listeners) == 3 and not group.shared
+    assert group.address.port == port_of(sockets) and len(group.sockets) == 3 and not group.shared
     heir.groups[group.key].close()
 
 
@@ -195,7 +194,7 @@ def test_a_dying_instance_is_waited_for_and_other_errors_are_not() -> None:
 
 
 def handed_over(sockets: Sockets) -> list[tuple[InheritedSocket, socket.socket]]:
-    return [(item, socket.socket(fileno=os.dup(item.fd))) for item in sockets.heirlooms()]
+    return [(item, socket.socket(fileno=os.dup(item.fd))) for item in sockets.to_hand_over()]
 
 
 def test_slots_of_a_former_master_stay_slots_however_few_are_wanted(sockets: Sockets) -> None:
@@ -207,7 +206,7 @@ def test_slots_of_a_former_master_stay_slots_however_few_are_wanted(sockets: Soc
         [tcp(), Bind("worker", parse_address("127.0.0.2:0")), tcp(role="console", per_slot=False)], 2
     )
     assert heir.slots() == 4
-    assert [len(group.listeners) for group in groups] == [4, 4, 1]
+    assert [len(group.sockets) for group in groups] == [4, 4, 1]
     for group in groups:
         group.close()
 
