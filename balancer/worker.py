@@ -24,8 +24,8 @@ from balancer.relay import ends
 from balancer.relay.accept import Acceptor
 from balancer.relay.hub import Hub
 from balancer.relay.session import Session
-from balancer.relay.splicing import Duplex
-from balancer.relay.timeouts import Keeper
+from balancer.relay.splicing import SplicingRelay
+from balancer.relay.timeouts import TimeoutSweep
 
 DRAIN_LOOK = 0.1
 IDLE_PART, BUSY_PART = 0.5, 0.25  # of the window, at its end: when idle and busy sessions are closed
@@ -40,9 +40,9 @@ class Worker:
         self.child = child
         elector = Elector(board, backends, options.balance, child.row)
         self.hub = Hub(child.loop, options, board, elector, child.row, child.log)
-        self.hub.waiting.ring = child.wake
+        self.hub.queue.wake = child.wake
         self.acceptor = Acceptor(self.hub, child.listening)
-        self.keeper = Keeper(self.hub)
+        self.timeouts = TimeoutSweep(self.hub)
         self.deadline = 0.0
         self._drain_began = 0.0
         self._drain_sessions = 0
@@ -54,9 +54,9 @@ class Worker:
         child.on_drain = self.drain
         child.on_cut = self.cut
         child.on_tick = self.tick
-        child.on_wake = self.hub.waiting.serve
+        child.on_wake = self.hub.queue.serve
         loop.on_error = self.handler_failed
-        self.keeper.start()
+        self.timeouts.start()
         self.acceptor.serve([child.slot])
         self.show_title()
         if child.slot == 0:  # the same for all: said once
@@ -127,7 +127,7 @@ class Worker:
     def handler_failed(self, handler: Handler, error: Exception) -> None:
         """A defect must cost one session, not all of them; without a session to blame it costs the process."""
         owner = getattr(handler, "__self__", None)
-        session = owner.session if isinstance(owner, Duplex) else owner
+        session = owner.session if isinstance(owner, SplicingRelay) else owner
         if not isinstance(session, Session):
             raise error
         text = "".join(traceback.format_exception(error))
@@ -154,10 +154,10 @@ def staying(sessions: int, began: float, deadline: float, now: float, part: floa
 
 def is_idle(session: Session, now: float) -> bool:
     """Nothing is under way: both ends silent, nothing held back, and the backend had the last word."""
-    sighting, duplex = session.sighting, session.duplex
-    if sighting is None or session.closed or (duplex is not None and duplex.is_holding()):
+    activity, splicing = session.activity, session.splicing
+    if activity is None or session.closed or (splicing is not None and splicing.is_holding()):
         return False
-    return now - sighting.quiet_since >= IDLE and (sighting.answered or not session.given()[0])
+    return now - activity.last_activity >= IDLE and (activity.answered or not session.given()[0])
 
 
 def run(child: Child, options: Options, board: Board, backends: Sequence[Backend]) -> int:

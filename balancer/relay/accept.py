@@ -5,7 +5,7 @@ clients per wake-up; out of descriptors or memory means: listeners out of the lo
 line now and then. Never closes a listener: the queue belongs to the slot, not to this process.
 
 How many to accept per wake-up: one more accept(2) that finds nothing costs an exception (1.5 us), being woken once more
-costs 0.5. So one, doubled (up to GREED) while the queue is found filled turn after turn.
+costs 0.5. So one, doubled (up to MAX_ACCEPTS) while the queue is found filled turn after turn.
 """
 
 import _socket
@@ -21,8 +21,8 @@ from balancer.relay.hub import Hub
 from balancer.relay.session import Session
 from balancer.shm.layout import ACCEPTING, LOAD
 
-GREED = 16
-TELL_EVERY = 10.0  # seconds between two log lines of a worker about that; there may be many workers
+MAX_ACCEPTS = 16
+LOG_EVERY = 10.0  # seconds between two log lines of a worker about that; there may be many workers
 REST = 0.2  # seconds without accepting after running out of something
 LOOK = 0.02  # seconds between two looks for a seat that a sibling may have freed
 
@@ -58,7 +58,7 @@ class Door:
     def on_clients(self, mask: int) -> None:
         """The queue is not empty (unless a sibling was faster)."""
         turn = self._hall.hub.loop.turns
-        self._greed = min(self._greed * 2, GREED) if turn == self._turn + 1 else 1
+        self._greed = min(self._greed * 2, MAX_ACCEPTS) if turn == self._turn + 1 else 1
         self._turn = turn
         self.take(self._greed)
 
@@ -102,7 +102,7 @@ class Acceptor:
         self._slots: frozenset[int] = frozenset()
         self._resting: Timer | None = None
         self._lacks_room = False
-        self._told_at = -TELL_EVERY
+        self._logged_at = -LOG_EVERY
         hub.on_room = self.room_again
 
     # -- which queues
@@ -138,7 +138,7 @@ class Acceptor:
     def empty_queues(self) -> None:
         """Accept what already waits, as far as the limits go: before these queues are left for good."""
         for door in list(self._open.values()):
-            while self._resting is None and door.take(GREED):
+            while self._resting is None and door.take(MAX_ACCEPTS):
                 pass
 
     def is_accepting(self) -> bool:
@@ -204,8 +204,8 @@ class Acceptor:
             return
         self._rest(REST)
         hub = self.hub
-        if hub.loop.now - self._told_at >= TELL_EVERY:
-            self._told_at = hub.loop.now
+        if hub.loop.now - self._logged_at >= LOG_EVERY:
+            self._logged_at = hub.loop.now
             sessions = f"{len(hub.sessions)}/{hub.budget}"
             hub.log.warning("accept", error=name_of(code), sessions=sessions, then=f"again in {REST} s")
 

@@ -24,9 +24,9 @@ from balancer.relay import ends
 from balancer.relay.sockets import STREAM
 
 if TYPE_CHECKING:
-    from balancer.relay.activity import Sighting
+    from balancer.relay.activity import Activity
     from balancer.relay.hub import Hub
-    from balancer.relay.splicing import Duplex
+    from balancer.relay.splicing import SplicingRelay
 
 _DEAD = ERROR | HANGUP
 
@@ -35,9 +35,30 @@ class Dial:
     """A client in search of a backend. `Session` continues it."""
 
     __slots__ = (
-        "accepted_at", "backend", "backend_fd", "backend_socket", "bytes_in", "bytes_out", "client_fd",
-        "closed", "connected_at", "duplex", "early", "end", "first", "hub", "is_prompt", "is_tcp", "is_watched",
-        "over", "peer", "reason", "retries", "sighting", "source_ip", "tried",
+        "accepted_at",
+        "activity",
+        "backend",
+        "backend_fd",
+        "backend_socket",
+        "bytes_in",
+        "bytes_out",
+        "client_fd",
+        "closed",
+        "connected_at",
+        "early",
+        "end",
+        "first",
+        "hub",
+        "is_prompt",
+        "is_tcp",
+        "is_watched",
+        "over",
+        "peer",
+        "reason",
+        "retries",
+        "source_ip",
+        "splicing",
+        "tried",
     )  # fmt: skip
 
     def __init__(self, hub: "Hub", client_fd: int, address: object) -> None:
@@ -59,10 +80,10 @@ class Dial:
         self.end: str  # with the closing
         self.reason: str
         # What the relay will need, made here: a constructor of its own would cost every session 0.2 us.
-        self.bytes_in = self.bytes_out = 0  # passed on by the plain relay
+        self.bytes_in = self.bytes_out = 0  # passed on by the fast path
         self.over = 0  # the side that has said FIN
-        self.duplex: Duplex | None = None  # the careful relay, once it is needed
-        self.sighting: Sighting | None = None  # what the sweep remembers, once it has been here
+        self.splicing: SplicingRelay | None = None  # the splicing relay, once it is needed
+        self.activity: Activity | None = None  # what the sweep remembers, once it has been here
 
     def begin(self) -> None:
         """Take charge of the client."""
@@ -70,9 +91,9 @@ class Dial:
         if hub.defer_connect:
             self.is_watched = True
             hub.loop.watch_reading(self.client_fd, self.on_first_byte)
-        elif hub.waiting.since:
+        elif hub.queue.since:
             self.mind_client()
-            hub.waiting.admit(self)
+            hub.queue.enqueue(self)
         else:
             self.dial()
 
@@ -95,7 +116,7 @@ class Dial:
         """Something of the client while there is no backend yet: remember; leave its bytes in the kernel."""
         self.early |= mask
         if mask & _DEAD:
-            queued = self in self.hub.waiting.since
+            queued = self in self.hub.queue.since
             self.close(ends.CLIENT_LEFT_QUEUED if queued else ends.CLIENT_LEFT_CONNECTING)
 
     def on_backend_dialling(self, mask: int) -> None:
@@ -125,8 +146,8 @@ class Dial:
             if backend is None:
                 hub.without_backend(self)
                 return
-            if hub.waiting.since:
-                hub.waiting.leave(self)
+            if hub.queue.since:
+                hub.queue.remove(self)
             family, address, is_near = hub.elector.target(backend)
             try:
                 self.backend_socket = sock = Socket(family, STREAM)

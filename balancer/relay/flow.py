@@ -120,7 +120,7 @@ class Flow(Half):
         """The session is over: return the pipe."""
         self._return_pipe(0 if self.rest else self.pending)
 
-    # -- taking over from the plain relay
+    # -- taking over from the fast path
 
     def look_behind(self, size: int) -> int:
         """`size` bytes have been read and written: many, or what is known of the source's end is in `final`."""

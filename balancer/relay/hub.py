@@ -33,10 +33,10 @@ from balancer.pool.shared_limit import SharedLimit
 from balancer.relay import ends
 from balancer.relay.dial import Dial
 from balancer.relay.pipes import Pipes
-from balancer.relay.queue import WaitingRoom
+from balancer.relay.queue import PendingQueue
 from balancer.relay.session import Session
 from balancer.relay.sockets import tcp_options
-from balancer.relay.splicing import Duplex
+from balancer.relay.splicing import SplicingRelay
 from balancer.shm.layout import LOAD
 
 _FAILED_ENDS = frozenset({ends.NO_BACKEND, ends.CONNECT_TIMEOUT, ends.OWN_RESOURCES})
@@ -88,14 +88,14 @@ class Hub:
         self.sessions: dict[Session, None] = {}  # ordered: oldest first
         # -> since when; all wait equally long, so insertion order is deadline order
         self.dialling: dict[Dial, float] = {}
-        self.waiting: WaitingRoom = WaitingRoom(self)
-        self.unacknowledged: dict[Duplex, None] = {}
+        self.queue: PendingQueue = PendingQueue(self)
+        self.unacknowledged: dict[SplicingRelay, None] = {}
         self.budget = session_budget()
         self.pipes = Pipes(most=max(8, self.budget // 8)) if settings.splice else None
         self.defer_connect = settings.defer_connect
         self.retries = settings.retries
-        self.doubt = 0  # after clients that had not spoken when they were accepted
-        self.hesitation = 0  # dials from now on that are not tried at once
+        self.early_read_backoff = 0  # after clients that had not spoken when they were accepted
+        self.early_read_skips = 0  # dials from now on that are not tried at once
         self.half_close_timeout = settings.half_close_timeout or 30.0
         self.backend_options = tcp_options(settings.keepalive, settings.user_timeout)
         self.on_room: Callable[[], None] = lambda: None  # the acceptor's: sessions have ended
@@ -110,7 +110,7 @@ class Hub:
         """No backend could be elected for it: queue it or close it."""
         if self.elector.why == "full":
             session.mind_client()
-            self.waiting.admit(session)
+            self.queue.enqueue(session)
         elif session.tried:
             session.close(ends.NO_BACKEND, "all backends tried")
         else:
@@ -127,9 +127,9 @@ class Hub:
                 "dial", error=name_of(code), sessions=len(self.sessions), then="refuse this client"
             )
 
-    def await_acknowledgement(self, duplex: Duplex) -> None:
+    def await_acknowledgement(self, splicing: SplicingRelay) -> None:
         """Its peer must acknowledge before it is reset; the keeper looks again soon."""
-        self.unacknowledged[duplex] = None
+        self.unacknowledged[splicing] = None
         self.on_unacknowledged()
 
     # -- endings
@@ -160,21 +160,21 @@ class Hub:
                 session.backend_socket.close()
             close(session.client_fd)
             del self.sessions[session]
-            if session.sighting is None and session.duplex is None:
+            if session.activity is None and session.splicing is None:
                 more_in, more_out = session.bytes_in, session.bytes_out
             else:
-                more_in, more_out = _untold(session)
+                more_in, more_out = _uncounted(session)
             bytes_in += more_in
             bytes_out += more_out
             backend = session.backend
             if backend is not None:
                 self.elector.release(backend, more_in, more_out)
                 limited = limited or backend.maxconn > 0
-            if session.end != ends.CLEAN or session.duplex is not None:
+            if session.end != ends.CLEAN or session.splicing is not None:
                 self._forget(session)
             if self.log.level >= 1:
                 self._tell(session)
-            session.duplex = None  # which leads back to the session
+            session.splicing = None  # which leads back to the session
         cells = self.cells
         cells[SESSIONS] -= len(ending)
         cells[SESSIONS_CLOSED] += len(ending)
@@ -182,7 +182,7 @@ class Hub:
         cells[BYTES_OUT] += bytes_out
         cells[LOAD] = len(self.sessions)
         if limited:
-            self.waiting.place_freed()
+            self.queue.place_freed()
         self.on_room()
 
     def _close_dropped(self) -> bool:
@@ -198,13 +198,13 @@ class Hub:
         """What an ordinary session leaves nothing of."""
         if not session.connected_at:
             self.dialling.pop(session, None)
-            if self.waiting.since:
-                self.waiting.leave(session)
-        duplex = session.duplex
-        if duplex is not None:
-            self.unacknowledged.pop(duplex, None)
-            duplex.discharge()
-            self._fold_pauses(duplex)
+            if self.queue.since:
+                self.queue.remove(session)
+        splicing = session.splicing
+        if splicing is not None:
+            self.unacknowledged.pop(splicing, None)
+            splicing.discharge()
+            self._fold_pauses(splicing)
         self._count_end(session, session.end)
 
     def _count_end(self, session: Session, end: str) -> None:
@@ -220,20 +220,20 @@ class Hub:
     def fold(self, session: Session) -> None:
         """Add what a living session moved since the last fold to the worker's and the backend's totals."""
         if session.backend is not None:
-            more_in, more_out = _untold(session)
+            more_in, more_out = _uncounted(session)
             self.cells[BYTES_IN] += more_in
             self.cells[BYTES_OUT] += more_out
             self.elector.count_bytes(session.backend, more_in, more_out)
-        if session.duplex is not None:
-            self._fold_pauses(session.duplex)
+        if session.splicing is not None:
+            self._fold_pauses(session.splicing)
 
-    def _fold_pauses(self, duplex: Duplex) -> None:
-        up, down = duplex.up, duplex.down
+    def _fold_pauses(self, splicing: SplicingRelay) -> None:
+        up, down = splicing.up, splicing.down
         pauses = up.pauses + down.pauses
         resumes = pauses - up.paused - down.paused
-        self.cells[PAUSES] += pauses - duplex.told_pauses
-        self.cells[RESUMES] += resumes - duplex.told_resumes
-        duplex.told_pauses, duplex.told_resumes = pauses, resumes
+        self.cells[PAUSES] += pauses - splicing.counted_pauses
+        self.cells[RESUMES] += resumes - splicing.counted_resumes
+        splicing.counted_pauses, splicing.counted_resumes = pauses, resumes
 
     def _tell(self, session: Session) -> None:
         now = self.loop.now
@@ -250,14 +250,14 @@ class Hub:
         )
 
 
-def _untold(session: Session) -> tuple[int, int]:
+def _uncounted(session: Session) -> tuple[int, int]:
     """Bytes (in, out) given to the peers since this was last asked."""
-    sighting = session.sighting
+    activity = session.activity
     bytes_in, bytes_out = session.given()
-    if sighting is None:
+    if activity is None:
         return bytes_in, bytes_out
-    untold = bytes_in - sighting.told_in, bytes_out - sighting.told_out
-    sighting.told_in, sighting.told_out = bytes_in, bytes_out
+    untold = bytes_in - activity.counted_in, bytes_out - activity.counted_out
+    activity.counted_in, activity.counted_out = bytes_in, bytes_out
     return untold
 
 

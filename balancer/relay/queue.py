@@ -19,16 +19,16 @@ if TYPE_CHECKING:
 LOOK = 0.05
 
 
-class WaitingRoom:
+class PendingQueue:
     """One worker's queue. `ring(row)` wakes another worker."""
 
     def __init__(self, hub: "Hub") -> None:
         self._hub = hub
         self.since: dict[Dial, float] = {}
         self._timer: Timer | None = None
-        self.ring: Callable[[int], object] = lambda row: None
+        self.wake: Callable[[int], object] = lambda row: None
 
-    def admit(self, session: "Dial") -> None:
+    def enqueue(self, session: "Dial") -> None:
         """Queue it, or close it when the room is full or nobody may wait. Who already waits keeps the place."""
         hub = self._hub
         if session in self.since:
@@ -42,7 +42,7 @@ class WaitingRoom:
         if self._timer is None:
             self._timer = hub.loop.every(LOOK, self._look)
 
-    def leave(self, session: "Dial") -> None:
+    def remove(self, session: "Dial") -> None:
         """It got its backend, or is closed."""
         if self.since.pop(session, None) is not None:
             self._show()
@@ -52,7 +52,7 @@ class WaitingRoom:
         while self.since:
             session = next(iter(self.since))
             if session.closed:
-                self.leave(session)
+                self.remove(session)
                 continue
             session.dial()
             if session in self.since and not session.closed:
@@ -66,7 +66,7 @@ class WaitingRoom:
             theirs = hub.board.cells[row * hub.board.columns + OLDEST_WAIT_MS]
             ours = hub.cells[OLDEST_WAIT_MS]
             if not ours or theirs < ours:
-                self.ring(row)
+                self.wake(row)
                 return
         self.serve()
 
@@ -77,7 +77,7 @@ class WaitingRoom:
             if since > limit:
                 break
             session.close(ends.QUEUE_TIMEOUT, "queue-timeout")
-            self.leave(session)
+            self.remove(session)
         self.serve()
         if not self.since and self._timer is not None:
             self._timer.cancel()

@@ -1,9 +1,9 @@
-"""A session: a client, a backend, the plain relay between them, and the one closer.
+"""A session: a client, a backend, the fast path between them, and the one closer.
 
 RULES: nearly every session is plain all its life: what is read is written at once and whole, each side says FIN when it
 has finished, and two sums are the whole accounting. Nothing is pending here, nobody is reset, nothing is spliced.
 Whatever else happens (a write falls short or fails, a read fails, many bytes at once, an event that says more than
-bytes and FIN) goes to the careful relay of duplex.py, which takes over for good. Two flows for everybody were 30,000 of
+bytes and FIN) goes to the splicing relay, which takes over for good. Two flows for everybody were 30,000 of
 105,000 user instructions of a connection that carries one small request.
 
 Everything ends in `close`, with an end and a reason, exactly once. Holds no reference that leads back to itself once it
@@ -20,10 +20,12 @@ from balancer.relay.dial import Dial
 from balancer.relay.flow import BULK
 from balancer.relay.half import LIMIT
 from balancer.relay.sockets import PROMPT, apply, shut_writing
-from balancer.relay.splicing import BACKEND, CLIENT, LAST, READABLE, Duplex
+from balancer.relay.splicing import BACKEND, CLIENT, LAST, READABLE, SplicingRelay
 
 _UNUSUAL = ERROR | URGENT
-_DOUBT = 31  # near dials in a row that are not tried at once: looking for what is not there costs 2 us
+MAX_EARLY_READ_BACKOFF = (
+    31  # near dials in a row that are not tried at once: looking for what is not there costs 2 us
+)
 
 
 class Session(Dial):
@@ -39,8 +41,8 @@ class Session(Dial):
         hub = self.hub
         data = self.first
         if not data:
-            if hub.hesitation:
-                hub.hesitation -= 1
+            if hub.early_read_skips:
+                hub.early_read_skips -= 1
                 return False
             try:
                 data = read(self.client_fd, LIMIT)
@@ -51,10 +53,10 @@ class Session(Dial):
                     return True
                 data = b""
             if not data:  # nothing yet; or an end, which the loop will tell again
-                hub.hesitation = hub.doubt
-                hub.doubt = min(2 * hub.doubt + 1, _DOUBT)
+                hub.early_read_skips = hub.early_read_backoff
+                hub.early_read_backoff = min(2 * hub.early_read_backoff + 1, MAX_EARLY_READ_BACKOFF)
                 return False
-            hub.doubt = 0
+            hub.early_read_backoff = 0
         try:
             sent = write(self.backend_fd, data)
         except OSError:  # not connected yet, or refused: the loop will tell
@@ -84,9 +86,9 @@ class Session(Dial):
         if self.first:
             self._give_first()
         if self.early & READABLE and not self.closed:
-            (self.duplex or self).on_client(self.early)
+            (self.splicing or self).on_client(self.early)
         if mask & READABLE and not self.closed:
-            (self.duplex or self).on_backend(mask & ~WRITE)
+            (self.splicing or self).on_backend(mask & ~WRITE)
 
     def on_client_again(self, mask: int) -> None:
         """The second that a client says to a near backend. Its end alone is said without delay anyway, so a connection
@@ -192,18 +194,18 @@ class Session(Dial):
 
     # -- leaving the plain way
 
-    def take_over(self) -> Duplex:
-        """From now on the careful relay has the handlers."""
+    def take_over(self) -> SplicingRelay:
+        """From now on the splicing relay has the handlers."""
         self._be_prompt()
-        self.duplex = duplex = Duplex(self)
-        self.hub.loop.rename(self.client_fd, duplex.on_client)
-        self.hub.loop.rename(self.backend_fd, duplex.on_backend)
-        return duplex
+        self.splicing = splicing = SplicingRelay(self)
+        self.hub.loop.rename(self.client_fd, splicing.on_client)
+        self.hub.loop.rename(self.backend_fd, splicing.on_backend)
+        return splicing
 
     def dial_again(self, code: int) -> None:
         """The backend broke with `code` before any byte moved: as if the dial had failed."""
         if self.dial_failed(code):
-            self.duplex = None
+            self.splicing = None
             self.connected_at = 0.0
             self.hub.loop.rename(self.client_fd, self.on_client_early)
             self.dial()
@@ -212,19 +214,19 @@ class Session(Dial):
 
     def given(self) -> tuple[int, int]:
         """Bytes that the backend and the client have been given, ever."""
-        return (self.bytes_in, self.bytes_out) if self.duplex is None else self.duplex.given()
+        return (self.bytes_in, self.bytes_out) if self.splicing is None else self.splicing.given()
 
     def movement(self) -> int:
         """A number that changes whenever a byte is read or written."""
-        return 2 * (self.bytes_in + self.bytes_out) if self.duplex is None else self.duplex.movement()
+        return 2 * (self.bytes_in + self.bytes_out) if self.splicing is None else self.splicing.movement()
 
     def is_half_closed(self) -> bool:
-        return bool(self.over) if self.duplex is None else self.duplex.is_half_closed()
+        return bool(self.over) if self.splicing is None else self.splicing.is_half_closed()
 
     def blame_for_silence(self) -> str:
         """Nothing has moved for too long: whose fault is it?"""
-        duplex = self.duplex
-        is_backends = self.over == CLIENT if duplex is None else duplex.is_backends_turn()
+        splicing = self.splicing
+        is_backends = self.over == CLIENT if splicing is None else splicing.is_backends_turn()
         return ends.BACKEND_IDLE if is_backends and self.backend_fd >= 0 else ends.CLIENT_IDLE
 
     # -- ending

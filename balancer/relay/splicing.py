@@ -1,4 +1,4 @@
-"""The careful relay: two flows and every way in which they can end.
+"""The splicing relay: two flows and every way in which they can end.
 
 RULES: takes a session over when something out of the ordinary happens to it (session.py tells when), and for good.
 Moves descriptors and calls `next_step`; the accounting is half.py's, the bytes are flow.py's. Whatever it decides to
@@ -44,10 +44,19 @@ LAST = READ_HANGUP | HANGUP | ERROR | URGENT
 READABLE = READ | LAST
 
 
-class Duplex:
+class SplicingRelay:
     """Both halves of one session. `up` is client -> backend, `down` backend -> client."""
 
-    __slots__ = ("closing_at", "down", "hub", "resetting", "session", "told_pauses", "told_resumes", "up")
+    __slots__ = (
+        "closing_at",
+        "counted_pauses",
+        "counted_resumes",
+        "down",
+        "hub",
+        "resetting",
+        "session",
+        "up",
+    )
 
     def __init__(self, session: "Session") -> None:
         self.session = session
@@ -59,7 +68,7 @@ class Duplex:
             over = self.up if session.over == CLIENT else self.down
             over.ended()
             over.shut()
-        self.told_pauses = self.told_resumes = 0
+        self.counted_pauses = self.counted_resumes = 0
         self.closing_at = 0.0  # when lingering or waiting for acknowledgement ends
         self.resetting = -1  # descriptor to be reset once its peer has acknowledged everything
 

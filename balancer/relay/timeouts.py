@@ -5,7 +5,7 @@ in one sweep, at most once a second. Whether a session moved is read off its amo
 touches a clock.
 """
 
-from balancer.relay.activity import Sighting
+from balancer.relay.activity import Activity
 from balancer.relay.hub import Hub
 from balancer.relay.session import Session
 from balancer.relay.sockets import apply
@@ -15,7 +15,7 @@ FINEST = 0.02
 ACKNOWLEDGED = 0.01  # how often awaited acknowledgements are looked for
 
 
-class Keeper:
+class TimeoutSweep:
     """One worker's timekeeper."""
 
     def __init__(self, hub: Hub) -> None:
@@ -53,9 +53,9 @@ class Keeper:
     def _look_for_acknowledgements(self) -> None:
         hub = self._hub
         self._acknowledging = False
-        for duplex in list(hub.unacknowledged):
-            if duplex.session.closed or duplex.may_reset(hub.loop.now):
-                del hub.unacknowledged[duplex]
+        for splicing in list(hub.unacknowledged):
+            if splicing.session.closed or splicing.may_reset(hub.loop.now):
+                del hub.unacknowledged[splicing]
         self.watch_acknowledgements()
 
     def watch_acknowledgements(self) -> None:
@@ -65,29 +65,29 @@ class Keeper:
             hub.loop.call_later(ACKNOWLEDGED, self._look_for_acknowledgements)
 
     def _look_at(self, session: Session, now: float) -> None:
-        sighting = session.sighting
-        if sighting is None:
-            sighting = session.sighting = Sighting(session.accepted_at)
+        activity = session.activity
+        if activity is None:
+            activity = session.activity = Activity(session.accepted_at)
         seen = session.movement()
-        if seen != sighting.seen:
-            sighting.seen = seen
-            sighting.quiet_since = now
-            sighting.answered = session.given()[1] > sighting.told_out
+        if seen != activity.seen:
+            activity.seen = seen
+            activity.last_activity = now
+            activity.answered = session.given()[1] > activity.counted_out
             self._hub.fold(session)
-        elif self._is_too_quiet(session, now - sighting.quiet_since):
+        elif self._is_too_quiet(session, now - activity.last_activity):
             session.close(
                 session.blame_for_silence(),
                 "half-close-timeout" if session.is_half_closed() else "idle-timeout",
             )
             return
-        duplex = session.duplex
-        if duplex is not None:
-            if duplex.closing_at and now >= duplex.closing_at:
-                duplex.end_waiting()
+        splicing = session.splicing
+        if splicing is not None:
+            if splicing.closing_at and now >= splicing.closing_at:
+                splicing.end_waiting()
                 return
-            duplex.nudge()
-        if not sighting.tuned and session.connected_at and now - session.accepted_at >= 1.0:
-            sighting.tuned = True
+            splicing.nudge()
+        if not activity.tuned and session.connected_at and now - session.accepted_at >= 1.0:
+            activity.tuned = True
             if session.backend_socket is not None:
                 apply(session.backend_socket, self._hub.backend_options)
 

@@ -7,7 +7,7 @@ from itertools import pairwise
 import pytest
 
 from balancer.worker import IDLE, is_idle, staying, title_text
-from tests.unit.balancer.relay.world import World
+from tests.unit.balancer.relay.simulation import WorkerSimulation
 
 
 @pytest.mark.parametrize(
@@ -45,41 +45,41 @@ def test_the_title() -> None:
 
 
 @pytest.fixture
-def world() -> Iterator[World]:
-    world = World()
-    yield world
-    world.close()
+def worker() -> Iterator[WorkerSimulation]:
+    worker = WorkerSimulation()
+    yield worker
+    worker.close()
 
 
-def test_idle_is_who_waits_for_nothing(world: World) -> None:
+def test_idle_is_who_waits_for_nothing(worker: WorkerSimulation) -> None:
     """Silent for a while, nothing held back, and the backend had the last word: such a client loses no answer."""
-    client, backend = world.pair()
-    [session] = world.hub.sessions
-    assert not is_idle(session, world.time)  # not looked at yet
-    world.pass_time(2 * IDLE)
-    assert is_idle(session, world.time)  # it has never said anything
+    client, backend = worker.pair()
+    [session] = worker.hub.sessions
+    assert not is_idle(session, worker.time)  # not looked at yet
+    worker.pass_time(2 * IDLE)
+    assert is_idle(session, worker.time)  # it has never said anything
     client.send(b"ask")
-    world.pass_time(1.5)
-    assert not is_idle(session, world.time + 100)  # however long: an answer is due
+    worker.pass_time(1.5)
+    assert not is_idle(session, worker.time + 100)  # however long: an answer is due
     backend.send(b"answer")
-    world.pass_time(1.0)
-    assert not is_idle(session, world.time)  # a moment ago
-    world.pass_time(2 * IDLE)
-    assert is_idle(session, world.time)
+    worker.pass_time(1.0)
+    assert not is_idle(session, worker.time)  # a moment ago
+    worker.pass_time(2 * IDLE)
+    assert is_idle(session, worker.time)
 
 
-def test_who_holds_bytes_for_a_slow_reader_is_not_idle(world: World) -> None:
-    client, backend = world.pair()
+def test_who_holds_bytes_for_a_slow_reader_is_not_idle(worker: WorkerSimulation) -> None:
+    client, backend = worker.pair()
     client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-    [session] = world.hub.sessions
+    [session] = worker.hub.sessions
     client.send(b"ask")
     for _ in range(200):
         try:
             backend.send(bytes(1 << 18))
         except BlockingIOError:
-            world.settle(3)
-            if session.duplex is not None and session.duplex.is_holding():
+            worker.settle(3)
+            if session.splicing is not None and session.splicing.is_holding():
                 break
-    assert session.duplex is not None and session.duplex.is_holding()
-    world.pass_time(5.0)
-    assert not is_idle(session, world.time)
+    assert session.splicing is not None and session.splicing.is_holding()
+    worker.pass_time(5.0)
+    assert not is_idle(session, worker.time)

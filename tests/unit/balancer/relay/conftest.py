@@ -2,11 +2,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.unit.balancer.relay.world import World
+from tests.unit.balancer.relay.simulation import WorkerSimulation
 
 
 @pytest.fixture(params=[True, False], ids=["splice", "copy"])
-def world(request: pytest.FixtureRequest) -> Iterator[World]:
-    world = World(splice=request.param)
-    yield world
-    world.close()
+def worker(request: pytest.FixtureRequest) -> Iterator[WorkerSimulation]:
+    worker = WorkerSimulation(splice=request.param)
+    yield worker
+    worker.close()

@@ -7,90 +7,90 @@ from collections.abc import Iterator
 import pytest
 
 from balancer.pool.board import ACCEPTED, REFUSED, SESSIONS, SESSIONS_CLOSED
-from balancer.relay.accept import GREED, LOOK, REST
+from balancer.relay.accept import LOOK, MAX_ACCEPTS, REST
 from balancer.shm.layout import ACCEPTING, LOAD
-from tests.unit.balancer.relay.world import World, heard
+from tests.unit.balancer.relay.simulation import WorkerSimulation, heard
 
 
 @pytest.fixture
-def world() -> Iterator[World]:
-    world = World()
-    yield world
-    world.close()
+def worker() -> Iterator[WorkerSimulation]:
+    worker = WorkerSimulation()
+    yield worker
+    worker.close()
 
 
 @pytest.fixture
-def limited() -> Iterator[World]:
-    world = World(maxconns=2)
-    yield world
-    world.close()
+def limited() -> Iterator[WorkerSimulation]:
+    worker = WorkerSimulation(maxconns=2)
+    yield worker
+    worker.close()
 
 
 @pytest.fixture
-def patient() -> Iterator[World]:
-    world = World(maxconns=2, overflow="queue")
-    yield world
-    world.close()
+def patient() -> Iterator[WorkerSimulation]:
+    worker = WorkerSimulation(maxconns=2, overflow="queue")
+    yield worker
+    worker.close()
 
 
-def test_greed_doubles_while_the_queue_is_full(world: World) -> None:
-    world.settle()
+def test_greed_doubles_while_the_queue_is_full(worker: WorkerSimulation) -> None:
+    worker.settle()
     for _ in range(40):
-        world.connect()
+        worker.connect()
     taken = []
     for _ in range(6):
-        before = world.cell(ACCEPTED)
-        world.turn()
-        taken.append(world.cell(ACCEPTED) - before)
-    assert taken == [1, 2, 4, 8, GREED, 40 - 31]
+        before = worker.cell(ACCEPTED)
+        worker.turn()
+        taken.append(worker.cell(ACCEPTED) - before)
+    assert taken == [1, 2, 4, 8, MAX_ACCEPTS, 40 - 31]
 
 
-def test_only_the_named_queues_are_served(world: World) -> None:
-    world.acceptor.serve([])
-    world.connect()
-    world.settle()
-    assert world.cell(ACCEPTED) == world.cell(ACCEPTING) == 0
-    world.acceptor.serve([0])
-    world.settle()
-    assert world.cell(ACCEPTED) == world.cell(ACCEPTING) == 1
+def test_only_the_named_queues_are_served(worker: WorkerSimulation) -> None:
+    worker.acceptor.serve([])
+    worker.connect()
+    worker.settle()
+    assert worker.cell(ACCEPTED) == worker.cell(ACCEPTING) == 0
+    worker.acceptor.serve([0])
+    worker.settle()
+    assert worker.cell(ACCEPTED) == worker.cell(ACCEPTING) == 1
 
 
-def test_queues_are_emptied_before_they_are_left(world: World) -> None:
+def test_queues_are_emptied_before_they_are_left(worker: WorkerSimulation) -> None:
     for _ in range(30):
-        world.connect()
-    world.acceptor.empty_queues()
-    assert world.cell(ACCEPTED) == world.cell(LOAD) == 30
+        worker.connect()
+    worker.acceptor.empty_queues()
+    assert worker.cell(ACCEPTED) == worker.cell(LOAD) == 30
 
 
 @pytest.mark.parametrize("code", [errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM])
-def test_out_of_something_it_rests(world: World, code: int) -> None:
+def test_out_of_something_it_rests(worker: WorkerSimulation, code: int) -> None:
     """Accepting fails with EMFILE even when the queue is empty: whoever asks again at once spins."""
     asked = []
 
     def fails() -> tuple[int, object]:
-        asked.append(world.time)
+        asked.append(worker.time)
         raise OSError(code, "none left")
 
-    [door] = world.acceptor._open.values()
+    [door] = worker.acceptor._open.values()
     accept, door._accept = door._accept, fails
-    world.connect()
-    world.settle(50)
+    worker.connect()
+    worker.settle(50)
     assert len(asked) == 1
-    assert world.cell(ACCEPTING) == 0
-    assert not world.acceptor.is_accepting()
-    world.pass_time(REST * 0.9, 0.02)
+    assert worker.cell(ACCEPTING) == 0
+    assert not worker.acceptor.is_accepting()
+    worker.pass_time(REST * 0.9, 0.02)
     assert len(asked) == 1
-    world.pass_time(REST * 0.2, 0.02)
+    worker.pass_time(REST * 0.2, 0.02)
     assert len(asked) == 2
     door._accept = accept
-    world.pass_time(REST * 1.1, 0.02)
-    assert world.cell(ACCEPTED) == world.cell(ACCEPTING) == 1
-    assert len(world.lines.others) == 1, "said once, not five times a second"
-    assert f"error={errno.errorcode[code]}" in world.lines.others[0]
+    worker.pass_time(REST * 1.1, 0.02)
+    assert worker.cell(ACCEPTED) == worker.cell(ACCEPTING) == 1
+    assert len(worker.lines.others) == 1, "said once, not five times a second"
+    assert f"error={errno.errorcode[code]}" in worker.lines.others[0]
 
 
-def test_a_stillborn_connection_is_passed_over(world: World) -> None:
-    [door] = world.acceptor._open.values()
+def test_a_stillborn_connection_is_passed_over(worker: WorkerSimulation) -> None:
+    [door] = worker.acceptor._open.values()
     accept, first = door._accept, [OSError(errno.ECONNABORTED, "gone")]
 
     def once() -> tuple[int, object]:
@@ -99,38 +99,38 @@ def test_a_stillborn_connection_is_passed_over(world: World) -> None:
         return accept()
 
     door._accept = once
-    world.connect()
-    world.settle()
-    assert world.cell(ACCEPTED) == world.cell(ACCEPTING) == 1
+    worker.connect()
+    worker.settle()
+    assert worker.cell(ACCEPTED) == worker.cell(ACCEPTING) == 1
 
 
-def test_sessions_fill_the_descriptors_there_are(world: World) -> None:
-    world.hub.budget = 3
+def test_sessions_fill_the_descriptors_there_are(worker: WorkerSimulation) -> None:
+    worker.hub.budget = 3
     for _ in range(5):
-        world.connect()
-    world.settle(20)
-    assert world.cell(LOAD) == 3
-    assert world.cell(ACCEPTING) == 0
-    next(iter(world.hub.sessions)).close("KD")
-    world.pass_time(REST * 1.2, 0.02)
-    assert world.cell(ACCEPTED) == 4
-    assert world.cell(LOAD) == 3
+        worker.connect()
+    worker.settle(20)
+    assert worker.cell(LOAD) == 3
+    assert worker.cell(ACCEPTING) == 0
+    next(iter(worker.hub.sessions)).close("KD")
+    worker.pass_time(REST * 1.2, 0.02)
+    assert worker.cell(ACCEPTED) == 4
+    assert worker.cell(LOAD) == 3
 
 
-def test_pipes_take_room_as_sessions_do(world: World) -> None:
-    world.hub.budget = 4
-    pipe = world.hub.pipes.take() if world.hub.pipes is not None else None
+def test_pipes_take_room_as_sessions_do(worker: WorkerSimulation) -> None:
+    worker.hub.budget = 4
+    pipe = worker.hub.pipes.take() if worker.hub.pipes is not None else None
     for _ in range(5):
-        world.connect()
-    world.settle(20)
-    assert world.cell(LOAD) == 4 - (pipe is not None)
-    if pipe is not None and world.hub.pipes is not None:
-        world.hub.pipes.give_back(pipe, 1)
-        world.pass_time(REST * 1.2, 0.02)
-        assert world.cell(LOAD) == 4
+        worker.connect()
+    worker.settle(20)
+    assert worker.cell(LOAD) == 4 - (pipe is not None)
+    if pipe is not None and worker.hub.pipes is not None:
+        worker.hub.pipes.give_back(pipe, 1)
+        worker.pass_time(REST * 1.2, 0.02)
+        assert worker.cell(LOAD) == 4
 
 
-def test_who_exceeds_maxconns_is_refused_and_counted(limited: World) -> None:
+def test_who_exceeds_maxconns_is_refused_and_counted(limited: WorkerSimulation) -> None:
     clients = [limited.connect() for _ in range(5)]
     limited.settle(20)
     assert [heard(client) for client in clients].count("|end") == 3
@@ -139,7 +139,7 @@ def test_who_exceeds_maxconns_is_refused_and_counted(limited: World) -> None:
     assert "sessions=2/2 reason=maxconns" in limited.lines.others[0]
 
 
-def test_with_overflow_queue_the_kernel_keeps_them(patient: World) -> None:
+def test_with_overflow_queue_the_kernel_keeps_them(patient: WorkerSimulation) -> None:
     clients = [patient.connect() for _ in range(3)]
     patient.settle(20)
     assert patient.cell(ACCEPTED) == patient.cell(SESSIONS) == 2
@@ -152,13 +152,13 @@ def test_with_overflow_queue_the_kernel_keeps_them(patient: World) -> None:
     assert patient.cell(SESSIONS) == 2
 
 
-def test_a_removed_address_is_not_asked_again(world: World) -> None:
+def test_a_removed_address_is_not_asked_again(worker: WorkerSimulation) -> None:
     """A reload has shut the listener down: level-triggered, it would be reported for ever."""
-    spare = os.dup(world.queue.fileno())
-    world.queue.shutdown(0)
-    world.settle()
-    assert not world.acceptor.is_accepting()
-    turns = world.loop.turns
-    world.settle(3)
-    assert world.loop.turns == turns + 3
+    spare = os.dup(worker.queue.fileno())
+    worker.queue.shutdown(0)
+    worker.settle()
+    assert not worker.acceptor.is_accepting()
+    turns = worker.loop.turns
+    worker.settle(3)
+    assert worker.loop.turns == turns + 3
     os.close(spare)

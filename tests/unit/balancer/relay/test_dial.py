@@ -26,19 +26,19 @@ from balancer.pool.board import (
 from balancer.pool.election import Elector
 from balancer.relay import dial, session
 from balancer.relay.flow import BULK
-from tests.unit.balancer.relay.world import OWN, World, heard, reset
+from tests.unit.balancer.relay.simulation import OWN, WorkerSimulation, heard, reset
 
-Make = Callable[..., World]
+Make = Callable[..., WorkerSimulation]
 
 
 @pytest.fixture
 def make() -> Iterator[Make]:
     with contextlib.ExitStack() as stack:
 
-        def build(**choices: Any) -> World:
-            world = World(**choices)
-            stack.callback(world.close)
-            return world
+        def build(**choices: Any) -> WorkerSimulation:
+            worker = WorkerSimulation(**choices)
+            stack.callback(worker.close)
+            return worker
 
         yield build
 
@@ -56,69 +56,69 @@ def clog(server: socket.socket) -> list[socket.socket]:
 
 
 def test_a_refused_dial_goes_to_the_next_backend(make: Make) -> None:
-    world = make(backends=2)
-    world.servers[0].close()
-    clients = [world.connect() for _ in range(4)]
-    world.settle()
+    worker = make(backends=2)
+    worker.servers[0].close()
+    clients = [worker.connect() for _ in range(4)]
+    worker.settle()
     for _ in clients:
-        world.accept(server=1).send(b"hi")
-    world.settle()
+        worker.accept(server=1).send(b"hi")
+    worker.settle()
     assert [heard(client) for client in clients] == ["hi|open"] * 4
-    failed = world.backend_cell(B_CONNECT_FAILURES, 0)
-    assert failed == world.cell(RETRIES) > 0
-    assert world.backend_cell(B_SESSIONS, 0) == 0
-    assert world.backend_cell(B_SESSIONS, 1) == 4
+    failed = worker.backend_cell(B_CONNECT_FAILURES, 0)
+    assert failed == worker.cell(RETRIES) > 0
+    assert worker.backend_cell(B_SESSIONS, 0) == 0
+    assert worker.backend_cell(B_SESSIONS, 1) == 4
 
 
 def test_when_all_refuse_the_client_is_closed(make: Make) -> None:
-    world = make(backends=2, retries=5)
-    for server in world.servers:
+    worker = make(backends=2, retries=5)
+    for server in worker.servers:
         server.close()
-    client = world.connect()
-    world.settle()
+    client = worker.connect()
+    worker.settle()
     assert heard(client) == "|end"
-    assert world.ends == ["SC all backends tried"]
-    assert world.cell(FAILED) == 1
-    assert world.cell(SESSIONS) == 0
+    assert worker.ends == ["SC all backends tried"]
+    assert worker.cell(FAILED) == 1
+    assert worker.cell(SESSIONS) == 0
 
 
 def test_retries_are_bounded(make: Make) -> None:
-    world = make(backends=4, retries=2)
-    for server in world.servers:
+    worker = make(backends=4, retries=2)
+    for server in worker.servers:
         server.close()
-    world.connect()
-    world.settle()
-    assert world.ends == ["SC ECONNREFUSED"]
-    assert world.cell(RETRIES) == 2
-    assert sum(world.backend_cell(B_CONNECT_FAILURES, n) for n in range(4)) == 3
+    worker.connect()
+    worker.settle()
+    assert worker.ends == ["SC ECONNREFUSED"]
+    assert worker.cell(RETRIES) == 2
+    assert sum(worker.backend_cell(B_CONNECT_FAILURES, n) for n in range(4)) == 3
 
 
 def test_a_dial_counts_before_it_has_an_outcome_and_ends_with_its_timeout(make: Make) -> None:
-    world = make(retries=0, connect_timeout=1.0)
-    fillers = clog(world.servers[0])
-    client = world.connect()
-    world.settle()
-    assert (world.backend_cell(B_SESSIONS), world.backend_cell(B_SESSIONS_TOTAL)) == (1, 1)
-    world.pass_time(0.9, 0.1)
+    worker = make(retries=0, connect_timeout=1.0)
+    fillers = clog(worker.servers[0])
+    client = worker.connect()
+    worker.settle()
+    assert (worker.backend_cell(B_SESSIONS), worker.backend_cell(B_SESSIONS_TOTAL)) == (1, 1)
+    worker.pass_time(0.9, 0.1)
     assert heard(client) == "|open"
-    world.pass_time(0.3, 0.1)
+    worker.pass_time(0.3, 0.1)
     assert heard(client) == "|end"
-    assert world.ends == ["sC ETIMEDOUT"]
-    assert world.backend_cell(B_SESSIONS) == 0
+    assert worker.ends == ["sC ETIMEDOUT"]
+    assert worker.backend_cell(B_SESSIONS) == 0
     for filler in fillers:
         filler.close()
 
 
 def test_a_client_that_resets_while_we_dial_is_forgotten(make: Make) -> None:
-    world = make()
-    fillers = clog(world.servers[0])
-    client = world.connect()
-    world.settle()
+    worker = make()
+    fillers = clog(worker.servers[0])
+    client = worker.connect()
+    worker.settle()
     reset(client)
-    world.settle()
-    assert world.ends == ["CC"]
-    assert not world.hub.dialling
-    assert world.backend_cell(B_SESSIONS) == world.backend_cell(B_CONNECT_FAILURES) == 0
+    worker.settle()
+    assert worker.ends == ["CC"]
+    assert not worker.hub.dialling
+    assert worker.backend_cell(B_SESSIONS) == worker.backend_cell(B_CONNECT_FAILURES) == 0
     for filler in fillers:
         filler.close()
 
@@ -129,15 +129,15 @@ def test_our_own_shortage_is_not_held_against_the_backend(
     def none_left(*_: object) -> None:
         raise OSError(errno.EMFILE, "too many")
 
-    world = make(backends=2)
+    worker = make(backends=2)
     monkeypatch.setattr(dial, "Socket", none_left)
-    client = world.connect()
-    world.settle()
+    client = worker.connect()
+    worker.settle()
     assert heard(client) == "|end"
-    assert world.ends == ["RC EMFILE"]
-    assert world.backend_cell(B_CONNECT_FAILURES, 0) == world.backend_cell(B_CONNECT_FAILURES, 1) == 0
-    assert world.cell(RETRIES) == 0
-    assert world.cell(FAILED) == 1
+    assert worker.ends == ["RC EMFILE"]
+    assert worker.backend_cell(B_CONNECT_FAILURES, 0) == worker.backend_cell(B_CONNECT_FAILURES, 1) == 0
+    assert worker.cell(RETRIES) == 0
+    assert worker.cell(FAILED) == 1
 
 
 def test_a_family_this_machine_lacks_costs_one_backend_not_the_client(
@@ -150,98 +150,98 @@ def test_a_family_this_machine_lacks_costs_one_backend_not_the_client(
             raise OSError(refused.pop(), "no such family")
         return socket.socket(*about)
 
-    world = make(backends=2)
+    worker = make(backends=2)
     monkeypatch.setattr(dial, "Socket", lacking)
-    world.connect()
-    world.settle()
-    assert world.cell(RETRIES) == 1
-    assert world.backend_cell(B_SESSIONS, 0) + world.backend_cell(B_SESSIONS, 1) == 1
-    assert world.ends == []
+    worker.connect()
+    worker.settle()
+    assert worker.cell(RETRIES) == 1
+    assert worker.backend_cell(B_SESSIONS, 0) + worker.backend_cell(B_SESSIONS, 1) == 1
+    assert worker.ends == []
 
 
 def test_a_backend_that_resets_at_once_is_replaced_while_nothing_was_said(make: Make) -> None:
-    world = make(backends=2)
-    client = world.connect()
-    world.settle()
-    [session] = world.hub.sessions
+    worker = make(backends=2)
+    client = worker.connect()
+    worker.settle()
+    [session] = worker.hub.sessions
     assert session.backend is not None
     first = session.backend.index
-    reset(world.accept(first))
-    world.settle()
-    world.accept(1 - first).send(b"second")
-    world.settle()
+    reset(worker.accept(first))
+    worker.settle()
+    worker.accept(1 - first).send(b"second")
+    worker.settle()
     assert heard(client) == "second|open"
-    assert world.backend_cell(B_SESSIONS, first) == 0
+    assert worker.backend_cell(B_SESSIONS, first) == 0
     assert session.backend_socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
 
 def test_a_session_that_ends_during_its_second_dial_waits_for_no_deadline(make: Make) -> None:
-    world = make(backends=2)
-    world.connect()
-    world.settle()
-    [session] = world.hub.sessions
+    worker = make(backends=2)
+    worker.connect()
+    worker.settle()
+    [session] = worker.hub.sessions
     assert session.backend is not None
-    reset(world.accept(session.backend.index))
-    while session not in world.hub.dialling:
-        world.turn()
+    reset(worker.accept(session.backend.index))
+    while session not in worker.hub.dialling:
+        worker.turn()
     session.close("CC")
-    world.turn()
-    assert not world.hub.dialling
+    worker.turn()
+    assert not worker.hub.dialling
 
 
 def test_deferred_dials_wait_for_the_first_byte(make: Make) -> None:
-    world = make(defer_connect=True)
-    client = world.connect()
-    world.settle()
-    assert world.backend_cell(B_SESSIONS_TOTAL) == 0
+    worker = make(defer_connect=True)
+    client = worker.connect()
+    worker.settle()
+    assert worker.backend_cell(B_SESSIONS_TOTAL) == 0
     client.send(b"ask")
-    world.settle()
-    assert heard(world.accept()) == "ask|open"
+    worker.settle()
+    assert heard(worker.accept()) == "ask|open"
 
 
 def test_without_an_eligible_backend_the_client_is_refused(make: Make) -> None:
-    world = make(backends=0)
-    client = world.connect()
-    world.settle()
+    worker = make(backends=0)
+    client = worker.connect()
+    worker.settle()
     assert heard(client) == "|end"
-    assert world.ends == ["SC no backend is up"]
-    assert world.cell(REFUSED) == 1
+    assert worker.ends == ["SC no backend is up"]
+    assert worker.cell(REFUSED) == 1
 
 
-def spoken(world: World, text: bytes = b"ask") -> socket.socket:
+def spoken(worker: WorkerSimulation, text: bytes = b"ask") -> socket.socket:
     """A client in the queue that has already said something."""
-    client = world.connect()
+    client = worker.connect()
     client.send(text)
     return client
 
 
 def test_a_client_that_has_spoken_reaches_a_near_backend_within_the_turn(make: Make) -> None:
-    world = make()
-    client = spoken(world)
-    world.turn()
-    backend = world.accept()
+    worker = make()
+    client = spoken(worker)
+    worker.turn()
+    backend = worker.accept()
     assert heard(backend) == "ask|open"
-    assert not world.hub.dialling
+    assert not worker.hub.dialling
     backend.send(b"answer")
     backend.close()
-    world.settle()
+    worker.settle()
     assert heard(client) == "answer|end"
     client.close()
-    world.settle()
-    assert world.ends == ["--"]
-    assert (world.cell(BYTES_IN), world.cell(BYTES_OUT)) == (3, 6)
+    worker.settle()
+    assert worker.ends == ["--"]
+    assert (worker.cell(BYTES_IN), worker.cell(BYTES_OUT)) == (3, 6)
 
 
 def test_a_far_backend_is_given_time(make: Make) -> None:
-    world = make()
-    [backend] = world.backends
-    family, address, _ = world.hub.elector.target(backend)
-    world.hub.elector._targets[backend.index] = (family, address, False)
-    spoken(world)
-    world.turn()
-    assert len(world.hub.dialling) == 1
-    world.settle()
-    assert heard(world.accept()) == "ask|open"
+    worker = make()
+    [backend] = worker.backends
+    family, address, _ = worker.hub.elector.target(backend)
+    worker.hub.elector._targets[backend.index] = (family, address, False)
+    spoken(worker)
+    worker.turn()
+    assert len(worker.hub.dialling) == 1
+    worker.settle()
+    assert heard(worker.accept()) == "ask|open"
 
 
 @pytest.mark.parametrize("text", [b"ask", bytes(60_000)])
@@ -257,69 +257,69 @@ def test_what_was_read_too_early_is_given_once_the_backend_takes_it(
             raise BlockingIOError(errno.EAGAIN, "not connected yet")
         return os.write(fd, data[:most])
 
-    world = make()
-    client = spoken(world, text)
+    worker = make()
+    client = spoken(worker, text)
     monkeypatch.setattr(session, "write", write)
-    world.settle()
+    worker.settle()
     client.send(b"more")
-    world.settle()
-    backend = world.accept()
+    worker.settle()
+    backend = worker.accept()
     assert backend.recv(1 << 20) == text + b"more"
-    world.pass_time(2.0)
-    assert world.cell(BYTES_IN) == len(text) + 4
+    worker.pass_time(2.0)
+    assert worker.cell(BYTES_IN) == len(text) + 4
 
 
 def test_a_client_that_had_spoken_is_passed_on_whole_by_the_next_backend(make: Make) -> None:
-    world = make(backends=2)
-    world.servers[0].close()
-    clients = [spoken(world) for _ in range(4)]
-    world.settle()
-    assert [heard(world.accept(server=1)) for _ in clients] == ["ask|open"] * 4
-    assert world.cell(RETRIES) > 0
+    worker = make(backends=2)
+    worker.servers[0].close()
+    clients = [spoken(worker) for _ in range(4)]
+    worker.settle()
+    assert [heard(worker.accept(server=1)) for _ in clients] == ["ask|open"] * 4
+    assert worker.cell(RETRIES) > 0
 
 
 def test_a_client_that_has_spoken_and_left_is_heard_to_the_end(make: Make) -> None:
-    world = make()
-    client = spoken(world)
+    worker = make()
+    client = spoken(worker)
     client.shutdown(socket.SHUT_WR)
-    world.settle()
-    backend = world.accept()
+    worker.settle()
+    backend = worker.accept()
     assert heard(backend) == "ask|end"
     backend.send(b"late")
     backend.close()
-    world.settle()
+    worker.settle()
     assert heard(client) == "late|end"
 
 
 def test_small_writes_are_not_delayed_from_the_second_thing_said_on(make: Make) -> None:
     def is_prompt() -> bool:
-        [session] = world.hub.sessions
+        [session] = worker.hub.sessions
         assert session.backend_socket is not None
         return bool(session.backend_socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
 
-    world = make()
-    client = spoken(world)
-    world.settle()
+    worker = make()
+    client = spoken(worker)
+    worker.settle()
     assert not is_prompt()
     client.send(b"again")
-    world.settle()
+    worker.settle()
     assert is_prompt()
     client.close()
-    world.accept().close()
-    world.settle()
-    world.connect()  # silent: dialled in the patient way
-    world.settle()
+    worker.accept().close()
+    worker.settle()
+    worker.connect()  # silent: dialled in the patient way
+    worker.settle()
     assert is_prompt()
 
 
-def test_the_careful_relay_does_not_delay_small_writes_either(make: Make) -> None:
-    world = make()
-    spoken(world)
-    world.settle()
-    world.accept().send(bytes(BULK))
-    world.settle()
-    [session] = world.hub.sessions
-    assert session.duplex is not None and session.backend_socket is not None
+def test_the_splicing_relay_does_not_delay_small_writes_either(make: Make) -> None:
+    worker = make()
+    spoken(worker)
+    worker.settle()
+    worker.accept().send(bytes(BULK))
+    worker.settle()
+    [session] = worker.hub.sessions
+    assert session.splicing is not None and session.backend_socket is not None
     assert session.backend_socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
 
@@ -330,59 +330,59 @@ def test_silent_clients_are_asked_ever_more_rarely(make: Make, monkeypatch: pyte
         asked.append(fd)
         return os.read(fd, size)
 
-    world = make()
+    worker = make()
     monkeypatch.setattr(session, "read", read)
     for _ in range(40):
-        world.connect()
-        world.settle()
+        worker.connect()
+        worker.settle()
     assert len(asked) == 6  # the 1st, 2nd, 4th, 8th, 16th and 32nd
     for _ in range(40):
-        spoken(world)
-        world.settle()
-    assert world.hub.doubt == world.hub.hesitation == 0
+        spoken(worker)
+        worker.settle()
+    assert worker.hub.early_read_backoff == worker.hub.early_read_skips == 0
 
 
 @pytest.mark.parametrize("choices", [{"defer_connect": True}, {"upstream": "maxconn=1"}])
 def test_an_end_that_came_before_the_dial_is_told_after_it(make: Make, choices: dict[str, Any]) -> None:
     """The loop has told of it once, while there was no backend to tell."""
-    world = make(**choices)
+    worker = make(**choices)
     if "upstream" in choices:
-        first = spoken(world)
-        world.settle()
-        ahead = world.accept()
-    client = spoken(world)
+        first = spoken(worker)
+        worker.settle()
+        ahead = worker.accept()
+    client = spoken(worker)
     client.shutdown(socket.SHUT_WR)
-    world.settle()
+    worker.settle()
     if "upstream" in choices:
         first.close()
         ahead.close()
-        world.pass_time(0.3)
-    assert heard(world.accept()) == "ask|end"
+        worker.pass_time(0.3)
+    assert heard(worker.accept()) == "ask|end"
 
 
 def test_what_a_client_says_during_a_dial_in_vain_is_not_forgotten(make: Make) -> None:
-    world = make(backends=2)
-    fillers = clog(world.servers[0])
-    clients = [spoken(world) for _ in range(2)]
-    world.settle()
+    worker = make(backends=2)
+    fillers = clog(worker.servers[0])
+    clients = [spoken(worker) for _ in range(2)]
+    worker.settle()
     for client in clients:
         client.send(b"more")
         client.shutdown(socket.SHUT_WR)
-    world.pass_time(1.5, 0.1)
-    assert [heard(world.accept(server=1)) for _ in clients] == ["askmore|end"] * 2
-    assert all(not session.first for session in world.hub.sessions)
+    worker.pass_time(1.5, 0.1)
+    assert [heard(worker.accept(server=1)) for _ in clients] == ["askmore|end"] * 2
+    assert all(not session.first for session in worker.hub.sessions)
     for filler in fillers:
         filler.close()
 
 
-def with_unix_backend(world: World, path: Path) -> socket.socket:
+def with_unix_backend(worker: WorkerSimulation, path: Path) -> socket.socket:
     server = socket.socket(socket.AF_UNIX)
     server.bind(str(path))
     server.listen(8)
     server.setblocking(False)
-    world.servers.append(server)
-    world.backends = with_indexes([parse_upstream(f"unix:{path}")], {f"unix:{path}": 0})
-    world.hub.elector = Elector(world.board, world.backends, "roundrobin", OWN)
+    worker.servers.append(server)
+    worker.backends = with_indexes([parse_upstream(f"unix:{path}")], {f"unix:{path}": 0})
+    worker.hub.elector = Elector(worker.board, worker.backends, "roundrobin", OWN)
     return server
 
 
@@ -390,11 +390,11 @@ def with_unix_backend(world: World, path: Path) -> socket.socket:
 def test_a_client_that_reset_before_it_was_accepted_is_gone(
     make: Make, tmp_path: Path, is_unix: bool
 ) -> None:
-    world = make()
-    server = with_unix_backend(world, tmp_path / "s") if is_unix else world.servers[0]
-    reset(world.connect())
-    world.settle()
-    assert world.ends == ["CC"]
+    worker = make()
+    server = with_unix_backend(worker, tmp_path / "s") if is_unix else worker.servers[0]
+    reset(worker.connect())
+    worker.settle()
+    assert worker.ends == ["CC"]
     backend, _ = server.accept()
     with backend:
         assert heard(backend) in ("|end", "|reset")
@@ -404,30 +404,30 @@ def test_a_client_that_reset_before_it_was_accepted_is_gone(
 def test_a_unix_backend_that_answers_and_hangs_up_has_answered(
     make: Make, tmp_path: Path, text: bytes
 ) -> None:
-    world = make()
-    server = with_unix_backend(world, tmp_path / "s")
-    client = world.connect()
+    worker = make()
+    server = with_unix_backend(worker, tmp_path / "s")
+    client = worker.connect()
     if text:
         client.send(text)
-        world.hub.hesitation = 1  # so that it is passed on in the patient way
-    world.turn()
+        worker.hub.early_read_skips = 1  # so that it is passed on in the patient way
+    worker.turn()
     backend, _ = server.accept()
     backend.send(b"banner")
     backend.close()
-    world.settle()
+    worker.settle()
     assert heard(client) == "banner|end"
-    assert world.cell(base(0) + B_CONNECT_FAILURES) == 0
+    assert worker.cell(base(0) + B_CONNECT_FAILURES) == 0
 
 
 def test_a_unix_backend_is_reached_within_the_turn(make: Make, tmp_path: Path) -> None:
-    world = make()
-    server = with_unix_backend(world, tmp_path / "s")
-    client = spoken(world)
-    world.turn()
+    worker = make()
+    server = with_unix_backend(worker, tmp_path / "s")
+    client = spoken(worker)
+    worker.turn()
     backend, _ = server.accept()
     with backend:
         backend.setblocking(False)
         assert heard(backend) == "ask|open"
         backend.send(b"answer")
-        world.settle()
+        worker.settle()
         assert heard(client) == "answer|open"

@@ -1,5 +1,5 @@
-"""The plain relay, the careful one and the one that begins at once are the same to everybody outside: random lives, lived
-once in each way."""
+"""The fast path, the splicing relay and a session that begins with data are the same to both peers: random lives, each
+lived once in each way."""
 
 import errno
 import socket
@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from balancer.pool.board import BYTES_IN, BYTES_OUT
-from tests.unit.balancer.relay.world import World, reset
+from tests.unit.balancer.relay.simulation import WorkerSimulation, reset
 
 SIZES = (1, 100, 20_000, 40_000)
 ACTS = ("ends", "closes", "resets", "reads", *SIZES)
@@ -57,31 +57,31 @@ class Peer:
 
 
 def live(
-    steps: list[list[tuple[str, str | int]]], careful: bool = False, first: int = 0
+    steps: list[list[tuple[str, str | int]]], splicing: bool = False, first: int = 0
 ) -> tuple[object, ...]:
     """One session, lived to its end: what both peers learnt, what the log says, what was counted. With `first`, the
     client has sent so many bytes before it is accepted."""
-    world = World()
-    sock = world.connect()
+    worker = WorkerSimulation()
+    sock = worker.connect()
     if first:
         sock.send(bytes(first))
-    world.settle()
-    client, backend = Peer(sock), Peer(world.accept())
-    if careful:
-        [session] = world.hub.sessions
+    worker.settle()
+    client, backend = Peer(sock), Peer(worker.accept())
+    if splicing:
+        [session] = worker.hub.sessions
         session.take_over()
     end: list[list[tuple[str, str | int]]] = [[("client", "reads"), ("backend", "reads")]]
     end += [[("client", "closes")], [("backend", "reads"), ("backend", "closes")]]
     for acts in (*steps, *end):
         for who, what in acts:
             (client if who == "client" else backend).act(what)
-        world.settle()
-        world.pass_time(0.03, 0.01)
-    world.pass_time(70.0, 1.0)
-    assert not world.hub.sessions
-    counted = world.cell(BYTES_IN), world.cell(BYTES_OUT)
-    world.close()
-    return client.heard, client.was_reset, backend.heard, backend.was_reset, world.ends, counted
+        worker.settle()
+        worker.pass_time(0.03, 0.01)
+    worker.pass_time(70.0, 1.0)
+    assert not worker.hub.sessions
+    counted = worker.cell(BYTES_IN), worker.cell(BYTES_OUT)
+    worker.close()
+    return client.heard, client.was_reset, backend.heard, backend.was_reset, worker.ends, counted
 
 
 @settings(max_examples=100, deadline=None, derandomize=True)
@@ -89,7 +89,7 @@ def live(
 def test_a_life_is_the_same_in_both(steps: list[list[tuple[str, str | int]]]) -> None:
     """What differs once may be the kernel's doing (when it acknowledges, how much it queues); what differs every time is
     ours."""
-    assert any(live(steps) == live(steps, careful=True) for _ in range(5))
+    assert any(live(steps) == live(steps, splicing=True) for _ in range(5))
 
 
 @settings(max_examples=60, deadline=None, derandomize=True)

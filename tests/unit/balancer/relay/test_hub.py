@@ -20,60 +20,60 @@ from balancer.pool.board import (
 from balancer.relay import ends, hub
 from balancer.relay.hub import session_budget
 from balancer.shm.layout import LOAD
-from tests.unit.balancer.relay.world import World, heard
+from tests.unit.balancer.relay.simulation import WorkerSimulation, heard
 
 
 def test_descriptors_are_closed_before_anything_is_counted(
-    world: World, monkeypatch: pytest.MonkeyPatch
+    worker: WorkerSimulation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A seat that is free on the board while its socket is open would let one session too many in."""
-    world.pair()
+    worker.pair()
     counts = []
     close = hub.close
     monkeypatch.setattr(
         hub,
         "close",
-        lambda fd: (counts.append((world.cell(SESSIONS), world.backend_cell(B_SESSIONS))), close(fd)),
+        lambda fd: (counts.append((worker.cell(SESSIONS), worker.backend_cell(B_SESSIONS))), close(fd)),
     )
-    [session] = world.hub.sessions
+    [session] = worker.hub.sessions
     session.close(ends.KILLED, "test")
-    world.turn()
+    worker.turn()
     assert counts == [(1, 1)]
-    assert (world.cell(SESSIONS), world.backend_cell(B_SESSIONS), world.cell(LOAD)) == (0, 0, 0)
+    assert (worker.cell(SESSIONS), worker.backend_cell(B_SESSIONS), worker.cell(LOAD)) == (0, 0, 0)
 
 
-def test_those_who_wait_are_woken_last(world: World) -> None:
-    world.pair()
+def test_those_who_wait_are_woken_last(worker: WorkerSimulation) -> None:
+    worker.pair()
     seen = []
-    world.hub.on_room = lambda: seen.append((world.cell(SESSIONS), world.cell(SESSIONS_CLOSED)))
-    [session] = world.hub.sessions
+    worker.hub.on_room = lambda: seen.append((worker.cell(SESSIONS), worker.cell(SESSIONS_CLOSED)))
+    [session] = worker.hub.sessions
     session.close(ends.CLEAN)
     assert seen == []
-    world.turn()
+    worker.turn()
     assert seen == [(0, 1)]
 
 
-def test_every_byte_is_counted_once_whoever_asks_when(world: World) -> None:
-    """By the sweep while the session lives, by its end, and after the careful relay has taken it over."""
-    client, backend = world.pair()
-    [session] = world.hub.sessions
+def test_every_byte_is_counted_once_whoever_asks_when(worker: WorkerSimulation) -> None:
+    """By the sweep while the session lives, by its end, and after the splicing relay has taken it over."""
+    client, backend = worker.pair()
+    [session] = worker.hub.sessions
     for round_ in range(1, 4):
         client.send(b"12345")
         backend.send(b"123")
-        world.pass_time(1.5)
+        worker.pass_time(1.5)
         if round_ == 2:
             session.take_over()
-        assert (world.cell(BYTES_IN), world.cell(BYTES_OUT)) == (5 * round_, 3 * round_)
+        assert (worker.cell(BYTES_IN), worker.cell(BYTES_OUT)) == (5 * round_, 3 * round_)
     assert heard(client) == "123123123|open"
     client.send(b"the last word")
     client.close()
-    world.settle()
+    worker.settle()
     assert heard(backend).endswith("the last word|end")
     backend.close()
-    world.settle()
-    assert (world.cell(BYTES_IN), world.cell(BYTES_OUT)) == (28, 9)
-    assert (world.backend_cell(B_BYTES_IN), world.backend_cell(B_BYTES_OUT)) == (28, 9)
-    [line] = world.lines.sessions
+    worker.settle()
+    assert (worker.cell(BYTES_IN), worker.cell(BYTES_OUT)) == (28, 9)
+    assert (worker.backend_cell(B_BYTES_IN), worker.backend_cell(B_BYTES_OUT)) == (28, 9)
+    [line] = worker.lines.sessions
     assert "in=28 out=9" in line
 
 
@@ -86,22 +86,22 @@ def test_every_byte_is_counted_once_whoever_asks_when(world: World) -> None:
         (ends.OWN_RESOURCES, FAILED),
     ],
 )
-def test_an_end_counts_where_it_belongs(world: World, end: str, column: int) -> None:
-    world.pair()
-    [session] = world.hub.sessions
+def test_an_end_counts_where_it_belongs(worker: WorkerSimulation, end: str, column: int) -> None:
+    worker.pair()
+    [session] = worker.hub.sessions
     session.close(end, "test")
-    world.turn()
-    assert {each: world.cell(each) for each in (CUT, REFUSED, FAILED)} == {
+    worker.turn()
+    assert {each: worker.cell(each) for each in (CUT, REFUSED, FAILED)} == {
         CUT: 0, REFUSED: 0, FAILED: 0, column: 1
     }  # fmt: skip
 
 
-def test_our_own_shortage_is_said_once_a_second(world: World) -> None:
+def test_our_own_shortage_is_said_once_a_second(worker: WorkerSimulation) -> None:
     for _ in range(5):
-        world.hub.short_of(errno.EMFILE)
-    world.pass_time(1.1)
-    world.hub.short_of(errno.EMFILE)
-    assert [line.split()[1] for line in world.lines.others if line.startswith("dial ")] == [
+        worker.hub.short_of(errno.EMFILE)
+    worker.pass_time(1.1)
+    worker.hub.short_of(errno.EMFILE)
+    assert [line.split()[1] for line in worker.lines.others if line.startswith("dial ")] == [
         "error=EMFILE"
     ] * 2
 

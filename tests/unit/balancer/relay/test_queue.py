@@ -5,123 +5,123 @@ from collections.abc import Iterator
 import pytest
 
 from balancer.pool.board import B_SESSIONS, OLDEST_WAIT_MS, QUEUED, QUEUED_TOTAL, REFUSED
-from tests.unit.balancer.relay.world import SIBLING, World, heard
+from tests.unit.balancer.relay.simulation import SIBLING, WorkerSimulation, heard
 
 
 @pytest.fixture
-def world() -> Iterator[World]:
-    world = World(upstream="maxconn=1")
-    yield world
-    world.close()
+def worker() -> Iterator[WorkerSimulation]:
+    worker = WorkerSimulation(upstream="maxconn=1")
+    yield worker
+    worker.close()
 
 
-def arrive(world: World, count: int) -> list[object]:
+def arrive(worker: WorkerSimulation, count: int) -> list[object]:
     clients = []
     for _ in range(count):
-        clients.append(world.connect())
-        world.time += 0.002  # so that who came first can be told by the millisecond
-        world.settle()
+        clients.append(worker.connect())
+        worker.time += 0.002  # so that who came first can be told by the millisecond
+        worker.settle()
     return list(clients)
 
 
-def waiting(world: World) -> int:
-    assert world.cell(QUEUED) == len(world.hub.waiting.since)
-    return world.cell(QUEUED)
+def waiting(worker: WorkerSimulation) -> int:
+    assert worker.cell(QUEUED) == len(worker.hub.queue.since)
+    return worker.cell(QUEUED)
 
 
-def serve_one(world: World) -> str:
+def serve_one(worker: WorkerSimulation) -> str:
     """The backend serves the client that has the place, and ends; what that client said."""
-    conn = world.accept()
+    conn = worker.accept()
     said = heard(conn).split("|")[0]
     conn.close()
-    world.settle()
+    worker.settle()
     return said
 
 
-def test_first_come_first_served(world: World) -> None:
+def test_first_come_first_served(worker: WorkerSimulation) -> None:
     clients = []
     for number in range(4):
-        client = world.connect()
+        client = worker.connect()
         client.send(f"client {number}".encode())
         clients.append(client)
-        world.settle()
-    assert waiting(world) == 3
+        worker.settle()
+    assert waiting(worker) == 3
     for number in range(4):
-        assert world.backend_cell(B_SESSIONS) == 1
-        assert serve_one(world) == f"client {number}"
+        assert worker.backend_cell(B_SESSIONS) == 1
+        assert serve_one(worker) == f"client {number}"
         clients[number].close()
-        world.settle()
-    assert waiting(world) == 0
-    assert world.cell(OLDEST_WAIT_MS) == 0
-    assert world.cell(QUEUED_TOTAL) == 3
+        worker.settle()
+    assert waiting(worker) == 0
+    assert worker.cell(OLDEST_WAIT_MS) == 0
+    assert worker.cell(QUEUED_TOTAL) == 3
 
 
-def test_the_room_is_bounded(world: World) -> None:
-    clients = arrive(world, 6)  # one served, four wait (max_queue), one too many
-    assert waiting(world) == 4
-    assert world.ends == ["sQ queue=4/4"]
+def test_the_room_is_bounded(worker: WorkerSimulation) -> None:
+    clients = arrive(worker, 6)  # one served, four wait (max_queue), one too many
+    assert waiting(worker) == 4
+    assert worker.ends == ["sQ queue=4/4"]
     assert heard(clients[5]) == "|end"  # type: ignore[arg-type]
-    assert world.cell(REFUSED) == 1
+    assert worker.cell(REFUSED) == 1
 
 
-def test_nobody_waits_longer_than_the_timeout(world: World) -> None:
-    arrive(world, 2)
-    world.pass_time(9.9, 0.1)
-    assert waiting(world) == 1
-    world.pass_time(0.3, 0.05)
-    assert waiting(world) == 0
-    assert world.ends == ["sQ queue-timeout"]
+def test_nobody_waits_longer_than_the_timeout(worker: WorkerSimulation) -> None:
+    arrive(worker, 2)
+    worker.pass_time(9.9, 0.1)
+    assert waiting(worker) == 1
+    worker.pass_time(0.3, 0.05)
+    assert waiting(worker) == 0
+    assert worker.ends == ["sQ queue-timeout"]
 
 
-def test_who_leaves_the_queue_gives_the_turn_to_the_next(world: World) -> None:
-    first, second, third = (world.connect() for _ in range(3))
+def test_who_leaves_the_queue_gives_the_turn_to_the_next(worker: WorkerSimulation) -> None:
+    first, second, third = (worker.connect() for _ in range(3))
     for client in (first, second, third):
         client.send(b"x")
-    world.settle()
-    assert waiting(world) == 2
+    worker.settle()
+    assert waiting(worker) == 2
     second.setsockopt(1, 13, b"\1\0\0\0\0\0\0\0")
     second.close()
-    world.settle()
-    assert waiting(world) == 1
-    assert world.ends == ["CQ"]
+    worker.settle()
+    assert waiting(worker) == 1
+    assert worker.ends == ["CQ"]
 
 
-def test_a_freed_place_rings_the_sibling_who_waits_longest(world: World) -> None:
+def test_a_freed_place_rings_the_sibling_who_waits_longest(worker: WorkerSimulation) -> None:
     rung: list[int] = []
-    world.hub.waiting.ring = rung.append
-    first, _ = arrive(world, 2)
-    theirs = world.board.shared.rows.row(SIBLING)
-    theirs[OLDEST_WAIT_MS] = world.cell(OLDEST_WAIT_MS) - 5
-    conn = world.accept()
+    worker.hub.queue.wake = rung.append
+    first, _ = arrive(worker, 2)
+    theirs = worker.board.shared.rows.row(SIBLING)
+    theirs[OLDEST_WAIT_MS] = worker.cell(OLDEST_WAIT_MS) - 5
+    conn = worker.accept()
     first.close()  # type: ignore[attr-defined]
     conn.close()
-    world.settle()
+    worker.settle()
     assert rung == [SIBLING]
-    assert waiting(world) == 1  # ours was not served out of turn
+    assert waiting(worker) == 1  # ours was not served out of turn
 
 
-def test_a_freed_place_is_ours_when_we_have_waited_longer(world: World) -> None:
+def test_a_freed_place_is_ours_when_we_have_waited_longer(worker: WorkerSimulation) -> None:
     rung: list[int] = []
-    world.hub.waiting.ring = rung.append
-    first, _ = arrive(world, 2)
-    world.board.shared.rows.row(SIBLING)[OLDEST_WAIT_MS] = world.cell(OLDEST_WAIT_MS) + 5
-    conn = world.accept()
+    worker.hub.queue.wake = rung.append
+    first, _ = arrive(worker, 2)
+    worker.board.shared.rows.row(SIBLING)[OLDEST_WAIT_MS] = worker.cell(OLDEST_WAIT_MS) + 5
+    conn = worker.accept()
     first.close()  # type: ignore[attr-defined]
     conn.close()
-    world.settle()
+    worker.settle()
     assert rung == []
-    assert waiting(world) == 0
+    assert waiting(worker) == 0
 
 
-def test_a_lost_bell_costs_a_moment_only(world: World) -> None:
+def test_a_lost_bell_costs_a_moment_only(worker: WorkerSimulation) -> None:
     """The sibling that was rung has been killed: nobody takes the place, so the room looks by itself."""
-    first, _ = arrive(world, 2)
-    world.board.shared.rows.row(SIBLING)[OLDEST_WAIT_MS] = 1
-    conn = world.accept()
+    first, _ = arrive(worker, 2)
+    worker.board.shared.rows.row(SIBLING)[OLDEST_WAIT_MS] = 1
+    conn = worker.accept()
     first.close()  # type: ignore[attr-defined]
     conn.close()
-    world.settle()
-    assert waiting(world) == 1
-    world.pass_time(0.1, 0.05)
-    assert waiting(world) == 0
-    assert world.backend_cell(B_SESSIONS) == 1
+    worker.settle()
+    assert waiting(worker) == 1
+    worker.pass_time(0.1, 0.05)
+    assert waiting(worker) == 0
+    assert worker.backend_cell(B_SESSIONS) == 1

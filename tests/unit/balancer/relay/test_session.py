@@ -22,7 +22,7 @@ from balancer.pool.board import (
     SESSIONS_CLOSED,
 )
 from balancer.relay import session as session_module
-from tests.unit.balancer.relay.world import World, heard, reset
+from tests.unit.balancer.relay.simulation import WorkerSimulation, heard, reset
 
 STORIES = {
     "a request and its answer": [
@@ -100,11 +100,11 @@ STORIES = {
 class Stage:
     """Performs the lines of a story."""
 
-    def __init__(self, world: World, careful: bool) -> None:
-        self.world = world
-        client, backend = world.pair()
-        if careful:
-            [session] = world.hub.sessions
+    def __init__(self, worker: WorkerSimulation, splicing: bool) -> None:
+        self.worker = worker
+        client, backend = worker.pair()
+        if splicing:
+            [session] = worker.hub.sessions
             session.take_over()
         self.peers = {"client": client, "backend": backend}
 
@@ -114,16 +114,16 @@ class Stage:
                 for act in line.removeprefix("both ").split(", "):
                     self.act(*act.split())
             case ["log", letters, *reason]:
-                [end] = self.world.ends
+                [end] = self.worker.ends
                 assert any(end.startswith(" ".join([one, *reason])) for one in letters.split("|")), end
             case [seconds, "s", "pass"]:
-                self.world.pass_time(float(seconds))
+                self.worker.pass_time(float(seconds))
             case [who, "hears", expected]:
                 assert heard(self.peers[who]) == expected, line
             case [who, *act]:
                 self.act(who, *act)
-        self.world.settle()
-        self.world.pass_time(0.03, 0.01)  # awaited acknowledgements are looked for every 10 ms
+        self.worker.settle()
+        self.worker.pass_time(0.03, 0.01)  # awaited acknowledgements are looked for every 10 ms
 
     def act(self, who: str, verb: str, what: str = "") -> None:
         peer = self.peers[who]
@@ -138,140 +138,140 @@ class Stage:
                 reset(peer)
 
 
-@pytest.mark.parametrize("careful", [False, True], ids=["plain", "careful"])
+@pytest.mark.parametrize("splicing", [False, True], ids=["fast", "splicing"])
 @pytest.mark.parametrize("story", STORIES)
-def test_story(world: World, story: str, careful: bool) -> None:
-    """Whether the careful relay has the session from the start or takes it over on the way."""
-    stage = Stage(world, careful)
+def test_story(worker: WorkerSimulation, story: str, splicing: bool) -> None:
+    """Whether the splicing relay has the session from the start or takes it over on the way."""
+    stage = Stage(worker, splicing)
     for line in STORIES[story]:
         stage.perform(line)
-    assert not world.hub.sessions
-    assert world.cell(SESSIONS) == world.backend_cell(B_SESSIONS) == 0
-    assert world.cell(SESSIONS_CLOSED) == 1
-    assert world.cell(PAUSES) == world.cell(RESUMES)
-    if world.hub.pipes is not None:
-        assert world.hub.pipes.held == 0
+    assert not worker.hub.sessions
+    assert worker.cell(SESSIONS) == worker.backend_cell(B_SESSIONS) == 0
+    assert worker.cell(SESSIONS_CLOSED) == 1
+    assert worker.cell(PAUSES) == worker.cell(RESUMES)
+    if worker.hub.pipes is not None:
+        assert worker.hub.pipes.held == 0
 
 
-def test_a_session_shows_its_bytes_while_it_lives(world: World) -> None:
-    client, backend = world.pair()
+def test_a_session_shows_its_bytes_while_it_lives(worker: WorkerSimulation) -> None:
+    client, backend = worker.pair()
     client.send(b"12345")
-    world.settle()
+    worker.settle()
     backend.send(b"123")
-    world.settle()
-    world.pass_time(1.5)
-    assert (world.cell(BYTES_IN), world.cell(BYTES_OUT)) == (5, 3)
+    worker.settle()
+    worker.pass_time(1.5)
+    assert (worker.cell(BYTES_IN), worker.cell(BYTES_OUT)) == (5, 3)
     client.close()
     backend.close()
-    world.settle()
-    assert (world.cell(BYTES_IN), world.cell(BYTES_OUT)) == (5, 3)
+    worker.settle()
+    assert (worker.cell(BYTES_IN), worker.cell(BYTES_OUT)) == (5, 3)
 
 
-def test_a_number_used_again_in_the_same_batch_is_another_session(world: World) -> None:
+def test_a_number_used_again_in_the_same_batch_is_another_session(worker: WorkerSimulation) -> None:
     """Many close and come at once; every byte finds its own way."""
     for generation in range(5):
-        pairs = [world.pair() for _ in range(20)]
+        pairs = [worker.pair() for _ in range(20)]
         for number, (client, backend) in enumerate(pairs):
             client.send(f"c{generation}{number}".encode())
             backend.send(f"b{generation}{number}".encode())
-        world.settle()
+        worker.settle()
         for number, (client, backend) in enumerate(pairs):
             assert heard(client) == f"b{generation}{number}|open"
             assert heard(backend) == f"c{generation}{number}|open"
             client.close()
             backend.close()
-    world.settle()
-    assert not world.hub.sessions
-    assert world.ends == ["--"] * 100
+    worker.settle()
+    assert not worker.hub.sessions
+    assert worker.ends == ["--"] * 100
 
 
-def test_a_stale_event_does_not_reach_the_next_owner_of_its_number(world: World) -> None:
+def test_a_stale_event_does_not_reach_the_next_owner_of_its_number(worker: WorkerSimulation) -> None:
     """One batch: the old client's reset, a new client, the old backend's close. Were descriptors closed as soon as a
     session ends, the new session would get both numbers, and then the old backend's event."""
-    client, backend = world.pair()
+    client, backend = worker.pair()
     client.send(b"old")
-    world.settle()
+    worker.settle()
     assert heard(backend) == "old|open"
     reset(client)
-    newcomer = world.connect()
+    newcomer = worker.connect()
     backend.close()
-    world.settle()
+    worker.settle()
     newcomer.send(b"new")
-    partner = world.accept()
-    world.settle()
+    partner = worker.accept()
+    worker.settle()
     assert heard(partner) == "new|open"
     partner.send(b"answer")
-    world.settle()
+    worker.settle()
     assert heard(newcomer) == "answer|open"
-    assert len(world.ends) == 1
+    assert len(worker.ends) == 1
 
 
-def test_descriptors_stay_open_until_the_end_of_the_batch(world: World) -> None:
-    client, backend = world.pair()
-    [session] = world.hub.sessions
+def test_descriptors_stay_open_until_the_end_of_the_batch(worker: WorkerSimulation) -> None:
+    client, backend = worker.pair()
+    [session] = worker.hub.sessions
     closed = []
-    world.loop.retire(lambda: closed.append(session.closed))
+    worker.loop.retire(lambda: closed.append(session.closed))
     session.close("KD", "test")
     session.close("SD", "the second reason is not heard")
-    assert (world.cell(SESSIONS), world.backend_cell(B_SESSIONS)) == (1, 1)
+    assert (worker.cell(SESSIONS), worker.backend_cell(B_SESSIONS)) == (1, 1)
     assert heard(client) == "|open"
-    world.turn()
+    worker.turn()
     assert heard(client) == heard(backend) == "|end"
-    assert (world.cell(SESSIONS), world.backend_cell(B_SESSIONS)) == (0, 0)
-    assert world.ends == ["KD test"]
+    assert (worker.cell(SESSIONS), worker.backend_cell(B_SESSIONS)) == (0, 0)
+    assert worker.ends == ["KD test"]
 
 
-def test_an_ordinary_session_needs_no_careful_relay(world: World) -> None:
-    client, backend = world.pair()
-    [session] = world.hub.sessions
+def test_an_ordinary_session_needs_no_splicing_relay(worker: WorkerSimulation) -> None:
+    client, backend = worker.pair()
+    [session] = worker.hub.sessions
     client.send(b"ask")
-    world.settle()
+    worker.settle()
     backend.send(b"answer")
     backend.shutdown(1)
-    world.settle()
+    worker.settle()
     assert (heard(backend), heard(client)) == ("ask|open", "answer|end")
     assert session.is_half_closed()
     client.close()
-    world.settle()
-    assert world.ends == ["--"]
-    assert session.duplex is None
+    worker.settle()
+    assert worker.ends == ["--"]
+    assert session.splicing is None
 
 
-def test_nothing_leads_back_to_a_session_that_is_over(world: World) -> None:
+def test_nothing_leads_back_to_a_session_that_is_over(worker: WorkerSimulation) -> None:
     """The collector is off in workers: what counts references must be enough."""
-    client, backend = world.pair()
-    [session] = world.hub.sessions
-    duplex = session.take_over()
+    client, backend = worker.pair()
+    [session] = worker.hub.sessions
+    splicing = session.take_over()
     client.close()
     backend.close()
-    world.settle()
+    worker.settle()
     assert session.closed
-    assert [each for each in gc.get_referrers(session) if each is duplex] == [duplex]
-    assert duplex not in gc.get_referents(session)
+    assert [each for each in gc.get_referrers(session) if each is splicing] == [splicing]
+    assert splicing not in gc.get_referents(session)
 
 
 @pytest.mark.parametrize("mask", [READ | WRITE | READ_HANGUP, READ | READ_HANGUP, WRITE])
-def test_an_event_that_repeats_an_end_is_not_the_other_sides(world: World, mask: int) -> None:
+def test_an_event_that_repeats_an_end_is_not_the_other_sides(worker: WorkerSimulation, mask: int) -> None:
     """epoll may tell of a state again; the backend's answer is still to come."""
-    client, backend = world.pair()
-    [session] = world.hub.sessions
+    client, backend = worker.pair()
+    [session] = worker.hub.sessions
     client.shutdown(1)
-    world.settle()
-    (session.duplex or session).on_client(mask)
-    (session.duplex or session).on_client(mask)
+    worker.settle()
+    (session.splicing or session).on_client(mask)
+    (session.splicing or session).on_client(mask)
     backend.send(b"answer")
-    world.settle()
+    worker.settle()
     assert heard(client) == "answer|open"
-    assert not world.ends
+    assert not worker.ends
 
 
 @pytest.mark.parametrize("taken", [0, 1, 7])
 @pytest.mark.parametrize("way", ["up", "down"])
 def test_what_a_peer_does_not_take_at_once_is_kept_for_it(
-    world: World, monkeypatch: pytest.MonkeyPatch, way: str, taken: int
+    worker: WorkerSimulation, monkeypatch: pytest.MonkeyPatch, way: str, taken: int
 ) -> None:
     """Its buffer is full, wholly or nearly: no byte is lost, doubled or out of order."""
-    client, backend = world.pair()
+    client, backend = worker.pair()
     sender, reader = (client, backend) if way == "up" else (backend, client)
 
     def refusing(fd: int, data: bytes) -> int:
@@ -282,22 +282,22 @@ def test_what_a_peer_does_not_take_at_once_is_kept_for_it(
 
     monkeypatch.setattr(session_module, "write", refusing)
     sender.send(b"0123456789")
-    world.settle()
-    [session] = world.hub.sessions
-    assert session.duplex is not None
-    assert world.cell(PAUSES) == 0  # not told yet
+    worker.settle()
+    [session] = worker.hub.sessions
+    assert session.splicing is not None
+    assert worker.cell(PAUSES) == 0  # not told yet
     sender.send(b"abc")
     sender.shutdown(1)
-    world.pass_time(2.5)
+    worker.pass_time(2.5)
     assert heard(reader) == "0123456789abc|end"
-    assert world.cell(PAUSES) == world.cell(RESUMES) == 1
+    assert worker.cell(PAUSES) == worker.cell(RESUMES) == 1
 
 
 def test_a_peer_that_is_gone_when_we_write_ends_the_session(
-    world: World, monkeypatch: pytest.MonkeyPatch
+    worker: WorkerSimulation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The answer that it sent before it went still arrives."""
-    client, backend = world.pair()
+    client, backend = worker.pair()
 
     def broken(fd: int, data: bytes) -> int:
         monkeypatch.undo()
@@ -306,14 +306,14 @@ def test_a_peer_that_is_gone_when_we_write_ends_the_session(
 
     monkeypatch.setattr(session_module, "write", broken)
     client.send(b"ask")
-    world.settle()
+    worker.settle()
     assert heard(client) == "too big|open"
     backend.close()
-    world.settle()
-    world.pass_time(0.03, 0.01)
+    worker.settle()
+    worker.pass_time(0.03, 0.01)
     client.close()
-    world.settle()
-    [end] = world.ends
+    worker.settle()
+    [end] = worker.ends
     assert end.startswith("SD")
-    assert world.cell(BYTES_IN) == 0
-    assert world.cell(BYTES_OUT) == 7
+    assert worker.cell(BYTES_IN) == 0
+    assert worker.cell(BYTES_OUT) == 7

@@ -1,4 +1,4 @@
-"""What the careful relay is there for: slow peers, lost peers, bytes nobody takes. Ends are told in test_session.py."""
+"""What the splicing relay is there for: slow peers, lost peers, bytes nobody takes. Ends are told in test_session.py."""
 
 import contextlib
 import os
@@ -6,7 +6,7 @@ import os
 from balancer.pool.board import BYTES_OUT, PAUSES, RESUMES
 from balancer.relay.flow import BULK
 from balancer.relay.half import LIMIT
-from tests.unit.balancer.relay.world import World, heard, reset
+from tests.unit.balancer.relay.simulation import WorkerSimulation, heard, reset
 
 
 def push(peer: object, amount: int) -> int:
@@ -20,89 +20,89 @@ def push(peer: object, amount: int) -> int:
     return sent
 
 
-def test_a_slow_reader_stops_its_sender_and_lets_it_go_on(world: World) -> None:
-    client, backend = world.pair()
+def test_a_slow_reader_stops_its_sender_and_lets_it_go_on(worker: WorkerSimulation) -> None:
+    client, backend = worker.pair()
     total, sent, got = 24 << 20, 0, 0
     while (more := push(backend, total - sent)) > 0:
         sent += more
-        world.settle(3)
-    [session] = world.hub.sessions
-    assert session.duplex is not None and session.duplex.down.paused
-    assert session.duplex.down.pending <= 1 << 20
+        worker.settle(3)
+    [session] = worker.hub.sessions
+    assert session.splicing is not None and session.splicing.down.paused
+    assert session.splicing.down.pending <= 1 << 20
     while got < total:
         sent += push(backend, total - sent)
         got += int(heard(client).split("|")[0] or 0)
-        world.settle(3)
+        worker.settle(3)
     assert got == total
     client.close()
     backend.close()
-    world.settle()
-    assert world.cell(PAUSES) == world.cell(RESUMES) > 0
-    assert world.cell(BYTES_OUT) == total
+    worker.settle()
+    assert worker.cell(PAUSES) == worker.cell(RESUMES) > 0
+    assert worker.cell(BYTES_OUT) == total
 
 
-def test_what_waits_for_a_backend_that_is_gone_is_swallowed(world: World) -> None:
+def test_what_waits_for_a_backend_that_is_gone_is_swallowed(worker: WorkerSimulation) -> None:
     """The client sends before it reads, and has filled every buffer when the backend resets."""
-    client, backend = world.pair()
+    client, backend = worker.pair()
     while push(client, 1 << 20):
-        world.settle(3)
+        worker.settle(3)
     reset(backend)
     with contextlib.suppress(ConnectionResetError):
         for _ in range(60):
             push(client, 1 << 20)
-            world.pass_time(0.01, 0.01)
-    assert world.ends == ["SD ECONNRESET"]
+            worker.pass_time(0.01, 0.01)
+    assert worker.ends == ["SD ECONNRESET"]
 
 
-def test_an_end_beside_a_backend_that_takes_nothing_more_lingers(world: World) -> None:
+def test_an_end_beside_a_backend_that_takes_nothing_more_lingers(worker: WorkerSimulation) -> None:
     """Both are learnt in one look: the client is told the end, and its further bytes are swallowed, not reset."""
-    client, _ = world.pair()
-    [session] = world.hub.sessions
-    duplex = session.take_over()
-    duplex.up.lose_sink()
-    duplex.down.ended()
-    duplex.settle()
-    assert duplex.closing_at > world.time
+    client, _ = worker.pair()
+    [session] = worker.hub.sessions
+    splicing = session.take_over()
+    splicing.up.lose_sink()
+    splicing.down.ended()
+    splicing.settle()
+    assert splicing.closing_at > worker.time
     assert heard(client) == "|end"
 
 
-def test_many_bytes_at_once_are_a_matter_for_the_careful_relay(world: World) -> None:
-    client, backend = world.pair()
-    [session] = world.hub.sessions
-    for size, is_careful in ((BULK - 1, False), (BULK, True)):
+def test_many_bytes_at_once_are_a_matter_for_the_splicing_relay(worker: WorkerSimulation) -> None:
+    client, backend = worker.pair()
+    [session] = worker.hub.sessions
+    for size, is_splicing in ((BULK - 1, False), (BULK, True)):
         backend.send(bytes(size))
-        world.settle()
-        assert (session.duplex is not None) == is_careful
-    world.pass_time(1.5)
+        worker.settle()
+        assert (session.splicing is not None) == is_splicing
+    worker.pass_time(1.5)
     assert heard(client) == f"{2 * BULK - 1}|open"
-    assert world.cell(BYTES_OUT) == 2 * BULK - 1
+    assert worker.cell(BYTES_OUT) == 2 * BULK - 1
 
 
-def test_an_end_behind_many_bytes_is_passed_on(world: World) -> None:
-    """The plain read takes all it may; the rest and the end lie behind it."""
-    client, backend = world.pair()
+def test_an_end_behind_many_bytes_is_passed_on(worker: WorkerSimulation) -> None:
+    """The fast path takes all it may; the rest and the end lie behind it."""
+    client, backend = worker.pair()
     backend.send(bytes(LIMIT + 10))
     backend.shutdown(1)
-    world.settle()
+    worker.settle()
     assert heard(client) == f"{LIMIT + 10}|end"
     client.close()
-    world.settle()
-    assert world.ends == ["--"]
-    assert world.cell(BYTES_OUT) == LIMIT + 10
+    worker.settle()
+    assert worker.ends == ["--"]
+    assert worker.cell(BYTES_OUT) == LIMIT + 10
 
 
-def test_a_last_answer_that_finds_no_room_is_told_of_room(world: World) -> None:
+def test_a_last_answer_that_finds_no_room_is_told_of_room(worker: WorkerSimulation) -> None:
     """The backend takes nothing more; its last answer is fetched on that occasion, while the client's queue is full."""
-    client, backend = world.pair()
-    [session] = world.hub.sessions
+    client, backend = worker.pair()
+    [session] = worker.hub.sessions
     with contextlib.suppress(BlockingIOError):
         while True:
             os.write(session.client_fd, bytes(1 << 18))
     backend.send(b"last")
-    duplex = session.take_over()
-    duplex.up.lose_sink()
-    duplex.settle()
-    assert duplex.down.paused
+    splicing = session.take_over()
+    splicing.up.lose_sink()
+    splicing.settle()
+    assert splicing.down.paused
     heard(client)
-    world.settle()
+    worker.settle()
     assert heard(client) == "last|open"

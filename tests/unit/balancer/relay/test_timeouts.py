@@ -7,22 +7,22 @@ from typing import Any
 import pytest
 
 from balancer.relay.timeouts import FINEST, SWEEP
-from tests.unit.balancer.relay.world import World, heard
+from tests.unit.balancer.relay.simulation import WorkerSimulation, heard
 
-Make = Callable[..., World]
+Make = Callable[..., WorkerSimulation]
 
 
 @pytest.fixture
 def make() -> Iterator[Make]:
-    made: list[World] = []
+    made: list[WorkerSimulation] = []
 
-    def build(**choices: Any) -> World:
-        made.append(World(**choices))
+    def build(**choices: Any) -> WorkerSimulation:
+        made.append(WorkerSimulation(**choices))
         return made[-1]
 
     yield build
-    for world in made:
-        world.close()
+    for worker in made:
+        worker.close()
 
 
 @pytest.mark.parametrize(
@@ -32,62 +32,62 @@ def make() -> Iterator[Make]:
 def test_the_sweep_is_as_fine_as_the_shortest_limit_asks(
     make: Make, idle: float, half: float, interval: float
 ) -> None:
-    world = make(idle_timeout=idle, half_close_timeout=half)
-    assert world.keeper.interval == pytest.approx(interval)
+    worker = make(idle_timeout=idle, half_close_timeout=half)
+    assert worker.timeouts.interval == pytest.approx(interval)
 
 
 def test_an_idle_limit_is_kept_within_a_sweep(make: Make) -> None:
-    world = make(idle_timeout=5.0)
-    client, _ = world.pair()
-    world.pass_time(4.9)
+    worker = make(idle_timeout=5.0)
+    client, _ = worker.pair()
+    worker.pass_time(4.9)
     assert heard(client) == "|open"
-    world.pass_time(1.5)
+    worker.pass_time(1.5)
     assert heard(client) == "|end"
-    assert world.ends == ["cD idle-timeout"]
+    assert worker.ends == ["cD idle-timeout"]
 
 
 def test_without_limits_nobody_is_closed_for_silence(make: Make) -> None:
-    world = make(idle_timeout=0.0, half_close_timeout=0.0)
-    client, backend = world.pair()
+    worker = make(idle_timeout=0.0, half_close_timeout=0.0)
+    client, backend = worker.pair()
     client.shutdown(socket.SHUT_WR)
-    world.pass_time(10_000.0, step=500.0)
+    worker.pass_time(10_000.0, step=500.0)
     assert heard(backend) == "|end"
-    assert world.ends == []
+    assert worker.ends == []
 
 
 def test_a_session_that_is_over_within_a_second_was_never_looked_at(make: Make) -> None:
-    world = make()
-    client, backend = world.pair()
-    [session] = world.hub.sessions
-    world.pass_time(0.5)
+    worker = make()
+    client, backend = worker.pair()
+    [session] = worker.hub.sessions
+    worker.pass_time(0.5)
     client.close()
     backend.close()
-    world.settle()
-    assert world.ends == ["--"]
-    assert session.sighting is None
+    worker.settle()
+    assert worker.ends == ["--"]
+    assert session.activity is None
 
 
 def test_who_is_given_up_for_silence_depends_on_whose_turn_it_is(make: Make) -> None:
-    world = make(idle_timeout=4.0, half_close_timeout=0.0)
+    worker = make(idle_timeout=4.0, half_close_timeout=0.0)
     for talk in ("client", "backend"):
-        client, backend = world.pair()
+        client, backend = worker.pair()
         (client if talk == "client" else backend).shutdown(socket.SHUT_WR)
-        world.pass_time(6.0)
-    assert world.ends == ["sD half-close-timeout", "cD half-close-timeout"]
+        worker.pass_time(6.0)
+    assert worker.ends == ["sD half-close-timeout", "cD half-close-timeout"]
 
 
 def test_a_backend_is_probed_once_a_session_has_lasted(make: Make) -> None:
     """Keepalive costs four system calls; a session of a moment does not need them."""
-    world = make(keepalive=30.0)
-    world.pair()
-    [session] = world.hub.sessions
+    worker = make(keepalive=30.0)
+    worker.pair()
+    [session] = worker.hub.sessions
     assert session.backend_socket is not None
 
     def is_probed() -> bool:
         assert session.backend_socket is not None
         return bool(session.backend_socket.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE))
 
-    world.pass_time(0.5)
+    worker.pass_time(0.5)
     assert not is_probed()
-    world.pass_time(2.0)
+    worker.pass_time(2.0)
     assert is_probed()

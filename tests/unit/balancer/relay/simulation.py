@@ -1,11 +1,11 @@
 """One worker without a process: real sockets, loop, board and election; time only passes when a test says so.
 
-    world = World(backends=1, idle_timeout=5.0)
-    client = world.connect(); world.settle(); backend = world.accept(); ...
-    world.pass_time(5.0)
+    worker = WorkerSimulation(backends=1, idle_timeout=5.0)
+    client = worker.connect(); worker.settle(); backend = worker.accept(); ...
+    worker.pass_time(5.0)
 
 RULES: nothing sleeps and nothing blocks: `settle` turns the loop until nothing is left to do. Every session that ends is
-in `world.ends` as the log would tell it.
+in `worker.ends` as the log would tell it.
 """
 
 import errno
@@ -22,7 +22,7 @@ from balancer.pool.board import Board, base, columns_for
 from balancer.pool.election import Elector
 from balancer.relay.accept import Acceptor
 from balancer.relay.hub import Hub
-from balancer.relay.timeouts import Keeper
+from balancer.relay.timeouts import TimeoutSweep
 from balancer.shm.layout import FIRST_LEASE, MASTER_LIVE_ROWS, MASTER_ROW, make_shared
 
 OWN, SIBLING = FIRST_LEASE, FIRST_LEASE + 1
@@ -79,7 +79,7 @@ class Queue:
         return self.sock.getsockname()
 
 
-class World:
+class WorkerSimulation:
     def __init__(self, backends: int = 1, upstream: str = "", **choices: Any) -> None:
         self.time = 100.0
         self.loop = Loop(clock=lambda: self.time)
@@ -96,8 +96,8 @@ class World:
         elector = Elector(self.board, self.backends, "roundrobin", OWN)
         self.hub = Hub(self.loop, self.settings, self.board, elector, OWN, self.lines)  # type: ignore[arg-type]
         self.acceptor = Acceptor(self.hub, {0: (Queue(self.queue),)})
-        self.keeper = Keeper(self.hub)
-        self.keeper.start()
+        self.timeouts = TimeoutSweep(self.hub)
+        self.timeouts.start()
         self.acceptor.serve([0])
         self._opened: list[socket.socket] = []
 
