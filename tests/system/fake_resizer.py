@@ -1,7 +1,7 @@
-"""A resizer that does as it is told, for tests of the client: threads in the test's own process, real sockets.
+"""A resizer whose replies the test chooses, for tests of the client: threads in the test process, real sockets.
 
-with FakeResizer() as server: ...                answers rightly, with IDs
-with FakeResizer(behave) as server: ...          behave(talk, request) sends what it likes
+with FakeResizer() as server: ...                correct replies, with IDs
+with FakeResizer(behave) as server: ...          behave(connection, request) sends the replies
 """
 
 import io
@@ -29,7 +29,7 @@ def picture(width: int, height: int, format: str = "JPEG", colour: int = 0) -> b
 
 
 def right_answer(request: Request, name: str = "fake") -> Response:
-    """What a resizer of ours would say."""
+    """The correct reply to `request`."""
     answer = Response(request.original_name, request.typ, id=request.id, status=200 if request.id else 0)
     answer.server, answer.workers = (name, 2) if request.id else ("", 0)
     answer.resized_width, answer.resized_height = request.target_width, request.target_height
@@ -39,8 +39,8 @@ def right_answer(request: Request, name: str = "fake") -> Response:
     return answer
 
 
-class Talk:
-    """One connection, from the server's side. `number` counts from 1."""
+class ServerConnection:
+    """The server's end of one connection. `number` counts from 1."""
 
     def __init__(self, sock: socket.socket, number: int) -> None:
         self.sock = sock
@@ -55,17 +55,17 @@ class Talk:
         self.sock.close()
 
 
-Behave = Callable[[Talk, Request], Any]
+Behaviour = Callable[[ServerConnection, Request], Any]
 
 
-def behave_well(talk: Talk, request: Request) -> None:
-    talk.send(right_answer(request))
+def behave_well(connection: ServerConnection, request: Request) -> None:
+    connection.send(right_answer(request))
 
 
 class FakeResizer:
     """Listens on a loopback port; one thread accepts, one thread per connection."""
 
-    def __init__(self, behave: Behave = behave_well) -> None:
+    def __init__(self, behave: Behaviour = behave_well) -> None:
         self._behave = behave
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=256)
         self.address = "{}:{}".format(*self._listener.getsockname())
@@ -74,7 +74,7 @@ class FakeResizer:
         self.at_once = 0
         self._open = 0
         self._lock = threading.Lock()
-        self._talks: list[Talk] = []
+        self._connections: list[ServerConnection] = []
         self._threads: list[threading.Thread] = []
 
     def __enter__(self) -> Self:
@@ -84,7 +84,7 @@ class FakeResizer:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for sock in (self._listener, *(talk.sock for talk in self._talks)):
+        for sock in (self._listener, *(connection.sock for connection in self._connections)):
             try:
                 sock.shutdown(socket.SHUT_RDWR)
             except OSError:
@@ -95,7 +95,7 @@ class FakeResizer:
 
     @property
     def connections(self) -> int:
-        return len(self._talks)
+        return len(self._connections)
 
     def _start(self, target: Callable[..., None], *arguments: Any) -> None:
         thread = threading.Thread(target=target, args=arguments, daemon=True)
@@ -108,27 +108,29 @@ class FakeResizer:
                 sock, _ = self._listener.accept()
             except OSError:
                 return
-            talk = Talk(sock, len(self._talks) + 1)
-            self._talks.append(talk)
-            self._start(self._serve, talk)
+            connection = ServerConnection(sock, len(self._connections) + 1)
+            self._connections.append(connection)
+            self._start(self._serve, connection)
 
-    def _serve(self, talk: Talk) -> None:
+    def _serve(self, connection: ServerConnection) -> None:
         with self._lock:
             self._open += 1
             self.at_once = max(self.at_once, self._open)
         reader = FrameReader()
         try:
-            while data := talk.sock.recv(1 << 18):
+            while data := connection.sock.recv(1 << 18):
                 for payload in reader.feed(data):
                     request = decode_request(payload)
                     with self._lock:
                         self.requests.append(request)
-                        self.by_connection[talk.number] = self.by_connection.get(talk.number, 0) + 1
-                    talk.requests += 1
-                    self._behave(talk, request)
+                        self.by_connection[connection.number] = (
+                            self.by_connection.get(connection.number, 0) + 1
+                        )
+                    connection.requests += 1
+                    self._behave(connection, request)
         except (OSError, FrameError, MessageError):
             pass
         finally:
             with self._lock:
                 self._open -= 1
-            talk.sock.close()
+            connection.sock.close()

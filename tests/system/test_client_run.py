@@ -1,41 +1,42 @@
-"""resize-client against a resizer that behaves: everything arrives, once, where it belongs, and the account is right."""
+"""resize-client against a correct resizer: every picture is saved once in its place, and the statistics are right."""
 
 import csv
 import json
 import os
 import re
+import time
 from pathlib import Path
 from unicodedata import normalize
 
 import pytest
 
-from tests.system.client_bench import Bench
-from tests.system.fake_resizer import FakeResizer, Talk, picture, right_answer
+from tests.system.client_fixture import ClientFixture
+from tests.system.fake_resizer import FakeResizer, ServerConnection, picture, right_answer
 from workers.wire.messages import Request
 
 
 @pytest.fixture
-def bench(tmp_path: Path) -> Bench:
-    return Bench(tmp_path)
+def client(tmp_path: Path) -> ClientFixture:
+    return ClientFixture(tmp_path)
 
 
-def test_pictures_of_all_sub_directories_are_saved_beside_their_like(bench: Bench) -> None:
-    bench.fill(3)
-    bench.fill(4, "holiday/2024", "PNG")
-    (bench.pictures / "notes.txt").write_text("not a picture")
+def test_results_keep_the_sub_directories_of_their_sources(client: ClientFixture) -> None:
+    client.fill(3)
+    client.fill(4, "holiday/2024", "PNG")
+    (client.pictures / "notes.txt").write_text("not a picture")
     with FakeResizer() as server:
-        done = bench.run(server.address)
+        done = client.run(server.address)
     assert done.code == 0, done.err
     names = [f"p000{n}-20x10.jpg" for n in range(3)] + [f"holiday/2024/p000{n}-20x10.png" for n in range(4)]
-    assert sorted(bench.saved()) == sorted(names)
-    assert bench.saved()["p0000-20x10.jpg"] == picture(20, 10)
+    assert sorted(client.saved()) == sorted(names)
+    assert client.saved()["p0000-20x10.jpg"] == picture(20, 10)
     assert len(server.requests) == 7
 
 
-def test_the_account(bench: Bench) -> None:
-    bench.fill(5)
+def test_the_statistics(client: ClientFixture) -> None:
+    client.fill(5)
     with FakeResizer() as server:
-        done = bench.run(server.address, "--dry-run", "--times", "3")
+        done = client.run(server.address, "--dry-run", "--times", "3")
     assert done.out.startswith("-- [ Network Statistics ] --\n")
     figures = dict(re.findall(r"^([A-Z][A-Za-z0-9 ]+): +([\d.]+)", done.out, re.MULTILINE))
     assert {
@@ -49,113 +50,113 @@ def test_the_account(bench: Bench) -> None:
     assert int(figures["Bytes received"]) > 15 * 200
     assert "15 answered, 0 saved" in done.out
     assert re.search(r"^ +15 +fake$", done.out, re.MULTILINE)
-    assert not bench.results.exists()
+    assert not client.results.exists()
 
 
-def test_flood_sends_the_directory_on_every_connection(bench: Bench) -> None:
-    bench.fill(6)
+def test_flood_sends_the_directory_on_every_connection(client: ClientFixture) -> None:
+    client.fill(6)
     with FakeResizer() as server:
-        done = bench.run(server.address, "--flood", "--maxconns", "5", "--times", "2", "--dry-run")
+        done = client.run(server.address, "--flood", "--maxconns", "5", "--times", "2", "--dry-run")
     assert done.code == 0, done.err
     assert server.by_connection == dict.fromkeys(range(1, 6), 12)
     assert "Jobs Per Second" in done.out
 
 
-def test_several_requests_are_in_flight_on_one_connection(bench: Bench) -> None:
-    bench.fill(12)
+def test_several_requests_are_in_flight_on_one_connection(client: ClientFixture) -> None:
+    client.fill(12)
     held: list[Request] = []
 
-    def only_in_fours(talk: Talk, request: Request) -> None:
+    def only_in_fours(connection: ServerConnection, request: Request) -> None:
         held.append(request)
         if len(held) == 4:
-            for one in reversed(held):  # and out of order
-                talk.send(right_answer(one))
+            for one in reversed(held):  # out of order
+                connection.send(right_answer(one))
             held.clear()
 
     with FakeResizer(only_in_fours) as server:
-        done = bench.run(server.address, "--in-flight", "4")
+        done = client.run(server.address, "--in-flight", "4")
     assert done.code == 0, done.err
     assert server.connections == 1
-    assert len(bench.saved()) == 12
+    assert len(client.saved()) == 12
 
 
-def test_many_connections_at_once(bench: Bench) -> None:
-    bench.fill(20)
+def test_many_connections_at_once(client: ClientFixture) -> None:
+    client.fill(20)
     with FakeResizer() as server:
-        done = bench.run(server.address, "--minconns", "8", "--maxconns", "8", "--times", "20", "--dry-run")
+        done = client.run(server.address, "--minconns", "8", "--maxconns", "8", "--times", "20", "--dry-run")
     assert done.code == 0, done.err
     assert server.at_once == 8
     assert len(server.requests) == 400
     assert min(server.by_connection.values()) > 10
 
 
-def test_an_original_backend_answers_in_order_without_ids(bench: Bench) -> None:
-    bench.fill(10)
+def test_an_original_backend_answers_in_order_without_ids(client: ClientFixture) -> None:
+    client.fill(10)
 
-    def original(talk: Talk, request: Request) -> None:
+    def original(connection: ServerConnection, request: Request) -> None:
         answer = right_answer(request)
         answer.id, answer.status, answer.server, answer.workers = 0, 0, "", 0
-        talk.send(answer)
+        connection.send(answer)
 
     with FakeResizer(original) as server:
-        done = bench.run(server.address, "--maxconns", "2")
+        done = client.run(server.address, "--maxconns", "2")
     assert done.code == 0, done.err
-    assert len(bench.saved()) == 10
+    assert len(client.saved()) == 10
     assert "10  (unnamed)" in done.out
 
 
-def test_clashing_and_awkward_names_all_get_their_own_result(bench: Bench) -> None:
-    bench.pictures.joinpath("a").mkdir()
-    bench.pictures.joinpath("b").mkdir()
+def test_clashing_and_awkward_names_all_get_their_own_result(client: ClientFixture) -> None:
+    client.pictures.joinpath("a").mkdir()
+    client.pictures.joinpath("b").mkdir()
     names = ["x.jpg", "x.jpeg", "X.JPG", "x.png", "a/x.jpg", "b/x.jpg", "n" * 251 + ".jpg", "new\nline.jpg"]
     names += [normalize("NFC", "é.jpg"), normalize("NFD", "é.jpg"), "n" * 250 + "m.jpg", "~.jpg", "-w.jpg"]
     raw = [os.fsencode(name) for name in names] + [b"latin-\xe9.jpg"]
     for number, name in enumerate(raw):
         format = "PNG" if name.endswith(b"png") else "JPEG"
-        Path(os.fsdecode(os.path.join(os.fsencode(bench.pictures), name))).write_bytes(
+        Path(os.fsdecode(os.path.join(os.fsencode(client.pictures), name))).write_bytes(
             picture(40, 30, format, number)
         )
 
-    def marked(talk: Talk, request: Request) -> None:
+    def marked(connection: ServerConnection, request: Request) -> None:
         answer = right_answer(request)
         answer.data = bytes(answer.data) + b"%" + bytes(request.data[-40:])
-        talk.send(answer)
+        connection.send(answer)
 
     with FakeResizer(marked) as server:
-        done = bench.run(server.address)
+        done = client.run(server.address)
     assert done.code == 0, done.err
-    saved = bench.saved()
+    saved = client.saved()
     assert len(saved) == len(raw)
     assert len({normalize("NFC", name).casefold() for name in saved}) == len(raw)
 
 
-def test_include_exclude_fit_format_quality(bench: Bench) -> None:
-    bench.fill(3)
-    bench.fill(3, "raw", "PNG")
+def test_include_exclude_fit_format_quality(client: ClientFixture) -> None:
+    client.fill(3)
+    client.fill(3, "raw", "PNG")
     with FakeResizer() as server:
-        done = bench.run(
+        done = client.run(
             server.address, "--include", "raw/*", "--exclude", "*1.png", "--format", "gif", "--quality", "50",
             "--fit", "cover",
         )  # fmt: skip
     assert done.code == 0, done.err
-    assert sorted(bench.saved()) == ["raw/p0000-20x10.gif", "raw/p0002-20x10.gif"]
+    assert sorted(client.saved()) == ["raw/p0000-20x10.gif", "raw/p0002-20x10.gif"]
     assert {(r.fit, r.format, r.quality) for r in server.requests} == {("cover", "gif", 50)}
 
 
 @pytest.mark.parametrize("ending", ["json", "csv"])
-def test_the_report_has_a_row_for_each_picture(bench: Bench, ending: str) -> None:
-    bench.fill(3)
-    bench.pictures.joinpath("broken.jpg").write_bytes(picture(5, 5))
+def test_the_report_has_a_row_for_each_picture(client: ClientFixture, ending: str) -> None:
+    client.fill(3)
+    client.pictures.joinpath("broken.jpg").write_bytes(picture(5, 5))
 
-    def refuse_broken(talk: Talk, request: Request) -> None:
+    def refuse_broken(connection: ServerConnection, request: Request) -> None:
         answer = right_answer(request)
         if request.original_name == "broken.jpg":
             answer.status, answer.error, answer.data = 422, "cannot be read", b""
-        talk.send(answer)
+        connection.send(answer)
 
-    path = bench.room / f"report.{ending}"
+    path = client.directory / f"report.{ending}"
     with FakeResizer(refuse_broken) as server:
-        done = bench.run(server.address, "--report", str(path))
+        done = client.run(server.address, "--report", str(path))
     assert done.code == 1
     assert "failed: broken.jpg: 422: cannot be read" in done.err
     rows = json.loads(path.read_text()) if ending == "json" else list(csv.DictReader(path.open()))
@@ -166,46 +167,46 @@ def test_the_report_has_a_row_for_each_picture(bench: Bench, ending: str) -> Non
     assert int(by_name["p0000.jpg"]["bytes_out"]) == len(picture(20, 10))
 
 
-def test_processes_divide_the_pictures(bench: Bench) -> None:
-    bench.fill(11)
+def test_processes_divide_the_pictures(client: ClientFixture) -> None:
+    client.fill(11)
     with FakeResizer() as server:
-        done = bench.run(server.address, "--processes", "3")
+        done = client.run(server.address, "--processes", "3")
     assert done.code == 0, done.err
-    assert len(bench.saved()) == 11
+    assert len(client.saved()) == 11
     assert len(server.requests) == 11
     assert server.connections == 3
     assert "11 answered, 11 saved" in done.out
 
 
-def test_results_inside_the_input_are_not_pictures_the_next_time(bench: Bench) -> None:
-    bench.fill(3)
-    bench.results = bench.pictures / "small"
+def test_results_inside_the_input_are_not_pictures_the_next_time(client: ClientFixture) -> None:
+    client.fill(3)
+    client.results = client.pictures / "small"
     with FakeResizer() as server:
         for _ in range(2):
-            assert bench.run(server.address).code == 0
+            assert client.run(server.address).code == 0
     assert len(server.requests) == 6
-    assert len(bench.saved()) == 3
+    assert len(client.saved()) == 3
 
 
-def test_skip_existing_asks_only_for_what_is_new_changed_or_gone(bench: Bench) -> None:
-    bench.fill(6)
+def test_skip_existing_asks_only_for_what_is_new_changed_or_gone(client: ClientFixture) -> None:
+    client.fill(6)
     with FakeResizer() as server:
-        assert bench.run(server.address).code == 0
-        assert bench.run(server.address, "--skip-existing").code == 0
+        assert client.run(server.address).code == 0
+        assert client.run(server.address, "--skip-existing").code == 0
         assert len(server.requests) == 6
-        bench.pictures.joinpath("p0000.jpg").write_bytes(picture(50, 50))
-        bench.results.joinpath("p0001-20x10.jpg").unlink()
-        bench.results.joinpath("p0002-20x10.jpg").write_bytes(b"edited")
-        bench.pictures.joinpath("new.jpg").write_bytes(picture(9, 9))
+        client.pictures.joinpath("p0000.jpg").write_bytes(picture(50, 50))
+        client.results.joinpath("p0001-20x10.jpg").unlink()
+        client.results.joinpath("p0002-20x10.jpg").write_bytes(b"edited")
+        client.pictures.joinpath("new.jpg").write_bytes(picture(9, 9))
         server.requests.clear()
-        done = bench.run(server.address, "--skip-existing")
+        done = client.run(server.address, "--skip-existing")
         assert done.code == 0, done.err
         names = sorted(request.original_name for request in server.requests)
         assert names == ["new.jpg", "p0000.jpg", "p0001.jpg", "p0002.jpg"]
         assert "3 skipped" in done.out
         server.requests.clear()
-        assert bench.run(server.address, "--skip-existing", "--quality", "40").code == 0
-        assert len(server.requests) == 7, "another quality is another job"
+        assert client.run(server.address, "--skip-existing", "--quality", "40").code == 0
+        assert len(server.requests) == 7, "another quality makes another result"
 
 
 @pytest.mark.parametrize(
@@ -217,31 +218,30 @@ def test_skip_existing_asks_only_for_what_is_new_changed_or_gone(bench: Bench) -
         (["--no-such-option"], "no-such-option"),
     ],
 )
-def test_usage_errors_are_one_sentence_and_exit_2(bench: Bench, arguments: list[str], sentence: str) -> None:
-    done = bench.run("127.0.0.1:1", *(one.format(pictures=bench.pictures) for one in arguments))
+def test_usage_errors_are_one_sentence_and_exit_2(
+    client: ClientFixture, arguments: list[str], sentence: str
+) -> None:
+    done = client.run("127.0.0.1:1", *(one.format(pictures=client.pictures) for one in arguments))
     assert done.code == 2
     assert sentence in done.err
     assert len(done.err.strip().splitlines()) == 1
 
 
-def test_an_empty_directory_is_said(bench: Bench) -> None:
-    done = bench.run("127.0.0.1:1")
+def test_an_empty_directory_is_reported(client: ClientFixture) -> None:
+    done = client.run("127.0.0.1:1")
     assert (done.code, done.out) == (1, "")
     assert "no pictures in" in done.err
 
 
-def test_connections_grow_while_it_pays(bench: Bench) -> None:
-    """Each connection of this server is slow by itself, so more connections are more replies."""
-    bench.fill(10)
+def test_connections_grow_while_the_reply_rate_grows(client: ClientFixture) -> None:
+    """This server takes 10 ms per request and connection, so more connections give more replies a second."""
+    client.fill(10)
 
-    def slow(talk: Talk, request: Request) -> None:
-        talk.sock.settimeout(None)
-        import time
-
+    def slow(connection: ServerConnection, request: Request) -> None:
         time.sleep(0.01)
-        talk.send(right_answer(request))
+        connection.send(right_answer(request))
 
     with FakeResizer(slow) as server:
-        done = bench.run(server.address, "--maxconns", "8", "--times", "60", "--dry-run")
+        done = client.run(server.address, "--maxconns", "8", "--times", "60", "--dry-run")
     assert done.code == 0, done.err
     assert 4 <= server.at_once <= 8

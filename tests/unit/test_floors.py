@@ -100,8 +100,6 @@ TO_MEND: set[str] = {
     "class Seat is defined more than once",
     # config, pool, relay, resizer
     "class Settings is defined more than once",
-    # resizer, client
-    "class Task is defined more than once",
     # resizer
     "class Worker is defined more than once",
     # lab

@@ -1,10 +1,11 @@
-"""resize-client: a directory of pictures through a balancer to its resizers, and the results into another directory.
+"""resize-client: sends the pictures of a directory through a balancer to its resizers and saves the results.
 
-    scan  -> pictures -> naming -> jobs --> lane (which connection, when again) --> link (one socket)
-                                    ^        |  pacing: how many connections          |  connection: in flight by ID
-                                    |        v                                        v
-    report, progress <- run <- save, journal <- judge (is the reply what was asked?) <- replies
+    scan -> naming -> jobs --> dispatcher (which connection, when again) --> connection (one socket)
+                       ^        |  concurrency: how many connections         |  pipeline: requests in flight by ID
+                       |        v                                            v
+    report, progress <- run <- output, journal <- validation (is the reply what was asked for?) <- replies
 
-RULES: one thread, one loop. A reply never chooses a path: what it answers is found by its ID in our own record, where
-it goes was decided before it was asked for. Pure: naming, judge, jobs, pacing, connection, report's figures.
+RULES: one thread, one event loop. A reply never chooses a path: its ID selects a job of this client, and the job's
+target path was fixed before the request was sent. Pure modules: naming, picture_header, validation, jobs, concurrency,
+pipeline, and the figures of report.
 """

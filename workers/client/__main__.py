@@ -1,6 +1,6 @@
-"""`resize-client`: read the options, hand over, say what came of it.
+"""The program `resize-client`: reads the options, runs, prints the statistics.
 
-Exit codes: 0 everything done, 1 something failed (each with a line) or nothing could be begun, 2 usage.
+Exit codes: 0 everything done, 1 pictures failed (one line each) or the run could not start, 2 usage.
 """
 
 import os
@@ -9,12 +9,12 @@ from collections.abc import Sequence
 
 from balancer.config.option import Answer, ConfigError
 from workers.client.report import format_failures, format_statistics, printable
-from workers.client.start import CannotBegin, resize_directory
+from workers.client.start import StartError, resize_directory
 from workers.options import parse_client
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The program; its exit code."""
+    """Run the program; its exit code."""
     try:
         options = parse_client(sys.argv[1:] if argv is None else argv, os.environ)
         if not options.dry_run and os.path.realpath(options.output) == os.path.realpath(options.input):
@@ -29,15 +29,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     for note in options.notes:
         _complain(note, 0)
     try:
-        figures = resize_directory(options)
+        statistics = resize_directory(options)
     except OSError as error:
         return _complain(f"{error.filename or options.output}: {error.strerror}", 1)
-    except CannotBegin as error:
+    except StartError as error:
         return _complain(str(error), 1)
-    print(format_statistics(figures), flush=True)
-    if not figures.is_clean():
-        print(format_failures(figures), file=sys.stderr)
-    return 0 if figures.is_clean() else 1
+    print(format_statistics(statistics), flush=True)
+    if not statistics.is_clean():
+        print(format_failures(statistics), file=sys.stderr)
+    return 0 if statistics.is_clean() else 1
 
 
 def _complain(sentence: str, code: int) -> int:

@@ -1,95 +1,158 @@
-"""One connection's conversation: requests in flight, replies matched to them. Sans-IO: no socket, no clock.
+"""One socket to the balancer or a resizer: dials, sends requests, reads replies, reports its end.
 
-    put(job, request)  -> parts to send                 in flight: {7: job a, 8: job b, 9: job c}
-    receive(bytes)     -> [(job b, reply 8), ...]       a resizer of ours: any order, by ID
-                                                        an original one: no ID, so the oldest in flight
-
-RULES: an ID answers once, on the connection it was sent on. Whatever else arrives (an unknown or repeated ID, a reply
-without one where IDs are in use or under another name, bytes that are no frame) sets `violation`: a sentence, after
-which nothing that this peer sends is looked at.
+RULES: non-blocking; edge-triggered, so it reads until the kernel has nothing left, but at most READS buffers a turn.
+Every end goes through `close` with a reason, and `on_lost` is called once.
 """
 
-from collections.abc import Callable, Sequence
-from typing import Generic, TypeVar
+import errno
+import os
+import socket
+from collections import deque
+from collections.abc import Callable
+from itertools import islice
 
-from workers.wire.frames import FrameError, FrameReader
-from workers.wire.messages import (
-    MessageError,
-    Parts,
-    Request,
-    Response,
-    decode_response,
-    encode_request_parts,
-)
+from balancer.config.units import Address
+from balancer.eventloop.errnos import WOULD_BLOCK
+from balancer.eventloop.loop import ERROR, HANGUP, READ, WRITE, Loop
+from workers.client.jobs import ClientJob
+from workers.client.pipeline import RequestPipeline
+from workers.wire.messages import Request, Response
 
-T = TypeVar("T")
+READ_SIZE = 256 * 1024
+READS = 8
+MAX_BUFFERS = 64  # in one sendmsg
+SEND_AT_ONCE = (
+    64 * 1024
+)  # a picture of this size gets a system call of its own, so that the server can begin with it
 
 
-class Conversation(Generic[T]):
-    """The state of one connection, from its first request to its end."""
+class ClientConnection:
+    """One connection from its dial to its end. `serial`: its number among all connections of this process."""
 
-    def __init__(self, next_id: Callable[[], int], max_frame: int) -> None:
-        self._next_id = next_id  # shared by all connections, so that a reply on the wrong one is found out
-        self._reader = FrameReader(max_frame)
-        self._in_flight: dict[int, tuple[T, str]] = {}
-        self._highest = 0
-        self.answered = 0
-        self.speaks_ids: bool | None = None  # unknown until the first reply
-        self.violation = ""
+    on_open: Callable[["ClientConnection"], object]
+    on_replies: Callable[["ClientConnection", list[tuple[ClientJob, Response]]], object]
+    on_lost: Callable[["ClientConnection", str], object]
 
-    def __len__(self) -> int:
-        return len(self._in_flight)
+    def __init__(
+        self, loop: Loop, address: Address, serial: int, next_id: Callable[[], int], max_frame: int
+    ) -> None:
+        self._loop = loop
+        self.address = address
+        self.serial = serial
+        self.pipeline: RequestPipeline[ClientJob] = RequestPipeline(next_id, max_frame)
+        self.is_open = False
+        self.is_closed = False
+        self.carries_suspect = False  # a suspect is the only request in flight
+        self.is_draining = False  # its resizer is busy or draining: it gets no more jobs
+        self.dialled_at = loop.now
+        self.bytes_out = 0
+        self.bytes_in = 0
+        self._unsent: deque[memoryview] = deque()
+        self._is_ending = False
+        self._sock = socket.socket(address.socket_family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
 
-    def put(self, job: T, request: Request) -> Parts:
-        """Take `request` into flight under a new ID: the frame to send. Raises MessageError."""
-        request.id = self._next_id()
-        parts = encode_request_parts(request)
-        self._highest = request.id
-        self._in_flight[request.id] = (job, request.original_name)
-        return parts
+    def dial(self) -> None:
+        """Begin to connect; on_open or on_lost follows, from the loop."""
+        if self.address.family != "unix":
+            self._sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        code = self._sock.connect_ex(self.address.sockaddr())
+        if code not in (0, errno.EINPROGRESS):
+            self._loop.again(lambda: self.close(f"cannot connect: {os.strerror(code)}"))
+            return
+        self._loop.watch(self._sock.fileno(), self._on_event)
 
-    def in_flight(self) -> list[T]:
-        """The jobs that wait for their reply, oldest first."""
-        return [job for job, _ in self._in_flight.values()]
+    def is_idle(self) -> bool:
+        """True when no request is in flight."""
+        return not len(self.pipeline)
 
-    def receive(self, data: bytes | memoryview) -> list[tuple[T, Response]]:
-        """Jobs answered by what arrived. Sets `violation` at the first thing that must not be."""
-        answers: list[tuple[T, Response]] = []
-        if self.violation:
-            return answers
-        try:
-            payloads: Sequence[bytes] = self._reader.feed(data)
-            sentence = ""
-        except FrameError as error:
-            payloads, sentence = error.before, str(error)
-        try:
-            for payload in payloads:
-                answers.append(self._match(decode_response(payload)))  # noqa: PERF401 - what came before an error counts
-        except MessageError as error:
-            sentence = str(error)
-        self.violation = sentence
-        self.answered += len(answers)
-        return answers
+    def send(self, job: ClientJob, request: Request) -> None:
+        """Queue the request; a small one is sent by flush(). Raises MessageError when it cannot be encoded."""
+        for part in self.pipeline.add(job, request):
+            if len(part):
+                self._unsent.append(memoryview(part))
+        if len(request.data) >= SEND_AT_ONCE:
+            self.flush()
 
-    def _match(self, response: Response) -> tuple[T, Response]:
-        if self.speaks_ids is None:
-            self.speaks_ids = bool(response.id)
-        if self.speaks_ids != bool(response.id):
-            raise MessageError("replies with and without an ID on one connection")
-        if not self._in_flight:
-            raise MessageError(f"a reply nobody waits for (ID {response.id})")
-        if not response.id:
-            return self._match_oldest(response)
-        job, _ = self._in_flight.pop(response.id, (None, ""))
-        if job is None:
-            kind = "repeated" if response.id <= self._highest else "unknown"
-            raise MessageError(f"{kind} ID {response.id}")
-        return job, response
+    def flush(self) -> None:
+        """Send what the socket buffer takes; the rest follows when it has room."""
+        if self.is_open and self._unsent:
+            self._flush()
 
-    def _match_oldest(self, response: Response) -> tuple[T, Response]:
-        oldest = next(iter(self._in_flight))
-        job, name = self._in_flight[oldest]
-        if response.original_name != name:
-            raise MessageError(f"a reply without ID for {response.original_name!r} where {name!r} is next")
-        del self._in_flight[oldest]
-        return job, response
+    def close(self, reason: str) -> None:
+        """Close the socket and report `reason`; a second call does nothing."""
+        if self.is_closed:
+            return
+        self.is_closed, self.is_open = True, False
+        self._unsent.clear()
+        if self._loop.is_watched(self._sock.fileno()):
+            self._loop.forget(self._sock.fileno())
+        self._loop.retire(self._sock.close)
+        self.on_lost(self, reason)
+
+    def _on_event(self, mask: int) -> None:
+        if not self.is_open and not self._finish_dial(mask):
+            return
+        if mask & WRITE and self._unsent:
+            self._flush()
+        if mask & ~(READ | WRITE):
+            self._is_ending = (
+                True  # EPOLLRDHUP comes once, EOF may follow the data: a short read proves nothing
+            )
+        if mask & ~WRITE:
+            self._read()
+
+    def _finish_dial(self, mask: int) -> bool:
+        if not mask & (WRITE | ERROR | HANGUP):
+            return False
+        code = self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        if code:
+            self.close(f"cannot connect: {os.strerror(code)}")
+            return False
+        self.is_open = True
+        self.on_open(self)
+        return not self.is_closed
+
+    def _flush(self) -> None:
+        while self._unsent:
+            try:
+                count = self._sock.sendmsg(list(islice(self._unsent, MAX_BUFFERS)))
+            except OSError as error:
+                if error.errno not in WOULD_BLOCK:
+                    self._read()  # replies that arrived before the error count
+                    self.close(f"lost: {error.strerror}")
+                return
+            self.bytes_out += count
+            self._drop(count)
+
+    def _drop(self, count: int) -> None:
+        unsent = self._unsent
+        while unsent and count >= len(unsent[0]):
+            count -= len(unsent.popleft())
+        if count:
+            unsent[0] = unsent[0][count:]
+
+    def _read(self) -> None:
+        for _ in range(READS):
+            if self.is_closed:
+                return
+            try:
+                data = self._sock.recv(READ_SIZE)
+            except OSError as error:
+                if error.errno not in WOULD_BLOCK:
+                    self.close(f"lost: {error.strerror}")
+                return
+            if not data:
+                self.close("lost: closed by the other side")
+                return
+            self._receive(data)
+            if len(data) < READ_SIZE and not self._is_ending:
+                return
+        self._loop.again(self._read)
+
+    def _receive(self, data: bytes) -> None:
+        self.bytes_in += len(data)
+        answers = self.pipeline.receive(data)
+        if answers:
+            self.on_replies(self, answers)
+        if self.pipeline.violation:
+            self.close(f"protocol: {self.pipeline.violation}")

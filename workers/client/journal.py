@@ -1,13 +1,13 @@
-"""What earlier runs have saved: one line of JSON per result, in `.resize-client.journal` of the output directory.
+"""The journal of saved results: one line of JSON per result, in `.resize-client.journal` of the output directory.
 
     {"source": "a/x.jpg", "size": 81234, "mtime_ns": 17..., "job": "200x200 stretch", "target": "a/x-200x200.jpg",
      "saved_size": 4711, "saved_ns": 17...}
 
-A line is written when the result is complete on disk but not yet renamed. So a line alone proves nothing, and a result
-counts as done only when the target is there with exactly that size and modification time, which a rename keeps. Killed
-between the two: the line finds no such target, the picture is done again. Killed before the line: likewise.
+A line is written when the result is complete on disk but not yet renamed. So a line alone proves nothing: a result
+counts as done only when the target exists with exactly that size and modification time, which a rename keeps. A run
+that is killed before the rename leaves a line without a matching target, and the picture is done again.
 
-RULES: appends only, one write a line; a line that cannot be read is as good as absent.
+RULES: appends only, with one write() per line; a line that cannot be parsed is ignored.
 """
 
 import fcntl
@@ -15,16 +15,16 @@ import json
 import os
 from dataclasses import dataclass
 
-from workers.client.save import Output
+from workers.client.output import OutputDirectory
 from workers.client.scan import Picture
 
 NAME = ".resize-client.journal"
-MAX_BYTES = 256 * 1024 * 1024  # about a million results; longer, and it is not ours
+MAX_BYTES = 256 * 1024 * 1024  # about a million results; no more is read
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
-    """What one line says about a source and a job."""
+class JournalEntry:
+    """One line: a source as it was, and its saved result."""
 
     size: int
     mtime_ns: int
@@ -34,10 +34,10 @@ class Entry:
 
 
 class Journal:
-    """The journal of one output directory, held open and locked as long as the run lasts."""
+    """The journal of one output directory, open and locked for the whole run."""
 
-    def __init__(self, output: Output, job: str) -> None:
-        """`job`: everything about a request that changes the result. Raises OSError."""
+    def __init__(self, output: OutputDirectory, job: str) -> None:
+        """`job`: every option that changes the result, as text. Raises OSError."""
         self._output = output
         self._job = job
         flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -46,11 +46,11 @@ class Journal:
         self._entries = self._read()
 
     def close(self) -> None:
-        """Let go of the file and its lock."""
+        """Close the file, which releases the lock."""
         os.close(self._fd)
 
     def _lock(self) -> bool:
-        """True when no other client is at work in this directory: only then are partial files left-overs."""
+        """True when no other client uses this directory: only then were partial files left by killed runs."""
         try:
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
@@ -58,11 +58,11 @@ class Journal:
         return True
 
     def share(self) -> None:
-        """Let other clients in; to be called once the left-overs are swept."""
+        """Downgrade to a shared lock, which admits other clients; to be called after the partial files are removed."""
         fcntl.flock(self._fd, fcntl.LOCK_SH)
 
-    def _read(self) -> dict[tuple[str, str], Entry]:
-        entries: dict[tuple[str, str], Entry] = {}
+    def _read(self) -> dict[tuple[str, str], JournalEntry]:
+        entries: dict[tuple[str, str], JournalEntry] = {}
         with open(os.dup(self._fd), "rb") as lines:
             lines.seek(0)
             whole = lines.read(MAX_BYTES)
@@ -70,24 +70,24 @@ class Journal:
             try:
                 row = json.loads(line)
                 if row["job"] == self._job:
-                    entry = Entry(*(row[name] for name in Entry.__slots__))
+                    entry = JournalEntry(*(row[name] for name in JournalEntry.__slots__))
                     entries[row["source"], entry.target] = entry
             except (ValueError, KeyError, TypeError):
                 continue
-        if whole and not whole.endswith(b"\n"):  # the last line of a killed run must not swallow our first
+        if whole and not whole.endswith(b"\n"):  # cut off by a kill: it must not join with the next line
             os.write(self._fd, b"\n")
         return entries
 
     def is_done(self, picture: Picture, target: str) -> bool:
-        """True when `picture` as it is now was saved as `target` and that result is still there."""
+        """True when the current `picture` was saved as `target` and that result still exists unchanged."""
         entry = self._entries.get((picture.path, target))
         if entry is None or (entry.size, entry.mtime_ns) != (picture.size, picture.mtime_ns):
             return False
-        info = self._output.look_at(target)
+        info = self._output.stat(target)
         return info is not None and (info.st_size, info.st_mtime_ns) == (entry.saved_size, entry.saved_ns)
 
     def note(self, picture: Picture, target: str, saved: os.stat_result) -> None:
-        """Append the line of a result that is about to get its name. Raises OSError."""
+        """Append the line of a result that is about to be renamed. Raises OSError."""
         row = {
             "source": picture.path,
             "size": picture.size,
@@ -97,4 +97,4 @@ class Journal:
             "saved_size": saved.st_size,
             "saved_ns": saved.st_mtime_ns,
         }
-        os.write(self._fd, json.dumps(row).encode() + b"\n")  # ASCII: surrogate escapes survive as \udcxx
+        os.write(self._fd, json.dumps(row).encode() + b"\n")  # ASCII: surrogate escapes are kept as \udcxx

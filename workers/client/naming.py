@@ -1,8 +1,8 @@
-"""What each result is called: `<sub-directory>/<original name>-<w>x<h>.<ext>`, distinct for distinct sources.
+"""File names of the results: `<sub-directory>/<original name>-<w>x<h>.<ext>`, distinct for distinct sources.
 
-RULES: pure. Two names clash when some file system we may save to takes them for one: letter case and Unicode
-composition do not tell files apart everywhere. The first of a clash, in the order of the sources' paths, has the
-plain name, the others a number; so the same set of sources always gets the same names.
+RULES: pure. Two names clash when they differ only in letter case or Unicode composition, because some file systems
+treat such names as one. Of clashing names the first, in the order of the sources' paths, stays as it is and the others
+get a number, so the same set of sources always gets the same names.
 """
 
 import hashlib
@@ -10,7 +10,7 @@ import os
 import unicodedata
 from collections.abc import Iterable
 
-NAME_MAX = 255  # bytes of one name, on every file system we know
+NAME_MAX = 255  # bytes of one name, on every common Linux file system
 
 _EXTENSIONS = {"jpeg": ".jpg", "png": ".png", "gif": ".gif", "webp": ".webp", "avif": ".avif"}
 
@@ -40,13 +40,13 @@ def _folded(path: str) -> str:
 
 
 def _fitted(stem: str, suffix: str) -> str:
-    """stem + suffix in NAME_MAX bytes; a stem too long is cut and told apart by a digest of the whole."""
+    """stem + suffix in NAME_MAX bytes; a stem that is too long is cut and a digest of the whole stem appended."""
     raw = os.fsencode(stem)
     room = NAME_MAX - len(os.fsencode(suffix))
     if len(raw) <= room:
         return stem + suffix
     digest = "~" + hashlib.blake2b(raw, digest_size=4).hexdigest()
     cut = raw[: room - len(digest)]
-    while cut and (raw[len(cut)] & 0xC0) == 0x80:  # not inside a character
+    while cut and (raw[len(cut)] & 0xC0) == 0x80:  # a UTF-8 continuation byte: not inside a character
         cut = cut[:-1]
     return os.fsdecode(cut) + digest + suffix

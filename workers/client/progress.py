@@ -1,6 +1,6 @@
-"""How far a run is: a bar on a terminal, a line every few seconds elsewhere.
+"""Progress of a run on standard error: a bar on a terminal, a line every few seconds elsewhere.
 
-RULES: the text is pure; only `Progress` writes, to standard error, and never fails a run because nobody reads it.
+RULES: making the text is pure; only `Progress` writes, and a failed write never fails the run.
 """
 
 import os
@@ -38,17 +38,17 @@ def line(done: int, total: int, failed: int, seconds: float, servers: Counter[st
 
 
 class Progress:
-    """Shows it on standard error."""
+    """Writes the progress to standard error."""
 
     def __init__(self, total: int, now: float) -> None:
         self._total = total
-        self._began = now
+        self._started_at = now
         self._is_terminal = sys.stderr.isatty()
         self.every = BAR_EVERY if self._is_terminal else LINE_EVERY
 
     def show(self, done: int, failed: int, servers: Counter[str], now: float) -> None:
-        """Draw the state of things."""
-        seconds = now - self._began
+        """Write the current state."""
+        seconds = now - self._started_at
         if self._is_terminal:
             width = shutil.get_terminal_size().columns
             self._write("\r\x1b[K" + bar(done, self._total, failed, seconds, servers, width))
@@ -56,7 +56,7 @@ class Progress:
             self._write(line(done, self._total, failed, seconds, servers) + "\n")
 
     def finish(self) -> None:
-        """Leave the terminal on a clean line."""
+        """Clear the bar of a terminal."""
         if self._is_terminal:
             self._write("\r\x1b[K")
 

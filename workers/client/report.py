@@ -1,7 +1,7 @@
-"""What came of a run: figures while it goes, the block at its end, a row per picture for --report.
+"""The results of a run: statistics while it goes, the block at its end, one row per picture for --report.
 
-RULES: counts and formats; asks nobody the time. Figures of several processes add up: a Statistics goes through a pipe as
-JSON and is merged. Every text that a peer chose is made printable before a person sees it.
+RULES: counts and formats; time comes in as an argument. Statistics of several processes are added up: each goes through
+a pipe as JSON and is merged. Text that a peer chose is made printable before it is shown.
 """
 
 import csv
@@ -12,13 +12,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-LISTED = 100  # failures printed by name
-KEPT_LATENCIES = 1_000_000  # 8 MB; a longer flood keeps every n-th
+LISTED = 100  # failures that are printed by name
+MAX_LATENCIES = 1_000_000  # 8 MB; a longer run keeps every n-th
 ROW = ("picture", "target", "bytes_in", "bytes_out", "ms", "server", "retries", "error")
 
 
 def printable(text: str) -> str:
-    """`text` without anything a terminal would obey, 300 characters at most."""
+    """`text` with control characters escaped, at most 300 characters."""
     shown = "".join(
         c if c.isprintable() else c.encode("unicode_escape", "replace").decode() for c in text[:300]
     )
@@ -27,12 +27,12 @@ def printable(text: str) -> str:
 
 @dataclass
 class Statistics:
-    """The figures. Latencies in seconds, from a job's first request to its last reply."""
+    """Counts and samples. Latencies in seconds, from a job's first request to its last reply."""
 
     sent: int = 0
     received: int = 0
     replies: int = 0
-    passes: float = 0.0  # times that one connection has been through the directory, under --flood
+    passes: float = 0.0  # under --flood: how many times one connection has sent the whole directory
     saved: int = 0
     skipped: int = 0
     retries: int = 0
@@ -46,29 +46,29 @@ class Statistics:
     violations: list[str] = field(default_factory=list)
     rows: list[dict[str, Any]] = field(default_factory=list)
 
-    def add_latency(self, seconds: float) -> None:
-        """Keep it, thinned out when there are too many."""
-        if len(self.latencies) >= KEPT_LATENCIES:
+    def add_latency(self, seconds: float, most: int = MAX_LATENCIES) -> None:
+        """Keep a latency; when there are `most` already, drop every second one first."""
+        if len(self.latencies) >= most:
             del self.latencies[::2]
         self.latencies.append(seconds)
 
     def add_failure(self, path: str, sentence: str) -> None:
-        """One picture that did not make it; the words before the first colon are the reason it is counted under."""
+        """Count a failed picture under the words of `sentence` before its first colon."""
         self.failed += 1
         self.reasons[printable(sentence.partition(":")[0])[:60]] += 1
         if len(self.failures) < LISTED:
             self.failures.append((path, sentence))
 
     def is_clean(self) -> bool:
-        """True when everything that was asked for was done, and every peer kept to the protocol."""
+        """True when no picture failed and no peer violated the protocol."""
         return not self.failed and not self.violations
 
     def dump(self) -> bytes:
-        """For the pipe to the parent."""
+        """JSON for the pipe to the parent process."""
         return json.dumps(vars(self)).encode()
 
     def merge(self, raw: bytes) -> None:
-        """Add what another process dumped. Raises ValueError."""
+        """Add the statistics that another process dumped. Raises ValueError."""
         other = json.loads(raw)
         for name in ("sent", "received", "replies", "passes", "saved", "skipped", "retries", "failed"):
             setattr(self, name, getattr(self, name) + other[name])
@@ -87,26 +87,26 @@ def percentile(values: Sequence[float], share: float) -> float:
     return values[min(len(values) - 1, int(share * len(values)))] if values else 0.0
 
 
-def format_statistics(figures: Statistics) -> str:
-    """The block at the end of a run."""
-    seconds = figures.elapsed or 1e-9
-    waits = sorted(figures.latencies)
+def format_statistics(statistics: Statistics) -> str:
+    """The block that is printed at the end of a run."""
+    seconds = statistics.elapsed or 1e-9
+    latencies = sorted(statistics.latencies)
     lines = [
         "-- [ Network Statistics ] --",
-        f"Bytes sent:          {figures.sent}",
-        f"Bytes received:      {figures.received}",
-        f"Requests Per Second: {figures.replies / seconds:.2f}",
+        f"Bytes sent:          {statistics.sent}",
+        f"Bytes received:      {statistics.received}",
+        f"Requests Per Second: {statistics.replies / seconds:.2f}",
     ]
-    if figures.is_flood:
-        lines.append(f"Jobs Per Second:     {figures.passes / seconds:.2f}")
+    if statistics.is_flood:
+        lines.append(f"Jobs Per Second:     {statistics.passes / seconds:.2f}")
     lines += [
-        f"Latency p50:         {percentile(waits, 0.50) * 1000:.1f} ms",
-        f"Latency p99:         {percentile(waits, 0.99) * 1000:.1f} ms",
-        f"Elapsed:             {figures.elapsed:.2f} s",
-        f"Pictures:            {figures.replies} answered, {figures.saved} saved, {figures.skipped} skipped, "
-        f"{figures.failed} failed, {figures.retries} retries",
+        f"Latency p50:         {percentile(latencies, 0.50) * 1000:.1f} ms",
+        f"Latency p99:         {percentile(latencies, 0.99) * 1000:.1f} ms",
+        f"Elapsed:             {statistics.elapsed:.2f} s",
+        f"Pictures:            {statistics.replies} answered, {statistics.saved} saved, {statistics.skipped} skipped, "
+        f"{statistics.failed} failed, {statistics.retries} retries",
     ]
-    for title, counts in (("Failures", figures.reasons), ("Servers", figures.servers)):
+    for title, counts in (("Failures", statistics.reasons), ("Servers", statistics.servers)):
         if counts:
             lines.append(f"{title}:")
             lines += [
@@ -115,18 +115,18 @@ def format_statistics(figures: Statistics) -> str:
     return "\n".join(lines)
 
 
-def format_failures(figures: Statistics) -> str:
-    """A line for each violation and each failed picture, as many as a person reads."""
-    lines = [f"protocol violation: {printable(sentence)}" for sentence in figures.violations[:LISTED]]
-    shown = figures.failures[:LISTED]
+def format_failures(statistics: Statistics) -> str:
+    """A line for each violation and each failed picture, at most LISTED of each."""
+    lines = [f"protocol violation: {printable(sentence)}" for sentence in statistics.violations[:LISTED]]
+    shown = statistics.failures[:LISTED]
     lines += [f"failed: {printable(path)}: {printable(sentence)}" for path, sentence in shown]
-    if figures.failed > len(shown):
-        lines.append(f"... and {figures.failed - len(shown)} more")
+    if statistics.failed > len(shown):
+        lines.append(f"... and {statistics.failed - len(shown)} more")
     return "\n".join(lines)
 
 
 def format_rows(rows: Sequence[dict[str, Any]], as_csv: bool) -> bytes:
-    """The --report file."""
+    """The content of the --report file."""
     if not as_csv:
         return (json.dumps(list(rows), indent=1) + "\n").encode()
     text = io.StringIO()

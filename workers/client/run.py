@@ -1,7 +1,8 @@
-"""One process's run: jobs into lanes, replies into files and figures, until every job is settled.
+"""The run of one process: jobs go to dispatchers, replies to files and statistics, until every job is settled.
 
-RULES: the loop's callbacks meet here and nowhere else. What a reply is allowed to do: be judged against its own request,
-become the content of the file that was decided before, be counted. Exactly one `settle` per job ends it.
+RULES: the callbacks of dispatchers and connections end here. A reply is validated against its own request, saved at the
+path that was fixed before the request was sent, and counted; it has no other effect. `_settle` is called exactly once
+for each job.
 """
 
 import os
@@ -14,101 +15,103 @@ from types import FrameType
 from balancer.config.units import Address
 from balancer.eventloop.log import Log
 from balancer.eventloop.loop import Loop
-from workers.client.jobs import Job, Queue
+from workers.client.concurrency import INTERVAL, ConcurrencyLimit
+from workers.client.connection import ClientConnection
+from workers.client.dispatcher import DispatchCalls, Dispatcher, DispatchLimits
+from workers.client.jobs import ClientJob, JobQueue
 from workers.client.journal import Journal
-from workers.client.judge import objection, read_header
-from workers.client.lane import Calls, Lane, Limits
-from workers.client.link import Link
-from workers.client.pacing import INTERVAL, Pacer
+from workers.client.output import OutputDirectory
+from workers.client.picture_header import read_header
 from workers.client.progress import Progress
 from workers.client.report import Statistics, printable
-from workers.client.save import Output
 from workers.client.scan import Picture
+from workers.client.validation import validate
 from workers.options import ClientOptions
 from workers.wire.messages import Request, Response
 
-OVERHEAD = 4096  # bytes of a frame that are not the picture, at most
+OVERHEAD = 4096  # upper bound of the bytes of a frame that are not the picture
 
 
 @dataclass(frozen=True, slots=True)
-class Task:
-    """What one process is to do. `output` and `journal` are None in a dry run."""
+class RunSpec:
+    """The work of one process. `output` and `journal` are None in a dry run."""
 
     options: ClientOptions
     addresses: tuple[Address, ...]
     pictures: Sequence[Picture]
     targets: dict[str, str]
-    output: Output | None
+    output: OutputDirectory | None
     journal: Journal | None
     shows_progress: bool = True
-    parent: int = 0  # pid that must stay our parent; 0: nobody has forked us to work for him
+    parent: int = 0  # pid of the process that forked this one and adds up the statistics; 0: none did
 
 
-class Run:
-    """From the first dial to the last reply."""
+class ClientRun:
+    """Runs from the first dial to the last reply."""
 
-    def __init__(self, task: Task, loop: Loop, log: Log) -> None:
-        options = task.options
-        self._task = task
+    def __init__(self, spec: RunSpec, loop: Loop, log: Log) -> None:
+        options = spec.options
+        self._spec = spec
         self._options = options
         self._loop = loop
         self._log = log
-        self.figures = Statistics(is_flood=options.flood)
+        self.statistics = Statistics(is_flood=options.flood)
         self._serials = count(1)
         self._ids = count(1)
-        self._interrupted = ""
-        self._began = loop.now
-        lanes = options.maxconns if options.flood else 1
-        per_lane = len(task.pictures) * options.times
-        self._total = self._left = per_lane * lanes
-        calls = Calls(lambda: loop.now, self._dial, self._begin, self._settle)
-        limits = Limits(options.in_flight, options.retries, options.timeout)
-        self._lanes = [
-            Lane(
-                Queue(self._jobs(number == 0), per_lane),
-                Pacer(1, 1) if options.flood else Pacer(options.minconns, options.maxconns),
+        self._interruption = ""
+        self._started_at = loop.now
+        dispatchers = options.maxconns if options.flood else 1
+        jobs_each = len(spec.pictures) * options.times
+        self._total = self._left = jobs_each * dispatchers
+        calls = DispatchCalls(lambda: loop.now, self._dial, self._start, self._settle)
+        limits = DispatchLimits(options.in_flight, options.retries, options.timeout)
+        connections = (1, 1) if options.flood else (options.minconns, options.maxconns)
+        self._dispatchers = [
+            Dispatcher(
+                JobQueue(self._jobs(is_saved=number == 0), jobs_each),
+                ConcurrencyLimit(*connections),
                 limits,
                 calls,
             )
-            for number in range(lanes)
+            for number in range(dispatchers)
         ]
         self._progress = Progress(self._total, loop.now)
 
     def go(self) -> Statistics:
-        """Work until everything is settled or a signal says stop; the figures."""
+        """Run until every job is settled or a signal arrives; the statistics."""
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._on_signal)
         self._loop.every(INTERVAL, self._tick)
-        if self._task.shows_progress:
+        if self._spec.shows_progress:
             self._loop.every(self._progress.every, self._show)
         self._loop.at_turn_end(self._log.flush)
         if self._left:
-            for lane in self._lanes:
-                lane.work()
+            for dispatcher in self._dispatchers:
+                dispatcher.dispatch()
             self._loop.run()
-        for lane in self._lanes:
-            lane.end()
+        for dispatcher in self._dispatchers:
+            dispatcher.stop()
         self._loop.run_once(0)
-        if self._task.shows_progress:
+        if self._spec.shows_progress:
             self._progress.finish()
-        self.figures.elapsed = self._loop.now - self._began
-        self.figures.passes = self.figures.replies / (len(self._task.pictures) or 1)
-        if self._interrupted and self._left:
-            self.figures.add_failure(f"{self._left} pictures", f"not asked for: {self._interrupted}")
-        return self.figures
+        self.statistics.elapsed = self._loop.now - self._started_at
+        self.statistics.passes = self.statistics.replies / (len(self._spec.pictures) or 1)
+        if self._interruption and self._left:
+            self.statistics.add_failure(f"{self._left} pictures", f"not asked for: {self._interruption}")
+        return self.statistics
 
     # -- jobs -----------------------------------------------------------------------------------------------------
 
-    def _jobs(self, keep: bool) -> Iterator[Job]:
-        keep = keep and self._task.output is not None
+    def _jobs(self, is_saved: bool) -> Iterator[ClientJob]:
+        is_saved = is_saved and self._spec.output is not None
         for _ in range(self._options.times):
-            for picture in self._task.pictures:
-                yield Job(picture, self._task.targets[picture.path], keep)
+            for picture in self._spec.pictures:
+                yield ClientJob(picture, self._spec.targets[picture.path], is_saved)
 
-    def _begin(self, job: Job, now: float) -> Request | None:
-        """The request of `job`, its file read now; None when it could not be, and the job is settled."""
+    def _start(self, job: ClientJob, now: float) -> Request | None:
+        """Read the file of `job` and return its request; None when that failed and the job is settled."""
         options, picture = self._options, job.picture
-        job.began = job.began or now
+        job.started_at = job.started_at or now
         data = b""
         if not options.dry_run:
             try:
@@ -122,8 +125,8 @@ class Run:
                     job, None, f"too big: {picture.size} bytes do not fit max-frame {options.max_frame}"
                 )
                 return None
-        job.source = read_header(data)
-        job.asked = Request(
+        job.source_header = read_header(data)
+        job.request = Request(
             original_name=os.path.basename(picture.path),
             typ=picture.typ,
             data=data,
@@ -134,35 +137,36 @@ class Run:
             format=options.format,
             quality=options.quality,
         )
-        return job.asked
+        return job.request
 
-    def _settle(self, job: Job, response: Response | None, reason: str) -> None:
-        figures = self.figures
+    def _settle(self, job: ClientJob, response: Response | None, reason: str) -> None:
+        statistics = self.statistics
         server = ""
         if response is not None:
             server = response.server[:64]
-            figures.replies += 1
-            figures.add_latency(self._loop.now - job.began)
-            figures.servers[server] += 1
+            statistics.replies += 1
+            statistics.add_latency(self._loop.now - job.started_at)
+            statistics.servers[server] += 1
             reason = self._finish(job, response)
-        figures.retries += job.tries if not reason else min(job.tries, self._options.retries)
+        tries = job.failed_tries
+        statistics.retries += tries if not reason else min(tries, self._options.retries)
         if reason:
-            figures.add_failure(job.picture.path, reason)
-        self._tell(job, response, server, reason)
-        job.asked.data = b""  # a million settled jobs must not hold a million pictures
+            statistics.add_failure(job.picture.path, reason)
+        self._report(job, response, server, reason)
+        job.request.data = b""  # a settled job may stay referenced by the pipeline of a lost connection
         self._left -= 1
         if not self._left:
             self._loop.stop()
 
-    def _finish(self, job: Job, response: Response) -> str:
-        """Judge and save; the reason why not, or ""."""
+    def _finish(self, job: ClientJob, response: Response) -> str:
+        """Validate the reply and save its picture; why that failed, or ""."""
         if not response.is_ok():
             return f"{response.status}: {response.error}"
-        wrong = objection(job.asked, job.source, response)
-        if wrong:
-            return f"wrong reply: {wrong}"
-        output, journal = self._task.output, self._task.journal
-        if not job.keep or output is None:
+        difference = validate(job.request, job.source_header, response)
+        if difference:
+            return f"wrong reply: {difference}"
+        output, journal = self._spec.output, self._spec.journal
+        if not job.is_saved or output is None:
             return ""
 
         def note(saved: os.stat_result) -> None:
@@ -173,71 +177,83 @@ class Run:
             output.save(job.target, response.data, note)
         except OSError as error:
             return f"cannot save: {error.strerror}"
-        self.figures.saved += 1
+        self.statistics.saved += 1
         return ""
 
-    def _tell(self, job: Job, response: Response | None, server: str, reason: str) -> None:
-        """The log's line and the report's row."""
-        milliseconds = (self._loop.now - job.began) * 1000 if job.began else 0.0
+    def _report(self, job: ClientJob, response: Response | None, server: str, reason: str) -> None:
+        """The log line and the report row of a settled job."""
+        milliseconds = (self._loop.now - job.started_at) * 1000 if job.started_at else 0.0
         size = len(response.data) if response is not None else 0
         if self._log.level >= 1:
-            end = f"failed={printable(reason)!r}" if reason else "done"
+            end = f"failed reason={printable(reason)!r}" if reason else "done"
             self._log.session(
-                f"close picture={printable(job.picture.path)!r} bytes={job.picture.size}/{size} ms={milliseconds:.1f} "
-                f"server={printable(server) or '-'} tries={job.tries}/{self._options.retries} {end}"
+                f"request picture={printable(job.picture.path)!r} server={printable(server) or '-'} "
+                f"total={milliseconds:.1f}ms in={job.picture.size} out={size} "
+                f"retries={job.failed_tries}/{self._options.retries} end={end}"
             )
         if self._options.report:
-            self.figures.rows.append(
+            self.statistics.rows.append(
                 {
                     "picture": job.picture.path,
-                    "target": job.target if job.keep else "",
+                    "target": job.target if job.is_saved else "",
                     "bytes_in": job.picture.size,
                     "bytes_out": size,
                     "ms": round(milliseconds, 2),
                     "server": server,
-                    "retries": min(job.tries, self._options.retries),
+                    "retries": min(job.failed_tries, self._options.retries),
                     "error": reason,
                 }
             )
 
-    # -- links ----------------------------------------------------------------------------------------------------
+    # -- connections ----------------------------------------------------------------------------------------------
 
-    def _dial(self, lane: Lane) -> Link:
+    def _dial(self, dispatcher: Dispatcher) -> ClientConnection:
         serial = next(self._serials)
-        address = self._task.addresses[serial % len(self._task.addresses)]
-        link = Link(self._loop, address, serial, self._ids.__next__, self._options.max_frame)
-        link.on_open = lane.opened
-        link.on_answers = lane.answered
-        link.on_lost = lambda link, reason: self._lost(lane, link, reason)
-        link.dial()
-        self._log.debug("dial", link=serial, address=str(address))
-        return link
-
-    def _lost(self, lane: Lane, link: Link, reason: str) -> None:
-        self.figures.sent += link.sent
-        self.figures.received += link.received
-        if link.talk.violation:
-            self.figures.violations.append(f"{link.address}: {link.talk.violation}")
-        self._log.debug(
-            "close", link=link.serial, reason=printable(reason) or "done", answered=link.talk.answered
+        address = self._spec.addresses[serial % len(self._spec.addresses)]
+        connection = ClientConnection(
+            self._loop, address, serial, self._ids.__next__, self._options.max_frame
         )
-        lane.lost(link, reason)
+        connection.on_open = dispatcher.on_open
+        connection.on_replies = dispatcher.on_replies
+        connection.on_lost = lambda connection, reason: self._on_lost(dispatcher, connection, reason)
+        connection.dial()
+        self._log.debug("dial", connection=serial, address=str(address))
+        return connection
+
+    def _on_lost(self, dispatcher: Dispatcher, connection: ClientConnection, reason: str) -> None:
+        pipeline = connection.pipeline
+        self.statistics.sent += connection.bytes_out
+        self.statistics.received += connection.bytes_in
+        if pipeline.violation:
+            self.statistics.violations.append(f"{connection.address}: {pipeline.violation}")
+        self._log.debug(
+            "session",
+            connection=connection.serial,
+            total=f"{(self._loop.now - connection.dialled_at) * 1000:.1f}ms",
+            **{"in": connection.bytes_out, "out": connection.bytes_in},  # as the server counts them
+            answered=pipeline.answered,
+            reason=printable(reason) or "done",
+        )
+        dispatcher.on_lost(connection, reason)
 
     # -- time -----------------------------------------------------------------------------------------------------
 
     def _tick(self) -> None:
-        if self._task.parent not in (0, os.getppid()):  # killed: there is nobody left to report to
-            self._interrupted = "the parent process is gone"
+        if self._spec.parent not in (
+            0,
+            os.getppid(),
+        ):  # the parent was killed: no process reads the statistics
+            self._interruption = "the parent process is gone"
             self._loop.stop()
             return
-        for lane in self._lanes:
-            lane.tick()
+        for dispatcher in self._dispatchers:
+            dispatcher.tick()
 
     def _show(self) -> None:
         done = self._total - self._left
-        self._progress.show(done, self.figures.failed, self.figures.servers, self._loop.now)
+        self._progress.show(done, self.statistics.failed, self.statistics.servers, self._loop.now)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        # The wait is restarted after a handler returns; the next tick, at most INTERVAL away, ends it.
-        self._interrupted = f"stopped by {signal.Signals(number).name}"
+        # PEP 475 restarts the wait after the handler; the next tick, at most INTERVAL later, ends the run.
+        self._interruption = f"stopped by {signal.Signals(number).name}"
         self._loop.stop()

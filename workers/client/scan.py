@@ -1,8 +1,7 @@
-"""The pictures of a directory and its sub-directories, in a stable order.
+"""The pictures of a directory and its sub-directories, ordered by path.
 
-RULES: reads names and sizes, no contents. Links to directories are not followed (they may form circles), links to
-files are. What a reply will be saved as is none of its business. Names are bytes to the system: those that are not
-UTF-8 travel as surrogate escapes and come out as they were.
+RULES: reads names and sizes, no contents. Symbolic links to directories are not followed (they may form circles), links
+to files are. File names are bytes: bytes that are not UTF-8 become surrogate escapes and are written back unchanged.
 """
 
 import os
@@ -13,7 +12,7 @@ from fnmatch import fnmatchcase
 
 from workers.wire.messages import GIF, JPEG, PNG
 
-# The wire's three kinds; resizers look at the content, so the kinds it has no number for travel as the first.
+# The wire format knows three kinds. Resizers look at the content, so other formats are sent as the first kind.
 KINDS = {
     ".jpg": JPEG,
     ".jpeg": JPEG,
@@ -36,18 +35,18 @@ class Picture:
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
-    """What a scan brought: pictures by path, and a sentence for each place that could not be read."""
+class ScanResult:
+    """Pictures ordered by path, and a sentence for each file or directory that could not be read."""
 
     pictures: tuple[Picture, ...]
     problems: tuple[str, ...]
 
 
-def scan(root: str, include: Sequence[str] = (), exclude: Sequence[str] = (), leave_out: str = "") -> Found:
-    """Every picture below `root`, except below the directory `leave_out` (results of an earlier run)."""
+def scan(root: str, include: Sequence[str] = (), exclude: Sequence[str] = (), skip: str = "") -> ScanResult:
+    """Every picture below `root`, except below the directory `skip` (results of an earlier run)."""
     problems: list[str] = []
     pictures: list[Picture] = []
-    for path, name in _files(root, _identity(leave_out), problems):
+    for path, name in _files(root, _identity(skip), problems):
         kind = KINDS.get(os.path.splitext(name)[1].lower())
         if kind is None or not _is_wanted(path, name, include, exclude):
             continue
@@ -59,24 +58,24 @@ def scan(root: str, include: Sequence[str] = (), exclude: Sequence[str] = (), le
         if stat.S_ISREG(info.st_mode):
             pictures.append(Picture(path, info.st_size, info.st_mtime_ns, kind))
     pictures.sort(key=lambda picture: picture.path)
-    return Found(tuple(pictures), tuple(problems))
+    return ScanResult(tuple(pictures), tuple(problems))
 
 
-def _files(root: str, left_out: tuple[int, int] | None, problems: list[str]) -> Iterator[tuple[str, str]]:
+def _files(root: str, skipped: tuple[int, int] | None, problems: list[str]) -> Iterator[tuple[str, str]]:
     """(relative path, name) of everything that is not a directory."""
-    waiting = [""]
-    while waiting:
-        below = waiting.pop()
+    pending = [""]
+    while pending:
+        folder = pending.pop()
         try:
-            with os.scandir(os.path.join(root, below)) as entries:
+            with os.scandir(os.path.join(root, folder)) as entries:
                 for entry in entries:
-                    path = os.path.join(below, entry.name)
+                    path = os.path.join(folder, entry.name)
                     if not entry.is_dir(follow_symlinks=False):
                         yield path, entry.name
-                    elif left_out is None or _identity(entry.path) != left_out:
-                        waiting.append(path)
+                    elif skipped is None or _identity(entry.path) != skipped:
+                        pending.append(path)
         except OSError as error:
-            problems.append(f"{below or root}: {error.strerror}")
+            problems.append(f"{folder or root}: {error.strerror}")
 
 
 def _identity(path: str) -> tuple[int, int] | None:

@@ -1,6 +1,6 @@
-"""A whole run from the options to the figures: find, name, leave out what is done, divide, run, report.
+"""A whole run from the options to the statistics: scan, name, skip what is done, divide, run, report.
 
-RULES: what is decided here is decided before the first byte goes out: every path that will be written, and by whom.
+RULES: every path that will be written, and the process that writes it, is fixed here before the first byte is sent.
 """
 
 import cProfile
@@ -10,34 +10,34 @@ from balancer.config.units import resolve
 from balancer.eventloop.log import Log
 from balancer.eventloop.loop import Loop
 from balancer.prefork.boot import raise_file_limit
+from workers.client.forking import run_forked
 from workers.client.journal import Journal
 from workers.client.naming import target_names
-from workers.client.processes import run_forked
+from workers.client.output import OutputDirectory
 from workers.client.report import Statistics, format_rows
-from workers.client.run import Run, Task
-from workers.client.save import Output
-from workers.client.scan import Found, scan
+from workers.client.run import ClientRun, RunSpec
+from workers.client.scan import ScanResult, scan
 from workers.options import ClientOptions
 
-OWN_FILES = 16  # streams, epoll, log, journal, profile, the way to a directory, a picture, a result
+OWN_FILES = 16  # descriptors: streams, epoll, log, journal, profile, directories, a picture, a result
 
 
-class CannotBegin(Exception):
-    """Nothing was sent; the text says why, in one sentence."""
+class StartError(Exception):
+    """The run did not start; the text says why, in one sentence."""
 
 
 def resize_directory(options: ClientOptions) -> Statistics:
-    """Do what `options` say. Raises OSError, or CannotBegin with a sentence."""
-    _check_descriptors(options)
+    """Run with `options` and return the statistics. Raises OSError, or StartError with a sentence."""
+    check_descriptors(options, raise_file_limit())
     try:
         addresses = resolve(options.proxy)
     except OSError as error:
-        raise CannotBegin(f"--proxy: cannot resolve {options.proxy}: {error.strerror or error}") from None
+        raise StartError(f"--proxy: cannot resolve {options.proxy}: {error.strerror or error}") from None
     found = scan(options.input, options.include, options.exclude, "" if options.dry_run else options.output)
     if not found.pictures and not found.problems:
-        raise CannotBegin(f"no pictures in {options.input}")
+        raise StartError(f"no pictures in {options.input}")
     targets = target_names((p.path for p in found.pictures), options.width, options.height, options.format)
-    output = None if options.dry_run else Output(options.output, options.fsync)
+    output = None if options.dry_run else OutputDirectory(options.output, options.fsync)
     job = f"{options.width}x{options.height} {options.fit} {options.format or 'as-is'} {options.quality}"
     journal = Journal(output, job) if output is not None else None
     pictures = list(found.pictures)
@@ -52,39 +52,39 @@ def resize_directory(options: ClientOptions) -> Statistics:
 
     def work(index: int) -> Statistics:
         share = pictures if options.flood else pictures[index :: options.processes]
-        return _run(Task(options, addresses, share, targets, output, journal, index == 0, parent))
+        return _run(RunSpec(options, addresses, share, targets, output, journal, index == 0, parent))
 
-    figures = work(0) if options.processes == 1 else run_forked(options.processes, work)
-    _add_scan(figures, found, len(found.pictures) - len(pictures))
-    _write_report(options, figures)
-    return figures
+    statistics = work(0) if options.processes == 1 else run_forked(options.processes, work)
+    _add_scan(statistics, found, len(found.pictures) - len(pictures))
+    _write_report(options, statistics)
+    return statistics
 
 
-def _check_descriptors(options: ClientOptions) -> None:
-    """A run that is out of descriptors on its way can neither read a picture nor save one."""
-    limit, wanted = raise_file_limit(), max(options.minconns, options.maxconns)
+def check_descriptors(options: ClientOptions, limit: int) -> None:
+    """Raises StartError when `limit` open files are too few: without descriptors no picture can be read or saved."""
+    wanted = max(options.minconns, options.maxconns)
     if wanted > limit - OWN_FILES:
-        raise CannotBegin(
+        raise StartError(
             f"--maxconns: {wanted} connections do not fit {limit} open files (ulimit -n), "
             f"{OWN_FILES} of which are for pictures and results"
         )
 
 
-def _add_scan(figures: Statistics, found: Found, skipped: int) -> None:
-    figures.skipped += skipped
+def _add_scan(statistics: Statistics, found: ScanResult, skipped: int) -> None:
+    statistics.skipped += skipped
     for problem in found.problems:
         path, _, sentence = problem.partition(": ")
-        figures.add_failure(path, f"cannot scan: {sentence}")
+        statistics.add_failure(path, f"cannot scan: {sentence}")
 
 
-def _run(task: Task) -> Statistics:
-    options = task.options
+def _run(spec: RunSpec) -> Statistics:
+    options = spec.options
     profile = cProfile.Profile() if options.debug else None
     if profile is not None:
         profile.enable()
     loop = Loop()
     try:
-        return Run(task, loop, Log("resize-client", options.log, options.loglevel)).go()
+        return ClientRun(spec, loop, Log("resize-client", options.log, options.loglevel)).go()
     finally:
         loop.close()
         if profile is not None:
@@ -93,10 +93,10 @@ def _run(task: Task) -> Statistics:
             profile.dump_stats(os.path.join(options.debug_dir, f"client-{os.getpid()}.pstats"))
 
 
-def _write_report(options: ClientOptions, figures: Statistics) -> None:
+def _write_report(options: ClientOptions, statistics: Statistics) -> None:
     if not options.report:
         return
     part = f"{options.report}.{os.getpid()}.part"
     with open(part, "wb") as file:
-        file.write(format_rows(figures.rows, options.report.endswith(".csv")))
+        file.write(format_rows(statistics.rows, options.report.endswith(".csv")))
     os.replace(part, options.report)

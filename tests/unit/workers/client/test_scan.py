@@ -1,4 +1,4 @@
-"""What a scan finds and what it leaves out."""
+"""Which files a scan finds and which it skips."""
 
 import os
 from pathlib import Path
@@ -49,9 +49,9 @@ def test_globs_match_name_or_path(
 def test_the_output_below_the_input_is_left_out_by_what_it_is_not_by_its_name(tmp_path: Path) -> None:
     fill(tmp_path, "x.jpg", "out/x-2x2.jpg", "sub/out/y.jpg")
     (tmp_path / "elsewhere").symlink_to(tmp_path / "out")
-    found = scan(str(tmp_path), leave_out=str(tmp_path / "elsewhere"))
+    found = scan(str(tmp_path), skip=str(tmp_path / "elsewhere"))
     assert paths(found.pictures) == ["sub/out/y.jpg", "x.jpg"]
-    assert len(scan(str(tmp_path), leave_out=str(tmp_path / "not there")).pictures) == 3
+    assert len(scan(str(tmp_path), skip=str(tmp_path / "not there")).pictures) == 3
 
 
 def test_links_to_directories_are_not_followed_links_to_files_are(tmp_path: Path) -> None:

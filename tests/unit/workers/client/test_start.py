@@ -1,21 +1,21 @@
-"""What is decided before the first byte goes out."""
+"""What is checked before the first byte is sent."""
 
-from types import SimpleNamespace
-from typing import Any
+import dataclasses
 
 import pytest
 
-from workers.client import start
+from workers.client.start import OWN_FILES, StartError, check_descriptors
+from workers.options import parse_client
 
 
 @pytest.mark.parametrize(("minconns", "maxconns", "fits"), [(1, 84, True), (1, 85, False), (85, 0, False)])
-def test_a_run_that_would_be_out_of_descriptors_is_not_begun(
-    monkeypatch: pytest.MonkeyPatch, minconns: int, maxconns: int, fits: bool
+def test_a_run_that_would_be_out_of_descriptors_does_not_start(
+    minconns: int, maxconns: int, fits: bool
 ) -> None:
-    monkeypatch.setattr(start, "raise_file_limit", lambda: 84 + start.OWN_FILES)
-    options: Any = SimpleNamespace(minconns=minconns, maxconns=maxconns)
+    options = parse_client(["--input", "/", "-w", "1"], {})
+    options = dataclasses.replace(options, minconns=minconns, maxconns=maxconns)
     if fits:
-        start._check_descriptors(options)
+        check_descriptors(options, 84 + OWN_FILES)
     else:
-        with pytest.raises(start.CannotBegin, match="85 connections do not fit 100 open files"):
-            start._check_descriptors(options)
+        with pytest.raises(StartError, match="85 connections do not fit 100 open files"):
+            check_descriptors(options, 84 + OWN_FILES)

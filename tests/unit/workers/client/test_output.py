@@ -1,4 +1,4 @@
-"""Files appear whole, in the output directory, or not at all; the journal believes only what it sees."""
+"""A result is complete in the output directory or absent; the journal trusts only files that exist."""
 
 import errno
 import os
@@ -7,20 +7,20 @@ from pathlib import Path
 import pytest
 
 from workers.client.journal import NAME, Journal
-from workers.client.save import Output
+from workers.client.output import OutputDirectory
 from workers.client.scan import Picture
 
 
 @pytest.fixture
-def output(tmp_path: Path) -> Output:
-    return Output(str(tmp_path / "out"))
+def output(tmp_path: Path) -> OutputDirectory:
+    return OutputDirectory(str(tmp_path / "out"))
 
 
 def names(root: Path) -> list[str]:
     return sorted(str(path.relative_to(root)) for path in root.rglob("*"))
 
 
-def test_sub_directories_are_made(output: Output, tmp_path: Path) -> None:
+def test_sub_directories_are_made(output: OutputDirectory, tmp_path: Path) -> None:
     output.save("a/b/x.jpg", b"1")
     output.save("a/b/x.jpg", memoryview(b"22"))
     assert names(tmp_path) == ["out", "out/a", "out/a/b", "out/a/b/x.jpg"]
@@ -28,13 +28,13 @@ def test_sub_directories_are_made(output: Output, tmp_path: Path) -> None:
 
 
 def test_fsync_changes_nothing_that_can_be_seen(tmp_path: Path) -> None:
-    Output(str(tmp_path / "out"), fsync=True).save("x.jpg", b"1")
+    OutputDirectory(str(tmp_path / "out"), fsync=True).save("x.jpg", b"1")
     assert names(tmp_path) == ["out", "out/x.jpg"]
 
 
 @pytest.mark.parametrize("target", ["../x.jpg", "a/../../x.jpg", "/x.jpg", "./x.jpg"])
 def test_paths_that_climb_are_refused_even_if_they_were_ours(
-    output: Output, tmp_path: Path, target: str
+    output: OutputDirectory, tmp_path: Path, target: str
 ) -> None:
     with pytest.raises(PermissionError):
         output.save(target, b"1")
@@ -42,7 +42,7 @@ def test_paths_that_climb_are_refused_even_if_they_were_ours(
 
 
 @pytest.mark.parametrize("inside", [False, True])
-def test_a_linked_sub_directory_is_refused(output: Output, tmp_path: Path, inside: bool) -> None:
+def test_a_linked_sub_directory_is_refused(output: OutputDirectory, tmp_path: Path, inside: bool) -> None:
     to = tmp_path / ("out/real" if inside else "elsewhere")
     to.mkdir()
     (tmp_path / "out/sub").symlink_to(to)
@@ -51,16 +51,16 @@ def test_a_linked_sub_directory_is_refused(output: Output, tmp_path: Path, insid
     assert list(to.iterdir()) == []
 
 
-def test_a_linked_target_is_replaced(output: Output, tmp_path: Path) -> None:
+def test_a_linked_target_is_replaced(output: OutputDirectory, tmp_path: Path) -> None:
     (tmp_path / "precious").write_text("precious")
     (tmp_path / "out/x.jpg").symlink_to(tmp_path / "precious")
-    assert output.look_at("x.jpg") is None
+    assert output.stat("x.jpg") is None
     output.save("x.jpg", b"1")
     assert (tmp_path / "precious").read_text() == "precious"
     assert (tmp_path / "out/x.jpg").read_bytes() == b"1"
 
 
-def test_a_failure_after_the_data_leaves_nothing(output: Output, tmp_path: Path) -> None:
+def test_a_failure_after_the_data_leaves_nothing(output: OutputDirectory, tmp_path: Path) -> None:
     def full(saved: os.stat_result) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -72,7 +72,7 @@ def test_a_failure_after_the_data_leaves_nothing(output: Output, tmp_path: Path)
     assert names(tmp_path) == ["out", "out/y.jpg"]
 
 
-def test_a_planted_partial_file_is_not_written_through(output: Output, tmp_path: Path) -> None:
+def test_a_planted_partial_file_is_not_written_through(output: OutputDirectory, tmp_path: Path) -> None:
     (tmp_path / "precious").write_text("precious")
     (tmp_path / "out" / f".resize-client-{os.getpid()}-1.part").symlink_to(tmp_path / "precious")
     with pytest.raises(FileExistsError):
@@ -81,7 +81,7 @@ def test_a_planted_partial_file_is_not_written_through(output: Output, tmp_path:
     assert (tmp_path / "precious").read_text() == "precious"
 
 
-def test_sweeping_takes_partial_files_of_these_folders_only(output: Output, tmp_path: Path) -> None:
+def test_sweeping_takes_partial_files_of_these_folders_only(output: OutputDirectory, tmp_path: Path) -> None:
     for path in ("out/.resize-client-12-3.part", "out/my.part", "out/.resize-client-x-3.part"):
         (tmp_path / path).write_bytes(b"")
     (tmp_path / "out/other").mkdir()
@@ -94,11 +94,13 @@ def test_sweeping_takes_partial_files_of_these_folders_only(output: Output, tmp_
 PICTURE = Picture("a/x.jpg", 100, 5_000, 0)
 
 
-def record(output: Output, journal: Journal, picture: Picture, target: str, data: bytes = b"123") -> None:
+def record(
+    output: OutputDirectory, journal: Journal, picture: Picture, target: str, data: bytes = b"123"
+) -> None:
     output.save(target, data, lambda saved: journal.note(picture, target, saved))
 
 
-def test_what_was_saved_is_done_for_the_same_source_job_and_target(output: Output) -> None:
+def test_what_was_saved_is_done_for_the_same_source_job_and_target(output: OutputDirectory) -> None:
     journal = Journal(output, "2x2")
     record(output, journal, PICTURE, "a/x-2x2.jpg")
     again = Journal(output, "2x2")
@@ -109,7 +111,7 @@ def test_what_was_saved_is_done_for_the_same_source_job_and_target(output: Outpu
     assert not Journal(output, "3x3").is_done(PICTURE, "a/x-2x2.jpg")
 
 
-def test_a_line_without_its_result_proves_nothing(output: Output, tmp_path: Path) -> None:
+def test_a_line_without_its_result_proves_nothing(output: OutputDirectory, tmp_path: Path) -> None:
     """Killed between the line and the rename, over the result of an earlier run."""
     journal = Journal(output, "2x2")
     output.save("x-2x2.jpg", b"old")
@@ -124,7 +126,7 @@ def test_a_line_without_its_result_proves_nothing(output: Output, tmp_path: Path
 @pytest.mark.parametrize(
     "noise", [b"{", b"[]\n", b"null\n", b"\xff\xfe\n", b'{"job": "2x2"}\n', b'{"source": "a/x']
 )
-def test_a_broken_line_is_as_good_as_absent(output: Output, tmp_path: Path, noise: bytes) -> None:
+def test_a_broken_line_is_as_good_as_absent(output: OutputDirectory, tmp_path: Path, noise: bytes) -> None:
     record(output, Journal(output, "2x2"), PICTURE, "x-2x2.jpg")
     with (tmp_path / "out" / NAME).open("ab") as file:
         file.write(noise)
@@ -136,7 +138,7 @@ def test_a_broken_line_is_as_good_as_absent(output: Output, tmp_path: Path, nois
     assert again.is_done(other, "\udce9-2x2.jpg")
 
 
-def test_a_second_client_knows_that_it_is_not_alone(output: Output) -> None:
+def test_a_second_client_knows_that_it_is_not_alone(output: OutputDirectory) -> None:
     first = Journal(output, "2x2")
     assert first.is_alone
     assert not Journal(output, "3x3").is_alone
@@ -146,7 +148,7 @@ def test_a_second_client_knows_that_it_is_not_alone(output: Output) -> None:
     assert Journal(output, "3x3").is_alone
 
 
-def test_a_linked_journal_is_refused(output: Output, tmp_path: Path) -> None:
+def test_a_linked_journal_is_refused(output: OutputDirectory, tmp_path: Path) -> None:
     (tmp_path / "out" / NAME).symlink_to(tmp_path / "precious")
     with pytest.raises(OSError, match=r"symbolic|Too many levels"):
         Journal(output, "2x2")

@@ -1,4 +1,4 @@
-"""What the client's system tests share: a directory of pictures, the program, and what it left behind."""
+"""The fixture of the client's system tests: a directory of pictures, the program, and the files it left."""
 
 import os
 import subprocess
@@ -10,7 +10,7 @@ from tests.system.fake_resizer import picture
 
 ROOT = Path(__file__).resolve().parents[2]
 COMMAND = [sys.executable, "-m", "workers.client"]
-# The program under a hook that writes down every file it creates or renames: names as the system calls have them.
+# The program under an audit hook that logs every file it creates or renames, by the names passed to the system calls.
 WATCHED = """
 import os, sys
 log = os.open(sys.argv[1], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
@@ -27,19 +27,19 @@ sys.exit(main())
 
 
 @dataclass
-class Done:
+class ClientExit:
     code: int
     out: str
     err: str
 
 
-class Bench:
+class ClientFixture:
     """`pictures` in, `results` out, below one temporary directory."""
 
-    def __init__(self, room: Path) -> None:
-        self.room = room
-        self.pictures = room / "pictures"
-        self.results = room / "results"
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.pictures = directory / "pictures"
+        self.results = directory / "results"
         self.pictures.mkdir()
 
     def fill(self, count: int, folder: str = "", format: str = "JPEG") -> None:
@@ -54,12 +54,12 @@ class Bench:
         base = ["--proxy", address, "--input", str(self.pictures), "--output", str(self.results)]
         return [*base, "-w", "20", "-h", "10", *more]
 
-    def run(self, address: str, *more: str, timeout: float = 60) -> Done:
+    def run(self, address: str, *more: str, timeout: float = 60) -> ClientExit:
         return self._done([*COMMAND, *self.arguments(address, *more)], timeout)
 
-    def run_watched(self, address: str, *more: str, timeout: float = 60) -> tuple[Done, list[str]]:
-        """As `run`, and a line for each file created, renamed or removed."""
-        log = self.room / "watched.log"
+    def run_watched(self, address: str, *more: str, timeout: float = 60) -> tuple[ClientExit, list[str]]:
+        """As `run`, and one line for each file that was created, renamed or removed."""
+        log = self.directory / "watched.log"
         command = [sys.executable, "-c", WATCHED, str(log), *self.arguments(address, *more)]
         return self._done(command, timeout), log.read_text().splitlines()
 
@@ -69,7 +69,7 @@ class Bench:
             command, cwd=ROOT, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         )
 
-    def _done(self, command: list[str], timeout: float) -> Done:
+    def _done(self, command: list[str], timeout: float) -> ClientExit:
         done = subprocess.run(
             command,
             cwd=ROOT,
@@ -80,10 +80,10 @@ class Bench:
             errors="replace",
         )
         assert "Traceback" not in done.stderr, done.stderr
-        return Done(done.returncode, done.stdout, done.stderr)
+        return ClientExit(done.returncode, done.stdout, done.stderr)
 
     def saved(self) -> dict[str, bytes]:
-        """Every file below the results by relative path, the journal left out."""
+        """The content of every file below the results by relative path, without the journal."""
         found = {}
         for folder, _, names in os.walk(self.results):
             for name in names:
@@ -93,7 +93,7 @@ class Bench:
         return found
 
     def parts(self) -> list[str]:
-        """Partial files that were left."""
+        """Partial files below the results."""
         return [path for path in self.saved() if path.endswith(".part")]
 
 

@@ -1,7 +1,7 @@
-"""--processes N: the run in N forked processes, each with its share, and their figures added up.
+"""--processes N: the run in N forked processes, each with its share of the pictures, and their statistics added up.
 
-RULES: the parent forks, waits and adds; it talks to no server. A child that dies without its figures is a failure of
-the run. Signals to the parent go on to the children, who end their runs and still report.
+RULES: the parent forks, waits and adds; it talks to no server. A child that dies without statistics is a failure of the
+run. Signals to the parent are passed on to the children, which end their runs and still report.
 """
 
 import contextlib
@@ -16,7 +16,7 @@ from workers.client.report import Statistics
 
 
 def run_forked(number: int, work: Callable[[int], Statistics]) -> Statistics:
-    """`work(k)` in process k of `number`; the sum of what they return."""
+    """Call `work(k)` in process k of `number`; the sum of the statistics they return."""
     children: list[tuple[int, int]] = []
     for index in range(number):
         reader, writer = os.pipe()
@@ -25,11 +25,11 @@ def run_forked(number: int, work: Callable[[int], Statistics]) -> Statistics:
             os.close(reader)
             for _, other in children:
                 os.close(other)
-            _be_child(index, writer, work)
+            _run_child(index, writer, work)
         os.close(writer)
         children.append((pid, reader))
 
-    alive = {pid for pid, _ in children}  # a pid that was waited for may be somebody else's
+    alive = {pid for pid, _ in children}  # the kernel may reuse a pid that was waited for: never signal it
 
     def pass_on(signum: int, frame: FrameType | None) -> None:
         for pid in list(alive):
@@ -41,7 +41,7 @@ def run_forked(number: int, work: Callable[[int], Statistics]) -> Statistics:
     return _collect(children, alive)
 
 
-def _be_child(index: int, writer: int, work: Callable[[int], Statistics]) -> None:
+def _run_child(index: int, writer: int, work: Callable[[int], Statistics]) -> None:
     code = 1
     try:
         raw = work(index).dump()
@@ -52,7 +52,7 @@ def _be_child(index: int, writer: int, work: Callable[[int], Statistics]) -> Non
         traceback.print_exc()
     finally:
         sys.stderr.flush()
-        os._exit(code)  # the parent's stack and its exit handlers are not ours
+        os._exit(code)  # without the parent's stack and its exit handlers
 
 
 def _collect(children: list[tuple[int, int]], alive: set[int]) -> Statistics:

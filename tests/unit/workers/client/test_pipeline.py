@@ -1,4 +1,4 @@
-"""Conversations as transcripts: `>` a request goes out, `<` replies come in, what they answer, what breaks it."""
+"""Requests in flight: what a reply answers, and what violates the protocol."""
 
 from itertools import count
 
@@ -6,17 +6,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from workers.client.connection import Conversation
+from workers.client.pipeline import RequestPipeline
 from workers.wire.frames import FrameReader, frame, header
 from workers.wire.messages import Request, Response, decode_request, encode_response
 
 
-def conversation(jobs: str) -> Conversation[str]:
-    """With one request under way for each letter; IDs count from 1, names are the letters."""
-    talk: Conversation[str] = Conversation(count(1).__next__, 10_000)
+def pipeline_with(jobs: str) -> RequestPipeline[str]:
+    """A pipeline with one request in flight for each letter; IDs count from 1, names are the letters."""
+    pipeline: RequestPipeline[str] = RequestPipeline(count(1).__next__, 10_000)
     for job in jobs:
-        talk.put(job, Request(original_name=job))
-    return talk
+        pipeline.add(job, Request(original_name=job))
+    return pipeline
 
 
 def reply(id: int, name: str = "") -> bytes:
@@ -24,24 +24,24 @@ def reply(id: int, name: str = "") -> bytes:
 
 
 def test_a_request_goes_out_with_its_id() -> None:
-    talk = conversation("")
-    (payload,) = FrameReader().feed(b"".join(talk.put("a", Request("x.jpg", data=b"123"))))
+    pipeline = pipeline_with("")
+    (payload,) = FrameReader().feed(b"".join(pipeline.add("a", Request("x.jpg", data=b"123"))))
     sent = decode_request(payload)
     assert (sent.original_name, bytes(sent.data), sent.id) == ("x.jpg", b"123", 1)
-    assert talk.in_flight() == ["a"]
+    assert pipeline.in_flight() == ["a"]
 
 
 def test_replies_in_any_order_find_their_jobs() -> None:
-    talk = conversation("abc")
-    answers = talk.receive(reply(3) + reply(1) + reply(2))
+    pipeline = pipeline_with("abc")
+    answers = pipeline.receive(reply(3) + reply(1) + reply(2))
     assert [job for job, _ in answers] == ["c", "a", "b"]
-    assert (len(talk), talk.violation) == (0, "")
+    assert (len(pipeline), pipeline.violation) == (0, "")
 
 
 def test_replies_without_id_answer_the_oldest() -> None:
-    talk = conversation("abc")
-    assert [job for job, _ in talk.receive(reply(0, "a") + reply(0, "b"))] == ["a", "b"]
-    assert talk.in_flight() == ["c"]
+    pipeline = pipeline_with("abc")
+    assert [job for job, _ in pipeline.receive(reply(0, "a") + reply(0, "b"))] == ["a", "b"]
+    assert pipeline.in_flight() == ["c"]
 
 
 @pytest.mark.parametrize(
@@ -52,27 +52,27 @@ def test_replies_without_id_answer_the_oldest() -> None:
         (reply(2) + reply(0, "a"), ["b"], "with and without"),
         (reply(0, "a") + reply(2), ["a"], "with and without"),
         (reply(0, "../a"), [], "without ID for '../a' where 'a' is next"),
-        (reply(1) + reply(2) + reply(3) + reply(4), ["a", "b", "c"], "nobody waits"),
+        (reply(1) + reply(2) + reply(3) + reply(4), ["a", "b", "c"], "without a request"),
         (header(10_001), [], "over the limit"),
         (reply(1) + b"HTTP/1.1", ["a"], "not a frame"),
         (reply(1) + frame(b"\x00" * 30), ["a"], "not a response"),
     ],
 )
 def test_violations_end_it(bytes_in: bytes, answered: list[str], sentence: str) -> None:
-    talk = conversation("abc")
-    assert [job for job, _ in talk.receive(bytes_in)] == answered
-    assert sentence in talk.violation
-    assert talk.receive(reply(3)) == []
+    pipeline = pipeline_with("abc")
+    assert [job for job, _ in pipeline.receive(bytes_in)] == answered
+    assert sentence in pipeline.violation
+    assert pipeline.receive(reply(3)) == []
 
 
 @given(st.permutations([1, 2, 3, 4, 5]), st.lists(st.integers(1, 60)))
 def test_any_order_any_split(order: list[int], cuts: list[int]) -> None:
-    talk = conversation("abcde")
+    pipeline = pipeline_with("abcde")
     stream = b"".join(map(reply, order))
     got, at = [], 0
     for cut in cuts:
-        got += talk.receive(stream[at : at + cut])
+        got += pipeline.receive(stream[at : at + cut])
         at += cut
-    got += talk.receive(stream[at:])
+    got += pipeline.receive(stream[at:])
     assert ["abcde".index(job) + 1 for job, _ in got] == order
-    assert talk.answered == 5
+    assert pipeline.answered == 5

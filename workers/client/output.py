@@ -1,11 +1,11 @@
-"""Results into the output directory: whole or not at all, and nowhere else.
+"""Saves results in the output directory: a result is complete or absent, and nothing outside is written.
 
-    write  .resize-client-<pid>-<n>.part   created O_EXCL|O_NOFOLLOW in the target's own directory
-    note   (the journal's chance: the result is complete and has its inode, but not yet its name)
-    rename -> target                       replaces what was there, a symbolic link itself included
+    write  .resize-client-<pid>-<n>.part   created O_EXCL|O_NOFOLLOW in the directory of the target
+    note   the journal writes its line: the result is complete and has its inode, but not yet its name
+    rename -> target                       replaces an existing file; of a symbolic link the link itself
 
-RULES: the root is opened once and everything below it is reached from its descriptor, one directory at a time, never
-through a symbolic link; a path comes from naming, never from a reply. An OSError leaves no partial file behind.
+RULES: the root is opened once; every path below is opened from its descriptor one directory at a time, never through a
+symbolic link. Paths come from naming, never from a reply. An OSError leaves no partial file.
 """
 
 import contextlib
@@ -21,8 +21,8 @@ _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 Note = Callable[[os.stat_result], None]
 
 
-class Output:
-    """The output directory. Raises OSError from every method."""
+class OutputDirectory:
+    """The output directory. Every method raises OSError."""
 
     def __init__(self, root: str, fsync: bool = False) -> None:
         os.makedirs(root, exist_ok=True)
@@ -31,11 +31,11 @@ class Output:
         self._serial = 0
 
     def close(self) -> None:
-        """Let go of the directory."""
+        """Close the directory."""
         os.close(self.root_fd)
 
     def save(self, target: str, data: bytes | memoryview, note: Note | None = None) -> None:
-        """Make `data` the content of `target` (relative). `note` is told the finished file before it is renamed."""
+        """Write `data` to the relative path `target`. `note` is called with the complete file before it is renamed."""
         folder, name = os.path.split(target)
         with self._opened(folder, create=True) as folder_fd:
             self._serial += 1
@@ -58,8 +58,8 @@ class Output:
             if self._fsync:
                 os.fsync(folder_fd)
 
-    def look_at(self, target: str) -> os.stat_result | None:
-        """stat() of the regular file `target`; None when there is none, or only through a symbolic link."""
+    def stat(self, target: str) -> os.stat_result | None:
+        """os.stat() of the regular file `target`; None when it is absent or reached through a symbolic link."""
         folder, name = os.path.split(target)
         try:
             with self._opened(folder, create=False) as folder_fd:
@@ -69,29 +69,29 @@ class Output:
         return info if stat.S_ISREG(info.st_mode) else None
 
     def sweep(self, folders: Iterator[str] | set[str]) -> int:
-        """Remove the partial files that a killed run left in `folders`; how many there were."""
-        swept = 0
+        """Remove the partial files that killed runs left in `folders`; returns how many."""
+        removed = 0
         for folder in folders:
             with contextlib.suppress(OSError), self._opened(folder, create=False) as folder_fd:
                 for name in os.listdir(folder_fd):
                     if PART.fullmatch(name):
                         os.unlink(name, dir_fd=folder_fd)
-                        swept += 1
-        return swept
+                        removed += 1
+        return removed
 
     @contextlib.contextmanager
     def _opened(self, folder: str, create: bool) -> Iterator[int]:
         fd = os.dup(self.root_fd)
         try:
             for name in folder.split(os.sep) if folder else ():
-                below = self._step(fd, name, create)
+                below = self._open_below(fd, name, create)
                 os.close(fd)
                 fd = below
             yield fd
         finally:
             os.close(fd)
 
-    def _step(self, fd: int, name: str, create: bool) -> int:
+    def _open_below(self, fd: int, name: str, create: bool) -> int:
         if name in ("", ".", ".."):
             raise PermissionError(1, f"a result may not go through {name!r}")
         try:
