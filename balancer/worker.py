@@ -14,7 +14,6 @@ import traceback
 from collections.abc import Sequence
 from math import ceil
 
-from balancer.eventloop.loop import Handler
 from balancer.options import Options
 from balancer.pool.backend import Backend
 from balancer.pool.board import LOG_DROPPED, Board
@@ -24,7 +23,6 @@ from balancer.relay import ends
 from balancer.relay.accept import Acceptor
 from balancer.relay.hub import Hub
 from balancer.relay.session import Session
-from balancer.relay.splicing import SplicingRelay
 from balancer.relay.timeouts import TimeoutSweep
 
 DRAIN_LOOK = 0.1
@@ -124,11 +122,10 @@ class Worker:
 
     # -- the unforeseen
 
-    def handler_failed(self, handler: Handler, error: Exception) -> None:
+    def handler_failed(self, fd: int, error: Exception) -> None:
         """A defect must cost one session, not all of them; without a session to blame it costs the process."""
-        owner = getattr(handler, "__self__", None)
-        session = owner.session if isinstance(owner, SplicingRelay) else owner
-        if not isinstance(session, Session):
+        session = self.hub.session_with(fd)
+        if session is None:
             raise error
         text = "".join(traceback.format_exception(error))
         self.child.log.error("fault", client=session.peer_name(), traceback=text, then="close this session")

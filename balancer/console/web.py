@@ -147,7 +147,7 @@ class Visitor:
             self.server.idlers[self] = None
             self.limit(IDLE_LIMIT)
         self.step = self.read
-        self.loop.again(self.on_event)
+        self.loop.call_next_turn(self.on_event)
 
     # -- ends
 

@@ -1,16 +1,15 @@
-"""The log: one line an event, and never a reason to wait or to die.
+"""The log: one line per event. Writing one neither waits nor raises.
 
     2026-11-22T12:00:00.123Z info worker 2 pid=4711 refuse client=10.0.0.9:5012 sessions=8/8 then=close
-    when                     level who      pid      verb   key=value ...                       what next
+    when                     level process  pid      verb   key=value ...                       what next
 
-RULES: never raises and never blocks. A line that cannot be written now (reader stalled, disk full, pipe
-closed) is dropped and counted, and the count is the first thing written when writing works again. A line is
-at most 4000 bytes, whole or absent, and nothing in a value can end it or start another. The wall clock is
-read here and nowhere else.
+RULES: never raises and never blocks. A line that cannot be written (reader stalled, disk full, pipe closed) is dropped
+and counted; when writing works again, the count is the first line. A line has at most 4000 bytes and is written whole
+or not at all. No character of a value can end a line or begin another. This module alone reads the time of day.
 
-Never blocking needs O_NONBLOCK, a flag of the open file description, which a shell shares with whatever else
-writes to the same terminal or pipe. So the log opens its own description of the same file through /proc; only
-sockets (journald's stream) refuse that, and those take MSG_DONTWAIT per call."""
+Not to block takes O_NONBLOCK, a flag of the open file description, which a shell shares with every other process that
+writes to the same terminal or pipe. The log therefore opens its own description of the file through /proc. A socket
+(journald's stream) cannot be opened that way; there each call has MSG_DONTWAIT."""
 
 import errno
 import fcntl
@@ -21,19 +20,19 @@ import stat
 import time
 
 LONGEST_LINE = 4000  # below PIPE_BUF (4096): one write of a whole line to a pipe is atomic
-BUFFERED_LINES = 512  # session lines held until flush(); a flood between two flushes goes out early
+BUFFERED_LINES = 512  # session lines held until flush(); at this number they are written at once
 _SAFE = frozenset(map(chr, range(33, 127))) - {'"', "\\"}
 
 
 def _escape(text: str) -> str:
-    """Every character that is not printable as \\n, \\x1b or \\u202e; printable text is returned as it is."""
+    """`text` with \\n, \\x1b or \\u202e in place of each character that is not printable."""
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def _value(value: object) -> str:
-    """A field's value: bare when nobody can mistake its end, else quoted."""
+    """A field's value: bare when it is printable ASCII without spaces and quotes, else quoted."""
     if isinstance(value, float):
         return f"{value:.6g}"
     text = str(value)
@@ -43,20 +42,19 @@ def _value(value: object) -> str:
 
 
 class Sink:
-    """Where the lines go. write() returns how many bytes went out, 0 when none could; never raises, never
-    blocks."""
+    """The open log file. write() returns how many bytes were written, 0 for none; it neither raises nor blocks."""
 
     def __init__(self, path: str) -> None:
         self.path = path
-        self.problem = ""  # why `path` could not be opened: the caller of a boot should refuse to go on
+        self.problem = ""  # why `path` could not be opened; at boot a reason to exit
         self.fd = -1
         self._socket: socket.socket | None = None
         self.is_pipe = False
-        self._must_poll = False  # the description could not be made our own: ask before every write
+        self._must_poll = False  # the description is shared and may block: poll(2) before every write
         self.open()
 
     def open(self) -> None:
-        """(Re)open; on failure what was open stays so, and a log that never opened goes to stderr."""
+        """Open or reopen. On failure the file that is open stays open, and stderr is used if there is none."""
         self.problem = ""
         if self.path:
             flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
@@ -78,7 +76,7 @@ class Sink:
             self._socket = socket.socket(fileno=os.dup(2))
             return
         if stat.S_ISREG(mode):
-            # A traceback written through fd 2 must not overwrite what we append.
+            # A traceback written through fd 2 must not overwrite lines appended here.
             fcntl.fcntl(2, fcntl.F_SETFL, fcntl.fcntl(2, fcntl.F_GETFL) | os.O_APPEND)
         flags = os.O_WRONLY | os.O_APPEND | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
         try:
@@ -117,20 +115,18 @@ class Sink:
 
 
 class Log:
-    """One process's voice. `level`: 0 lifecycle and health, 1 one line per session too, 2 debug too.
+    """The log of one process. `level`: 0 lifecycle and health, 1 also a line per session, 2 also debug.
 
-    After a fork the child makes its own with child(): the descriptor is shared (appends are atomic), pid and
-    buffer are not."""
+    A forked child makes its own with child(): it shares the descriptor (appends are atomic), not pid and buffer."""
 
-    def __init__(self, who: str, path: str = "", level: int = 0, sink: Sink | None = None) -> None:
-        self.who = who
+    def __init__(self, process: str, path: str = "", level: int = 0, sink: Sink | None = None) -> None:
         self.level = level
-        self.dropped = 0  # lines lost since this object was made; only ever grows
-        self._told = 0  # how many of them a `log dropped=` line has reported
-        self._torn = False  # the last write ended inside a line
+        self.dropped = 0  # lines lost since this object was made
+        self._reported = 0  # how many of them a `log dropped=` line has counted
+        self._is_torn = False  # the last write ended inside a line
         self._sink = Sink(path) if sink is None else sink
         self._buffer: list[str] = []
-        self._prefix = f"{who} pid={os.getpid()} "
+        self._prefix = f"{process} pid={os.getpid()} "
         self._info = f"Z info {self._prefix}"
         self._second = -1
         self._stamp = ""
@@ -138,25 +134,24 @@ class Log:
 
     @property
     def problem(self) -> str:
-        """Why the log file could not be opened ("" when it could); lines go to stderr meanwhile."""
+        """Why the log file could not be opened, "" when it is open. Lines go to stderr meanwhile."""
         return self._sink.problem
 
     def info(self, verb: str, **fields: object) -> None:
-        self._say("info", verb, fields)
+        self._write_line("info", verb, fields)
 
     def warning(self, verb: str, **fields: object) -> None:
-        self._say("warning", verb, fields)
+        self._write_line("warning", verb, fields)
 
     def error(self, verb: str, **fields: object) -> None:
-        self._say("error", verb, fields)
+        self._write_line("error", verb, fields)
 
     def debug(self, verb: str, **fields: object) -> None:
         if self.level >= 2:
-            self._say("debug", verb, fields)
+            self._write_line("debug", verb, fields)
 
     def session(self, line: str) -> None:
-        """One session's line, from its verb on; held until flush(). The hot path: 1.7 us, the write
-        included."""
+        """Log the line of one session, from its verb on; buffered until flush(). 1.7 us, the write included."""
         if self.level < 1:
             return
         if not line.isprintable():
@@ -166,32 +161,31 @@ class Log:
             self.flush()
 
     def flush(self) -> None:
-        """Write what is buffered, in one write where the sink allows. Called once a loop turn; nothing to do
-        costs 50 ns."""
+        """Write the buffered lines, in one write where the file allows. Called once a turn; 50 ns without a line."""
         if self._buffer:
             lines, self._buffer = self._buffer, []
             self._emit(lines)
-        elif self._told != self.dropped and time.monotonic() >= self._retry_at:
+        elif self._reported != self.dropped and time.monotonic() >= self._retry_at:
             self._emit([])
 
     def reopen(self) -> None:
-        """Open the path again (after a rotation); on failure go on with the old file and say so."""
+        """Open the path again, after a rotation. On failure log that, to the old file."""
         self.flush()
         self._sink.open()
         if self._sink.problem:
             self.warning("log", problem=self._sink.problem, then="keep the old file")
 
-    def give_to(self, uid: int, gid: int) -> None:
-        """Hand the log file to the user the process is about to become, so that a later reopen() succeeds."""
+    def chown(self, uid: int, gid: int) -> None:
+        """Give the log file to the user that the process will run as, so that a later reopen() succeeds."""
         if self._sink.path and not self._sink.problem:
             try:
                 os.fchown(self._sink.fd, uid, gid)
             except OSError:
-                pass  # reopen() will say what does not work
+                pass  # reopen() logs what fails
 
-    def child(self, who: str, level: int) -> "Log":
-        """A log for the process just forked, with its own pid and an empty buffer, on the same file."""
-        return Log(who, level=level, sink=self._sink)
+    def child(self, process: str, level: int) -> "Log":
+        """The log of a process just forked: the same file, its own pid and an empty buffer."""
+        return Log(process, level=level, sink=self._sink)
 
     def _clock(self) -> str:
         now = time.time()
@@ -201,7 +195,7 @@ class Log:
             self._stamp = time.strftime("%Y-%m-%dT%H:%M:%S.", time.gmtime(second))
         return f"{self._stamp}{int((now - second) * 1000):03d}"
 
-    def _say(self, level: str, verb: str, fields: dict[str, object]) -> None:
+    def _write_line(self, level: str, verb: str, fields: dict[str, object]) -> None:
         then = fields.pop("then", None)
         words = [f"{self._clock()}Z {level} {self._prefix}{verb}"]
         words += [f"{key}={_value(value)}" for key, value in fields.items()]
@@ -217,15 +211,15 @@ class Log:
         return data[: LONGEST_LINE - 4].decode("utf-8", "ignore").encode() + b"...\n"
 
     def _emit(self, lines: list[str]) -> None:
-        """Write whole lines, as many at once as the sink keeps together; count those that did not go out."""
-        if self._told != self.dropped:
-            lost = self.dropped - self._told
+        """Write whole lines, as many in one write as stay together; count those that were not written."""
+        if self._reported != self.dropped:
+            lost = self.dropped - self._reported
             lines.insert(0, f"{self._clock()}Z warning {self._prefix}log dropped={lost}\n")
             if not self._write([self._encode(lines.pop(0))]):
                 self.dropped += len(lines)
                 self._retry_at = time.monotonic() + 0.25
                 return
-            self._told += lost
+            self._reported += lost
         batch: list[bytes] = []
         size = 0
         for data in map(self._encode, lines):
@@ -240,13 +234,12 @@ class Log:
         self.dropped += len(batch) - self._write(batch)
 
     def _write(self, batch: list[bytes]) -> int:
-        """Lines written whole. A torn one is ended by the next write, so that it cannot swallow a good
-        line."""
+        """Write one batch; returns how many lines were written whole. The next write ends a line that was cut."""
         if not batch:
             return 0
-        data = (b"\n" if self._torn else b"") + b"".join(batch)
+        data = (b"\n" if self._is_torn else b"") + b"".join(batch)
         done = self._sink.write(data)
         if done <= 0:
             return 0
-        self._torn = done < len(data) and data[done - 1 : done] != b"\n"
+        self._is_torn = done < len(data) and data[done - 1 : done] != b"\n"
         return len(batch) if done == len(data) else data[:done].count(b"\n") - data.startswith(b"\n")

@@ -1,18 +1,18 @@
-"""The event loop of every process of ours: edge-triggered, one clock reading per turn.
+"""The event loop of every process: epoll, timers, one clock reading per turn.
 
-RULES: knows file descriptors, handlers and timers; knows neither traffic nor pictures, opens and closes
-nothing.
-- A socket is registered ONCE, edge-triggered: a level-triggered loop pays an epoll_ctl for every change of mind, measured
-  at 137 us against 90 us of CPU for one whole short session. The price: a handler must go on until EAGAIN or a short
-  read, or ask to be called again by itself (`again`).
-- `watch` is for everything (IN|OUT|RDHUP). `watch_reading` leaves OUT out until somebody lacks room (`widen`): of the
-  events of a short session every second one would only say that there is room.
-- What others must be able to drain as well (listeners, pipes, wake-up sockets) is watched level-triggered.
-- `now` is read once per turn, after the wait. Handlers use it; nobody else asks for the time.
-- `forget` takes effect at once, inside the batch; closing waits for the end of the batch (`retire`), so that the
-  kernel cannot give the number away while events of its former owner are still to come.
+RULES: knows file descriptors, handlers and timers. Opens and closes no descriptor.
+- A socket is registered once, edge-triggered. A level-triggered loop pays an epoll_ctl(2) for every change of interest:
+  137 us of CPU against 90 us for one whole short session. In return a handler reads until EAGAIN or a short read, or
+  asks for another call with `call_next_turn`.
+- `watch` registers for EPOLLIN, EPOLLOUT and EPOLLRDHUP. `watch_reading` leaves EPOLLOUT out until `watch_writing`: every
+  second event of a short session would only say that the socket has room.
+- A descriptor that several processes read (listening sockets, pipes, wake-up sockets) is watched level-triggered.
+- `now` is read once per turn, after the wait. Handlers use it and read no clock.
+- `forget` takes effect inside the batch. A descriptor is closed at the end of the batch (`retire`), so that the kernel
+  cannot hand out its number while events of the old one are still to come.
+- A handler that raises is a defect. The loop passes its descriptor to `on_error`.
 
-    turn:  wait (epoll, next timer) -> now -> handlers of the batch -> `again` of the last turn
+    turn:  wait (epoll, next timer) -> now -> handlers of the batch -> `call_next_turn` acts of the last turn
            -> due timers -> retired (closes) -> turn-end hooks (log flush)
 """
 
@@ -33,9 +33,11 @@ URGENT: int = select.EPOLLPRI
 EDGE_READING: int = READ | READ_HANGUP | URGENT | select.EPOLLET
 EDGE: int = EDGE_READING | WRITE
 
-BATCH = 256  # events per turn: bounds how long `now` may be stale and how long timers wait
+BATCH = 256  # events per turn: bounds the age of `now` and the delay of timers
 
-LONGEST_WAIT = 86_400.0  # seconds in one wait: without a timer due_at is infinite, which epoll does not take
+LONGEST_WAIT = (
+    86_400.0  # seconds in one wait: without a timer due_at is infinite, which epoll_wait(2) refuses
+)
 
 Handler = Callable[[int], object]
 
@@ -43,8 +45,8 @@ Handler = Callable[[int], object]
 class EdgeSelector(selectors.BaseSelector):
     """A `selectors` selector on edge-triggered epoll: one registration covers reading, writing and half-close.
 
-    `register(..., events)` keeps the `selectors` meaning (events filters what `select` reports); `poll` and
-    `data` are the hot path under it: raw (fd, mask) pairs and the dict fd -> data, no SelectorKey per event.
+    `register(..., events)` has the `selectors` meaning: `events` filters what `select` reports. The loop uses `poll`, raw
+    (fd, mask) pairs, and `data`, the dict fd -> data, and so makes no SelectorKey per event.
     """
 
     def __init__(self) -> None:
@@ -52,8 +54,8 @@ class EdgeSelector(selectors.BaseSelector):
         self._files: dict[int, tuple[Any, int]] = {}
         self.data: dict[int, Any] = {}
         self.poll = self._epoll.poll
-        self.admit = self._epoll.register
-        self.change = self._epoll.modify
+        self.epoll_register = self._epoll.register
+        self.epoll_modify = self._epoll.modify
 
     def add(self, fd: int, data: Any, mask: int = EDGE) -> None:
         """Watch a raw descriptor. Raises OSError as epoll_ctl does (EEXIST, EPERM for a regular file)."""
@@ -82,7 +84,7 @@ class EdgeSelector(selectors.BaseSelector):
         return key
 
     def modify(self, fileobj: Any, events: int, data: Any = None) -> selectors.SelectorKey:
-        """Changes what is reported and re-arms the edge: a condition that holds is reported once more."""
+        """Change what is reported, and re-arm the edge: a condition that holds is reported once more."""
         fd = self._key(_descriptor(fileobj)).fd
         self._epoll.modify(fd, EDGE)
         self.data[fd] = data
@@ -119,7 +121,7 @@ class EdgeSelector(selectors.BaseSelector):
 
 
 class _KeyView(Mapping[Any, selectors.SelectorKey]):
-    """What `get_map` promises, built on demand so that a watched descriptor costs one dict entry."""
+    """The mapping of `get_map`, built on demand, so that a watched descriptor costs one dict entry."""
 
     def __init__(self, selector: EdgeSelector) -> None:
         self._selector = selector
@@ -139,18 +141,24 @@ def _descriptor(fileobj: Any) -> int:
 
 
 class Loop:
-    """One per process, made after the fork: an epoll shared with the parent would report the parent's sockets."""
+    """One per process, made after the fork: an epoll shared with the parent would report the parent's sockets.
+
+    `on_error(fd, error)` is called when a handler or a `call_next_turn` act raises; fd is -1 for an act without one. When
+    it is None, or raises, the error ends the process. The loop keeps no owner per descriptor, because a mapping would
+    cost every session. `on_error` finds the owner by search: a descriptor keeps its number until the end of the batch,
+    so the one session (or connection) that holds fd is to blame.
+    """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self.now = clock()
         self.turns = 0
         self.selector = EdgeSelector()
-        self.on_error: Callable[[Handler, Exception], None] | None = None
+        self.on_error: Callable[[int, Exception], None] | None = None
         self._handlers: dict[int, Handler] = self.selector.data
-        self._register = self.selector.admit  # `watch` runs twice a session: one call less each
+        self._register = self.selector.epoll_register  # `watch` runs twice a session: one call less each
         self._timers = Timers()
-        self._again: list[Callable[[], object]] = []
+        self._next_turn: list[tuple[Callable[[], object], int]] = []
         self._retired: list[Callable[[], object]] = []
         self._turn_end: list[Callable[[], object]] = []
         self._stopped = False
@@ -158,36 +166,36 @@ class Loop:
     # -- descriptors --
 
     def watch(self, fd: int, handler: Handler) -> None:
-        """Edge-triggered, for everything; handler(mask) must exhaust the descriptor or call `again`."""
+        """Watch for everything, edge-triggered; handler(mask) exhausts the descriptor or uses `call_next_turn`."""
         register = self._register
         register(fd, EDGE)
         self._handlers[fd] = handler
 
     def watch_reading(self, fd: int, handler: Handler) -> None:
-        """As `watch`, without word of room for writing; errors and hang-ups are always told."""
+        """Watch for everything but room for writing; epoll always reports errors and hang-ups."""
         register = self._register
         register(fd, EDGE_READING)
         self._handlers[fd] = handler
 
     def rearm(self, fd: int) -> None:
-        """What is watched for reading is told of once more, as far as it still holds."""
-        self.selector.change(fd, EDGE_READING)
+        """Report once more what holds on a descriptor watched for reading."""
+        self.selector.epoll_modify(fd, EDGE_READING)
 
-    def widen(self, fd: int) -> None:
-        """What was watched for reading is watched for everything from now on; room that is there is told at once."""
-        self.selector.change(fd, EDGE)
+    def watch_writing(self, fd: int) -> None:
+        """Report room for writing as well from now on, at once if there is room, on a descriptor watched for reading."""
+        self.selector.epoll_modify(fd, EDGE)
 
     def watch_level(self, fd: int, handler: Handler, mask: int = READ) -> None:
-        """Level-triggered: reported every turn as long as it holds."""
+        """Watch level-triggered: reported in every turn in which it holds."""
         self.selector.add(fd, handler, mask)
 
     def forget(self, fd: int) -> None:
-        """At once: no later event of this batch reaches the handler. The descriptor must still be open."""
+        """Stop watching, for the rest of this batch too. The descriptor must still be open."""
         self.selector.drop(fd)
 
-    def leave(self, fd: int, other: int = -1) -> None:
-        """As `forget` for descriptors that will be closed at the end of this batch: closing the last reference
-        takes them out of epoll, so the system call is saved. Harmless when they are not watched."""
+    def forget_closing(self, fd: int, other: int = -1) -> None:
+        """Stop watching descriptors that are closed at the end of this batch. The close of the last reference takes them
+        out of epoll, which saves the system call. Does nothing for a descriptor that is not watched."""
         handlers = self._handlers
         handlers.pop(fd, None)
         handlers.pop(other, None)
@@ -195,69 +203,73 @@ class Loop:
     def is_watched(self, fd: int) -> bool:
         return fd in self._handlers
 
-    def rename(self, fd: int, handler: Handler) -> None:
-        """A watched descriptor goes on with another handler; no system call."""
+    def set_handler(self, fd: int, handler: Handler) -> None:
+        """Replace the handler of a watched descriptor; no system call."""
         self._handlers[fd] = handler
 
     # -- later --
 
-    def again(self, act: Callable[[], object]) -> None:
-        """Run `act` in the next turn, after that turn's events: how a bulk flow yields to everyone else."""
-        self._again.append(act)
+    def call_next_turn(self, act: Callable[[], object], fd: int = -1) -> None:
+        """Run `act` in the next turn, after that turn's events: a bulk flow yields to the other connections this way.
+        `fd` goes to `on_error` if the act raises."""
+        self._next_turn.append((act, fd))
 
     def retire(self, finish: Callable[[], object]) -> None:
-        """Run `finish` after this turn's batch: the place to close descriptors."""
+        """Run `finish` after this turn's batch. Descriptors are closed here."""
         self._retired.append(finish)
 
     def at_turn_end(self, hook: Callable[[], object]) -> None:
-        """Run `hook` at the end of every turn, for ever."""
+        """Run `hook` at the end of every turn."""
         self._turn_end.append(hook)
 
     def call_at(self, when: float, act: Callable[[], object]) -> Timer:
+        """Run `act` once, at the time `when`."""
         return self._timers.add(Timer(when, act))
 
     def call_later(self, delay: float, act: Callable[[], object]) -> Timer:
-        """`delay` counts from `now`, the time of this turn."""
+        """Run `act` once, `delay` seconds after `now`, the time of this turn."""
         return self._timers.add(Timer(self.now + delay, act))
 
     def every(self, seconds: float, act: Callable[[], object]) -> Timer:
-        """At a fixed rate from now on; beats missed by a long turn are skipped, not made up for."""
+        """Run `act` at a fixed rate from now on. Beats that fall into a long turn are skipped."""
         return self._timers.add(Timer(self.now + seconds, act, period=seconds))
 
     # -- turns --
 
     def run(self) -> None:
-        """Until `stop`; a stop from before counts."""
+        """Run turns until `stop`; returns at once when `stop` was called before."""
         self.now = self._clock()
         while not self._stopped:
             self.run_once(None)
         self._stopped = False
 
     def stop(self) -> None:
-        """The turn under way is the last."""
+        """Return from `run` after the turn under way."""
         self._stopped = True
 
     def run_once(self, timeout: float | None) -> None:
-        """One turn, waiting at most `timeout` seconds (None: until an event or the next timer)."""
-        again = self._again
+        """Run one turn, waiting at most `timeout` seconds (None: until an event or the next timer)."""
+        next_turn = self._next_turn
         handlers = self._handlers
-        wait = 0.0 if again else self._timers.due_at - self.now
+        wait = 0.0 if next_turn else self._timers.due_at - self.now
         if timeout is not None and timeout < wait:
             wait = timeout
         events = self.selector.poll(min(wait, LONGEST_WAIT) if wait > 0 else 0, BATCH)
         self.now = now = self._clock()
         self.turns += 1
-        if again:
-            self._again = []
+        if next_turn:
+            self._next_turn = []
         for fd, mask in events:
             if fd in handlers:
-                handler = handlers[fd]
                 try:
-                    handler(mask)
+                    handlers[fd](mask)
                 except Exception as error:
-                    self._complain(handler, error)
-        for act in again:
-            self._guarded(act)
+                    self._report(fd, error)
+        for act, fd in next_turn:
+            try:
+                act()
+            except Exception as error:
+                self._report(fd, error)
         if now >= self._timers.due_at:
             self._timers.fire_due(now)
         if self._retired:
@@ -269,19 +281,13 @@ class Loop:
         self.selector.close()
 
     def _finish_retired(self) -> None:
-        while self._retired:  # a finisher may retire more
+        while self._retired:  # `finish` may retire more
             retired, self._retired = self._retired, []
             for finish in retired:
                 finish()
 
-    def _guarded(self, act: Callable[[], object]) -> None:
-        try:
-            act()
-        except Exception as error:
-            self._complain(act, error)
-
-    def _complain(self, handler: Callable[..., object], error: Exception) -> None:
-        """A handler's failure: told to `on_error` when there is one, else fatal to the process."""
+    def _report(self, fd: int, error: Exception) -> None:
+        """Pass a handler's error to `on_error`; without one it ends the process."""
         if self.on_error is None:
             raise error
-        self.on_error(handler, error)
+        self.on_error(fd, error)

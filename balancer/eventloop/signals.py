@@ -1,8 +1,8 @@
-"""Signals become words in a queue and one byte that wakes the sleeper.
+"""Signals of one process: a queue of numbers, and a byte on a wake-up socket that ends the wait.
 
-RULES: a handler only notes the signal; whoever sleeps is woken through `signal.set_wakeup_fd` (since PEP 475 a system
-call is restarted after a handler, so a flag alone would be seen at the next timeout: 2.0 s instead of 0.3 measured).
-The queue is bounded and repeated signals coalesce, except those whose count matters; 10,000 strays cost nothing.
+RULES: a Python signal handler only queues the number. `signal.set_wakeup_fd` ends the wait: PEP 475 restarts a system
+call after a handler, so a flag alone would be seen at the next timeout (measured: 2.0 s instead of 0.3 s).
+The queue is bounded. A repeated signal is queued once, except the signals in COUNTED; a flood of 10,000 costs nothing.
 """
 
 import contextlib
@@ -25,12 +25,13 @@ MASTER_SIGNALS = (
     signal.SIGCHLD,
 )
 IGNORED_BY_MASTER = (signal.SIGPIPE, signal.SIGURG, signal.SIGWINCH, signal.SIGALRM)
+# Each one counts: a second SIGTERM means at once, each SIGTTIN is one worker more.
 COUNTED = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGTTIN, signal.SIGTTOU})
-QUEUED = 64  # signals of the counted kind held; a flood beyond it is dropped
+QUEUED = 64  # of each signal in COUNTED; more are dropped
 
 
 class Signals:
-    """The signals of one process, taken one at a time. Made anew after a fork, never inherited."""
+    """The signals of one process, taken one at a time. A forked child makes its own."""
 
     def __init__(self, numbers: Iterable[signal.Signals], ignored: Iterable[signal.Signals] = ()) -> None:
         self._queue: deque[int] = deque()
@@ -47,37 +48,37 @@ class Signals:
         self.note(number)
 
     def note(self, number: int) -> None:
-        """Queue a signal: once, unless its count matters."""
+        """Queue a signal: once, unless it is in COUNTED."""
         if number not in self._queue or (number in COUNTED and self._queue.count(number) < QUEUED):
             self._queue.append(number)
 
     def fileno(self) -> int:
-        """Readable whenever a signal has arrived."""
+        """The wake-up socket, readable after a signal has arrived."""
         return self._reader.fileno()
 
-    def swallow(self) -> None:
-        """Empty the wake-up socket; the queue is what counts."""
+    def clear_wakeup(self) -> None:
+        """Empty the wake-up socket. The signals are in the queue."""
         with contextlib.suppress(BlockingIOError):
             while self._reader.recv(4096):
                 pass
 
     def take(self) -> int | None:
-        """The oldest signal not yet taken, None when there is none."""
+        """Remove and return the oldest signal, None when there is none."""
         return self._queue.popleft() if self._queue else None
 
     def waiting(self) -> bool:
         return bool(self._queue)
 
     def close(self) -> None:
-        """In a forked child: give up the parent's wake-up socket without touching its dispositions."""
+        """Give up the wake-up socket; in a forked child, the parent's. Dispositions stay as they are."""
         signal.set_wakeup_fd(-1)
         self._reader.close()
         self._writer.close()
 
 
 @contextlib.contextmanager
-def held_back() -> Iterator[None]:
-    """All signals wait while a fork is under way, so that none is delivered to the child as if it were the master."""
+def signals_blocked() -> Iterator[None]:
+    """Block all signals around a fork, so that the master's handlers do not run in the child."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
     try:
         yield
@@ -86,7 +87,7 @@ def held_back() -> Iterator[None]:
 
 
 def wait_readable(fds: Iterable[int], timeout: float) -> list[int]:
-    """Sleep until one of the descriptors is readable, at most `timeout` seconds; those that are."""
+    """Wait until a descriptor is readable, at most `timeout` seconds; returns those that are."""
     poll = select.poll()
     for fd in fds:
         poll.register(fd, select.POLLIN)
@@ -94,7 +95,7 @@ def wait_readable(fds: Iterable[int], timeout: float) -> list[int]:
 
 
 def send(pid: int, number: int) -> bool:
-    """Signal a process; False when it is already gone. Never a group: a pid of 0 or less is refused."""
+    """Signal a process; False when it is gone. Refuses a pid of 0 or less, which kill(2) takes as a group."""
     if pid <= 0:
         return False
     try:

@@ -1,8 +1,8 @@
-"""Timers of one process: few, in a heap, told the time by their caller.
+"""Timers of one process: a heap of few. The caller passes the time.
 
-RULES: pure. Never reads a clock (time comes in as an argument), never sleeps, knows no file descriptor.
-A session must not own a timer per message: what is constant in length belongs in a queue swept once a second,
-because insertion order is then deadline order and costs nothing. The heap is for the handful that differ.
+RULES: pure. Reads no clock, never sleeps, knows no file descriptor.
+A session owns no timer per message. Timeouts of one constant length belong in a queue that is swept once a second:
+insertion order is deadline order there and costs nothing. The heap is for the few that differ in length.
 """
 
 from collections.abc import Callable
@@ -11,7 +11,7 @@ from math import inf
 
 
 class Timer:
-    """One act at one time; with a `period` above 0 it comes again at a fixed rate, skipping missed beats."""
+    """One act at one time. With a `period` above 0 it repeats at a fixed rate and skips missed beats."""
 
     __slots__ = ("_act", "period", "when")
 
@@ -21,14 +21,14 @@ class Timer:
         self._act: Callable[[], object] | None = act
 
     def cancel(self) -> None:
-        """The act will not run again; harmless when it has already run."""
+        """Keep the act from running (again). Does nothing when it has run."""
         self._act = None
 
     def is_cancelled(self) -> bool:
         return self._act is None
 
     def fire(self, now: float) -> bool:
-        """Run the act; True when the timer wants to come again (its `when` is then past `now`)."""
+        """Run the act; True when the timer repeats (its `when` is then past `now`)."""
         act = self._act
         if act is None:
             return False
@@ -37,17 +37,17 @@ class Timer:
             act()
             return False
         self.when += self.period
-        if self.when <= now:  # beats missed (a long turn, a stopped machine): skip them, keep the phase
+        if self.when <= now:  # beats missed (a long turn, a suspended machine): skip them, keep the phase
             self.when += self.period * int((now - self.when) / self.period + 1)
         act()
         return self._act is not None
 
 
 class Timers:
-    """The heap. Cancelled timers stay in it until their time, or until they are the majority.
+    """The heap. A cancelled timer stays in it until its time, or until the cancelled ones are the majority.
 
-    `due_at` is when the earliest one wants to run, cancelled or not; infinite when there is none. It is an attribute
-    because a loop asks twice a turn.
+    `due_at`: the time of the earliest timer, cancelled or not; infinite when there is none. It is an attribute because
+    the loop reads it twice a turn.
     """
 
     __slots__ = ("_heap", "_serial", "due_at")
@@ -69,7 +69,7 @@ class Timers:
         return timer
 
     def fire_due(self, now: float) -> int:
-        """Run every timer due at `now`, once each, in order of time; how many ran."""
+        """Run every timer due at `now`, once each, in order of time; returns how many ran."""
         heap = self._heap
         due = []
         while heap and (heap[0][0] <= now or heap[0][2].is_cancelled()):

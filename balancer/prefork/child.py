@@ -153,7 +153,7 @@ class Child:
         self.on_tick(now)
 
     def _obey(self, _mask: int) -> None:
-        self._signals.swallow()
+        self._signals.clear_wakeup()
         while (number := self._signals.take()) is not None:
             match number:
                 case signal.SIGTERM:

@@ -25,7 +25,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from balancer.eventloop.log import Log
-from balancer.eventloop.signals import held_back
+from balancer.eventloop.signals import signals_blocked
 from balancer.prefork.child import READY_WORD, Birth, Child
 from balancer.prefork.children import ChildProcess
 from balancer.prefork.plan import Plan, Role
@@ -118,7 +118,7 @@ class Nursery:
         master_pid = os.getpid()
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK)
         gc.freeze()  # what the master has now is shared with the child; the collector would copy every page of it
-        with held_back():
+        with signals_blocked():
             try:
                 pid = os.fork()
             except OSError:

@@ -7,7 +7,7 @@ too long, changes nothing.
 import signal
 
 from balancer.eventloop.log import Log
-from balancer.eventloop.signals import held_back, send
+from balancer.eventloop.signals import send, signals_blocked
 from balancer.prefork.pidfile import PidFile
 from balancer.prefork.sockets import Sockets
 from balancer.prefork.upgrade import MOST_STATE, Successor, start_successor
@@ -38,7 +38,7 @@ class Handover:
             )
             handover_state = ""
         try:
-            with held_back():
+            with signals_blocked():
                 pidfile_fd = -1 if pidfile is None else pidfile.fd
                 self._successor = start_successor(inherited, pidfile_fd, handover_state, now)
         except OSError as error:

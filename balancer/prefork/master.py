@@ -93,7 +93,7 @@ def _boot_and_serve(service: Service, plan: Plan, who: tuple[int, int] | None, l
             pidfile.release(keep=left.pidfile_fd >= 0)
         return EXIT_CANNOT_BIND
     if who is not None:
-        log.give_to(*who)
+        log.chown(*who)
         if pidfile is not None:
             pidfile.give_to(*who)
     if pidfile is not None and left.ready_fd < 0:
@@ -201,7 +201,7 @@ class Master:
         patience = 0.0 if self.signals.waiting() else until - time.monotonic()
         fds = [self.signals.fileno(), self.processes.nursery.ready_fd, *self.life.fds()]
         if self.signals.fileno() in wait_readable(fds, patience):
-            self.signals.swallow()
+            self.signals.clear_wakeup()
 
     def _boot_step(self, now: float) -> int | None:
         """Until the first generation stands: tell that it does, or that it never will."""

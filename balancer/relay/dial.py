@@ -107,7 +107,7 @@ class Dial:
 
     def on_first_byte(self, mask: int) -> None:
         """--defer-connect: the client has spoken (or left, which the early handler knows how to judge)."""
-        self.hub.loop.rename(self.client_fd, self.on_client_early)
+        self.hub.loop.set_handler(self.client_fd, self.on_client_early)
         self.on_client_early(mask)
         if not self.closed:
             self.dial()
@@ -128,7 +128,7 @@ class Dial:
                 self.dial()
         elif mask & WRITE:
             self.hub.dialling.pop(self, None)
-            self.hub.loop.rename(self.backend_fd, self.on_backend)
+            self.hub.loop.set_handler(self.backend_fd, self.on_backend)
             self.connected(mask)
 
     def on_connect_timeout(self) -> None:
@@ -203,9 +203,9 @@ class Dial:
         self.backend = self.backend_socket = None
         self.is_prompt = False
         if sock is not None:
-            self.hub.loop.leave(self.backend_fd)
+            self.hub.loop.forget_closing(self.backend_fd)
         self.backend_fd = -1
-        self.hub.retire_backend(sock, backend)
+        self.hub.retire_backend(self, sock, backend)
 
     def peer_name(self) -> str:
         """The client as people write it: 10.0.0.9:5012, [::1]:5012, unix."""

@@ -8,6 +8,7 @@ Nothing here runs per message.
 import resource
 from _socket import socket as Socket
 from collections.abc import Callable
+from itertools import chain
 from os import close
 from typing import Protocol
 
@@ -101,7 +102,7 @@ class Hub:
         self.on_room: Callable[[], None] = lambda: None  # the acceptor's: sessions have ended
         self.on_unacknowledged: Callable[[], None] = lambda: None  # the keeper's
         self._ending: list[Session] = []
-        self._dropped: list[tuple[Socket | None, Backend]] = []
+        self._dropped: list[tuple[Dial, Socket | None, Backend]] = []
         self._short_at = 0.0
 
     # -- asked by a dial
@@ -134,11 +135,17 @@ class Hub:
 
     # -- endings
 
-    def retire_backend(self, sock: Socket | None, backend: Backend) -> None:
+    def session_with(self, fd: int) -> Dial | None:
+        """The session that holds a descriptor, or has given it up in this batch."""
+        held = ((each, each_fd) for each in self.sessions for each_fd in (each.client_fd, each.backend_fd))
+        given_up = ((session, sock.fileno()) for session, sock, _ in self._dropped if sock is not None)
+        return next((session for session, each in chain(given_up, held) if each == fd >= 0), None)
+
+    def retire_backend(self, session: Dial, sock: Socket | None, backend: Backend) -> None:
         """A backend was given up by a session that goes on: close and release at the end of the batch."""
         if not self._ending and not self._dropped:
             self.loop.retire(self._finish)
-        self._dropped.append((sock, backend))
+        self._dropped.append((session, sock, backend))
 
     def retire_session(self, session: Session) -> None:
         """Called by the one closer."""
@@ -146,7 +153,7 @@ class Hub:
         if not ending and not self._dropped:
             self.loop.retire(self._finish)
         ending.append(session)
-        self.loop.leave(session.client_fd, session.backend_fd)
+        self.loop.forget_closing(session.client_fd, session.backend_fd)
 
     def _finish(self) -> None:
         """End of the batch: close, then count, then wake."""
@@ -188,11 +195,11 @@ class Hub:
     def _close_dropped(self) -> bool:
         """The backends that were given up; whether one of them is limited."""
         dropped, self._dropped = self._dropped, []
-        for sock, backend in dropped:
+        for _, sock, backend in dropped:
             if sock is not None:
                 sock.close()
             self.elector.release(backend)
-        return any(backend.maxconn for _, backend in dropped)
+        return any(backend.maxconn for _, _, backend in dropped)
 
     def _forget(self, session: Session) -> None:
         """What an ordinary session leaves nothing of."""

@@ -68,7 +68,7 @@ class Session(Dial):
         loop.watch_reading(self.backend_fd, self.on_backend)
         # Either way the loop tells what is left of the client's, be it an end or the rest of a big read.
         if self.is_watched:
-            loop.rename(self.client_fd, self.on_client_again)
+            loop.set_handler(self.client_fd, self.on_client_again)
             loop.rearm(self.client_fd)
         else:
             self.is_watched = True
@@ -81,7 +81,7 @@ class Session(Dial):
 
     def connected(self, mask: int) -> None:
         self.connected_at = self.hub.loop.now
-        self.hub.loop.rename(self.client_fd, self.on_client)
+        self.hub.loop.set_handler(self.client_fd, self.on_client)
         self._be_prompt()
         if self.first:
             self._give_first()
@@ -94,7 +94,7 @@ class Session(Dial):
         """The second that a client says to a near backend. Its end alone is said without delay anyway, so a connection
         that carries one request does without the option and its system call."""
         if not mask & READ_HANGUP:
-            self.hub.loop.rename(self.client_fd, self.on_client)
+            self.hub.loop.set_handler(self.client_fd, self.on_client)
             self._be_prompt()
         self.on_client(mask)
 
@@ -198,8 +198,8 @@ class Session(Dial):
         """From now on the splicing relay has the handlers."""
         self._be_prompt()
         self.splicing = splicing = SplicingRelay(self)
-        self.hub.loop.rename(self.client_fd, splicing.on_client)
-        self.hub.loop.rename(self.backend_fd, splicing.on_backend)
+        self.hub.loop.set_handler(self.client_fd, splicing.on_client)
+        self.hub.loop.set_handler(self.backend_fd, splicing.on_backend)
         return splicing
 
     def dial_again(self, code: int) -> None:
@@ -207,7 +207,7 @@ class Session(Dial):
         if self.dial_failed(code):
             self.splicing = None
             self.connected_at = 0.0
-            self.hub.loop.rename(self.client_fd, self.on_client_early)
+            self.hub.loop.set_handler(self.client_fd, self.on_client_early)
             self.dial()
 
     # -- asked by the sweep, the drain and the accounts

@@ -144,12 +144,14 @@ class SplicingRelay:
         if outcome == MORE:
             if not flow.queued:
                 flow.queued = True
-                self.hub.loop.again(self._pump_up if flow is self.up else self._pump_down)
+                self.hub.loop.call_next_turn(
+                    self._pump_up if flow is self.up else self._pump_down, flow.source_fd
+                )
         elif outcome == CHANGED:
             self.settle()
         elif outcome == BLOCKED and not flow.is_waiting:
             flow.is_waiting = True
-            self.hub.loop.widen(flow.sink_fd)
+            self.hub.loop.watch_writing(flow.sink_fd)
 
     def _pump_up(self) -> None:
         self._pump_again(self.up)

@@ -57,7 +57,7 @@ class ClientConnection:
             self._sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         code = self._sock.connect_ex(self.address.sockaddr())
         if code not in (0, errno.EINPROGRESS):
-            self._loop.again(lambda: self.close(f"cannot connect: {os.strerror(code)}"))
+            self._loop.call_next_turn(lambda: self.close(f"cannot connect: {os.strerror(code)}"))
             return
         self._loop.watch(self._sock.fileno(), self._on_event)
 
@@ -147,7 +147,7 @@ class ClientConnection:
             self._receive(data)
             if len(data) < READ_SIZE and not self._is_ending:
                 return
-        self._loop.again(self._read)
+        self._loop.call_next_turn(self._read)
 
     def _receive(self, data: bytes) -> None:
         self.bytes_in += len(data)

@@ -123,7 +123,9 @@ class Client:
             if count < len(place) and not hung:
                 break
             if self.bytes_in - before >= TURN_BYTES:
-                self.desk.loop.again(partial(self.read, True))  # its FIN may have been reported by now
+                self.desk.loop.call_next_turn(
+                    partial(self.read, True)
+                )  # its FIN may have been reported by now
                 break
         if self.bytes_in != before:
             self.heard_at = self.desk.loop.now
@@ -180,7 +182,7 @@ class Client:
         elif self.life is Life.ENDED and not (self.speaker and self.speaker.owes()):
             self.close("done")
         elif self.blocked is Block.PIPELINE:
-            self.desk.loop.again(self.resume)
+            self.desk.loop.call_next_turn(self.resume)
 
     def _free(self, slots: list[int]) -> None:
         for slot in slots:
@@ -203,7 +205,7 @@ class Client:
             return
         self.life = Life.CLOSED
         loop = self.desk.loop
-        loop.leave(self.fd)
+        loop.forget_closing(self.fd)
         if self.speaker is not None:
             self.speaker.drop()
         self._free(self.outbox.clear())

@@ -108,7 +108,7 @@ class Desk:
             return
         self.shelf.release(slot, self.loop.now)
         if self._want_slot:
-            self.loop.again(self._call_next_for_slot)
+            self.loop.call_next_turn(self._call_next_for_slot)
 
     def _call_next_for_slot(self) -> None:
         for _ in range(len(self._want_slot)):
@@ -176,7 +176,7 @@ class Desk:
         """Give seats what waits."""
         crew = self.crew
         if self._want_slot and len(self.shelf) and not crew.has_suspects:
-            self.loop.again(self._call_next_for_slot)
+            self.loop.call_next_turn(self._call_next_for_slot)
         if not len(self.waiting):
             return
         for task, seat in pairs(self.waiting, crew.roster):
@@ -202,7 +202,7 @@ class Desk:
 
     def _moved(self) -> None:
         if self._want_queue:
-            self.loop.again(self._call_next_for_queue)
+            self.loop.call_next_turn(self._call_next_for_queue)
 
     def _call_next_for_queue(self) -> None:
         for _ in range(len(self._want_queue)):

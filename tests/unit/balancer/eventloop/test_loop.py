@@ -42,7 +42,7 @@ def test_room_is_reported_only_where_it_matters_and_then_at_once(pair: Pair) -> 
     pair[1].send(b"x")
     loop.run_once(0)
     assert seen == [READ]
-    loop.widen(pair[0].fileno())
+    loop.watch_writing(pair[0].fileno())
     loop.run_once(0)
     assert seen == [READ, READ | WRITE]
     loop.close()
@@ -61,7 +61,7 @@ def test_a_level_is_reported_until_it_is_gone(pair: Pair) -> None:
     loop.close()
 
 
-@pytest.mark.parametrize("how", ["forget", "leave"])
+@pytest.mark.parametrize("how", ["forget", "forget_closing"])
 def test_who_is_forgotten_gets_no_more_events_of_the_batch(how: str, pair: Pair) -> None:
     """The handler that runs first takes the other one out; stale events must not reach it."""
     loop, seen = Loop(), []
@@ -93,7 +93,9 @@ def test_descriptors_are_closed_after_the_batch(pair: Pair) -> None:
 
 def test_again_runs_in_the_next_turn_after_its_events(pair: Pair) -> None:
     loop, order = Loop(), []
-    loop.again(lambda: order.append("again") or loop.again(lambda: order.append("and again")))
+    loop.call_next_turn(
+        lambda: order.append("again") or loop.call_next_turn(lambda: order.append("and again"))
+    )
     loop.watch(pair[0].fileno(), lambda mask: order.append("event"))
     loop.run_once(None)
     assert order == ["event", "again"]
@@ -124,10 +126,13 @@ def test_a_failing_handler_is_told_or_fatal(pair: Pair) -> None:
 
     loop = Loop()
     loop.watch(pair[0].fileno(), fail)
-    told: list[tuple[object, str]] = []
-    loop.on_error = lambda handler, error: told.append((handler, str(error)))
+    told: list[tuple[int, str]] = []
+    loop.on_error = lambda fd, error: told.append((fd, str(error)))
     loop.run_once(0)
-    assert told == [(fail, "no")]
+    loop.call_next_turn(lambda: fail(0), 99)
+    loop.call_next_turn(lambda: fail(0))
+    loop.run_once(0)
+    assert told == [(pair[0].fileno(), "no"), (99, "no"), (-1, "no")]
     loop.on_error = None
     pair[1].send(b"x")
     with pytest.raises(ValueError, match="no"):

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from balancer.eventloop.signals import QUEUED, Signals, held_back, send, wait_readable
+from balancer.eventloop.signals import QUEUED, Signals, send, signals_blocked, wait_readable
 
 MINE = (signal.SIGUSR1, signal.SIGTTIN, signal.SIGHUP)
 
@@ -26,7 +26,7 @@ def test_a_signal_wakes_the_sleeper_and_is_taken_once(signals: Signals) -> None:
     assert wait_readable([signals.fileno()], 0) == []
     os.kill(os.getpid(), signal.SIGHUP)
     assert wait_readable([signals.fileno()], 1) == [signals.fileno()]
-    signals.swallow()
+    signals.clear_wakeup()
     assert wait_readable([signals.fileno()], 0) == []
     assert signals.waiting()
     assert signals.take() == signal.SIGHUP
@@ -52,8 +52,8 @@ def test_a_flood_is_bounded(signals: Signals) -> None:
     assert taken == QUEUED + 1
 
 
-def test_signals_wait_while_held_back(signals: Signals) -> None:
-    with held_back():
+def test_signals_wait_while_signals_blocked(signals: Signals) -> None:
+    with signals_blocked():
         # To this thread and not to the process: a test runner may have others.
         signal.pthread_kill(threading.get_ident(), signal.SIGUSR1)
         assert not signals.waiting()

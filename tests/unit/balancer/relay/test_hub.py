@@ -115,3 +115,20 @@ def test_sessions_that_the_descriptors_are_enough_for(
 
     monkeypatch.setattr("resource.getrlimit", limits)
     assert session_budget() == budget
+
+
+def test_the_session_of_a_descriptor_is_found_even_after_it_gave_it_up(worker: WorkerSimulation) -> None:
+    """A defect is blamed on the session of its descriptor, and a dial that failed has a new one by then."""
+    worker.pair()
+    session = next(iter(worker.hub.sessions))
+    first = session.backend_fd
+    assert [worker.hub.session_with(fd) for fd in (session.client_fd, first, -1, 999)] == [
+        session,
+        session,
+        None,
+        None,
+    ]
+    session.abandon_backend()
+    assert session.backend_fd == -1
+    assert worker.hub.session_with(first) is session
+    session.close("KD")
