@@ -9,31 +9,29 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from ipaddress import IPv4Network, IPv6Network
-from typing import Any
 
 from balancer import __version__
 from balancer.config import usage
-from balancer.config.common import ALL_SECTIONS, LOG_OPTIONS, check_debug
-from balancer.config.loader import (
-    COMMON_OPTIONS,
+from balancer.config.common import ALL_SECTIONS, QUESTIONS, check_debug
+from balancer.config.loader import answer_early, answer_late, load
+from balancer.config.option import (
     ConfigError,
-    Option,
-    Settings,
-    answer_early,
-    answer_late,
-    load,
+    SectionSettings,
+    at_least,
+    build,
+    optional,
+    options_in,
+    options_of,
 )
-from balancer.config.option import at_least, optional
 from balancer.config.units import (
     Address,
     parse_address,
     parse_count,
     parse_duration,
-    parse_port,
     parse_positive_duration,
 )
-from balancer.pool.backend import Backend, parse_upstream
-from balancer.prefork.options import PROCESS_OPTIONS, binds, parse_bind, parse_listen, parse_processes
+from balancer.pool.backend import MAIN_POOL, Backend, parse_upstream
+from balancer.prefork.options import DaemonOptions, addresses_of, binds, parse_listen, parse_processes
 
 SECTION = "balancer"
 ABOUT = "spreads TCP connections over backends (layer 4), from forked workers"
@@ -41,12 +39,6 @@ EXAMPLE = (
     "balancer -p 9090 -u 10.0.0.1:9000 -u '10.0.0.2:9000 weight=2' -u '10.0.0.3:9000 backup' --maxconns 1024"
 )
 POLICIES = ("leastconn", "roundrobin", "random", "p2c", "source")
-
-_LISTEN: dict[str, Any] = {"group": "Clients"}
-_POOL: dict[str, Any] = {"group": "Backends"}
-_HEALTH: dict[str, Any] = {"group": "Health"}
-_SESSION: dict[str, Any] = {"group": "Sessions"}
-_WORKERS: dict[str, Any] = {"group": "Processes"}
 
 
 def _parse_socket_path(text: str) -> str:
@@ -57,146 +49,13 @@ def _parse_socket_path(text: str) -> str:
     return path
 
 
-OPTIONS: tuple[Option, ...] = (
-    Option("port", "9090", "port to listen on; 0 lets the kernel choose", parse_port, short="p", **_LISTEN),
-    Option(
-        "bind", "", "address to listen on: host, [v6], host:port, [v6]:port or unix:/path; --port where it "
-        "has none",
-        parse_bind, metavar="ADDRESS", repeat=True, unset="every IPv4 address", **_LISTEN,
-    ),
-    Option(
-        "maxconns", "0", "sessions at once, over all workers; 0 is no limit",
-        parse_count, metavar="N", **_LISTEN,
-    ),
-    Option(
-        "overflow", "drop", "beyond maxconns: drop accepts, logs and closes; queue leaves clients in the "
-        "kernel's backlog",
-        choices=("drop", "queue"), **_LISTEN,
-    ),
-    Option(
-        "backlog", "1024", "clients that may wait to be accepted, for each worker and address (the kernel's "
-        "somaxconn caps it)",
-        at_least(1, parse_count), metavar="N", **_LISTEN,
-    ),
-    Option(
-        "defer-connect", "no", "connect to a backend on the client's first byte; leave it off for protocols "
-        "whose server speaks first",
-        flag=True, **_LISTEN,
-    ),
-    Option(
-        "upstream", "", "backend: host:port, [v6]:port or unix:/path, then weight=N maxconn=N backup name=X "
-        "as wanted",
-        parse_upstream, short="u", metavar="BACKEND", repeat=True, unset="required", **_POOL,
-    ),
-    Option(
-        "balance", "leastconn", "who gets the next session: leastconn fewest sessions for its weight; "
-        "roundrobin in turn by weight; random by weight; p2c the better of two at random; source the same "
-        "for the same client address",
-        choices=POLICIES, **_POOL,
-    ),
-    Option(
-        "connect-timeout", "5s", "time a backend has to accept a connection",
-        parse_positive_duration, **_POOL,
-    ),
-    Option(
-        "retries", "3", "further backends to try when a connect fails, while no byte of the client has gone "
-        "upstream",
-        at_least(0), metavar="N", **_POOL,
-    ),
-    Option(
-        "queue-timeout", "5s", "time a session waits for a place when every backend is at its maxconn; 0 "
-        "does not wait",
-        parse_duration, **_POOL,
-    ),
-    Option(
-        "max-queue", "1024", "sessions that may wait for a place",
-        at_least(0, parse_count), metavar="N", **_POOL,
-    ),
-    Option(
-        "check", "tcp", "how backends are probed: tcp connects and closes; none believes them up",
-        choices=("tcp", "none"), **_HEALTH,
-    ),
-    Option(
-        "check-interval", "2s", "time between two probes of a backend",
-        parse_positive_duration, **_HEALTH,
-    ),
-    Option(
-        "check-rise", "2", "successes in a row that bring a backend up",
-        at_least(1), metavar="N", **_HEALTH,
-    ),
-    Option(
-        "check-fall", "3", "failures in a row that take a backend down",
-        at_least(1), metavar="N", **_HEALTH,
-    ),
-    Option(
-        "idle-timeout", "10m", "close a session after this time without a byte; 0 is never",
-        parse_duration, **_SESSION,
-    ),
-    Option(
-        "half-close-timeout", "30s", "as idle-timeout, once one side has ended its sending; 0 is never",
-        parse_duration, **_SESSION,
-    ),
-    Option(
-        "drain-timeout", "30s", "time sessions have to end on a stop or reload before they are cut",
-        parse_duration, **_SESSION,
-    ),
-    Option(
-        "keepalive", "60s", "idle time before TCP keepalive probes, both sides; 0 is off",
-        parse_duration, **_SESSION,
-    ),
-    Option(
-        "user-timeout", "30s", "time sent bytes may stay unacknowledged before a peer counts as dead; 0 is "
-        "the kernel's own",
-        parse_duration, **_SESSION,
-    ),
-    Option("splice", "yes", "move bulk flows inside the kernel with splice(2)", flag=True, **_SESSION),
-    Option(
-        "workers", "auto", "worker processes; auto is one for each CPU this process may use (affinity and "
-        "cgroup quota)",
-        parse_processes, metavar="N", **_WORKERS,
-    ),
-    Option(
-        "steering", "yes", "give new connections to the less loaded workers; off, or refused by the kernel, "
-        "the kernel's hash spreads them",
-        flag=True, **_WORKERS,
-    ),
-    Option(
-        "admin", "", "unix socket of the console, mode 0600, for balancerctl",
-        _parse_socket_path,
-        metavar="PATH", unset="prefork-balancer-PORT.sock in the runtime directory", **_WORKERS,
-    ),
-    Option(
-        "metrics", "", "address of the console's HTTP window, host:port or unix:/path: status page, "
-        "/status.json, /metrics for Prometheus, /health; read-only and without password, so keep it on "
-        "loopback or a private net",
-        optional(parse_listen), metavar="ADDRESS", unset="off", **_WORKERS,
-    ),
-    *PROCESS_OPTIONS,
-    *LOG_OPTIONS,
-    *COMMON_OPTIONS,
-)  # fmt: skip
+MAIN = MAIN_POOL  # the listener's name too, in a configuration without sections
 
-
-MAIN = "main"  # the listener and the pool of a configuration without sections for them
-
-
-@dataclass(frozen=True, slots=True)
-class ProcessOptions:
-    """What concerns the whole program. Times are seconds."""
-
-    workers: int = 1
-    steering: bool = True
-    admin: str = ""
-    metrics: Address | None = None
-    pidfile: str = ""
-    user: str = ""
-    group: str = ""
-    log: str = ""
-    loglevel: int = 0
-    debug: bool = False
-    debug_dir: str = "."
-    drain_timeout: float = 30.0
-    config: str = ""
+_clients = options_in("Clients")
+_sessions = options_in("Sessions")
+_backends = options_in("Backends")
+_health = options_in("Health")
+_processes = options_in("Processes")
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,16 +72,41 @@ class Listener:
     `maxconns` 0 is no limit; `index` is its block on the board."""
 
     name: str
-    addresses: tuple[Address, ...]
-    backlog: int = 1024
-    maxconns: int = 0
-    overflow: str = "drop"
-    defer_connect: bool = False
-    idle_timeout: float = 600.0
-    half_close_timeout: float = 30.0
-    keepalive: float = 60.0
-    user_timeout: float = 30.0
-    splice: bool = True
+    addresses: tuple[Address, ...] = addresses_of("9090", group="Clients")
+    maxconns: int = _clients(
+        "0", "sessions at once, over all workers; 0 is no limit", parse_count, metavar="N"
+    )
+    overflow: str = _clients(
+        "drop",
+        "beyond maxconns: drop accepts, logs and closes; queue leaves clients in the kernel's backlog",
+        choices=("drop", "queue"),
+    )
+    backlog: int = _clients(
+        "1024",
+        "clients that may wait to be accepted, for each worker and address (the kernel's somaxconn caps it)",
+        at_least(1, parse_count),
+        metavar="N",
+    )
+    defer_connect: bool = _clients(
+        "no",
+        "connect to a backend on the client's first byte; leave it off for protocols whose server speaks first",
+        flag=True,
+    )
+    idle_timeout: float = _sessions(
+        "10m", "close a session after this time without a byte; 0 is never", parse_duration
+    )
+    half_close_timeout: float = _sessions(
+        "30s", "as idle-timeout, once one side has ended its sending; 0 is never", parse_duration
+    )
+    keepalive: float = _sessions(
+        "60s", "idle time before TCP keepalive probes, both sides; 0 is off", parse_duration
+    )
+    user_timeout: float = _sessions(
+        "30s",
+        "time sent bytes may stay unacknowledged before a peer counts as dead; 0 is the kernel's own",
+        parse_duration,
+    )
+    splice: bool = _sessions("yes", "move bulk flows inside the kernel with splice(2)", flag=True)
     routes: tuple[Route, ...] = ()
     index: int = -1
 
@@ -232,17 +116,87 @@ class Pool:
     """Backends, how one is elected, and how they are checked. Times are seconds; `index` is its block on the board."""
 
     name: str
-    backends: tuple[Backend, ...]
-    balance: str = "leastconn"
-    connect_timeout: float = 5.0
-    retries: int = 3
-    queue_timeout: float = 5.0
-    max_queue: int = 1024
-    check: str = "tcp"
-    check_interval: float = 2.0
-    check_rise: int = 2
-    check_fall: int = 3
+    backends: tuple[Backend, ...] = _backends(
+        "",
+        "backend: host:port, [v6]:port or unix:/path, then weight=N maxconn=N backup name=X as wanted",
+        parse_upstream,
+        name="upstream",
+        short="u",
+        metavar="BACKEND",
+        repeat=True,
+        unset="required",
+    )
+    balance: str = _backends(
+        "leastconn",
+        "how the backend of a session is chosen: leastconn fewest sessions for its weight; roundrobin in turn by "
+        "weight; random by weight; p2c the better of two at random; source the same for the same client address",
+        choices=POLICIES,
+    )
+    connect_timeout: float = _backends(
+        "5s", "time a backend has to accept a connection", parse_positive_duration
+    )
+    retries: int = _backends(
+        "3",
+        "further backends to try when a connect fails, while no byte of the client has gone upstream",
+        at_least(0),
+        metavar="N",
+    )
+    queue_timeout: float = _backends(
+        "5s",
+        "time a session waits for a place when every backend is at its maxconn; 0 does not wait",
+        parse_duration,
+    )
+    max_queue: int = _backends(
+        "1024", "sessions that may wait for a place", at_least(0, parse_count), metavar="N"
+    )
+    check: str = _health(
+        "tcp",
+        "how backends are checked: tcp connects and closes; none takes them to be up",
+        choices=("tcp", "none"),
+    )
+    check_interval: float = _health("2s", "time between two checks of a backend", parse_positive_duration)
+    check_rise: int = _health("2", "successes in a row that bring a backend up", at_least(1), metavar="N")
+    check_fall: int = _health("3", "failures in a row that take a backend down", at_least(1), metavar="N")
     index: int = -1
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessOptions(DaemonOptions):
+    """What concerns the whole program. Times are seconds."""
+
+    workers: int = _processes(
+        "auto",
+        "worker processes; auto is one for each CPU this process may use (affinity and cgroup quota)",
+        parse_processes,
+        metavar="N",
+    )
+    steering: bool = _processes(
+        "yes",
+        "give new connections to the less loaded workers; off, or refused by the kernel, the kernel's hash spreads "
+        "them",
+        flag=True,
+    )
+    drain_timeout: float = _processes(
+        "30s", "time sessions have to end on a stop or reload before they are cut", parse_duration
+    )
+    admin: str = _processes(
+        "",
+        "unix socket of the console, mode 0600, for balancerctl",
+        _parse_socket_path,
+        metavar="PATH",
+        unset="prefork-balancer-PORT.sock in the runtime directory",
+    )
+    metrics: Address | None = _processes(  # noqa: RUF009 - a dataclass field
+        "",
+        "address of the console's HTTP server, host:port or unix:/path: status page, /status.json, /metrics for "
+        "Prometheus, /health; read-only and without password, so keep it on loopback or a private net",
+        optional(parse_listen),
+        metavar="ADDRESS",
+        unset="off",
+    )
+
+
+OPTIONS = (*options_of(Listener), *options_of(Pool), *options_of(ProcessOptions), *QUESTIONS)
 
 
 @dataclass(frozen=True)
@@ -336,11 +290,11 @@ class Options:
 def parse(argv: Sequence[str], environ: Mapping[str, str]) -> Options:
     """Options from a command line (without the program's name) and an environment.
 
-    Raises ConfigError with one sentence, or Answer when the command line asks a question."""
+    Raises ConfigError with one sentence, or CommandLineAnswer when the command line asks a question."""
     answer_early(argv, f"balancer {__version__}", help_text)
     settings = load("balancer", SECTION, OPTIONS, argv, environ, neighbours=ALL_SECTIONS)
     addresses = binds(settings)
-    process = ProcessOptions(**settings.fields(ProcessOptions.__slots__))
+    process = build(ProcessOptions, settings)
     if not process.admin:
         process = replace(process, admin=admin_path(settings.values["port"], environ, process.user))
     backends = settings.values["upstream"]
@@ -349,8 +303,8 @@ def parse(argv: Sequence[str], environ: Mapping[str, str]) -> Options:
         raise settings.refuse("metrics", f"{process.metrics} is where clients are served")
     check_debug(settings)
     answer_late("balancer", OPTIONS, settings, {"workers": str(process.workers), "admin": process.admin})
-    listener = Listener(MAIN, addresses, routes=(Route(MAIN),), **settings.fields(Listener.__slots__))
-    pool = Pool(MAIN, backends, **settings.fields(Pool.__slots__))
+    listener = build(Listener, settings, name=MAIN, addresses=addresses, routes=(Route(MAIN),))
+    pool = build(Pool, settings, name=MAIN)
     return Options(process, (listener,), (pool,), settings.notes + _exposed(process.metrics))
 
 
@@ -381,7 +335,7 @@ def admin_path(port: int, environ: Mapping[str, str], user: str = "") -> str:
 
 
 def _check_upstreams(
-    settings: Settings, upstream: tuple[Backend, ...], listening: tuple[Address, ...]
+    settings: SectionSettings, upstream: tuple[Backend, ...], listening: tuple[Address, ...]
 ) -> None:
     if not upstream:
         raise ConfigError(

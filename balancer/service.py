@@ -8,10 +8,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from balancer import prober, worker
-from balancer.config.loader import ConfigError
+from balancer.config.option import ConfigError
 from balancer.config.units import parse_address
+from balancer.config.usage import summary
 from balancer.console import console
-from balancer.options import Listener, Options, Pool, ProcessOptions, parse
+from balancer.options import Listener, Options, parse
 from balancer.pool.backend import Backend, with_indexes
 from balancer.pool.blocks import Blocks
 from balancer.pool.board import Board, capacity_for, columns_for, totals_for
@@ -82,7 +83,7 @@ class BalancerService:
             group=process.group,
             debug_dir=process.debug_dir if process.debug else None,
             steering=process.steering,
-            summary=summary_of(options, backends),
+            summary=summary_of(options),
             notes=options.notes,
             handover_state=self.bequest(backends),
         )
@@ -130,29 +131,12 @@ def unborn(child: Child) -> int:
     raise AssertionError(f"role {child.role} was forked from a plan without a board")
 
 
-def summary_of(options: Options, backends: Sequence[Backend]) -> tuple[tuple[str, str], ...]:
+def summary_of(options: Options) -> tuple[tuple[str, str], ...]:
     """What a reload compares and reports, by name."""
-    summary = [
-        (
-            f"backend {b.name}",
-            f"{b.address} weight={b.weight} maxconn={b.maxconn}{' backup' if b.backup else ''}",
-        )
-        for b in backends
-    ]
-    records: dict[str, ProcessOptions | Listener | Pool] = {}
-    for record in (options.listeners[0], options.pools[0], options.process):
-        records |= dict.fromkeys(record.__slots__, record)
-    plain = (
-        "balance",
-        "maxconns",
-        "overflow",
-        "retries",
-        "check",
-        "check_interval",
-        "check_rise",
-        "check_fall",
-        "workers",
-    )
-    times = ("connect_timeout", "idle_timeout", "half_close_timeout", "drain_timeout", "queue_timeout")
-    summary += [(name.replace("_", "-"), f"{getattr(records[name], name)}") for name in (*plain, *times)]
-    return tuple(summary)
+    found = summary(options.process)
+    for listener in options.listeners:
+        found += summary(listener)
+    for pool in options.pools:
+        found += [(name, value) for name, value in summary(pool) if name != "upstream"]
+        found += [(f"backend {backend.identity}", backend.terms()) for backend in pool.backends]
+    return tuple(found)

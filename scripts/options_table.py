@@ -17,12 +17,13 @@ sys.path.insert(0, str(ROOT))
 from balancer import options as balancer_options  # noqa: E402
 from balancer.config import usage  # noqa: E402
 from balancer.config.option import Option  # noqa: E402
-from workers import option_tables  # noqa: E402
+from workers.client import options as client_options  # noqa: E402
+from workers.resizer import options as resizer_options  # noqa: E402
 
 TABLES: dict[str, Sequence[Option]] = {
     "balancer": balancer_options.OPTIONS,
-    "resizer": option_tables.RESIZER,
-    "resize-client": option_tables.CLIENT,
+    "resizer": resizer_options.OPTIONS,
+    "resize-client": client_options.OPTIONS,
 }
 # What a full file shows for options that have no default: it must be usable as it is.
 SHOWN = {

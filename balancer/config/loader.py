@@ -1,12 +1,12 @@
 """The options engine: command line over environment over INI file over default, each value with its source.
 
     argv -> canonical --name=value --\\
-    environment (empty ones dropped) --> ConfigArgParse merges --> Option.parse per value --> Settings
+    environment (empty ones dropped) --> ConfigArgParse merges --> Option.parse per value --> SectionSettings
     INI file (strict reader, ini.py) -/
 
 RULES: knows no particular option and prints nothing. Every error is a ConfigError of one sentence naming the
 flag, the environment name or file:line and key; questions (--help, --version, --check-config, --print-config)
-end in an Answer. A list given on a higher level replaces the lower one's.
+end in an CommandLineAnswer. A list given on a higher level replaces the lower one's.
 
 ConfigArgParse decides precedence; it is fed so that its traps cannot spring: the command line arrives as
 --name=value only (it takes `-p5` for absent and lets the environment win), booleans are ordinary values (its
@@ -25,32 +25,11 @@ import configargparse
 
 from balancer.config import usage
 from balancer.config.ini import IniFile, did_you_mean
-from balancer.config.option import Answer, ConfigError, Option, Settings, parse_flag, where
+from balancer.config.option import CommandLineAnswer, ConfigError, Option, SectionSettings, parse_flag, where
 from balancer.config.units import format_size
-
-__all__ = [
-    "COMMON_OPTIONS",
-    "Answer",
-    "ConfigError",
-    "Option",
-    "Settings",
-    "answer_early",
-    "answer_late",
-    "ask",
-    "load",
-]
 
 T = TypeVar("T")
 LONGEST_FILE = 1 << 20  # characters; 100 MB of comments kept a master from its signals for 6 s
-_GROUP = "Configuration"
-_ONLY: dict[str, Any] = {"group": _GROUP, "flag": True, "command_line_only": True}
-COMMON_OPTIONS = (  # what every program's table ends with
-    Option("config", "", "INI file to read", group=_GROUP, short="c", metavar="FILE", unset="none"),
-    Option("check-config", "no", "check everything, say OK and exit 0, or say why not and exit 2", **_ONLY),
-    Option("print-config", "no", "print every value and where it came from, and exit", **_ONLY),
-    Option("version", "no", "print the version and exit", **_ONLY),
-    Option("help", "no", "print this and exit", **_ONLY),
-)
 
 
 class _Merger(configargparse.ArgumentParser):  # type: ignore[misc]
@@ -65,7 +44,7 @@ def load(
     argv: Sequence[str],
     environ: Mapping[str, str],
     neighbours: Iterable[str] = (),
-) -> Settings:
+) -> SectionSettings:
     """Read every source once and parse every value. Raises ConfigError.
 
     `neighbours` are the sections of other programs that may stand in the same file."""
@@ -99,7 +78,7 @@ def load(
         items = _items(option, raw)
         values[option.name] = _parse(option, items, source)
         texts[option.name] = ", ".join(items)
-    return Settings(section, values, texts, sources, notes)
+    return SectionSettings(section, values, texts, sources, notes)
 
 
 def _merge(
@@ -118,7 +97,7 @@ def _merge(
     variables = {}
     for name, text in env.items():
         option = table[name]
-        variables[option.environment(section)] = json.dumps(_split(option, text)) if option.repeat else text
+        variables[option.environment(section)] = json.dumps(option.split(text)) if option.repeat else text
     merged, _ = merger.parse_known_args(line, config_file_contents=_read(ini.path), env_vars=variables)
     return merged
 
@@ -209,16 +188,11 @@ def _read(path: str) -> str:
         raise ConfigError(f"cannot read configuration file {path}: it is not UTF-8 text") from None
 
 
-def _split(option: Option, text: str) -> list[str]:
-    text = text.replace(",", "\n") if option.commas else text
-    return [item.strip() for item in text.split("\n") if item.strip()]
-
-
 def _items(option: Option, raw: str | list[str] | None) -> list[str]:
     """The texts to parse: one for a plain option, any number for a repeatable one."""
     if option.repeat:
         given = [option.default] if raw is None else raw
-        return [item for text in given for item in _split(option, text)]
+        return [item for text in given for item in option.split(text)]
     return [option.default if raw is None else str(raw)]
 
 
@@ -236,30 +210,30 @@ def _parse(option: Option, items: list[str], source: str) -> Any:
 
 
 def answer_early(argv: Sequence[str], version: str, text: Callable[[], str]) -> None:
-    """Raises Answer for --help and --version before anything is checked: whoever asks may have got something
+    """Raises CommandLineAnswer for --help and --version before anything is checked: whoever asks may have got something
     wrong."""
     for word in argv:
         if word in ("--help", "-help"):
-            raise Answer(text())
+            raise CommandLineAnswer(text())
         if word in ("--version", "-version"):
-            raise Answer(version)
+            raise CommandLineAnswer(version)
 
 
 def answer_late(
-    program: str, options: Sequence[Option], settings: Settings, resolved: Mapping[str, str]
+    program: str, options: Sequence[Option], settings: SectionSettings, resolved: Mapping[str, str]
 ) -> None:
-    """Raises Answer for --print-config and --check-config; to be called when every cross check has passed."""
+    """Raises CommandLineAnswer for --print-config and --check-config; to be called when every cross check has passed."""
     if settings.values["print-config"]:
-        raise Answer(usage.print_config(options, settings, resolved))
+        raise CommandLineAnswer(usage.print_config(options, settings, resolved))
     if settings.values["check-config"]:
-        raise Answer(f"{program}: configuration OK")
+        raise CommandLineAnswer(f"{program}: configuration OK")
 
 
 def ask(program: str, parse: Callable[[], T]) -> T:
     """For entry points: parse(), with errors and answers turned into text and SystemExit (2 and 0)."""
     try:
         return parse()
-    except Answer as answer:
+    except CommandLineAnswer as answer:
         print(answer)
         sys.exit(0)
     except ConfigError as error:

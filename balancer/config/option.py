@@ -1,33 +1,42 @@
-"""What an option is, and what came of reading it: the words the options engine and its users share.
+"""What an option is, how a dataclass declares its options, and the values that one section of a configuration gave.
 
 RULES: no input, no output; knows no particular option.
+
+    @dataclass(frozen=True, slots=True)
+    class PoolOptions:
+        retries: int = option("3", "further backends to try when a connect fails", at_least(0), metavar="N")
+
+declares flag --retries, INI key `retries`, environment name, default and help, once: `options_of(PoolOptions)` is the
+table for the loader and for the documents, `build(PoolOptions, settings)` makes the record from what was read.
 """
 
+import inspect
 import re
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import Field, dataclass, field, fields, replace
+from functools import partial
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+_DECLARED = "options"  # key in the metadata of a dataclass field
 
 
 class ConfigError(ValueError):
-    """One sentence for the user, naming the culprit (file:line and key, environment name or flag). Exit code
-    2."""
+    """One sentence for the user, naming the culprit (file:line and key, environment name or flag). Exit code 2."""
 
 
-class Answer(Exception):
-    """The command line asked a question (--help, --version, --check-config ...): this is the text, exit code
-    0."""
+class CommandLineAnswer(Exception):
+    """The command line asked a question (--help, --version, --check-config ...): this is the text, exit code 0."""
 
 
 @dataclass(frozen=True, slots=True)
 class Option:
-    """One option, declared once: flag --name, INI key `name`, environment <SECTION>_<NAME>, default, help.
+    """One option: flag --name, INI key `name`, environment <SECTION>_<NAME>, default, help.
 
-    `default` is text and is parsed like any input, so that the documents show what a user would write.
-    `parse` raises ValueError with a text that quotes the input. `repeat`: the value is a tuple of parsed
-    items; several are given by repeating the flag, by one per line in the file, or (with `commas`) separated
-    by commas anywhere. `flag`: yes or no. `unset`: what help and tables show where the default is empty
-    ("stderr", "no limit")."""
+    `default` is text and is parsed like any input, so that the documents show what a user would write. `parse` raises
+    ValueError with a text that quotes the input. `repeat`: the value is a tuple of parsed items; several are given by
+    repeating the flag, by one per line in the file, or (with `commas`) separated by commas anywhere. `flag`: yes or no.
+    `unset`: what help and tables show where the default is empty ("stderr", "no limit")."""
 
     name: str
     default: str
@@ -52,22 +61,65 @@ class Option:
         """The environment name: [balancer] max-queue is BALANCER_MAX_QUEUE."""
         return f"{section}_{self.name}".replace("-", "_").upper()
 
+    def split(self, text: str) -> list[str]:
+        """The items of a list that is written as one text."""
+        text = text.replace(",", "\n") if self.commas else text
+        return [item.strip() for item in text.split("\n") if item.strip()]
+
+    def default_value(self) -> Any:
+        """The default, parsed."""
+        parse = parse_flag if self.flag else self.parse
+        if self.repeat:
+            return tuple(parse(item) for item in self.split(self.default))
+        return parse(self.default)
+
+
+def option(default: str, help: str, parse: Callable[[str], Any] = str, **properties: Any) -> Any:
+    """A dataclass field that is an option; `properties` are Option's. The option's name is the field's unless given."""
+    declared = Option(properties.pop("name", ""), default, help, parse, **properties)
+    return field(default_factory=declared.default_value, metadata={_DECLARED: (declared,)})
+
+
+def options_in(group: str) -> Callable[..., Any]:
+    """`option` for the options of one group of --help."""
+    return partial(option, group=group)
+
+
+def made_from(*declared: Option) -> Any:
+    """A dataclass field whose value is computed from several options; empty unless given."""
+    return field(default=(), metadata={_DECLARED: declared})
+
+
+def _declared(each: "Field[Any]") -> tuple[Option, ...]:
+    found = each.metadata.get(_DECLARED, ())
+    return tuple(replace(one, name=one.name or each.name.replace("_", "-")) for one in found)
+
+
+def options_of(record: type) -> tuple[Option, ...]:
+    """The options that a dataclass declares: its own, then those of its bases."""
+    by_name = {each.name: each for each in fields(record)}
+    names = [name for owner in record.__mro__ for name in inspect.get_annotations(owner)]
+    return tuple(
+        found for name in dict.fromkeys(names) if name in by_name for found in _declared(by_name[name])
+    )
+
+
+def values_of(record: object) -> Iterator[tuple[Option, Any]]:
+    """Each option that has a field of its own, with its value in this record."""
+    for each in fields(record):  # type: ignore[arg-type]
+        if len(found := _declared(each)) == 1:
+            yield found[0], getattr(record, each.name)
+
 
 @dataclass(frozen=True, slots=True)
-class Settings:
-    """Values by option name, and where each came from ("command line", "environment X", "file:12",
-    "default")."""
+class SectionSettings:
+    """Values by option name, and where each came from ("command line", "environment X", "file:12", "default")."""
 
     section: str
     values: Mapping[str, Any]
     texts: Mapping[str, str]
     sources: Mapping[str, str]
     notes: tuple[str, ...] = field(default=())  # things worth a warning, none of which is an error
-
-    def fields(self, wanted: Iterable[str]) -> dict[str, Any]:
-        """Values by the Python spelling of their names, those of `wanted` only: to build a dataclass from."""
-        spelled = {name.replace("-", "_"): value for name, value in self.values.items()}
-        return {name: spelled[name] for name in wanted if name in spelled}
 
     def where(self, name: str) -> str:
         """The option as its user wrote it, to begin a sentence about it with."""
@@ -76,6 +128,15 @@ class Settings:
     def refuse(self, name: str, sentence: str) -> ConfigError:
         """The error to raise about that option's value."""
         return ConfigError(f"{self.where(name)}: {sentence}")
+
+
+def build(record: type[T], settings: SectionSettings, **computed: Any) -> T:
+    """The record from the values of its options, `computed` fields as given."""
+    values = {}
+    for each in fields(record):  # type: ignore[arg-type]
+        if len(found := _declared(each)) == 1:
+            values[each.name] = settings.values[found[0].name]
+    return record(**{**values, **computed})
 
 
 def where(name: str, source: str) -> str:

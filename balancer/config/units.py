@@ -5,6 +5,7 @@ ValueError whose text quotes what was written and shows what would be right, bec
 before a user."""
 
 import ipaddress
+import math
 import re
 import socket
 from dataclasses import dataclass
@@ -37,6 +38,11 @@ def parse_positive_duration(text: str) -> float:
     return seconds
 
 
+def parse_timeout(text: str) -> float:
+    """A duration after which something ends; 0 is never, which is infinity."""
+    return parse_duration(text) or math.inf
+
+
 def _parse_scaled(text: str, units: dict[str, int], what: str, examples: str) -> int:
     match = _NUMBER.fullmatch(text.strip().lower())
     factor = (units | {"": 1}).get(match[2]) if match else None
@@ -59,8 +65,8 @@ def parse_count(text: str) -> int:
 
 
 def format_duration(seconds: float) -> str:
-    """The shortest spelling that parse_duration reads back as the same value (to a microsecond)."""
-    if seconds <= 0:
+    """The shortest spelling that parse_duration reads back as the same value (to a microsecond); "0" of infinity."""
+    if seconds <= 0 or math.isinf(seconds):
         return "0"
     for unit in ("d", "h", "m"):
         if seconds >= _DURATION_UNITS[unit] and seconds % _DURATION_UNITS[unit] == 0:

@@ -5,17 +5,19 @@ story."""
 
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
-from balancer.config.option import Option, Settings
+from balancer.config.option import Option, SectionSettings, values_of
 from balancer.config.units import (
     format_duration,
     parse_count,
     parse_duration,
     parse_positive_duration,
     parse_size,
+    parse_timeout,
 )
 
-_DURATIONS = (parse_duration, parse_positive_duration)
+_DURATIONS = (parse_duration, parse_positive_duration, parse_timeout)
 _SHAPES: dict[object, str] = {parse_size: "SIZE", parse_count: "N"}
 _SHAPES.update(dict.fromkeys(_DURATIONS, "TIME"))
 _WIDTH = 100
@@ -35,6 +37,26 @@ def metavar(option: Option) -> str:
 def shown_default(option: Option) -> str:
     """The default as a user would write it; where that is empty, what it means."""
     return option.default or option.unset or "none"
+
+
+def shown(option: Option, value: Any) -> str:
+    """A value as a user would write it."""
+    if option.flag:
+        return "yes" if value else "no"
+    if option.parse in _DURATIONS:
+        return format_duration(value)
+    if option.repeat:
+        return ", ".join(map(str, value))
+    return "" if value is None else str(value)
+
+
+def summary(record: object) -> list[tuple[str, str]]:
+    """(name, value) of each option in a record: what a reload compares and reports."""
+    return [
+        (option.name, shown(option, value) or option.unset)
+        for option, value in values_of(record)
+        if option.name != "config"
+    ]
 
 
 def _spelling(option: Option) -> str:
@@ -86,7 +108,7 @@ def help_text(program: str, about: str, example: str, section: str, options: Seq
     return "\n\n".join(parts)
 
 
-def print_config(options: Iterable[Option], settings: Settings, resolved: Mapping[str, str]) -> str:
+def print_config(options: Iterable[Option], settings: SectionSettings, resolved: Mapping[str, str]) -> str:
     """A file that could be read back: every value, and behind it where it came from.
 
     `resolved` adds what "auto" and an empty path came to."""

@@ -32,6 +32,11 @@ class Backend:
         """Its name over all pools: "pool/name", and the bare name in the pool main."""
         return self.name if self.pool == MAIN_POOL else f"{self.pool}/{self.name}"
 
+    def terms(self) -> str:
+        """Everything but its name, as a user would write it."""
+        backup = " backup" if self.backup else ""
+        return f"{self.address} weight={self.weight} maxconn={self.maxconn}{backup}"
+
 
 def parse_upstream(text: str) -> Backend:
     """A backend from "host:port weight=2 maxconn=8 backup name=x". Raises ValueError with a sentence."""

@@ -1,16 +1,17 @@
 """The options every daemon of this machine has, and the readers that several tables share.
 
-RULES: a table and pure readers (the user database excepted); what is done with the values is the master's
+RULES: declarations and pure readers (the user database excepted); what is done with the values is the master's
 business."""
 
 import grp
 import pwd
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
+from balancer.config.common import CommonOptions
 from balancer.config.cpus import available_cores
-from balancer.config.option import Option, Settings
-from balancer.config.units import Address, parse_address
+from balancer.config.option import Option, SectionSettings, made_from, options_in
+from balancer.config.units import Address, parse_address, parse_port
 from balancer.shm.layout import MAX_SLOTS
 
 
@@ -57,7 +58,7 @@ def parse_listen(text: str, port: int | None = None) -> Address:
     raise ValueError(f"{text!r} is a name: write the numeric address to listen on, or * for every one")
 
 
-def binds(settings: Settings) -> tuple[Address, ...]:
+def binds(settings: SectionSettings) -> tuple[Address, ...]:
     """--bind with --port filled in; without --bind every IPv4 address. Raises ConfigError on a repeated
     one."""
     port: int = settings.values["port"]
@@ -68,25 +69,36 @@ def binds(settings: Settings) -> tuple[Address, ...]:
     return found
 
 
-_PROCESS: dict[str, Any] = {"group": "Processes"}
-PROCESS_OPTIONS = (
-    Option("pidfile", "", "file to hold the master's pid", metavar="FILE", unset="none", **_PROCESS),
-    Option(
-        "user",
-        "",
-        "user to become once the sockets are bound",
-        parse_user,
-        metavar="USER",
-        unset="stay",
-        **_PROCESS,
-    ),
-    Option(
-        "group",
-        "",
-        "group to become; the user's own if unset",
-        parse_group,
-        metavar="GROUP",
-        unset="stay",
-        **_PROCESS,
-    ),
-)
+def addresses_of(port: str, **properties: Any) -> Any:
+    """A dataclass field of addresses to listen on, from options `port` and `bind`."""
+    return made_from(
+        Option(
+            "port", port, "port to listen on; 0 lets the kernel choose", parse_port, short="p", **properties
+        ),
+        Option(
+            "bind",
+            "",
+            "address to listen on: host, [v6], host:port, [v6]:port or unix:/path; --port where it has none",
+            parse_bind,
+            metavar="ADDRESS",
+            repeat=True,
+            unset="every IPv4 address",
+            **properties,
+        ),
+    )
+
+
+_process = options_in("Processes")
+
+
+@dataclass(frozen=True, slots=True)
+class DaemonOptions(CommonOptions):
+    """The base of a daemon's options."""
+
+    pidfile: str = _process("", "file to hold the master's pid", metavar="FILE", unset="none")
+    user: str = _process(
+        "", "user to become once the sockets are bound", parse_user, metavar="USER", unset="stay"
+    )
+    group: str = _process(
+        "", "group to become; the user's own if unset", parse_group, metavar="GROUP", unset="stay"
+    )

@@ -8,9 +8,9 @@ from types import ModuleType
 import pytest
 
 from balancer.config import loader as config
-from balancer.config.loader import Settings
+from balancer.config.option import SectionSettings
 from balancer.options import parse as parse_balancer
-from workers.options import parse_resizer
+from workers.resizer.options import parse_resizer
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -28,7 +28,7 @@ GENERATOR = generator()
 SECTIONS = tuple(GENERATOR.TABLES)
 
 
-def read(section: str, *argv: str) -> Settings:
+def read(section: str, *argv: str) -> SectionSettings:
     return config.load(section, section, GENERATOR.TABLES[section], argv, {}, neighbours=SECTIONS)
 
 

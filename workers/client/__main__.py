@@ -7,10 +7,10 @@ import os
 import sys
 from collections.abc import Sequence
 
-from balancer.config.option import Answer, ConfigError
+from balancer.config.option import CommandLineAnswer, ConfigError
+from workers.client.options import parse_client
 from workers.client.report import format_failures, format_statistics, printable
 from workers.client.start import StartError, resize_directory
-from workers.options import parse_client
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -23,7 +23,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             )
     except ConfigError as error:
         return _complain(str(error), 2)
-    except Answer as answer:
+    except CommandLineAnswer as answer:
         print(answer)
         return 0
     for note in options.notes:

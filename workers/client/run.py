@@ -20,13 +20,13 @@ from workers.client.connection import ClientConnection
 from workers.client.dispatcher import DispatchCalls, Dispatcher, DispatchLimits
 from workers.client.jobs import ClientJob, JobQueue
 from workers.client.journal import Journal
+from workers.client.options import ClientOptions
 from workers.client.output import OutputDirectory
 from workers.client.picture_header import read_header
 from workers.client.progress import Progress
 from workers.client.report import Statistics, printable
 from workers.client.scan import Picture
 from workers.client.validation import validate
-from workers.options import ClientOptions
 from workers.wire.messages import Request, Response
 
 OVERHEAD = 4096  # upper bound of the bytes of a frame that are not the picture

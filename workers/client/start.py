@@ -13,11 +13,11 @@ from balancer.prefork.boot import raise_file_limit
 from workers.client.forking import run_forked
 from workers.client.journal import Journal
 from workers.client.naming import target_names
+from workers.client.options import ClientOptions
 from workers.client.output import OutputDirectory
 from workers.client.report import Statistics, format_rows
 from workers.client.run import ClientRun, RunSpec
 from workers.client.scan import ScanResult, scan
-from workers.options import ClientOptions
 
 OWN_FILES = 16  # descriptors: streams, epoll, log, journal, profile, directories, a picture, a result
 

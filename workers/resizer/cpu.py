@@ -21,13 +21,13 @@ from workers.imaging.job import ResizeJob
 from workers.imaging.limits import PictureRefused
 from workers.resizer import tally
 from workers.resizer.arena import Arena
+from workers.resizer.options import ResizerOptions
 from workers.resizer.orders import LONGEST, Bye, Hello, Order, OrderError, Result, Roll, decode, encode
-from workers.resizer.settings import Settings
 
 NET_SECONDS = 1.0  # after the front's deadline (less a tick): the kernel ends whom no front kills any more
 
 
-def run(child: Child, settings: Settings, arena: Arena) -> int:
+def run(child: Child, settings: ResizerOptions, arena: Arena) -> int:
     """The role: prepares this process for pictures, then works until let go. Returns the exit code."""
     versions = imaging.prepare()
     _confine(child, settings, arena)
@@ -37,13 +37,13 @@ def run(child: Child, settings: Settings, arena: Arena) -> int:
     return child.run()
 
 
-def _confine(child: Child, settings: Settings, arena: Arena) -> None:
+def _confine(child: Child, settings: ResizerOptions, arena: Arena) -> None:
     """What this process may take of the machine. Best effort: without the right to it one still serves."""
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
-    if settings.memory:
+    if settings.memory_limit:
         # A fuse, not a quota: what trips it ends in an error or an abort, never in the machine's last page.
         # The arena is address space of this process too.
-        most = settings.memory + arena.total_bytes + _address_space()
+        most = settings.memory_limit + arena.total_bytes + _address_space()
         hard = resource.getrlimit(resource.RLIMIT_AS)[1]
         if hard == resource.RLIM_INFINITY or most < hard:
             resource.setrlimit(resource.RLIMIT_AS, (most, hard))
@@ -70,7 +70,7 @@ def _address_space() -> int:
 class Worker:
     """One CPU process at work. `left`: pictures until it makes room for a successor, -1 = never."""
 
-    def __init__(self, child: Child, settings: Settings, arena: Arena) -> None:
+    def __init__(self, child: Child, settings: ResizerOptions, arena: Arena) -> None:
         self.child = child
         self.settings = settings
         self.arena = arena

@@ -19,9 +19,9 @@ from workers.resizer import tally
 from workers.resizer.arena import Arena, Shelf
 from workers.resizer.crew import Crew
 from workers.resizer.dispatch import Waiting, pairs
+from workers.resizer.options import ResizerOptions
 from workers.resizer.orders import Result
 from workers.resizer.seats import Seat
-from workers.resizer.settings import Settings
 from workers.resizer.task import BUSY, DRAINING, OK, Stage, Task, refusal
 
 REMEMBERED = 64  # pictures that killed a CPU process,
@@ -35,7 +35,7 @@ class Desk:
     """One per front. `cells` is the front's own row."""
 
     def __init__(
-        self, loop: Loop, log: Log, settings: Settings, arena: Arena, slots: range, cells: memoryview
+        self, loop: Loop, log: Log, settings: ResizerOptions, arena: Arena, slots: range, cells: memoryview
     ) -> None:
         self.loop = loop
         self.log = log

@@ -20,8 +20,8 @@ from workers.resizer.arena import Arena
 from workers.resizer.client import Client
 from workers.resizer.desk import Desk
 from workers.resizer.framed import Framed
+from workers.resizer.options import ResizerOptions
 from workers.resizer.seats import Seat
-from workers.resizer.settings import Settings
 from workers.resizer.speaking import Life, Speaker
 from workers.resizer.web import Web
 from workers.wire.frames import MAGIC
@@ -33,7 +33,9 @@ SHUT_SILENCE = 10.0  # seconds between two lines that say so
 CHECK_SECONDS = 1.0
 
 
-def run(child: Child, settings: Settings, arena: Arena, describe: Callable[[], dict[str, object]]) -> int:
+def run(
+    child: Child, settings: ResizerOptions, arena: Arena, describe: Callable[[], dict[str, object]]
+) -> int:
     """The role. Returns the exit code."""
     front = Front(child, settings, arena, describe)
     front.start()
@@ -44,7 +46,7 @@ class Front:
     """One front process. `describe` gives the document of GET /status."""
 
     def __init__(
-        self, child: Child, settings: Settings, arena: Arena, describe: Callable[[], dict[str, object]]
+        self, child: Child, settings: ResizerOptions, arena: Arena, describe: Callable[[], dict[str, object]]
     ) -> None:
         self.child = child
         self.loop = child.loop

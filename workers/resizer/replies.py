@@ -6,15 +6,15 @@ RULES: pure. A peer without ID gets a reply that the original program could have
 import time
 
 from workers.imaging.limits import PictureRefused
+from workers.resizer.options import ResizerOptions
 from workers.resizer.orders import Result
-from workers.resizer.settings import Settings
 from workers.resizer.task import OK, Owner, Task, wanted
 from workers.wire.messages import GIF, JPEG, PNG, Request, Response
 
 TYPES = {"jpeg": JPEG, "png": PNG, "gif": GIF}
 
 
-def task_of(request: Request, size: int, owner: Owner, serial: int, settings: Settings) -> Task:
+def task_of(request: Request, size: int, owner: Owner, serial: int, settings: ResizerOptions) -> Task:
     """The task, without a slot, of a request for a picture of `size` bytes. Raises PictureRefused (400, 415, 422)."""
     job = wanted(
         request.target_width,

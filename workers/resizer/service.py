@@ -6,21 +6,18 @@ that holds it.
 """
 
 import functools
-import math
 import socket
 from collections.abc import Mapping, Sequence
 
 from balancer import __version__
-from balancer.config.cpus import available_cores
-from balancer.config.loader import ConfigError
+from balancer.config.option import ConfigError
+from balancer.config.usage import summary
 from balancer.prefork.plan import Plan, Role
 from balancer.prefork.sockets import Bind
 from balancer.shm.layout import Shared
-from workers.imaging.limits import PictureLimits
-from workers.options import ResizerOptions, parse_resizer
 from workers.resizer import cpu, front, tally
 from workers.resizer.arena import Arena
-from workers.resizer.settings import Settings
+from workers.resizer.options import ResizerOptions, parse_resizer
 
 
 class ResizerService:
@@ -33,59 +30,25 @@ class ResizerService:
     def plan(self, shared: Shared | None) -> Plan:
         """Raises ConfigError with one sentence naming the culprit."""
         options = parse_resizer(self.argv, self.environ)
-        settings = settings_of(options)
-        slots = settings.slots * settings.fronts
+        slots = options.slots * options.fronts
         try:
-            arena = Arena(slots if shared is not None else 1, settings.slot_bytes)
+            arena = Arena(slots if shared is not None else 1, options.slot_bytes)
         except OSError as error:
-            gigabytes = slots * settings.slot_bytes / (1 << 30)
+            gigabytes = slots * options.slot_bytes / (1 << 30)
             wanted = f"{slots} requests of max-frame ({gigabytes:.1f} GiB)"
             sentence = f"no address space for {wanted}: {error.strerror}; lower max-frame or queue"
             raise ConfigError(sentence) from None
-        return compose(options, settings, arena, shared)
+        return compose(options, arena, shared)
 
     def retired(self, generation: int) -> None:
         """Nothing: an arena goes with the roles of its generation."""
 
 
-def settings_of(options: ResizerOptions) -> Settings:
-    """What the processes are told of the options."""
-    return Settings(
-        name=options.name,
-        cpus=options.cpus,
-        fills_machine=options.cpus >= available_cores(),
-        fronts=options.fronts,
-        queue=options.queue,
-        express_bytes=options.express_bytes,
-        max_frame=options.max_frame,
-        limits=PictureLimits(
-            max_bytes=options.max_frame,
-            max_pixels=options.max_pixels,
-            max_side=options.max_side,
-            max_target_pixels=options.max_target_pixels,
-            max_frames=options.max_frames,
-            max_scans=options.max_scans,
-        ),
-        job_timeout=options.job_timeout,
-        frame_timeout=options.frame_timeout,
-        idle_timeout=options.idle_timeout or math.inf,
-        http=options.http,
-        maxconns=options.maxconns,
-        pipeline=options.pipeline,
-        orient=options.orient,
-        icc=options.icc,
-        nice=options.nice,
-        affinity=options.affinity,
-        memory=options.memory_limit,
-        recycle=options.recycle,
-    )
-
-
-def compose(options: ResizerOptions, settings: Settings, arena: Arena, shared: Shared | None) -> Plan:
+def compose(options: ResizerOptions, arena: Arena, shared: Shared | None) -> Plan:
     """The plan of one generation."""
-    work = functools.partial(cpu.run, settings=settings, arena=arena)
+    work = functools.partial(cpu.run, settings=options, arena=arena)
     describe = functools.partial(document, shared, options.name)
-    serve = functools.partial(front.run, settings=settings, arena=arena, describe=describe)
+    serve = functools.partial(front.run, settings=options, arena=arena, describe=describe)
     listen = ((socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),)
     return Plan(
         title=f"resizer {options.name}",
@@ -99,7 +62,7 @@ def compose(options: ResizerOptions, settings: Settings, arena: Arena, shared: S
             Bind(
                 "front", address, backlog=options.backlog, options=listen if address.family != "unix" else ()
             )
-            for address in options.bind
+            for address in options.addresses
         ),
         columns=tally.COLUMNS,
         totals=tally.TOTALS,
@@ -112,7 +75,7 @@ def compose(options: ResizerOptions, settings: Settings, arena: Arena, shared: S
         debug_dir=options.debug_dir if options.debug else None,
         # A front beyond these would own no part of the arena and no CPU process.
         most=options.fronts,
-        summary=summary_of(options),
+        summary=tuple(summary(options)),
         notes=options.notes,
     )
 
@@ -122,13 +85,3 @@ def document(shared: Shared | None, name: str) -> dict[str, object]:
     if shared is None:
         return {}
     return shared.rows.consistent_read(lambda: tally.status(shared, name, __version__))
-
-
-def summary_of(options: ResizerOptions) -> tuple[tuple[str, str], ...]:
-    """What a reload compares and reports, by name."""
-    skipped = ("port", "bind", "log", "loglevel", "pidfile", "config", "notes")
-    return tuple(
-        (name.replace("_", "-"), str(getattr(options, name)))
-        for name in ResizerOptions.__slots__
-        if name not in skipped
-    )

@@ -8,7 +8,7 @@ import pytest
 
 from balancer import __version__, options
 from balancer.config.cpus import available_cores
-from balancer.config.loader import Answer, ConfigError
+from balancer.config.option import CommandLineAnswer, ConfigError
 from balancer.config.units import parse_address
 from balancer.options import OPTIONS, Listener, Options, Pool, ProcessOptions, Route, admin_path, parse
 from balancer.pool.backend import parse_upstream
@@ -143,7 +143,7 @@ def test_questions() -> None:
         ([*NEEDED, "--check-config"], "configuration OK"),
         ([*NEEDED, "--print-config"], "upstream = 127.0.0.1:9000 "),
     ):
-        with pytest.raises(Answer) as answer:
+        with pytest.raises(CommandLineAnswer) as answer:
             parse(argv, {})
         assert text in str(answer.value)
     assert refusal(["--check-config"]).startswith("no upstream")

@@ -8,8 +8,16 @@ from typing import Any
 import pytest
 
 from balancer.config import loader as config
-from balancer.config.loader import COMMON_OPTIONS, Answer, ConfigError, Option, Settings
-from balancer.config.option import at_least, between, parse_flag
+from balancer.config.common import QUESTIONS
+from balancer.config.option import (
+    CommandLineAnswer,
+    ConfigError,
+    Option,
+    SectionSettings,
+    at_least,
+    between,
+    parse_flag,
+)
 from balancer.config.units import parse_duration, parse_port
 
 OPTIONS = (
@@ -21,11 +29,12 @@ OPTIONS = (
     Option("debug-dir", ".", "directory of the profiles"),
     Option("balance", "leastconn", "policy", choices=("leastconn", "roundrobin")),
     Option("log", "", "log file", unset="stderr"),
-    *COMMON_OPTIONS,
+    Option("config", "", "INI file to read", short="c"),
+    *QUESTIONS,
 )
 
 
-def load(argv: Sequence[str] = (), environ: Mapping[str, str] | None = None) -> Settings:
+def load(argv: Sequence[str] = (), environ: Mapping[str, str] | None = None) -> SectionSettings:
     return config.load("balancer", "balancer", OPTIONS, argv, environ or {}, neighbours=("resizer",))
 
 
@@ -341,7 +350,7 @@ def test_help_and_version_come_before_any_check() -> None:
         ("--version", "b 1"),
         ("-version", "b 1"),
     ):
-        with pytest.raises(Answer, match=text):
+        with pytest.raises(CommandLineAnswer, match=text):
             config.answer_early(["--prot", word], "b 1", lambda: "the help")
     config.answer_early(["-h", "100"], "b 1", lambda: "the help")
 
@@ -349,7 +358,7 @@ def test_help_and_version_come_before_any_check() -> None:
 def test_print_config_reads_back_and_tells_sources(ini: Any, tmp_path: Path) -> None:
     argv = [*ini("log = '/a ; b'\nidle-timeout = 90\n"), "-u", "a:1", "-u", "[::1]:2"]
     settings = load([*argv, "--print-config"], {"BALANCER_DEBUG": "1"})
-    with pytest.raises(Answer) as answer:
+    with pytest.raises(CommandLineAnswer) as answer:
         config.answer_late("balancer", OPTIONS, settings, {"debug-dir": "/tmp"})
     text = str(answer.value)
     rows = [row.split(" ; ")[0].strip() + " | " + row.rpartition(" ; ")[2] for row in text.splitlines()[1:]]
@@ -367,7 +376,7 @@ def test_print_config_reads_back_and_tells_sources(ini: Any, tmp_path: Path) -> 
 
 
 def test_check_config_says_ok() -> None:
-    with pytest.raises(Answer, match="balancer: configuration OK"):
+    with pytest.raises(CommandLineAnswer, match="balancer: configuration OK"):
         config.answer_late("balancer", OPTIONS, load(["--check-config"]), {})
     config.answer_late("balancer", OPTIONS, load(), {})
 
@@ -380,7 +389,7 @@ def test_entry_points_exit_2_with_the_sentence_and_0_with_an_answer(
     assert capsys.readouterr().err == "balancer: option --prot is unknown; did you mean --port?\n"
 
     def answer() -> None:
-        raise Answer("fine")
+        raise CommandLineAnswer("fine")
 
     with pytest.raises(SystemExit, match="0"):
         config.ask("balancer", answer)

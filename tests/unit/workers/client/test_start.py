@@ -4,8 +4,8 @@ import dataclasses
 
 import pytest
 
+from workers.client.options import parse_client
 from workers.client.start import OWN_FILES, StartError, check_descriptors
-from workers.options import parse_client
 
 
 @pytest.mark.parametrize(("minconns", "maxconns", "fits"), [(1, 84, True), (1, 85, False), (85, 0, False)])

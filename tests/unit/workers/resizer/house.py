@@ -19,12 +19,14 @@ from workers.imaging.job import ResizeJob
 from workers.resizer import tally
 from workers.resizer.arena import Arena
 from workers.resizer.desk import Desk
+from workers.resizer.options import ResizerOptions
 from workers.resizer.orders import LONGEST, Hello, Order, Result, Roll, decode, encode
 from workers.resizer.seats import Seat
-from workers.resizer.settings import Settings
 from workers.resizer.task import OK, Task
 
-SETTINGS = Settings(cpus=1, fills_machine=True, queue=4, express_bytes=1000, max_frame=4096, job_timeout=10.0)
+SETTINGS = ResizerOptions(
+    cpus=1, fills_machine=True, queue=4, express_bytes=1000, max_frame=4096, job_timeout=10.0
+)
 SMALL, BIG = 500, 3000  # bytes of a picture
 
 

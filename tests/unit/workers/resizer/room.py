@@ -22,15 +22,15 @@ from workers.resizer.client import Client
 from workers.resizer.crew import Seat
 from workers.resizer.desk import Desk
 from workers.resizer.framed import Framed
+from workers.resizer.options import ResizerOptions
 from workers.resizer.orders import LONGEST, Hello, Order, Result, Roll, decode, encode
-from workers.resizer.settings import Settings
 from workers.resizer.speaking import Speaker
 from workers.resizer.task import OK
 from workers.resizer.web import Web
 from workers.wire.frames import MAGIC, FrameReader, frame
 from workers.wire.messages import Request, Response, decode_response, encode_request
 
-SETTINGS = Settings(name="here", cpus=1, queue=2, pipeline=4, express_bytes=0, max_frame=100_000)
+SETTINGS = ResizerOptions(name="here", cpus=1, queue=2, pipeline=4, express_bytes=0, max_frame=100_000)
 WORKER = 11  # the pid that the one CPU process says it has
 
 
@@ -83,7 +83,7 @@ class Guest:
 class Room:
     """A desk, one CPU process, guests. Keeps its clients as a front does."""
 
-    def __init__(self, patch: pytest.MonkeyPatch, settings: Settings = SETTINGS) -> None:
+    def __init__(self, patch: pytest.MonkeyPatch, settings: ResizerOptions = SETTINGS) -> None:
         self.now = 100.0
         self.settings = settings
         self.loop = Loop(lambda: self.now)

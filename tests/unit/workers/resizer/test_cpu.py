@@ -13,7 +13,7 @@ from balancer.prefork.titles import Title
 from workers.resizer import tally
 from workers.resizer.arena import Arena
 from workers.resizer.cpu import Worker
-from workers.resizer.settings import Settings
+from workers.resizer.options import ResizerOptions
 
 
 class Post:
@@ -31,7 +31,7 @@ class Post:
             cells=self.cells,
             title=Title("resizer", self.shown.append),
         )
-        self.worker = Worker(cast(Child, child), Settings(), Arena(1, 4096))
+        self.worker = Worker(cast(Child, child), ResizerOptions(), Arena(1, 4096))
 
     def tick(self, now: float, worked: float) -> None:
         """`worked`: seconds in pictures since the last tick."""

@@ -3,9 +3,9 @@
 import pytest
 
 from workers.imaging.limits import PictureLimits, PictureRefused
+from workers.resizer.options import HEADROOM, ResizerOptions
 from workers.resizer.orders import Result
 from workers.resizer.replies import response_to
-from workers.resizer.settings import HEADROOM, Settings
 from workers.resizer.task import refusal, wanted
 from workers.wire.messages import PNG, Request, encode_response
 
@@ -58,9 +58,8 @@ def test_a_reply_to_ours_says_who_and_how_it_stands() -> None:
 
 
 def test_settings_derive_what_depends_on_each_other() -> None:
-    settings = Settings(cpus=4, fronts=2, queue=10, max_frame=1 << 20)
-    assert settings.crew == 3
-    assert settings.slots >= settings.queue + settings.crew
+    settings = ResizerOptions(cpus=4, fronts=2, queue=10, max_frame=1 << 20)
+    assert settings.slots >= settings.queue + 3
     assert settings.slot_bytes == (1 << 20) + HEADROOM
 
 
@@ -68,5 +67,5 @@ def test_settings_derive_what_depends_on_each_other() -> None:
     ("word", "ours", "original"), [("auto", True, False), ("yes", True, True), ("no", False, False)]
 )
 def test_whose_pictures_are_turned_upright(word: str, ours: bool, original: bool) -> None:
-    settings = Settings(orient=word)
+    settings = ResizerOptions(orient=word)
     assert (settings.wants_upright(True), settings.wants_upright(False)) == (ours, original)

@@ -1,0 +1,79 @@
+"""The options of resize-client: typed values, agreement with imaging, the checks across options."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+from balancer.config.option import CommandLineAnswer, ConfigError
+from workers.client.options import OPTIONS, parse_client
+from workers.imaging.job import FITS, FORMATS
+
+ROOT = Path(__file__).resolve().parents[4]
+NEEDED = ["--input", "/", "-w", "1"]
+
+
+def test_the_choices_are_those_of_imaging() -> None:
+    choices = {option.name: option.choices for option in OPTIONS}
+    assert choices["fit"] == FITS
+    assert choices["format"] == ("", *FORMATS)
+
+
+def test_values(tmp_path: Path) -> None:
+    words = f"-proxy [::1]:9090 -minconns=2 -input {tmp_path} -w 160 -h=120 --include *.jpg --include *.png -dry-run"
+    read = parse_client([*words.split(), "--report", "x.csv"], {})
+    assert (str(read.proxy), read.minconns, read.maxconns) == ("[::1]:9090", 2, 2)
+    assert (read.width, read.height, read.dry_run) == (160, 120, True)
+    assert read.include == ("*.jpg", "*.png")
+
+
+def test_h_is_the_height_and_help_is_spelt_out(tmp_path: Path) -> None:
+    assert parse_client(["--input", str(tmp_path), "-h", "7"], {}).height == 7
+    for argv in (["--help"], ["-help"]):
+        with pytest.raises(CommandLineAnswer, match="-h, --height PIXELS"):
+            parse_client(argv, {})
+
+
+def imported_by(path: Path) -> set[str]:
+    """Modules of this tree that a file imports, directly or through others."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        names = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+        names += (
+            [f"{names[0]}.{alias.name}" for alias in node.names] if isinstance(node, ast.ImportFrom) else []
+        )
+        for name in names:
+            target = ROOT / (name.replace(".", "/") + ".py")
+            if name not in found and target.exists():
+                found |= {name} | imported_by(target)
+    return found
+
+
+def test_the_options_need_neither_imaging_nor_the_machinery_of_a_daemon() -> None:
+    found = imported_by(ROOT / "workers/client/options.py")
+    assert "balancer.config.units" in found
+    assert not [
+        name for name in found if name.startswith(("workers.imaging", "balancer.prefork", "balancer.shm"))
+    ]
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        ([], "no input: name the directory of the pictures with --input DIR"),
+        (["--input", "/absent", "-w", "1"], "--input: /absent is not a directory"),
+        (["--input", "/"], "no size: give the width with -w, the height with -h, or both"),
+        ([*NEEDED, "--minconns", "3", "--maxconns", "2"], "--maxconns: 2 is below minconns, 3"),
+        ([*NEEDED, "--minconns", "0"], "--minconns: '0' is below 1, the lowest that makes sense"),
+        ([*NEEDED, "--report", "r.txt"], "--report: r.txt ends neither in .json nor in .csv"),
+        ([*NEEDED, "--format", "tiff"], "--format: 'tiff' is not one of jpeg, png, gif, webp, avif"),
+        ([*NEEDED, "--quality", "101"], "--quality: '101' is above 100, the highest that makes sense"),
+        ([*NEEDED, "--proxy", "localhost"], "--proxy: 'localhost' has no port"),
+        (["-h"], "--height needs a value (PIXELS)"),
+        (["-w160x120"], "--width: '160x120' is not a whole number"),
+    ],
+)
+def test_refusals(argv: list[str], words: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        parse_client(argv, {})
+    assert str(refused.value).startswith(words)

@@ -1,0 +1,140 @@
+"""Every option of `resize-client`, declared once, and the checks across options.
+
+RULES: a frozen record. Nothing is opened or resolved here. Imports neither Pillow nor the machinery of a daemon.
+"""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from balancer import __version__
+from balancer.config import usage
+from balancer.config.common import ALL_SECTIONS, QUESTIONS, CommonOptions, check_debug
+from balancer.config.loader import answer_early, answer_late, load
+from balancer.config.option import ConfigError, at_least, between, build, options_in, options_of
+from balancer.config.units import Address, parse_address, parse_positive_duration, parse_size
+
+ABOUT = "sends a directory of pictures through a balancer to its resizers and saves the results"
+EXAMPLE = "resize-client --proxy localhost:9090 --input photos --output small -w 800 -h 600 --maxconns 8"
+HIGHEST_SIDE = 65535
+
+_task = options_in("What to do")
+_sending = options_in("How to send")
+_files = options_in("Files")
+
+
+@dataclass(frozen=True)
+class ClientOptions(CommonOptions):
+    """The client's configuration, checked. Times are seconds, sizes bytes, sides pixels (0: keep the aspect ratio)."""
+
+    input: str = _task(
+        "", "directory of the pictures, searched with its sub-directories", metavar="DIR", unset="required"
+    )
+    output: str = _task(
+        "resized", "directory of the results, which keep their sub-directories", metavar="DIR"
+    )
+    width: int = _task(
+        "0",
+        "width of the results; 0 follows from the height",
+        between(0, HIGHEST_SIDE),
+        short="w",
+        metavar="PIXELS",
+    )
+    height: int = _task(
+        "0",
+        "height of the results; 0 follows from the width",
+        between(0, HIGHEST_SIDE),
+        short="h",
+        metavar="PIXELS",
+    )
+    fit: str = _task(
+        "stretch",
+        "stretch to the exact size, contain within it, or cover it and cut the rest",
+        choices=("stretch", "contain", "cover"),
+    )
+    format: str = _task(
+        "",
+        "format of the results",
+        choices=("", "jpeg", "png", "gif", "webp", "avif"),
+        metavar="jpeg|png|gif|webp|avif",
+        unset="each source's own",
+    )
+    quality: int = _task(
+        "0",
+        "quality of JPEG, WebP and AVIF results, 1 to 100; 0 leaves it to the resizer (75)",
+        between(0, 100),
+        metavar="Q",
+    )
+    times: int = _task("1", "go through the directory this many times", at_least(1), metavar="N")
+    dry_run: bool = _task("no", "ask for replies without any picture work and save nothing", flag=True)
+    flood: bool = _task("no", "every connection sends the whole directory, to make load", flag=True)
+    proxy: Address = _sending(  # noqa: RUF009 - a dataclass field
+        "localhost:9090",
+        "balancer or resizer to send to: host:port, [v6]:port or unix:/path",
+        parse_address,
+        metavar="ADDRESS",
+    )
+    minconns: int = _sending("1", "connections to begin with", between(1, 10_000), metavar="N")
+    maxconns: int = _sending(
+        "0",
+        "connections at most; more are opened while that pays; 0 is as minconns",
+        between(0, 10_000),
+        metavar="N",
+    )
+    processes: int = _sending("1", "client processes, to make load", between(1, 64), metavar="N")
+    in_flight: int = _sending("4", "requests under way on each connection", between(1, 1024), metavar="N")
+    retries: int = _sending(
+        "3", "further tries after a busy or draining reply or a lost connection", at_least(0), metavar="N"
+    )
+    timeout: float = _sending("30s", "time one picture's reply may take", parse_positive_duration)
+    max_frame: int = _sending(
+        "32m", "biggest request or reply", between(1024, 1 << 30, parse_size), metavar="SIZE"
+    )
+    include: tuple[str, ...] = _files(
+        "",
+        "only files whose name or path matches, as *.jpg",
+        metavar="GLOB",
+        repeat=True,
+        commas=False,
+        unset="every picture",
+    )
+    exclude: tuple[str, ...] = _files(
+        "", "no files whose name or path matches", metavar="GLOB", repeat=True, commas=False
+    )
+    skip_existing: bool = _files(
+        "no", "leave out pictures whose result is there and whose source has not changed since", flag=True
+    )
+    resume: bool = _files("no", "go on where a run that was ended had got to", flag=True)
+    fsync: bool = _files("no", "have each result on the disk before it gets its name", flag=True)
+    report: str = _files("", "write one row for each picture to FILE.json or FILE.csv", metavar="FILE")
+    notes: tuple[str, ...] = ()  # things worth a warning
+
+
+OPTIONS = (*options_of(ClientOptions), *QUESTIONS)
+
+
+def parse_client(argv: Sequence[str], environ: Mapping[str, str]) -> ClientOptions:
+    """The client's options. Raises ConfigError with one sentence, or CommandLineAnswer when the command line asks a
+    question."""
+    answer_early(argv, f"resize-client {__version__}", help_text)
+    settings = load("resize-client", "resize-client", OPTIONS, argv, environ, neighbours=ALL_SECTIONS)
+    maxconns = settings.values["maxconns"] or settings.values["minconns"]
+    options = build(ClientOptions, settings, maxconns=maxconns, notes=settings.notes)
+    if not options.input:
+        raise ConfigError("no input: name the directory of the pictures with --input DIR")
+    if not os.path.isdir(options.input):
+        raise settings.refuse("input", f"{options.input} is not a directory")
+    if not options.width and not options.height:
+        raise ConfigError("no size: give the width with -w, the height with -h, or both")
+    if options.maxconns < options.minconns:
+        raise settings.refuse("maxconns", f"{options.maxconns} is below minconns, {options.minconns}")
+    if options.report and not options.report.endswith((".json", ".csv")):
+        raise settings.refuse("report", f"{options.report} ends neither in .json nor in .csv")
+    check_debug(settings)
+    answer_late("resize-client", OPTIONS, settings, {"maxconns": str(options.maxconns)})
+    return options
+
+
+def help_text() -> str:
+    """What `resize-client --help` prints (-h is the height, as in the original program)."""
+    return usage.help_text("resize-client", ABOUT, EXAMPLE, "resize-client", OPTIONS)
