@@ -14,7 +14,7 @@ import struct
 from collections.abc import Callable
 from typing import Any
 
-from balancer.console.door import Door
+from balancer.eventloop.acceptor import Acceptor, Connections, ShortageLog
 from balancer.eventloop.log import Log
 from balancer.eventloop.loop import READ, Loop
 from balancer.eventloop.timers import Timer
@@ -93,7 +93,7 @@ class Reply:
         if fd < 0:
             return
         self.timer.cancel()
-        self.server.door.leave(self)
+        self.server.connections.discard(self)
         self.server.loop.forget(fd)
         self.server.loop.retire(self.conn.close)
 
@@ -107,9 +107,12 @@ class AdminServer:
         self.loop = loop
         self.handle = handle
         self.log = log
-        self.door = Door(loop, listener, log, "admin", CLIENT_LIMIT, self.welcome)
+        self.connections: Connections[Reply] = Connections(CLIENT_LIMIT, self.connection_for)
+        shortage = ShortageLog(loop, log, lambda: {"socket": "admin"})
+        self.acceptor = Acceptor(loop, self.connections.begin, shortage)
+        self.acceptor.serve([listener])
 
-    def welcome(self, conn: socket.socket) -> Reply | None:
+    def connection_for(self, conn: socket.socket) -> Reply | None:
         if self.may_command(conn):
             return Reply(self, conn)
         conn.close()
@@ -131,7 +134,7 @@ class AdminServer:
 
     def stop(self) -> None:
         """Accept nobody any more; answers under way are finished by their own deadlines."""
-        self.door.close()
+        self.acceptor.serve([])
 
     def is_empty(self) -> bool:
-        return not self.door.guests
+        return not self.connections

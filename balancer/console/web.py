@@ -18,7 +18,7 @@ from collections.abc import Callable
 import h11
 
 from balancer.console.answers import Answer, Answers, refusal
-from balancer.console.door import Door
+from balancer.eventloop.acceptor import Acceptor, Connections, ShortageLog
 from balancer.eventloop.log import Log
 from balancer.eventloop.loop import Loop
 from balancer.eventloop.timers import Timer
@@ -172,7 +172,7 @@ class Visitor:
         self._closed = True
         self._timer.cancel()
         self.server.idlers.pop(self, None)
-        self.server.door.leave(self)
+        self.server.connections.discard(self)
         self.loop.forget(self.conn.fileno())
         self.loop.retire(self.conn.close)
 
@@ -186,9 +186,14 @@ class WebServer:
         self.is_stopping = False
         # Who is between two requests; who has idled longest comes first.
         self.idlers: dict[Visitor, None] = {}
-        self.door = Door(loop, listener, log, "metrics", CLIENT_LIMIT, self.welcome, self.make_room)
+        self.connections: Connections[Visitor] = Connections(
+            CLIENT_LIMIT, self.connection_for, self.make_room
+        )
+        shortage = ShortageLog(loop, log, lambda: {"socket": "metrics"})
+        self.acceptor = Acceptor(loop, self.connections.begin, shortage)
+        self.acceptor.serve([listener])
 
-    def welcome(self, conn: socket.socket) -> Visitor:
+    def connection_for(self, conn: socket.socket) -> Visitor:
         return Visitor(self, conn)
 
     def make_room(self) -> None:
@@ -199,12 +204,12 @@ class WebServer:
     def stop(self) -> None:
         """Accept nobody any more; answers under way are finished by their own deadlines."""
         self.is_stopping = True
-        self.door.close()
-        for visitor in list(self.door.guests):
+        self.acceptor.serve([])
+        for visitor in self.connections:
             visitor.dismiss()
 
     def is_empty(self) -> bool:
-        return not self.door.guests
+        return not self.connections
 
 
 def has_body(request: h11.Request) -> bool:
