@@ -143,7 +143,7 @@ def target_size(target: str, source: geometry.Size) -> geometry.Size:
     """`800x600`, or `1920` for a width that keeps the aspect ratio: in numbers, so that all make the same
     size."""
     width, _, height = target.partition("x")
-    return geometry.plan(source, int(width), int(height or 0), "stretch", turned=False).size
+    return geometry.plan_resize(source, int(width), int(height or 0), "stretch", is_turned=False).size
 
 
 def measure(

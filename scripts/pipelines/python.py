@@ -24,7 +24,7 @@ def ours(gap: float | None = None, simd: bool = True) -> tuple[str, Pipeline]:
     from workers import imaging
     from workers.imaging import jpeg
 
-    jpeg.GAP = gap or jpeg.GAP
+    jpeg.REDUCING_GAP = gap or jpeg.REDUCING_GAP
     limits = imaging.PictureLimits(max_bytes=1 << 30, max_pixels=200_000_000)
 
     def resize(data: bytes, width: int, height: int, _: Sequence[int]) -> bytes:

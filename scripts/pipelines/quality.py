@@ -10,7 +10,7 @@ from pathlib import Path
 from PIL import Image
 
 from workers.imaging import modes
-from workers.imaging import resample as kernel
+from workers.imaging.resample import psnr
 
 ENOUGH = 50.0  # dB
 
@@ -23,13 +23,13 @@ def reference(path: Path, size: tuple[int, int]) -> Image.Image:
 def judged(path: Path, whole: Image.Image) -> tuple[float, float | None]:
     """PSNR in dB, and SSIM where numpy is installed."""
     made = shown(loaded(path))
-    return min(ENOUGH, kernel.psnr(made, whole)), ssim(made, whole)
+    return min(ENOUGH, psnr(made, whole)), ssim(made, whole)
 
 
 def loaded(path: Path) -> Image.Image:
     image = Image.open(io.BytesIO(path.read_bytes()))
     image.load()
-    return modes.resizable(image)
+    return modes.to_resizable(image)
 
 
 def shown(image: Image.Image) -> Image.Image:

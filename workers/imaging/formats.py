@@ -1,12 +1,12 @@
-"""Which bytes are a picture we read, and how each format is opened and written.
+"""The allow-list of formats: detecting, opening and writing each of them.
 
-RULES  The allow-list lives here. A format is told by its first bytes, never by a name, and only that
-format's decoder then sees the data: what is no JPEG, PNG, GIF, WebP or AVIF meets no decoder at all (EPS
-would start Ghostscript). Whatever a decoder raises is the picture's fault and leaves here as `PictureRefused`.
+RULES: a format is detected by its first bytes, never by a name, and only the decoder of that format reads the data.
+Other data than JPEG, PNG, GIF, WebP and AVIF reaches no decoder (EPS would start Ghostscript). Every exception of a
+decoder is raised as `PictureRefused`.
 """
 
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from PIL import Image, UnidentifiedImageError, features
@@ -15,24 +15,25 @@ from workers.imaging import gif, jpeg, png, webp
 from workers.imaging.limits import PictureLimits, PictureRefused
 
 READABLE = ("jpeg", "png", "gif", "webp", "avif")
-ANIMATED = ("gif", "webp")  # others are given, and give, their first frame
-AVIF_SPEED = 9  # of 0..10: a tenth of the time of the default 6, at the same size and 0.5 dB less
+ANIMATED = ("gif", "webp")  # of other formats the first frame is read and written
+AVIF_SPEED = 9  # of 0..10: a tenth of the time of the default 6, same size, 0.5 dB worse
 _TOO_LARGE = (Image.DecompressionBombError, Image.DecompressionBombWarning)
 _AVIF_BRANDS = (b"avif", b"avis")
 
 
-def sniff(data: bytes) -> str:
-    """The format by its signature. Raises PictureRefused(415) for anything else, and for AVIF where Pillow lacks
-    it."""
+def sniff(data: bytes, has_codec: Callable[[str], bool | None] = features.check) -> str:
+    """The format of `data` by its signature. Raises PictureRefused(415) when it is none of READABLE or Pillow was built
+    without it."""
     kind = _signature(data)
     if kind is None:
         raise PictureRefused(415, f"not a picture of a known format: one of {', '.join(READABLE)}")
-    check_built(kind)
+    check_codec(kind, has_codec)
     return kind
 
 
-def check_built(kind: str) -> None:
-    if kind in ("webp", "avif") and not features.check(kind):
+def check_codec(kind: str, has_codec: Callable[[str], bool | None] = features.check) -> None:
+    """Raises PictureRefused(415) when Pillow was built without the format `kind`."""
+    if kind in ("webp", "avif") and not has_codec(kind):
         raise PictureRefused(415, f"this Pillow was built without {kind}")
 
 
@@ -54,9 +55,8 @@ def _signature(data: bytes) -> str | None:
 
 @contextmanager
 def decoder_errors(kind: str, limits: PictureLimits) -> Iterator[None]:
-    """Turns what a decoder raises into a refusal. Pillow's plugins raise nearly anything on damaged data
-    (OSError, SyntaxError, ValueError, IndexError, struct.error...), so the net is wide; what it
-    caught stays behind the refusal as its cause."""
+    """Raise the exceptions of a decoder as PictureRefused. Pillow's plugins raise many types on damaged data (OSError,
+    SyntaxError, ValueError, IndexError, struct.error...), so every Exception is caught; it remains as the cause."""
     try:
         yield
     except (PictureRefused, KeyboardInterrupt):
@@ -73,7 +73,7 @@ def decoder_errors(kind: str, limits: PictureLimits) -> Iterator[None]:
 
 
 def open_header(data: bytes, kind: str) -> Image.Image:
-    """The picture, its header read and nothing decoded."""
+    """The picture with its header read; no pixel is decoded."""
     return Image.open(io.BytesIO(data), formats=(kind.upper(),))
 
 
@@ -86,8 +86,7 @@ def encode(
     durations: Sequence[int] = (),
     loop: int | None = None,
 ) -> bytes:
-    """The file. `frames`: in a mode the format holds (for GIF: with palettes); one, but for ANIMATED
-    formats."""
+    """The encoded file. `frames`: in a mode of the format (for GIF with palettes); one, except for ANIMATED formats."""
     if kind == "jpeg":
         return jpeg.encode(frames[0], quality, icc)
     if kind == "png":

@@ -1,6 +1,6 @@
-"""One job and its result: plain values, no behaviour beyond checking themselves.
+"""One job and its result: plain values and their checks.
 
-RULES  No Pillow here: the front of the service checks jobs without it.
+RULES: does not import Pillow, because the front process checks jobs without it.
 """
 
 from dataclasses import dataclass
@@ -10,18 +10,17 @@ from workers.imaging.limits import PictureRefused
 FITS = ("stretch", "contain", "cover")
 ICC = ("keep", "srgb", "drop")
 FORMATS = ("jpeg", "png", "gif", "webp", "avif")
-DEFAULT_QUALITY = 75  # Go's default too, so answers are alike in size
+DEFAULT_QUALITY = 75  # as in Go's image/jpeg, so results have about the size of the original service's
 
 _ALIASES = {"jpg": "jpeg", "jpe": "jpeg", "jfif": "jpeg", "mpo": "jpeg"}
 
 
 @dataclass(frozen=True)
 class ResizeJob:
-    """What is wanted. A side of 0 keeps the aspect ratio; a quality of 0 means the default.
+    """What is asked for. A side of 0 keeps the aspect ratio; a quality of 0 is the default.
 
-    fit: `stretch` gives exactly width x height; `contain` the largest picture of the source's aspect ratio
-    inside it; `cover` fills it and cuts what hangs over, equally on both sides. format: "" keeps the
-    source's."""
+    fit: `stretch` gives exactly width x height; `contain` the largest picture of the source's aspect ratio within it;
+    `cover` fills it and crops equally on both sides. format: "" keeps the source's."""
 
     width: int
     height: int
@@ -34,8 +33,7 @@ class ResizeJob:
 
 @dataclass(frozen=True)
 class ResizedPicture:
-    """The answer: an encoded picture, what it is, and how large its source was (as stored, before
-    turning)."""
+    """An encoded picture with its format and size, and the size of its source as stored (before EXIF orientation)."""
 
     data: bytes
     format: str
@@ -45,8 +43,8 @@ class ResizedPicture:
     source_height: int
 
 
-def check_words(job: ResizeJob) -> None:
-    """Raises PictureRefused(400) for words and numbers nobody has defined."""
+def check_job(job: ResizeJob) -> None:
+    """Raises PictureRefused(400) for an unknown fit or icc or a quality out of range."""
     if job.fit not in FITS:
         raise PictureRefused(400, f"fit {job.fit!r} is unknown: one of {', '.join(FITS)}")
     if job.icc not in ICC:
@@ -55,10 +53,10 @@ def check_words(job: ResizeJob) -> None:
         raise PictureRefused(400, f"quality {job.quality} is outside 1..100")
 
 
-def format_word(word: str) -> str:
-    """`JPG`, `.jpeg`, `image/jpeg` -> `jpeg`. Raises PictureRefused(400) for a format nobody writes here."""
-    plain = word.strip().lower().removeprefix("image/").removeprefix(".")
-    plain = _ALIASES.get(plain, plain)
-    if plain not in FORMATS:
-        raise PictureRefused(400, f"format {word!r} is unknown: one of {', '.join(FORMATS)}")
-    return plain
+def parse_format(text: str) -> str:
+    """`JPG`, `.jpeg`, `image/jpeg` -> `jpeg`. Raises PictureRefused(400) for an unknown format."""
+    name = text.strip().lower().removeprefix("image/").removeprefix(".")
+    name = _ALIASES.get(name, name)
+    if name not in FORMATS:
+        raise PictureRefused(400, f"format {text!r} is unknown: one of {', '.join(FORMATS)}")
+    return name

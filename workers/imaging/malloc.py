@@ -1,12 +1,11 @@
-"""glibc's allocator, told to keep its pages.
+"""mallopt(3): glibc keeps freed pages instead of returning them to the kernel.
 
-RULES  Called once in a process, before its first picture. Best effort: another libc answers "no" and nothing
-is lost but speed.
+RULES: called once in a process, before its first picture. Optional: with another libc only speed is lost.
 
-Each big picture is its own mmap by default: unmapped after the job, faulted in again by the next. In a mix
-of pictures of 0.3 to 20 MP that is 6.4 of 33 ms per picture; with both thresholds raised it is 0.0. Raising
-only M_TRIM_THRESHOLD makes it worse (11.5 ms), as that turns the dynamic mmap threshold off. The price: RSS
-stays at its high-water mark.
+By default each big picture is its own mmap, unmapped after the job and faulted in again for the next. In a mix of
+pictures of 0.3 to 20 MP that takes 6.4 of 33 ms per picture; with both thresholds raised it takes 0.0. Raising only
+M_TRIM_THRESHOLD makes it worse (11.5 ms), because that turns the dynamic mmap threshold off. RSS then stays at its
+high-water mark.
 """
 
 import ctypes
@@ -16,7 +15,7 @@ _M_MMAP_THRESHOLD = -3
 
 
 def keep_pages() -> bool:
-    """True when both thresholds took."""
+    """Raise both thresholds; True when mallopt accepted them."""
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except (OSError, AttributeError):

@@ -1,12 +1,12 @@
-"""Which pixel layouts can be resized, which can be written, and the way from one to the other.
+"""Conversions between pixel layouts: from a stored one to one that can be resampled, and on to one that can be written.
 
-RULES  Pixels only. Lanczos needs numbers that mean brightness: palette indexes (P) and single bits (1) do
-not, and Pillow then silently falls back to the nearest pixel (21 dB instead of 50). Alpha is weighed in by
-the kernels, so nothing is premultiplied here.
+RULES: pixels only. Lanczos needs values proportional to brightness. Palette indexes (P) and single bits (1) are not,
+and on them Pillow silently takes the nearest pixel (21 dB instead of 50). The resamplers weight by alpha, so nothing is
+premultiplied here.
 
     stored          resized as         written as
-    1               L                  jpeg: L, CMYK, RGB          flattened on white where there is alpha
-    P, P+tRNS       RGB, RGBA          png:  everything but CMYK   16-bit grey stays 16 bits
+    1               L                  jpeg: L, CMYK, RGB          alpha is flattened on white
+    P, P+tRNS       RGB, RGBA          png:  all but CMYK          16-bit grey stays 16 bits
     L, RGB +tRNS    LA, RGBA           gif:  RGB, RGBA
     I;16            I;16               webp, avif: RGB, RGBA
     L LA RGB RGBA CMYK  themselves
@@ -27,8 +27,8 @@ _WRITABLE = {
 _TO_BYTE = [step >> 8 for step in range(65536)]
 
 
-def resizable(image: Image.Image) -> Image.Image:
-    """The loaded picture in a mode Lanczos may be applied to; itself when it is in one already."""
+def to_resizable(image: Image.Image) -> Image.Image:
+    """The loaded picture in a mode that can be resampled; the picture itself when it already is."""
     mode = image.mode
     if "transparency" in image.info and mode in ("1", "L", "P", "RGB"):
         if mode == "1":
@@ -45,13 +45,12 @@ def resizable(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def writable(image: Image.Image, kind: str) -> Image.Image:
-    """The small picture in a mode the format `kind` can hold; alpha that cannot be kept shows white behind
-    it."""
+def to_writable(image: Image.Image, kind: str) -> Image.Image:
+    """The resized picture in a mode of the format `kind`; alpha that the format cannot hold is flattened on white."""
     if image.mode in _WRITABLE[kind]:
         return image
     if image.mode == "I;16":
-        # convert("L") would clip at 255 and leave white; only mode I takes a table of 65536.
+        # convert("L") clips at 255, which gives white; only mode I takes a table of 65,536.
         image = image.convert("I").point(_TO_BYTE, "L")
     if kind == "jpeg" and image.mode in ("LA", "RGBA"):
         return flattened(image)
@@ -61,14 +60,15 @@ def writable(image: Image.Image, kind: str) -> Image.Image:
 
 
 def flattened(image: Image.Image) -> Image.Image:
+    """An LA or RGBA picture on a white ground."""
     opaque = "L" if image.mode == "LA" else "RGB"
     ground = Image.new(opaque, image.size, "white")
     ground.paste(image.convert(opaque), mask=image.getchannel("A"))
     return ground
 
 
-def in_srgb(image: Image.Image, profile: bytes) -> Image.Image:
-    """The picture's colours as sRGB means them. A profile nobody can use is ignored, as browsers do."""
+def to_srgb(image: Image.Image, profile: bytes) -> Image.Image:
+    """The picture converted from `profile` to sRGB. An unusable profile is ignored, as in browsers."""
     alpha = image.getchannel("A") if image.mode in ("RGBA", "LA") else None
     if image.mode in ("I;16", "L", "LA") or not profile:
         return image

@@ -11,7 +11,7 @@ from enum import Enum
 from functools import lru_cache
 from typing import Any, Protocol
 
-from workers.imaging.job import ResizeJob, check_words, format_word
+from workers.imaging.job import ResizeJob, check_job, parse_format
 from workers.imaging.limits import PictureLimits, check_request, check_target
 from workers.resizer.orders import Order, Result
 
@@ -101,12 +101,12 @@ def wanted(
         width=width,
         height=height,
         fit=fit or "stretch",
-        format=format_word(format_name) if format_name else "",
+        format=parse_format(format_name) if format_name else "",
         quality=quality,
         orient=orient,
         icc=icc,
     )
-    check_words(job)
+    check_job(job)
     check_request(width, height, limits)
     if width and height:
         check_target(width, height, limits)

@@ -1,4 +1,4 @@
-"""Sizes and boxes: the rounding of nfnt, exact targets, boxes that stay inside."""
+"""Sizes and boxes: the rounding of nfnt/resize, exact targets, boxes within the source."""
 
 import math
 
@@ -6,7 +6,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from workers.imaging.geometry import contained, covering_box, decode_size, missing_side, plan, scaled_box
+from workers.imaging.geometry import (
+    contained_size,
+    covering_box,
+    decode_size,
+    missing_side,
+    plan_resize,
+    scaled_box,
+)
 
 SIDES = st.integers(1, 20_000)
 
@@ -19,7 +26,7 @@ SIDES = st.integers(1, 20_000)
         ((400, 300), 0, 120, "stretch", (160, 120)),
         ((1000, 333), 100, 0, "stretch", (100, 34)),  # 33.3 + 0.7 = 34.0: up from .3
         ((1000, 332), 100, 0, "stretch", (100, 33)),
-        ((3000, 1), 10, 0, "cover", (10, 1)),  # never below one
+        ((3000, 1), 10, 0, "cover", (10, 1)),  # at least one
         ((1, 3000), 0, 10, "contain", (1, 10)),
         ((3, 3), 999, 0, "stretch", (999, 999)),
         ((400, 300), 160, 160, "contain", (160, 120)),
@@ -29,20 +36,20 @@ SIDES = st.integers(1, 20_000)
         ((5000, 2), 100, 100, "contain", (100, 1)),
     ],
 )
-def test_size_of_the_answer(source, width, height, fit, size):
-    assert plan(source, width, height, fit, turned=False).size == size
+def test_size_of_the_result(source, width, height, fit, size):
+    assert plan_resize(source, width, height, fit, is_turned=False).size == size
 
 
-def test_a_picture_on_its_side_is_planned_upright_and_resized_lying():
-    found = plan((400, 300), 0, 160, "stretch", turned=True)
+def test_a_turned_picture_is_planned_upright_and_resized_as_stored():
+    found = plan_resize((400, 300), 0, 160, "stretch", is_turned=True)
     assert found.size == (120, 160)
     assert found.stored == (160, 120)
     assert found.box == (0, 0, 400, 300)
 
 
-def test_cover_cuts_both_sides_equally_in_either_orientation():
-    assert plan((400, 300), 100, 100, "cover", turned=False).box == (50, 0, 350, 300)
-    assert plan((400, 300), 100, 50, "cover", turned=True).box == (125, 0, 275, 300)
+def test_cover_crops_both_sides_equally_in_either_orientation():
+    assert plan_resize((400, 300), 100, 100, "cover", is_turned=False).box == (50, 0, 350, 300)
+    assert plan_resize((400, 300), 100, 50, "cover", is_turned=True).box == (125, 0, 275, 300)
 
 
 @settings(deadline=None)
@@ -55,8 +62,8 @@ def test_a_missing_side_is_within_one_pixel_of_the_aspect_ratio(given, along, ac
 
 @settings(deadline=None)
 @given(SIDES, SIDES, SIDES, SIDES)
-def test_contained_stays_inside_and_meets_one_side(source_width, source_height, width, height):
-    found = contained((source_width, source_height), (width, height))
+def test_a_contained_size_is_within_the_bounds_and_equals_one(source_width, source_height, width, height):
+    found = contained_size((source_width, source_height), (width, height))
     assert 1 <= found[0] <= width
     assert 1 <= found[1] <= height
     assert found[0] == width or found[1] == height
@@ -72,7 +79,7 @@ def test_covering_box_is_inside_centred_and_of_the_targets_shape(source_width, s
     assert math.isclose((right - left) * height, (bottom - top) * width, rel_tol=1e-6)
 
 
-def test_decode_size_asks_for_more_when_only_a_part_is_shown():
+def test_decode_size_is_larger_when_only_a_part_is_used():
     assert decode_size((4000, 3000), (0, 0, 4000, 3000), (160, 120), 2.0) == (320, 240)
     assert decode_size((4000, 3000), (500, 0, 3500, 3000), (120, 120), 2.0) == (320, 240)
 

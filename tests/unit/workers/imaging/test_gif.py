@@ -1,4 +1,4 @@
-"""Animations: every frame, its time, its holes; counted before anything is decoded."""
+"""Animations: every frame, its duration, its transparency; frames are counted before decoding."""
 
 import time
 
@@ -6,7 +6,7 @@ import pytest
 from PIL import Image, ImageChops
 
 from workers.imaging import PictureLimits, PictureRefused, ResizeJob, gif, resize
-from workers.imaging import resample as kernel
+from workers.imaging.resample import psnr
 
 
 def moving(draw, count, mode="RGB"):
@@ -35,11 +35,11 @@ def test_frames_are_counted_as_pillow_finds_them(draw, save, load, count):
 
 
 @pytest.mark.parametrize("cut", range(6, 60, 7))
-def test_counting_survives_any_end(cut):
+def test_a_truncated_file_is_counted_up_to_its_end(cut):
     assert gif.count_frames(many_frames(3)[:cut], 100) <= 3
 
 
-def test_counting_stops_when_it_knows_enough():
+def test_counting_stops_at_the_most():
     assert gif.count_frames(many_frames(50), 10) == 10
 
 
@@ -51,13 +51,13 @@ def test_twenty_thousand_frames_are_refused_at_once():
     assert time.process_time() - started < 0.1
 
 
-def test_frames_are_limited_in_all_their_pixels_too():
+def test_the_pixels_of_all_frames_together_are_limited():
     with pytest.raises(PictureRefused) as refusal:
         resize(many_frames(100), ResizeJob(100, 100), PictureLimits(max_pixels=1000))
     assert "in all" in refusal.value.sentence
 
 
-def test_all_frames_their_times_and_the_loop_survive(draw, save, load):
+def test_all_frames_their_durations_and_the_loop_are_kept(draw, save, load):
     frames, times = moving(draw, 4), [40, 100, 250, 60]
     answer = load(
         resize(animated(save, frames, duration=times, loop=3), ResizeJob(30, 20), PictureLimits()).data
@@ -66,7 +66,7 @@ def test_all_frames_their_times_and_the_loop_survive(draw, save, load):
     for index, (frame, duration) in enumerate(zip(frames, times, strict=True)):
         answer.seek(index)
         assert answer.info["duration"] == duration
-        assert kernel.psnr(answer.convert("RGB"), frame.resize((30, 20), Image.Resampling.LANCZOS)) > 25
+        assert psnr(answer.convert("RGB"), frame.resize((30, 20), Image.Resampling.LANCZOS)) > 25
 
 
 def test_an_animation_that_plays_once_still_does(draw, save, load):
@@ -74,7 +74,7 @@ def test_an_animation_that_plays_once_still_does(draw, save, load):
     assert "loop" not in load(resize(data, ResizeJob(30, 20), PictureLimits()).data).info
 
 
-def test_clear_stays_clear_and_solid_stays_solid(draw, save, load):
+def test_transparent_and_opaque_pixels_stay_so(draw, save, load):
     data = animated(save, moving(draw, 3, "RGBA"), duration=50, disposal=2)
     answer = load(resize(data, ResizeJob(30, 20), PictureLimits()).data)
     for index in range(3):
@@ -84,7 +84,7 @@ def test_clear_stays_clear_and_solid_stays_solid(draw, save, load):
         assert alpha.getpixel((5, 15)) == 255
 
 
-def test_a_solid_frame_before_a_clear_one_gets_no_holes(draw, save, load):
+def test_an_opaque_frame_before_a_transparent_one_stays_opaque(draw, save, load):
     frames = [moving(draw, 1)[0].convert("RGBA"), moving(draw, 2, "RGBA")[1]]
     answer = load(
         resize(animated(save, frames, duration=50, disposal=2), ResizeJob(30, 20), PictureLimits()).data
@@ -94,7 +94,7 @@ def test_a_solid_frame_before_a_clear_one_gets_no_holes(draw, save, load):
     assert answer.convert("RGBA").getchannel("A").getextrema() == (0, 255)
 
 
-def test_half_clear_is_decided_at_one_half(draw):
+def test_alpha_below_one_half_becomes_transparent(draw):
     image = Image.new("RGBA", (2, 1), (200, 10, 10, 127))
     image.putpixel((1, 0), (200, 10, 10, 128))
     made = gif.indexed(image).convert("RGBA")
@@ -102,15 +102,15 @@ def test_half_clear_is_decided_at_one_half(draw):
 
 
 @pytest.mark.parametrize("out", ["jpeg", "png", "avif"])
-def test_formats_that_stand_still_get_the_first_frame(draw, save, load, out):
+def test_formats_without_animation_get_the_first_frame(draw, save, load, out):
     frames = moving(draw, 3)
     answer = load(resize(animated(save, frames), ResizeJob(30, 20, format=out), PictureLimits()).data)
     assert getattr(answer, "n_frames", 1) == 1
-    assert kernel.psnr(answer.convert("RGB"), frames[0].resize((30, 20), Image.Resampling.LANCZOS)) > 25
+    assert psnr(answer.convert("RGB"), frames[0].resize((30, 20), Image.Resampling.LANCZOS)) > 25
 
 
 @pytest.mark.parametrize(("source", "out"), [("GIF", "webp"), ("WEBP", "gif"), ("WEBP", "webp")])
-def test_animations_move_between_gif_and_webp(draw, save, load, source, out):
+def test_animations_are_converted_between_gif_and_webp(draw, save, load, source, out):
     data = animated(save, moving(draw, 3), source, duration=[40, 100, 60])
     answer = load(resize(data, ResizeJob(30, 20, format=out), PictureLimits()).data)
     assert (answer.format.lower(), answer.n_frames, answer.size) == (out, 3, (30, 20))

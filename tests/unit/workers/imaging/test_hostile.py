@@ -1,4 +1,4 @@
-"""Bombs, disguises, damage: refused with a status and a sentence, at once, and never a traceback."""
+"""Bombs, wrong formats, damage: refused at once with a status and a sentence, never with another exception."""
 
 import io
 import random
@@ -8,7 +8,7 @@ import zlib
 import pytest
 from PIL import Image, ImageDraw, ImageFile
 
-from workers.imaging import PictureLimits, PictureRefused, ResizedPicture, ResizeJob, resize
+from workers.imaging import PictureLimits, PictureRefused, ResizedPicture, ResizeJob, resample, resize
 
 
 def refusal_of(data, job=None, limits=None):
@@ -55,7 +55,7 @@ def avif_header(draw, save, width, height):
 
 
 @pytest.mark.parametrize("kind", ["png", "jpeg", "gif", "webp", "avif"])
-def test_a_header_that_claims_fifty_thousand_pixels_a_side(draw, save, kind):
+def test_a_header_that_states_fifty_thousand_pixels_a_side(draw, save, kind):
     bomb = {
         "png": lambda: png_header(50_000, 50_000),
         "jpeg": lambda: jpeg_header(draw, save, 50_000, 50_000),
@@ -68,21 +68,21 @@ def test_a_header_that_claims_fifty_thousand_pixels_a_side(draw, save, kind):
     assert kind == "avif" or "limit" in refusal.sentence  # libavif itself refuses to read such a header
 
 
-def test_a_webp_canvas_is_measured_before_the_decoder_allocates_it(draw, save, monkeypatch):
+def test_a_webp_canvas_is_checked_before_the_decoder_allocates_it(draw, save, monkeypatch):
     bomb = webp_header(draw, save, 50_000, 50_000)
-    monkeypatch.setattr("workers.imaging.formats.open_header", lambda *_: pytest.fail("opened"))
+    monkeypatch.setattr(Image, "open", lambda *_: pytest.fail("opened"))
     assert "50000x50000" in refusal_of(bomb).sentence
 
 
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 @pytest.mark.parametrize("size", [(1, 2**31 - 1), (2**31 - 1, 1), (16_384, 1), (10_000, 6_000), (0, 5)])
-def test_sizes_no_picture_should_have(size):
+def test_invalid_sizes(size):
     refusal = refusal_of(png_header(*size))
     assert refusal.status == 422
     assert "limit" in refusal.sentence or "no pixels" in refusal.sentence or 0 in size
 
 
-def test_a_frame_that_grows_the_canvas_is_measured_again():
+def test_a_frame_that_enlarges_the_canvas_is_checked_again():
     small = b"GIF89a\x10\x00\x10\x00\x80\x00\x00\x00\x00\x00\xff\xff\xff"
     frame = b"\x2c\x00\x00\x00\x00%s%s\x00\x02\x02\x44\x01\x00"
     tiny, huge = (1).to_bytes(2, "little"), (60_000).to_bytes(2, "little")
@@ -104,13 +104,13 @@ def test_a_frame_that_grows_the_canvas_is_measured_again():
     ],
 )
 def test_targets_are_refused_before_the_picture_is_opened(job, status, draw, save, monkeypatch):
-    data = save(draw(), "PNG") if job.width == 16_383 else b"never looked at"
+    data = save(draw(), "PNG") if job.width == 16_383 else b"not read"
     monkeypatch.setattr(Image.Image, "load", lambda self: pytest.fail("decoded"))
     assert refusal_of(data, job).status == status
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF", "WEBP", "AVIF"])
-def test_a_missing_side_may_not_grow_beyond_the_limit(save, kind, monkeypatch):
+def test_a_missing_side_is_limited_too(save, kind, monkeypatch):
     data = save(Image.new("L", (2, 900)), kind)
     monkeypatch.setattr(ImageFile.ImageFile, "load", lambda self: pytest.fail("decoded"))
     assert "100x45000" in refusal_of(data, ResizeJob(100, 0, orient=True)).sentence
@@ -121,7 +121,7 @@ def test_too_many_bytes(draw, save):
 
 
 @pytest.mark.parametrize("kind", ["EPS", "PDF", "TIFF", "BMP", "ICO", "PPM", "TGA", "PCX", "SGI"])
-def test_other_formats_meet_no_decoder(draw, save, kind):
+def test_other_formats_reach_no_decoder(draw, save, kind):
     refusal = refusal_of(save(draw(), kind))
     assert refusal.status == 415
     assert "jpeg, png, gif" in refusal.sentence
@@ -177,18 +177,20 @@ def test_a_cut_off_picture(draw, save, kind, options, share):
     assert refusal.sentence
 
 
-def test_a_decoder_out_of_memory_is_a_refusal(draw, save, monkeypatch):
-    def starve(self):
+def test_out_of_memory_is_a_refusal(draw, save):
+    def out_of_memory(*_):
         raise MemoryError
 
     data = save(draw(), "PNG")
-    monkeypatch.setattr(Image.Image, "resize", starve)
-    monkeypatch.setattr("workers.imaging.resample.resample", lambda *_: starve(None))
-    assert "memory" in refusal_of(data).sentence
+    before = resample.use(out_of_memory)
+    try:
+        assert "memory" in refusal_of(data).sentence
+    finally:
+        resample.use(before)
 
 
 def originals():
-    """One small picture of each kind, with something in it to damage."""
+    """One small picture of each kind."""
     image = Image.radial_gradient("L").resize((48, 40)).convert("RGB")
     ImageDraw.Draw(image).text((4, 4), "damage me", fill="red")
     moved = [image.rotate(turn) for turn in (0, 90, 180)]
@@ -210,7 +212,7 @@ def originals():
 
 
 def damaged(chance, data):
-    """One to eight wounds: a byte changed, a run cut out, a run doubled, an end cut off."""
+    """`data` with one to eight changes: a byte replaced, a run removed or doubled, the end cut off."""
     body = bytearray(data)
     for _ in range(chance.randint(1, 8)):
         at = chance.randrange(len(body))
@@ -229,8 +231,8 @@ def damaged(chance, data):
 
 
 def resize_damaged(count, seed):
-    """Resizes `count` damaged pictures; returns how many still were pictures. Anything but a ResizedPicture or a
-    PictureRefused, or a picture that takes two seconds, fails."""
+    """Resize `count` damaged pictures; returns how many succeeded. Any other outcome than a ResizedPicture or a
+    PictureRefused within two seconds fails."""
     chance, sound, whole = random.Random(seed), list(originals()), 0
     bounds = PictureLimits(max_pixels=4_000_000)
     for _ in range(count):
@@ -247,7 +249,7 @@ def resize_damaged(count, seed):
     return whole
 
 
-def test_damaged_pictures_are_pictures_or_refusals():
+def test_damaged_pictures_are_resized_or_refused():
     assert 20 < resize_damaged(400, seed=4) < 380
 
 
@@ -258,8 +260,7 @@ def test_twenty_thousand_damaged_pictures():
 
 @pytest.mark.soak
 def test_memory_stays_flat_over_ten_thousand_pictures(draw, save):
-    """Damaged and sound ones of all sizes: what is held after 1,000 may grow by 20 MB at most until
-    10,000."""
+    """Damaged and intact pictures of all sizes: from the 1,000th to the 10,000th the memory grows by 20 MB at most."""
 
     def held():
         with open("/proc/self/smaps_rollup") as file:

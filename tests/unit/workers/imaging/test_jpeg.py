@@ -1,4 +1,4 @@
-"""Reduced decoding keeps the picture in its place; scans are counted as a decoder would meet them."""
+"""Decoding at a reduced size does not shift the picture; scans are counted as a decoder reads them."""
 
 import io
 
@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from workers.imaging import PictureLimits, PictureRefused, ResizeJob, jpeg, resize
-from workers.imaging import resample as kernel
+from workers.imaging.resample import psnr
 
 
 def reference(data, size):
@@ -21,8 +21,8 @@ def test_a_reduced_decode_does_not_shift_the_picture(draw, save, load):
     shifted = Image.open(io.BytesIO(data))
     shifted.draft(None, (32, 24))
     assert shifted.size == (33, 25)
-    assert kernel.psnr(answer, whole) > 37
-    assert kernel.psnr(shifted.resize((16, 12), Image.Resampling.LANCZOS), whole) < 33
+    assert psnr(answer, whole) > 37
+    assert psnr(shifted.resize((16, 12), Image.Resampling.LANCZOS), whole) < 33
 
 
 @pytest.mark.parametrize(
@@ -31,7 +31,7 @@ def test_a_reduced_decode_does_not_shift_the_picture(draw, save, load):
 )
 def test_decodes_no_larger_than_twice_the_target_needs(draw, save, target, decoded):
     image = Image.open(io.BytesIO(save(draw((257, 193)), "JPEG")))
-    jpeg.reduced(image, target, (0, 0, 257, 193))
+    jpeg.reduce_in_decoder(image, target, (0, 0, 257, 193))
     assert image.size in (decoded, tuple(-(-side // 2) for side in (257, 193)))
     assert image.size[0] >= 2 * target[0] or image.size[0] == 257
     assert image.size[1] >= 2 * target[1] or image.size[1] == 193
@@ -44,7 +44,7 @@ def test_baseline_and_progressive_are_told_apart(draw, save):
     assert jpeg.count_scans(save(draw(), "JPEG", progressive=True), 100) == 10
 
 
-def test_sequential_scans_that_part_the_components_are_as_dangerous(draw, save):
+def test_a_sequential_picture_with_a_scan_for_each_component_is_multi_scan(draw, save):
     data = bytearray(save(draw(), "JPEG"))
     scan = data.index(b"\xff\xda")
     assert data[scan + 4] == 3
@@ -61,7 +61,7 @@ def test_scans_of_a_thumbnail_in_the_metadata_are_not_counted(draw, save):
 
 
 @pytest.mark.parametrize("cut", [2, 3, 4, 20, 200, 400])
-def test_counting_survives_any_end(draw, save, cut):
+def test_a_truncated_file_is_counted_up_to_its_end(draw, save, cut):
     data = save(draw(), "JPEG", progressive=True)[:cut]
     jpeg.is_multi_scan(data)
     assert jpeg.count_scans(data, 100) < 10
@@ -80,11 +80,11 @@ def test_a_scan_bomb_is_refused_by_count(draw, save):
     assert "32 scans" in refusal.value.sentence
 
 
-def test_the_same_file_is_a_picture_to_who_allows_it(draw, save):
+def test_the_same_file_is_resized_under_a_higher_limit(draw, save):
     assert resize(scan_bomb(draw, save), ResizeJob(8, 8), PictureLimits(max_scans=1000)).width == 8
 
 
-def test_written_baseline_420_and_bare(draw, save, load):
+def test_results_are_baseline_420_without_metadata(draw, save, load):
     data = save(draw(), "JPEG", progressive=True, comment=b"secret", exif=b"Exif\x00\x00secret")
     answer = load(resize(data, ResizeJob(40, 30), PictureLimits()).data)
     assert "progressive" not in answer.info
@@ -98,7 +98,7 @@ def test_two_pictures_in_one_file_are_a_jpeg(draw, save):
     assert (result.format, result.width, result.height, result.source_width) == ("jpeg", 20, 13, 97)
 
 
-def test_quality_is_heard(draw, save):
+def test_quality_changes_the_size(draw, save):
     data = save(draw((200, 150)), "JPEG", quality=95)
     sizes = [
         len(resize(data, ResizeJob(150, 0, quality=quality), PictureLimits()).data)

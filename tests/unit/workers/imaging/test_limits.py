@@ -1,9 +1,9 @@
-"""Each limit refuses one over it, allows what meets it, and says the measure and the limit."""
+"""Each limit refuses a value above it, allows the limit itself, and states the measure and the limit."""
 
 import pytest
 
 from workers.imaging import limits
-from workers.imaging.job import FORMATS, ResizeJob, check_words, format_word
+from workers.imaging.job import FORMATS, ResizeJob, check_job, parse_format
 from workers.imaging.limits import PictureLimits, PictureRefused
 
 BOUNDS = PictureLimits(
@@ -55,20 +55,20 @@ def test_allowed(check, arguments):
 @pytest.mark.parametrize(
     "job", [ResizeJob(1, 1, fit="fill"), ResizeJob(1, 1, icc="adobe"), ResizeJob(1, 1, quality=101)]
 )
-def test_words_nobody_defined(job):
+def test_an_invalid_job(job):
     with pytest.raises(PictureRefused) as refusal:
-        check_words(job)
+        check_job(job)
     assert refusal.value.status == 400
 
 
 @pytest.mark.parametrize("word", ["JPG", ".jpeg", "image/jpeg", " Jpeg "])
 def test_a_format_has_many_names(word):
-    assert format_word(word) == "jpeg"
+    assert parse_format(word) == "jpeg"
 
 
 @pytest.mark.parametrize("word", ["tiff", "", "image/", "../png"])
-def test_a_format_nobody_writes(word):
+def test_an_unknown_format(word):
     with pytest.raises(PictureRefused) as refusal:
-        format_word(word)
+        parse_format(word)
     assert refusal.value.status == 400
     assert all(name in refusal.value.sentence for name in FORMATS)

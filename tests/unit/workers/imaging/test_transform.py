@@ -1,4 +1,4 @@
-"""The whole function: every kind of picture to every format, exact sizes, orientation, colours, metadata."""
+"""resize(): every kind of picture to every format, exact sizes, orientation, colours, metadata."""
 
 import io
 
@@ -8,10 +8,10 @@ from hypothesis import strategies as st
 from PIL import Image, ImageCms, ImageOps, PngImagePlugin
 
 from workers.imaging import FORMATS, PictureLimits, ResizeJob, resize
-from workers.imaging import resample as kernel
+from workers.imaging.resample import psnr
 
 SIZE = (33, 21)
-# what is stored -> how it is told to Pillow
+# format and mode of the source, options of Pillow's save()
 STORED = [
     ("JPEG", "L", {"quality": 95}),
     ("JPEG", "RGB", {"quality": 95}),
@@ -39,15 +39,15 @@ def in_eight_bits(image):
 
 
 def on_white(image):
-    """What a person sees, in RGB."""
+    """The picture on white, in RGB."""
     shown = in_eight_bits(image).convert("RGBA") if image.mode != "CMYK" else image.convert("RGB")
     ground = Image.new("RGB", image.size, "white")
     ground.paste(shown.convert("RGB"), mask=shown.getchannel("A") if shown.mode == "RGBA" else None)
     return ground
 
 
-def pillows_own(image, size):
-    """Pillow's LANCZOS on the same picture in a mode it may be applied to."""
+def by_pillow(image, size):
+    """Pillow's LANCZOS on the same picture, converted to a mode that can be resampled."""
     plain = {"1": "L", "P": "RGBA" if "transparency" in image.info else "RGB"}.get(image.mode, image.mode)
     return on_white(image.convert(plain).resize(size, Image.Resampling.LANCZOS))
 
@@ -61,7 +61,7 @@ def test_every_kind_to_every_format(draw, save, load, kind, mode, options, out):
     assert result.format == (out or kind.lower()) == answer.format.lower()
     assert (result.width, result.height) == answer.size == SIZE
     assert (result.source_width, result.source_height) == (97, 61)
-    assert kernel.psnr(on_white(answer), pillows_own(load(data), SIZE)) > 24
+    assert psnr(on_white(answer), by_pillow(load(data), SIZE)) > 24
 
 
 @pytest.mark.parametrize(
@@ -79,7 +79,7 @@ def test_a_lossless_answer_is_pillows_lanczos(draw, save, load, mode, kept, floo
     data = save(draw((97, 61), mode), "PNG")
     answer = load(resize(data, ResizeJob(*SIZE), PictureLimits()).data)
     assert answer.mode == kept
-    assert kernel.psnr(on_white(answer), pillows_own(load(data), SIZE)) > floor
+    assert psnr(on_white(answer), by_pillow(load(data), SIZE)) > floor
 
 
 def test_sixteen_bits_stay_sixteen_bits(draw, save, load):
@@ -88,23 +88,25 @@ def test_sixteen_bits_stay_sixteen_bits(draw, save, load):
     assert answer.getextrema()[1] > 60_000
 
 
-def test_inks_stay_inks_in_a_jpeg_and_become_light_elsewhere(draw, save, load):
+def test_cmyk_stays_cmyk_in_a_jpeg_and_becomes_rgb_elsewhere(draw, save, load):
     data = save(draw((97, 61), "CMYK"), "JPEG", quality=95)
     answer = load(resize(data, ResizeJob(*SIZE, quality=95), PictureLimits()).data)
     assert answer.mode == "CMYK"
-    assert kernel.psnr(answer, load(data).resize(SIZE, Image.Resampling.LANCZOS)) > 40
+    assert psnr(answer, load(data).resize(SIZE, Image.Resampling.LANCZOS)) > 40
     assert [layer[1:3] for layer in answer.layer] == [(1, 1)] * 4
     assert load(resize(data, ResizeJob(*SIZE, format="png"), PictureLimits()).data).mode == "RGB"
 
 
-@pytest.mark.parametrize(("mode", "clear"), [("L", 0), ("RGB", (0, 0, 40)), ("P", 0)])
-def test_a_colour_declared_clear_becomes_alpha(save, load, mode, clear):
+@pytest.mark.parametrize(("mode", "transparent"), [("L", 0), ("RGB", (0, 0, 40)), ("P", 0)])
+def test_a_transparent_colour_becomes_alpha(save, load, mode, transparent):
     ground = {"L": 0, "RGB": (0, 0, 40), "P": 0}[mode]
     image = Image.new(mode, (40, 40), ground)
     if mode == "P":
         image.putpalette([0, 0, 40, 250, 200, 100])
     image.paste({"L": 200, "RGB": (250, 200, 100), "P": 1}[mode], (0, 0, 20, 40))
-    answer = load(resize(save(image, "PNG", transparency=clear), ResizeJob(10, 10), PictureLimits()).data)
+    answer = load(
+        resize(save(image, "PNG", transparency=transparent), ResizeJob(10, 10), PictureLimits()).data
+    )
     alpha = answer.getchannel("A")
     assert (alpha.getpixel((1, 5)), alpha.getpixel((8, 5))) == (255, 0)
     assert "transparency" not in answer.info
@@ -118,7 +120,7 @@ def test_a_colour_declared_clear_becomes_alpha(save, load, mode, clear):
     st.sampled_from(["stretch", "contain", "cover"]),
     st.sampled_from(["JPEG", "PNG", "GIF"]),
 )
-def test_the_size_told_is_the_size_made(source, width, height, fit, kind):
+def test_the_stated_size_is_the_size_of_the_picture(source, width, height, fit, kind):
     if width == height == 0:
         width = 1
     out = io.BytesIO()
@@ -145,41 +147,41 @@ def test_a_picture_is_turned_upright(draw, save, load, value, kind):
     result = resize(data, ResizeJob(24, 0, orient=True, format="png"), PictureLimits())
     answer = load(result.data)
     assert answer.size == (result.width, result.height) == ((24, 36) if value > 4 else (24, 16))
-    assert kernel.psnr(answer, upright.resize(answer.size, Image.Resampling.LANCZOS)) > 36
+    assert psnr(answer, upright.resize(answer.size, Image.Resampling.LANCZOS)) > 36
     assert not answer.getexif()
 
 
 @pytest.mark.parametrize("value", [6, 8])
-def test_a_turned_picture_is_cut_in_the_middle(draw, save, load, value):
+def test_a_turned_picture_is_cropped_in_the_middle(draw, save, load, value):
     data = with_orientation(draw, save, value)
     upright = ImageOps.exif_transpose(load(data))
     answer = load(
         resize(data, ResizeJob(20, 20, fit="cover", orient=True, format="png"), PictureLimits()).data
     )
-    assert kernel.psnr(answer, ImageOps.fit(upright, (20, 20), Image.Resampling.LANCZOS)) > 36
+    assert psnr(answer, ImageOps.fit(upright, (20, 20), Image.Resampling.LANCZOS)) > 36
 
 
 @pytest.mark.parametrize("value", [6, 9, 0])
-def test_a_picture_nobody_asked_to_turn_lies_as_it_lay(draw, save, value):
+def test_without_orient_a_picture_is_not_turned(draw, save, value):
     result = resize(with_orientation(draw, save, value), ResizeJob(24, 0, orient=value != 6), PictureLimits())
     assert (result.width, result.height) == (24, 16)
 
 
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF")
-def test_a_broken_orientation_is_no_broken_picture(draw, save):
+def test_a_broken_orientation_tag_is_ignored(draw, save):
     data = save(draw(), "JPEG", exif=b"Exif\x00\x00MM\x00*\x00\x00\xff\xff" + b"\xff" * 20)
     assert resize(data, ResizeJob(10, 10, orient=True), PictureLimits()).width == 10
 
 
-def test_cover_shows_the_middle(draw, save, load):
+def test_cover_keeps_the_middle(draw, save, load):
     data = save(draw((120, 60)), "PNG")
     answer = load(resize(data, ResizeJob(20, 20, fit="cover"), PictureLimits()).data)
     middle = load(data).resize((20, 20), Image.Resampling.LANCZOS, box=(30, 0, 90, 60))
-    assert kernel.psnr(answer, middle) > 40
+    assert psnr(answer, middle) > 40
 
 
 @pytest.mark.parametrize("out", FORMATS)
-def test_nothing_but_the_picture_is_answered(draw, save, load, out):
+def test_metadata_is_not_copied_to_the_result(draw, save, load, out):
     text = PngImagePlugin.PngInfo()
     text.add_text("Comment", "secret place")
     exif = Image.Exif()
@@ -201,7 +203,7 @@ def test_a_colour_profile_is_kept_on_request(draw, save, load, kind):
     assert "icc_profile" not in load(resize(data, ResizeJob(*SIZE, icc="srgb"), PictureLimits()).data).info
 
 
-def test_a_profile_of_inks_does_not_stay_on_light(draw, save, load):
+def test_a_profile_of_cmyk_is_dropped_from_rgb(draw, save, load):
     data = save(draw((97, 61), "CMYK"), "JPEG", icc_profile=b"not even a profile")
     assert (
         "icc_profile"
@@ -210,7 +212,7 @@ def test_a_profile_of_inks_does_not_stay_on_light(draw, save, load):
     assert resize(data, ResizeJob(*SIZE, icc="srgb"), PictureLimits()).format == "jpeg"
 
 
-def test_memory_of_another_is_read_as_well_as_bytes(draw, save):
+def test_a_memoryview_is_read_as_bytes_are(draw, save):
     data = save(draw(), "PNG")
     assert resize(memoryview(bytearray(data)), ResizeJob(5, 5), PictureLimits()) == resize(
         data, ResizeJob(5, 5), PictureLimits()

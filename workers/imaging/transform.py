@@ -1,10 +1,9 @@
 """One picture, from bytes to bytes.
 
-RULES  The order below is the safety: nothing is opened before its bytes, its signature and the target are
-allowed, nothing decoded before its pixels, frames and scans are.
+RULES: the order below is what makes it safe. Nothing is opened before its size in bytes, its signature and the target
+are checked; nothing is decoded before its pixels, frames and scans are checked.
 
-    words, bytes, target as asked -> signature -> header -> pixels, frames, scans -> plan -> target as
-    computed
+    job, bytes, target as asked -> signature -> header -> pixels, frames, scans -> plan -> target as computed
       still:      decode (JPEG: reduced) -> resizable mode -> resample -> turn upright -> colours -> encode
       animation:  for each frame: seek -> resizable mode -> resample -> palette; encode all
 """
@@ -13,9 +12,8 @@ from collections.abc import Iterator
 
 from PIL import Image
 
-from workers.imaging import formats, geometry, gif, jpeg, limits, modes, png, webp
-from workers.imaging import resample as kernel
-from workers.imaging.job import DEFAULT_QUALITY, ResizedPicture, ResizeJob, check_words, format_word
+from workers.imaging import formats, geometry, gif, jpeg, limits, modes, png, resample, webp
+from workers.imaging.job import DEFAULT_QUALITY, ResizedPicture, ResizeJob, check_job, parse_format
 from workers.imaging.limits import PictureLimits, PictureRefused
 
 _ORIENTATION = 0x0112
@@ -28,20 +26,20 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-_ON_ITS_SIDE = (5, 6, 7, 8)
-_MAX_PROFILE = 4 << 20  # bytes; a larger colour profile is no colour profile
+_SWAPS_SIDES = (5, 6, 7, 8)
+_MAX_PROFILE = 4 << 20  # bytes; a larger colour profile is ignored
 
 
 def resize(data: bytes, job: ResizeJob, bounds: PictureLimits) -> ResizedPicture:
-    """Raises PictureRefused, and nothing else, for whatever the picture or the job may be."""
-    check_words(job)
+    """The picture `data` resized as `job` says. Raises PictureRefused and no other exception, whatever the input."""
+    check_job(job)
     limits.check_request(job.width, job.height, bounds)
-    wanted = format_word(job.format) if job.format else ""
+    wanted = parse_format(job.format) if job.format else ""
     limits.check_bytes(len(data), bounds)
     data = bytes(data)  # a memoryview is copied here once; bytes are not
     kind = formats.sniff(data)
     if wanted:
-        formats.check_built(wanted)
+        formats.check_codec(wanted)
     Image.MAX_IMAGE_PIXELS = bounds.max_pixels
     with formats.decoder_errors(kind, bounds):
         if kind == "webp" and (canvas := webp.canvas(data)):
@@ -59,7 +57,7 @@ def _resize(
     if kind == "jpeg" and jpeg.is_multi_scan(data):
         limits.check_scans(jpeg.count_scans(data, bounds.max_scans + 1), bounds)
     turn = orientation(image, kind) if job.orient else 1
-    plan = geometry.plan(source, job.width, job.height, job.fit, turn in _ON_ITS_SIDE)
+    plan = geometry.plan_resize(source, job.width, job.height, job.fit, turn in _SWAPS_SIDES)
     limits.check_target(*plan.size, bounds)
     limits.check_frames(frames, source[0] * source[1] + plan.size[0] * plan.size[1], bounds)
     if frames > 1 and out in formats.ANIMATED:
@@ -70,16 +68,15 @@ def _resize(
 
 
 def _count_frames(image: Image.Image, data: bytes, kind: str, bounds: PictureLimits) -> int:
-    if kind == "gif":  # Pillow's own n_frames decodes its way through the file
+    if kind == "gif":  # Pillow's n_frames decodes the whole file
         return gif.count_frames(data, bounds.max_frames + 1)
     return getattr(image, "n_frames", 1) if kind == "webp" else 1
 
 
 def orientation(image: Image.Image, kind: str) -> int:
-    """1..8 as EXIF has it; 1 when there is none or it cannot be read, as a broken tag is no broken
-    picture."""
+    """The EXIF orientation, 1..8; 1 when there is none or the tag is broken."""
     if kind == "gif" or (kind == "png" and "exif" not in image.info):
-        return 1  # asking a PNG without it would decode it whole, before its target is allowed
+        return 1  # getexif() would decode the whole PNG, before its target is checked
     try:
         found = image.getexif().get(_ORIENTATION, 1)
     except (OSError, ValueError, SyntaxError, KeyError, IndexError, TypeError, EOFError):
@@ -90,18 +87,18 @@ def orientation(image: Image.Image, kind: str) -> int:
 def _still(
     image: Image.Image, data: bytes, job: ResizeJob, kind: str, out: str, plan: geometry.ResizePlan, turn: int
 ) -> bytes:
-    box = jpeg.reduced(image, plan.stored, plan.box) if kind == "jpeg" else plan.box
+    box = jpeg.reduce_in_decoder(image, plan.stored, plan.box) if kind == "jpeg" else plan.box
     image.load()
     photo = png.is_photo(len(data), image) if kind == "png" else kind != "gif"
     profile = _profile(image) if job.icc != "drop" else b""
-    small = kernel.resample(modes.resizable(image), plan.stored, box)
+    small = resample.resample(modes.to_resizable(image), plan.stored, box)
     if turn in _TURNS:
         small = small.transpose(_TURNS[turn])
     if job.icc == "srgb":
-        small, profile = modes.in_srgb(small, profile), b""
-    made = modes.writable(small, out)
+        small, profile = modes.to_srgb(small, profile), b""
+    made = modes.to_writable(small, out)
     if made.mode != small.mode and "CMYK" in (made.mode, small.mode):
-        profile = b""  # it described inks, and there are none now
+        profile = b""  # the profile is of the other colour space
     if out == "gif":
         made = gif.indexed(made)
     return formats.encode([made], out, job.quality or DEFAULT_QUALITY, profile, photo)
@@ -115,10 +112,10 @@ def _profile(image: Image.Image) -> bytes:
 def _animation(
     image: Image.Image, job: ResizeJob, out: str, plan: geometry.ResizePlan, bounds: PictureLimits
 ) -> bytes:
-    """Only the small frames are kept; the large ones pass through one at a time."""
+    """The encoded animation. Source frames are decoded one at a time; only the resized frames are kept."""
     made, durations = [], []
     for small, duration in _frames(image, plan, bounds):
-        frame = modes.writable(small, out)
+        frame = modes.to_writable(small, out)
         made.append(gif.indexed(frame) if out == "gif" else frame)
         durations.append(duration)
     return formats.encode(
@@ -129,13 +126,13 @@ def _animation(
 def _frames(
     image: Image.Image, plan: geometry.ResizePlan, bounds: PictureLimits
 ) -> Iterator[tuple[Image.Image, int]]:
-    """Each frame as it is seen, resized, with its milliseconds."""
+    """Each composed frame, resized, with its duration in milliseconds."""
     index = 0
     while True:
         image.load()
         limits.check_source(*image.size, bounds)  # a frame may grow the canvas
-        shown = modes.resizable(image)
-        yield kernel.resample(shown, plan.stored, plan.box), int(image.info.get("duration", 0) or 0)
+        shown = modes.to_resizable(image)
+        yield resample.resample(shown, plan.stored, plan.box), int(image.info.get("duration", 0) or 0)
         index += 1
         if index >= bounds.max_frames:
             raise PictureRefused(422, f"animation has more than the limit of {bounds.max_frames} frames")
