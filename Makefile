@@ -49,7 +49,7 @@ $(VENV)/.bench: pyproject.toml | $(VENV)/.run
 	@touch $@
 
 demo: $(VENV)/.run
-	$(BIN)/python scripts/demo.py $(SAMPLES)
+	$(BIN)/python -m scripts.demo $(SAMPLES)
 
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m 'not soak' $(TESTS) $(PYTEST)
@@ -67,14 +67,14 @@ format: $(VENV)/.dev
 	$(BIN)/ruff format .
 
 bench: $(VENV)/.bench
-	$(BIN)/python scripts/bench.py $(if $(WORK),--work $(WORK)) $(if $(PEERS),--peers $(PEERS)) $(if $(ROUNDS),--rounds $(ROUNDS)) $(BENCH)
+	$(BIN)/python -m scripts.bench $(if $(WORK),--work $(WORK)) $(if $(PEERS),--peers $(PEERS)) $(if $(ROUNDS),--rounds $(ROUNDS)) $(BENCH)
 
 bench-images: $(VENV)/.bench
 	$(BIN)/python scripts/bench_images.py $(if $(INPUT),--input $(INPUT)) $(BENCH)
-	$(BIN)/python scripts/bench_service.py $(if $(INPUT),--input $(INPUT)) $(if $(ROUNDS),--rounds $(ROUNDS))
+	$(BIN)/python -m scripts.bench_service $(if $(INPUT),--input $(INPUT)) $(if $(ROUNDS),--rounds $(ROUNDS))
 
 versus: $(VENV)/.dev
-	$(BIN)/python scripts/versus.py $(VERSUS)
+	$(BIN)/python -m scripts.versus $(VERSUS)
 
 clean:
 	rm -rf $(VENV) samples bench-out build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -14,10 +14,10 @@ import sys
 import tempfile
 from pathlib import Path
 
-from benchlib.measure import machine
-from benchlib.peers import INSTALL, PEERS, Backend, checkout_of, find, is_known, kind_of, missing
-from benchlib.report import Results, as_json, draw, middle, number, table
-from benchlib.works import WORKS, take_sample
+from scripts.benchlib.peers import INSTALL, PEERS, BenchBackend, checkout_of, find, is_known, kind_of, missing
+from scripts.benchlib.report import Results, as_json, draw, middle, number, table
+from scripts.benchlib.works import WORKS, take_sample
+from scripts.lab.measure import machine
 
 MAIN_WORKS = ["keepalive", "close", "100k", "100m", "idle"]
 
@@ -61,7 +61,7 @@ def run(works: list[str], peers: list[str], rounds: int, seconds: float) -> tupl
     results: Results = {}
     with tempfile.TemporaryDirectory(prefix="bench-") as name:
         Path(name).chmod(0o755)
-        backend = Backend(Path(name))
+        backend = BenchBackend(Path(name))
         try:
             for work in works:
                 only = WORKS[work].only

@@ -1,6 +1,6 @@
 """The picture service: what dispatch costs, what rate is left of the pure function's, who waits behind whom.
 
-    python scripts/bench_service.py [--designs ours,fifo,prefork,reuseport] [--seconds 2] [--rounds 3]
+    python -m scripts.bench_service [--designs ours,fifo,prefork,reuseport] [--seconds 2] [--rounds 3]
     [--what dry,rate,line] [--input DIR]
 
 dry    CPU of all server processes for one dry run, one connection
@@ -21,9 +21,7 @@ import argparse
 import json
 import os
 import random
-import signal
 import socket
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -39,12 +37,11 @@ from typing import Any
 import psutil
 from PIL import Image
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
-
-from workers import imaging  # noqa: E402
-from workers.wire.frames import HEADER, frame, parse_header  # noqa: E402
-from workers.wire.messages import Request, decode_response, encode_request  # noqa: E402
+from scripts.lab.network import free_port
+from scripts.lab.process import ROOT, LabProcess
+from workers import imaging
+from workers.wire.frames import HEADER, frame, parse_header
+from workers.wire.messages import Request, decode_response, encode_request
 
 OUT = ROOT / "bench-out"
 CPUS = len(os.sched_getaffinity(0))
@@ -119,10 +116,8 @@ def request_for(size: str, folder: Path | None = None) -> bytes:
 @contextmanager
 def running(design: str) -> Iterator[tuple[int, psutil.Process]]:
     """One server, ready: its port and its first process."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = int(probe.getsockname()[1])
-    words = [str(ROOT / "scripts" / "plain_designs.py"), design, str(port), str(CPUS)]
+    port = free_port()
+    words = ["-m", "scripts.plain_designs", design, str(port), str(CPUS)]
     if design == "ours":
         words = [
             "-m",
@@ -132,15 +127,9 @@ def running(design: str) -> Iterator[tuple[int, psutil.Process]]:
             f"--cpus={CPUS}",
             "--name=bench",
         ]
-    server = subprocess.Popen(
-        [sys.executable, *words], cwd=ROOT, stderr=subprocess.DEVNULL, start_new_session=True
-    )
-    try:
+    with LabProcess([sys.executable, *words], Path("/dev/null")) as server:
         wait_ready(port)
         yield port, psutil.Process(server.pid)
-    finally:
-        os.killpg(server.pid, signal.SIGKILL)
-        server.wait()
 
 
 def wait_ready(port: int) -> None:
@@ -234,8 +223,8 @@ def swarm(port: int, jobs: list[tuple[bytes, float]], seconds: float) -> tuple[l
 # -- the pure function --
 
 
-def work(data: bytes, job: imaging.Job, seconds: float, start: Any, tell: Any) -> None:
-    limits = imaging.Limits()
+def work(data: bytes, job: imaging.ResizeJob, seconds: float, start: Any, tell: Any) -> None:
+    limits = imaging.PictureLimits()
     imaging.resize(data, job, limits)
     start.wait()
     begin, before, count = time.monotonic(), time.process_time(), 0
@@ -247,7 +236,7 @@ def work(data: bytes, job: imaging.Job, seconds: float, start: Any, tell: Any) -
 
 def pure(size: str, folder: Path | None, seconds: float) -> tuple[float, float]:
     """Pictures a second of all cores together with nothing but the function on them, and its CPU seconds a picture."""
-    data, job = picture(size, folder), imaging.Job(*SIZES[size][2:])
+    data, job = picture(size, folder), imaging.ResizeJob(*SIZES[size][2:])
     start, (ear, tell) = FORK.Barrier(CPUS), FORK.Pipe(False)
     crowd = [
         FORK.Process(target=work, args=(data, job, seconds, start, tell), daemon=True) for _ in range(CPUS)

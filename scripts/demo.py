@@ -1,36 +1,33 @@
 """`make demo`: sample pictures, three resizers, one balancer, the client; then status, a contact sheet, and an end.
 
-    python scripts/demo.py [DIRECTORY] [--count 36]
+    python -m scripts.demo [DIRECTORY] [--count 36]
 
 Everything happens in DIRECTORY (samples/): originals/, resized/, logs/, contact-sheet.jpg. Ports are the kernel's
-choice, so nothing that already runs is disturbed. Exit code 0 only when every sample came back in the size asked for
+choice, so that it disturbs no program that runs already. Exit code 0 only when every sample came back in the wanted size
 and every program ended by itself.
 """
 
 import argparse
 import contextlib
 import os
-import re
 import shlex
-import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 from PIL import Image
 
-import contact_sheet
-import samples
+from scripts import contact_sheet, samples
+from scripts.lab.process import ROOT, LabProcess, clean_environment
+from scripts.lab.waiting import WaitFailed
 
-ROOT = Path(__file__).resolve().parent.parent
 WIDTH, HEIGHT = 320, 200
 BOOT_SECONDS = 20.0
 STOP_SECONDS = 20.0
 
 
-class Failed(Exception):
+class DemoFailed(Exception):
     """The demo cannot go on; the text says why."""
 
 
@@ -42,57 +39,42 @@ def show(words: list[str]) -> None:
     print(f"$ {shlex.join(words)}", flush=True)
 
 
-class Program:
-    """One daemon: started with its log in a file, asked for its port, ended by pid."""
+class Program(LabProcess):
+    """One daemon of the demo, its log in a file."""
 
     def __init__(self, name: str, module: str, log: Path, *words: str) -> None:
+        super().__init__([sys.executable, "-m", module, *words], log)
         self.name = name
-        self.log = log
         log.unlink(missing_ok=True)
-        program = {"balancer": "balancer", "workers.resizer": "resizer"}[module]
-        show([program, *words])
-        with open(log, "ab") as out:
-            command = [sys.executable, "-m", module, *words]
-            self.process = subprocess.Popen(
-                command, cwd=ROOT, env=environment(), stdin=subprocess.DEVNULL, stdout=out, stderr=out
-            )
+        show([{"balancer": "balancer", "workers.resizer": "resizer"}[module], *words])
+        self.start()
 
     def wait_address(self) -> str:
-        """host:port once it serves there."""
-        deadline = time.monotonic() + BOOT_SECONDS
-        while time.monotonic() < deadline and self.process.poll() is None:
-            text = self.log.read_text(errors="replace")
-            bound = re.search(r"\bbind address=(127\.0\.0\.1:\d+)\b", text)
-            if bound and re.search(r"info master pid=\d+ ready\b", text):
-                return bound[1]
-            time.sleep(0.02)
-        raise Failed(f"{self.name} did not start; {self.log} ends with:\n{self.log.read_text()[-1500:]}")
-
-    def stop(self) -> None:
-        if self.process.poll() is None:
-            self.process.send_signal(signal.SIGTERM)
-
-    def wait_end(self) -> int:
+        """host:port, once it serves there."""
         try:
-            return self.process.wait(STOP_SECONDS)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
-            raise Failed(f"{self.name} had to be killed; see {self.log}") from None
+            self.wait_line(r"info master pid=\d+ ready\b", BOOT_SECONDS)
+            return self.wait_line(r"\bbind address=(127\.0\.0\.1:\d+)\b")[1]
+        except WaitFailed:
+            raise DemoFailed(
+                f"{self.name} did not start; {self.log_path} ends with:\n{self.log()[-1500:]}"
+            ) from None
 
-
-def environment() -> dict[str, str]:
-    """Nothing of the caller's own configuration reaches the demo."""
-    return {
-        k: v for k, v in os.environ.items() if not k.startswith(("BALANCER_", "RESIZER_", "RESIZE_CLIENT_"))
-    }
+    def end(self) -> str:
+        """Stop it; what went wrong, if anything."""
+        try:
+            code = self.stop(seconds=STOP_SECONDS) if not self.has_ended else self.wait_exit()
+        except WaitFailed:
+            return f"{self.name} had to be killed; see {self.log_path}"
+        return f"{self.name} ended with exit code {code}; see {self.log_path}" if code else ""
 
 
 def run(program: str, module: str, words: list[str]) -> None:
     show([program, *words])
-    code = subprocess.run([sys.executable, "-m", module, *words], cwd=ROOT, env=environment()).returncode
+    code = subprocess.run(
+        [sys.executable, "-m", module, *words], cwd=ROOT, env=clean_environment()
+    ).returncode
     if code:
-        raise Failed(f"{program} ended with exit code {code}")
+        raise DemoFailed(f"{program} ended with exit code {code}")
 
 
 def draw_samples(originals: Path, count: int) -> None:
@@ -109,15 +91,15 @@ def draw_samples(originals: Path, count: int) -> None:
 
 
 def check_results(originals: Path, resized: Path) -> int:
-    """How many there are; Failed when one is missing or has another size than asked."""
+    """How many there are; DemoFailed when one is missing or has another size than asked."""
     sources = [path for path in originals.rglob("*") if path.is_file()]
     results = list(contact_sheet.pairs(originals, resized))
     if len(results) != len(sources):
-        raise Failed(f"{len(sources) - len(results)} of {len(sources)} pictures have no result")
+        raise DemoFailed(f"{len(sources) - len(results)} of {len(sources)} pictures have no result")
     for _, result in results:
         with Image.open(result) as picture:
             if picture.size != (WIDTH, HEIGHT):
-                raise Failed(f"{result} is {picture.size}, asked for {WIDTH}x{HEIGHT}")
+                raise DemoFailed(f"{result} is {picture.size}, asked for {WIDTH}x{HEIGHT}")
     return len(results)
 
 
@@ -141,26 +123,18 @@ def start(directory: Path, programs: list[Program]) -> tuple[str, str]:
 
 
 def show_processes(programs: list[Program]) -> None:
-    pids = ",".join(str(program.process.pid) for program in programs)
+    pids = ",".join(str(program.pid) for program in programs)
     show(["ps", "-o", "pid,args"])
     with contextlib.suppress(FileNotFoundError):  # a slim container may have no ps; the demo goes on without
         subprocess.run(["ps", "-o", "pid,args", "--pid", pids, "--ppid", pids], check=False)
 
 
-def stop(programs: list[Program], report: Callable[[str], None]) -> None:
-    """End everything, the balancer first; Failed when one does not end by itself."""
-    problems = []
-    for program in reversed(programs):
-        program.stop()
-        try:
-            code = program.wait_end()
-            if code:
-                problems.append(f"{program.name} ended with exit code {code}; see {program.log}")
-        except Failed as failure:
-            problems.append(str(failure))
+def stop(programs: list[Program]) -> None:
+    """End every program, the balancer first; DemoFailed when one does not end by itself."""
+    problems = [problem for program in reversed(programs) if (problem := program.end())]
     if problems:
-        raise Failed("; ".join(problems))
-    report(f"{len(programs)} programs ended")
+        raise DemoFailed("; ".join(problems))
+    print(f"{len(programs)} programs ended")
 
 
 def demo(directory: Path, count: int, programs: list[Program]) -> None:
@@ -186,7 +160,7 @@ def demo(directory: Path, count: int, programs: list[Program]) -> None:
     contact_sheet.make(originals, resized, sheet)
     print(f"{saved} pictures of {WIDTH}x{HEIGHT} in {resized}, side by side with their originals in {sheet}")
     say("The end")
-    stop(programs, print)
+    stop(programs)
 
 
 def main() -> int:
@@ -200,14 +174,12 @@ def main() -> int:
     began = time.monotonic()
     try:
         demo(directory, chosen.count, programs)
-    except (Failed, OSError, ValueError) as failure:
+    except (DemoFailed, OSError, ValueError) as failure:
         print(f"\ndemo: {failure}", file=sys.stderr)
         return 1
     finally:
         for program in programs:
-            if program.process.poll() is None:
-                program.process.kill()
-                program.process.wait()
+            program.kill_everything()
     print(f"\nAll done in {time.monotonic() - began:.0f} s.")
     return 0
 

@@ -1,6 +1,6 @@
 """The plain designs a resizer could have had, for the bench only: same frames, same picture function, other dispatch.
 
-    python scripts/plain_designs.py DESIGN PORT CPUS
+    python -m scripts.plain_designs DESIGN PORT CPUS
 
 prefork    N processes accept from one listening socket, each serves its connection inline
 reuseport  the same with a SO_REUSEPORT socket for each
@@ -14,9 +14,6 @@ import sys
 import threading
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from workers import imaging
 from workers.wire.frames import FrameReader, frame
@@ -24,8 +21,8 @@ from workers.wire.messages import Request, Response, decode_request, encode_resp
 
 
 def work(data: bytes, width: int, height: int) -> tuple[bytes, int, int]:
-    """One picture; runs wherever the design wants."""
-    answer = imaging.resize(data, imaging.Job(width, height), imaging.Limits())
+    """One picture, in whichever process the design runs it."""
+    answer = imaging.resize(data, imaging.ResizeJob(width, height), imaging.PictureLimits())
     return answer.data, answer.width, answer.height
 
 

@@ -15,28 +15,26 @@ import platform
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))  # the harness is the system tests' own
-
-from benchlib.peers import INSTALL, missing  # noqa: E402
-from versuslib.peers import PEERS  # noqa: E402
-from versuslib.rows import LONG, ROWS, Size, run  # noqa: E402
+from scripts.benchlib.peers import INSTALL, missing
+from scripts.lab.process import ROOT
+from scripts.versuslib.peers import PEERS
+from scripts.versuslib.rows import LONG, ROWS, Size, run
 
 HEAD = """# Ours beside HAProxy and nginx, under faults
 
 The same harness against all three (`make versus`; the figures behind the cells are in `bench-out/versus.json`). Every
 peer relays TCP to one backend with two workers (HAProxy: one process with two threads, as it is meant to be run), is
 reloaded its own way (ours and nginx: HUP; HAProxy: USR2 in master-worker mode with its listeners exposed to the next
-process) and is started again 100 ms after it ended, as systemd would. A request is a connection of its own whose bytes
+process) and is started again 100 ms after it ended, as systemd does. A request is a connection of its own whose bytes
 are verified in both directions.
 """
 NOTES = """
 How to read it:
 
-- kill -9: what a killed process held is lost with it, whoever it was; anything beyond that is the proxy's doing.
+- kill -9: what a killed process held is lost with it, in every proxy; anything beyond that is the proxy's doing.
 - HAProxy in master-worker mode ends as a whole when its worker is killed; what is refused then is refused until the
   service manager has started it again.
-- SIGSTOP: a hung worker keeps its share of new connections unless somebody else may take them from its queue. HAProxy's
+- SIGSTOP: a hung worker keeps its share of new connections unless another process may take them from its queue. HAProxy's
   one process is stopped with both its threads; its watchdog sees a thread that spins, not a process that stands still.
 - Its own count: nginx's stream module has no counter; shown is `stub_status`, which counts connections of all protocols.
 - Descriptors: to be turned away at once and to wait for room are both answers; to spin or to fill the disk is none.

@@ -1,6 +1,6 @@
 """A backend in Python for machines without nginx: two processes, epoll, sendfile; three fixed replies.
 
-python backend.py PORT DIRECTORY
+python -m scripts.benchlib.backend PORT DIRECTORY
 """
 
 import os
@@ -10,8 +10,8 @@ import sys
 from pathlib import Path
 
 
-class Connection:
-    """What one client still has to get."""
+class FileConnection:
+    """One client connection and what is left to send to it."""
 
     def __init__(self, sock: socket.socket) -> None:
         self.sock = sock
@@ -21,7 +21,7 @@ class Connection:
         self.closes = False
 
 
-class Server:
+class FileServer:
     def __init__(self, port: int, directory: Path) -> None:
         self.directory = directory
         self.listener = socket.socket()
@@ -32,7 +32,7 @@ class Server:
         self.files = {path.name: os.open(path, os.O_RDONLY) for path in directory.iterdir()}
         self.epoll = select.epoll()
         self.epoll.register(self.listener, select.EPOLLIN)
-        self.connections: dict[int, Connection] = {}
+        self.connections: dict[int, FileConnection] = {}
 
     def run(self) -> None:
         while True:
@@ -59,10 +59,10 @@ class Server:
                 return
             sock.setblocking(False)
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            self.connections[sock.fileno()] = Connection(sock)
+            self.connections[sock.fileno()] = FileConnection(sock)
             self.epoll.register(sock, select.EPOLLIN)
 
-    def turn(self, connection: Connection, events: int) -> bool:
+    def turn(self, connection: FileConnection, events: int) -> bool:
         if events & select.EPOLLIN and not connection.head and connection.offset == connection.size:
             request = connection.sock.recv(65536)
             if not request:
@@ -82,7 +82,7 @@ class Server:
         self.epoll.modify(connection.sock, select.EPOLLIN)
         return not connection.closes
 
-    def plan(self, connection: Connection, request: bytes) -> None:
+    def plan(self, connection: FileConnection, request: bytes) -> None:
         name = request.split(b" ", 2)[1].decode().strip("/")
         connection.closes = b"onnection: close" in request
         connection.offset = connection.size = 0
@@ -97,4 +97,4 @@ class Server:
 
 if __name__ == "__main__":
     os.fork()
-    Server(int(sys.argv[1]), Path(sys.argv[2])).run()
+    FileServer(int(sys.argv[1]), Path(sys.argv[2])).run()

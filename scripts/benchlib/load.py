@@ -1,10 +1,11 @@
-"""The load: closed-loop HTTP clients on one epoll, as fast as the other side lets them.
+"""The load: closed-loop HTTP clients on one epoll, as fast as the peer lets them.
 
-    python load.py '{"host": ..., "port": ..., "path": ..., "connections": ..., "seconds": ..., "close": false}'
+    python -m scripts.benchlib.load '{"host": ..., "port": ..., "path": ..., "connections": ..., "seconds": ...,
+    "requests": 0, "close": false}'
 prints one JSON object: requests, errors, seconds, latencies in microseconds (a sample of at most SAMPLE).
 
-RULES: speaks just enough HTTP to have something wrk can speak too. A reply's length is learnt from the first one and is
-the same for all. Bodies are thrown away inside the kernel (MSG_TRUNC), so that a bulk work measures the proxy.
+RULES: speaks as much HTTP as wrk needs of a server. All replies have the length of the first one. Bodies are discarded in
+the kernel (MSG_TRUNC), so that a bulk work measures the proxy.
 """
 
 import contextlib
@@ -14,18 +15,19 @@ import select
 import socket
 import sys
 import time
+from typing import Any
 
 SAMPLE = 200_000
 CHUNK = 1 << 20
 RETRY_AFTER = 0.05
 
 
-def request_for(plan: dict) -> bytes:
+def request_for(plan: dict[str, Any]) -> bytes:
     ending = "Connection: close\r\n" if plan["close"] else ""
     return f"GET {plan['path']} HTTP/1.1\r\nHost: bench\r\n{ending}\r\n".encode()
 
 
-def reply_length(plan: dict) -> int:
+def reply_length(plan: dict[str, Any]) -> int:
     """Bytes of a whole reply, head included."""
     with socket.create_connection((plan["host"], plan["port"]), 10) as sock:
         sock.sendall(request_for(plan))
@@ -44,10 +46,10 @@ def reply_length(plan: dict) -> int:
     return len(head) + 4 + lengths[0]
 
 
-class Clients:
+class ClosedLoop:
     """All connections of one process."""
 
-    def __init__(self, plan: dict) -> None:
+    def __init__(self, plan: dict[str, Any]) -> None:
         self.plan = plan
         self.request = request_for(plan)
         self.length = reply_length(plan)
@@ -86,7 +88,7 @@ class Clients:
         self.epoll.unregister(number)
         self.socks.pop(number).close()
 
-    def run(self) -> dict:
+    def run(self) -> dict[str, Any]:
         for _ in range(self.plan["connections"]):
             self.open()
         start = time.perf_counter()
@@ -151,7 +153,7 @@ class Clients:
 SINK = bytearray(CHUNK)
 
 
-def hold(plan: dict) -> None:
+def hold(plan: dict[str, Any]) -> None:
     """Open idle connections (each has had one request), say how many, keep them until standard input ends."""
     socks = []
     request = request_for(plan)
@@ -169,4 +171,4 @@ if __name__ == "__main__":
     if given.get("hold"):
         hold(given)
     else:
-        print(json.dumps(Clients(given).run()))
+        print(json.dumps(ClosedLoop(given).run()))

@@ -1,4 +1,4 @@
-"""Who is measured: ours, haproxy, nginx, envoy, each as a TCP proxy with two workers, and "direct", nobody at all.
+"""The peers: ours, haproxy, nginx, envoy, each as a TCP proxy with two workers, and "direct", no proxy at all.
 
 RULES: every peer gets the same backends, the same policy (least connections; two random choices where a work asks for
 p2c), no logging, no health checks, and otherwise its defaults. A program is found in the environment variable of its
@@ -8,17 +8,16 @@ name in capitals, else on PATH. Also here: the backend itself, nginx where it is
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchlib.measure import end, start
+from scripts.lab.network import accepts, free_port
+from scripts.lab.process import ROOT, LabProcess
+from scripts.lab.waiting import wait_for
 
-ROOT = Path(__file__).resolve().parents[2]
 INSTALL = {
     "haproxy": "apt-get install haproxy",
     "nginx": "apt-get install nginx libnginx-mod-stream",
@@ -35,12 +34,6 @@ SIZES = {"100k": 100 * 1024, "100m": 100 * 1024 * 1024}  # bytes of the backend'
 
 def find(name: str) -> str | None:
     return os.environ.get(name.upper()) or shutil.which(name)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 @dataclass(frozen=True)
@@ -130,7 +123,7 @@ events {{ worker_connections {CONNECTIONS}; }}
 
 
 def envoy(scene: Scene) -> list[str]:
-    def address(host: str, port: int) -> dict:
+    def address(host: str, port: int) -> dict[str, object]:
         return {"address": {"socket_address": {"address": host, "port_value": port}}}
 
     kind = "type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy"
@@ -189,31 +182,28 @@ def missing(name: str) -> bool:
     return not find(name)
 
 
-def wait_listening(port: int, process: subprocess.Popen, log: Path, seconds: float = 15.0) -> None:
-    """Until a connect succeeds; SystemExit with the log when the process has ended or time is over."""
-    deadline = time.monotonic() + seconds
-    while process.poll() is None and time.monotonic() < deadline:
-        try:
-            socket.create_connection(("127.0.0.1", port), 1).close()
-            return
-        except OSError:
-            time.sleep(0.02)
-    end(process)
-    raise SystemExit(f"{process.args[0]} did not start:\n{log.read_text()[-2000:]}")  # type: ignore[index]
+def start(command: list[str], log: Path, port: int, cwd: Path = ROOT) -> LabProcess:
+    """A program that listens on `port`."""
+    process = LabProcess(command, log, cwd=cwd).start()
+    try:
+        wait_for(lambda: process.has_ended or accepts(("127.0.0.1", port)), f"port {port}", 15.0)
+        assert not process.has_ended, "it has ended"
+    except AssertionError as error:
+        process.kill_everything()
+        raise SystemExit(f"{command[0]} did not start ({error}):\n{process.log()[-2000:]}") from None
+    return process
 
 
 class Proxy:
     """A running peer; `pid` is the root of its process tree, None for "direct"."""
 
     def __init__(self, name: str, scene: Scene) -> None:
-        self.process = None
+        self.process: LabProcess | None = None
         self.port = scene.backends[0][1]
-        if name == "direct":
-            return
-        log = scene.directory / "proxy.log"
-        self.port = scene.port
-        self.process = start(PEERS[kind_of(name)](scene), log, cwd=checkout_of(name))
-        wait_listening(self.port, self.process, log)
+        if name != "direct":
+            self.port = scene.port
+            command = PEERS[kind_of(name)](scene)
+            self.process = start(command, scene.directory / "proxy.log", scene.port, checkout_of(name))
 
     @property
     def pid(self) -> int | None:
@@ -224,11 +214,11 @@ class Proxy:
 
     def __exit__(self, *_: object) -> None:
         if self.process:
-            end(self.process)
+            self.process.kill_everything()
 
 
-class Backend:
-    """What all proxies stand in front of: `/` 5 bytes, `/100k`, `/100m`, on every address of 127.0.0.0/8."""
+class BenchBackend:
+    """The backend of all peers: `/` 5 bytes, `/100k`, `/100m`, on every address of 127.0.0.0/8."""
 
     def __init__(self, directory: Path) -> None:
         files = directory / "files"
@@ -238,17 +228,11 @@ class Backend:
                 file.write(os.urandom(1 << 16) * (size >> 16) + bytes(size & 0xFFFF))
         self.port = free_port()
         self.kind = "nginx" if find("nginx") else "python"
-        log = directory / "backend.log"
-        command = nginx_command(directory, "backend", 2, self.http(files)) if self.kind == "nginx" else []
-        if not command:
-            command = [
-                sys.executable,
-                str(Path(__file__).with_name("backend.py")),
-                str(self.port),
-                str(files),
-            ]
-        self.process = start(command, log)
-        wait_listening(self.port, self.process, log)
+        if self.kind == "nginx":
+            command = nginx_command(directory, "backend", 2, self.http(files))
+        else:
+            command = [sys.executable, "-m", "scripts.benchlib.backend", str(self.port), str(files)]
+        self.process = start(command, directory / "backend.log", self.port)
 
     def http(self, files: Path) -> str:
         return f"""http {{
@@ -269,4 +253,4 @@ class Backend:
         return [(f"127.0.{n // 250}.{n % 250 + 1}", self.port) for n in range(count)]
 
     def close(self) -> None:
-        end(self.process)
+        self.process.kill_everything()

@@ -10,7 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from statistics import median
 
-from benchlib.works import WORKS, Sample
+from scripts.benchlib.works import WORKS, Sample
 
 Rounds = dict[str, list[Sample]]  # peer -> one sample a round
 Results = dict[str, Rounds]  # work -> that
@@ -50,7 +50,7 @@ HEAD = ("work", "proxy", "requests/s", "p50", "p99", "CPU us/request", "user + s
 
 
 def rows_of(name: str, rounds: Rounds) -> list[Sequence[str]]:
-    rows = []
+    rows: list[Sequence[str]] = []
     for place, (peer, samples) in enumerate(rounds.items()):
         user, system = middle(samples, "user"), middle(samples, "system")
         split = "-" if user is None else f"{number(user)} + {number(system)}"
@@ -73,7 +73,7 @@ def rows_of(name: str, rounds: Rounds) -> list[Sequence[str]]:
 
 def table(results: Results) -> str:
     """The Markdown table of everything measured."""
-    rows = [HEAD, ("---",) * len(HEAD)]
+    rows: list[Sequence[str]] = [HEAD, ("---",) * len(HEAD)]
     for name, rounds in results.items():
         rows += rows_of(name, rounds)
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)

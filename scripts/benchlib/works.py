@@ -13,10 +13,12 @@ import threading
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchlib.measure import cpu_of, memory_of
-from benchlib.peers import Backend, Proxy, Scene, find, free_port
+from scripts.benchlib.peers import BenchBackend, Proxy, Scene, find
+from scripts.lab.measure import cpu_of, memory_of
+from scripts.lab.network import free_port
+from scripts.lab.process import ROOT
 
-LOAD = str(Path(__file__).with_name("load.py"))
+LOAD = [sys.executable, "-m", "scripts.benchlib.load"]
 UNITS = {"us": 1.0, "ms": 1e3, "s": 1e6, "m": 60e6}
 WARM_UP = 1  # seconds
 
@@ -79,8 +81,8 @@ class Sample:
 
 
 @dataclass(frozen=True)
-class Load:
-    """What the load generator says: its own or wrk's figures in one form."""
+class LoadFigures:
+    """Figures of the load generator, its own or wrk's, in one form."""
 
     requests: int
     errors: int
@@ -89,7 +91,7 @@ class Load:
     p99: float
 
 
-def drive(work: Work, port: int, seconds: float) -> Load:
+def drive(work: Work, port: int, seconds: float) -> LoadFigures:
     if find("wrk") and not work.requests:
         return drive_wrk(work, port, seconds)
     processes = 1 if work.connections < 2 or work.requests else 2
@@ -102,11 +104,11 @@ def drive(work: Work, port: int, seconds: float) -> Load:
         "requests": work.requests,
         "seconds": seconds if not work.requests else 600,
     }
-    command = [sys.executable, LOAD, json.dumps(plan)]
-    running = [subprocess.Popen(command, stdout=subprocess.PIPE) for _ in range(processes)]
+    command = [*LOAD, json.dumps(plan)]
+    running = [subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE) for _ in range(processes)]
     parts = [json.loads(process.communicate()[0]) for process in running]
     times = sorted(time for part in parts for time in part["times"]) or [0]
-    return Load(
+    return LoadFigures(
         sum(part["requests"] for part in parts),
         sum(part["errors"] for part in parts),
         max(part["seconds"] for part in parts),
@@ -115,7 +117,7 @@ def drive(work: Work, port: int, seconds: float) -> Load:
     )
 
 
-def drive_wrk(work: Work, port: int, seconds: float) -> Load:
+def drive_wrk(work: Work, port: int, seconds: float) -> LoadFigures:
     threads = 1 if work.connections < 2 else 2
     command = [find("wrk") or "", f"-t{threads}", f"-c{work.connections}", f"-d{max(1, round(seconds))}s"]
     command += ["--latency", "--timeout", "10s", *(["-H", "Connection: close"] if work.close else [])]
@@ -123,7 +125,7 @@ def drive_wrk(work: Work, port: int, seconds: float) -> Load:
     return parse_wrk(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
 
 
-def parse_wrk(text: str) -> Load:
+def parse_wrk(text: str) -> LoadFigures:
     """The figures of wrk's report (with --latency)."""
 
     def latency(percent: str) -> float:
@@ -136,10 +138,12 @@ def parse_wrk(text: str) -> Load:
     errors = sum(map(int, re.findall(r"(?:connect|read|write|timeout) (\d+)", text)))
     rejected = re.search(r"Non-2xx or 3xx responses: (\d+)", text)
     errors += int(rejected[1]) if rejected else 0
-    return Load(int(total[1]), errors, float(total[2]) * UNITS[total[3]] / 1e6, latency("50"), latency("99"))
+    return LoadFigures(
+        int(total[1]), errors, float(total[2]) * UNITS[total[3]] / 1e6, latency("50"), latency("99")
+    )
 
 
-def take_sample(work: Work, peer: str, backend: Backend, seconds: float) -> Sample:
+def take_sample(work: Work, peer: str, backend: BenchBackend, seconds: float) -> Sample:
     """Start the peer, warm it up, measure it, end it."""
     with tempfile.TemporaryDirectory(prefix="bench-") as name:
         scene = Scene(free_port(), backend.addresses(work.backends), work.workers, work.p2c, Path(name))
@@ -173,12 +177,12 @@ def measure(work: Work, proxy: Proxy, seconds: float) -> Sample:
     return Sample(rate, load.p50, load.p99, load.errors, used.user * share, used.system * share, memory)
 
 
-def sample_idle(work: Work, proxy: Proxy, before: Load, seconds: float) -> Sample:
+def sample_idle(work: Work, proxy: Proxy, before: LoadFigures, seconds: float) -> Sample:
     """The load again, with connections beside it that had one request and then nothing more."""
     plan = {"hold": True, "host": "127.0.0.1", "port": proxy.port, "path": "/", "close": False}
     empty = memory_of(proxy.pid) if proxy.pid else 0
-    command = [sys.executable, LOAD, json.dumps(plan | {"connections": work.idle})]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
+    command = [*LOAD, json.dumps(plan | {"connections": work.idle})]
+    with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
         assert holder.stdout and holder.stdin
         holder.stdout.readline()
         full = memory_of(proxy.pid) if proxy.pid else 0

@@ -1,12 +1,11 @@
-"""The faults: each a function of a peer that returns its figures and one cell of the table.
+"""The faults: each a function that runs a peer and returns its figures and one cell of the table.
 
-RULES: what happened is counted by the clients and by the kernel's socket table, never asked of the peer, except where
-the question is whether the peer's own count is right.
+RULES: the clients and the kernel's socket table count what happens; the peer is asked only where the question is whether
+its own count is right.
 """
 
 import os
 import random
-import re
 import selectors
 import signal
 import socket
@@ -17,12 +16,14 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchlib.measure import cpu_of
-from tests.system.backends import Digest, Echo
-from tests.system.campaign import Arrivals, accepted, freeze, inodes_of
-from tests.system.harness import held
-from tests.system.load import Load, Outcome
-from versuslib.peers import Peer
+from scripts.lab.arrivals import Arrivals
+from scripts.lab.backends import Digest, Echo
+from scripts.lab.kernel import accepted, inodes_of
+from scripts.lab.load import FAILURES, Load, LoadOutcome
+from scripts.lab.measure import cpu_of
+from scripts.lab.network import held
+from scripts.lab.process import freeze
+from scripts.versuslib.peers import Peer, PeerKind
 
 Figures = dict[str, object]
 Made = Callable[..., Peer]
@@ -30,7 +31,7 @@ Made = Callable[..., Peer]
 
 @dataclass(frozen=True)
 class Size:
-    """How much of it: `make versus VERSUS=--long` multiplies."""
+    """How long each fault lasts; `make versus VERSUS=--long` multiplies."""
 
     reloads: int = 5
     requests: int = 20_000
@@ -43,9 +44,9 @@ class Size:
 LONG = Size(reloads=20, requests=100_000, kills=50, stopped=10.0, held=40, hold_seconds=20.0)
 
 
-def classes(outcome: Outcome) -> str:
+def classes(outcome: LoadOutcome) -> str:
     """Failures by class, those that happened."""
-    kinds = {name: getattr(outcome, name) for name in ("refused", "reset", "timeout", "early_eof", "corrupt")}
+    kinds = {name: getattr(outcome, name) for name in FAILURES}
     told = ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in kinds.items() if count)
     return f" ({told})" if told else ""
 
@@ -68,7 +69,7 @@ def reload_under_load(make: Made, size: Size) -> tuple[Figures, str]:
 
 
 def kill_under_load(make: Made, size: Size) -> tuple[Figures, str]:
-    """kill -9 of a random worker every half second under load; what it held then is lost with it, nothing else may be."""
+    """kill -9 of a random worker every half second under load; only the connections that it held then may be lost."""
     rng = random.Random(25)
     lost, respawns = 0, []
     with ExitStack() as stack:
@@ -82,8 +83,7 @@ def kill_under_load(make: Made, size: Size) -> tuple[Figures, str]:
             freeze(victim)
             lost += len(inodes_of(victim) & accepted(peer.port))
             os.kill(victim, signal.SIGKILL)
-            whole = lambda v=victim: len(set(peer.workers()) - {v}) >= peer.worker_count() and peer.accepts()  # noqa: E731
-            respawns.append(peer.wait(whole, "whole again"))
+            respawns.append(peer.wait_replaced(victim))
             time.sleep(max(0.0, due - time.monotonic()))
         outcome = load.finish()
     figures = vars(outcome) | {"held": lost, "respawn_s": max(respawns), "restarts": peer.restarts}
@@ -107,7 +107,7 @@ def stop_a_worker(make: Made, size: Size) -> tuple[Figures, str]:
             if (
                 replaced is None
                 and victim not in peer.workers()
-                and len(peer.workers()) >= peer.worker_count()
+                and len(peer.workers()) >= peer.kind.worker_count
             ):
                 replaced = time.monotonic() - began
             time.sleep(0.02)
@@ -143,10 +143,7 @@ def count_after_kills(make: Made, size: Size) -> tuple[Figures, str]:
                     client.recv(1)
                 victim = rng.choice(peer.workers())
                 os.kill(victim, signal.SIGKILL)
-                whole = lambda v=victim: (  # noqa: E731
-                    len(set(peer.workers()) - {v}) >= peer.worker_count() and peer.accepts()
-                )
-                peer.wait(whole, "whole again")
+                peer.wait_replaced(victim)
         told: list[tuple[int | None, int]] = []
         for count in (size.held, 0):
             with held(peer.address, count) as clients:
@@ -184,13 +181,13 @@ def out_of_descriptors(make: Made, size: Size) -> tuple[Figures, str]:
             selector.register(client, selectors.EVENT_READ)
         served, turned_away = answers(selector, 1.5)
         pids = set(peer.workers())
-        at, cpu, began = len(peer.log.read_bytes()), cpu_of(peer.pid), time.monotonic()
+        at, cpu, began = peer.log_size(), cpu_of(peer.pid), time.monotonic()
         more, gone = answers(selector, size.hold_seconds)
         served |= more
         turned_away += gone
         took = time.monotonic() - began
         used = cpu_of(peer.pid) - cpu
-        lines = len(re.findall(rb"\n", peer.log.read_bytes()[at:])) / took
+        lines = peer.process.log()[at:].count("\n") / took
         for client in list(served)[:60]:
             client.close()
         freed, later = time.monotonic(), 0
@@ -201,13 +198,15 @@ def out_of_descriptors(make: Made, size: Size) -> tuple[Figures, str]:
     share = (used.user + used.system) / took
     figures: Figures = {"served": len(served), "turned_away": turned_away, "cpu": share, "lines_per_s": lines}
     figures |= {"resumed_s": resumed, "survived": survived}
-    fate = f"{later} served within {resumed * 1000:.0f} ms of room" if later else "nobody left to be served"
+    fate = (
+        f"{later} served within {resumed * 1000:.0f} ms of room" if later else "no client left to be served"
+    )
     cell = f"{len(served)} served, {turned_away} turned away; {share:.1%} of a core, {lines:.1f} log lines/s"
     return figures, f"{cell}; {fate}" + ("" if survived else "; a process died")
 
 
 def answers(selector: selectors.BaseSelector, seconds: float) -> tuple[set[socket.socket], int]:
-    """(who got an echo, how many got an end instead) within that time."""
+    """(clients that got an echo, number of clients whose connection ended instead) within that time."""
     served: set[socket.socket] = set()
     ended = 0
     until = time.monotonic() + seconds
@@ -227,26 +226,26 @@ def answers(selector: selectors.BaseSelector, seconds: float) -> tuple[set[socke
 
 
 @dataclass(frozen=True)
-class Row:
+class FaultRow:
     number: int
     name: str
     run: Callable[[Made, Size], tuple[Figures, str]]
 
 
 ROWS = (
-    Row(13, "reload under load, 32 clients", reload_under_load),
-    Row(25, "kill -9 of a worker every 0.5 s under load", kill_under_load),
-    Row(27, "SIGSTOP of one worker, 50 new connections/s", stop_a_worker),
-    Row(31, "its own session count after kill -9 with sessions held", count_after_kills),
-    Row(62, "256 descriptors, 1,000 clients that stay", out_of_descriptors),
+    FaultRow(13, "reload under load, 32 clients", reload_under_load),
+    FaultRow(25, "kill -9 of a worker every 0.5 s under load", kill_under_load),
+    FaultRow(27, "SIGSTOP of one worker, 50 new connections/s", stop_a_worker),
+    FaultRow(31, "its own session count after kill -9 with sessions held", count_after_kills),
+    FaultRow(62, "256 descriptors, 1,000 clients that stay", out_of_descriptors),
 )
 
 
-def run(row: Row, kind: type[Peer], size: Size) -> tuple[Figures, str]:
-    """One cell. A peer that cannot go on is a finding too."""
+def run(row: FaultRow, kind: PeerKind, size: Size) -> tuple[Figures, str]:
+    """One cell. That a peer does not go on is a figure too."""
     with tempfile.TemporaryDirectory(prefix="versus-") as name:
         Path(name).chmod(0o755)
         try:
-            return row.run(lambda backend, nofile=0: kind(backend, Path(name), nofile), size)
-        except (OSError, TimeoutError, AssertionError) as error:
+            return row.run(lambda backend, nofile=0: Peer(kind, backend, Path(name), nofile), size)
+        except (OSError, AssertionError) as error:
             return {"error": str(error)}, f"did not go on: {str(error).splitlines()[0]}"

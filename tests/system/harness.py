@@ -1,16 +1,15 @@
-"""Real processes under test: started on port 0, watched through their log and status, ended without a trace.
+"""The programs under test: started on port 0, watched through their log and status, checked for what they leave behind.
 
     with Echo() as backend, Balancer(upstreams=[backend.address], workers=2) as lb:
         ...                       talk to lb.address; lb.status(), lb.worker_pids(), lb.wait_line(...)
-        lb.check_at_rest()        P0: counters 0, descriptors at baseline, nobody missing, nobody a zombie
+        lb.check_at_rest()        counters 0, descriptors at baseline, every process there, no zombie
 
-RULES: nothing waits for time, only for a line or a condition with a deadline. Leaving the `with` stops the
-daemon, kills by pid whatever it left behind, then fails the test on a traceback, on an error line nobody
-announced with `expect`, on an exit code other than the one expected, on processes that outlived their master.
+RULES: nothing waits for time, only for a line or a condition with a deadline. Leaving the `with` stops the daemon, kills
+by pid what it left behind, then fails the test on a traceback, on an error line that was not announced with `expect`, on
+an exit code other than the one expected, on processes that outlived their master.
 """
 
 import contextlib
-import ctypes
 import functools
 import json
 import os
@@ -22,102 +21,40 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Self
 
 import psutil
 
-from tests.system.kernel import CLOSE_WAIT, KernelSocket, inodes_of, sockets_in
+from scripts.lab.kernel import CLOSE_WAIT, KernelSocket, inodes_of, sockets_in
+from scripts.lab.measure import memory_of_process
+from scripts.lab.network import Address, text_of
+from scripts.lab.process import ROOT, LabProcess, clean_environment
+from scripts.lab.waiting import WaitFailed, wait_for
 
-ROOT = Path(__file__).resolve().parents[2]
 BOOT_SECONDS = 15.0  # generous: two cores may be shared with other runs
-STOP_SECONDS = 12.0
 ERROR_LINE = re.compile(r"^\S+ error .*|^Traceback \(most recent call last\).*", re.MULTILINE)
 
-Address = tuple[str, int]
-T = TypeVar("T")
 
-
-def wait_for(condition: Callable[[], T | None], what: str, seconds: float = 5.0, every: float = 0.005) -> T:
-    """The first true value of `condition`; AssertionError naming `what` after `seconds`."""
-    deadline = time.monotonic() + seconds
-    while True:
-        value = condition()
-        if value:
-            return value
-        if time.monotonic() > deadline:
-            raise AssertionError(f"waited {seconds:g} s in vain for {what}; last value: {value!r}")
-        time.sleep(every)
-
-
-def text_of(address: Address | str) -> str:
-    """An address as an option takes it."""
-    if isinstance(address, str):
-        return address
-    host, port = address
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-
-
-def free_port() -> int:
-    """A port that was free a moment ago: for tests that must name one before anybody has it."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
-def clean_environment(extra: dict[str, str] | None = None) -> dict[str, str]:
-    """This process's environment without anything that configures the daemons."""
-    kept = {
-        k: v
-        for k, v in os.environ.items()
-        if not k.startswith(("BALANCER_", "RESIZER_", "NOTIFY_", "LISTEN_"))
-    }
-    return kept | {"PYTHONUNBUFFERED": "1"} | (extra or {})
-
-
-def die_with_the_test() -> None:
-    """In the forked daemon, before its exec: SIGKILL when the test run is killed, since nobody would leave the `with`."""
-    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
-
-
-class Daemon:
-    """One running program with its children, in a session of its own so that no orphan can hide."""
+class Daemon(LabProcess):
+    """One of our daemons with its children, in a directory of its own."""
 
     def __init__(self, module: str, *arguments: object, environment: dict[str, str] | None = None) -> None:
+        self.directory = Path(tempfile.mkdtemp(prefix="pb-"))
+        super().__init__([], self.directory / "log", environment=clean_environment(environment))
         self.module = module
         self.arguments = [str(word) for word in arguments]
-        self.environment = clean_environment(environment)
-        self.directory = Path(tempfile.mkdtemp(prefix="pb-"))
-        self.log_path = self.directory / "log"
-        self.wrapper: list[str] = []  # a program that becomes ours: `prlimit --nofile=256`
-        self.cwd = ROOT  # where the program's own code is found
-        self.stderr: int | None = None  # a descriptor for its output, in place of `log_path`
-        self.pass_fds: tuple[int, ...] = ()
+        self.wrapper: list[str] = []  # a command that executes ours: `prlimit --nofile=256`
         self.expected: list[re.Pattern[str]] = []
         self.expected_exit: int | None = 0
-        self.process: subprocess.Popen[bytes] | None = None
-        self.seen: set[int] = set()
 
     # --- life
 
     def start(self) -> Self:
-        """Start without waiting for anything."""
-        with open(self.log_path, "ab") as log:
-            self.process = subprocess.Popen(
-                [*self.wrapper, sys.executable, "-m", self.module, *self.arguments],
-                cwd=self.cwd,
-                env=self.environment,
-                stdin=subprocess.DEVNULL,
-                stdout=log if self.stderr is None else self.stderr,
-                stderr=log if self.stderr is None else self.stderr,
-                pass_fds=self.pass_fds,
-                start_new_session=True,
-                preexec_fn=die_with_the_test,
-            )
-        self.seen.add(self.pid)
+        self.command = [*self.wrapper, sys.executable, "-m", self.module, *self.arguments]
+        super().start()
         return self
 
     def wait_ready(self) -> None:
@@ -155,56 +92,7 @@ class Daemon:
                 f"exit code {code}, expected {self.expected_exit}\n{log[-3000:]}"
             )
 
-    def stop(self, how: signal.Signals = signal.SIGTERM, seconds: float = STOP_SECONDS) -> int:
-        """Signal the master and wait for its exit code."""
-        self.processes()
-        self.signal(how)
-        return self.wait_exit(seconds)
-
-    def wait_exit(self, seconds: float = STOP_SECONDS) -> int:
-        assert self.process
-        try:
-            return self.process.wait(seconds)
-        except subprocess.TimeoutExpired:
-            raise AssertionError(f"still running {seconds:g} s later\n{self.log()[-3000:]}") from None
-
-    def signal(self, number: signal.Signals) -> None:
-        os.kill(self.pid, number)
-
-    def kill_everything(self) -> list[str]:
-        """SIGKILL by pid to all that is left of this daemon's session; what that was."""
-        if self.process is None:
-            return []
-        left = []
-        deadline = time.monotonic() + 0.5
-        while (found := self.session()) and (time.monotonic() < deadline and self.process.poll() is not None):
-            time.sleep(0.01)  # children die with their master, but not in the same instant
-        for process in found:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                left.append(f"{process.pid} {' '.join(process.cmdline())}")
-                process.kill()
-        if self.process.poll() is None:
-            self.process.kill()
-        self.process.wait()
-        return left
-
     # --- its processes
-
-    @property
-    def pid(self) -> int:
-        assert self.process
-        return self.process.pid
-
-    def session(self) -> list[psutil.Process]:
-        """Every live process of the session that this daemon leads."""
-        members = []
-        for process in psutil.process_iter():
-            try:
-                if os.getsid(process.pid) == self.pid and process.status() != psutil.STATUS_ZOMBIE:
-                    members.append(process)
-            except (ProcessLookupError, psutil.NoSuchProcess):
-                continue
-        return members
 
     def processes(self) -> list[psutil.Process]:
         """The master, then its children in order of pid."""
@@ -213,7 +101,6 @@ class Daemon:
             found = [master, *sorted(master.children(), key=lambda child: child.pid)]
         except psutil.NoSuchProcess:
             return []
-        self.seen.update(process.pid for process in found)
         return found
 
     def titles(self) -> dict[int, str]:
@@ -234,11 +121,7 @@ class Daemon:
 
     def memory(self, pids: Sequence[int] | None = None) -> int:
         """Proportional set size in bytes, summed; RSS would count forked pages once per process."""
-        total = 0
-        for pid in pids or [process.pid for process in self.processes()]:
-            rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
-            total += int(re.search(r"^Pss:\s+(\d+)", rollup, re.MULTILINE)[1]) * 1024  # type: ignore[index]
-        return total
+        return sum(memory_of_process(pid) for pid in pids or [process.pid for process in self.processes()])
 
     def cpu_share(self, seconds: float) -> float:
         """Of one core, all its processes together, over the next `seconds`: the one wait that is for time."""
@@ -258,25 +141,6 @@ class Daemon:
 
     # --- its log
 
-    def log(self) -> str:
-        try:
-            return self.log_path.read_text(errors="replace")
-        except FileNotFoundError:
-            return ""
-
-    def wait_line(self, pattern: str, seconds: float = 5.0, after: int = 0) -> re.Match[str]:
-        """The first line of the log, from byte `after` on, that matches."""
-        wanted = re.compile(pattern, re.MULTILINE)
-
-        def found() -> re.Match[str] | None:
-            match = wanted.search(self.log(), after)
-            if match is None and self.process and self.process.poll() is not None:
-                match = wanted.search(self.log(), after)
-                assert match, f"ended with {self.process.returncode} before /{pattern}/\n{self.log()[-3000:]}"
-            return match
-
-        return wait_for(found, f"/{pattern}/ in the log", seconds)
-
     def expect(self, pattern: str) -> None:
         """Error lines that match are part of the test."""
         self.expected.append(re.compile(pattern))
@@ -290,14 +154,16 @@ class Daemon:
 
 
 class Balancer(Daemon):
-    """A balancer on a port of the kernel's choice. Keyword options are flags: `drain_timeout="5s"`."""
+    """A balancer on a port of the kernel's choice. Keyword options are flags: `drain_timeout="5s"`.
+
+    With `port=None` there is no flag for the port and the address: a file says where to listen."""
 
     def __init__(
         self,
         *words: object,
         upstreams: Sequence[Address | str] = (),
         environment: dict[str, str] | None = None,
-        port: int = 0,
+        port: int | None = 0,
         **options: object,
     ) -> None:
         super().__init__("balancer", environment=environment)
@@ -306,8 +172,10 @@ class Balancer(Daemon):
         options.setdefault("workers", 2)
         flags = [f"--{name.replace('_', '-')}={value}" for name, value in options.items()]
         upstream_flags = [f"--upstream={text_of(upstream)}" for upstream in upstreams]
-        bind = [] if any(str(word).startswith(("--bind", "-c")) for word in words) else ["--bind=127.0.0.1"]
-        self.arguments = [f"--port={port}", *bind, f"--admin={self.admin}", *upstream_flags, *flags]
+        bind = [] if port is None else [f"--port={port}"]
+        if bind and not any(str(word).startswith(("--bind", "-c")) for word in words):
+            bind.append("--bind=127.0.0.1")
+        self.arguments = [*bind, f"--admin={self.admin}", *upstream_flags, *flags]
         self.arguments += [str(word) for word in words]
         self.baseline: dict[str, int] = {}
 
@@ -317,7 +185,7 @@ class Balancer(Daemon):
 
     @functools.cached_property
     def address(self) -> Address:
-        """Where it listens (its first address)."""
+        """The first address that it listens on."""
         match = self.wait_line(r"\bbind address=\[?([^\s\]]+?)\]?:(\d+)\b")
         return match[1], int(match[2])
 
@@ -327,7 +195,7 @@ class Balancer(Daemon):
         return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, env=env)
 
     def status(self) -> dict[str, Any]:
-        """What the console says, asked over its socket without the detour of a process."""
+        """The status as the console tells it over its socket; no `balancerctl` is started."""
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as conn:
             conn.settimeout(5)
             conn.connect(str(self.admin))
@@ -355,10 +223,10 @@ class Balancer(Daemon):
 
         wait_for(reached, f"backend {name_or_address} {state}", seconds)
 
-    # --- P0
+    # --- at rest
 
     def descriptors_by_place(self) -> dict[str, int]:
-        """Descriptors of each process under a name that survives its replacement: `worker 0`, `master`."""
+        """Descriptors of each process under a name that its replacement has too: `worker 0`, `master`."""
         counts = {}
         for pid, title in self.titles().items():
             place = re.match(r"balancer: (\w+(?: \d+)?)", title)
@@ -381,7 +249,7 @@ class Balancer(Daemon):
     def check_at_rest(
         self, workers: int | None = None, helpers: int = 2, seconds: float = 2.0, more_descriptors: int = 0
     ) -> dict[str, Any]:
-        """P0: what holds after any load and any fault, once nobody talks any more. Returns the status.
+        """What holds after any load and any fault once no client is connected. Returns the status.
 
         `more_descriptors` each process may have over its baseline: for a test that has added something.
         """
@@ -400,7 +268,7 @@ class Balancer(Daemon):
         totals = status["totals"]
         by_backend = sum(backend["sessions_total"] for backend in status["backends"])
         lost = totals["accepted_total"] - totals["closed_total"]
-        # What is refused at the door was accepted and never became a session.
+        # A connection that is refused was accepted and never became a session.
         assert lost >= 0 and (lost <= totals["refused_total"] or " signal=" in self.log()), (
             f"without an end: {totals}"
         )
@@ -411,7 +279,7 @@ class Balancer(Daemon):
         return status
 
     def check_descriptors(self, seconds: float, more: int = 0) -> None:
-        """Every process back at the count it had when the daemon was ready; new places have no baseline."""
+        """Every process is back at the count it had when the daemon was ready; a new slot has no baseline."""
 
         def surplus() -> dict[str, tuple[int, int]]:
             now = self.descriptors_by_place()
@@ -419,17 +287,48 @@ class Balancer(Daemon):
 
         try:
             wait_for(lambda: not surplus(), "descriptors at baseline", seconds)
-        except AssertionError:
+        except WaitFailed:
             raise AssertionError(f"descriptors above the baseline: {surplus()} (then, now)") from None
 
     def half_dead(self) -> list[KernelSocket]:
-        """Sockets whose peer has closed and that nobody here has noticed."""
+        """Sockets in CLOSE-WAIT: the peer has closed and the process has not."""
         waiting = sockets_in(CLOSE_WAIT)
         inodes: set[int] = set()
         for process in self.processes() if waiting else ():
             with contextlib.suppress(FileNotFoundError):
                 inodes |= inodes_of(process.pid)
         return [each for each in waiting if each.inode in inodes]
+
+
+class FileBalancer(Balancer):
+    """A balancer with a configuration file: `write` replaces the file, `reload` makes it hold."""
+
+    def __init__(self, text: str, **options: Any) -> None:
+        super().__init__(port=None, **options)
+        self.path = self.directory / "balancer.ini"
+        self.arguments += ["-c", str(self.path)]
+        self.write(text)
+
+    def write(self, text: str) -> None:
+        """Replace the file by a rename: no reader sees half of it."""
+        beside = self.path.with_suffix(".new")
+        beside.write_text(text)
+        beside.rename(self.path)
+
+    @property
+    def generation(self) -> int:
+        return int(self.status()["generation"])
+
+    def reload(self, wanted: int, seconds: float = 15.0) -> None:
+        """HUP, and wait for generation `wanted`."""
+        self.signal(signal.SIGHUP)
+        wait_for(lambda: self.generation >= wanted, f"generation {wanted}", seconds, every=0.02)
+
+    def wait_one_generation(self, seconds: float = 8.0) -> None:
+        def is_alone() -> bool:
+            return len({worker["generation"] for worker in self.status()["workers"]}) == 1
+
+        wait_for(is_alone, "the old generation gone", seconds, every=0.02)
 
 
 class Resizer(Daemon):
@@ -446,16 +345,3 @@ class Resizer(Daemon):
     def address(self) -> Address:
         match = self.wait_line(r"\bbind address=\[?([^\s\]]+?)\]?:(\d+)\b")
         return match[1], int(match[2])
-
-
-@contextlib.contextmanager
-def held(address: Address, count: int, timeout: float = 5.0) -> Iterator[list[socket.socket]]:
-    """`count` connections, opened one after the other and closed at the end."""
-    opened: list[socket.socket] = []
-    try:
-        for _ in range(count):
-            opened.append(socket.create_connection(address, timeout))  # noqa: PERF401 - closed if one fails
-        yield opened
-    finally:
-        for sock in opened:
-            sock.close()

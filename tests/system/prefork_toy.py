@@ -1,6 +1,6 @@
 """A toy service on the prefork machine: workers that echo lines and know a few words. Run as a program:
 
-    python prefork_toy.py CONFIG      CONFIG is a JSON file, read again at every reload
+    python -m tests.system.prefork_toy CONFIG      CONFIG is a JSON file, read again at every reload
 
 Keys: port, workers, drain, pidfile, admin (unix path), fail ("" | "config" | "boot"), more (extra ports), steering.
 """
@@ -10,8 +10,6 @@ import os
 import socket
 import sys
 import time
-
-sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
 
 from balancer.config.option import ConfigError
 from balancer.config.units import parse_address

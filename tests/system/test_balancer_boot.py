@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.system.backends import Digest, Echo
-from tests.system.harness import ROOT, Balancer, clean_environment, free_port
-from tests.system.load import run_load
+from scripts.lab.backends import Digest, Echo
+from scripts.lab.load import run_load
+from scripts.lab.network import free_port
+from scripts.lab.process import ROOT, clean_environment
+from tests.system.harness import Balancer
 
 USAGE, CANNOT_BIND = 2, 3
 

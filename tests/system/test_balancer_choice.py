@@ -10,9 +10,11 @@ from contextlib import ExitStack
 
 import pytest
 
-from tests.system.backends import Echo
-from tests.system.harness import Balancer, held, text_of, wait_for
-from tests.system.load import receive
+from scripts.lab.backends import Echo
+from scripts.lab.load import receive
+from scripts.lab.network import held, text_of
+from scripts.lab.waiting import wait_for
+from tests.system.harness import Balancer
 
 WORKERS = 4
 WEIGHTS = (1, 1, 2)

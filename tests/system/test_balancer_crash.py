@@ -8,9 +8,11 @@ from contextlib import ExitStack, suppress
 
 import psutil
 
-from tests.system.backends import Digest, Echo
-from tests.system.harness import Balancer, held, wait_for
-from tests.system.load import Load, receive, run_load
+from scripts.lab.backends import Digest, Echo
+from scripts.lab.load import Load, receive, run_load
+from scripts.lab.network import held
+from scripts.lab.waiting import wait_for
+from tests.system.harness import Balancer
 
 
 def kill(pid: int) -> None:

@@ -6,9 +6,11 @@ from contextlib import ExitStack
 
 import pytest
 
-from tests.system.backends import Digest, Echo, Stuck
-from tests.system.harness import Balancer, free_port, wait_for
-from tests.system.load import Load, run_load
+from scripts.lab.backends import Digest, Echo, Stuck
+from scripts.lab.load import Load, run_load
+from scripts.lab.network import free_port
+from scripts.lab.waiting import wait_for
+from tests.system.harness import Balancer
 
 INTERVAL = 0.2
 

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.system.backends import Digest, Echo, Scripted
-from tests.system.harness import Balancer, wait_for
-from tests.system.load import receive, run_load
+from scripts.lab.backends import Digest, Echo, Scripted
+from scripts.lab.load import receive, run_load
+from scripts.lab.waiting import wait_for
+from tests.system.harness import Balancer
 
 
 def test_a_thousand_requests_over_three_backends_add_up() -> None:

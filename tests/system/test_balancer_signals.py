@@ -10,9 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.system.backends import Digest, Echo
-from tests.system.harness import Balancer, held, text_of, wait_for
-from tests.system.load import Load, receive, run_load
+from scripts.lab.backends import Digest, Echo
+from scripts.lab.load import Load, receive, run_load
+from scripts.lab.network import held, text_of
+from scripts.lab.waiting import wait_for
+from tests.system.harness import Balancer
 
 
 def ping(sock: socket.socket) -> None:

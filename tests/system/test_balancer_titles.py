@@ -4,8 +4,10 @@ import re
 import signal
 import socket
 
-from tests.system.backends import Echo
-from tests.system.harness import Balancer, held, wait_for
+from scripts.lab.backends import Echo
+from scripts.lab.network import held
+from scripts.lab.waiting import wait_for
+from tests.system.harness import Balancer
 
 
 def titles(lb: Balancer) -> list[str]:

@@ -12,9 +12,10 @@ from pathlib import Path
 import psutil
 import pytest
 
+from scripts.lab.network import text_of
 from tests.system.client_fixture import ClientFixture
-from tests.system.harness import Balancer, Resizer, text_of
-from tests.system.resizing import picture
+from tests.system.harness import Balancer, Resizer
+from tests.system.resizer_peer import picture
 
 COUNT = 1000
 DISTINCT = 25

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from scripts.lab.waiting import wait_for
 from tests.system.client_fixture import COMMAND, ROOT, ClientFixture
 from tests.system.fake_resizer import FakeResizer, ServerConnection, right_answer
-from tests.system.harness import wait_for
 from workers.wire.messages import Request, Response
 
 

@@ -11,8 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.system.backends import Echo
-from tests.system.harness import Address, Balancer, free_port, held, text_of, wait_for
+from scripts.lab.backends import Echo
+from scripts.lab.network import Address, free_port, held, text_of
+from scripts.lab.waiting import wait_for
+from tests.system.harness import Balancer
 
 
 class Windowed(Balancer):

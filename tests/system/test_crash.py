@@ -9,20 +9,14 @@ from contextlib import ExitStack
 
 import pytest
 
-from tests.system.backends import Digest, Echo
-from tests.system.campaign import (
-    REAPED,
-    accepted,
-    freeze,
-    is_running,
-    kill_at_random,
-    ready_pids,
-    report,
-    wait_whole,
-)
-from tests.system.harness import Balancer, held, wait_for
-from tests.system.kernel import kernel_sockets
-from tests.system.load import Load, receive, run_load
+from scripts.lab.backends import Digest, Echo
+from scripts.lab.kernel import accepted, kernel_sockets
+from scripts.lab.load import Load, receive, run_load
+from scripts.lab.network import held
+from scripts.lab.process import freeze, is_running
+from scripts.lab.waiting import wait_for
+from tests.system.faults import REAPED, kill_at_random, ready_pids, report, wait_whole
+from tests.system.harness import Balancer
 
 RESPAWN = 0.2  # seconds from kill -9 to a ready replacement
 QUEUE_SERVED = 0.5  # seconds from the death of all workers to the last queued client's answer

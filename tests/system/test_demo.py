@@ -11,7 +11,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from tests.system.harness import ROOT, Balancer, Resizer, clean_environment, text_of, wait_for
+from scripts.lab.network import text_of
+from scripts.lab.process import ROOT, clean_environment
+from scripts.lab.waiting import wait_for
+from tests.system.harness import Balancer, Resizer
 
 COPIES = 25  # of each of the dozen samples: 300 pictures
 
@@ -38,7 +41,7 @@ def samples(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def house() -> Iterator[tuple[Balancer, list[Resizer]]]:
+def service() -> Iterator[tuple[Balancer, list[Resizer]]]:
     with ExitStack() as stack:
         resizers = [stack.enter_context(Resizer(name=f"backend-{n}", cpus=1)) for n in (1, 2, 3)]
         upstreams = [f"{text_of(resizer.address)} name=backend-{n}" for n, resizer in enumerate(resizers, 1)]
@@ -58,7 +61,7 @@ def figure(output: str, name: str) -> float:
 
 
 def test_the_demo_ends_well_and_every_sample_is_resized(tmp_path: Path) -> None:
-    words = [sys.executable, str(ROOT / "scripts" / "demo.py"), str(tmp_path / "samples"), "--count", "15"]
+    words = [sys.executable, "-m", "scripts.demo", str(tmp_path / "samples"), "--count", "15"]
     done = subprocess.run(
         words, cwd=ROOT, capture_output=True, text=True, timeout=85, env=clean_environment()
     )
@@ -85,9 +88,9 @@ def running(mark: str) -> list[str]:
 
 
 def test_five_thousand_dry_runs_over_fifty_connections(
-    house: tuple[Balancer, list[Resizer]], samples: Path, tmp_path: Path
+    service: tuple[Balancer, list[Resizer]], samples: Path, tmp_path: Path
 ) -> None:
-    lb, _ = house
+    lb, _ = service
     size = ("-w", 64, "-h", 48)
     words = (
         "--input",
@@ -116,9 +119,9 @@ def test_five_thousand_dry_runs_over_fifty_connections(
 
 
 def test_three_hundred_pictures_come_back_in_the_size_asked_for(
-    house: tuple[Balancer, list[Resizer]], samples: Path, tmp_path: Path
+    service: tuple[Balancer, list[Resizer]], samples: Path, tmp_path: Path
 ) -> None:
-    lb, _ = house
+    lb, _ = service
     out = tmp_path / "out"
     words = ("--proxy", text_of(lb.address), "--input", samples, "--output", out, "--maxconns", 6)
     done = client(*words, "--minconns", 3, "-w", 96, "-h", 64, directory=tmp_path)

@@ -8,20 +8,14 @@ from contextlib import ExitStack
 
 import pytest
 
-from tests.system.backends import Digest
-from tests.system.campaign import (
-    REAPED,
-    SAMPLE_SECONDS,
-    Sampler,
-    accepted,
-    dialled,
-    freeze,
-    living,
-    report,
-    wait_whole,
-)
-from tests.system.harness import Balancer, wait_for
-from tests.system.load import Load
+from scripts.lab.backends import Digest
+from scripts.lab.kernel import accepted, dialled
+from scripts.lab.load import Load
+from scripts.lab.process import freeze
+from scripts.lab.waiting import wait_for
+from tests.system.faults import REAPED, living, report, wait_whole
+from tests.system.harness import Balancer
+from tests.system.sampler import SAMPLE_SECONDS, Sampler
 
 WORKERS = 4
 RATE = 500  # connections a second

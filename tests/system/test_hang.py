@@ -7,9 +7,12 @@ from collections.abc import Sequence
 
 import pytest
 
-from tests.system.backends import Echo
-from tests.system.campaign import REAPED, Arrival, Arrivals, freeze, ready_pids, report, state_of
-from tests.system.harness import Balancer, wait_for
+from scripts.lab.arrivals import Arrival, Arrivals
+from scripts.lab.backends import Echo
+from scripts.lab.process import freeze, state_of
+from scripts.lab.waiting import wait_for
+from tests.system.faults import REAPED, ready_pids, report
+from tests.system.harness import Balancer
 
 DELAY = 1.5  # seconds that a new connection may wait because of a hung worker
 REPLACED = 4.0  # seconds from the stop to a ready replacement

@@ -5,9 +5,10 @@ import socket
 
 import pytest
 
-from tests.system.backends import Digest, Echo, Scripted, close_with_reset
-from tests.system.harness import free_port, wait_for
-from tests.system.load import REPLY, REQUEST, Load, receive, run_load
+from scripts.lab.backends import Digest, Echo, Scripted
+from scripts.lab.load import REPLY, REQUEST, Load, receive, run_load
+from scripts.lab.network import close_with_reset, free_port
+from scripts.lab.waiting import wait_for
 
 
 def test_every_request_to_a_sound_backend_is_ok() -> None:

@@ -16,11 +16,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.system.backends import Digest
-from tests.system.campaign import report
-from tests.system.dynasty import Dynasty, asked, subreaper
-from tests.system.harness import wait_for
-from tests.system.load import Load
+from scripts.lab.backends import Digest
+from scripts.lab.load import Load
+from scripts.lab.waiting import wait_for
+from tests.system.faults import report
+from tests.system.upgradable import UpgradableBalancer, status_or_none, subreaper
 
 ACTS = (signal.SIGHUP, signal.SIGUSR2, signal.SIGTTIN, signal.SIGTTOU, signal.SIGUSR1)
 
@@ -47,7 +47,7 @@ def act_at_random(directory: Path, seed: int, acts: int) -> None:
     dice = random.Random(seed)
     with ExitStack() as stack:
         backend = stack.enter_context(Digest())
-        lb = Dynasty(directory, upstreams=[backend.address], drain_timeout="3s")
+        lb = UpgradableBalancer(directory, upstreams=[backend.address], drain_timeout="3s")
         lb.expect(r"reload error=.*told to stop")  # overtaken by a successor
         stack.enter_context(lb)
         load = stack.enter_context(Load(lb.address, clients=8, pause=0.005))
@@ -69,10 +69,10 @@ def act_at_random(directory: Path, seed: int, acts: int) -> None:
         )  # it began with two of each
 
 
-def settled(lb: Dynasty) -> bool:
+def settled(lb: UpgradableBalancer) -> bool:
     """Whoever serves answers, has workers of one generation, all ready, and nobody else is left."""
     lb.follow()
-    status = asked(lb)
+    status = status_or_none(lb)
     if status is None or not len(lb.session()) == len(lb.processes()) == len(status["workers"]) + 3:
         return False
     states = {(worker["state"], worker["generation"]) for worker in status["workers"]}

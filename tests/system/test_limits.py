@@ -5,9 +5,12 @@ from contextlib import ExitStack
 
 import pytest
 
-from tests.system.campaign import REAPED, Churn, Counting, kill_at_random, ready_pids, report
-from tests.system.harness import Balancer, held, text_of, wait_for
-from tests.system.load import receive
+from scripts.lab.load import receive
+from scripts.lab.network import held, text_of
+from scripts.lab.waiting import wait_for
+from tests.system.churn import Churn, Counting
+from tests.system.faults import REAPED, kill_at_random, ready_pids, report
+from tests.system.harness import Balancer
 
 WORKERS = 4
 MAXCONNS = 100
@@ -38,17 +41,17 @@ def storm_at_both_limits(clients: int, kills: int, every: float) -> None:
         lb = stack.enter_context(Balancer(upstreams=upstreams, **options))
         lb.expect(REAPED)
         churn = stack.enter_context(Churn(lb.address, clients, hold=0.3))
-        wait_for(lambda: lb.status()["totals"]["refused_total"] > 100, "a full house", 10)
+        wait_for(lambda: lb.status()["totals"]["refused_total"] > 100, "clients turned away", 10)
         kill_at_random(lb, WORKERS, kills, every, seed=47)
         wait_for(lambda: seats_taken(lb, small.name) == MAXCONN, "a full backend", 5)
-        crowd = churn.finish()
+        crowd = churn.figures()
         lb.wait_idle()
         with held(lb.address, MAXCONNS) as first:
             assert all(receive(client, 5) == b"hello" for client in first)
             assert seats_taken(lb, small.name) == MAXCONN
             more = usable(lb, 20)
         lb.wait_idle()
-        at_small, at_large = small.finish(), large.finish()
+        at_small, at_large = small.figures(), large.figures()
         report(
             "47+65",
             clients=clients,
@@ -63,7 +66,7 @@ def storm_at_both_limits(clients: int, kills: int, every: float) -> None:
         )
         assert crowd["refused"] == 0
         assert crowd["most"] <= MAXCONNS
-        assert crowd["most"] > 0.8 * MAXCONNS, "the house was never full: nothing was proved"
+        assert crowd["most"] > 0.8 * MAXCONNS, "the limit was never near: nothing was proved"
         assert at_small["most"] == MAXCONN
         assert at_large["most"] <= MAXCONNS
         assert more == 0, f"{more} more than {MAXCONNS} were let in"
@@ -90,7 +93,7 @@ def queue_before_a_full_backend(clients: int, kills: int, every: float) -> None:
         began, before = time.monotonic(), lb.status()["totals"]["closed_total"]
         kill_at_random(lb, WORKERS, kills, every, seed=48)
         rate = (lb.status()["totals"]["closed_total"] - before) / (time.monotonic() - began)
-        crowd = churn.finish()
+        crowd = churn.figures()
         lb.wait_idle()
         with held(lb.address, MAXCONN) as first:
             assert all(receive(client, 5) == b"hello" for client in first)
@@ -98,7 +101,7 @@ def queue_before_a_full_backend(clients: int, kills: int, every: float) -> None:
                 wait_for(lambda: lb.status()["totals"]["queued"] == 1, "the ninth in the queue")
                 first[0].close()
                 assert receive(ninth[0], 5) == b"hello"
-        counts = backend.finish()
+        counts = backend.figures()
         report(
             "47 queue",
             clients=clients,

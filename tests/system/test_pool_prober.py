@@ -5,9 +5,11 @@ import re
 import signal
 from contextlib import ExitStack
 
-from tests.system.backends import Digest
-from tests.system.harness import Balancer, free_port, wait_for
-from tests.system.load import run_load
+from scripts.lab.backends import Digest
+from scripts.lab.load import run_load
+from scripts.lab.network import free_port
+from scripts.lab.waiting import wait_for
+from tests.system.harness import Balancer
 
 
 def prober_pid(lb: Balancer) -> int | None:

@@ -19,10 +19,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.system.backends import Scripted
-from tests.system.harness import Balancer, wait_for
-from tests.system.load import receive
-from tests.system.ruler import Ruler
+from scripts.lab.backends import Scripted
+from scripts.lab.load import receive
+from scripts.lab.waiting import wait_for
+from tests.system.harness import Balancer
+from tests.system.stalls import StallMeter
 
 MB = 1 << 20
 KB = 1 << 10
@@ -264,10 +265,10 @@ def test_one_byte_ping_pong_never_waits_for_a_delayed_acknowledgement(rounds: in
 
     delays = []
     with Scripted(script) as backend, Balancer(upstreams=[backend.address], check="none") as lb:
-        with socket.create_connection(lb.address, 5) as client, Ruler(lb.worker_pids()) as ruler:
+        with socket.create_connection(lb.address, 5) as client, StallMeter(lb.worker_pids()) as stalls:
             client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             for number in range(rounds):
-                begun, waited = time.monotonic(), ruler.waited()
+                begun, waited = time.monotonic(), stalls.waited()
                 if number % 3 < 2:
                     client.send(b"a")
                     receive(client, 1)
@@ -278,7 +279,7 @@ def test_one_byte_ping_pong_never_waits_for_a_delayed_acknowledgement(rounds: in
                     receive(client, 2)
                 took = time.monotonic() - begun
                 if took > 0.02:
-                    took -= ruler.stalled(begun) + ruler.waited() - waited
+                    took -= stalls.stalled(begun) + stalls.waited() - waited
                 delays.append(took)
         late = [delay for delay in delays if delay > 0.03]
         print(
@@ -317,15 +318,15 @@ def test_four_bulk_flows_leave_small_messages_their_turn(pings: int) -> None:
         for thread in threads:
             thread.start()
         delays = []
-        with socket.create_connection(lb.address, 5) as ping, Ruler(lb.worker_pids()) as ruler:
+        with socket.create_connection(lb.address, 5) as ping, StallMeter(lb.worker_pids()) as stalls:
             ping.sendall(b"p")
             for _ in range(pings):
-                begun, waited = time.monotonic(), ruler.waited()
+                begun, waited = time.monotonic(), stalls.waited()
                 ping.sendall(b"x")
                 receive(ping, 1)
                 took = time.monotonic() - begun
                 if took > 0.02:
-                    took -= ruler.stalled(begun) + ruler.waited() - waited
+                    took -= stalls.stalled(begun) + stalls.waited() - waited
                 delays.append(took)
         stopping.set()
         for thread in threads:

@@ -18,10 +18,12 @@ from hashlib import sha256
 
 import pytest
 
-from tests.system.backends import Digest, Scripted, close_with_reset
-from tests.system.harness import Balancer, wait_for
-from tests.system.load import receive
-from tests.system.ruler import Ruler
+from scripts.lab.backends import Digest, Scripted
+from scripts.lab.load import receive
+from scripts.lab.network import close_with_reset
+from scripts.lab.waiting import wait_for
+from tests.system.harness import Balancer
+from tests.system.stalls import StallMeter
 
 LONG = pytest.param(1000, marks=pytest.mark.soak)
 
@@ -254,19 +256,19 @@ def test_a_client_reset_reaches_the_backend_at_once(rounds: int) -> None:
         client = socket.create_connection(lb.address, 20)
         client.sendall(serial.to_bytes(8, "big"))
         receive(client, 200_000)
-        left, waited = time.monotonic(), ruler.waited()
+        left, waited = time.monotonic(), stalls.waited()
         close_with_reset(client)
         wait_for(lambda: serial in noticed, "the backend to notice", 5, every=0.001)
         delay = noticed[serial] - left
         delays.append(delay)
         if delay > 0.05:
-            delay -= ruler.stalled(left, noticed[serial]) + ruler.waited() - waited
+            delay -= stalls.stalled(left, noticed[serial]) + stalls.waited() - waited
         net.append(delay)
 
     delays: list[float] = []
     net: list[float] = []
     with Scripted(script) as backend, Balancer(upstreams=[backend.address], check="none") as lb:
-        with Ruler(lb.worker_pids()) as ruler:
+        with StallMeter(lb.worker_pids()) as stalls:
             in_threads(1, round_trip, rounds)
         print(
             f"{rounds} resets noticed within {max(delays) * 1000:.1f} ms, {max(net) * 1000:.1f} of them ours"

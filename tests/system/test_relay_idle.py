@@ -5,8 +5,9 @@ import socket
 
 import pytest
 
-from tests.system.backends import Digest
-from tests.system.harness import Balancer, wait_for
+from scripts.lab.backends import Digest
+from scripts.lab.waiting import wait_for
+from tests.system.harness import Balancer
 
 KB = 1024
 

@@ -9,9 +9,10 @@ import time
 
 import psutil
 
-from tests.system.backends import Echo, Scripted
-from tests.system.harness import Balancer, wait_for
-from tests.system.load import receive
+from scripts.lab.backends import Echo, Scripted
+from scripts.lab.load import receive
+from scripts.lab.waiting import wait_for
+from tests.system.harness import Balancer
 
 
 def is_served(client: socket.socket) -> bool:

@@ -20,8 +20,9 @@ from urllib.request import urlopen
 import pytest
 from PIL import Image
 
-from tests.system.harness import Resizer, wait_for
-from tests.system.resizing import Peer, picture
+from scripts.lab.waiting import wait_for
+from tests.system.harness import Resizer
+from tests.system.resizer_peer import Peer, picture
 
 PEAK = 300 << 20  # bytes a CPU process may take while it refuses
 

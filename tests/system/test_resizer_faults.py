@@ -17,8 +17,9 @@ from urllib.request import urlopen
 import pytest
 from PIL import Image
 
-from tests.system.harness import Resizer, wait_for
-from tests.system.resizing import ENDLESS, SLOW, Peer, picture, size_of
+from scripts.lab.waiting import wait_for
+from tests.system.harness import Resizer
+from tests.system.resizer_peer import ENDLESS, SLOW, Peer, picture, size_of
 from workers.wire.messages import Response
 
 

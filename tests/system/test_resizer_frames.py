@@ -9,8 +9,9 @@ import time
 import psutil
 import pytest
 
-from tests.system.harness import Resizer, wait_for
-from tests.system.resizing import Peer, framed, picture, size_of
+from scripts.lab.waiting import wait_for
+from tests.system.harness import Resizer
+from tests.system.resizer_peer import Peer, framed, picture, size_of
 from workers.wire.frames import MAGIC
 
 

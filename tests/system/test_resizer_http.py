@@ -10,7 +10,7 @@ import time
 import pytest
 
 from tests.system.harness import Resizer
-from tests.system.resizing import ENDLESS, Peer, picture, size_of
+from tests.system.resizer_peer import ENDLESS, Peer, picture, size_of
 
 Address = tuple[str, int]
 

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from tests.system.harness import Resizer, wait_for
-from tests.system.resizing import Peer, framed, picture
+from scripts.lab.waiting import wait_for
+from tests.system.harness import Resizer
+from tests.system.resizer_peer import Peer, framed, picture
 from workers.wire.frames import FrameReader
 from workers.wire.messages import Response, decode_response
 

@@ -15,10 +15,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.system.backends import Digest, Echo
-from tests.system.campaign import freeze, is_running, report
-from tests.system.harness import Balancer, held, wait_for
-from tests.system.load import Load, receive, run_load
+from scripts.lab.backends import Digest, Echo
+from scripts.lab.load import Load, receive, run_load
+from scripts.lab.network import held
+from scripts.lab.process import freeze, is_running
+from scripts.lab.waiting import wait_for
+from tests.system.faults import report
+from tests.system.harness import Balancer
 
 # --- descriptors
 
@@ -194,7 +197,7 @@ def test_a_stopped_reader_of_the_log_stops_nobody(tmp_path: Path) -> None:
             cat = stack.enter_context(subprocess.Popen(["cat"], stdin=reader, stdout=file))
         os.close(reader)
         stack.callback(cat.kill)
-        lb.stderr = writer
+        lb.output = writer
         stack.enter_context(lb)
         os.close(writer)
         calm = run_load(lb.address, requests=300, clients=4, pause=0.002)

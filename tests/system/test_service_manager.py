@@ -14,9 +14,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.system.backends import Digest, Echo
-from tests.system.harness import ROOT, Balancer, clean_environment, free_port, wait_for
-from tests.system.load import Load, receive, run_load
+from scripts.lab.backends import Digest, Echo
+from scripts.lab.load import Load, receive, run_load
+from scripts.lab.network import free_port
+from scripts.lab.process import ROOT, clean_environment
+from scripts.lab.waiting import wait_for
+from tests.system.harness import Balancer
 
 CANNOT_BIND = 3
 NOBODY = 65534

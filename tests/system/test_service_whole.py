@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from tests.system.harness import Balancer, Resizer
-from tests.system.resizing import picture, size_of
+from tests.system.resizer_peer import picture, size_of
 
 Address = tuple[str, int]
 HEAD = b"POST /resize?w=%d HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n"

@@ -9,10 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.system.backends import Digest, Echo
-from tests.system.campaign import REAPED, freeze, ready_pids, report
-from tests.system.harness import Balancer, held, wait_for
-from tests.system.load import Load, receive
+from scripts.lab.backends import Digest, Echo
+from scripts.lab.load import Load, receive
+from scripts.lab.network import held
+from scripts.lab.process import freeze
+from scripts.lab.waiting import wait_for
+from tests.system.faults import REAPED, ready_pids, report
+from tests.system.harness import Balancer
 
 MOST = 4
 Scale = Callable[[Balancer, int], None]

@@ -7,16 +7,12 @@ from contextlib import ExitStack, contextmanager
 
 import pytest
 
-from tests.system.campaign import (
-    SAMPLE_SECONDS,
-    Churn,
-    Counting,
-    ready_pids,
-    report,
-)
+from scripts.lab.kernel import LISTEN, inodes_of, kernel_sockets
+from scripts.lab.load import receive
+from tests.system.churn import Churn, Counting
+from tests.system.faults import ready_pids, report
 from tests.system.harness import Balancer
-from tests.system.kernel import LISTEN, inodes_of, kernel_sockets
-from tests.system.load import receive
+from tests.system.sampler import SAMPLE_SECONDS
 
 WORKERS = 4
 CLIENTS = 64

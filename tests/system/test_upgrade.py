@@ -10,11 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.system.backends import Digest, Echo
-from tests.system.campaign import is_running, report
-from tests.system.dynasty import PROMISED, Dynasty, Heir, asked, subreaper
-from tests.system.harness import free_port, held, text_of, wait_for
-from tests.system.load import Load, receive
+from scripts.lab.backends import Digest, Echo
+from scripts.lab.load import Load, receive
+from scripts.lab.network import free_port, held, text_of
+from scripts.lab.process import is_running
+from scripts.lab.waiting import wait_for
+from tests.system.faults import report
+from tests.system.upgradable import SERVES, Successor, UpgradableBalancer, status_or_none, subreaper
 
 
 @pytest.fixture(autouse=True)
@@ -37,16 +39,16 @@ def upgrade_under_load(directory: Path, upgrades: int, steady: int) -> None:
     with ExitStack() as stack:
         backend = stack.enter_context(Digest())
         pidfile = directory / "pid"
-        lb = Dynasty(directory, upstreams=[backend.address], pidfile=pidfile)
+        lb = UpgradableBalancer(directory, upstreams=[backend.address], pidfile=pidfile)
         stack.enter_context(lb)
         load = stack.enter_context(Load(lb.address, clients=16, pause=0.002))
         for turn in range(upgrades):
             before = {process.pid for process in lb.processes()}
             lb.new_version(f"9.{turn}")
-            pid = lb.succeed()
+            pid = lb.upgrade()
             assert lb.old.wait(10) == 0
             wait_for(lambda b=before: not any(map(is_running, b)), "the old version gone", 8)
-            status = wait_for(lambda: asked(lb), "a status of the new version", 5)
+            status = wait_for(lambda: status_or_none(lb), "a status of the new version", 5)
             assert status["version"] == f"9.{turn}"
             assert pidfile.read_text().strip() == str(pid)
             assert not set(lb.worker_pids()) & before
@@ -65,7 +67,7 @@ def broken_versions_under_load(
     with ExitStack() as stack:
         backend = stack.enter_context(Digest())
         pidfile = directory / "pid"
-        lb = Dynasty(directory, upstreams=[backend.address], pidfile=pidfile)
+        lb = UpgradableBalancer(directory, upstreams=[backend.address], pidfile=pidfile)
         for pattern in (r"upgrade successor=\d+", r"Traceback", r"traceback|crash|give-up|reap", r"config"):
             lb.expect(pattern)
         stack.enter_context(lb)
@@ -73,18 +75,18 @@ def broken_versions_under_load(
         pids = lb.worker_pids()
         for name, old, new in kinds.values():
             text = lb.edit(name, old, new)
-            lb.refuse(seconds)
+            lb.upgrade_in_vain(seconds)
             lb.restore(name, text)
             assert lb.worker_pids() == pids
             assert pidfile.read_text().strip() == str(lb.pid)
             assert lb.admin.exists()
         wait_for(lambda: len(lb.session()) == len(lb.processes()), "nobody of the broken version left", 3)
-        lb.succeed()
+        lb.upgrade()
         assert lb.old.wait(10) == 0
         outcome = load.finish()
         report("broken upgrades", kinds=list(kinds), requests=outcome.attempts, failed=outcome.failed)
         outcome.check_nothing_lost(300)
-        wait_for(lambda: asked(lb), "a status of the new version")
+        wait_for(lambda: status_or_none(lb), "a status of the new version")
         lb.check_at_rest()
 
 
@@ -115,14 +117,14 @@ def test_sessions_of_the_old_version_are_finished_by_it(tmp_path: Path) -> None:
     """And a second USR2 meanwhile is refused. Fails where each signal starts another successor."""
     with ExitStack() as stack:
         echo = stack.enter_context(Echo())
-        lb = stack.enter_context(Dynasty(tmp_path, upstreams=[echo.address], drain_timeout="20s"))
+        lb = stack.enter_context(UpgradableBalancer(tmp_path, upstreams=[echo.address], drain_timeout="20s"))
         clients = stack.enter_context(held(lb.address, 10))
         for client in clients:
             client.sendall(b"x")
             assert receive(client, 1) == b"x"
         lb.signal(signal.SIGUSR2)
         lb.wait_line(r"info master pid=\d+ upgrade successor=\d+ sockets=")
-        lb.succeed()
+        lb.upgrade()
         lb.wait_line(r"warning master pid=\d+ upgrade .*refused: one is under way")
         assert len(set(re.findall(r"successor=(\d+)", lb.log()))) == 1
         wait_for(lambda: lb.log().count(" drain sessions=") == 2, "both old workers to accept no more")
@@ -138,7 +140,7 @@ def test_sessions_of_the_old_version_are_finished_by_it(tmp_path: Path) -> None:
             assert lb.old.wait(10) == 0
             new.sendall(b"m")
             assert receive(new, 1) == b"m"
-        wait_for(lambda: asked(lb), "a status of the new version")
+        wait_for(lambda: status_or_none(lb), "a status of the new version")
         began = time.monotonic()
         lb.check_at_rest()
         assert time.monotonic() - began < 10
@@ -148,10 +150,10 @@ def test_a_new_version_with_fewer_workers_empties_every_queue(tmp_path: Path) ->
     """Fails where the sockets of slots that it has no worker for stay in the kernel's group with nobody to accept."""
     with ExitStack() as stack:
         echo = stack.enter_context(Echo())
-        lb = stack.enter_context(Dynasty(tmp_path, upstreams=[echo.address], workers=2))
+        lb = stack.enter_context(UpgradableBalancer(tmp_path, upstreams=[echo.address], workers=2))
         assert lb.ctl("workers", "4").returncode == 0
         lb.wait_line(r"scale workers=2->4")
-        lb.succeed()
+        lb.upgrade()
         assert lb.old.wait(10) == 0
         for client in stack.enter_context(held(lb.address, 40)):
             client.sendall(b"x")
@@ -165,7 +167,7 @@ def test_a_reload_and_an_upgrade_cross_and_nothing_is_lost(tmp_path: Path, first
     superseded meanwhile, or where the reload's end takes the sockets from the successor."""
     with ExitStack() as stack:
         backend = stack.enter_context(Digest())
-        lb = Dynasty(tmp_path, upstreams=[backend.address])
+        lb = UpgradableBalancer(tmp_path, upstreams=[backend.address])
         lb.expect(r"reload error=.*told to stop")
         stack.enter_context(lb)
         load = stack.enter_context(Load(lb.address, clients=16, pause=0.002))
@@ -173,17 +175,17 @@ def test_a_reload_and_an_upgrade_cross_and_nothing_is_lost(tmp_path: Path, first
             before = {process.pid for process in lb.processes()}
             if first == signal.SIGHUP:
                 lb.signal(signal.SIGHUP)
-                lb.succeed()
+                lb.upgrade()
             else:
                 at = len(lb.log())
                 lb.signal(signal.SIGUSR2)
                 lb.wait_line(r"upgrade successor=\d+ sockets=", after=at)
                 lb.signal(signal.SIGHUP)
-                match = lb.wait_line(rf"upgrade successor=(\d+) then={PROMISED}", 20, after=at)
-                lb.old, lb.process = lb.process, Heir(int(match[1]))  # type: ignore[assignment]
+                match = lb.wait_line(rf"upgrade successor=(\d+) then={SERVES}", 20, after=at)
+                lb.old, lb.process = lb.process, Successor(int(match[1]))  # type: ignore[assignment]
             assert lb.old.wait(10) == 0
             wait_for(lambda b=before: not any(map(is_running, b)), "the old version gone", 8)
-            wait_for(lambda: asked(lb), "a status of the new version")
+            wait_for(lambda: status_or_none(lb), "a status of the new version")
         outcome = load.finish()
         report("crossed", first=first.name, requests=outcome.attempts, failed=outcome.failed)
         outcome.check_nothing_lost(300)
@@ -195,13 +197,13 @@ def test_an_upgraded_master_can_reload(tmp_path: Path) -> None:
     then, here the child's own control socket."""
     with ExitStack() as stack:
         echo = stack.enter_context(Echo())
-        lb = stack.enter_context(Dynasty(tmp_path, upstreams=[echo.address]))
-        lb.succeed()
+        lb = stack.enter_context(UpgradableBalancer(tmp_path, upstreams=[echo.address]))
+        lb.upgrade()
         assert lb.old.wait(10) == 0
-        wait_for(lambda: asked(lb), "a status of the new version")
+        wait_for(lambda: status_or_none(lb), "a status of the new version")
         for generation in (2, 3):
             assert lb.ctl("reload").returncode == 0
-            wait_for(lambda g=generation: asked(lb)["generation"] == g, "the new generation")
+            wait_for(lambda g=generation: status_or_none(lb)["generation"] == g, "the new generation")
         lb.check_at_rest()
 
 
@@ -210,13 +212,15 @@ def test_what_is_down_and_what_was_taken_out_stays_so(tmp_path: Path) -> None:
     with ExitStack() as stack:
         sound, repaired = stack.enter_context(Echo()), stack.enter_context(Echo())
         dead = f"127.0.0.1:{free_port()}"
-        lb = stack.enter_context(Dynasty(tmp_path, upstreams=[sound.address, repaired.address, dead]))
+        lb = stack.enter_context(
+            UpgradableBalancer(tmp_path, upstreams=[sound.address, repaired.address, dead])
+        )
         lb.wait_backend(dead, "down")
         assert lb.ctl("maint", text_of(repaired.address)).returncode == 0
         before = {backend["name"]: backend["state"] for backend in lb.status()["backends"]}
         since = lb.backend(dead)["since_s"]
-        lb.succeed()
-        wait_for(lambda: asked(lb), "a status of the new version")
+        lb.upgrade()
+        wait_for(lambda: status_or_none(lb), "a status of the new version")
         after = lb.status()["backends"]
         assert {backend["name"]: backend["state"] for backend in after} == before
         assert lb.backend(dead)["since_s"] > since

@@ -88,29 +88,14 @@ TO_MEND: set[str] = {
     "balancer.relay.splicing imports balancer.relay.session in a circle",
     # config, console
     "class Answer is defined more than once",
-    # lab
-    "class Backend is defined more than once",
-    # lab
-    "class Clients is defined more than once",
     # eventloop
     "class Acceptor is defined more than once",
-    # lab
-    "class Row is defined more than once",
     # prefork, resizer
     "class Seat is defined more than once",
     # config, pool, relay, resizer
     "class Settings is defined more than once",
     # resizer
     "class Worker is defined more than once",
-    # lab
-    "scripts.versuslib.peers.command is a stub",
-    "scripts.versuslib.peers.is_worker is a stub",
-    "scripts.versuslib.peers.sessions is a stub",
-    "scripts.versuslib.peers.version is a stub",
-    "scripts.versuslib.rows imports tests.system.backends, which is none of balancer, workers, scripts",
-    "scripts.versuslib.rows imports tests.system.campaign, which is none of balancer, workers, scripts",
-    "scripts.versuslib.rows imports tests.system.harness, which is none of balancer, workers, scripts",
-    "scripts.versuslib.rows imports tests.system.load, which is none of balancer, workers, scripts",
 }
 
 

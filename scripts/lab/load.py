@@ -1,15 +1,15 @@
-"""A load generator that can account for every request, and the backend that proves each byte of it.
+"""A load that accounts for every request, and the backend that proves each of its bytes.
 
     request   id u64 | payload length u32 | reply length u32 | payload        bytes that the id seeds
     reply     id u64 | backend's index u32 | SHA-256 of the request | bytes    that the complement seeds
 
-attempts = ok + refused + reset + timeout + early_eof + corrupt, always: `Outcome.check_exact` says so. Ids
-are never used twice: a byte of another request or connection is corrupt, never a coincidence.
+attempts = ok + refused + reset + timeout + early_eof + corrupt, which `LoadOutcome.check_exact` asserts. An id is used
+once: a byte of another request or connection is counted as corrupt.
 
     outcome = run_load(lb.address, clients=32, requests=10_000)
     with Load(lb.address, clients=32) as load: ...; outcome = load.finish()      until told to stop
 
-Both run in a process of their own (`python load.py client|backend ...`): the test's threads do not slow them.
+Both run in a process of their own (`python -m scripts.lab.load client|backend ...`).
 """
 
 import hashlib
@@ -20,13 +20,13 @@ import random
 import selectors
 import socket
 import struct
-import subprocess
 import sys
 import threading
 import time
 from dataclasses import asdict, dataclass, field
-from types import TracebackType
 from typing import Any
+
+from scripts.lab.helpers import HelperProcess
 
 REQUEST = struct.Struct("!QII")
 REPLY = struct.Struct("!QI32s")
@@ -40,8 +40,8 @@ def stream(seed: int, length: int) -> bytes:
 
 
 @dataclass
-class Outcome:
-    """What became of every request. Times are seconds."""
+class LoadOutcome:
+    """Number of requests by their end. Times are seconds."""
 
     attempts: int = 0
     ok: int = 0
@@ -67,13 +67,13 @@ class Outcome:
         assert sum(self.by_backend.values()) == self.ok, self
 
     def check_nothing_lost(self, at_least: int = 1) -> None:
-        """Z: no failure of any class."""
+        """No failure of any class."""
         self.check_exact()
         assert self.failed == 0, f"{self.failed} of {self.attempts} failed: {self}"
         assert self.ok >= at_least, self
 
 
-class Corrupt(Exception):
+class CorruptReply(Exception):
     """A reply that is not this request's."""
 
 
@@ -94,8 +94,8 @@ def receive(sock: socket.socket, length: int) -> bytes:
     return bytes(buffer)
 
 
-class Client:
-    """One client after another's request; `per_connection` requests share a connection."""
+class LoadClient:
+    """One client: a request after the other; `per_connection` requests share a connection."""
 
     def __init__(
         self, address: tuple[str, int], plan: dict[str, Any], ids: Any, stop: threading.Event
@@ -104,12 +104,12 @@ class Client:
         self.plan = plan
         self.ids = ids
         self.stop = stop
-        self.outcome = Outcome()
+        self.outcome = LoadOutcome()
         self.latencies: list[float] = []
         self.sock: socket.socket | None = None
 
     def run(self) -> None:
-        """Until the stop or the last id; one request at least, however early the stop comes."""
+        """Send requests until the stop or the last id; at least one."""
         rng = random.Random(self.plan["seed"])
         left = 0
         while not (self.stop.is_set() and self.outcome.attempts):
@@ -144,7 +144,7 @@ class Client:
             self.fail("timeout", number, error)
         except EarlyEnd as error:
             self.fail("early_eof", number, error)
-        except Corrupt as error:
+        except CorruptReply as error:
             self.fail("corrupt", number, error)
         except OSError as error:
             self.fail("reset", number, error)
@@ -173,13 +173,13 @@ class Client:
         self.sock.sendall(request)
         echoed, index, digest = REPLY.unpack(receive(self.sock, REPLY.size))
         if echoed != number or digest != hashlib.sha256(request).digest():
-            raise Corrupt(f"reply to {echoed}, asked {number}")
+            raise CorruptReply(f"reply to {echoed}, asked {number}")
         if receive(self.sock, wanted) != stream(number ^ MASK, wanted):
-            raise Corrupt("the reply's bytes are not this request's")
+            raise CorruptReply("the reply's bytes are not this request's")
         return int(index)
 
 
-class Ids:
+class RequestIds:
     """Unique numbers for all clients, `limit` of them (0: without end), then None."""
 
     def __init__(self, limit: int) -> None:
@@ -192,8 +192,8 @@ class Ids:
         return None if self.limit and number >= self.limit else self.base + number
 
 
-def merge(clients: list[Client], seconds: float) -> Outcome:
-    whole = Outcome(seconds=seconds)
+def merge(clients: list[LoadClient], seconds: float) -> LoadOutcome:
+    whole = LoadOutcome(seconds=seconds)
     for client in clients:
         for name in ("attempts", "ok", "connections", *FAILURES):
             setattr(whole, name, getattr(whole, name) + getattr(client.outcome, name))
@@ -209,11 +209,12 @@ def merge(clients: list[Client], seconds: float) -> Outcome:
     return whole
 
 
-def drive(address: tuple[str, int], plan: dict[str, Any], stop: threading.Event) -> Outcome:
+def drive(address: tuple[str, int], plan: dict[str, Any], stop: threading.Event) -> LoadOutcome:
     """Run all clients to the end or to the stop."""
-    ids = Ids(plan["requests"])
+    ids = RequestIds(plan["requests"])
     clients = [
-        Client(address, plan | {"seed": plan["seed"] * 1000 + n}, ids, stop) for n in range(plan["clients"])
+        LoadClient(address, plan | {"seed": plan["seed"] * 1000 + n}, ids, stop)
+        for n in range(plan["clients"])
     ]
     threads = [threading.Thread(target=client.run) for client in clients]
     began = time.monotonic()
@@ -224,7 +225,7 @@ def drive(address: tuple[str, int], plan: dict[str, Any], stop: threading.Event)
     return merge(clients, time.monotonic() - began)
 
 
-class Load:
+class Load(HelperProcess):
     """A load in a process of its own, until finish()."""
 
     def __init__(
@@ -253,36 +254,16 @@ class Load:
         )
         given = locals()
         self.plan = {name: given[name] for name in names}
-        self.process = subprocess.Popen(
-            [sys.executable, __file__, "client", address[0], str(address[1]), json.dumps(self.plan)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-        )
+        super().__init__("scripts.lab.load", "client", *address, json.dumps(self.plan))
 
-    def __enter__(self) -> "Load":
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
-    ) -> None:
-        self.process.kill()
-        self.process.wait()
-        for pipe in (self.process.stdin, self.process.stdout):
-            if pipe:
-                pipe.close()
-
-    def finish(self, stop: bool = True, seconds: float = 60.0) -> Outcome:
-        """Tell it to stop (or let it finish its requests) and return what happened."""
-        assert self.process.stdin and self.process.stdout
-        if stop:
-            self.process.stdin.close()
-        self.process.wait(seconds)
-        outcome = Outcome(**json.loads(self.process.stdout.read()))
+    def finish(self, stop: bool = True, seconds: float = 60.0) -> LoadOutcome:
+        """Tell it to stop, or let it end its requests, and return what happened."""
+        outcome = LoadOutcome(**self.figures(stop, seconds))
         outcome.check_exact()
         return outcome
 
 
-def run_load(address: tuple[str, int], requests: int, seconds: float = 60.0, **plan: Any) -> Outcome:
+def run_load(address: tuple[str, int], requests: int, seconds: float = 60.0, **plan: Any) -> LoadOutcome:
     """A load of that many requests, waited for."""
     with Load(address, requests=requests, **plan) as load:
         return load.finish(stop=False, seconds=seconds)

@@ -52,9 +52,9 @@ def dump(family: int, states: int, local: int = 0, remote: int = 0) -> list[Kern
                 if kind != SOCK_DIAG_BY_FAMILY:
                     assert kind == NLMSG_DONE, f"netlink says {kind}: {data[:64]!r}"
                     return found
-                ends = struct.unpack_from("!HH", data, 20)
+                local_port, remote_port = struct.unpack_from("!HH", data, 20)
                 (inode,) = struct.unpack_from("=I", data, 16 + 4 + 48 + 16)
-                found.append(KernelSocket(*ends, data[17], inode))
+                found.append(KernelSocket(local_port, remote_port, data[17], inode))
                 data = data[(length + 3) & ~3 :]
 
 
@@ -67,3 +67,13 @@ def inodes_of(pid: int) -> set[int]:
             if target.startswith("socket:["):
                 inodes.add(int(target[8:-1]))
     return inodes
+
+
+def accepted(port: int) -> set[int]:
+    """Inodes of the connections that a listener on `port` has accepted and not closed."""
+    return {s.inode for s in kernel_sockets(port) if s.local == port and s.state != LISTEN and s.inode}
+
+
+def dialled(port: int) -> set[int]:
+    """Inodes of the connections to `port`, attempts included, whose dialling side is held by a process."""
+    return {s.inode for s in kernel_sockets(port) if s.remote == port and s.inode}

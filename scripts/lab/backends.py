@@ -1,88 +1,57 @@
-"""Backends for tests, in a thread of the test's own process or in a process of their own.
+"""Small TCP backends, in a thread of this process or in a process of their own.
 
-    Echo        sends back what it gets and says who it is; counts connections now, at most and ever
-    Digest      the load generator's other end: proves both directions byte by byte (see load.py)
+    Echo        sends back what it receives, greets with its name if asked to; counts its connections
     Scripted    calls a function for each connection, in a thread of its own
+    Stuck       listens and never accepts
+    Digest      a process that proves both directions of the load's requests byte by byte (load.py)
 
 RULES: every socket is opened on port 0; leaving the `with` closes all of them and joins the thread.
 """
 
 import contextlib
-import os
 import selectors
 import socket
-import struct
-import subprocess
-import sys
 import threading
 from collections.abc import Callable
-from types import TracebackType
-from typing import Self
 
-RESET = struct.pack("ii", 1, 0)  # SO_LINGER: close() sends a reset
-
-
-def close_with_reset(sock: socket.socket) -> None:
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
-    sock.close()
+from scripts.lab.helpers import BackgroundThread, HelperProcess
+from scripts.lab.network import is_open
 
 
-class Listener:
-    """A listening socket and the thread behind it; subclasses say what happens to a connection."""
+class ThreadedBackend(BackgroundThread):
+    """A listening socket and the thread that serves it."""
 
-    def __init__(self, host: str = "127.0.0.1", port: int = 0, backlog: int = 4096) -> None:
+    def __init__(
+        self, serve: Callable[[], None], host: str = "127.0.0.1", port: int = 0, backlog: int = 4096
+    ) -> None:
+        super().__init__(serve)
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         self.sock = socket.socket(family, socket.SOCK_STREAM)
         self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         self.sock.bind((host, port))
         self.sock.listen(backlog)
         self.address: tuple[str, int] = self.sock.getsockname()[:2]
-        self.stopping = threading.Event()
-        self.thread = threading.Thread(target=self.serve, daemon=True)
 
     @property
     def name(self) -> str:
         return f"{self.address[0]}:{self.address[1]}"
 
-    def serve(self) -> None:
-        raise NotImplementedError
-
-    def __enter__(self) -> Self:
-        self.thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
-    ) -> None:
-        self.close()
+    def end(self, seconds: float = 5.0) -> None:
+        with contextlib.suppress(OSError):
+            self.sock.shutdown(socket.SHUT_RDWR)
+        super().end(seconds)
+        self.sock.close()
 
     def close(self) -> None:
         """Stop listening and drop every connection; a second call does nothing."""
-        if self.stopping.is_set():
-            return
-        self.stopping.set()
-        with contextlib.suppress(OSError):
-            self.sock.shutdown(socket.SHUT_RDWR)
-        if self.thread.is_alive():
-            self.thread.join(5)
-        self.sock.close()
+        self.end()
 
 
-def is_open(conn: socket.socket) -> bool:
-    """Whether the other side has not closed it yet: a close that has arrived counts even before it is read."""
-    try:
-        return conn.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT) != b""
-    except BlockingIOError:
-        return True
-    except OSError:
-        return False
-
-
-class Echo(Listener):
-    """Echoes. With `greeting`, sends its name and a newline first (a server-first protocol)."""
+class Echo(ThreadedBackend):
+    """Echoes. With `greeting` it sends its name and a newline first, as a protocol does whose server speaks first."""
 
     def __init__(self, host: str = "127.0.0.1", port: int = 0, greeting: bool = False) -> None:
-        super().__init__(host, port)
+        super().__init__(self.serve, host, port)
         self.greeting = greeting
         self.now = self.most = self.ever = 0
         self.selector = selectors.DefaultSelector()
@@ -130,13 +99,13 @@ class Echo(Listener):
         self.now -= 1
 
 
-class Scripted(Listener):
-    """`script(connection)` in a thread per connection; what it raises is kept in `errors`."""
+class Scripted(ThreadedBackend):
+    """Calls `script(connection)` in a thread per connection and keeps the OSErrors that it raises in `errors`."""
 
     def __init__(
         self, script: Callable[[socket.socket], None], host: str = "127.0.0.1", port: int = 0
     ) -> None:
-        super().__init__(host, port)
+        super().__init__(self.serve, host, port)
         self.script = script
         self.errors: list[BaseException] = []
         self.ever = 0
@@ -159,11 +128,11 @@ class Scripted(Listener):
             conn.close()
 
 
-class Stuck(Listener):
-    """Listens with no room and never accepts: further connects neither succeed nor fail."""
+class Stuck(ThreadedBackend):
+    """Listens with a full queue and never accepts: a further connect neither succeeds nor fails."""
 
     def __init__(self) -> None:
-        super().__init__(backlog=0)
+        super().__init__(self.serve, backlog=0)
         self.fillers = []
         for _ in range(2):
             filler = socket.socket()
@@ -174,46 +143,20 @@ class Stuck(Listener):
     def serve(self) -> None:
         self.stopping.wait()
 
-    def close(self) -> None:
-        super().close()
+    def end(self, seconds: float = 5.0) -> None:
+        super().end(seconds)
         for filler in self.fillers:
             filler.close()
 
 
-class Digest:
-    """A backend process for load.py's requests; `index` is what its replies are signed with."""
+class Digest(HelperProcess):
+    """The backend of load.py's requests; it signs its replies with `index`."""
 
     def __init__(self, index: int = 0, port: int = 0) -> None:
+        super().__init__("scripts.lab.load", "backend", index, port)
         self.index = index
-        self.process = subprocess.Popen(
-            [
-                sys.executable,
-                os.path.join(os.path.dirname(__file__), "load.py"),
-                "backend",
-                str(index),
-                str(port),
-            ],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-        )
-        assert self.process.stdout
-        self.address = ("127.0.0.1", int(self.process.stdout.readline()))
+        self.address = ("127.0.0.1", int(self.read_line()))
 
     @property
     def name(self) -> str:
         return f"{self.address[0]}:{self.address[1]}"
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
-    ) -> None:
-        self.kill()
-
-    def kill(self) -> None:
-        self.process.kill()
-        self.process.wait()
-        for stream in (self.process.stdin, self.process.stdout):
-            if stream:
-                stream.close()

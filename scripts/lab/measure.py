@@ -1,13 +1,12 @@
-"""What a group of processes has used: CPU seconds, user and system apart, and memory as proportional set size.
+"""CPU seconds of a process tree, user and system apart, and its memory as proportional set size.
 
 RULES: reads /proc only. A tree is a process and all its descendants, so that masters, helpers and workers all count;
-what ended meanwhile counts through its parent's cutime and cstime.
+a process that has ended counts through its parent's cutime and cstime.
 """
 
+import contextlib
 import os
 import re
-import signal
-import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,12 +54,15 @@ def memory_of(pid: int) -> int:
     """Bytes of memory of the tree of `pid`, shared pages counted in proportion."""
     total = 0
     for member in tree(pid):
-        try:
-            rollup = Path(f"/proc/{member}/smaps_rollup").read_text()
-        except (FileNotFoundError, ProcessLookupError, PermissionError):
-            continue
-        total += int(re.search(r"^Pss:\s+(\d+)", rollup, re.MULTILINE)[1]) * 1024
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError, PermissionError):
+            total += memory_of_process(member)
     return total
+
+
+def memory_of_process(pid: int) -> int:
+    """Proportional set size in bytes; the resident set would count the pages of a fork once per process."""
+    rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
+    return int(re.search(r"^Pss:\s+(\d+)", rollup, re.MULTILINE)[1]) * 1024  # type: ignore[index]
 
 
 def machine() -> str:
@@ -70,20 +72,3 @@ def machine() -> str:
     kernel, python = os.uname().release, ".".join(map(str, sys.version_info[:3]))
     name = model[1].strip() if model else os.uname().machine
     return f"{len(os.sched_getaffinity(0))} cores of {name}, Linux {kernel}, Python {python}"
-
-
-def start(command: list[str], log: Path, **options: object) -> subprocess.Popen:
-    """A process in a session of its own, its output in `log`."""
-    with open(log, "ab") as out:
-        return subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True, **options
-        )
-
-
-def end(process: subprocess.Popen) -> None:
-    """Kill the session that start() has made."""
-    try:
-        os.killpg(process.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
-    process.wait()

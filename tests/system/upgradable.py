@@ -1,7 +1,7 @@
-"""A balancer that is upgraded: a copy of the package that can be edited, and whoever serves after USR2.
+"""A balancer that is upgraded: it runs from a copy of the package that a test edits, and USR2 starts its successor.
 
-A version can really be another one: its own number, an error in its text, a worker that dies at once, a master that
-never gets ready. Whose parent has left must become our child (`subreaper`), so that its exit code can be had.
+An edited copy is another version: it has its own number, a syntax error, a worker that dies at once, or a master that
+never gets ready. A successor becomes our child when its parent exits (`subreaper`), so that its exit code is known.
 """
 
 import contextlib
@@ -15,12 +15,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import psutil
-
-from tests.system.harness import ROOT, Balancer, wait_for
+from scripts.lab.process import ROOT
+from scripts.lab.waiting import WaitFailed, wait_for
+from tests.system.harness import Balancer
 
 PR_SET_CHILD_SUBREAPER = 36
-PROMISED = "it serves; we drain"
+SERVES = "it serves; we drain"
 
 
 @contextlib.contextmanager
@@ -32,8 +32,8 @@ def subreaper() -> Iterator[None]:
     libc.prctl(PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0)
 
 
-class Heir:
-    """A successor, looking like the process that a daemon was started as."""
+class Successor:
+    """A master started by USR2, with the interface of the Popen that a daemon was started as."""
 
     def __init__(self, pid: int) -> None:
         self.pid = pid
@@ -50,7 +50,7 @@ class Heir:
     def wait(self, seconds: float = 10.0) -> int:
         try:
             wait_for(lambda: self.poll() is not None, "its end", seconds)
-        except AssertionError:
+        except WaitFailed:
             raise subprocess.TimeoutExpired(str(self.pid), seconds) from None
         assert self.returncode is not None
         return self.returncode
@@ -60,8 +60,8 @@ class Heir:
             os.kill(self.pid, signal.SIGKILL)
 
 
-class Dynasty(Balancer):
-    """A balancer that runs from a copy of the package; `succeed` follows the master who took over."""
+class UpgradableBalancer(Balancer):
+    """A balancer that runs from a copy of the package; `upgrade` follows the master that takes over."""
 
     def __init__(self, directory: Path, **options: Any) -> None:
         super().__init__(**options)
@@ -69,20 +69,6 @@ class Dynasty(Balancer):
         shutil.copytree(
             ROOT / "balancer", self.cwd / "balancer", ignore=shutil.ignore_patterns("__pycache__")
         )
-        self.founder = 0
-
-    def start(self) -> "Dynasty":
-        super().start()
-        self.founder = self.pid
-        return self
-
-    def session(self) -> list[psutil.Process]:
-        members = []
-        for process in psutil.process_iter():
-            with contextlib.suppress(ProcessLookupError, psutil.NoSuchProcess):
-                if os.getsid(process.pid) == self.founder and process.status() != psutil.STATUS_ZOMBIE:
-                    members.append(process)
-        return members
 
     def edit(self, name: str, old: str, new: str) -> str:
         """Change a line of the copy; the text before, for `restore`."""
@@ -99,34 +85,34 @@ class Dynasty(Balancer):
         path = self.cwd / "balancer/__init__.py"
         path.write_text(re.sub(r"(?m)^__version__ = .*$", f'__version__ = "{number}"', path.read_text()))
 
-    def succeed(self) -> int:
-        """USR2, and wait for the promise; the successor's pid, whom everything asks from now on."""
+    def upgrade(self) -> int:
+        """USR2, and wait until the successor serves; its pid. All methods ask the successor from now on."""
         at = len(self.log())
         self.signal(signal.SIGUSR2)
-        match = self.wait_line(rf"upgrade successor=(\d+) then={PROMISED}", 20, after=at)
+        match = self.wait_line(rf"upgrade successor=(\d+) then={SERVES}", 20, after=at)
         assert self.process
         self.old = self.process
-        self.process = Heir(int(match[1]))  # type: ignore[assignment]
+        self.process = Successor(int(match[1]))  # type: ignore[assignment]
         return self.process.pid
 
-    def refuse(self, seconds: float = 15.0) -> None:
-        """USR2 with a version that cannot serve: wait for the word that the old one goes on."""
+    def upgrade_in_vain(self, seconds: float = 15.0) -> None:
+        """USR2 with a version that cannot serve: wait for the line that the old one goes on."""
         at = len(self.log())
         self.signal(signal.SIGUSR2)
         self.wait_line(r"error master pid=\d+ upgrade .*the old version goes on", seconds, after=at)
 
     def serving(self) -> int:
-        """The pid of the master that has promised last, without waiting for anything."""
-        promises = re.findall(rf"upgrade successor=(\d+) then={PROMISED}", self.log())
-        return int(promises[-1]) if promises else self.founder
+        """The pid of the latest master that serves, by the log; waits for nothing."""
+        promises = re.findall(rf"upgrade successor=(\d+) then={SERVES}", self.log())
+        return int(promises[-1]) if promises else self.session_id
 
     def follow(self) -> None:
-        """From now on everything asks the master that serves."""
+        """All methods ask the master that serves from now on."""
         if self.serving() != self.pid:
-            self.process = Heir(self.serving())  # type: ignore[assignment]
+            self.process = Successor(self.serving())  # type: ignore[assignment]
 
 
-def asked(lb: Balancer) -> dict[str, Any] | None:
+def status_or_none(lb: Balancer) -> dict[str, Any] | None:
     with contextlib.suppress(OSError, ValueError):
         return lb.status()
     return None

@@ -1,0 +1,62 @@
+"""Addresses, free ports, and connections as a client or a backend holds them."""
+
+import contextlib
+import socket
+import struct
+from collections.abc import Iterator
+
+Address = tuple[str, int]
+RESET = struct.pack("ii", 1, 0)  # SO_LINGER with no time: close() sends a reset
+
+
+def text_of(address: Address | str) -> str:
+    """An address as an option takes it."""
+    if isinstance(address, str):
+        return address
+    host, port = address
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def free_port() -> int:
+    """A port of 127.0.0.1 that no socket is bound to, for programs that must be told one."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def accepts(address: Address) -> bool:
+    """Whether a connect succeeds."""
+    try:
+        socket.create_connection(address, 1).close()
+    except OSError:
+        return False
+    return True
+
+
+def is_open(conn: socket.socket) -> bool:
+    """Whether the peer has not closed the connection: a FIN that has arrived counts before it is read."""
+    try:
+        return conn.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT) != b""
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+
+
+def close_with_reset(sock: socket.socket) -> None:
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+    sock.close()
+
+
+@contextlib.contextmanager
+def held(address: Address, count: int, timeout: float = 5.0) -> Iterator[list[socket.socket]]:
+    """`count` connections, opened one after the other and closed at the end."""
+    opened: list[socket.socket] = []
+    try:
+        for _ in range(count):
+            opened.append(socket.create_connection(address, timeout))  # noqa: PERF401 - closed if one fails
+        yield opened
+    finally:
+        for sock in opened:
+            sock.close()

@@ -1,0 +1,23 @@
+"""Wait for a condition with a deadline."""
+
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+class WaitFailed(AssertionError):
+    """The deadline has passed; the text names the condition and its last value."""
+
+
+def wait_for(condition: Callable[[], T | None], what: str, seconds: float = 5.0, every: float = 0.005) -> T:
+    """The first true value of `condition`, asked each `every` seconds; WaitFailed naming `what` after `seconds`."""
+    deadline = time.monotonic() + seconds
+    while True:
+        value = condition()
+        if value:
+            return value
+        if time.monotonic() > deadline:
+            raise WaitFailed(f"waited {seconds:g} s in vain for {what}; last value: {value!r}")
+        time.sleep(every)

@@ -1,0 +1,63 @@
+"""Samples of a balancer's status: no gauge is ever negative, no total ever falls."""
+
+import time
+from typing import Any
+
+from scripts.lab.helpers import BackgroundThread
+from tests.system.harness import Balancer
+
+SAMPLE_SECONDS = 0.05
+
+
+class Sampler(BackgroundThread):
+    """Asks the status 20 times a second and keeps every sample that breaks the rule."""
+
+    def __init__(self, lb: Balancer) -> None:
+        super().__init__(self.run)
+        self.lb = lb
+        self.samples = 0
+        self.longest_gap = 0.0
+        self.faults: list[str] = []
+        self.totals: dict[str, int] = {}
+
+    def run(self) -> None:
+        last = time.monotonic()
+        while not self.stopping.wait(SAMPLE_SECONDS):
+            try:
+                self.look(self.lb.status())
+            except (OSError, ValueError, AssertionError) as error:
+                self.faults.append(f"no status: {error!r}")
+                continue
+            now = time.monotonic()
+            self.longest_gap = max(self.longest_gap, now - last)
+            last = now
+
+    def look(self, status: dict[str, Any]) -> None:
+        self.samples += 1
+        for name, value in gauges(status).items():
+            if value < 0:
+                self.faults.append(f"sample {self.samples}: {name} is {value}")
+        for name, value in totals(status).items():
+            before = self.totals.get(name, 0)
+            if value < before:
+                self.faults.append(f"sample {self.samples}: {name} fell from {before} to {value}")
+            self.totals[name] = value
+
+    def check(self) -> None:
+        assert not self.faults, "\n".join(self.faults[:20])
+        assert self.samples, "not one sample was taken"
+
+
+def gauges(status: dict[str, Any]) -> dict[str, int]:
+    """Every gauge of a status under a name."""
+    found = {"sessions": status["totals"]["sessions"], "queued": status["totals"]["queued"]}
+    found |= {f"worker {row['pid']}": row["sessions"] for row in status["workers"]}
+    return found | {f"backend {row['name']}": row["sessions"] for row in status["backends"]}
+
+
+def totals(status: dict[str, Any]) -> dict[str, int]:
+    """Every total of a status under a name."""
+    found = {key: value for key, value in status["totals"].items() if key.endswith("_total")}
+    for row in status["backends"]:
+        found |= {f"{row['name']} {key}": value for key, value in row.items() if key.endswith("_total")}
+    return found
