@@ -1,1 +1,1 @@
-"""Bytes to messages and back: frames, the gob codec, Request and Response. No sockets, clocks or pictures."""
+"""The wire format: frames, the gob codec, Request and Response. No sockets, no clocks, no pictures."""

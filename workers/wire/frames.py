@@ -1,11 +1,11 @@
-"""Frames: a magic, a length, a payload. Sans-IO: bytes in, payloads out.
+"""Frames: a magic number, a length, a payload. Sans-IO: bytes in, payloads out.
 
-RULES: the length is chosen by a stranger. It is judged before anything is kept for it, and memory grows with
-what has arrived, never with what was claimed. A peer that speaks something else is found out at its first
-wrong byte, not after sixteen. This module does not know what a payload means.
+RULES: the length is untrusted. It is checked before memory is used for it, and memory grows with the bytes received,
+never with the length announced. A wrong magic is detected at its first wrong byte. The content of a payload is not
+interpreted here.
 
-    feed():   arrived | h h h h  p p p p p p p p | h h h h  p p p . . . .
-                        header   payload -> out    header   kept in pieces until whole, joined once
+    feed():   input   | h h h h  p p p p p p p p | h h h h  p p p . . . .
+                        header   payload -> out    header   kept in pieces until complete, joined once
 """
 
 from struct import Struct
@@ -18,17 +18,17 @@ _HEADER = Struct(">8sQ")
 
 
 class FrameError(ValueError):
-    """The peer broke the framing; there is no way to find the next frame, so its connection must end.
+    """The peer broke the framing: the start of the next frame is unknown, so the connection must end.
 
-    `before` holds the payloads that were whole before that, in the same feed: what arrived together must not share
-    a fate that it would not have shared in two segments.
+    `before` holds the payloads that were complete in the same feed before the error, so that the result does not depend
+    on how the bytes were divided into segments.
     """
 
     before: tuple[bytes, ...] = ()
 
 
 def parse_header(header: bytes | bytearray | memoryview, max_frame: int = MAX_FRAME) -> int:
-    """Payload length, in bytes, announced by the first HEADER bytes of `header`.
+    """The payload length in bytes that the first HEADER bytes of `header` announce.
 
     Raises FrameError for a wrong magic, an empty frame or a length over `max_frame`.
     """
@@ -50,15 +50,12 @@ def header(length: int) -> bytes:
 
 
 def frame(payload: bytes | bytearray | memoryview) -> bytes:
-    """A whole frame around `payload`."""
+    """The frame of `payload`."""
     return _HEADER.pack(MAGIC, len(payload)) + payload
 
 
 class FrameReader:
-    """Collects what arrives on one connection and hands out whole payloads.
-
-    After a FrameError the reader is spent: everything later on that connection is noise.
-    """
+    """Collects the bytes of one connection and returns complete payloads. Not to be used after a FrameError."""
 
     __slots__ = ("_header", "_missing", "_pieces", "max_frame")
 
@@ -69,16 +66,16 @@ class FrameReader:
         self._pieces: list[bytes] = []
 
     def is_between_frames(self) -> bool:
-        """True when nothing is half read: the only place where an end of the stream is clean."""
+        """True when no frame is incomplete, the only place where EOF is clean."""
         return not self._missing and not self._header
 
     @property
     def wanted(self) -> int:
-        """Bytes that complete what is being read now: a hint for the next read, never an allocation."""
+        """Bytes that are missing from the current header or payload: a hint for the next read, not for an allocation."""
         return self._missing or HEADER - len(self._header)
 
     def feed(self, data: bytes | bytearray | memoryview) -> list[bytes]:
-        """Take what arrived; payloads that are complete now, in order. Raises FrameError."""
+        """Add received bytes; returns the payloads that are complete now, in order. Raises FrameError."""
         ready: list[bytes] = []
         try:
             self._feed(memoryview(data), ready)

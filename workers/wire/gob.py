@@ -1,18 +1,18 @@
-"""The gob codec: one value of a known struct per payload, to and from a flat list of values.
+"""The gob codec: one value of a known struct per payload, decoded to a flat list and encoded from nested tuples.
 
-A StructCodec is a struct of ours with its fields numbered depth-first; values travel as a list in that order:
+A StructCodec numbers the fields of a struct depth-first; the decoded values are a list in that order:
 
     Request{ImgInfo{name typ width height data} w h ...}  values = [name, typ, width, height, data, w, h, ...]
 
-    decode   | definitions | n | id | field deltas and values |
-             '-- key of the plan cache: the same peer sends the same bytes with every frame
-    plan     by the peer's field number: (what to do, index in values, more)
-    decode_head  the same of a payload whose beginning is here, up to the length of its []byte
-    encode   takes the values nested as the structs are
+    decode       | definitions | n | id | field deltas and values |
+                 '-- key of the plan cache: a peer sends the same definitions with every frame
+    plan         by the peer's field number: (operation, index in values, argument)
+    decode_head  decodes the beginning of a payload, up to the length of its []byte
+    encode       takes the values nested as the structs are
 
-RULES: fields are matched by name; a field we do not know is skipped, a known name of another type is refused.
-Whatever the bytes are: GobError or a value, time and memory linear in their length, nothing called that they
-name. A []byte is never copied, neither way; a struct of ours has one at most.
+RULES: fields are matched by name. An unknown field is skipped; a known name with another type is refused. Any input
+gives a value or GobError, in time and memory linear in its length, and calls no code that it names. The content of a
+[]byte is never copied; a struct has at most one.
 """
 
 from collections.abc import Sequence
@@ -46,7 +46,7 @@ DecodePlans = tuple[TypeDefinitions, dict[int, DecodePlan]]
 
 
 class DataBeyondHead(GobError):
-    """The content of a []byte, payload[start:stop], is not among the bytes at hand."""
+    """The content of a []byte, payload[start:stop], is not within the bytes at hand."""
 
     def __init__(self, start: int, stop: int, present: int) -> None:
         super().__init__(f"a text of {stop - start} bytes where {present - start} are left")
@@ -54,7 +54,7 @@ class DataBeyondHead(GobError):
 
 
 class StructCodec:
-    """A struct of ours, ready for work: its definitions, zero values and plans for peers' definitions."""
+    """Encodes and decodes one struct; keeps its definitions, its zero values and a plan for each peer's definitions."""
 
     def __init__(self, struct: StructType) -> None:
         self.struct = struct
@@ -65,8 +65,8 @@ class StructCodec:
         put_int(identity, struct.type_id)
         self.identity = bytes(identity)
         self.fields = _fields(struct)
-        self._plans: dict[bytes, DecodePlans] = {}
-        # TypeDefinitions of the last payload, most often also of the next, and what is known of them.
+        self.plan_cache: dict[bytes, DecodePlans] = {}
+        # The definitions of the last payload, usually also of the next, and their plans.
         self._latest: tuple[bytes, DecodePlans] = (b"", ({}, {}))
 
     def _number(self, struct: StructType) -> DecodePlan:
@@ -92,20 +92,20 @@ class StructCodec:
         return values
 
     def decode_head(self, head: Buffer, length: int) -> tuple[list[Any], int, int] | None:
-        """Of a payload of `length` bytes that begins with `head`: the values in front of the []byte whose content
-        reaches beyond `head`, and where that content begins and ends. None when they cannot be told from here."""
+        """Decode the beginning `head` of a payload of `length` bytes: the values in front of the []byte that reaches
+        beyond `head`, and where its content begins and ends. None when `head` contains no such place or an error."""
         values = self.zeros.copy()
         try:
             at, plan, definitions = self._begin(head, length)
             _fill(plan, head, at, values, Skipper(head, definitions))
-        except DataBeyondHead as ahead:
-            return values, ahead.start, ahead.stop
+        except DataBeyondHead as data:
+            return values, data.start, data.stop
         except (GobError, IndexError):
-            pass  # whoever has the whole of it will say what is wrong, if anything is
+            pass  # decode() reports the error, if there is one, when the payload is complete
         return None
 
     def _begin(self, head: Buffer, length: int) -> tuple[int, DecodePlan, TypeDefinitions]:
-        """Where in a payload the first field is, and what is to be done with the fields."""
+        """The position of the first field, the plan for the fields, and the definitions."""
         key, known = self._latest
         at = start = len(key)
         if bytes(head[:start]) != key:
@@ -122,7 +122,7 @@ class StructCodec:
                 raise GobError(f"type definitions over {types.MAX_DEFINITIONS} bytes")
         if at != len(key) or not start:
             key = bytes(head[:at])
-            self._latest = key, known = key, self._plans.get(key) or self._learn(key)
+            self._latest = key, known = key, self.plan_cache.get(key) or self._read_definitions(key)
         definitions, plans = known
         plan = plans.get(type_id)
         if plan is None:
@@ -131,7 +131,7 @@ class StructCodec:
             raise GobError("the value does not end where its payload ends")
         return inside, plan, definitions
 
-    def _learn(self, key: bytes) -> DecodePlans:
+    def _read_definitions(self, key: bytes) -> DecodePlans:
         definitions: TypeDefinitions = {}
         at = 0
         while at < len(key):
@@ -144,13 +144,13 @@ class StructCodec:
                 raise GobError(f"more than {types.MAX_TYPES} types")
             definitions[-negative] = types.read_definition(key, at, stop)
             at = stop
-        if len(self._plans) >= MAX_PLANS:  # the oldest leaves: ever new definitions cost time, not memory
-            del self._plans[next(iter(self._plans))]
-        self._plans[key] = (definitions, {})
-        return self._plans[key]
+        if len(self.plan_cache) >= MAX_PLANS:  # drop the oldest: always new definitions cost time, not memory
+            del self.plan_cache[next(iter(self.plan_cache))]
+        self.plan_cache[key] = (definitions, {})
+        return self.plan_cache[key]
 
     def encode(self, values: Sequence[Any]) -> tuple[bytes, Any, bytes]:
-        """What comes before the []byte's content, the content itself, what comes after. Raises GobError."""
+        """The encoding in three parts: before the content of the []byte, the content, after it. Raises GobError."""
         body = bytearray(self.identity)
         cut, content = _put(body, self.fields, values) or (0, b"")
         size = bytearray()
@@ -162,30 +162,30 @@ class StructCodec:
 
 
 def _plan(struct: StructType, steps: DecodePlan, type_id: int, definitions: TypeDefinitions) -> DecodePlan:
-    """What to do with each field of the peer's type `type_id` to make a `struct` of it."""
-    theirs = definitions.get(type_id)
-    if theirs is None or theirs.kind != types.STRUCT:
-        raise GobError(f"{struct.name} expected, type {type_id} came")
-    ours = {name: (kind, step) for (name, kind), step in zip(struct.fields, steps, strict=True)}
+    """What to do with each field of the peer's type `type_id` to decode a `struct` from it."""
+    peer_type = definitions.get(type_id)
+    if peer_type is None or peer_type.kind != types.STRUCT:
+        raise GobError(f"{struct.name} expected, found type {type_id}")
+    own = {name: (kind, step) for (name, kind), step in zip(struct.fields, steps, strict=True)}
     plan: list[DecodeStep] = []
-    for name, their_id in theirs.fields:
-        kind, (_, index, inner) = ours.get(name, (_SKIP, (_SKIP, 0, ())))
+    for name, peer_id in peer_type.fields:
+        kind, (_, index, inner) = own.get(name, (_SKIP, (_SKIP, 0, ())))
         if kind == _SKIP:
-            check_skippable(their_id, definitions)
-            plan.append((_SKIP, their_id, None))
+            check_skippable(peer_id, definitions)
+            plan.append((_SKIP, peer_id, None))
         elif isinstance(kind, StructType):
-            plan.append((_INNER, 0, _plan(kind, inner, their_id, definitions)))
-        elif kind != their_id:
+            plan.append((_INNER, 0, _plan(kind, inner, peer_id, definitions)))
+        elif kind != peer_id:
             raise GobError(f"{struct.name}.{name} is of another type")
         else:
             plan.append((kind, index, None))
     if not any(op != _SKIP for op, _, _ in plan):
-        raise GobError(f"no field of {struct.name} in it")
+        raise GobError(f"it has no field of {struct.name}")
     return tuple(plan)
 
 
 def _fill(plan: DecodePlan, buf: Buffer, at: int, values: list[Any], skipper: Skipper) -> int:
-    """Read a struct into `values`; the position after it. Hot: numbers below 128 are read in place."""
+    """Decode a struct into `values`; returns the position after it. Hot path: numbers below 128 are read inline."""
     number = -1
     while True:
         delta = buf[at]
@@ -201,24 +201,24 @@ def _fill(plan: DecodePlan, buf: Buffer, at: int, values: list[Any], skipper: Sk
         if op <= 0:
             at = skipper.skip(index, at, 0) if op == _SKIP else _fill(inner, buf, at, values, skipper)
             continue
-        folded = buf[at]
+        encoded = buf[at]
         at += 1
-        if folded > 127:
-            folded, at = take_long(folded, buf, at)
+        if encoded > 127:
+            encoded, at = take_long(encoded, buf, at)
         if op == UINT:
-            values[index] = folded
+            values[index] = encoded
         elif op == INT:
-            values[index] = from_zigzag(folded)
+            values[index] = from_zigzag(encoded)
         elif op == BOOL:
-            values[index] = bool(folded)
+            values[index] = bool(encoded)
         elif op == FLOAT:
-            values[index] = float_of(folded)
+            values[index] = float_of(encoded)
         else:
-            stop = at + folded
+            stop = at + encoded
             if stop > len(buf) and op == BYTES:
                 raise DataBeyondHead(at, stop, len(buf))
             if stop > len(buf):
-                raise GobError(f"a text of {folded} bytes where {len(buf) - at} are left")
+                raise GobError(f"a text of {encoded} bytes where {len(buf) - at} are left")
             if op == STRING:
                 values[index] = str(buf[at:stop], "utf-8", "surrogateescape")
             else:
@@ -230,7 +230,7 @@ def _fill(plan: DecodePlan, buf: Buffer, at: int, values: list[Any], skipper: Sk
 
 
 def _fields(struct: StructType) -> DecodePlan:
-    """What `_put` must know of a struct: (kind or _INNER, number, fields of the inner one) of each field."""
+    """The fields of a struct for `_put`: (kind or _INNER, number, fields of the inner struct) each."""
     return tuple(
         (_INNER, number, _fields(kind)) if isinstance(kind, StructType) else (kind, number, None)
         for number, (_, kind) in enumerate(struct.fields)
@@ -238,8 +238,8 @@ def _fields(struct: StructType) -> DecodePlan:
 
 
 def _put(out: bytearray, fields: DecodePlan, values: Sequence[Any]) -> tuple[int, Any] | None:
-    """Append a struct; a []byte's content is left out and returned, with the place in `out` where it belongs."""
-    apart = None
+    """Append a struct without the content of its []byte; returns that content and its position in `out`."""
+    content = None
     last = -1
     for (op, number, inner), value in zip(fields, values, strict=True):
         if not value:
@@ -254,14 +254,13 @@ def _put(out: bytearray, fields: DecodePlan, values: Sequence[Any]) -> tuple[int
             put_text(out, value)
         elif op == BYTES:
             put_uint(out, len(value))
-            apart = len(out), value
-        elif (
-            op == _INNER
-        ):  # sent even when all of it is zero, as Go does: its values are never an empty tuple
-            apart = _put(out, inner, value)
+            content = len(out), value
+        elif op == _INNER:
+            # As in Go a struct is encoded even when every field is zero: its values are a tuple that is not empty.
+            content = _put(out, inner, value)
         elif op == BOOL:
             out.append(1)
         else:
             put_float(out, value)
     out.append(0)
-    return apart
+    return content

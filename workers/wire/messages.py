@@ -1,8 +1,8 @@
-"""Request and Response: what client and resizer say to each other, and their gob form.
+"""Request and Response, the messages between client and resizer, and their gob encoding.
 
-RULES: a message whose extension fields are all unset is written byte for byte as the original peer writes it;
-the extended definitions go out only with an extension field. Zero means absent. Nothing is judged here beyond
-form: sizes, formats and limits are the resizer's business, and a reply's truth is the client's.
+RULES: a message without extension fields is encoded byte for byte as the original peer encodes it; the extended type
+definitions are sent only with an extension field. Zero means absent. Only the encoding is checked here: sizes, formats
+and limits are checked by the resizer, replies by the client.
 """
 
 from dataclasses import dataclass
@@ -20,12 +20,12 @@ RETRYABLE = frozenset({BUSY, DRAINING})
 
 
 class MessageError(ValueError):
-    """A payload that is no such message, or a message that cannot be written."""
+    """A payload is not the expected message, or a message cannot be encoded."""
 
 
 @dataclass(slots=True)
 class Request:
-    """One picture to resize. Times in nanoseconds since the epoch; a target side of 0 keeps the aspect."""
+    """One picture to resize. Times in nanoseconds since the epoch; a target side of 0 keeps the aspect ratio."""
 
     original_name: str = ""
     typ: int = JPEG
@@ -44,7 +44,7 @@ class Request:
 
 @dataclass(slots=True)
 class Response:
-    """One answer. `status` 0 (original peers) or 200 is success; `error` is a sentence for a person."""
+    """One reply. `status` 0 (original peers) or 200 is success; `error` is a sentence for a person."""
 
     original_name: str = ""
     typ: int = JPEG
@@ -63,7 +63,7 @@ class Response:
     workers: int = 0
 
     def is_ok(self) -> bool:
-        """True when the picture (or the dry run) was served."""
+        """True when the request succeeded."""
         return self.status in (0, OK)
 
 
@@ -84,8 +84,8 @@ _RESPONSE = (
     ("ProcessingTime", INT),
     ("CreatedAt", INT),
 )
-_REQUEST_MORE = (("ID", UINT), ("Fit", STRING), ("Format", STRING), ("Quality", UINT))
-_RESPONSE_MORE = (
+_REQUEST_EXTENSION = (("ID", UINT), ("Fit", STRING), ("Format", STRING), ("Quality", UINT))
+_RESPONSE_EXTENSION = (
     ("ID", UINT),
     ("Status", UINT),
     ("Error", STRING),
@@ -96,18 +96,18 @@ _RESPONSE_MORE = (
 _IMAGE = (("ImgInfo", IMG_INFO),)
 
 _REQUEST_BASE = StructCodec(StructType("Request", 64, (*_IMAGE, *_REQUEST)))
-_REQUEST_FULL = StructCodec(StructType("Request", 64, (*_IMAGE, *_REQUEST, *_REQUEST_MORE)))
-# What we ask of our own kind: the picture last, so that who has read the head of a frame can answer it.
-_REQUEST_OURS = StructCodec(StructType("Request", 64, (*_REQUEST_MORE, *_REQUEST, *_IMAGE)))
+_REQUEST_FULL = StructCodec(StructType("Request", 64, (*_IMAGE, *_REQUEST, *_REQUEST_EXTENSION)))
+# With extension fields the picture is last, so that a resizer can refuse a request when it has read the head.
+_REQUEST_EXTENDED = StructCodec(StructType("Request", 64, (*_REQUEST_EXTENSION, *_REQUEST, *_IMAGE)))
 _RESPONSE_BASE = StructCodec(StructType("Response", 66, (*_IMAGE, *_RESPONSE)))
-_RESPONSE_FULL = StructCodec(StructType("Response", 66, (*_IMAGE, *_RESPONSE, *_RESPONSE_MORE)))
-_ENDS = b"\0\0"  # of ImgInfo and of the Request around it
+_RESPONSE_FULL = StructCodec(StructType("Response", 66, (*_IMAGE, *_RESPONSE, *_RESPONSE_EXTENSION)))
+_TAIL = b"\0\0"  # ends of the structs ImgInfo and Request
 
 _image = attrgetter(*Request.__slots__[:5])
 _request = attrgetter(*Request.__slots__[5:9])
-_request_more = attrgetter(*Request.__slots__[9:])
+_request_extension = attrgetter(*Request.__slots__[9:])
 _response = attrgetter(*Response.__slots__[5:9])
-_response_more = attrgetter(*Response.__slots__[9:])
+_response_extension = attrgetter(*Response.__slots__[9:])
 
 Parts = tuple[bytes, "bytes | memoryview", bytes]
 
@@ -121,18 +121,18 @@ def decode_request(payload: Buffer) -> Request:
 
 
 def decode_request_head(head: Buffer, length: int) -> tuple[Request, int, int] | None:
-    """The Request in a payload of `length` bytes that begins with `head`, but for its data, and where that begins
-    and ends. None when it cannot be told yet: `head` is too short, or more than the data follows."""
+    """The Request, without its data, in a payload of `length` bytes that begins with `head`, and where the data begins
+    and ends. None when `head` is too short or other fields follow the data."""
     found = _REQUEST_FULL.decode_head(head, length)
-    if found is None or found[2] != length - len(_ENDS):
+    if found is None or found[2] != length - len(_TAIL):
         return None
     values, start, stop = found
     return Request(*values), start, stop
 
 
 def check_request_tail(payload: Buffer) -> None:
-    """Raises MessageError when a Request that was foreseen does not end as it must, now that all of it is here."""
-    if payload[-len(_ENDS) :] != _ENDS:
+    """Raises MessageError when the complete payload of decode_request_head does not end after its data."""
+    if payload[-len(_TAIL) :] != _TAIL:
         raise MessageError("not a request: bytes after the value")
 
 
@@ -155,34 +155,34 @@ def encode_response(response: Response) -> bytes:
 
 
 def encode_request_parts(request: Request) -> Parts:
-    """The whole frame of `request` in three parts for sendmsg(): its data is the middle one, uncopied."""
-    return _framed(*_encode_request(request))
+    """The frame of `request` in three parts for sendmsg(); the middle one is its data, not copied."""
+    return _frame_parts(*_encode_request(request))
 
 
 def encode_response_parts(response: Response) -> Parts:
-    """The whole frame of `response` in three parts for sendmsg(): its data is the middle one, uncopied."""
-    return _framed(*_encode_response(response))
+    """The frame of `response` in three parts for sendmsg(); the middle one is its data, not copied."""
+    return _frame_parts(*_encode_response(response))
 
 
 def _encode_request(request: Request) -> Parts:
-    more = _request_more(request)
+    extension = _request_extension(request)
     try:
-        if any(more):
-            return _REQUEST_OURS.encode((*more, *_request(request), _image(request)))
+        if any(extension):
+            return _REQUEST_EXTENDED.encode((*extension, *_request(request), _image(request)))
         return _REQUEST_BASE.encode((_image(request), *_request(request)))
     except (GobError, UnicodeEncodeError) as error:
-        raise MessageError(f"cannot be written: {error}") from None
+        raise MessageError(f"cannot be encoded: {error}") from None
 
 
 def _encode_response(response: Response) -> Parts:
-    more = _response_more(response)
+    extension = _response_extension(response)
     try:
-        if any(more):
-            return _RESPONSE_FULL.encode((_image(response), *_response(response), *more))
+        if any(extension):
+            return _RESPONSE_FULL.encode((_image(response), *_response(response), *extension))
         return _RESPONSE_BASE.encode((_image(response), *_response(response)))
     except (GobError, UnicodeEncodeError) as error:
-        raise MessageError(f"cannot be written: {error}") from None
+        raise MessageError(f"cannot be encoded: {error}") from None
 
 
-def _framed(head: bytes, data: bytes | memoryview, tail: bytes) -> Parts:
+def _frame_parts(head: bytes, data: bytes | memoryview, tail: bytes) -> Parts:
     return header(len(head) + len(data) + len(tail)) + head, data, tail

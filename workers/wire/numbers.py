@@ -1,11 +1,11 @@
-"""Gob's numbers: the variable-length unsigned integer under everything, and what is folded into it.
+"""Numbers of gob: the variable-length unsigned integer, and signed integers and floats encoded as one.
 
     0..127         one byte
-    otherwise      256 - n, then n bytes, big end first, n = 1..8        ff 80 = 128, fe 01 00 = 256
-    signed         shifted left by one, complemented when negative, the low bit says so
-    float64        its 8 bytes reversed, as an unsigned integer: small numbers end in zeros and become short
+    otherwise      256 - n, then n bytes, big-endian, n = 1..8           ff 80 = 128, fe 01 00 = 256
+    signed         zigzag: shifted left by one, complemented when negative
+    float64        its 8 bytes reversed, as an unsigned integer: small whole numbers become short
 
-RULES: readers check against the bytes at hand and raise GobError, whatever they are given.
+RULES: readers check every length against the bytes at hand and raise GobError, for any input.
 """
 
 from struct import Struct
@@ -20,7 +20,7 @@ _DOUBLE_LITTLE = Struct("<d")
 
 
 class GobError(ValueError):
-    """The bytes are not the gob they should be, or a value does not fit its type."""
+    """The bytes are not the expected gob, or a value does not fit its type."""
 
 
 def take_uint(buf: Buffer, at: int) -> tuple[int, int]:
@@ -44,18 +44,18 @@ def take_long(first: int, buf: Buffer, at: int) -> tuple[int, int]:
 
 def take_int(buf: Buffer, at: int) -> tuple[int, int]:
     """The signed integer at `at` and the position after it."""
-    folded, at = take_uint(buf, at)
-    return from_zigzag(folded), at
+    encoded, at = take_uint(buf, at)
+    return from_zigzag(encoded), at
 
 
-def from_zigzag(folded: int) -> int:
-    """The signed integer behind its unsigned form."""
-    return ~(folded >> 1) if folded & 1 else folded >> 1
+def from_zigzag(encoded: int) -> int:
+    """The signed integer of a zigzag-encoded one."""
+    return ~(encoded >> 1) if encoded & 1 else encoded >> 1
 
 
-def float_of(folded: int) -> float:
-    """The float64 behind its unsigned form."""
-    return float(_DOUBLE_LITTLE.unpack(folded.to_bytes(8, "big"))[0])
+def float_of(encoded: int) -> float:
+    """The float64 of its encoding as an unsigned integer."""
+    return float(_DOUBLE_LITTLE.unpack(encoded.to_bytes(8, "big"))[0])
 
 
 def put_uint(out: bytearray, value: int) -> None:
@@ -85,7 +85,7 @@ def put_float(out: bytearray, value: float) -> None:
 
 
 def put_text(out: bytearray, text: str) -> None:
-    """Append `text` with its length. Bytes that were not UTF-8 when they came in go out as they were."""
+    """Append `text` with its length. Surrogate escapes are written as the bytes they stand for."""
     raw = text.encode("utf-8", "surrogateescape")
     put_uint(out, len(raw))
     out += raw

@@ -1,8 +1,7 @@
-"""Passing over values of types nobody here knows: any type a peer may define, but only so many of them.
+"""Skipping values of unknown types: any type that a peer defines, but a limited number of values.
 
-RULES: the time is bounded by MAX_SKIPPED, the stack by MAX_DEPTH, whatever the definitions claim; recursive
-types are legal in gob and harmless, as it is values that are counted. Interfaces are refused: their values
-name types.
+RULES: the time is bounded by MAX_SKIPPED and the stack by MAX_DEPTH, whatever the definitions say. Recursive types are
+legal in gob and harmless here, because values are counted. Interfaces are refused: their values contain type names.
 """
 
 from workers.wire import types
@@ -10,36 +9,35 @@ from workers.wire.numbers import Buffer, GobError, take_uint
 from workers.wire.types import BOOL, BYTES, COMPLEX, STRING, TypeDefinition
 
 MAX_DEPTH = 16
-MAX_SKIPPED = (
-    10_000  # values in one message: at 0.5 us each, a 32 MiB slice of zeros would hold a front for 16 s
-)
+# Values in one message. Without this limit a 32 MiB slice of zeros would block a front for 16 s, at 0.5 us a value.
+MAX_SKIPPED = 10_000
 
 TypeDefinitions = dict[int, TypeDefinition]
 
 
 def check_skippable(type_id: int, definitions: TypeDefinitions) -> None:
-    """Every type reachable from `type_id` is defined and can be passed over, or GobError."""
-    waiting, seen = [type_id], set[int]()
-    while waiting:
-        one = waiting.pop()
+    """Raises GobError unless every type reachable from `type_id` is defined and can be skipped."""
+    pending, seen = [type_id], set[int]()
+    while pending:
+        one = pending.pop()
         if BOOL <= one <= COMPLEX or one in seen:
             continue
         if one == types.INTERFACE:
-            raise GobError("interfaces are not taken")
+            raise GobError("interfaces are not accepted")
         definition = definitions.get(one)
         if definition is None:
             raise GobError(f"type {one} is not defined")
         seen.add(one)
         if definition.kind == types.STRUCT:
-            waiting += [inner for _, inner in definition.fields]
+            pending += [inner for _, inner in definition.fields]
         else:
-            waiting += (
+            pending += (
                 [definition.elem, definition.key] if definition.kind == types.MAP else [definition.elem]
             )
 
 
 class Skipper:
-    """Passes over values in one message."""
+    """Skips values in one message and counts them."""
 
     __slots__ = ("_buf", "_definitions", "_left")
 
@@ -80,7 +78,7 @@ class Skipper:
 
     def _skip_elements(self, definition: TypeDefinition, at: int, depth: int) -> int:
         count, at = take_uint(self._buf, at)
-        if count > len(self._buf) - at:  # every value takes a byte at least
+        if count > len(self._buf) - at:  # every value takes at least one byte
             raise GobError(f"{count} elements where {len(self._buf) - at} bytes are left")
         if definition.kind == types.ARRAY and count != definition.length:
             raise GobError(f"{count} elements in an array of {definition.length}")

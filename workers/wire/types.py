@@ -1,13 +1,13 @@
-"""Type definitions inside a gob stream: what a peer says its structs look like, and what we say ours do.
+"""Type definitions in a gob stream: those of a peer, which are read, and those of our structs, which are written.
 
     builtin ids    1 bool  2 int  3 uint  4 float64  5 []byte  6 string  7 complex128  8 interface
     definition     | n | -id | WireType value |
     WireType       1 ArrayT{common, elem, len}  2 SliceT{common, elem}
                    3 StructT{common, []{name, id}}  4 MapT{common, key, elem}
-                   5 GobEncoderT  6 BinaryMarshalerT  7 TextMarshalerT: only code we lack could read the value
+                   5 GobEncoderT  6 BinaryMarshalerT  7 TextMarshalerT: opaque, readable only by the type's own code
 
-RULES: a definition is a claim by a stranger, so the number of types, fields, bytes and characters is bounded
-here, once; who uses a TypeDefinition may trust its shape but not that its ids exist.
+RULES: a definition is untrusted, so the number of types, fields, bytes and characters is limited here. A TypeDefinition
+is well-formed; the type ids in it may be undefined.
 """
 
 from dataclasses import dataclass
@@ -19,14 +19,14 @@ ARRAY, SLICE, STRUCT, MAP = range(1, 5)  # WireType's field numbers
 OPAQUE = {5: "GobEncoder", 6: "BinaryMarshaler", 7: "TextMarshaler"}
 
 MAX_TYPES = 32
-MAX_FIELDS = 126  # keeps every field delta in one byte when encoding
+MAX_FIELDS = 126  # so that every field delta is encoded in one byte
 MAX_NAME = 256
-MAX_DEFINITIONS = 16 * 1024  # bytes; Go's own for both our structs take 300
+MAX_DEFINITIONS = 16 * 1024  # bytes; Go's definitions of both structs take 300
 
 
 @dataclass(frozen=True, slots=True)
 class TypeDefinition:
-    """One type of the peer's."""
+    """One type that a peer defined."""
 
     kind: int
     elem: int = 0
@@ -37,7 +37,7 @@ class TypeDefinition:
 
 @dataclass(frozen=True, slots=True)
 class StructType:
-    """A struct of ours: its fields in wire order, each a builtin id or another StructType."""
+    """A struct of this program: its fields in wire order, each a builtin id or another StructType."""
 
     name: str
     type_id: int
@@ -53,7 +53,7 @@ def read_definition(buf: Buffer, at: int, stop: int) -> TypeDefinition:
     number, at = _next_field(buf, at, 0)
     while number:
         if number in OPAQUE:
-            raise GobError(f"a {OPAQUE[number]} type cannot be read by others")
+            raise GobError(f"a {OPAQUE[number]} type cannot be decoded")
         if number > MAP:
             raise GobError(f"unknown kind of type {number}")
         definition, at = _read_body(buf, at, number)
@@ -104,7 +104,7 @@ def _read_fields(buf: Buffer, at: int) -> tuple[tuple[tuple[str, int], ...], int
 
 
 def _skip_common(buf: Buffer, at: int) -> int:
-    """CommonType{name, id}: neither matters, values name their type by the id of the message."""
+    """CommonType{name, id}: neither is used, because values refer to the id of the message."""
     number, at = _next_field(buf, at, 0)
     while number:
         if number == 1:
@@ -139,7 +139,7 @@ def write_definitions(struct: StructType) -> bytes:
     """The definition messages of `struct` and of structs inside it, outermost first, as Go's encoder does."""
     body = bytearray()
     put_int(body, -struct.type_id)
-    body += b"\x03\x01\x01"  # WireType.StructT, its CommonType, that one's name
+    body += b"\x03\x01\x01"  # WireType.StructT, its CommonType, its name
     put_text(body, struct.name)
     body.append(1)
     put_int(body, struct.type_id)

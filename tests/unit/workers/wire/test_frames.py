@@ -1,4 +1,4 @@
-"""Frames arrive as they like; lengths are claims."""
+"""Frames in any segments; lengths that are wrong."""
 
 import tracemalloc
 
@@ -25,7 +25,7 @@ def test_one_byte_at_a_time() -> None:
     assert taken == PAYLOADS
 
 
-def test_two_and_a_half_to_a_segment() -> None:
+def test_two_and_a_half_frames_in_a_segment() -> None:
     stream = frame(b"first") + frame(b"second") + frame(b"0123456789") + frame(b"last")
     middle = len(frame(b"first") + frame(b"second")) + HEADER + 5
     reader = FrameReader()
@@ -39,24 +39,24 @@ def test_two_and_a_half_to_a_segment() -> None:
 
 @pytest.mark.parametrize("length", [0, 1025, 2**31, 2**32 - 1, 2**63, 2**64 - 1])
 def test_a_length_outside_the_limits_is_refused_without_allocating(length: int) -> None:
-    claim = header(length)
+    announced = header(length)
     tracemalloc.start()
     try:
         with pytest.raises(FrameError):
-            FrameReader(max_frame=1024).feed(claim)
+            FrameReader(max_frame=1024).feed(announced)
         with pytest.raises(FrameError):
-            parse_header(claim, 1024)
+            parse_header(announced, 1024)
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
     assert peak < 64 * 1024
 
 
-def test_the_limit_itself_is_taken() -> None:
+def test_a_frame_of_the_limit_is_accepted() -> None:
     assert FrameReader(max_frame=1024).feed(frame(b"x" * 1024)) == [b"x" * 1024]
 
 
-def test_a_claimed_length_takes_no_memory_before_it_arrives() -> None:
+def test_an_announced_length_takes_no_memory_before_it_arrives() -> None:
     reader = FrameReader(max_frame=2**30)
     tracemalloc.start()
     try:
@@ -82,7 +82,7 @@ def test_a_wrong_magic_after_a_good_frame() -> None:
         reader.feed(b"GET / HTTP/1.1\r\n\r\n")
 
 
-def test_what_was_whole_before_the_noise_is_not_lost() -> None:
+def test_payloads_before_an_error_are_kept() -> None:
     with pytest.raises(FrameError) as caught:
         FrameReader().feed(frame(b"one") + frame(b"two") + b"noise")
     assert caught.value.before == (b"one", b"two")
@@ -106,7 +106,7 @@ def test_any_split_gives_the_same_payloads(payloads: list[bytes], sizes: list[in
 
 
 @given(st.binary(max_size=80))
-def test_noise_is_an_error_or_not_yet(noise: bytes) -> None:
+def test_noise_is_an_error_or_incomplete(noise: bytes) -> None:
     try:
         taken = FrameReader(64).feed(noise)
     except FrameError:

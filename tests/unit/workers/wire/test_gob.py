@@ -1,4 +1,4 @@
-"""The codec against Go's own encoder on types it never saw, and against bytes that mean harm."""
+"""The codec on types encoded by Go that it does not know, and on hostile bytes."""
 
 import json
 import time
@@ -66,7 +66,7 @@ def test_unknown_fields_of_every_type_are_skipped() -> None:
     [
         ("interface", "interfaces"),
         ("interface-in-slice", "interfaces"),
-        ("marshaler", "cannot be read"),
+        ("marshaler", "cannot be decoded"),
         ("wrong-type", "another type"),
         ("nothing-in-common", "no field"),
         ("not-a-struct", "expected"),
@@ -74,7 +74,7 @@ def test_unknown_fields_of_every_type_are_skipped() -> None:
         ("scalar-imginfo", "expected"),
     ],
 )
-def test_what_cannot_be_taken_is_refused(name: str, sentence: str) -> None:
+def test_types_that_cannot_be_decoded_are_refused(name: str, sentence: str) -> None:
     with pytest.raises(GobError, match=sentence):
         StructCodec(PICTURE).decode(STRANGE[name])
 
@@ -117,7 +117,7 @@ def test_one_wrong_byte(at: int, byte: int) -> None:
 @example(127)
 @example(128)
 @example(MAX_UINT)
-def test_unsigned_there_and_back(value: int) -> None:
+def test_unsigned_round_trip(value: int) -> None:
     out = bytearray()
     numbers.put_uint(out, value)
     assert numbers.take_uint(out, 0) == (value, len(out))
@@ -127,7 +127,7 @@ def test_unsigned_there_and_back(value: int) -> None:
     ("value", "written"),
     [(0, "00"), (127, "7f"), (128, "ff80"), (256, "fe0100"), (MAX_UINT, "f8" + "ff" * 8)],
 )
-def test_unsigned_as_the_specification_writes_it(value: int, written: str) -> None:
+def test_unsigned_as_in_the_specification(value: int, written: str) -> None:
     out = bytearray()
     numbers.put_uint(out, value)
     assert out.hex() == written
@@ -136,7 +136,7 @@ def test_unsigned_as_the_specification_writes_it(value: int, written: str) -> No
 @given(st.integers(-MAX_INT - 1, MAX_INT))
 @example(-1)
 @example(-MAX_INT - 1)
-def test_signed_there_and_back(value: int) -> None:
+def test_signed_round_trip(value: int) -> None:
     out = bytearray()
     numbers.put_int(out, value)
     assert numbers.take_int(out, 0) == (value, len(out))
@@ -153,18 +153,18 @@ def test_broken_numbers(written: str) -> None:
 
 
 @pytest.mark.parametrize("value", [-1, MAX_UINT + 1])
-def test_what_is_not_unsigned_cannot_be_written(value: int) -> None:
+def test_what_is_not_unsigned_cannot_be_encoded(value: int) -> None:
     with pytest.raises(GobError):
         numbers.put_uint(bytearray(), value)
 
 
 @pytest.mark.parametrize("value", [-MAX_INT - 2, MAX_INT + 1])
-def test_what_is_not_signed_cannot_be_written(value: int) -> None:
+def test_what_is_not_signed_cannot_be_encoded(value: int) -> None:
     with pytest.raises(GobError):
         numbers.put_int(bytearray(), value)
 
 
-def test_floats_as_the_specification_writes_them() -> None:
+def test_floats_as_in_the_specification() -> None:
     out = bytearray()
     numbers.put_float(out, 17.0)
     assert out.hex() == "fe3140"
@@ -183,20 +183,20 @@ def test_floats_as_the_specification_writes_them() -> None:
         st.binary(max_size=40).map(lambda raw: raw.decode("utf-8", "surrogateescape")),
     )
 )
-def test_a_struct_there_and_back(values: tuple[Any, ...]) -> None:
-    layout = StructCodec(EVERY)
-    back = layout.decode(b"".join(layout.encode(values)))
+def test_a_struct_round_trip(values: tuple[Any, ...]) -> None:
+    codec = StructCodec(EVERY)
+    back = codec.decode(b"".join(codec.encode(values)))
     back[4] = bytes(back[4])
     assert tuple(back) == values
 
 
 def test_content_is_never_copied() -> None:
-    layout = StructCodec(EVERY)
+    codec = StructCodec(EVERY)
     content = bytes(1000)
-    _, out, _ = layout.encode((False, 0, 0, 0.0, content, ""))
+    _, out, _ = codec.encode((False, 0, 0, 0.0, content, ""))
     assert out is content
-    payload = b"".join(layout.encode((False, 0, 0, 0.0, content, "x")))
-    assert layout.decode(payload)[4].obj is payload
+    payload = b"".join(codec.encode((False, 0, 0, 0.0, content, "x")))
+    assert codec.decode(payload)[4].obj is payload
 
 
 # -- bounds --------------------------------------------------------------------------------------------------
@@ -221,7 +221,7 @@ def unsigned(value: int) -> bytes:
 
 
 def outer_with(type_id: int) -> bytes:
-    """StructType 64{S string, U <type_id>}: our S, and an unknown field of that type."""
+    """Struct 64{S string, U <type_id>}: the known S, and an unknown field of that type."""
     fields = b"\x01\x01S\x01\x0c\x00" + b"\x01\x01X\x01" + integer(type_id) + b"\x00"
     return message(integer(-64) + b"\x03\x02" + b"\x02" + fields + b"\x00\x00")
 
@@ -241,7 +241,7 @@ def value(body: bytes) -> bytes:
 SMALL = StructType("Small", 64, (("S", STRING),))
 
 
-def test_the_hand_made_definitions_are_right() -> None:
+def test_the_definitions_made_here_are_valid() -> None:
     payload = outer_with(65) + list_of(65, UINT) + value(b"\x01\x02hi\x01" + b"\x03\x01\x02\x03" + b"\x00")
     assert StructCodec(SMALL).decode(payload) == ["hi"]
     payload = outer_with(65) + map_of(65, STRING, INT) + value(b"\x02\x01" + b"\x01k\x08" + b"\x00")
@@ -300,12 +300,12 @@ def test_definitions_are_bounded_in_bytes() -> None:
 
 
 @pytest.mark.parametrize("type_id", [0, 99, -3, INTERFACE])
-def test_fields_of_types_nobody_defined(type_id: int) -> None:
+def test_fields_of_undefined_types(type_id: int) -> None:
     with pytest.raises(GobError):
         StructCodec(SMALL).decode(outer_with(type_id) + value(b"\x00"))
 
 
-def test_complex_numbers_are_passed_over() -> None:
+def test_complex_numbers_are_skipped() -> None:
     assert StructCodec(SMALL).decode(outer_with(COMPLEX) + value(b"\x02\x01\x02\x00")) == [""]
 
 
@@ -316,16 +316,16 @@ def test_fields_beyond_the_struct(delta: int) -> None:
 
 
 def test_the_plan_cache_is_bounded() -> None:
-    layout = StructCodec(SMALL)
+    codec = StructCodec(SMALL)
     for number in range(gob.MAX_PLANS * 2):
-        layout.decode(
+        codec.decode(
             outer_with(65) + list_of(65, UINT) + map_of(66 + number, INT, INT) + value(b"\x01\x01a\x00")
         )
-    assert len(layout._plans) == gob.MAX_PLANS
+    assert len(codec.plan_cache) == gob.MAX_PLANS
     assert SLICE != MAP
 
 
-def test_our_definitions_are_go_s() -> None:
+def test_the_encoded_definitions_equal_those_of_go() -> None:
     assert StructCodec(PICTURE).definitions.endswith(types.write_definitions(INNER))
 
 

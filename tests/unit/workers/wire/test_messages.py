@@ -1,4 +1,4 @@
-"""Request and Response there and back, with and without extension fields."""
+"""Request and Response encoded and decoded, with and without extension fields."""
 
 import dataclasses
 from typing import Any
@@ -57,7 +57,7 @@ def plain(message: Any) -> Any:
 
 
 @given(requests)
-def test_a_request_there_and_back(request: Request) -> None:
+def test_a_request_round_trip(request: Request) -> None:
     payload = messages.encode_request(request)
     assert plain(messages.decode_request(payload)) == request
     assert plain(messages.decode_request(memoryview(bytearray(payload)))) == request
@@ -65,14 +65,14 @@ def test_a_request_there_and_back(request: Request) -> None:
 
 
 @given(responses)
-def test_a_response_there_and_back(response: Response) -> None:
+def test_a_response_round_trip(response: Response) -> None:
     payload = messages.encode_response(response)
     assert plain(messages.decode_response(payload)) == response
     assert FrameReader().feed(b"".join(messages.encode_response_parts(response))) == [payload]
 
 
 @given(requests, st.integers(0, 700))
-def test_a_request_of_ours_is_foreseen_from_its_head(request: Request, cut: int) -> None:
+def test_an_extended_request_is_decoded_from_its_head(request: Request, cut: int) -> None:
     request.data = bytes(request.data) + bytes(1000)
     request.id = request.id or 1
     payload = messages.encode_request(request)
@@ -82,9 +82,9 @@ def test_a_request_of_ours_is_foreseen_from_its_head(request: Request, cut: int)
         assert found is None
         return
     assert found is not None
-    foreseen, start, stop = found
+    decoded, start, stop = found
     assert (start, stop) == (data_at, data_at + len(request.data))
-    assert plain(foreseen) == dataclasses.replace(request, data=b"")
+    assert plain(decoded) == dataclasses.replace(request, data=b"")
     view = memoryview(bytearray(payload))
     messages.check_request_tail(view)
     view[-1] = 1
@@ -93,7 +93,9 @@ def test_a_request_of_ours_is_foreseen_from_its_head(request: Request, cut: int)
 
 
 @given(requests, st.integers(0, 999))
-def test_a_request_with_more_behind_its_data_is_not_foreseen(request: Request, cut: int) -> None:
+def test_a_request_with_fields_after_its_data_is_not_decoded_from_its_head(
+    request: Request, cut: int
+) -> None:
     request.data = bytes(1000)
     request.id = request.quality = 0
     request.fit = request.format = ""
@@ -103,7 +105,7 @@ def test_a_request_with_more_behind_its_data_is_not_foreseen(request: Request, c
 
 
 @given(requests, st.integers(1, 999))
-def test_a_length_that_does_not_fit_is_not_foreseen(request: Request, less: int) -> None:
+def test_a_head_with_a_wrong_length_is_not_decoded(request: Request, less: int) -> None:
     request.data = bytes(2000)
     request.id = request.id or 1
     payload = messages.encode_request(request)
@@ -129,7 +131,7 @@ def test_a_damaged_request_is_a_request_or_a_message_error(request: Request, dra
         pass
 
 
-def test_extended_definitions_go_out_only_with_an_extension_field() -> None:
+def test_extended_definitions_are_sent_only_with_an_extension_field() -> None:
     base = messages.encode_request(Request("x.jpg", target_width=5))
     assert b"Quality" not in base
     for field in ({"id": 1}, {"fit": "contain"}, {"format": "png"}, {"quality": 3}):
@@ -138,12 +140,12 @@ def test_extended_definitions_go_out_only_with_an_extension_field() -> None:
     assert b"Workers" in messages.encode_response(Response("x.jpg", workers=1))
 
 
-def test_the_two_messages_are_not_each_other_by_accident() -> None:
+def test_a_response_decoded_as_a_request_sets_only_shared_fields() -> None:
     request = messages.decode_request(messages.encode_response(Response("x.jpg", resized_width=7)))
     assert (request.original_name, request.target_width) == ("x.jpg", 0)
 
 
-def test_data_is_a_view_of_the_payload_and_parts_carry_it_uncopied() -> None:
+def test_data_is_a_view_of_the_payload_and_is_not_copied_into_parts() -> None:
     picture = bytes(5000)
     payload = messages.encode_request(Request("x.jpg", data=picture, id=9))
     view = messages.decode_request(payload).data

@@ -1,4 +1,4 @@
-"""The golden frames, written by Go's own encoder: they decode to their values and we write the same bytes."""
+"""The golden frames, written by Go's encoder: they decode to their values, and encoding gives the same bytes."""
 
 import base64
 import json
