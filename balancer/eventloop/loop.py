@@ -19,7 +19,7 @@ RULES: knows file descriptors, handlers and timers. Opens and closes no descript
 import select
 import selectors
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from balancer.eventloop.timers import Timer, Timers
@@ -249,23 +249,24 @@ class Loop:
 
     def run_once(self, timeout: float | None) -> None:
         """Run one turn, waiting at most `timeout` seconds (None: until an event or the next timer)."""
-        next_turn = self._next_turn
+        acts: Sequence[tuple[Callable[[], object], int]] = ()
         handlers = self._handlers
-        wait = 0.0 if next_turn else self._timers.due_at - self.now
+        wait = self._timers.due_at - self.now
+        if self._next_turn:  # taken before the handlers run: what they add belongs to the turn after this one
+            acts, self._next_turn = self._next_turn, []
+            wait = 0.0
         if timeout is not None and timeout < wait:
             wait = timeout
         events = self.selector.poll(min(wait, LONGEST_WAIT) if wait > 0 else 0, BATCH)
         self.now = now = self._clock()
         self.turns += 1
-        if next_turn:
-            self._next_turn = []
         for fd, mask in events:
             if fd in handlers:
                 try:
                     handlers[fd](mask)
                 except Exception as error:
                     self._report(fd, error)
-        for act, fd in next_turn:
+        for act, fd in acts:
             try:
                 act()
             except Exception as error:

@@ -104,6 +104,22 @@ def test_again_runs_in_the_next_turn_after_its_events(pair: Pair) -> None:
     loop.close()
 
 
+def test_what_a_handler_asks_for_runs_once_and_in_the_next_turn(pair: Pair) -> None:
+    """Else a bulk flow would have one turn after the other without a look at the other sockets."""
+    loop, order = Loop(), []
+
+    def act() -> None:
+        order.append(loop.turns)
+        if len(order) < 3:
+            loop.call_next_turn(act)
+
+    loop.watch(pair[0].fileno(), lambda mask: loop.call_next_turn(act))
+    for _ in range(6):
+        loop.run_once(0)
+    assert order == [2, 3, 4]
+    loop.close()
+
+
 def test_timers_run_by_the_clock_of_the_turn() -> None:
     now = [100.0]
     loop, ran = Loop(clock=lambda: now[0]), []
