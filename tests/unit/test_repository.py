@@ -1,4 +1,4 @@
-"""What the repository promises as a whole: files are there, constructs safe, container files sound."""
+"""The repository as a whole: its files are there, no source uses a forbidden construct, container files fit together."""
 
 import ast
 import configparser
@@ -12,13 +12,13 @@ import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = [path for package in ("balancer", "workers") for path in sorted((ROOT / package).rglob("*.py"))]
-# The only reader of the wall clock: a line in the log carries the time of day, nothing else depends on it.
+# The only reader of the wall clock: a log line carries the time of day, and nothing else depends on it.
 WALL_CLOCK = ROOT / "balancer" / "eventloop" / "log.py"
 NEVER_IMPORTED = {"pickle", "marshal", "shelve", "dill"}
 NEVER_CALLED = {"eval", "exec", "compile", "__import__"}
 
 
-def test_the_files_a_stranger_looks_for_are_there() -> None:
+def test_the_usual_files_are_there() -> None:
     wanted = [
         *(
             "Makefile",
@@ -37,7 +37,7 @@ def test_the_files_a_stranger_looks_for_are_there() -> None:
 
 
 def forbidden(tree: ast.AST, may_read_wall_clock: bool) -> Iterator[str]:
-    """Each construct the house does without, with its line."""
+    """Each forbidden construct, with its line."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             names = [alias.name.split(".")[0] for alias in node.names]
@@ -64,7 +64,7 @@ def forbidden_call(node: ast.Call, may_read_wall_clock: bool) -> Iterator[str]:
     if called == "time.time" and not may_read_wall_clock:
         yield f"{node.lineno}: time.time() outside the log"
     if called.endswith(".sendall"):
-        yield f"{node.lineno}: sendall blocks or loses count"
+        yield f"{node.lineno}: sendall blocks, or loses the number of bytes sent"
     if re.fullmatch(r"(multiprocessing|mp)\.R?Lock", called):
         yield f"{node.lineno}: a lock that a killed process never releases"
     if any(word.arg == "shell" and ast.unparse(word.value) == "True" for word in node.keywords):
@@ -129,7 +129,7 @@ def drain_timeout(command: list[str]) -> float:
     return seconds(re.search(r"--drain-timeout (\S+)", flat)[1])  # type: ignore[index]
 
 
-def test_compose_has_the_whole_system_and_stops_it_gently() -> None:
+def test_compose_has_the_whole_system_and_stops_it_gracefully() -> None:
     compose = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
     services = compose["services"]
     assert set(services) == {"proxy-server", "backend-1", "backend-2", "backend-3", "client-1"}
@@ -156,7 +156,7 @@ def test_the_image_does_not_run_as_root_and_copies_what_exists() -> None:
                 assert (ROOT / source).exists(), source
 
 
-def test_the_makefile_has_every_target_the_readme_speaks_of() -> None:
+def test_the_makefile_has_every_target_that_the_readme_names() -> None:
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     assert {"demo", "test", "lint", "bench", "bench-images", "soak", "clean", "versus", "help"} <= targets
     spoken = set(re.findall(r"`make ([a-z-]+)", (ROOT / "README.md").read_text()))
