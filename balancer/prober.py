@@ -16,36 +16,38 @@ A drain ends it at once: it has no sessions.
 
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
-from typing import Protocol
 
 from balancer.checks.probe import Done, Probe
 from balancer.config.units import format_duration
 from balancer.discovery.resolver import Resolver, choose
 from balancer.eventloop.loop import Loop
 from balancer.eventloop.timers import Timer
-from balancer.pool.backend import Backend
-from balancer.pool.board import B_CONNECT_FAILURES, Board
+from balancer.options import Pool
+from balancer.pool.backend import MAIN_POOL, Backend
+from balancer.pool.board import B_CONNECT_FAILURES, BACKENDS, Board
 from balancer.pool.health import HealthState, PassiveHealth, Schedule, first_due
 from balancer.pool.targets import Target, target_of
 from balancer.pool.verdicts import VerdictWriter
 from balancer.prefork.child import Child
 
 
-class Settings(Protocol):
-    """What the prober reads of balancer.options.Options. Times in seconds."""
+@dataclass(slots=True)
+class MonitoredPool:
+    """One pool, and how its backends are checked."""
 
-    @property
-    def check(self) -> str: ...  # "tcp" | "none"
-    @property
-    def check_interval(self) -> float: ...
-    @property
-    def check_rise(self) -> int: ...
-    @property
-    def check_fall(self) -> int: ...
-    @property
-    def connect_timeout(self) -> float: ...
+    pool: Pool
+    timeout: float  # seconds a check may take
+    backends: "list[MonitoredBackend]" = field(default_factory=list)
+    resolve_at: float = 0.0  # when its names are looked up again
+
+    def share(self) -> str:
+        """Backends that are up, of all."""
+        return f"{self.count_up()}/{len(self.backends)}"
+
+    def count_up(self) -> int:
+        return sum(one.health.up for one in self.backends)
 
 
 @dataclass(slots=True)
@@ -53,6 +55,7 @@ class MonitoredBackend:
     """One backend, its health and its next check."""
 
     backend: Backend
+    pool: MonitoredPool
     health: HealthState | PassiveHealth
     schedule: Schedule
     host: str = ""  # the resolved address of a name
@@ -61,10 +64,19 @@ class MonitoredBackend:
     timer: Timer | None = None
     reason: str = ""
 
+    def labels(self) -> dict[str, object]:
+        """The fields that name it in the log."""
+        name = self.backend.pool
+        return (
+            {"backend": self.backend.name}
+            if name == MAIN_POOL
+            else {"pool": name, "backend": self.backend.name}
+        )
 
-def run(child: Child, options: Settings, board: Board, backends: Sequence[Backend]) -> int:
+
+def run(child: Child, pools: Sequence[Pool], board: Board) -> int:
     """The role: probe until told to stop. Returns the exit code."""
-    prober = Prober(child, options, board, backends)
+    prober = Prober(child, pools, board)
     child.on_drain = lambda deadline: child.loop.stop()
     child.on_tick = prober.tick
     prober.start()
@@ -72,52 +84,56 @@ def run(child: Child, options: Settings, board: Board, backends: Sequence[Backen
     return child.run()
 
 
+def monitor(pool: Pool) -> MonitoredPool:
+    """A pool with its backends, all up until the board or a check says otherwise."""
+    # connect-timeout 0 means the kernel's patience, which is longer than any interval.
+    timeout = min(pool.connect_timeout or pool.check_interval, pool.check_interval)
+    monitored = MonitoredPool(pool, timeout)
+    for backend in pool.backends:
+        health: HealthState | PassiveHealth
+        if pool.check == "none":
+            health = PassiveHealth(pool.check_fall, pool.check_interval)
+        else:
+            health = HealthState(pool.check_rise, pool.check_fall)
+        schedule = Schedule(pool.check_interval, 0.0)
+        monitored.backends.append(MonitoredBackend(backend, monitored, health, schedule))
+    return monitored
+
+
 class Prober:
-    """Checks the backends and publishes their verdicts."""
+    """Checks the backends of all pools and publishes their verdicts."""
 
     def __init__(
         self,
         child: Child,
-        options: Settings,
+        pools: Sequence[Pool],
         board: Board,
-        backends: Sequence[Backend],
         resolver: Resolver | None = None,
         probe: Callable[[Loop, Target, float, Done], Probe] = Probe,
     ) -> None:
-        self._child, self._options, self._board = child, options, board
+        self._child, self._board = child, board
         self._loop, self._log = child.loop, child.log
         self._writer = VerdictWriter(board, child.row)
         self._resolver = resolver or Resolver()
         self._probe = probe
         self._random = random.Random().random
-        # connect-timeout 0 means the kernel's patience, which is longer than any interval.
-        self._timeout = min(options.connect_timeout or options.check_interval, options.check_interval)
-        self._monitored = [self._monitor(backend) for backend in backends]
-        self._ask_at = 0.0
-
-    def _monitor(self, backend: Backend) -> MonitoredBackend:
-        options = self._options
-        health: HealthState | PassiveHealth
-        if options.check == "none":
-            health = PassiveHealth(options.check_fall, options.check_interval)
-        else:
-            health = HealthState(options.check_rise, options.check_fall)
-        return MonitoredBackend(backend, health, Schedule(options.check_interval, 0.0))
+        self._pools = [monitor(pool) for pool in pools]
+        self._backends = [one for pool in self._pools for one in pool.backends]
 
     def start(self) -> None:
         """Acquire the lease, continue with the last verdicts, begin to check."""
         self._loop.watch_level(self._resolver.wake_fd, self._collect)
         self._take_over()
-        self._ask_names(self._loop.now)
+        self._resolve_names(self._loop.now)
         self._show(self._loop.now)
 
     def tick(self, now: float) -> None:
         """Four times a second: what workers, operators and time have changed."""
         if not self._may_write():
             return
-        self._ask_names(now)
-        totals = self._board.every_total(B_CONNECT_FAILURES)
-        for one in self._monitored:
+        self._resolve_names(now)
+        totals = self._board.every_total(BACKENDS, B_CONNECT_FAILURES)
+        for one in self._backends:
             total = totals[one.backend.index]
             if total > one.failures:
                 self._on_session_failure(one, now)
@@ -140,15 +156,15 @@ class Prober:
     def _take_over(self) -> None:
         """Acquire the lease and go on with what the last prober knew."""
         now = self._loop.now
-        self._writer.acquire()
-        totals = self._board.every_total(B_CONNECT_FAILURES)
-        for place, one in enumerate(self._monitored):
+        self._writer.acquire(pool.pool.index for pool in self._pools)
+        totals = self._board.every_total(BACKENDS, B_CONNECT_FAILURES)
+        for place, one in enumerate(self._backends):
             one.health.up, one.health.since = self._writer.restore(one.backend, now)
             one.health.streak = 0
             target = target_of(self._board, one.backend)
             one.host = str(target[1][0]) if target is not None else ""
             one.failures = totals[one.backend.index]
-            one.schedule.due = first_due(now, place, len(self._monitored), self._options.check_interval)
+            one.schedule.due = first_due(now, place, len(self._backends), one.schedule.interval)
             self._arm(one)
 
     # -- checks
@@ -171,7 +187,7 @@ class Prober:
         elif target is None:
             self._ended(one, "unresolved", 0.0)
         else:
-            probe = self._probe(self._loop, target, self._timeout, partial(self._ended, one))
+            probe = self._probe(self._loop, target, one.pool.timeout, partial(self._ended, one))
             one.probe = None if probe.is_over else probe
 
     def _ended(self, one: MonitoredBackend, outcome: str, seconds: float) -> None:
@@ -202,44 +218,48 @@ class Prober:
 
     def _publish(self, one: MonitoredBackend, now: float, changed: bool = True) -> None:
         """Write a verdict; log it when it has changed."""
-        index, health = one.backend.index, one.health
+        index, health, pool = one.backend.index, one.health, one.pool
         self._writer.write_verdict(index, health.up, health.since or now)
         if not changed:
             return
-        up = sum(other.health.up for other in self._monitored)
-        share = f"{up}/{len(self._monitored)}"
-        about = {"backend": one.backend.name, "address": one.backend.address}
+        share, labels = pool.share(), one.labels()
+        address = one.backend.address
         if health.up:
             passed = {"passed": f"{health.rise}/{health.rise}"} if isinstance(health, HealthState) else {}
-            self._log.info("up", **about, **passed, up=share)
+            self._log.info("up", **labels, address=address, **passed, up=share)
         else:
             self._writer.count_down(index)
             failed = f"{health.fall}/{health.fall}"
-            pause = format_duration(self._options.check_interval)
-            then = f"next try in {pause}"
-            self._log.warning("down", **about, check=one.reason, failures=failed, up=share, then=then)
-        if not up:
-            self._log.error("all-down", up=share, then="clients are refused until a backend is back")
+            then = f"next try in {format_duration(one.schedule.interval)}"
+            self._log.warning(
+                "down", **labels, address=address, check=one.reason, failures=failed, up=share, then=then
+            )
+        if not pool.count_up():
+            del labels["backend"]
+            self._log.error(
+                "all-down", **labels, up=share, then="clients are refused until a backend is back"
+            )
         self._show(now)
 
     def _show(self, now: float) -> None:
-        up = sum(one.health.up for one in self._monitored)
-        self._child.title.set(f"prober [{up}/{len(self._monitored)} up]", now)
+        up = sum(pool.count_up() for pool in self._pools)
+        self._child.title.set(f"prober [{up}/{len(self._backends)} up]", now)
 
     # -- names
 
-    def _ask_names(self, now: float) -> None:
-        if now < self._ask_at:
-            return
-        self._ask_at = now + self._options.check_interval
-        addresses = [one.backend.address for one in self._monitored]
-        for name in {address.host for address in addresses if address.family == "name"}:
-            self._resolver.ask(name)
+    def _resolve_names(self, now: float) -> None:
+        for pool in self._pools:
+            if now < pool.resolve_at:
+                continue
+            pool.resolve_at = now + pool.pool.check_interval
+            addresses = [one.backend.address for one in pool.backends]
+            for name in {address.host for address in addresses if address.family == "name"}:
+                self._resolver.ask(name)
 
     def _collect(self, mask: int) -> None:
         """Lookups have ended: publish new addresses, keep the last good ones where there is none."""
         for name, answers, error in self._resolver.collect():
-            for one in self._monitored:
+            for one in self._backends:
                 address = one.backend.address
                 if address.family != "name" or address.host != name:
                     continue
@@ -248,10 +268,10 @@ class Prober:
                     self._moved(one, host)
                 elif not host:
                     kept = one.host or "nothing"
-                    self._log.debug("resolve", backend=one.backend.name, error=error, then=f"keeps {kept}")
+                    self._log.debug("resolve", **one.labels(), error=error, then=f"keeps {kept}")
 
     def _moved(self, one: MonitoredBackend, host: str) -> None:
-        self._log.info("resolve", backend=one.backend.name, old=one.host or "-", address=host)
+        self._log.info("resolve", **one.labels(), old=one.host or "-", address=host)
         one.host = host
         self._writer.write_address(one.backend.index, host)
         one.schedule.hasten(self._loop.now)

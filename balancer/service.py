@@ -1,7 +1,8 @@
 """What the balancer asks of the prefork machine: three roles, its addresses, its columns.
 
-RULES: glue only. Reads the options, gives every backend its block on the board, and closes the roles' `run` over what
-they need, which the fork then copies. Lives in the master; a plan that is refused leaves everything as it was.
+RULES: glue only. Reads the options, gives listeners, pools and backends their blocks on the board, and closes the
+roles' `run` over what they need, which the fork then copies. Lives in the master; a plan that is refused leaves
+everything as it was.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -14,8 +15,17 @@ from balancer.config.usage import summary
 from balancer.console import console
 from balancer.options import Listener, Options, parse
 from balancer.pool.backend import Backend, with_indexes
-from balancer.pool.blocks import Blocks
-from balancer.pool.board import Board, capacity_for, columns_for, totals_for
+from balancer.pool.blocks import BoardBlocks
+from balancer.pool.board import (
+    BACKENDS,
+    LISTENERS,
+    MOST_LISTENERS,
+    MOST_POOLS,
+    POOLS,
+    Board,
+    capacity_for,
+    columns_for,
+)
 from balancer.pool.handover_state import export_state, restore_state
 from balancer.prefork.child import Child
 from balancer.prefork.plan import Plan, Role
@@ -32,17 +42,17 @@ class BalancerService:
         self.argv = list(argv)
         self.environ = dict(environ)
         self.options: Options | None = None
-        self.blocks: Blocks | None = None
+        self.blocks: BoardBlocks | None = None
         self.board: Board | None = None
 
     def plan(self, shared: Shared | None) -> Plan:
         """Raises ConfigError with one sentence naming the culprit."""
         options = parse(self.argv, self.environ)
         if self.blocks is None:
-            self.blocks = Blocks(capacity_for(len(backends_of(options))))
+            self.blocks = BoardBlocks(MOST_LISTENERS, MOST_POOLS, capacity_for(len(backends_of(options))))
         if shared is not None:
             is_first = self.board is None
-            self.board = self.board or Board(shared, self.blocks.capacity)
+            self.board = self.board or Board(shared, self.blocks.backends)
             options = self.place(options, shared)
             if is_first:
                 restore_state(self.board, backends_of(options), self.environ.get(HANDOVER_STATE, ""))
@@ -50,17 +60,26 @@ class BalancerService:
         return self.compose(options, backends_of(options))
 
     def place(self, options: Options, shared: Shared) -> Options:
-        """The options with a block for each backend, for the generation about to be forked."""
+        """The options with a block for each listener, pool and backend, for the generation about to be forked."""
         assert self.blocks is not None and self.board is not None
         upcoming = shared.rows.cells[MASTER_ROW * shared.rows.columns + MASTER_UPCOMING]
+        names = ([one.name for one in options.listeners], [one.name for one in options.pools])
         try:
-            blocks, reused = self.blocks.assign(upcoming, [b.identity for b in backends_of(options)])
+            placed = self.blocks.assign(upcoming, *names, [one.identity for one in backends_of(options)])
         except ValueError as error:
             raise ConfigError(str(error)) from None
-        for index in reused:
-            self.board.wipe(index)
-        pools = (replace(pool, backends=with_indexes(pool.backends, blocks)) for pool in options.pools)
-        return replace(options, pools=tuple(pools))
+        for kind, assignment in zip((LISTENERS, POOLS, BACKENDS), placed, strict=True):
+            self.board.give_out(kind, assignment.blocks.values(), assignment.reused)
+        listeners = (replace(one, index=placed[0].blocks[one.name]) for one in options.listeners)
+        pools = tuple(
+            replace(
+                one, index=placed[1].blocks[one.name], backends=with_indexes(one.backends, placed[2].blocks)
+            )
+            for one in options.pools
+        )
+        for pool in pools:
+            self.board.assign_pool(pool.index, [backend.index for backend in pool.backends])
+        return replace(options, listeners=tuple(listeners), pools=pools)
 
     def compose(self, options: Options, backends: tuple[Backend, ...]) -> Plan:
         assert self.blocks is not None
@@ -73,8 +92,8 @@ class BalancerService:
             title="balancer",
             roles=self.roles(options, backends),
             binds=tuple(binds),
-            columns=columns_for(self.blocks.capacity),
-            totals=totals_for(self.blocks.capacity),
+            columns=columns_for(self.blocks.backends),
+            totals=self.board.totals() if self.board is not None else (),
             drain_timeout=process.drain_timeout,
             log_path=process.log,
             loglevel=process.loglevel,
@@ -103,7 +122,7 @@ class BalancerService:
             )
         return (
             Role("worker", process.workers, lambda child: worker.run(child, options, board, backends)),
-            Role("prober", 1, lambda child: prober.run(child, options, board, backends)),
+            Role("prober", 1, lambda child: prober.run(child, options.pools, board)),
             Role("console", 1, lambda child: console.run(child, options, board, backends)),
         )
 

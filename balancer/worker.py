@@ -36,8 +36,9 @@ class Worker:
 
     def __init__(self, child: Child, options: Options, board: Board, backends: Sequence[Backend]) -> None:
         self.child = child
-        elector = Elector(board, backends, options.balance, child.row)
-        self.hub = Hub(child.loop, options, board, elector, child.row, child.log)
+        listener, pool = options.listeners[0], options.pools[0]
+        elector = Elector(board, pool, child.row)
+        self.hub = Hub(child.loop, options, board, elector, child.row, child.log, listener.index, pool.index)
         self.hub.queue.wake = child.wake
         self.acceptor = Acceptor(self.hub, child.listening)
         self.timeouts = TimeoutSweep(self.hub)
@@ -67,7 +68,7 @@ class Worker:
         """Four times a second, with the heartbeat."""
         if not self.child.draining:
             self.acceptor.serve([self.child.slot, *self.child.adopted()])
-        self.hub.cells[LOG_DROPPED] = self.child.log.dropped
+        self.hub.process[LOG_DROPPED] = self.child.log.dropped
         self.show_title()
 
     def show_title(self) -> None:

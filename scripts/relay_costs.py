@@ -15,8 +15,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from balancer.options import Pool
 from balancer.pool.backend import parse_upstream, with_indexes
-from balancer.pool.board import Board, columns_for
+from balancer.pool.board import BACKENDS, LISTENERS, POOLS, Board, columns_for
 from balancer.pool.election import Elector
 from balancer.shm.layout import FIRST_LEASE, MASTER_LIVE_ROWS, MASTER_ROW, make_shared
 
@@ -31,7 +32,10 @@ def house(backends: int, rows: int, policy: str) -> Callable[[], None]:
     board = Board(shared, backends)
     texts = [f"10.{n >> 16}.{n >> 8 & 255}.{n & 255}:80" for n in range(backends)]
     pool = with_indexes([parse_upstream(text) for text in texts], {text: n for n, text in enumerate(texts)})
-    elector = Elector(board, pool, policy, FIRST_LEASE)
+    for kind, count in ((LISTENERS, 1), (POOLS, 1), (BACKENDS, backends)):
+        board.give_out(kind, range(count), ())
+    board.assign_pool(0, range(backends))
+    elector = Elector(board, Pool("main", pool, balance=policy, index=0), FIRST_LEASE)
 
     def one() -> None:
         backend = elector.elect("10.9.8.7")

@@ -30,38 +30,41 @@ from typing import Any
 from balancer.console.processes import Figures
 from balancer.pool.backend import Backend
 from balancer.pool.board import (
-    ACCEPTED,
     ADMIN_NAMES,
     ADMIN_READY,
-    B_ADMIN,
     B_BYTES_IN,
     B_BYTES_OUT,
-    B_CHECK,
     B_CHECK_FAILURES,
-    B_CHECK_US,
     B_CHECKS,
     B_CONNECT_FAILURES,
     B_DOWNS,
     B_SESSIONS,
     B_SESSIONS_TOTAL,
-    B_SINCE_MS,
-    B_STREAK,
-    B_VERDICT,
-    BYTES_IN,
-    BYTES_OUT,
+    BACKENDS,
     CHECK_NAMES,
-    CUT,
-    FAILED,
+    L_ACCEPTED,
+    L_BYTES_IN,
+    L_BYTES_OUT,
+    L_CLOSED,
+    L_CUT,
+    L_FAILED,
+    L_PAUSES,
+    L_REFUSED,
+    L_RESUMES,
+    L_RETRIES,
+    L_SESSIONS,
+    LISTENERS,
     LOG_DROPPED,
-    PAUSES,
-    QUEUED,
-    QUEUED_TOTAL,
-    REFUSED,
-    RESUMES,
-    RETRIES,
-    SESSIONS,
-    SESSIONS_CLOSED,
+    P_QUEUED,
+    P_QUEUED_TOTAL,
+    POOLS,
     VERDICT_NAMES,
+    W_ADMIN_STATE,
+    W_CHECK,
+    W_CHECK_US,
+    W_SINCE_MS,
+    W_STREAK,
+    W_VERDICT,
     Board,
 )
 from balancer.shm.layout import (
@@ -87,19 +90,17 @@ from balancer.shm.layout import (
 
 STALE_MS = 1500  # a ready worker whose heart has not beaten for so long is shown as hung
 WORKER_ROLE = 0  # the first role of the balancer's plan
-TOTALS = {
-    "accepted_total": ACCEPTED,
-    "refused_total": REFUSED,
-    "failed_total": FAILED,
-    "bytes_in_total": BYTES_IN,
-    "bytes_out_total": BYTES_OUT,
-    "closed_total": SESSIONS_CLOSED,
-    "cut_total": CUT,
-    "retries_total": RETRIES,
-    "pauses_total": PAUSES,
-    "resumes_total": RESUMES,
-    "queued_total": QUEUED_TOTAL,
-    "log_dropped_total": LOG_DROPPED,
+LISTENER_TOTALS = {
+    "accepted_total": L_ACCEPTED,
+    "refused_total": L_REFUSED,
+    "failed_total": L_FAILED,
+    "bytes_in_total": L_BYTES_IN,
+    "bytes_out_total": L_BYTES_OUT,
+    "closed_total": L_CLOSED,
+    "cut_total": L_CUT,
+    "retries_total": L_RETRIES,
+    "pauses_total": L_PAUSES,
+    "resumes_total": L_RESUMES,
 }
 BACKEND_TOTALS = {
     "sessions_total": B_SESSIONS_TOTAL,
@@ -114,13 +115,13 @@ BACKEND_TOTALS = {
 
 def worker_pids(board: Board) -> list[int]:
     """The living workers, all generations."""
-    return [board.cells[at + PID] for at in worker_rows(board)]
+    return [board.cells[row * board.columns + PID] for row in worker_rows(board)]
 
 
 def worker_rows(board: Board) -> list[int]:
-    """Offset of the row of every living worker."""
-    offsets = (row * board.columns for row in range(FIRST_LEASE, board.live_rows()))
-    return [at for at in offsets if board.cells[at + PID] and board.cells[at + ROLE] == WORKER_ROLE]
+    """The row of every living worker."""
+    rows = ((row, row * board.columns) for row in range(FIRST_LEASE, board.live_rows()))
+    return [row for row, at in rows if board.cells[at + PID] and board.cells[at + ROLE] == WORKER_ROLE]
 
 
 def worker_state(state: int, beat_ms: int, now_ms: int) -> str:
@@ -130,8 +131,10 @@ def worker_state(state: int, beat_ms: int, now_ms: int) -> str:
     return {READY: "ready", DRAINING: "draining"}.get(state, "starting")
 
 
-def describe_worker(board: Board, at: int, now_ms: int, figures: Figures) -> dict[str, Any]:
+def describe_worker(board: Board, row: int, now_ms: int, figures: Callable[[int], Figures]) -> dict[str, Any]:
     cells, slots = board.cells, board.shared.slots
+    at = row * board.columns
+    seen = figures(cells[at + PID])
     slot = cells[at + SLOT]
     state = worker_state(cells[at + STATE], cells[at + BEAT_MS], now_ms)
     deadline = cells[at + DEADLINE_MS]
@@ -144,11 +147,11 @@ def describe_worker(board: Board, at: int, now_ms: int, figures: Figures) -> dic
         "state": state,
         "generation": cells[at + GENERATION],
         "accepting": bool(cells[at + ACCEPTING]),
-        "sessions": cells[at + SESSIONS],
-        "accepted_total": cells[at + ACCEPTED],
-        "cpu_percent": figures.cpu_percent,
-        "rss_bytes": figures.rss_bytes,
-        "fds": figures.fds,
+        "sessions": board.sum_in_row(row, LISTENERS, L_SESSIONS),
+        "accepted_total": board.sum_in_row(row, LISTENERS, L_ACCEPTED),
+        "cpu_percent": seen.cpu_percent,
+        "rss_bytes": seen.rss_bytes,
+        "fds": seen.fds,
         "share_percent": share,
         "drain_left_s": max(0, deadline - now_ms) / 1000 if deadline else None,
     }
@@ -158,9 +161,9 @@ def describe_backend(
     board: Board, backend: Backend, now_ms: int, sums: dict[str, list[int]]
 ) -> dict[str, Any]:
     index = backend.index
-    wish, verdict = board.word(index, B_ADMIN), board.word(index, B_VERDICT)
-    since = board.word(index, B_SINCE_MS)
-    check, check_us = board.word(index, B_CHECK), board.word(index, B_CHECK_US)
+    wish, verdict = board.word(index, W_ADMIN_STATE), board.word(index, W_VERDICT)
+    since = board.word(index, W_SINCE_MS)
+    check, check_us = board.word(index, W_CHECK), board.word(index, W_CHECK_US)
     return {
         "name": backend.name,
         "address": str(backend.address),
@@ -168,7 +171,7 @@ def describe_backend(
         "weight": board.weight_of(index, backend.weight),
         **{key: column[index] for key, column in sums.items()},
         "check": CHECK_NAMES[check] if check else None,
-        "check_streak": board.word(index, B_STREAK) if check else None,
+        "check_streak": board.word(index, W_STREAK) if check else None,
         "check_ms": check_us / 1000 if check_us else None,
         "maxconn": backend.maxconn,
         "backup": backend.backup,
@@ -182,11 +185,9 @@ def snapshot(
     """Everything at monotonic time `now` (seconds), shaped as the module's docstring says."""
     now_ms = int(now * 1000)
     master = MASTER_ROW * board.columns
-    sums = {"sessions": board.every_gauge(B_SESSIONS)}
-    sums |= {key: board.every_total(column) for key, column in BACKEND_TOTALS.items()}
-    workers = [
-        describe_worker(board, at, now_ms, figures(board.cells[at + PID])) for at in worker_rows(board)
-    ]
+    sums = {"sessions": board.every_gauge(BACKENDS, B_SESSIONS)}
+    sums |= {key: board.every_total(BACKENDS, column) for key, column in BACKEND_TOTALS.items()}
+    workers = [describe_worker(board, row, now_ms, figures) for row in worker_rows(board)]
     serial, text = board.shared.notice.read()
     return {
         "version": version,
@@ -196,9 +197,11 @@ def snapshot(
         "workers": sorted(workers, key=lambda worker: (worker["slot"], worker["generation"])),
         "backends": [describe_backend(board, backend, now_ms, sums) for backend in backends],
         "totals": {
-            "sessions": board.gauge(SESSIONS),
-            **{key: board.total(column) for key, column in TOTALS.items()},
-            "queued": board.gauge(QUEUED),
+            "sessions": sum(board.every_gauge(LISTENERS, L_SESSIONS)),
+            **{key: board.sum_total(LISTENERS, column) for key, column in LISTENER_TOTALS.items()},
+            "queued_total": board.sum_total(POOLS, P_QUEUED_TOTAL),
+            "log_dropped_total": board.total(LOG_DROPPED),
+            "queued": sum(board.every_gauge(POOLS, P_QUEUED)),
             "respawns_total": board.cells[master + MASTER_RESPAWNS],
             "hangs_total": board.cells[master + MASTER_HANGS],
         },

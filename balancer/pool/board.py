@@ -1,78 +1,69 @@
-"""What the cells of the shared table mean to the balancer.
+"""The balancer's cells in shared memory: what is counted, and what is known of every backend.
 
 RULES
-- This module names columns, sums them and writes the few words that outlive a process. It decides nothing:
-  verdicts come from the prober, wishes from the console, sessions from the workers.
-- One writer per cell. A process counts in its own row only; whoever wants the whole sums the rows. The
-  words of ADMIN_ROW outlive their writer: wishes are written by the console, verdicts and addresses by the
-  one prober that holds the chair (below). A killed prober therefore leaves its last verdicts standing, and
-  its successor continues.
-- Only lease rows below the live mark are scanned, so 500 free rows cost nothing.
+- This module names the columns, sums them and writes the few words that outlive a process. It decides nothing:
+  verdicts come from the prober, admin states from the console, sessions from the workers.
+- One writer per cell. A process counts in its own row only; a reader sums the rows.
+- Both tables are sparse: capacity is free, a block that was never given out costs nothing. Reading allocates, so
+  readers go over live rows and over blocks that were given out, never over all of them.
 
-    row \\ column | 0..15 prefork  | 16..47 the process        | 48 + 24 i .. the block of backend i
-    -------------+----------------+---------------------------+------------------------------------
-    MASTER_ROW   | live rows      | (prefork's)               |
-    RETIRED_ROW  | folds          | totals of the dead        | totals of the dead, by the master
-    ADMIN_ROW    | workers wanted | versions, the chair       | wishes by the console, verdict and
-                 |                |                           | address by the prober
-    FIRST_LEASE  | pid, state ... | a worker's totals, gauges | a worker's sessions with backend i,
-       ...       |                |                           | the prober's own totals of checks
+counts: one row per process. A dead process's totals are folded into RETIRED_ROW, its gauges are zeroed.
 
-A verdict of 0 is "unknown" and counts as up: a table fresh from the boot must serve before the first check
-has ended.
+    row \\ column | 0..15 prefork | 16.. the process | listeners, 16 each | pools, 8 each | backends, 8 each
+    -------------+---------------+------------------+--------------------+---------------+----------------------
+    MASTER_ROW   | live rows     |                  |                    |               |
+    RETIRED_ROW  | folds         | totals of the dead, written by the master; the block REMOVED of each kind has
+                 |               | the totals of blocks that were given to another name
+    ADMIN_ROW    | workers asked |                  |                    |               |
+    FIRST_LEASE  | pid, state ...| a process's      | a worker's         | a worker's    | a worker's sessions,
+       ...       |               | dropped lines    | clients            | queue         | a prober's checks
 
-The chair: during a reload two probers live side by side. The newer one writes its row and pid into
-PROBER_LEASE_ROW and PROBER_LEASE_PID when it starts; a prober that no longer finds itself there stays silent, and takes
-the chair back when the one sitting in it is dead (a reload that failed). So verdicts have one writer at a
-time without any lock.
+words: one row. What outlives its writer: a killed prober leaves its last verdicts, and its successor continues.
 
-Versions: VERDICTS_VERSION is odd while the prober is writing and grows by 2 with every change;
-ADMIN_VERSION grows by 1 with every wish. Workers compare two cells per election and rebuild their lists
-only when one has moved.
+    0..15 the prober's lease, blocks given out | pools, 8 each: versions | backends, 16 each: verdict and address
+    by the prober and the master               | by prober and console   | by the prober, admin state by the console
+
+A verdict of 0 is "unknown" and counts as up: before the first check has ended a fresh board must serve.
+
+The prober's lease: during a reload two probers live side by side. The newer one writes its row and pid into
+PROBER_LEASE_ROW and PROBER_LEASE_PID when it starts. A prober that finds another one there writes nothing, and takes
+the lease back when that one is dead (a reload that failed). So verdicts have one writer at a time without any lock.
+
+Versions, per pool: VERDICTS_VERSION is odd while the prober writes and grows by 2 with every change; ADMIN_VERSION grows
+by 1 with every change by an operator. Workers compare two cells per election and rebuild their lists only when one has
+changed; a verdict in one pool costs the others nothing.
 """
 
 import os
 from collections.abc import Callable, Iterable, Sequence
-from operator import add
+from dataclasses import dataclass
+from operator import add, itemgetter
 
-from balancer.shm.layout import (
-    ADMIN_ROW,
-    FIRST_LEASE,
-    MASTER_LIVE_ROWS,
-    MASTER_ROW,
-    PID,
-    PREFORK_COLUMNS,
-    Shared,
-)
-from balancer.shm.table import RETIRED_ROW
+from balancer.shm.layout import FIRST_LEASE, MASTER_LIVE_ROWS, MASTER_ROW, PID, PREFORK_COLUMNS, Shared
+from balancer.shm.table import RETIRED_ROW, Table
 
-# A worker's own columns: totals first, then gauges.
-ACCEPTED = PREFORK_COLUMNS + 0
-REFUSED = PREFORK_COLUMNS + 1  # closed by a limit or because nothing could serve
-FAILED = PREFORK_COLUMNS + 2  # accepted, but no backend could be reached
-SESSIONS_CLOSED = PREFORK_COLUMNS + 3
-CUT = PREFORK_COLUMNS + 4  # ended by a drain's deadline or an operator
-RETRIES = PREFORK_COLUMNS + 5
-BYTES_IN = PREFORK_COLUMNS + 6  # client -> backend
-BYTES_OUT = PREFORK_COLUMNS + 7  # backend -> client
-PAUSES = PREFORK_COLUMNS + 8
-RESUMES = PREFORK_COLUMNS + 9
-QUEUED_TOTAL = PREFORK_COLUMNS + 10
-LOG_DROPPED = PREFORK_COLUMNS + 11  # lines this process could not write
-SPARE_TOTALS = range(PREFORK_COLUMNS + 12, PREFORK_COLUMNS + 16)
-SESSIONS = PREFORK_COLUMNS + 16  # gauge: clients held; the seats of --maxconns
-QUEUED = PREFORK_COLUMNS + 17  # gauge: clients waiting for a seat at a backend
-OLDEST_WAIT_MS = PREFORK_COLUMNS + 18  # monotonic ms since when the oldest of them waits, 0 = nobody
-# ADMIN_ROW only
-VERDICTS_VERSION = PREFORK_COLUMNS + 24
-PROBER_LEASE_ROW = PREFORK_COLUMNS + 25
-PROBER_LEASE_PID = PREFORK_COLUMNS + 26
-ADMIN_VERSION = PREFORK_COLUMNS + 27
-FIRST_BLOCK = PREFORK_COLUMNS + 32
+LOG_DROPPED = PREFORK_COLUMNS  # lines this process could not write
+_FIRST_BLOCK = PREFORK_COLUMNS + 8
 
-WORKER_TOTALS = (*range(ACCEPTED, LOG_DROPPED + 1), *SPARE_TOTALS)
+# A listener's block: totals, then a gauge.
+L_ACCEPTED = 0
+L_REFUSED = 1  # closed by a limit or because no backend could serve
+L_FAILED = 2  # accepted, but no backend could be reached
+L_CLOSED = 3
+L_CUT = 4  # ended by a drain's deadline or an operator
+L_RETRIES = 5
+L_BYTES_IN = 6  # client -> backend
+L_BYTES_OUT = 7  # backend -> client
+L_PAUSES = 8
+L_RESUMES = 9
+L_SESSIONS = 15  # gauge: clients held; what maxconns limits
 
-# A backend's block. Lease rows: totals, then gauges.
+# A pool's block: a total, then gauges.
+P_QUEUED_TOTAL = 0
+P_QUEUED = 6  # gauge: clients waiting for a place at a backend
+P_OLDEST_WAIT_MS = 7  # monotonic ms since when the oldest of them waits, 0 = none waits
+
+# A backend's block, one cache line: totals, then a gauge.
 B_SESSIONS_TOTAL = 0  # sessions given to it, counted before the dial
 B_CONNECT_FAILURES = 1
 B_BYTES_IN = 2
@@ -80,71 +71,107 @@ B_BYTES_OUT = 3
 B_CHECKS = 4  # prober
 B_CHECK_FAILURES = 5  # prober
 B_DOWNS = 6  # prober: times it went down
-B_TOTALS = range(7)
-B_SESSIONS = 8  # gauge, counted before the dial: the seats of maxconn=
-# ADMIN_ROW, by the prober
-B_VERDICT = 12
-B_SINCE_MS = 13  # monotonic ms of the last change of verdict, 0 = never
-B_CHECK = 14  # outcome of the last check, index into CHECK_NAMES
-B_STREAK = 15  # results in a row that speak against the verdict
-B_CHECK_US = 16  # how long the last good check took
-B_SUBJECT = 17  # checksum of the address the verdict is about
-B_FAMILY, B_ADDRESS_HI, B_ADDRESS_LO = 18, 19, 20  # a resolved name: 0 | 4 | 6 and the address in two words
-# ADMIN_ROW, by the console
-B_ADMIN = 21
-B_WEIGHT = 22  # 0 = as configured, else weight + 1
-BLOCK = 24
+B_SESSIONS = 7  # gauge, counted before the dial; what maxconn limits
 
-UNKNOWN, UP, DOWN = range(3)  # values of B_VERDICT
-ADMIN_READY, ADMIN_DRAIN, ADMIN_MAINT = range(3)  # values of B_ADMIN
+# words: the head
+PROBER_LEASE_ROW, PROBER_LEASE_PID = 0, 1
+_GIVEN_OUT = 8  # .. 10: blocks of each kind that were ever given out, by the master
+_FIRST_WORDS = 16
+# words: a pool's
+VERDICTS_VERSION = 0
+ADMIN_VERSION = 1
+_POOL_WORDS = 8
+# words: a backend's, by the prober
+W_VERDICT = 0
+W_SINCE_MS = 1  # monotonic ms of the last change of verdict, 0 = never
+W_CHECK = 2  # outcome of the last check, index into CHECK_NAMES
+W_STREAK = 3  # results in a row that speak against the verdict
+W_CHECK_US = 4  # how long the last good check took
+W_SUBJECT = 5  # checksum of the address the verdict is about
+W_FAMILY, W_ADDRESS_HI, W_ADDRESS_LO = 6, 7, 8  # a resolved name: 0 | 4 | 6 and the address in two words
+# ... by the console
+W_ADMIN_STATE = 12
+W_WEIGHT = 13  # 0 = as configured, else weight + 1
+# ... by the master
+W_POOL = 14  # the pool it belongs to
+_BACKEND_WORDS = 16
+
+UNKNOWN, UP, DOWN = range(3)  # values of W_VERDICT
+ADMIN_READY, ADMIN_DRAIN, ADMIN_MAINT = range(3)  # values of W_ADMIN_STATE
 VERDICT_NAMES = ("up", "up", "down")
 ADMIN_NAMES = ("ready", "drain", "maint")
 CHECK_NAMES = ("none", "ok", "refused", "timeout", "unreachable", "unresolved", "session-failed", "error")
 
+MOST_LISTENERS, MOST_POOLS, LEAST_BACKENDS = 64, 256, 1024
 FEW = 16  # up to so many backends a column is read per backend, beyond it per row: few long slices win
-LEAST_CAPACITY = 64
+
+
+@dataclass(frozen=True, slots=True)
+class BlockKind:
+    """Where the blocks of one kind are in a row of counts. `first` is the block REMOVED, block 0 follows it."""
+
+    first: int
+    size: int
+    totals: range  # columns of a block that only grow
+    given_out: int  # the word that says how many blocks were given out
+
+    def at(self, index: int) -> int:
+        """First column of a block."""
+        return self.first + self.size * (index + 1)
+
+
+LISTENERS = BlockKind(_FIRST_BLOCK, 16, range(L_RESUMES + 1), _GIVEN_OUT)
+POOLS = BlockKind(LISTENERS.at(MOST_LISTENERS), 8, range(P_QUEUED_TOTAL + 1), _GIVEN_OUT + 1)
+BACKENDS = BlockKind(POOLS.at(MOST_POOLS), 8, range(B_DOWNS + 1), _GIVEN_OUT + 2)
+KINDS = (LISTENERS, POOLS, BACKENDS)
+REMOVED = -1
+
+_FIRST_BACKEND_WORDS = _FIRST_WORDS + _POOL_WORDS * MOST_POOLS
 
 
 def capacity_for(configured: int) -> int:
-    """Blocks to reserve at boot, for good: room for reloads that add backends."""
-    return max(LEAST_CAPACITY, 2 * configured)
+    """Backend blocks to reserve at boot, for good: room for reloads that add backends."""
+    return max(LEAST_BACKENDS, 4 * configured)
 
 
-def columns_for(capacity: int) -> int:
-    """Columns that a table with `capacity` backend blocks needs."""
-    return FIRST_BLOCK + BLOCK * capacity
-
-
-def base(index: int) -> int:
-    """First column of the block of a backend."""
-    return FIRST_BLOCK + BLOCK * index
-
-
-def totals_for(capacity: int) -> frozenset[int]:
-    """The columns that the master folds into RETIRED_ROW when a process ends."""
-    blocks = (base(index) + column for index in range(capacity) for column in B_TOTALS)
-    return frozenset((*WORKER_TOTALS, *blocks))
+def columns_for(backends: int) -> int:
+    """Columns that the counts need for so many backend blocks."""
+    return BACKENDS.at(backends)
 
 
 class Board:
-    """The shared table with the balancer's meaning. Made in the master before the first fork, kept over
-    reloads.
+    """The balancer's shared tables. Made in the master before the first fork, kept over reloads.
 
-    `lock_fd` is a nameless file whose bytes stand for limited things, for record locks (see limits). It is
-    opened once here and never again: closing any descriptor of it in a process would drop that process's
-    locks.
+    `lock_fd` is a file without a name whose bytes stand for limited things, for record locks (see shared_limit). It is
+    opened once here and never again: closing any descriptor of it in a process would drop that process's locks.
     """
 
-    def __init__(self, shared: Shared, capacity: int) -> None:
-        if shared.rows.columns < columns_for(capacity):
-            raise ValueError(f"{shared.rows.columns} columns do not hold {capacity} backends")
+    def __init__(self, shared: Shared, backends: int) -> None:
+        if shared.rows.columns < columns_for(backends):
+            raise ValueError(f"{shared.rows.columns} columns do not hold {backends} backends")
         self.shared = shared
-        self.capacity = capacity
-        self.columns = shared.rows.columns
-        self.cells = shared.rows.cells
-        self.lock_fd = os.memfd_create("balancer-seats", os.MFD_CLOEXEC)
+        self.counts = shared.rows
+        self.words = Table(1, _FIRST_BACKEND_WORDS + _BACKEND_WORDS * backends)
+        self.columns = self.counts.columns
+        self.cells = self.counts.cells
+        self.lock_fd = os.memfd_create("balancer-limits", os.MFD_CLOEXEC)
         self._live = MASTER_ROW * self.columns + MASTER_LIVE_ROWS
-        self._admin = ADMIN_ROW * self.columns
+
+    # -- where a block is
+
+    listener_at = staticmethod(LISTENERS.at)
+    pool_at = staticmethod(POOLS.at)
+    backend_at = staticmethod(BACKENDS.at)
+
+    @staticmethod
+    def pool_words_at(index: int) -> int:
+        """First of a pool's words."""
+        return _FIRST_WORDS + _POOL_WORDS * index
+
+    @staticmethod
+    def backend_words_at(index: int) -> int:
+        """First of a backend's words."""
+        return _FIRST_BACKEND_WORDS + _BACKEND_WORDS * index
 
     # -- reading
 
@@ -161,23 +188,72 @@ class Board:
     def total(self, column: int) -> int:
         """Sum of a total over the living and the dead; from one look to the next it never falls."""
         dead = RETIRED_ROW * self.columns + column
-        return self.shared.rows.consistent_read(lambda: int(self.cells[dead]) + self.gauge(column))
+        return self.counts.consistent_read(lambda: int(self.cells[dead]) + self.gauge(column))
+
+    def every_gauge(self, kind: BlockKind, column: int) -> list[int]:
+        """A column of each block of a kind, by index, summed over the living processes."""
+        cells, columns = self.cells, self.columns
+        count = self.words.cells[kind.given_out]
+        sums = [0] * count
+        first, end = kind.at(0) + column, kind.at(count)
+        for row in range(FIRST_LEASE, cells[self._live]):
+            at = row * columns
+            if cells[at + PID]:
+                sums = list(map(add, sums, cells[at + first : at + end : kind.size].tolist()))
+        return sums
+
+    def every_total(self, kind: BlockKind, column: int) -> list[int]:
+        """As every_gauge, the dead included; from one look to the next none of them falls."""
+        return self.counts.consistent_read(lambda: self._every_total(kind, column))
+
+    def sum_total(self, kind: BlockKind, column: int) -> int:
+        """A total over all blocks of a kind, removed ones included; from one look to the next it never falls."""
+        removed = RETIRED_ROW * self.columns + kind.at(REMOVED) + column
+        return self.counts.consistent_read(
+            lambda: int(self.cells[removed]) + sum(self._every_total(kind, column))
+        )
+
+    def _every_total(self, kind: BlockKind, column: int) -> list[int]:
+        at = RETIRED_ROW * self.columns
+        living = self.every_gauge(kind, column)
+        dead = self.cells[at + kind.at(0) + column : at + kind.at(len(living)) : kind.size].tolist()
+        return list(map(add, dead, living))
+
+    def sum_in_row(self, row: int, kind: BlockKind, column: int) -> int:
+        """A column over all blocks of a kind, in the row of one process."""
+        at = row * self.columns
+        first, end = at + kind.at(0) + column, at + kind.at(self.words.cells[kind.given_out])
+        return sum(self.cells[first : end : kind.size].tolist())
 
     def word(self, index: int, column: int) -> int:
-        """One of a backend's words in ADMIN_ROW: verdict, since when, wish, weight, address."""
-        return int(self.cells[self._admin + base(index) + column])
+        """One of a backend's words: verdict, since when, admin state, weight, address."""
+        return int(self.words.cells[self.backend_words_at(index) + column])
 
     def sessions(self, index: int) -> int:
         """Sessions that all workers hold with a backend, dials included."""
-        return self.gauge(base(index) + B_SESSIONS)
+        return self.gauge(BACKENDS.at(index) + B_SESSIONS)
+
+    def load_reader(self) -> Callable[[int], int]:
+        """A function giving the sessions of the backend of an index at the moment of the call."""
+        cells, columns, live = self.cells, self.columns, self._live
+        first, size = FIRST_LEASE * columns + BACKENDS.at(0) + B_SESSIONS, BACKENDS.size
+
+        def read(index: int) -> int:
+            return sum(cells[first + index * size : cells[live] * columns : columns].tolist())
+
+        return read
 
     def loads_reader(self, indexes: Sequence[int]) -> Callable[[], list[int]]:
         """A function giving the sessions of these backends at the moment of the call, in their order.
 
-        Few backends are summed down their columns, many along the rows: 3 backends over 64 rows and 1000
-        over 4 both stay a handful of slices."""
-        first = [FIRST_LEASE * self.columns + base(index) + B_SESSIONS for index in indexes]
-        return self._read_columns(first) if len(first) <= FEW else self._read_rows(list(indexes))
+        Few backends are summed down their columns, many along the rows: 3 backends over 64 rows and 1000 over 4 both
+        stay a handful of slices. The blocks of a pool lie side by side as long as reloads leave them so; where they
+        are scattered, slices along the rows would be longer than what they are read for."""
+        span = max(indexes) - min(indexes) + 1
+        if len(indexes) <= FEW or span > 8 * len(indexes):
+            first = [FIRST_LEASE * self.columns + BACKENDS.at(index) + B_SESSIONS for index in indexes]
+            return self._read_columns(first)
+        return self._read_rows(list(indexes), min(indexes), span)
 
     def _read_columns(self, offsets: list[int]) -> Callable[[], list[int]]:
         cells, columns, live = self.cells, self.columns, self._live
@@ -188,98 +264,112 @@ class Board:
 
         return read
 
-    def _read_rows(self, indexes: list[int]) -> Callable[[], list[int]]:
+    def _read_rows(self, indexes: list[int], lowest: int, span: int) -> Callable[[], list[int]]:
+        cells, columns, live, size = self.cells, self.columns, self._live, BACKENDS.size
+        first = FIRST_LEASE * columns + BACKENDS.at(lowest) + B_SESSIONS
+        length = span * size
+        places = [index - lowest for index in indexes]
+        pick = None if places == list(range(span)) else itemgetter(*places)
+
         def read() -> list[int]:
-            every = self.every_gauge(B_SESSIONS)
-            return [every[index] for index in indexes]
+            at = first
+            sums = cells[at : at + length : size].tolist()
+            for at in range(first + columns, cells[live] * columns, columns):
+                sums = list(map(add, sums, cells[at : at + length : size].tolist()))
+            return sums if pick is None else list(pick(sums))
 
         return read
 
-    def every_gauge(self, column: int) -> list[int]:
-        """A column of the blocks summed over the living processes, for every backend block."""
-        cells, columns = self.cells, self.columns
-        sums = [0] * self.capacity
-        first, end = FIRST_BLOCK + column, FIRST_BLOCK + BLOCK * self.capacity
-        for row in range(FIRST_LEASE, cells[self._live]):
-            at = row * columns
-            if cells[at + PID]:
-                sums = list(map(add, sums, cells[at + first : at + end : BLOCK].tolist()))
-        return sums
-
-    def every_total(self, column: int) -> list[int]:
-        """As every_gauge, the dead included; from one look to the next none of them falls."""
-        at = RETIRED_ROW * self.columns + FIRST_BLOCK
-
-        def read() -> list[int]:
-            dead = self.cells[at + column : at + BLOCK * self.capacity : BLOCK].tolist()
-            return list(map(add, dead, self.every_gauge(column)))
-
-        return self.shared.rows.consistent_read(read)
-
-    def longest_waiting_row(self, but: int) -> int | None:
-        """The row whose queue holds the oldest waiting client, `but` excepted: whom to ring when a seat is
-        free."""
+    def longest_waiting_row(self, pool: int, but: int) -> int | None:
+        """The row whose queue for a pool holds the oldest waiting client, `but` excepted: the one to wake when a place
+        is free."""
         columns = self.columns
-        at = FIRST_LEASE * columns + OLDEST_WAIT_MS
+        at = FIRST_LEASE * columns + POOLS.at(pool) + P_OLDEST_WAIT_MS
         waits = self.cells[at : self.cells[self._live] * columns : columns].tolist()
         rows = [(since, row) for row, since in enumerate(waits, FIRST_LEASE) if since and row != but]
         return min(rows)[1] if rows else None
 
     # -- the words that outlive a process
 
-    def write_verdicts(self, words: Iterable[tuple[int, int, int]]) -> None:
-        """Prober in the chair: write (backend, column, value) words as one change that readers see whole."""
-        cells, version = self.cells, self._admin + VERDICTS_VERSION
+    def write_verdict(self, index: int, words: Iterable[tuple[int, int]]) -> None:
+        """The prober with the lease: write (column, value) words of a backend as one change that readers see whole."""
+        cells, at = self.words.cells, self.backend_words_at(index)
+        version = self.pool_words_at(cells[at + W_POOL]) + VERDICTS_VERSION
         cells[version] |= 1
-        for index, column, value in words:
-            cells[self._admin + base(index) + column] = value
+        for column, value in words:
+            cells[at + column] = value
         cells[version] += 1
 
     def note(self, index: int, column: int, value: int) -> None:
-        """Prober in the chair: a word that only people read (last check, streak); no election depends on
-        it."""
-        self.cells[self._admin + base(index) + column] = value
+        """The prober with the lease: a word that only people read (last check, streak); no election depends on it."""
+        self.words.cells[self.backend_words_at(index) + column] = value
 
     def set_admin_state(self, index: int, state: int) -> None:
         """Console: ADMIN_READY, ADMIN_DRAIN or ADMIN_MAINT."""
-        self._write_admin(index, B_ADMIN, state)
+        self._write_admin(index, W_ADMIN_STATE, state)
 
     def set_weight(self, index: int, weight: int | None) -> None:
         """Console: a weight for now (0 = no new sessions), None = as configured."""
-        self._write_admin(index, B_WEIGHT, 0 if weight is None else weight + 1)
+        self._write_admin(index, W_WEIGHT, 0 if weight is None else weight + 1)
 
     def _write_admin(self, index: int, column: int, value: int) -> None:
-        self.cells[self._admin + base(index) + column] = value
-        self.cells[self._admin + ADMIN_VERSION] += 1
+        cells, at = self.words.cells, self.backend_words_at(index)
+        cells[at + column] = value
+        cells[self.pool_words_at(cells[at + W_POOL]) + ADMIN_VERSION] += 1
 
-    def versions(self) -> tuple[int, int]:
-        """(of the verdicts, odd while being written; of the wishes)."""
-        return int(self.cells[self._admin + VERDICTS_VERSION]), int(self.cells[self._admin + ADMIN_VERSION])
+    def versions(self, pool: int) -> tuple[int, int]:
+        """(of a pool's verdicts, odd while being written; of its admin states)."""
+        at = self.pool_words_at(pool)
+        return int(self.words.cells[at + VERDICTS_VERSION]), int(self.words.cells[at + ADMIN_VERSION])
 
     def weight_of(self, index: int, configured: int) -> int:
         """The weight in force."""
-        override = self.word(index, B_WEIGHT)
+        override = self.word(index, W_WEIGHT)
         return override - 1 if override else configured
 
-    # -- the chair of the prober
+    # -- the prober's lease
 
-    def take_prober_lease(self, row: int, pid: int) -> None:
-        """A starting prober: from now on it is the one that writes verdicts."""
-        self.cells[self._admin + PROBER_LEASE_ROW] = row
-        self.cells[self._admin + PROBER_LEASE_PID] = pid
+    def take_prober_lease(self, row: int, pid: int, pools: Iterable[int]) -> None:
+        """A starting prober: from now on it is the one that writes verdicts of these pools. A version that a killed
+        predecessor has left odd is made even: while it is odd, workers do not look for changes."""
+        words = self.words.cells
+        words[PROBER_LEASE_ROW] = row
+        words[PROBER_LEASE_PID] = pid
+        for pool in pools:
+            version = self.pool_words_at(pool) + VERDICTS_VERSION
+            words[version] += words[version] & 1
 
     def prober_lease(self) -> tuple[int, int, bool]:
-        """(row, pid, whether that process still holds that row) of the prober in the chair."""
-        row, pid = (
-            int(self.cells[self._admin + PROBER_LEASE_ROW]),
-            int(self.cells[self._admin + PROBER_LEASE_PID]),
-        )
+        """(row, pid, whether that process still has that row) of the prober with the lease."""
+        row, pid = int(self.words.cells[PROBER_LEASE_ROW]), int(self.words.cells[PROBER_LEASE_PID])
         return row, pid, bool(pid) and self.cells[row * self.columns + PID] == pid
 
-    # -- reload
+    # -- boot and reload
 
-    def wipe(self, index: int) -> None:
-        """Master: forget what an earlier backend left in a block that no living generation uses."""
-        for row in (RETIRED_ROW, ADMIN_ROW):
-            at = row * self.columns + base(index)
-            self.cells[at : at + BLOCK] = memoryview(bytes(8 * BLOCK)).cast("q")
+    def give_out(self, kind: BlockKind, indexes: Iterable[int], reused: Iterable[int]) -> None:
+        """Master: these blocks are in use from now on. Those reused belonged to a name that no living generation uses:
+        its totals go to the block REMOVED, its words are forgotten."""
+        cells = self.words.cells
+        cells[kind.given_out] = max([int(cells[kind.given_out]), *(index + 1 for index in indexes)])
+        for index in reused:
+            old, removed = kind.at(index), kind.at(REMOVED)
+            totals = [(old + column, removed + column) for column in kind.totals]
+            self.counts.move(RETIRED_ROW, totals)
+            if kind is not LISTENERS:
+                at, size = self.pool_words_at(index), _POOL_WORDS
+                if kind is BACKENDS:
+                    at, size = self.backend_words_at(index), _BACKEND_WORDS
+                cells[at : at + size] = memoryview(bytes(8 * size)).cast("q")
+
+    def assign_pool(self, pool: int, backends: Iterable[int]) -> None:
+        """Master: these backends, whose blocks have been given out, are of this pool."""
+        for index in backends:
+            self.words.cells[self.backend_words_at(index) + W_POOL] = pool
+
+    def totals(self) -> tuple[range, ...]:
+        """The columns that the master folds into RETIRED_ROW when a process ends."""
+        spans = [range(LOG_DROPPED, LOG_DROPPED + 1)]
+        for kind in KINDS:
+            first, end = kind.at(0), kind.at(self.words.cells[kind.given_out])
+            spans += [range(first + column, end, kind.size) for column in kind.totals]
+        return tuple(spans)

@@ -17,50 +17,52 @@ have all their maxconn sessions).
 
 from collections.abc import Collection, Sequence
 
+from balancer.options import Pool
 from balancer.pool.backend import Backend
 from balancer.pool.board import (
     ADMIN_READY,
     ADMIN_VERSION,
-    B_ADMIN,
     B_BYTES_IN,
     B_BYTES_OUT,
     B_CONNECT_FAILURES,
     B_SESSIONS,
     B_SESSIONS_TOTAL,
-    B_VERDICT,
-    BLOCK,
+    BACKENDS,
     DOWN,
-    FIRST_BLOCK,
     VERDICTS_VERSION,
+    W_ADMIN_STATE,
+    W_VERDICT,
     Board,
 )
 from balancer.pool.policies import POLICIES, Candidate, Choice, Pick
 from balancer.pool.shared_limit import SharedLimit
 from balancer.pool.targets import SocketAddress, Target, is_near, target_of
-from balancer.shm.layout import ADMIN_ROW
 
 NONE_TRIED: frozenset[int] = frozenset()
 
 
 class Elector:
-    """One worker's view of the pool. `row` is the row it counts in."""
+    """One worker's view of a pool. `row` is the row it counts in."""
 
-    def __init__(self, board: Board, backends: Sequence[Backend], policy: str, row: int) -> None:
+    def __init__(self, board: Board, pool: Pool, row: int) -> None:
         self.why = ""
         self._board = board
-        self._build = POLICIES[policy]
+        self._pool = pool
         self._start = row
-        self._cells = board.cells
-        self._own = row * board.columns + FIRST_BLOCK
         self._limit = SharedLimit(board, row)
-        self._backends = tuple(backends)
-        self._by_index = {backend.index: backend for backend in backends}
+        self._cells = board.cells
+        own = row * board.columns
+        self._at = {
+            b.index: own + BACKENDS.at(b.index) for b in pool.backends
+        }  # where its cells are in our row
+        self._entries = {b.index: (b, self._at[b.index]) for b in pool.backends}
         self._targets: dict[int, tuple[int, SocketAddress, bool]] = {}
         self._pick: Pick = _pick_none
         self._reserve: Pick = _pick_none  # the backups, for sessions that could reach no other backend
         self._tiers: tuple[list[Candidate], ...] = ([], [], [])
-        self._verdicts_cell = ADMIN_ROW * board.columns + VERDICTS_VERSION
-        self._admin_cell = ADMIN_ROW * board.columns + ADMIN_VERSION
+        self._words = board.words.cells
+        self._verdicts_cell = board.pool_words_at(pool.index) + VERDICTS_VERSION
+        self._admin_cell = board.pool_words_at(pool.index) + ADMIN_VERSION
         self._verdicts = self._admin = -1
         self._refresh()
 
@@ -68,8 +70,8 @@ class Elector:
         """The backend for a client, counted as a session of it; None with `why` when there is none now.
 
         `tried` holds the indexes of backends that this session could not reach."""
-        cells = self._cells
-        if cells[self._verdicts_cell] != self._verdicts or cells[self._admin_cell] != self._admin:
+        words = self._words
+        if words[self._verdicts_cell] != self._verdicts or words[self._admin_cell] != self._admin:
             self._refresh()
         pick = self._pick
         index = pick(source_ip, tried)
@@ -79,10 +81,10 @@ class Elector:
             if index is None:
                 self.why = "down"
                 return None
-        backend = self._by_index[index]
-        at = self._own + index * BLOCK
+        backend, at = self._entries[index]
         if backend.maxconn:
             return self._elect_limited(backend, source_ip, tried, pick)
+        cells = self._cells
         cells[at + B_SESSIONS] += 1
         cells[at + B_SESSIONS_TOTAL] += 1
         return backend
@@ -92,33 +94,33 @@ class Elector:
     ) -> Backend | None:
         """As elect, when the first choice has a maxconn: backends that are full are skipped."""
         backend, skip = first, set(tried)
-        while not self._limit.acquire(FIRST_BLOCK + backend.index * BLOCK + B_SESSIONS, backend.maxconn):
+        while not self._limit.acquire(BACKENDS.at(backend.index) + B_SESSIONS, backend.maxconn):
             skip.add(backend.index)
             index = pick(source_ip, skip)
             if index is None:
                 self.why = "full"
                 return None
-            backend = self._by_index[index]
-        self._cells[self._own + backend.index * BLOCK + B_SESSIONS_TOTAL] += 1
+            backend = self._entries[index][0]
+        self._cells[self._at[backend.index] + B_SESSIONS_TOTAL] += 1
         return backend
 
     def release(self, backend: Backend, bytes_in: int = 0, bytes_out: int = 0) -> None:
         """The session's socket to the backend is closed (or was never opened). The bytes are those it moved and
         `count_bytes` has not counted."""
-        cells, at = self._cells, self._own + backend.index * BLOCK
+        cells, at = self._cells, self._at[backend.index]
         cells[at + B_SESSIONS] -= 1
         cells[at + B_BYTES_IN] += bytes_in
         cells[at + B_BYTES_OUT] += bytes_out
 
     def count_bytes(self, backend: Backend, bytes_in: int, bytes_out: int) -> None:
         """Bytes of a session that goes on."""
-        at = self._own + backend.index * BLOCK
+        at = self._at[backend.index]
         self._cells[at + B_BYTES_IN] += bytes_in
         self._cells[at + B_BYTES_OUT] += bytes_out
 
     def connect_failed(self, backend: Backend) -> None:
         """The backend refused a dial or did not answer it: counts toward its fall. `release` is still due."""
-        self._cells[self._own + backend.index * BLOCK + B_CONNECT_FAILURES] += 1
+        self._cells[self._at[backend.index] + B_CONNECT_FAILURES] += 1
 
     def target(self, backend: Backend) -> tuple[int, SocketAddress, bool]:
         """(address family, sockaddr, is_near) of an elected backend; for a name, the address the prober resolved last."""
@@ -127,23 +129,19 @@ class Elector:
     # -- rebuilding, only when a version cell moved
 
     def _refresh(self) -> None:
-        board = self._board
-        versions = board.versions()
+        board, pool = self._board, self._pool
+        versions = board.versions(pool.index)
         if versions[0] & 1 and self._verdicts >= 0:
             return  # the prober is writing: the old lists serve one election more
-        targets = {b.index: t for b in self._backends if (t := target_of(board, b)) is not None}
-        weights = {b.index: board.weight_of(b.index, b.weight) for b in self._backends}
-        eligible = [b for b in self._backends if weights[b.index] and self._is_eligible(b, targets)]
-        if board.versions() != versions and self._verdicts >= 0:
+        targets = {b.index: t for b in pool.backends if (t := target_of(board, b)) is not None}
+        weights = {b.index: board.weight_of(b.index, b.weight) for b in pool.backends}
+        eligible = [b for b in pool.backends if weights[b.index] and self._is_eligible(b, targets)]
+        if board.versions(pool.index) != versions and self._verdicts >= 0:
             return
         is_backup = bool(eligible) and all(backend.backup for backend in eligible)
-        everyone = [b for b in self._backends if weights[b.index]]
-        spare = [] if is_backup else self._candidates(eligible, True, weights)
-        tiers = (
-            self._candidates(eligible, is_backup, weights),
-            self._candidates(everyone, is_backup, weights),
-            spare,
-        )
+        everyone = [b for b in pool.backends if weights[b.index]]
+        spare = [] if is_backup else candidates(eligible, True, weights)
+        tiers = (candidates(eligible, is_backup, weights), candidates(everyone, is_backup, weights), spare)
         # The version is odd only when this process has no lists yet: use these, and rebuild at the next election.
         self._verdicts, self._admin = versions[0] & ~1, versions[1]
         self._targets.update({index: (*target, is_near(target)) for index, target in targets.items()})
@@ -152,20 +150,23 @@ class Elector:
             self._pick = self._make_pick(tiers[0], tiers[1])
             self._reserve = self._make_pick(spare, spare)
 
-    @staticmethod
-    def _candidates(backends: Sequence[Backend], backup: bool, weights: dict[int, int]) -> list[Candidate]:
-        return [Candidate(b.index, b.name, weights[b.index]) for b in backends if b.backup == backup]
-
     def _make_pick(self, eligible: Sequence[Candidate], everyone: Sequence[Candidate]) -> Pick:
         if not eligible:
             return _pick_none
-        board = self._board
-        loads = board.loads_reader([candidate.index for candidate in eligible])
-        return self._build(Choice(eligible, everyone, loads, board.sessions, self._start))
+        loads = self._board.loads_reader([candidate.index for candidate in eligible])
+        choice = Choice(eligible, everyone, loads, self._board.load_reader(), self._start)
+        return POLICIES[self._pool.balance](choice)
 
     def _is_eligible(self, backend: Backend, targets: dict[int, Target]) -> bool:
         word, index = self._board.word, backend.index
-        return index in targets and word(index, B_VERDICT) != DOWN and word(index, B_ADMIN) == ADMIN_READY
+        return (
+            index in targets and word(index, W_VERDICT) != DOWN and word(index, W_ADMIN_STATE) == ADMIN_READY
+        )
+
+
+def candidates(backends: Sequence[Backend], backup: bool, weights: dict[int, int]) -> list[Candidate]:
+    """The backends of one tier, with the weights in force."""
+    return [Candidate(b.index, b.name, weights[b.index]) for b in backends if b.backup == backup]
 
 
 def _pick_none(source: str, skip: Collection[int]) -> int | None:

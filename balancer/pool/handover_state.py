@@ -15,21 +15,21 @@ from functools import partial
 from balancer.pool.backend import Backend
 from balancer.pool.board import (
     ADMIN_NAMES,
-    B_ADDRESS_HI,
-    B_ADDRESS_LO,
-    B_ADMIN,
-    B_FAMILY,
-    B_SINCE_MS,
-    B_SUBJECT,
-    B_VERDICT,
-    B_WEIGHT,
     DOWN,
     VERDICT_NAMES,
+    W_ADDRESS_HI,
+    W_ADDRESS_LO,
+    W_ADMIN_STATE,
+    W_FAMILY,
+    W_SINCE_MS,
+    W_SUBJECT,
+    W_VERDICT,
+    W_WEIGHT,
     Board,
 )
 
 MOST_WEIGHT = 1 << 32
-_FOUND = (B_SUBJECT, B_VERDICT, B_SINCE_MS, B_FAMILY, B_ADDRESS_HI, B_ADDRESS_LO)
+_FOUND = (W_SUBJECT, W_VERDICT, W_SINCE_MS, W_FAMILY, W_ADDRESS_HI, W_ADDRESS_LO)
 
 
 def export_state(board: Board, backends: Sequence[Backend]) -> str:
@@ -37,8 +37,12 @@ def export_state(board: Board, backends: Sequence[Backend]) -> str:
     words = {}
     for backend in backends:
         word = partial(board.word, backend.index)
-        if word(B_VERDICT) == DOWN or word(B_FAMILY) or word(B_ADMIN) or word(B_WEIGHT):
-            words[backend.name] = [[word(column) for column in _FOUND], word(B_ADMIN), word(B_WEIGHT)]
+        if word(W_VERDICT) == DOWN or word(W_FAMILY) or word(W_ADMIN_STATE) or word(W_WEIGHT):
+            words[backend.identity] = [
+                [word(column) for column in _FOUND],
+                word(W_ADMIN_STATE),
+                word(W_WEIGHT),
+            ]
     return json.dumps(words, separators=(",", ":")) if words else ""
 
 
@@ -50,9 +54,9 @@ def restore_state(board: Board, backends: Sequence[Backend], text: str) -> None:
     except (ValueError, TypeError):
         return
     for backend in backends:
-        if backend.name in words:
-            found, state, weight = words[backend.name]
-            board.write_verdicts((backend.index, column, found[place]) for place, column in enumerate(_FOUND))
+        if backend.identity in words:
+            found, state, weight = words[backend.identity]
+            board.write_verdict(backend.index, zip(_FOUND, found, strict=True))
             board.set_admin_state(backend.index, state)
             board.set_weight(backend.index, weight - 1 if weight else None)
 

@@ -7,7 +7,7 @@ import ipaddress
 import socket
 
 from balancer.pool.backend import Backend
-from balancer.pool.board import B_ADDRESS_HI, B_ADDRESS_LO, B_FAMILY, Board
+from balancer.pool.board import W_ADDRESS_HI, W_ADDRESS_LO, W_FAMILY, Board
 
 SocketAddress = tuple[str, int] | tuple[str, int, int, int] | str  # what connect() takes
 Target = tuple[int, SocketAddress]  # (AF_..., where)
@@ -19,7 +19,7 @@ def target_of(board: Board, backend: Backend) -> Target | None:
     """(address family, sockaddr) to dial; None for a name that was never resolved yet."""
     if backend.address.family != "name":
         return backend.address.socket_family, backend.address.sockaddr()
-    words = (board.word(backend.index, column) for column in (B_FAMILY, B_ADDRESS_HI, B_ADDRESS_LO))
+    words = (board.word(backend.index, column) for column in (W_FAMILY, W_ADDRESS_HI, W_ADDRESS_LO))
     family, high, low = words
     return unpack_address(family, high, low, backend.address.port)
 

@@ -45,7 +45,7 @@ class Plan:
     roles: tuple[Role, ...]
     binds: tuple[Bind, ...]
     columns: int
-    totals: frozenset[int] = frozenset()
+    totals: tuple[range, ...] = ()
     drain_timeout: float = 30.0
     log_path: str = ""
     loglevel: int = 0

@@ -73,7 +73,7 @@ class ProcessManager:
         try:
             pid, control = self.nursery.fork(plan, seat, self.sockets, self.log, self._drop_in_child)
         except OSError:
-            self._free(row, frozenset())
+            self._free(row, ())
             raise
         self.row[MASTER_RESPAWNS] += place.was_held
         process = self.children.spawned(place, pid, row, now)
@@ -107,7 +107,7 @@ class ProcessManager:
             self._free(process.row, self.plans[process.generation].totals)
         return unknown
 
-    def _free(self, row: int, totals: frozenset[int]) -> None:
+    def _free(self, row: int, totals: tuple[range, ...]) -> None:
         """Fold, zero, free: in this order a total may be seen twice for an instant but is never lost."""
         self.shared.rows.fold(row, RETIRED_ROW, totals)
         self.children.leases.give_back(row)

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 from balancer.eventloop.errnos import CAPACITY, STILLBORN, name_of
 from balancer.eventloop.timers import Timer
-from balancer.pool.board import ACCEPTED, REFUSED, SESSIONS, SESSIONS_CLOSED
+from balancer.pool.board import L_ACCEPTED, L_CLOSED, L_REFUSED, L_SESSIONS
 from balancer.relay.hub import Hub
 from balancer.relay.session import Session
 from balancer.shm.layout import ACCEPTING, LOAD
@@ -159,18 +159,18 @@ class Acceptor:
         of them: a worker may be killed in between."""
         hub, maxconns = self.hub, self.maxconns
         cells, sessions = hub.cells, hub.sessions
-        cells[ACCEPTED] += len(fresh)
+        cells[L_ACCEPTED] += len(fresh)
         if not maxconns:
-            cells[SESSIONS] += len(fresh)
+            cells[L_SESSIONS] += len(fresh)
         for fd, address in fresh:
-            if maxconns and not self.seat_first and not hub.seats.acquire(SESSIONS, maxconns):
+            if maxconns and not self.seat_first and not hub.seats.acquire(hub.limit_column, maxconns):
                 self._refuse(fd, address)
                 continue
             set_blocking(fd, False)
             session = Session(hub, fd, address)
             sessions[session] = None
             session.begin()
-        cells[LOAD] = len(sessions)
+        hub.process[LOAD] = len(sessions)
         if self.room() <= 0:
             self.run_dry(errno.EMFILE)
             return False
@@ -178,22 +178,22 @@ class Acceptor:
 
     def take_seat(self) -> bool:
         """--overflow queue: a seat before the accept; without one the client stays in the kernel's queue."""
-        if self.hub.seats.acquire(SESSIONS, self.maxconns):
+        if self.hub.seats.acquire(self.hub.limit_column, self.maxconns):
             return True
         self._lacks_room = True
         self._rest(LOOK)
         return False
 
     def give_seat(self) -> None:
-        self.hub.seats.release(SESSIONS)
+        self.hub.seats.release(self.hub.limit_column)
 
     def _refuse(self, fd: int, address: object) -> None:
         hub = self.hub
-        hub.cells[REFUSED] += 1
+        hub.cells[L_REFUSED] += 1
         close(fd)
-        hub.cells[SESSIONS_CLOSED] += 1  # accepted = closed, once nobody is there
+        hub.cells[L_CLOSED] += 1  # accepted = closed, once nobody is there
         peer = Session(hub, -1, address).peer_name()
-        taken = f"{hub.seats.held(SESSIONS)}/{self.maxconns}"
+        taken = f"{hub.seats.held(hub.limit_column)}/{self.maxconns}"
         hub.log.info("refuse", client=peer, sessions=taken, reason="maxconns", then="close")
 
     # -- resting
@@ -218,7 +218,7 @@ class Acceptor:
     def _rest(self, seconds: float) -> None:
         for fd in self._open:
             self._unwatch(fd)
-        self.hub.cells[ACCEPTING] = 0
+        self.hub.process[ACCEPTING] = 0
         self._resting = self.hub.loop.call_later(seconds, self._resume)
 
     def _resume(self) -> None:
@@ -234,7 +234,7 @@ class Acceptor:
         for fd, door in list(self._open.items()):
             if not self.hub.loop.is_watched(fd):
                 self.hub.loop.watch_level(fd, door.on_clients)
-        self.hub.cells[ACCEPTING] = int(bool(self._open))
+        self.hub.process[ACCEPTING] = int(bool(self._open))
 
     def _unwatch(self, fd: int) -> None:
         if self.hub.loop.is_watched(fd):

@@ -17,16 +17,16 @@ from balancer.eventloop.log import Log
 from balancer.eventloop.loop import Loop
 from balancer.pool.backend import Backend
 from balancer.pool.board import (
-    BYTES_IN,
-    BYTES_OUT,
-    CUT,
-    FAILED,
-    PAUSES,
-    REFUSED,
-    RESUMES,
-    RETRIES,
-    SESSIONS,
-    SESSIONS_CLOSED,
+    L_BYTES_IN,
+    L_BYTES_OUT,
+    L_CLOSED,
+    L_CUT,
+    L_FAILED,
+    L_PAUSES,
+    L_REFUSED,
+    L_RESUMES,
+    L_RETRIES,
+    L_SESSIONS,
     Board,
 )
 from balancer.pool.election import Elector
@@ -73,10 +73,18 @@ class Settings(Protocol):
 
 
 class Hub:
-    """One per worker. `cells` is the worker's own row, `row` its number."""
+    """One per worker. `process` is the worker's own row, `cells` and `pool_cells` its listener's and pool's blocks."""
 
     def __init__(
-        self, loop: Loop, settings: Settings, board: Board, elector: Elector, row: int, log: Log
+        self,
+        loop: Loop,
+        settings: Settings,
+        board: Board,
+        elector: Elector,
+        row: int,
+        log: Log,
+        listener: int = 0,
+        pool: int = 0,
     ) -> None:
         self.loop = loop
         self.settings = settings
@@ -84,7 +92,11 @@ class Hub:
         self.elector = elector
         self.row = row
         self.log = log
-        self.cells = board.shared.rows.row(row)
+        self.process = board.counts.row(row)
+        self.cells = self.process[board.listener_at(listener) : board.listener_at(listener + 1)]
+        self.pool = pool
+        self.pool_cells = self.process[board.pool_at(pool) : board.pool_at(pool + 1)]
+        self.limit_column = board.listener_at(listener) + L_SESSIONS
         self.seats = SharedLimit(board, row)
         self.sessions: dict[Session, None] = {}  # ordered: oldest first
         # -> since when; all wait equally long, so insertion order is deadline order
@@ -118,7 +130,7 @@ class Hub:
             session.close(ends.NO_BACKEND, "no backend is up")
 
     def count_retry(self) -> None:
-        self.cells[RETRIES] += 1
+        self.cells[L_RETRIES] += 1
 
     def short_of(self, code: int) -> None:
         """This machine is out of something; said once a second at most."""
@@ -183,11 +195,11 @@ class Hub:
                 self._tell(session)
             session.splicing = None  # which leads back to the session
         cells = self.cells
-        cells[SESSIONS] -= len(ending)
-        cells[SESSIONS_CLOSED] += len(ending)
-        cells[BYTES_IN] += bytes_in
-        cells[BYTES_OUT] += bytes_out
-        cells[LOAD] = len(self.sessions)
+        cells[L_SESSIONS] -= len(ending)
+        cells[L_CLOSED] += len(ending)
+        cells[L_BYTES_IN] += bytes_in
+        cells[L_BYTES_OUT] += bytes_out
+        self.process[LOAD] = len(self.sessions)
         if limited:
             self.queue.place_freed()
         self.on_room()
@@ -216,20 +228,20 @@ class Hub:
 
     def _count_end(self, session: Session, end: str) -> None:
         if end == ends.KILLED:
-            self.cells[CUT] += 1
+            self.cells[L_CUT] += 1
         elif end == ends.QUEUE_TIMEOUT or (
             end == ends.NO_BACKEND and not session.tried and session.backend is None
         ):
-            self.cells[REFUSED] += 1
+            self.cells[L_REFUSED] += 1
         elif end in _FAILED_ENDS:
-            self.cells[FAILED] += 1
+            self.cells[L_FAILED] += 1
 
     def fold(self, session: Session) -> None:
         """Add what a living session moved since the last fold to the worker's and the backend's totals."""
         if session.backend is not None:
             more_in, more_out = _uncounted(session)
-            self.cells[BYTES_IN] += more_in
-            self.cells[BYTES_OUT] += more_out
+            self.cells[L_BYTES_IN] += more_in
+            self.cells[L_BYTES_OUT] += more_out
             self.elector.count_bytes(session.backend, more_in, more_out)
         if session.splicing is not None:
             self._fold_pauses(session.splicing)
@@ -238,8 +250,8 @@ class Hub:
         up, down = splicing.up, splicing.down
         pauses = up.pauses + down.pauses
         resumes = pauses - up.paused - down.paused
-        self.cells[PAUSES] += pauses - splicing.counted_pauses
-        self.cells[RESUMES] += resumes - splicing.counted_resumes
+        self.cells[L_PAUSES] += pauses - splicing.counted_pauses
+        self.cells[L_RESUMES] += resumes - splicing.counted_resumes
         splicing.counted_pauses, splicing.counted_resumes = pauses, resumes
 
     def _tell(self, session: Session) -> None:

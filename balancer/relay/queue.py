@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from balancer.eventloop.timers import Timer
-from balancer.pool.board import OLDEST_WAIT_MS, QUEUED, QUEUED_TOTAL
+from balancer.pool.board import P_OLDEST_WAIT_MS, P_QUEUED, P_QUEUED_TOTAL
 from balancer.relay import ends
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ class PendingQueue:
             session.close(ends.QUEUE_TIMEOUT, f"queue={len(self.since)}/{hub.settings.max_queue}")
             return
         self.since[session] = hub.loop.now
-        hub.cells[QUEUED_TOTAL] += 1
+        hub.pool_cells[P_QUEUED_TOTAL] += 1
         self._show()
         if self._timer is None:
             self._timer = hub.loop.every(LOOK, self._look)
@@ -61,10 +61,10 @@ class PendingQueue:
     def place_freed(self) -> None:
         """This worker has released a place at a limited backend: it goes to whoever waits longest, here or elsewhere."""
         hub = self._hub
-        row = hub.board.longest_waiting_row(but=hub.row)
+        row = hub.board.longest_waiting_row(hub.pool, but=hub.row)
         if row is not None:
-            theirs = hub.board.cells[row * hub.board.columns + OLDEST_WAIT_MS]
-            ours = hub.cells[OLDEST_WAIT_MS]
+            theirs = hub.board.cells[row * hub.board.columns + hub.board.pool_at(hub.pool) + P_OLDEST_WAIT_MS]
+            ours = hub.pool_cells[P_OLDEST_WAIT_MS]
             if not ours or theirs < ours:
                 self.wake(row)
                 return
@@ -84,7 +84,7 @@ class PendingQueue:
             self._timer = None
 
     def _show(self) -> None:
-        cells = self._hub.cells
-        cells[QUEUED] = len(self.since)
+        cells = self._hub.pool_cells
+        cells[P_QUEUED] = len(self.since)
         oldest = next(iter(self.since.values()), 0.0)
-        cells[OLDEST_WAIT_MS] = int(oldest * 1000)
+        cells[P_OLDEST_WAIT_MS] = int(oldest * 1000)

@@ -4,7 +4,8 @@ RULES: the writer never waits, a reader's retries are bounded.
 """
 
 import zlib
-from multiprocessing.sharedctypes import RawArray
+
+from balancer.shm.memory import shared_memory
 
 NOTICE_BYTES = 4000
 _HEAD = 24  # serial, length, checksum
@@ -18,8 +19,7 @@ class Notice:
     """
 
     def __init__(self) -> None:
-        self._memory = RawArray("B", _HEAD + NOTICE_BYTES)
-        self._bytes = memoryview(self._memory).cast("B")
+        self._bytes = memoryview(shared_memory(_HEAD + NOTICE_BYTES))
         self._head = self._bytes[:_HEAD].cast("q")
 
     def write(self, text: str) -> int:

@@ -2,64 +2,86 @@
 
 RULES
 - No lock: two processes doing `+= 1` on one cell lost half of 400,000 increments, and a `multiprocessing.Lock` held by a
-  killed process is never released. The memory has no name, so a kill -9 leaves nothing behind.
+  killed process is never released.
+- Sparse: cells that are never used cost no memory, so a table may be made far larger than what is needed today. A
+  reader must not run over unused rows or columns, since reading a page allocates it.
 - A row is folded (its totals added to another row), zeroed and only then given away. The target row's FOLDS is odd
   meanwhile: a sequence lock for readers that must not count a total twice (`consistent_read`).
 """
 
 import time
 from collections.abc import Callable, Iterable
-from multiprocessing.sharedctypes import RawArray
 from typing import TypeVar
+
+from balancer.shm.memory import PAGE_BYTES, discard, shared_memory
 
 T = TypeVar("T")
 
 FOLDS = 10  # column of the row that others are folded into: grows by 2 with every fold, odd meanwhile
 RETIRED_ROW = 1  # the row that the dead are folded into
-_CACHE_LINE = 8  # int64 per 64-byte line
+_CELL = 8  # bytes
+_CACHE_LINE = 8  # cells per 64-byte line
+_PAGE = PAGE_BYTES // _CELL  # cells per page
+_ZEROS = bytes(PAGE_BYTES)
 
 
 class Table:
-    """Rows x columns of int64 in anonymous shared memory, inherited over fork.
+    """Rows x columns of int64, inherited over fork.
 
-    A row is padded to whole cache lines, so that two writers never share one. `multiprocessing.RawArray` is memory
-    without a name: nothing is left behind by a kill -9. It writes zeros over all of it, 6 MB with 64 backends, once
-    for all processes.
+    A row is padded to whole cache lines, so that two writers never share one. A row of more than a page is padded to
+    whole pages, so that zeroing it gives them back.
     """
 
     def __init__(self, rows: int, columns: int) -> None:
+        unit = _PAGE if columns > _PAGE else _CACHE_LINE
         self.rows = rows
-        self.columns = -(-columns // _CACHE_LINE) * _CACHE_LINE
-        self._memory = RawArray("q", rows * self.columns)
-        self.cells: memoryview = memoryview(self._memory).cast("B").cast("q")
+        self.columns = -(-columns // unit) * unit
+        self._memory = shared_memory(rows * self.columns * _CELL)
+        self.cells: memoryview = memoryview(self._memory).cast("q")
 
     def row(self, r: int) -> memoryview:
         """A writable view of one row."""
         return self.cells[r * self.columns : (r + 1) * self.columns]
 
-    def total(self, column: int, first: int = 0, last: int | None = None) -> int:
+    def total(self, column: int, first: int, last: int) -> int:
         """Sum of a column over rows [first, last)."""
-        end = self.rows if last is None else last
-        return sum(self.cells[first * self.columns + column : end * self.columns : self.columns])
+        return sum(self.cells[first * self.columns + column : last * self.columns : self.columns])
 
-    def fold(self, row: int, into: int, totals: Iterable[int]) -> None:
-        """Master: add the totals of a dead process's row to `into`, then zero the row. The caller frees it after."""
-        cells, target = self.cells, into * self.columns
-        last = self.row(row).tolist()
-        worth = [(target + column, last[column]) for column in totals if last[column]]
+    def fold(self, row: int, into: int, totals: Iterable[range]) -> None:
+        """Master: add the totals of a dead process's row to `into`, then zero the row. The caller frees it after.
+
+        `totals` are the columns that only grow, and of these only the ones that can have been used."""
+        cells, source, target = self.cells, row * self.columns, into * self.columns
+        worth = []
+        for span in totals:
+            values = cells[source + span.start : source + span.stop : span.step].tolist()
+            if any(values):
+                worth += [
+                    (target + column, value) for column, value in zip(span, values, strict=True) if value
+                ]
         cells[target + FOLDS] += 1
         for cell, value in worth:
             cells[cell] += value
         self.zero(row)
         cells[target + FOLDS] += 1
 
+    def move(self, row: int, totals: Iterable[tuple[int, int]]) -> None:
+        """Master: add columns of a row to other columns of it, (from, to), and zero them, as one step."""
+        cells, at = self.cells, row * self.columns
+        cells[at + FOLDS] += 1
+        for column, into in totals:
+            if value := cells[at + column]:
+                cells[at + into] += value
+                cells[at + column] = 0
+        cells[at + FOLDS] += 1
+
     def consistent_read(
         self, read: Callable[[], T], into: int = RETIRED_ROW, sleep: Callable[[float], object] = time.sleep
     ) -> T:
-        """What `read` gives when no row is folded meanwhile: neither before nor after the fold is a total counted twice.
+        """What `read` returns when no row is folded meanwhile: a total that is being folded would be counted twice.
 
-        A fold takes some 20 us; the waits are bounded (0.1 s in all) for a master that was stopped in just that
-        stretch: then the last reading has to do."""
+        A fold takes some 20 us; the waits are bounded (0.1 s in all) for a master that was stopped during one: then
+        the last reading is returned."""
         cell = into * self.columns + FOLDS
         found = None
         for wait in (0.0,) * 10 + (0.001,) * 100:
@@ -72,6 +94,11 @@ class Table:
         return read() if found is None else found
 
     def zero(self, row: int) -> None:
-        self.cells[row * self.columns : (row + 1) * self.columns] = memoryview(bytes(8 * self.columns)).cast(
-            "q"
-        )
+        """Zero a row. Pages that hold nothing are not touched."""
+        start = row * self.columns
+        if self.columns % _PAGE == 0 and discard(self._memory, start * _CELL, self.columns * _CELL):
+            return
+        for at in range(start, start + self.columns, _PAGE):
+            part = self.cells[at : min(at + _PAGE, start + self.columns)].cast("B")
+            if bytes(part) != _ZEROS[: len(part)]:
+                part[:] = _ZEROS[: len(part)]

@@ -109,8 +109,8 @@ def board(shared: Shared) -> dict[str, object]:
     rows, slots = shared.rows, shared.slots
     return {
         "master": list(rows.row(0)[:24]),
-        "served": rows.total(SERVED),
-        "load": rows.total(LOAD, 3),
+        "served": rows.total(SERVED, 0, rows.rows),
+        "load": rows.total(LOAD, 3, rows.rows),
         "slots": [list(slots.row(slot)[:5]) for slot in range(int(rows.row(0)[15]))],
         "notice": shared.notice.read()[1],
     }
@@ -143,7 +143,7 @@ class Toy:
             ),
             binds=tuple(binds),
             columns=32,
-            totals=frozenset({SERVED}),
+            totals=(range(SERVED, SERVED + 1),),
             drain_timeout=config.get("drain", 5.0),
             loglevel=config.get("loglevel", 0),
             pidfile=config.get("pidfile", ""),

@@ -15,11 +15,12 @@ from pathlib import Path
 
 import pytest
 
-from balancer.pool.board import SESSIONS, Board, columns_for
+from balancer.pool.board import L_SESSIONS, Board, columns_for
 from balancer.pool.shared_limit import SharedLimit
 from balancer.shm.layout import FIRST_LEASE, MASTER_LIVE_ROWS, MASTER_ROW, make_shared
 
 LIMIT, WORKERS = 8, 4
+SESSIONS = Board.listener_at(0) + L_SESSIONS
 
 
 class Holders:

@@ -92,8 +92,6 @@ TO_MEND: set[str] = {
     "class Acceptor is defined more than once",
     # prefork, resizer
     "class Seat is defined more than once",
-    # config, pool, relay, resizer
-    "class Settings is defined more than once",
     # resizer
     "class Worker is defined more than once",
 }

@@ -43,7 +43,7 @@ from balancer.shm.table import RETIRED_ROW
 ) = range(PREFORK_COLUMNS, PREFORK_COLUMNS + 20)
 QUEUED, WORKING, SEATS = range(PREFORK_COLUMNS + 20, PREFORK_COLUMNS + 23)
 COLUMNS = PREFORK_COLUMNS + 24
-TOTALS = frozenset(range(CLIENTS_TOTAL, PICTURE_US + 1))
+TOTALS = (range(CLIENTS_TOTAL, PICTURE_US + 1),)
 
 ROLES = ("front", "cpu", "express")  # in the plan's order: what the ROLE cell counts from
 

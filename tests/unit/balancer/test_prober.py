@@ -4,33 +4,35 @@ import heapq
 import itertools
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from balancer.pool.backend import Backend, parse_upstream, with_indexes
+from balancer.options import Pool
+from balancer.pool.backend import MAIN_POOL, Backend, parse_upstream, with_indexes
 from balancer.pool.board import (
     ADMIN_MAINT,
-    B_CHECK,
     B_CHECKS,
     B_CONNECT_FAILURES,
     B_DOWNS,
-    B_VERDICT,
     CHECK_NAMES,
     DOWN,
     UNKNOWN,
     UP,
+    VERDICTS_VERSION,
+    W_CHECK,
+    W_VERDICT,
     Board,
-    base,
-    columns_for,
 )
 from balancer.pool.targets import target_of
 from balancer.prober import Prober
-from balancer.shm.layout import FIRST_LEASE, MASTER_LIVE_ROWS, MASTER_ROW, PID, make_shared
+from balancer.shm.layout import FIRST_LEASE, PID
+from tests.unit.balancer.pool.boards import make_board
 
 PROBER, WORKER, SECOND = FIRST_LEASE, FIRST_LEASE + 1, FIRST_LEASE + 2
-OPTIONS = SimpleNamespace(check="tcp", check_interval=2.0, check_rise=2, check_fall=3, connect_timeout=5.0)
+MAIN = Pool("main", (), check_interval=2.0, check_rise=2, check_fall=3, connect_timeout=5.0, index=0)
 
 
 class Timer:
@@ -89,13 +91,17 @@ class Log:
 class ProberSimulation:
     """A board, a scripted network, and probers on it."""
 
-    def __init__(self, *texts: str) -> None:
-        named = [parse_upstream(text) for text in texts]
-        self.backends = with_indexes(named, {b.name: 5 - place for place, b in enumerate(named)})
-        shared = make_shared(columns_for(8), rows=FIRST_LEASE + 3)
-        shared.rows.row(MASTER_ROW)[MASTER_LIVE_ROWS] = FIRST_LEASE + 3
-        shared.rows.row(WORKER)[PID] = 12345
-        self.board = Board(shared, 8)
+    def __init__(self, *texts: str, pools: tuple[Pool, ...] = (MAIN,)) -> None:
+        """One text per backend; "api: 10.0.0.1:80" is one of the pool api."""
+        self.pools = pools
+        named = []
+        for text in texts:
+            pool, _, upstream = text.rpartition(": ")
+            named.append(replace(parse_upstream(upstream), pool=pool or MAIN_POOL))
+        self.backends = with_indexes(named, {b.identity: 5 - place for place, b in enumerate(named)})
+        self.board = make_board(live=3, pools=len(pools))
+        for pool in pools:
+            self.board.assign_pool(pool.index, [b.index for b in self.backends if b.pool == pool.name])
         self.loop, self.log = Loop(), Log()
         self.network: dict[object, str] = {}  # sockaddr -> outcome; "" = no answer at all
         self.asked: list[tuple[float, object]] = []
@@ -128,23 +134,19 @@ class ProberSimulation:
             row=row, cells=cells, loop=self.loop, log=self.log, draining=False,
             title=SimpleNamespace(set=lambda text, now: setattr(self, "title", text)),
         )  # fmt: skip
-        settings = SimpleNamespace(**{**vars(OPTIONS), **options})
-        prober = Prober(
-            child,
-            settings,
-            self.board,
-            self.backends,
-            self.resolver(),
-            self.probe,  # type: ignore[arg-type]
-        )
+        pools = [
+            replace(pool, backends=tuple(b for b in self.backends if b.pool == pool.name), **options)  # type: ignore[arg-type]
+            for pool in self.pools
+        ]
+        prober = Prober(child, pools, self.board, self.resolver(), self.probe)  # type: ignore[arg-type]
         prober.start()
         return prober
 
     def verdict(self, backend: Backend) -> int:
-        return self.board.word(backend.index, B_VERDICT)
+        return self.board.word(backend.index, W_VERDICT)
 
     def fail_session(self, backend: Backend, count: int = 1) -> None:
-        self.board.shared.rows.row(WORKER)[base(backend.index) + B_CONNECT_FAILURES] += count
+        self.board.shared.rows.row(WORKER)[Board.backend_at(backend.index) + B_CONNECT_FAILURES] += count
 
 
 @pytest.fixture
@@ -152,7 +154,7 @@ def sim() -> ProberSimulation:
     return ProberSimulation("10.0.0.1:80 name=a", "10.0.0.2:80 name=b")
 
 
-A, B = ("10.0.0.1", 80), ("10.0.0.2", 80)
+A, B, C = ("10.0.0.1", 80), ("10.0.0.2", 80), ("10.0.0.3", 80)
 
 
 def test_all_well_is_known_within_half_an_interval_and_says_nothing(sim: ProberSimulation) -> None:
@@ -192,8 +194,10 @@ def test_a_death_is_told_once_and_the_return_too(sim: ProberSimulation) -> None:
         "info up backend=a address=10.0.0.1:80 passed=2/2 up=2/2",
     ]
     own = sim.board.shared.rows.row(PROBER)
-    assert own[base(sim.backends[0].index) + B_DOWNS] == 1
-    assert own[base(sim.backends[0].index) + B_CHECKS] == sum(target == A for _, target in sim.asked)
+    assert own[Board.backend_at(sim.backends[0].index) + B_DOWNS] == 1
+    assert own[Board.backend_at(sim.backends[0].index) + B_CHECKS] == sum(
+        target == A for _, target in sim.asked
+    )
 
 
 def test_a_silent_backend_fails_by_the_time_limit(sim: ProberSimulation) -> None:
@@ -201,7 +205,7 @@ def test_a_silent_backend_fails_by_the_time_limit(sim: ProberSimulation) -> None
     prober = sim.prober(connect_timeout=0.5)
     sim.loop.advance(6.0, prober.tick)
     assert sim.verdict(sim.backends[0]) == DOWN
-    assert CHECK_NAMES[sim.board.word(sim.backends[0].index, B_CHECK)] == "timeout"
+    assert CHECK_NAMES[sim.board.word(sim.backends[0].index, W_CHECK)] == "timeout"
 
 
 def test_all_down_is_told_once_and_the_service_comes_back_by_itself(sim: ProberSimulation) -> None:
@@ -290,7 +294,7 @@ def test_only_the_prober_that_holds_the_lease_checks_and_writes(sim: ProberSimul
     sim.loop.advance(1.0, old.tick)
     newer = sim.board.shared.rows.row(SECOND)
     newer[PID] = 4711
-    sim.board.take_prober_lease(SECOND, 4711)
+    sim.board.take_prober_lease(SECOND, 4711, [0])
     sim.network[A] = "refused"
     sim.asked.clear()
     sim.fail_session(sim.backends[0], 5)
@@ -334,3 +338,58 @@ def test_a_name_that_never_resolved_goes_down_as_unresolved() -> None:
     sim.loop.advance(10.0, prober.tick)
     assert sim.verdict(sim.backends[0]) == DOWN
     assert "check=unresolved" in sim.log.lines[0]
+
+
+def test_each_pool_has_its_own_checks_and_its_own_share() -> None:
+    api = Pool("api", (), check_interval=0.5, check_rise=1, check_fall=1, index=1)
+    sim = ProberSimulation(
+        "10.0.0.1:80 name=a", "10.0.0.2:80 name=b", "api: 10.0.0.3:80 name=a", pools=(MAIN, api)
+    )
+    prober = sim.prober()
+    sim.loop.advance(1.0, prober.tick)
+    assert sim.title == "prober [3/3 up]"
+    sim.network[C] = "refused"
+    sim.loop.advance(0.6, prober.tick)
+    assert [sim.verdict(backend) for backend in sim.backends] == [UP, UP, DOWN]
+    assert sim.title == "prober [2/3 up]"
+    sim.network[C] = "ok"
+    sim.loop.advance(0.6, prober.tick)
+    assert sim.log.lines == [
+        "warning down pool=api backend=a address=10.0.0.3:80 check=refused failures=1/1 up=0/1 then=next try in 500ms",
+        "error all-down pool=api up=0/1 then=clients are refused until a backend is back",
+        "info up pool=api backend=a address=10.0.0.3:80 passed=1/1 up=1/1",
+    ]
+    asked = [target for when, target in sim.asked]
+    assert asked.count(C) >= 2 * asked.count(A) >= 2
+
+
+def test_a_verdict_in_one_pool_leaves_the_version_of_the_others() -> None:
+    api = Pool("api", (), check_fall=1, index=1)
+    sim = ProberSimulation("10.0.0.1:80", "api: 10.0.0.2:80", pools=(MAIN, api))
+    prober = sim.prober()
+    sim.loop.advance(3.0, prober.tick)
+    before = sim.board.versions(0), sim.board.versions(1)
+    sim.network[B] = "refused"
+    sim.loop.advance(3.0, prober.tick)
+    assert sim.verdict(sim.backends[1]) == DOWN
+    assert sim.board.versions(0) == before[0] and sim.board.versions(1) != before[1]
+
+
+def test_a_name_in_two_pools_is_followed_in_both() -> None:
+    api = Pool("api", (), index=1)
+    sim = ProberSimulation("web:80", "api: web:81", pools=(MAIN, api))
+    prober = sim.prober()
+    sim.names["web"] = ["10.0.0.7"]
+    sim.loop.advance(2.1, prober.tick)
+    sim.loop.handlers[0](1)
+    targets = [target_of(sim.board, backend) for backend in sim.backends]
+    assert [target and target[1] for target in targets] == [("10.0.0.7", 80), ("10.0.0.7", 81)]
+
+
+def test_a_version_that_a_killed_prober_left_odd_is_made_even_by_its_successor(sim: ProberSimulation) -> None:
+    """While it is odd, workers keep their lists: a drain would wait for the next change of a verdict."""
+    sim.prober()
+    sim.board.words.cells[Board.pool_words_at(0) + VERDICTS_VERSION] += 1
+    sim.board.counts.zero(PROBER)
+    sim.prober(SECOND)
+    assert sim.board.versions(0)[0] % 2 == 0

@@ -56,11 +56,11 @@ def test_status_is_passed_on(commands: Commands) -> None:
 def test_wishes_reach_the_board_and_the_workers_notice(
     commands: Commands, board: b.Board, wish: str, cell: int
 ) -> None:
-    before = board.versions()
+    before = board.versions(0)
     assert say(commands, f"{wish} two")["wish"] == wish
-    assert board.word(1, b.B_ADMIN) == cell
-    assert board.word(0, b.B_ADMIN) == b.ADMIN_READY
-    assert board.versions() != before
+    assert board.word(1, b.W_ADMIN_STATE) == cell
+    assert board.word(0, b.W_ADMIN_STATE) == b.ADMIN_READY
+    assert board.versions(0) != before
 
 
 def test_weight_zero_is_a_weight_and_ready_takes_it_back(commands: Commands, board: b.Board) -> None:

@@ -21,16 +21,19 @@ BACKENDS = (
 def board() -> b.Board:
     shared = c.make_shared(b.columns_for(4), rows=8)
     made = b.Board(shared, 4)
+    for kind, count in ((b.LISTENERS, 1), (b.POOLS, 1), (b.BACKENDS, 2)):
+        made.give_out(kind, range(count), ())
     master = shared.rows.row(c.MASTER_ROW)
     master[c.MASTER_GENERATION], master[c.MASTER_LIVE_ROWS], master[c.STARTED_MS] = 3, 6, 40_000
     return made
 
 
 def lease(board: b.Board, row: int, **cells: int) -> memoryview:
-    """One living process; keyword names are column names of prefork.cells or pool.board in lower case."""
+    """One living process; keyword names are column names of shm.layout, or of a listener's block, in lower case."""
     view = board.shared.rows.row(row)
     for name, value in cells.items():
-        view[getattr(c, name.upper(), None) or getattr(b, name.upper(), 0)] = value
+        column = getattr(c, name.upper(), None)
+        view[board.listener_at(0) + getattr(b, f"L_{name.upper()}") if column is None else column] = value
     view[c.ROLE] = cells.get("role", 0)
     return view
 
@@ -45,7 +48,7 @@ def test_totals_include_the_dead_and_the_draining(board: b.Board) -> None:
     lease(board, 3, pid=71, state=c.READY, beat_ms=100_000, accepted=10, sessions=2, bytes_in=5)
     lease(board, 4, pid=72, state=c.DRAINING, beat_ms=100_000, accepted=20, sessions=1)
     dead = board.shared.rows.row(RETIRED_ROW)
-    dead[b.ACCEPTED], dead[b.BYTES_IN] = 100, 7
+    dead[board.listener_at(0) + b.L_ACCEPTED], dead[board.listener_at(0) + b.L_BYTES_IN] = 100, 7
     master = board.shared.rows.row(c.MASTER_ROW)
     master[c.MASTER_RESPAWNS], master[c.MASTER_HANGS] = 4, 1
     totals = look(board)["totals"]
@@ -76,7 +79,8 @@ def test_worker_state(state: int, age_ms: int, word: str) -> None:
 
 
 def test_a_wish_is_shown_before_a_verdict(board: b.Board) -> None:
-    board.write_verdicts([(0, b.B_VERDICT, b.DOWN), (1, b.B_VERDICT, b.DOWN), (0, b.B_SINCE_MS, 98_000)])
+    board.write_verdict(0, [(b.W_VERDICT, b.DOWN), (b.W_SINCE_MS, 98_000)])
+    board.write_verdict(1, [(b.W_VERDICT, b.DOWN)])
     board.set_admin_state(1, b.ADMIN_MAINT)
     board.set_weight(0, 5)
     one, two = look(board)["backends"]
@@ -87,23 +91,20 @@ def test_a_wish_is_shown_before_a_verdict(board: b.Board) -> None:
 def test_backend_sums_run_over_all_rows(board: b.Board) -> None:
     for row, sessions in ((3, 4), (4, 5)):
         view = lease(board, row, pid=70 + row, state=c.READY, beat_ms=100_000)
-        view[b.base(1) + b.B_SESSIONS] = sessions
-        view[b.base(1) + b.B_SESSIONS_TOTAL] = 10
-    board.shared.rows.row(RETIRED_ROW)[b.base(1) + b.B_SESSIONS_TOTAL] = 100
+        view[board.backend_at(1) + b.B_SESSIONS] = sessions
+        view[board.backend_at(1) + b.B_SESSIONS_TOTAL] = 10
+    board.shared.rows.row(RETIRED_ROW)[board.backend_at(1) + b.B_SESSIONS_TOTAL] = 100
     assert [x["sessions"] for x in look(board)["backends"]] == [0, 9]
     assert [x["sessions_total"] for x in look(board)["backends"]] == [0, 120]
 
 
 def test_what_the_checks_found(board: b.Board) -> None:
     prober = lease(board, 5, pid=75, role=1, state=c.READY, beat_ms=100_000)
-    prober[b.base(0) + b.B_CHECKS], prober[b.base(0) + b.B_CHECK_FAILURES], prober[b.base(0) + b.B_DOWNS] = (
-        9,
-        3,
-        1,
-    )
-    for index, column, value in ((0, b.B_CHECK, 1), (0, b.B_STREAK, 0), (0, b.B_CHECK_US, 1250)):
+    at = board.backend_at(0)
+    prober[at + b.B_CHECKS], prober[at + b.B_CHECK_FAILURES], prober[at + b.B_DOWNS] = 9, 3, 1
+    for index, column, value in ((0, b.W_CHECK, 1), (0, b.W_STREAK, 0), (0, b.W_CHECK_US, 1250)):
         board.note(index, column, value)
-    for column, value in ((b.B_CHECK, 2), (b.B_STREAK, 2)):
+    for column, value in ((b.W_CHECK, 2), (b.W_STREAK, 2)):
         board.note(1, column, value)
     one, two = look(board)["backends"]
     assert (one["checks_total"], one["check_failures_total"], one["downs_total"]) == (9, 3, 1)

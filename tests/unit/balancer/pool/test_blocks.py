@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from balancer.pool.blocks import Blocks
+from balancer.pool.blocks import Blocks, BoardBlocks
 
 
 def test_a_name_keeps_its_block_over_reloads() -> None:
@@ -47,6 +47,16 @@ def test_assigning_again_for_a_generation_that_never_lived_forgets_the_first_try
     blocks.assign(1, ["a"])
     blocks.assign(2, ["a", "b"])
     assert blocks.assign(2, ["a", "c"]) == ({"a": 0, "c": 1}, [1])
+
+
+def test_a_generation_gets_blocks_of_all_kinds_or_none() -> None:
+    blocks = BoardBlocks(1, 2, 2)
+    blocks.assign(1, ["web"], ["main"], ["a", "b"])
+    blocks.retire(1)
+    with pytest.raises(ValueError, match="3 backends are configured"):
+        blocks.assign(2, ["mail"], ["main"], ["a", "b", "c"])
+    listeners, _, _ = blocks.assign(3, ["mail"], ["main"], ["a"])
+    assert listeners == ({"mail": 0}, [0])  # still to be wiped: the refused generation took nothing
 
 
 @given(st.lists(st.tuples(st.sets(st.sampled_from("abcdefgh"), min_size=1), st.booleans()), max_size=20))

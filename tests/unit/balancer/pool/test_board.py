@@ -1,6 +1,8 @@
-"""The table's meaning: columns do not overlap, sums see the right rows, words outlive their writers."""
+"""The board: columns do not overlap, sums see the right rows and blocks, words outlive their writers."""
 
 import os
+from collections.abc import Iterator
+from itertools import product
 
 import pytest
 from hypothesis import given
@@ -8,183 +10,232 @@ from hypothesis import strategies as st
 
 from balancer.pool import board as columns
 from balancer.pool.board import (
-    ACCEPTED,
     ADMIN_DRAIN,
-    B_ADMIN,
     B_CONNECT_FAILURES,
     B_SESSIONS,
     B_SESSIONS_TOTAL,
-    B_SINCE_MS,
-    B_VERDICT,
-    BLOCK,
+    BACKENDS,
     DOWN,
     FEW,
-    FIRST_BLOCK,
-    OLDEST_WAIT_MS,
-    QUEUED,
-    SESSIONS,
+    KINDS,
+    L_ACCEPTED,
+    L_SESSIONS,
+    LISTENERS,
+    LOG_DROPPED,
+    MOST_LISTENERS,
+    MOST_POOLS,
+    P_OLDEST_WAIT_MS,
+    P_QUEUED,
+    POOLS,
+    W_ADMIN_STATE,
+    W_SINCE_MS,
+    W_VERDICT,
     Board,
-    base,
     capacity_for,
     columns_for,
-    totals_for,
 )
-from balancer.shm.layout import (
-    FIRST_LEASE,
-    MASTER_LIVE_ROWS,
-    MASTER_ROW,
-    PID,
-    PREFORK_COLUMNS,
-    make_shared,
-)
+from balancer.shm.layout import FIRST_LEASE, PID, PREFORK_COLUMNS, make_shared
 from balancer.shm.table import RETIRED_ROW
+from tests.unit.balancer.pool.boards import make_board
+
+CAPACITY = 6
 
 
-def make_board(capacity: int = 64, live: int = 4) -> Board:
-    """A board with `live` leased rows, as the master would have made it."""
-    shared = make_shared(columns_for(capacity), rows=FIRST_LEASE + live + 2)
-    shared.rows.row(MASTER_ROW)[MASTER_LIVE_ROWS] = FIRST_LEASE + live
-    for row in range(FIRST_LEASE, FIRST_LEASE + live):
-        shared.rows.row(row)[PID] = 1000 + row
-    return Board(shared, capacity)
-
-
-PROCESS = (
-    "ACCEPTED REFUSED FAILED SESSIONS_CLOSED CUT RETRIES BYTES_IN BYTES_OUT PAUSES RESUMES QUEUED_TOTAL SESSIONS "
-    "QUEUED OLDEST_WAIT_MS VERDICTS_VERSION PROBER_LEASE_ROW PROBER_LEASE_PID ADMIN_VERSION"
-)
-
-
-def test_no_two_names_share_a_column() -> None:
-    process = [getattr(columns, name) for name in PROCESS.split()] + list(columns.SPARE_TOTALS)
-    assert len(process) == len(set(process))
-    assert min(process) >= PREFORK_COLUMNS and max(process) < FIRST_BLOCK
-    block = [
-        value for name, value in vars(columns).items() if name.startswith("B_") and isinstance(value, int)
+def values(prefix: str) -> list[int]:
+    return [
+        number
+        for name, number in vars(columns).items()
+        if name.startswith(prefix) and isinstance(number, int)
     ]
-    assert len(block) == len(set(block)) >= 15
-    assert min(block) >= 0 and max(block) < BLOCK
+
+
+def test_no_two_names_share_a_column_of_a_block() -> None:
+    for prefix, kind in (("L_", LISTENERS), ("P_", POOLS), ("B_", BACKENDS)):
+        block = values(prefix)
+        assert len(block) == len(set(block)) >= 3
+        assert min(block) >= 0 and max(block) < kind.size
+        assert set(kind.totals) < set(block)
+
+
+def test_no_two_blocks_share_a_cell() -> None:
+    counts = [LOG_DROPPED]
+    for kind, most in zip(KINDS, (MOST_LISTENERS, MOST_POOLS, CAPACITY), strict=True):
+        counts += [kind.at(index) + column for index in range(-1, most) for column in range(kind.size)]
+    assert len(counts) == len(set(counts))
+    assert min(counts) == PREFORK_COLUMNS and max(counts) == columns_for(CAPACITY) - 1
+    backend_words = [*values("W_")]
+    assert len(backend_words) == len(set(backend_words))
+    words = [*range(16)]
+    words += [Board.pool_words_at(index) + column for index in range(MOST_POOLS) for column in range(8)]
+    words += [Board.backend_words_at(index) + column for index in range(CAPACITY) for column in range(16)]
+    assert len(words) == len(set(words))
+    assert max(backend_words) < 16
+
+
+def test_blocks_are_whole_cache_lines() -> None:
+    assert all(kind.at(index) % 8 == 0 for kind, index in product(KINDS, range(-1, 3)))
 
 
 def test_totals_are_folded_and_gauges_are_not() -> None:
-    totals = totals_for(3)
-    assert {ACCEPTED} <= totals
-    assert {base(index) + B_SESSIONS_TOTAL for index in range(3)} <= totals
-    gauges = {SESSIONS, QUEUED, OLDEST_WAIT_MS} | {base(index) + B_SESSIONS for index in range(3)}
-    assert not gauges & totals
-    assert max(totals) < columns_for(3)
+    board = make_board(3, listeners=2, pools=2)
+    folded = {column for span in board.totals() for column in span}
+    assert LOG_DROPPED in folded
+    for kind, count in ((LISTENERS, 2), (POOLS, 2), (BACKENDS, 3)):
+        for index in range(count):
+            assert {kind.at(index) + column for column in kind.totals} <= folded
+    gauges = {
+        Board.listener_at(1) + L_SESSIONS,
+        Board.pool_at(1) + P_QUEUED,
+        Board.pool_at(1) + P_OLDEST_WAIT_MS,
+    }
+    assert not (gauges | {Board.backend_at(index) + B_SESSIONS for index in range(3)}) & folded
+    assert len(folded) == 1 + 2 * len(LISTENERS.totals) + 2 * len(POOLS.totals) + 3 * len(BACKENDS.totals)
 
 
 def test_capacity_leaves_room_for_reloads() -> None:
-    assert capacity_for(3) == 64
-    assert capacity_for(500) == 1000
+    assert capacity_for(3) == 1024
+    assert capacity_for(500) == 2000
 
 
 def test_a_table_too_narrow_is_refused() -> None:
-    with pytest.raises(ValueError, match="do not hold 65"):
-        Board(make_shared(columns_for(64), rows=4), 65)
+    with pytest.raises(ValueError, match="do not hold 2000"):
+        Board(make_shared(columns_for(64), rows=4), 2000)
 
 
 def test_a_gauge_is_the_sum_over_living_rows_only() -> None:
-    board = make_board(live=3)
-    for row in range(board.shared.rows.rows):
-        board.shared.rows.row(row)[SESSIONS] = 10**row
-    assert board.gauge(SESSIONS) == 10**3 + 10**4 + 10**5
+    board, column = make_board(live=3), Board.listener_at(0) + L_SESSIONS
+    for row in range(board.counts.rows):
+        board.counts.row(row)[column] = 10**row
+    assert board.gauge(column) == 10**3 + 10**4 + 10**5
 
 
 def test_a_total_counts_the_dead_too() -> None:
-    board = make_board()
-    board.shared.rows.row(FIRST_LEASE)[ACCEPTED] = 5
-    board.shared.rows.row(RETIRED_ROW)[ACCEPTED] = 100
-    assert board.total(ACCEPTED) == 105
+    board, column = make_board(), Board.listener_at(0) + L_ACCEPTED
+    board.counts.row(FIRST_LEASE)[column] = 5
+    board.counts.row(RETIRED_ROW)[column] = 100
+    assert board.total(column) == 105
 
 
-@given(st.integers(1, FEW + 8), st.integers(1, 9), st.data())
-def test_loads_are_the_same_read_by_column_and_by_row(count: int, live: int, data: st.DataObject) -> None:
-    board = make_board(capacity=count + 3, live=live)
-    indexes = data.draw(st.permutations(range(count + 3)))[:count]
+@given(st.integers(1, FEW + 8), st.integers(1, 9), st.booleans(), st.data())
+def test_loads_are_those_of_the_backends_however_they_are_read(
+    count: int, live: int, scattered: bool, data: st.DataObject
+) -> None:
+    room = 12 * count if scattered else count + 3
+    board = make_board(room, live=live)
+    indexes = data.draw(st.permutations(range(room)))[:count]
+    if data.draw(st.booleans()):
+        indexes = [*range(min(indexes[0], room - count), min(indexes[0], room - count) + count)]
     expected = []
     for index in indexes:
         parts = data.draw(st.lists(st.integers(0, 1000), min_size=live, max_size=live))
         for row, part in enumerate(parts, FIRST_LEASE):
-            board.shared.rows.row(row)[base(index) + B_SESSIONS] = part
+            board.counts.row(row)[Board.backend_at(index) + B_SESSIONS] = part
         expected.append(sum(parts))
     assert board.loads_reader(indexes)() == expected
     assert [board.sessions(index) for index in indexes] == expected
-    assert board._read_rows(indexes)() == expected
+    assert list(map(board.load_reader(), indexes)) == expected
     os.close(board.lock_fd)
 
 
 def test_every_total_counts_the_dead_and_every_gauge_does_not() -> None:
-    board = make_board()
+    board = make_board(live=4)
     for row, amount in ((RETIRED_ROW, 7), (FIRST_LEASE, 1), (FIRST_LEASE + 3, 2)):
-        board.shared.rows.row(row)[base(5) + B_CONNECT_FAILURES] = amount
-    assert board.every_gauge(B_CONNECT_FAILURES)[5] == 3
-    assert board.every_total(B_CONNECT_FAILURES)[5] == 10
-    assert sum(board.every_total(B_CONNECT_FAILURES)) == 10
+        board.counts.row(row)[Board.backend_at(5) + B_CONNECT_FAILURES] = amount
+    assert board.every_gauge(BACKENDS, B_CONNECT_FAILURES) == [0, 0, 0, 0, 0, 3, 0, 0]
+    assert board.every_total(BACKENDS, B_CONNECT_FAILURES) == [0, 0, 0, 0, 0, 10, 0, 0]
+
+
+def test_sums_go_over_the_blocks_of_one_kind() -> None:
+    board = make_board(listeners=3)
+    for index, amount in enumerate((1, 20, 300)):
+        board.counts.row(FIRST_LEASE + index % 2)[Board.listener_at(index) + L_ACCEPTED] = amount
+    assert board.every_gauge(LISTENERS, L_ACCEPTED) == [1, 20, 300]
+    assert board.sum_in_row(FIRST_LEASE, LISTENERS, L_ACCEPTED) == 301
+    assert board.sum_total(LISTENERS, L_ACCEPTED) == 321
+
+
+def test_a_block_given_to_another_name_is_empty_and_its_totals_stay_in_the_sum() -> None:
+    board = make_board(listeners=2)
+    dead = board.counts.row(RETIRED_ROW)
+    dead[Board.listener_at(0) + L_ACCEPTED], dead[Board.listener_at(1) + L_ACCEPTED] = 10, 5
+    for _ in range(2):
+        board.give_out(LISTENERS, [0, 1], reused=[1])
+        assert board.every_total(LISTENERS, L_ACCEPTED) == [10, 0]
+        assert board.sum_total(LISTENERS, L_ACCEPTED) == 15
+
+
+def test_a_reused_backend_block_forgets_the_words_of_that_backend_only() -> None:
+    board = make_board()
+    for index in (4, 5):
+        board.counts.row(RETIRED_ROW)[Board.backend_at(index) + B_SESSIONS_TOTAL] = 9
+        board.set_admin_state(index, ADMIN_DRAIN)
+    board.give_out(BACKENDS, [4], reused=[4])
+    assert board.total(Board.backend_at(4) + B_SESSIONS_TOTAL) == 0 and board.word(4, W_ADMIN_STATE) == 0
+    assert board.total(Board.backend_at(5) + B_SESSIONS_TOTAL) == 9
+    assert board.word(5, W_ADMIN_STATE) == ADMIN_DRAIN
+
+
+def test_blocks_stay_given_out_when_a_later_generation_has_fewer() -> None:
+    board = make_board(backends=8)
+    board.give_out(BACKENDS, [2], ())
+    assert len(board.every_gauge(BACKENDS, B_SESSIONS)) == 8
 
 
 def test_verdict_version_is_odd_while_written_and_even_after_also_after_a_death_in_between() -> None:
-    board = make_board()
-    assert board.versions() == (0, 0)
+    board = make_board(pools=2)
+    board.assign_pool(1, [3])
+    assert board.versions(1) == (0, 0)
     seen = []
 
-    def words() -> object:
-        seen.append(board.versions()[0])
-        yield (3, B_VERDICT, DOWN)
-        yield (3, B_SINCE_MS, 42)
+    def words() -> Iterator[tuple[int, int]]:
+        seen.append(board.versions(1)[0])
+        yield (W_VERDICT, DOWN)
+        yield (W_SINCE_MS, 42)
 
-    board.write_verdicts(words())  # type: ignore[arg-type]
+    board.write_verdict(3, words())
     assert seen == [1]
-    assert board.versions() == (2, 0)
-    assert board.word(3, B_VERDICT) == DOWN and board.word(3, B_SINCE_MS) == 42
+    assert board.versions(1) == (2, 0) and board.versions(0) == (0, 0)
+    assert board.word(3, W_VERDICT) == DOWN and board.word(3, W_SINCE_MS) == 42
 
-    def killed() -> object:
-        yield (3, B_VERDICT, 0)
+    def killed() -> Iterator[tuple[int, int]]:
+        yield (W_VERDICT, 0)
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        board.write_verdicts(killed())  # type: ignore[arg-type]
-    assert board.versions()[0] == 3
-    board.write_verdicts([])
-    assert board.versions()[0] == 4
+        board.write_verdict(3, killed())
+    assert board.versions(1)[0] == 3
+    board.write_verdict(3, [])
+    assert board.versions(1)[0] == 4
 
 
-def test_wishes_bump_their_version_and_a_weight_of_zero_differs_from_none() -> None:
-    board = make_board()
+def test_an_operators_change_raises_the_version_of_its_pool_and_a_weight_of_zero_differs_from_none() -> None:
+    board = make_board(pools=2)
+    board.assign_pool(1, [2])
     board.set_admin_state(2, ADMIN_DRAIN)
-    assert board.word(2, B_ADMIN) == ADMIN_DRAIN
+    assert board.word(2, W_ADMIN_STATE) == ADMIN_DRAIN
     assert board.weight_of(2, 7) == 7
     board.set_weight(2, 0)
     assert board.weight_of(2, 7) == 0
     board.set_weight(2, None)
     assert board.weight_of(2, 7) == 7
-    assert board.versions() == (0, 3)
+    assert (board.versions(0), board.versions(1)) == ((0, 0), (0, 3))
 
 
-def test_the_chair_is_vacant_when_its_owner_has_left_its_row() -> None:
+def test_the_prober_lease_is_vacant_when_its_holder_has_left_its_row() -> None:
     board = make_board()
     assert board.prober_lease() == (0, 0, False)
-    board.take_prober_lease(FIRST_LEASE + 1, 1000 + FIRST_LEASE + 1)
+    board.take_prober_lease(FIRST_LEASE + 1, 1000 + FIRST_LEASE + 1, [0])
     assert board.prober_lease() == (FIRST_LEASE + 1, 1000 + FIRST_LEASE + 1, True)
-    board.shared.rows.row(FIRST_LEASE + 1)[PID] = 77  # the row was given to another process
+    board.counts.row(FIRST_LEASE + 1)[PID] = 77  # the row was given to another process
     assert board.prober_lease()[2] is False
 
 
-def test_wipe_forgets_the_dead_and_the_words_of_one_block_only() -> None:
-    board = make_board()
-    for index in (4, 5):
-        board.shared.rows.row(RETIRED_ROW)[base(index) + B_SESSIONS_TOTAL] = 9
-        board.set_admin_state(index, ADMIN_DRAIN)
-    board.wipe(4)
-    assert board.total(base(4) + B_SESSIONS_TOTAL) == 0 and board.word(4, B_ADMIN) == 0
-    assert board.total(base(5) + B_SESSIONS_TOTAL) == 9 and board.word(5, B_ADMIN) == ADMIN_DRAIN
-
-
-def test_longest_waiting_row_is_the_oldest_but_not_oneself() -> None:
-    board = make_board()
-    assert board.longest_waiting_row(but=0) is None
+def test_longest_waiting_row_is_the_oldest_of_that_pool_but_not_oneself() -> None:
+    board = make_board(live=4, pools=2)
+    assert board.longest_waiting_row(1, but=0) is None
     for row, since in ((FIRST_LEASE, 300), (FIRST_LEASE + 1, 200), (FIRST_LEASE + 2, 250)):
-        board.shared.rows.row(row)[OLDEST_WAIT_MS] = since
-    assert board.longest_waiting_row(but=FIRST_LEASE) == FIRST_LEASE + 1
-    assert board.longest_waiting_row(but=FIRST_LEASE + 1) == FIRST_LEASE + 2
+        board.counts.row(row)[Board.pool_at(1) + P_OLDEST_WAIT_MS] = since
+    board.counts.row(FIRST_LEASE)[Board.pool_at(0) + P_OLDEST_WAIT_MS] = 1
+    assert board.longest_waiting_row(1, but=FIRST_LEASE) == FIRST_LEASE + 1
+    assert board.longest_waiting_row(1, but=FIRST_LEASE + 1) == FIRST_LEASE + 2
+    assert board.longest_waiting_row(0, but=FIRST_LEASE + 1) == FIRST_LEASE

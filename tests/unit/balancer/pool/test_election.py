@@ -10,27 +10,28 @@ from balancer.pool.board import (
     B_CONNECT_FAILURES,
     B_SESSIONS,
     B_SESSIONS_TOTAL,
-    B_VERDICT,
     DOWN,
     UP,
     VERDICTS_VERSION,
+    W_VERDICT,
     Board,
-    base,
-    columns_for,
 )
 from balancer.pool.election import Elector
 from balancer.pool.policies import POLICIES
 from balancer.pool.verdicts import VerdictWriter
-from balancer.shm.layout import ADMIN_ROW, FIRST_LEASE, MASTER_LIVE_ROWS, MASTER_ROW, make_shared
+from balancer.shm.layout import FIRST_LEASE
+from tests.unit.balancer.pool.boards import make_board, pool_of
 
 OWN, OTHER = FIRST_LEASE, FIRST_LEASE + 1
+VERSION = Board.pool_words_at(0) + VERDICTS_VERSION
 
 
 @pytest.fixture
 def board() -> Board:
-    shared = make_shared(columns_for(8), rows=FIRST_LEASE + 2)
-    shared.rows.row(MASTER_ROW)[MASTER_LIVE_ROWS] = FIRST_LEASE + 2
-    return Board(shared, 8)
+    made = make_board()
+    for row in (OWN, OTHER):
+        made.counts.zero(row)
+    return made
 
 
 def pool(*texts: str) -> tuple[Backend, ...]:
@@ -43,7 +44,7 @@ def pool(*texts: str) -> tuple[Backend, ...]:
 
 
 def elector(board: Board, backends: tuple[Backend, ...], policy: str = "leastconn") -> Elector:
-    return Elector(board, backends, policy, OWN)
+    return Elector(board, pool_of(board, backends, policy), OWN)
 
 
 def names(elect: Elector, count: int = 12) -> set[str]:
@@ -59,7 +60,7 @@ def names(elect: Elector, count: int = 12) -> set[str]:
 
 
 def set_verdict(board: Board, backend: Backend, verdict: int) -> None:
-    board.write_verdicts([(backend.index, B_VERDICT, verdict)])
+    board.write_verdict(backend.index, [(W_VERDICT, verdict)])
 
 
 @pytest.mark.parametrize("policy", POLICIES)
@@ -70,19 +71,19 @@ def test_a_session_is_counted_in_the_own_row_before_the_dial_and_out_at_release(
     elect = elector(board, backends, policy)
     chosen = elect.elect("10.9.9.9", ())
     assert chosen is not None
-    own = board.shared.rows.row(OWN)
-    assert own[base(chosen.index) + B_SESSIONS] == own[base(chosen.index) + B_SESSIONS_TOTAL] == 1
+    own, at = board.counts.row(OWN), Board.backend_at(chosen.index)
+    assert own[at + B_SESSIONS] == own[at + B_SESSIONS_TOTAL] == 1
     elect.connect_failed(chosen)
-    assert own[base(chosen.index) + B_SESSIONS] == 1
+    assert own[at + B_SESSIONS] == 1
     elect.release(chosen)
-    assert own[base(chosen.index) + B_SESSIONS] == 0
-    assert own[base(chosen.index) + B_SESSIONS_TOTAL] == own[base(chosen.index) + B_CONNECT_FAILURES] == 1
-    assert not any(board.shared.rows.row(OTHER))
+    assert own[at + B_SESSIONS] == 0
+    assert own[at + B_SESSIONS_TOTAL] == own[at + B_CONNECT_FAILURES] == 1
+    assert not any(board.counts.row(OTHER))
 
 
 def test_sessions_of_all_workers_count(board: Board) -> None:
     a, b = pool("", "")
-    board.shared.rows.row(OTHER)[base(a.index) + B_SESSIONS] = 3
+    board.shared.rows.row(OTHER)[Board.backend_at(a.index) + B_SESSIONS] = 3
     elect = elector(board, (a, b))
     assert [elect.elect("", ()) for _ in range(3)] == [b, b, b]
 
@@ -163,7 +164,7 @@ def test_full_ones_are_passed_over_and_all_full_is_told_apart_from_down(board: B
     assert elect.elect("10.9.9.9", ()) is None
     assert elect.why == "full"
     assert board.sessions(a.index) == 1 and board.sessions(b.index) == 2
-    assert board.total(base(a.index) + B_SESSIONS_TOTAL) == 1
+    assert board.total(Board.backend_at(a.index) + B_SESSIONS_TOTAL) == 1
     elect.release(a)
     assert elect.elect("10.9.9.9", ()) == a
 
@@ -189,7 +190,7 @@ def test_a_full_pool_does_not_spill_into_the_backups(board: Board) -> None:
 
 def test_sessions_of_other_workers_count_against_maxconn(board: Board) -> None:
     (a,) = pool("maxconn=5")
-    board.shared.rows.row(OTHER)[base(a.index) + B_SESSIONS] = 4
+    board.shared.rows.row(OTHER)[Board.backend_at(a.index) + B_SESSIONS] = 4
     elect = elector(board, (a,))
     assert elect.elect("", ()) == a
     assert elect.elect("", ()) is None
@@ -205,22 +206,20 @@ def test_an_unlimited_backend_takes_what_the_full_one_cannot(board: Board) -> No
 def test_a_verdict_half_written_is_not_looked_at(board: Board) -> None:
     a, b = pool("", "")
     elect = elector(board, (a, b))
-    admin = board.shared.rows.row(ADMIN_ROW)
-    admin[VERDICTS_VERSION] += 1  # the prober begins to write
-    admin[base(a.index) + B_VERDICT] = DOWN
+    board.words.cells[VERSION] += 1  # the prober begins to write
+    board.words.cells[Board.backend_words_at(a.index) + W_VERDICT] = DOWN
     assert names(elect) == {"a", "b"}
-    admin[VERDICTS_VERSION] += 1
+    board.words.cells[VERSION] += 1
     assert names(elect) == {"b"}
 
 
 def test_a_worker_born_while_the_prober_writes_serves_at_once_and_looks_again(board: Board) -> None:
     a, b = pool("", "")
-    admin = board.shared.rows.row(ADMIN_ROW)
-    admin[VERDICTS_VERSION] = 7
+    board.words.cells[VERSION] = 7
     elect = elector(board, (a, b))
     assert names(elect) == {"a", "b"}
-    admin[base(a.index) + B_VERDICT] = DOWN
-    admin[VERDICTS_VERSION] = 8
+    board.words.cells[Board.backend_words_at(a.index) + W_VERDICT] = DOWN
+    board.words.cells[VERSION] = 8
     assert names(elect) == {"b"}
 
 
@@ -246,5 +245,8 @@ def test_a_sibling_that_accepts_at_the_same_moment_is_seen_at_every_election(boa
     elect = elector(board, (a, b))
     theirs = board.shared.rows.row(OTHER)
     for emptier, fuller in ((a, b), (b, a)) * 2:
-        theirs[base(emptier.index) + B_SESSIONS], theirs[base(fuller.index) + B_SESSIONS] = 0, 9
+        (
+            theirs[Board.backend_at(emptier.index) + B_SESSIONS],
+            theirs[Board.backend_at(fuller.index) + B_SESSIONS],
+        ) = 0, 9
         assert elect.elect("") == emptier

@@ -7,23 +7,22 @@ import pytest
 from balancer.pool.backend import Backend, parse_upstream, with_indexes
 from balancer.pool.board import (
     ADMIN_MAINT,
-    B_ADMIN,
-    B_FAMILY,
-    B_SINCE_MS,
-    B_SUBJECT,
-    B_VERDICT,
     DOWN,
     UP,
+    W_ADMIN_STATE,
+    W_FAMILY,
+    W_SINCE_MS,
+    W_SUBJECT,
+    W_VERDICT,
     Board,
-    columns_for,
 )
 from balancer.pool.handover_state import export_state, restore_state
 from balancer.prefork.upgrade import MOST_STATE
-from balancer.shm.layout import make_shared
+from tests.unit.balancer.pool.boards import make_board
 
 
 def board() -> Board:
-    return Board(make_shared(columns_for(1000), rows=4), 1000)
+    return make_board(1000)
 
 
 def pool(*names: str) -> tuple[Backend, ...]:
@@ -34,34 +33,32 @@ def pool(*names: str) -> tuple[Backend, ...]:
 def test_verdict_admin_state_and_address_last_whatever_block_they_get() -> None:
     old, new = board(), board()
     a, b, c = pool("a", "b", "c")
-    old.write_verdicts([(0, B_VERDICT, DOWN), (0, B_SINCE_MS, 9_000), (0, B_SUBJECT, 77)])
-    old.write_verdicts([(1, B_VERDICT, UP), (1, B_FAMILY, 4)])
+    old.write_verdict(0, [(W_VERDICT, DOWN), (W_SINCE_MS, 9_000), (W_SUBJECT, 77)])
+    old.write_verdict(1, [(W_VERDICT, UP), (W_FAMILY, 4)])
     old.set_admin_state(1, ADMIN_MAINT)
     old.set_weight(2, 0)
     c2, a2, b2, d2 = pool("c", "a", "b", "d")
     restore_state(new, (a2, b2, c2, d2), export_state(old, (a, b, c)))
-    assert [new.word(a2.index, column) for column in (B_VERDICT, B_SINCE_MS, B_SUBJECT)] == [DOWN, 9_000, 77]
-    assert (new.word(b2.index, B_ADMIN), new.word(b2.index, B_FAMILY)) == (ADMIN_MAINT, 4)
+    assert [new.word(a2.index, column) for column in (W_VERDICT, W_SINCE_MS, W_SUBJECT)] == [DOWN, 9_000, 77]
+    assert (new.word(b2.index, W_ADMIN_STATE), new.word(b2.index, W_FAMILY)) == (ADMIN_MAINT, 4)
     assert (new.weight_of(c2.index, 5), new.weight_of(a2.index, 5)) == (0, 5)
-    assert new.word(d2.index, B_VERDICT) == 0
-    assert new.versions()[0] % 2 == 0
+    assert new.word(d2.index, W_VERDICT) == 0
+    assert new.versions(0)[0] % 2 == 0
 
 
 def test_healthy_backends_are_left_out() -> None:
     old = board()
     every = pool(*(f"backend-{number}" for number in range(200)))
-    old.write_verdicts((backend.index, B_VERDICT, UP) for backend in every)
+    for backend in every:
+        old.write_verdict(backend.index, [(W_VERDICT, UP)])
     assert export_state(old, every) == ""
 
 
 def test_a_whole_large_pool_that_is_down_still_fits() -> None:
     old = board()
     every = pool(*(f"backend-{number}" for number in range(250))) * 4
-    old.write_verdicts(
-        word
-        for index in range(1000)
-        for word in ((index, B_VERDICT, DOWN), (index, B_SINCE_MS, 10**9), (index, B_SUBJECT, 2**32 - 1))
-    )
+    for index in range(1000):
+        old.write_verdict(index, [(W_VERDICT, DOWN), (W_SINCE_MS, 10**9), (W_SUBJECT, 2**32 - 1)])
     assert len(export_state(old, every)) * 4 < MOST_STATE
 
 
@@ -75,4 +72,4 @@ def test_a_text_that_is_no_handover_state_changes_nothing(text: str) -> None:
     new = board()
     [a] = pool("a")
     restore_state(new, [a], text)
-    assert (new.word(0, B_VERDICT), new.word(0, B_ADMIN), new.versions()) == (0, 0, (0, 0))
+    assert (new.word(0, W_VERDICT), new.word(0, W_ADMIN_STATE), new.versions(0)) == (0, 0, (0, 0))

@@ -8,22 +8,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from balancer.pool.board import SESSIONS, Board, columns_for
+from balancer.pool.board import L_SESSIONS, Board
 from balancer.pool.shared_limit import PATIENCE, SharedLimit
-from balancer.shm.layout import FIRST_LEASE, MASTER_LIVE_ROWS, MASTER_ROW, make_shared
+from balancer.shm.layout import FIRST_LEASE
+from tests.unit.balancer.pool.boards import make_board
 
 ROWS = 4
+SESSIONS = Board.listener_at(0) + L_SESSIONS
 
 
 @pytest.fixture
 def board() -> Board:
-    return make_board()
-
-
-def make_board() -> Board:
-    shared = make_shared(columns_for(1), rows=FIRST_LEASE + ROWS)
-    shared.rows.row(MASTER_ROW)[MASTER_LIVE_ROWS] = FIRST_LEASE + ROWS
-    return Board(shared, 1)
+    return make_board(live=ROWS)
 
 
 def no_lock(*arguments: int) -> None:
@@ -137,7 +133,7 @@ def test_any_history_with_deaths_keeps_the_limit_and_the_full_capacity(
     events: list[tuple[str, int]], limit: int
 ) -> None:
     """Kill = the sockets are gone, then the master zeroes the row, whatever it held."""
-    board = make_board()
+    board = make_board(live=ROWS)
     workers = [SharedLimit(board, row) for row in range(FIRST_LEASE, FIRST_LEASE + ROWS)]
     open_sockets = [0] * ROWS
     for event, who in events:

@@ -7,10 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from balancer.pool.backend import parse_upstream, with_indexes
-from balancer.pool.board import Board, columns_for
 from balancer.pool.targets import pack_address, target_of, unpack_address
 from balancer.pool.verdicts import VerdictWriter
-from balancer.shm.layout import FIRST_LEASE, make_shared
+from balancer.shm.layout import FIRST_LEASE
+from tests.unit.balancer.pool.boards import make_board
 
 
 @given(st.one_of(st.ip_addresses(v=4), st.ip_addresses(v=6)))
@@ -29,7 +29,7 @@ def test_a_half_written_address_is_no_target_rather_than_a_wrong_family() -> Non
 
 
 def test_a_name_has_a_target_once_the_prober_has_written_it() -> None:
-    board = Board(make_shared(columns_for(2), rows=FIRST_LEASE + 1), 2)
+    board = make_board()
     (name, numeric) = with_indexes(
         [parse_upstream("web:80"), parse_upstream("[::1]:81")], {"web:80": 0, "[::1]:81": 1}
     )

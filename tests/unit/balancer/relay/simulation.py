@@ -17,8 +17,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from balancer.eventloop.loop import Loop
+from balancer.options import Pool
 from balancer.pool.backend import parse_upstream, with_indexes
-from balancer.pool.board import Board, base, columns_for
+from balancer.pool.board import Board, columns_for
 from balancer.pool.election import Elector
 from balancer.relay.accept import Acceptor
 from balancer.relay.hub import Hub
@@ -93,7 +94,8 @@ class WorkerSimulation:
         self.lines = Lines()
         self.queue = listening()
         self.settings = Choices(**choices)
-        elector = Elector(self.board, self.backends, "roundrobin", OWN)
+        self.pool = Pool("main", self.backends, balance="roundrobin", index=0)
+        elector = Elector(self.board, self.pool, OWN)
         self.hub = Hub(self.loop, self.settings, self.board, elector, OWN, self.lines)  # type: ignore[arg-type]
         self.acceptor = Acceptor(self.hub, {0: (Queue(self.queue),)})
         self.timeouts = TimeoutSweep(self.hub)
@@ -156,7 +158,13 @@ class WorkerSimulation:
         return int(self.hub.cells[column])
 
     def backend_cell(self, column: int, server: int = 0) -> int:
-        return self.cell(base(self.backends[server].index) + column)
+        return self.process_cell(self.board.backend_at(self.backends[server].index) + column)
+
+    def process_cell(self, column: int) -> int:
+        return int(self.hub.process[column])
+
+    def pool_cell(self, column: int) -> int:
+        return int(self.hub.pool_cells[column])
 
     @property
     def ends(self) -> list[str]:

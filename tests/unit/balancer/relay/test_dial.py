@@ -10,18 +10,18 @@ from typing import Any
 
 import pytest
 
+from balancer.options import Pool
 from balancer.pool.backend import parse_upstream, with_indexes
 from balancer.pool.board import (
     B_CONNECT_FAILURES,
     B_SESSIONS,
     B_SESSIONS_TOTAL,
-    BYTES_IN,
-    BYTES_OUT,
-    FAILED,
-    REFUSED,
-    RETRIES,
-    SESSIONS,
-    base,
+    L_BYTES_IN,
+    L_BYTES_OUT,
+    L_FAILED,
+    L_REFUSED,
+    L_RETRIES,
+    L_SESSIONS,
 )
 from balancer.pool.election import Elector
 from balancer.relay import dial, session
@@ -65,7 +65,7 @@ def test_a_refused_dial_goes_to_the_next_backend(make: Make) -> None:
     worker.settle()
     assert [heard(client) for client in clients] == ["hi|open"] * 4
     failed = worker.backend_cell(B_CONNECT_FAILURES, 0)
-    assert failed == worker.cell(RETRIES) > 0
+    assert failed == worker.cell(L_RETRIES) > 0
     assert worker.backend_cell(B_SESSIONS, 0) == 0
     assert worker.backend_cell(B_SESSIONS, 1) == 4
 
@@ -78,8 +78,8 @@ def test_when_all_refuse_the_client_is_closed(make: Make) -> None:
     worker.settle()
     assert heard(client) == "|end"
     assert worker.ends == ["SC all backends tried"]
-    assert worker.cell(FAILED) == 1
-    assert worker.cell(SESSIONS) == 0
+    assert worker.cell(L_FAILED) == 1
+    assert worker.cell(L_SESSIONS) == 0
 
 
 def test_retries_are_bounded(make: Make) -> None:
@@ -89,7 +89,7 @@ def test_retries_are_bounded(make: Make) -> None:
     worker.connect()
     worker.settle()
     assert worker.ends == ["SC ECONNREFUSED"]
-    assert worker.cell(RETRIES) == 2
+    assert worker.cell(L_RETRIES) == 2
     assert sum(worker.backend_cell(B_CONNECT_FAILURES, n) for n in range(4)) == 3
 
 
@@ -136,8 +136,8 @@ def test_our_own_shortage_is_not_held_against_the_backend(
     assert heard(client) == "|end"
     assert worker.ends == ["RC EMFILE"]
     assert worker.backend_cell(B_CONNECT_FAILURES, 0) == worker.backend_cell(B_CONNECT_FAILURES, 1) == 0
-    assert worker.cell(RETRIES) == 0
-    assert worker.cell(FAILED) == 1
+    assert worker.cell(L_RETRIES) == 0
+    assert worker.cell(L_FAILED) == 1
 
 
 def test_a_family_this_machine_lacks_costs_one_backend_not_the_client(
@@ -154,7 +154,7 @@ def test_a_family_this_machine_lacks_costs_one_backend_not_the_client(
     monkeypatch.setattr(dial, "Socket", lacking)
     worker.connect()
     worker.settle()
-    assert worker.cell(RETRIES) == 1
+    assert worker.cell(L_RETRIES) == 1
     assert worker.backend_cell(B_SESSIONS, 0) + worker.backend_cell(B_SESSIONS, 1) == 1
     assert worker.ends == []
 
@@ -205,7 +205,7 @@ def test_without_an_eligible_backend_the_client_is_refused(make: Make) -> None:
     worker.settle()
     assert heard(client) == "|end"
     assert worker.ends == ["SC no backend is up"]
-    assert worker.cell(REFUSED) == 1
+    assert worker.cell(L_REFUSED) == 1
 
 
 def spoken(worker: WorkerSimulation, text: bytes = b"ask") -> socket.socket:
@@ -229,7 +229,7 @@ def test_a_client_that_has_spoken_reaches_a_near_backend_within_the_turn(make: M
     client.close()
     worker.settle()
     assert worker.ends == ["--"]
-    assert (worker.cell(BYTES_IN), worker.cell(BYTES_OUT)) == (3, 6)
+    assert (worker.cell(L_BYTES_IN), worker.cell(L_BYTES_OUT)) == (3, 6)
 
 
 def test_a_far_backend_is_given_time(make: Make) -> None:
@@ -266,7 +266,7 @@ def test_what_was_read_too_early_is_given_once_the_backend_takes_it(
     backend = worker.accept()
     assert backend.recv(1 << 20) == text + b"more"
     worker.pass_time(2.0)
-    assert worker.cell(BYTES_IN) == len(text) + 4
+    assert worker.cell(L_BYTES_IN) == len(text) + 4
 
 
 def test_a_client_that_had_spoken_is_passed_on_whole_by_the_next_backend(make: Make) -> None:
@@ -275,7 +275,7 @@ def test_a_client_that_had_spoken_is_passed_on_whole_by_the_next_backend(make: M
     clients = [spoken(worker) for _ in range(4)]
     worker.settle()
     assert [heard(worker.accept(server=1)) for _ in clients] == ["ask|open"] * 4
-    assert worker.cell(RETRIES) > 0
+    assert worker.cell(L_RETRIES) > 0
 
 
 def test_a_client_that_has_spoken_and_left_is_heard_to_the_end(make: Make) -> None:
@@ -382,7 +382,9 @@ def with_unix_backend(worker: WorkerSimulation, path: Path) -> socket.socket:
     server.setblocking(False)
     worker.servers.append(server)
     worker.backends = with_indexes([parse_upstream(f"unix:{path}")], {f"unix:{path}": 0})
-    worker.hub.elector = Elector(worker.board, worker.backends, "roundrobin", OWN)
+    worker.hub.elector = Elector(
+        worker.board, Pool("main", worker.backends, balance="roundrobin", index=0), OWN
+    )
     return server
 
 
@@ -416,7 +418,7 @@ def test_a_unix_backend_that_answers_and_hangs_up_has_answered(
     backend.close()
     worker.settle()
     assert heard(client) == "banner|end"
-    assert worker.cell(base(0) + B_CONNECT_FAILURES) == 0
+    assert worker.backend_cell(B_CONNECT_FAILURES) == 0
 
 
 def test_a_unix_backend_is_reached_within_the_turn(make: Make, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from balancer.pool.board import BYTES_IN, BYTES_OUT
+from balancer.pool.board import L_BYTES_IN, L_BYTES_OUT
 from tests.unit.balancer.relay.simulation import WorkerSimulation, reset
 
 SIZES = (1, 100, 20_000, 40_000)
@@ -79,7 +79,7 @@ def live(
         worker.pass_time(0.03, 0.01)
     worker.pass_time(70.0, 1.0)
     assert not worker.hub.sessions
-    counted = worker.cell(BYTES_IN), worker.cell(BYTES_OUT)
+    counted = worker.cell(L_BYTES_IN), worker.cell(L_BYTES_OUT)
     worker.close()
     return client.heard, client.was_reset, backend.heard, backend.was_reset, worker.ends, counted
 

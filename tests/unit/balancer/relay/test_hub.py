@@ -9,13 +9,13 @@ from balancer.pool.board import (
     B_BYTES_IN,
     B_BYTES_OUT,
     B_SESSIONS,
-    BYTES_IN,
-    BYTES_OUT,
-    CUT,
-    FAILED,
-    REFUSED,
-    SESSIONS,
-    SESSIONS_CLOSED,
+    L_BYTES_IN,
+    L_BYTES_OUT,
+    L_CLOSED,
+    L_CUT,
+    L_FAILED,
+    L_REFUSED,
+    L_SESSIONS,
 )
 from balancer.relay import ends, hub
 from balancer.relay.hub import session_budget
@@ -33,19 +33,19 @@ def test_descriptors_are_closed_before_anything_is_counted(
     monkeypatch.setattr(
         hub,
         "close",
-        lambda fd: (counts.append((worker.cell(SESSIONS), worker.backend_cell(B_SESSIONS))), close(fd)),
+        lambda fd: (counts.append((worker.cell(L_SESSIONS), worker.backend_cell(B_SESSIONS))), close(fd)),
     )
     [session] = worker.hub.sessions
     session.close(ends.KILLED, "test")
     worker.turn()
     assert counts == [(1, 1)]
-    assert (worker.cell(SESSIONS), worker.backend_cell(B_SESSIONS), worker.cell(LOAD)) == (0, 0, 0)
+    assert (worker.cell(L_SESSIONS), worker.backend_cell(B_SESSIONS), worker.process_cell(LOAD)) == (0, 0, 0)
 
 
 def test_those_who_wait_are_woken_last(worker: WorkerSimulation) -> None:
     worker.pair()
     seen = []
-    worker.hub.on_room = lambda: seen.append((worker.cell(SESSIONS), worker.cell(SESSIONS_CLOSED)))
+    worker.hub.on_room = lambda: seen.append((worker.cell(L_SESSIONS), worker.cell(L_CLOSED)))
     [session] = worker.hub.sessions
     session.close(ends.CLEAN)
     assert seen == []
@@ -63,7 +63,7 @@ def test_every_byte_is_counted_once_whoever_asks_when(worker: WorkerSimulation) 
         worker.pass_time(1.5)
         if round_ == 2:
             session.take_over()
-        assert (worker.cell(BYTES_IN), worker.cell(BYTES_OUT)) == (5 * round_, 3 * round_)
+        assert (worker.cell(L_BYTES_IN), worker.cell(L_BYTES_OUT)) == (5 * round_, 3 * round_)
     assert heard(client) == "123123123|open"
     client.send(b"the last word")
     client.close()
@@ -71,7 +71,7 @@ def test_every_byte_is_counted_once_whoever_asks_when(worker: WorkerSimulation) 
     assert heard(backend).endswith("the last word|end")
     backend.close()
     worker.settle()
-    assert (worker.cell(BYTES_IN), worker.cell(BYTES_OUT)) == (28, 9)
+    assert (worker.cell(L_BYTES_IN), worker.cell(L_BYTES_OUT)) == (28, 9)
     assert (worker.backend_cell(B_BYTES_IN), worker.backend_cell(B_BYTES_OUT)) == (28, 9)
     [line] = worker.lines.sessions
     assert "in=28 out=9" in line
@@ -80,10 +80,10 @@ def test_every_byte_is_counted_once_whoever_asks_when(worker: WorkerSimulation) 
 @pytest.mark.parametrize(
     ("end", "column"),
     [
-        (ends.KILLED, CUT),
-        (ends.QUEUE_TIMEOUT, REFUSED),
-        (ends.CONNECT_TIMEOUT, FAILED),
-        (ends.OWN_RESOURCES, FAILED),
+        (ends.KILLED, L_CUT),
+        (ends.QUEUE_TIMEOUT, L_REFUSED),
+        (ends.CONNECT_TIMEOUT, L_FAILED),
+        (ends.OWN_RESOURCES, L_FAILED),
     ],
 )
 def test_an_end_counts_where_it_belongs(worker: WorkerSimulation, end: str, column: int) -> None:
@@ -91,8 +91,8 @@ def test_an_end_counts_where_it_belongs(worker: WorkerSimulation, end: str, colu
     [session] = worker.hub.sessions
     session.close(end, "test")
     worker.turn()
-    assert {each: worker.cell(each) for each in (CUT, REFUSED, FAILED)} == {
-        CUT: 0, REFUSED: 0, FAILED: 0, column: 1
+    assert {each: worker.cell(each) for each in (L_CUT, L_REFUSED, L_FAILED)} == {
+        L_CUT: 0, L_REFUSED: 0, L_FAILED: 0, column: 1
     }  # fmt: skip
 
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from balancer.pool.board import B_SESSIONS, OLDEST_WAIT_MS, QUEUED, QUEUED_TOTAL, REFUSED
+from balancer.pool.board import B_SESSIONS, L_REFUSED, P_OLDEST_WAIT_MS, P_QUEUED, P_QUEUED_TOTAL
 from tests.unit.balancer.relay.simulation import SIBLING, WorkerSimulation, heard
 
 
@@ -25,8 +25,8 @@ def arrive(worker: WorkerSimulation, count: int) -> list[object]:
 
 
 def waiting(worker: WorkerSimulation) -> int:
-    assert worker.cell(QUEUED) == len(worker.hub.queue.since)
-    return worker.cell(QUEUED)
+    assert worker.pool_cell(P_QUEUED) == len(worker.hub.queue.since)
+    return worker.pool_cell(P_QUEUED)
 
 
 def serve_one(worker: WorkerSimulation) -> str:
@@ -52,8 +52,8 @@ def test_first_come_first_served(worker: WorkerSimulation) -> None:
         clients[number].close()
         worker.settle()
     assert waiting(worker) == 0
-    assert worker.cell(OLDEST_WAIT_MS) == 0
-    assert worker.cell(QUEUED_TOTAL) == 3
+    assert worker.pool_cell(P_OLDEST_WAIT_MS) == 0
+    assert worker.pool_cell(P_QUEUED_TOTAL) == 3
 
 
 def test_the_room_is_bounded(worker: WorkerSimulation) -> None:
@@ -61,7 +61,7 @@ def test_the_room_is_bounded(worker: WorkerSimulation) -> None:
     assert waiting(worker) == 4
     assert worker.ends == ["sQ queue=4/4"]
     assert heard(clients[5]) == "|end"  # type: ignore[arg-type]
-    assert worker.cell(REFUSED) == 1
+    assert worker.cell(L_REFUSED) == 1
 
 
 def test_nobody_waits_longer_than_the_timeout(worker: WorkerSimulation) -> None:
@@ -91,7 +91,7 @@ def test_a_freed_place_rings_the_sibling_who_waits_longest(worker: WorkerSimulat
     worker.hub.queue.wake = rung.append
     first, _ = arrive(worker, 2)
     theirs = worker.board.shared.rows.row(SIBLING)
-    theirs[OLDEST_WAIT_MS] = worker.cell(OLDEST_WAIT_MS) - 5
+    theirs[worker.board.pool_at(0) + P_OLDEST_WAIT_MS] = worker.pool_cell(P_OLDEST_WAIT_MS) - 5
     conn = worker.accept()
     first.close()  # type: ignore[attr-defined]
     conn.close()
@@ -104,7 +104,9 @@ def test_a_freed_place_is_ours_when_we_have_waited_longer(worker: WorkerSimulati
     rung: list[int] = []
     worker.hub.queue.wake = rung.append
     first, _ = arrive(worker, 2)
-    worker.board.shared.rows.row(SIBLING)[OLDEST_WAIT_MS] = worker.cell(OLDEST_WAIT_MS) + 5
+    worker.board.shared.rows.row(SIBLING)[worker.board.pool_at(0) + P_OLDEST_WAIT_MS] = (
+        worker.pool_cell(P_OLDEST_WAIT_MS) + 5
+    )
     conn = worker.accept()
     first.close()  # type: ignore[attr-defined]
     conn.close()
@@ -116,7 +118,7 @@ def test_a_freed_place_is_ours_when_we_have_waited_longer(worker: WorkerSimulati
 def test_a_lost_bell_costs_a_moment_only(worker: WorkerSimulation) -> None:
     """The sibling that was rung has been killed: nobody takes the place, so the room looks by itself."""
     first, _ = arrive(worker, 2)
-    worker.board.shared.rows.row(SIBLING)[OLDEST_WAIT_MS] = 1
+    worker.board.shared.rows.row(SIBLING)[worker.board.pool_at(0) + P_OLDEST_WAIT_MS] = 1
     conn = worker.accept()
     first.close()  # type: ignore[attr-defined]
     conn.close()

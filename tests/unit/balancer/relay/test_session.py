@@ -14,12 +14,12 @@ import pytest
 from balancer.eventloop.loop import READ, READ_HANGUP, WRITE
 from balancer.pool.board import (
     B_SESSIONS,
-    BYTES_IN,
-    BYTES_OUT,
-    PAUSES,
-    RESUMES,
-    SESSIONS,
-    SESSIONS_CLOSED,
+    L_BYTES_IN,
+    L_BYTES_OUT,
+    L_CLOSED,
+    L_PAUSES,
+    L_RESUMES,
+    L_SESSIONS,
 )
 from balancer.relay import session as session_module
 from tests.unit.balancer.relay.simulation import WorkerSimulation, heard, reset
@@ -146,9 +146,9 @@ def test_story(worker: WorkerSimulation, story: str, splicing: bool) -> None:
     for line in STORIES[story]:
         stage.perform(line)
     assert not worker.hub.sessions
-    assert worker.cell(SESSIONS) == worker.backend_cell(B_SESSIONS) == 0
-    assert worker.cell(SESSIONS_CLOSED) == 1
-    assert worker.cell(PAUSES) == worker.cell(RESUMES)
+    assert worker.cell(L_SESSIONS) == worker.backend_cell(B_SESSIONS) == 0
+    assert worker.cell(L_CLOSED) == 1
+    assert worker.cell(L_PAUSES) == worker.cell(L_RESUMES)
     if worker.hub.pipes is not None:
         assert worker.hub.pipes.held == 0
 
@@ -160,11 +160,11 @@ def test_a_session_shows_its_bytes_while_it_lives(worker: WorkerSimulation) -> N
     backend.send(b"123")
     worker.settle()
     worker.pass_time(1.5)
-    assert (worker.cell(BYTES_IN), worker.cell(BYTES_OUT)) == (5, 3)
+    assert (worker.cell(L_BYTES_IN), worker.cell(L_BYTES_OUT)) == (5, 3)
     client.close()
     backend.close()
     worker.settle()
-    assert (worker.cell(BYTES_IN), worker.cell(BYTES_OUT)) == (5, 3)
+    assert (worker.cell(L_BYTES_IN), worker.cell(L_BYTES_OUT)) == (5, 3)
 
 
 def test_a_number_used_again_in_the_same_batch_is_another_session(worker: WorkerSimulation) -> None:
@@ -213,11 +213,11 @@ def test_descriptors_stay_open_until_the_end_of_the_batch(worker: WorkerSimulati
     worker.loop.retire(lambda: closed.append(session.closed))
     session.close("KD", "test")
     session.close("SD", "the second reason is not heard")
-    assert (worker.cell(SESSIONS), worker.backend_cell(B_SESSIONS)) == (1, 1)
+    assert (worker.cell(L_SESSIONS), worker.backend_cell(B_SESSIONS)) == (1, 1)
     assert heard(client) == "|open"
     worker.turn()
     assert heard(client) == heard(backend) == "|end"
-    assert (worker.cell(SESSIONS), worker.backend_cell(B_SESSIONS)) == (0, 0)
+    assert (worker.cell(L_SESSIONS), worker.backend_cell(B_SESSIONS)) == (0, 0)
     assert worker.ends == ["KD test"]
 
 
@@ -285,12 +285,12 @@ def test_what_a_peer_does_not_take_at_once_is_kept_for_it(
     worker.settle()
     [session] = worker.hub.sessions
     assert session.splicing is not None
-    assert worker.cell(PAUSES) == 0  # not told yet
+    assert worker.cell(L_PAUSES) == 0  # not told yet
     sender.send(b"abc")
     sender.shutdown(1)
     worker.pass_time(2.5)
     assert heard(reader) == "0123456789abc|end"
-    assert worker.cell(PAUSES) == worker.cell(RESUMES) == 1
+    assert worker.cell(L_PAUSES) == worker.cell(L_RESUMES) == 1
 
 
 def test_a_peer_that_is_gone_when_we_write_ends_the_session(
@@ -315,5 +315,5 @@ def test_a_peer_that_is_gone_when_we_write_ends_the_session(
     worker.settle()
     [end] = worker.ends
     assert end.startswith("SD")
-    assert worker.cell(BYTES_IN) == 0
-    assert worker.cell(BYTES_OUT) == 7
+    assert worker.cell(L_BYTES_IN) == 0
+    assert worker.cell(L_BYTES_OUT) == 7

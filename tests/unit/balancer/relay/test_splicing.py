@@ -3,7 +3,7 @@
 import contextlib
 import os
 
-from balancer.pool.board import BYTES_OUT, PAUSES, RESUMES
+from balancer.pool.board import L_BYTES_OUT, L_PAUSES, L_RESUMES
 from balancer.relay.flow import BULK
 from balancer.relay.half import LIMIT
 from tests.unit.balancer.relay.simulation import WorkerSimulation, heard, reset
@@ -37,8 +37,8 @@ def test_a_slow_reader_stops_its_sender_and_lets_it_go_on(worker: WorkerSimulati
     client.close()
     backend.close()
     worker.settle()
-    assert worker.cell(PAUSES) == worker.cell(RESUMES) > 0
-    assert worker.cell(BYTES_OUT) == total
+    assert worker.cell(L_PAUSES) == worker.cell(L_RESUMES) > 0
+    assert worker.cell(L_BYTES_OUT) == total
 
 
 def test_what_waits_for_a_backend_that_is_gone_is_swallowed(worker: WorkerSimulation) -> None:
@@ -75,7 +75,7 @@ def test_many_bytes_at_once_are_a_matter_for_the_splicing_relay(worker: WorkerSi
         assert (session.splicing is not None) == is_splicing
     worker.pass_time(1.5)
     assert heard(client) == f"{2 * BULK - 1}|open"
-    assert worker.cell(BYTES_OUT) == 2 * BULK - 1
+    assert worker.cell(L_BYTES_OUT) == 2 * BULK - 1
 
 
 def test_an_end_behind_many_bytes_is_passed_on(worker: WorkerSimulation) -> None:
@@ -88,7 +88,7 @@ def test_an_end_behind_many_bytes_is_passed_on(worker: WorkerSimulation) -> None
     client.close()
     worker.settle()
     assert worker.ends == ["--"]
-    assert worker.cell(BYTES_OUT) == LIMIT + 10
+    assert worker.cell(L_BYTES_OUT) == LIMIT + 10
 
 
 def test_a_last_answer_that_finds_no_room_is_told_of_room(worker: WorkerSimulation) -> None:

@@ -1,8 +1,13 @@
 """The shared table: one writer per cell, rows on their own cache lines, totals that never fall; the notice."""
 
 import os
+import re
+from pathlib import Path
+
+import pytest
 
 from balancer.shm.layout import FIRST_LEASE, FREE, LOAD, PREFORK_COLUMNS, READY, STATE
+from balancer.shm.memory import PAGE_BYTES
 from balancer.shm.notice import Notice
 from balancer.shm.table import RETIRED_ROW, Table
 
@@ -22,9 +27,9 @@ def test_total_sums_the_asked_rows_only() -> None:
     table = Table(5, 8)
     for row in range(5):
         table.row(row)[3] = 10**row
-    assert table.total(3) == 11111
+    assert table.total(3, 0, 5) == 11111
     assert table.total(3, 1, 3) == 110
-    assert table.total(2) == 0
+    assert table.total(2, 0, 5) == 0
 
 
 def test_folding_moves_totals_and_zeroes_the_rest() -> None:
@@ -32,11 +37,43 @@ def test_folding_moves_totals_and_zeroes_the_rest() -> None:
     row = table.row(FIRST_LEASE)
     row[COUNT], row[COUNT + 1], row[LOAD], row[STATE] = 41, 5, 3, READY
     table.row(RETIRED_ROW)[COUNT] = 1
-    before = table.total(COUNT)
-    table.fold(FIRST_LEASE, RETIRED_ROW, {COUNT})
-    assert table.total(COUNT) == before == 42
-    assert table.total(COUNT + 1) == 0 and table.total(LOAD) == 0
+    before = table.total(COUNT, 0, 5)
+    table.fold(FIRST_LEASE, RETIRED_ROW, [range(COUNT, COUNT + 1)])
+    assert table.total(COUNT, 0, 5) == before == 42
+    assert table.total(COUNT + 1, 0, 5) == 0 and table.total(LOAD, 0, 5) == 0
     assert row[STATE] == FREE
+
+
+def resident() -> int:
+    """Bytes of shared memory that this process has in use."""
+    found = re.search(r"RssShmem:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    return int(found[1]) * 1024 if found else 0
+
+
+def test_a_table_costs_what_is_used_of_it() -> None:
+    before = resident()
+    table = Table(512, 40_000)
+    for row in range(4):
+        table.row(row)[39_999] = 1
+    assert resident() - before <= 4 * PAGE_BYTES
+
+
+def test_folding_a_row_gives_its_memory_back() -> None:
+    table = Table(8, 40_000)
+    table.row(FIRST_LEASE)[:] = memoryview(bytes(b"\x01" * 8 * table.columns)).cast("q")
+    before = resident()
+    table.fold(FIRST_LEASE, RETIRED_ROW, [range(COUNT, 1000)])
+    assert before - resident() > 70 * PAGE_BYTES
+    assert not any(table.row(FIRST_LEASE)) and table.row(RETIRED_ROW)[999] == 0x0101010101010101
+
+
+@pytest.mark.parametrize("columns", [40, 600, 5000])
+def test_zeroing_a_row_leaves_its_neighbours(columns: int) -> None:
+    table = Table(3, columns)
+    for row in range(3):
+        table.row(row)[:] = memoryview(bytes(b"\x01" * 8 * table.columns)).cast("q")
+    table.zero(1)
+    assert [sum(map(bool, table.row(row))) for row in range(3)] == [table.columns, 0, table.columns]
 
 
 def test_the_table_is_shared_over_a_fork() -> None:

@@ -1,0 +1,24 @@
+"""Boards for tests: made as the master makes them, with their blocks given out."""
+
+from balancer.options import Pool
+from balancer.pool.backend import Backend
+from balancer.pool.board import BACKENDS, LISTENERS, POOLS, Board, columns_for
+from balancer.shm.layout import FIRST_LEASE, MASTER_LIVE_ROWS, MASTER_ROW, PID, make_shared
+
+
+def make_board(backends: int = 8, live: int = 2, listeners: int = 1, pools: int = 1) -> Board:
+    """A board with `live` leased rows, whose processes have the pids 1000 + row."""
+    shared = make_shared(columns_for(backends), rows=FIRST_LEASE + live + 2)
+    shared.rows.row(MASTER_ROW)[MASTER_LIVE_ROWS] = FIRST_LEASE + live
+    for row in range(FIRST_LEASE, FIRST_LEASE + live):
+        shared.rows.row(row)[PID] = 1000 + row
+    board = Board(shared, backends)
+    for kind, count in ((LISTENERS, listeners), (POOLS, pools), (BACKENDS, backends)):
+        board.give_out(kind, range(count), ())
+    return board
+
+
+def pool_of(board: Board, backends: tuple[Backend, ...], balance: str = "leastconn", index: int = 0) -> Pool:
+    """A pool of these backends, known to the board."""
+    board.assign_pool(index, [backend.index for backend in backends])
+    return Pool("main", backends, balance=balance, index=index)
