@@ -119,7 +119,7 @@ class Churner:
             self.leave()
         self.sock = socket.socket()
         self.sock.setblocking(False)
-        self.wake = now + 8.0  # a client that nobody serves for so long gives up
+        self.wake = now + 8.0  # a client that is not served for so long gives up
         self.greeted = False
         with contextlib.suppress(BlockingIOError):
             self.sock.connect(self.crowd.address)

@@ -1,4 +1,5 @@
-"""Bad beginnings: one sentence that names the culprit, the documented exit code, no traceback. And precedence, whole."""
+"""A boot that fails: one sentence that names the cause, the documented exit code, no traceback. And the precedence of
+sources."""
 
 import os
 import socket

@@ -1,4 +1,4 @@
-"""Who gets the next session, and how many may be open: exact shares, global counts, hard limits.
+"""Which backend gets the next session, and how many may be open: exact shares, global counts, hard limits.
 
 Where a backend counts its own connections the probes are off: a probe is a connection too."""
 
@@ -116,7 +116,7 @@ def test_source_sends_an_address_always_to_the_same_backend() -> None:
 
 
 @pytest.mark.parametrize("balance", ["random", "p2c"])
-def test_chance_reaches_everybody(balance: str) -> None:
+def test_random_policies_reach_every_backend(balance: str) -> None:
     with ExitStack() as stack:
         echoes, words = pool(stack, (1, 1, 1))
         lb = stack.enter_context(Balancer(upstreams=words, balance=balance))
@@ -190,7 +190,7 @@ def test_a_full_backend_is_passed_over_and_a_queued_session_gets_the_freed_place
         assert [echo.most for echo in echoes] == [3, 3]
 
 
-def test_a_backup_serves_only_when_nobody_else_can() -> None:
+def test_a_backup_serves_only_when_no_other_can() -> None:
     with Echo(greeting=True) as main, Echo(greeting=True) as spare:
         upstreams = [text_of(main.address), f"{text_of(spare.address)} backup"]
         with Balancer(upstreams=upstreams, check_interval="60s") as lb:

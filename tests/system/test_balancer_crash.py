@@ -1,4 +1,4 @@
-"""Processes die: no queued client is lost, no count stays behind, nobody outlives the master."""
+"""Processes die: no queued client is lost, no count stays behind, no process outlives the master."""
 
 import os
 import signal
@@ -70,7 +70,7 @@ def queued(lb: Balancer) -> int:
     return established
 
 
-def test_killing_a_worker_every_so_often_loses_only_what_it_held() -> None:
+def test_a_worker_killed_again_and_again_loses_only_what_it_held() -> None:
     with ExitStack() as stack:
         backends = [stack.enter_context(Digest(index)) for index in range(2)]
         lb = stack.enter_context(Balancer(upstreams=[backend.address for backend in backends]))
@@ -110,7 +110,7 @@ def test_the_prober_and_the_console_are_replaced_too() -> None:
         lb.check_at_rest()
 
 
-def test_nobody_outlives_a_killed_master_and_the_next_one_binds_at_once() -> None:
+def test_no_process_outlives_a_killed_master_and_the_next_one_binds_at_once() -> None:
     with Digest() as backend:
         with Balancer(upstreams=[backend.address]) as lb:
             lb.expected_exit = None

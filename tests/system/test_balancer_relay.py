@@ -1,4 +1,4 @@
-"""The plain promise: what goes in comes out, for every kind of address, and the figures add up afterwards."""
+"""Bytes go through unchanged for every kind of address, and the figures add up afterwards."""
 
 import socket
 import tempfile

@@ -1,4 +1,4 @@
-"""What the master does when it is told: stop, stop now, reload, one worker more, one fewer, reopen the log."""
+"""Signals to the master: stop, stop now, reload, one worker more, one fewer, reopen the log."""
 
 import os
 import re
@@ -176,7 +176,7 @@ def test_usr1_opens_the_log_again(tmp_path: Path) -> None:
             lb.check_at_rest()
 
 
-def test_other_signals_disturb_nobody() -> None:
+def test_other_signals_change_nothing() -> None:
     with Digest() as backend, Balancer(upstreams=[backend.address]) as lb:
         pids = lb.worker_pids()
         for process in lb.processes():

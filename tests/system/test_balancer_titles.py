@@ -1,4 +1,4 @@
-"""`ps` tells the truth: every process under its name, with counts that are right within a second."""
+"""`ps` shows every process under its name, with counts that are right within a second."""
 
 import re
 import signal
@@ -42,7 +42,7 @@ def test_every_process_has_its_title_and_the_counts_follow() -> None:
         wait_for(lambda: sessions_shown(lb) == 0, "0 sessions in ps", 1.6)
 
 
-def test_the_prober_counts_who_is_up() -> None:
+def test_the_prober_counts_the_backends_that_are_up() -> None:
     with (
         Echo() as one,
         Echo() as two,

@@ -1,4 +1,4 @@
-"""The console's HTTP window: the same figures as everywhere, read-only, and strangers that cost nothing."""
+"""The console's HTTP window: the same figures as everywhere, read-only, and clients that cost nothing."""
 
 import http.client
 import json
@@ -18,7 +18,7 @@ from tests.system.harness import Balancer
 
 
 class Windowed(Balancer):
-    """A balancer whose window is on a port of the kernel's choice."""
+    """A balancer whose HTTP window is on a port of the kernel's choice."""
 
     @property
     def window(self) -> Address:
@@ -147,7 +147,7 @@ def test_a_slow_client_is_cut(lb: Windowed) -> None:
     lb.check_at_rest()
 
 
-def test_idlers_make_room_and_do_not_keep_anybody_out(lb: Windowed) -> None:
+def test_idlers_make_room_and_keep_no_client_out(lb: Windowed) -> None:
     with held(lb.window, 32) as idlers:
         for sock in idlers:
             sock.sendall(b"GET /health HTTP/1.1\r\nHost: a\r\n\r\n")
@@ -185,7 +185,7 @@ def test_a_reload_opens_moves_and_closes_the_window(tmp_path: Path) -> None:
             assert lb.cpu_share(0.5) < 0.3, "a listener that was shut down spins"
 
 
-def test_a_window_for_everybody_is_warned_of() -> None:
+def test_a_window_that_is_not_on_loopback_is_warned_of() -> None:
     environment = {"BALANCER_UPSTREAMS": "a:1"}
     with (
         Echo() as backend,

@@ -1,4 +1,4 @@
-"""kill -9, one worker after another and all at once: what is lost is what the dead held, and nothing else."""
+"""kill -9, one worker after another and all at once: only connections that a killed worker held are lost."""
 
 import os
 import signal
@@ -72,7 +72,7 @@ def kill_all_at_once(rounds: int) -> None:
             with held(lb.address, clients) as queued:
                 for client in queued:
                     client.sendall(b"x")
-                assert not accepted(lb.address[1]), "nobody can have been accepted"
+                assert not accepted(lb.address[1]), "no connection can have been accepted"
                 for pid in pids:
                     os.kill(pid, signal.SIGKILL)
                 killed = time.monotonic()
@@ -147,7 +147,7 @@ def test_the_master_killed_ten_times() -> None:
 
 
 def test_a_connection_in_the_queue_has_no_owner_yet() -> None:
-    """What the counts of this campaign rest on: the kernel names no inode for what nobody has accepted."""
+    """The counts of these tests rest on it: a connection that is not accepted has no inode in the kernel's list."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
         with socket.create_connection(("127.0.0.1", port)):

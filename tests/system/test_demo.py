@@ -1,4 +1,4 @@
-"""The whole system: the demo as a stranger runs it, then dry runs and real pictures by the hundred, accounted for."""
+"""The whole system: the demo as a newcomer runs it, then dry runs and real pictures by the hundred, accounted for."""
 
 import os
 import re

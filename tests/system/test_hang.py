@@ -1,4 +1,4 @@
-"""Processes that stand still: a stopped worker delays nobody for long, a stopped master harms nobody at all."""
+"""Processes that are stopped: a stopped worker delays no client for long, a stopped master delays none."""
 
 import os
 import signal
@@ -56,7 +56,7 @@ def stop_a_worker(rounds: int, seconds: float) -> None:
         lb.check_at_rest()
 
 
-def test_a_stopped_worker_delays_nobody_for_long_and_is_replaced() -> None:
+def test_a_stopped_worker_delays_no_client_for_long_and_is_replaced() -> None:
     """Fails without adoption of its queue: about half of what comes before the steering waits for its death."""
     stop_a_worker(1, 4.0)
 
@@ -84,7 +84,7 @@ def stop_the_master(seconds: float) -> None:
         lb.check_at_rest()
 
 
-def test_a_stopped_master_is_missed_by_nobody() -> None:
+def test_a_stopped_master_delays_no_client() -> None:
     """Fails where workers take a master that is silent for a dead one and leave."""
     stop_the_master(4.0)
 
@@ -114,11 +114,11 @@ def freeze_the_tree(seconds: float) -> None:
         lb.check_at_rest()
 
 
-def test_a_machine_that_slept_loses_no_worker() -> None:
-    """Fails with a watchdog that holds against the workers what it slept through itself."""
+def test_a_suspended_machine_loses_no_worker() -> None:
+    """Fails with a watchdog that takes the time of its own suspension for a worker's silence."""
     freeze_the_tree(4.0)
 
 
 @pytest.mark.soak
-def test_a_machine_that_slept_ten_seconds() -> None:
+def test_a_suspended_machine_ten_seconds() -> None:
     freeze_the_tree(10.0)

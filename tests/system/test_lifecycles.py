@@ -70,7 +70,7 @@ def act_at_random(directory: Path, seed: int, acts: int) -> None:
 
 
 def settled(lb: UpgradableBalancer) -> bool:
-    """Whoever serves answers, has workers of one generation, all ready, and nobody else is left."""
+    """The serving master answers, its workers are of one generation and ready, and no other process is left."""
     lb.follow()
     status = status_or_none(lb)
     if status is None or not len(lb.session()) == len(lb.processes()) == len(status["workers"]) + 3:

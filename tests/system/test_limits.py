@@ -1,4 +1,4 @@
-"""Hard limits under kill -9: who counts is the other side, by a peek at every connection that is there."""
+"""Hard limits under kill -9, counted by clients and backends with a peek at every open connection."""
 
 import time
 from contextlib import ExitStack
@@ -117,7 +117,7 @@ def queue_before_a_full_backend(clients: int, kills: int, every: float) -> None:
         assert len(ready_pids(lb)) == WORKERS
 
 
-def test_a_queue_before_a_full_backend_never_becomes_a_ninth_session() -> None:
+def test_a_queue_before_a_full_backend_never_exceeds_its_limit() -> None:
     """Fails where a session is counted after its dial, or by looking first and adding a moment later."""
     queue_before_a_full_backend(100, 6, 0.4)
 

@@ -1,4 +1,4 @@
-"""The prober dies, hangs or resolves a name: sessions go on with what it knew last."""
+"""The prober dies, hangs or resolves a name: sessions go on with its last verdicts."""
 
 import os
 import re
@@ -28,13 +28,13 @@ def test_a_killed_prober_leaves_its_verdicts_and_its_successor_continues_with_th
             assert lb.backend(dead)["state"] == "down"
             failures = lb.backend(dead)["connect_failures_total"]
             run_load(lb.address, requests=100, clients=5).check_nothing_lost(100)
-            assert lb.backend(dead)["connect_failures_total"] == failures  # nobody even tried it
+            assert lb.backend(dead)["connect_failures_total"] == failures  # it was not dialled once
             wait_for(lambda old=old: prober_pid(lb) not in (None, old), "its successor")
         assert len(re.findall(r"prober pid=\d+ down ", lb.log())) == 1
         lb.check_at_rest()
 
 
-def test_a_stopped_prober_holds_up_nobody_and_is_replaced() -> None:
+def test_a_stopped_prober_delays_no_session_and_is_replaced() -> None:
     with ExitStack() as stack:
         backends = [stack.enter_context(Digest(index)) for index in range(2)]
         lb = stack.enter_context(

@@ -204,7 +204,7 @@ def test_a_busy_loop_is_dumped_and_replaced(make_toy: Callable[..., Toy]) -> Non
     toy.wait_lines(r" spawn role=\"worker", count=3)
 
 
-def test_a_stopped_master_kills_nobody_when_it_wakes(make_toy: Callable[..., Toy]) -> None:
+def test_a_stopped_master_kills_no_worker_when_it_continues(make_toy: Callable[..., Toy]) -> None:
     toy = make_toy().boot()
     before = toy.children()
     toy.signal(signal.SIGSTOP)
@@ -293,7 +293,7 @@ def test_reload_adds_and_removes_ports(make_toy: Callable[..., Toy]) -> None:
     assert toy.ask("hello") == "hello"
 
 
-def test_many_hups_fail_nobody_and_the_last_configuration_wins(make_toy: Callable[..., Toy]) -> None:
+def test_many_hups_fail_no_client_and_the_last_configuration_wins(make_toy: Callable[..., Toy]) -> None:
     toy = make_toy(drain=2).boot()
     fds = len(os.listdir(f"/proc/{toy.pid}/fd"))
     for count in range(40):
@@ -309,7 +309,7 @@ def test_many_hups_fail_nobody_and_the_last_configuration_wins(make_toy: Callabl
     wait_for(lambda: len(os.listdir(f"/proc/{toy.pid}/fd")) <= fds, "descriptors at baseline")
 
 
-def test_growing_and_shrinking_fails_nobody(make_toy: Callable[..., Toy]) -> None:
+def test_growing_and_shrinking_fails_no_client(make_toy: Callable[..., Toy]) -> None:
     toy = make_toy().boot()
     for number in [signal.SIGTTIN] * 2 + [signal.SIGTTOU] * 3 + [signal.SIGTTIN]:
         toy.signal(number)
@@ -382,7 +382,7 @@ def test_steering_keeps_new_connections_from_a_stale_slot(make_toy: Callable[...
     wait_for(lambda: toy.ask_board()["slots"][1][1] > 0, "the slot steered to again", 2)
 
 
-def test_stray_signals_kill_nobody(make_toy: Callable[..., Toy]) -> None:
+def test_stray_signals_kill_no_process(make_toy: Callable[..., Toy]) -> None:
     toy = make_toy().boot()
     before = toy.children()
     strays = [signal.SIGPIPE, signal.SIGUSR1, signal.SIGWINCH, signal.SIGCHLD, signal.SIGALRM, signal.SIGURG]

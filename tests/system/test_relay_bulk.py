@@ -98,7 +98,7 @@ def test_both_ways_at_once(total: int, splice: str) -> None:
 
         sender = threading.Thread(target=send, daemon=True)
         sender.start()
-        time.sleep(0.5)  # what has been sent so far is too much for whoever keeps it all
+        time.sleep(0.5)  # what has been sent so far is too much for a relay that keeps it all
         got[who] = digest_of_rest(conn)
         sender.join()
 
@@ -220,7 +220,7 @@ def slow_readers(address: tuple[str, int], count: int) -> Iterator[list[int]]:
 
 
 @pytest.mark.parametrize(("readers", "pings"), [(60, 1000), pytest.param(200, 5000, marks=pytest.mark.soak)])
-def test_slow_readers_cost_little_and_disturb_nobody(readers: int, pings: int) -> None:
+def test_slow_readers_cost_little_and_disturb_no_other(readers: int, pings: int) -> None:
     """Naive: keep reading while the client refuses; sendall, which retries until all is taken.
 
     The delays are measured up to three times: a time slice lost to other tests can only add to them."""

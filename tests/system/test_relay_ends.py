@@ -166,7 +166,7 @@ def test_an_answer_survives_the_reset_that_follows_it(rounds: int, shuts: bool) 
 
 @pytest.mark.parametrize("rounds", [12, pytest.param(200, marks=pytest.mark.soak)])
 def test_an_answer_comes_to_a_client_that_must_send_all_of_its_own_first(rounds: int) -> None:
-    """40 MB, far more than fits between it and the reset: it reads nothing before somebody has taken them. Naive: read on
+    """40 MB, far more than fits between it and the reset: it reads nothing before they are taken. Naive: read on
     only when an event says that there is more; what already waits brings none."""
     size = 1_000_000
 
@@ -242,7 +242,7 @@ def test_a_backend_reset_is_a_reset_for_the_client(rounds: int) -> None:
 
 @pytest.mark.parametrize("rounds", [50, LONG])
 def test_a_client_reset_reaches_the_backend_at_once(rounds: int) -> None:
-    """Every one within 100 ms, mid-transfer. Naive: go on sending to nobody until a timeout."""
+    """Every one within 100 ms, mid-transfer. Naive: go on sending until a timeout."""
     noticed: dict[int, float] = {}
 
     def script(conn: socket.socket) -> None:
@@ -437,11 +437,11 @@ def test_urgent_data_neither_spins_nor_breaks_the_stream() -> None:
         lb.check_at_rest()
 
 
-def test_a_refused_dial_is_told_by_its_letters() -> None:
+def test_a_refused_dial_is_logged_by_its_letters() -> None:
     """Nobody listens: the client is closed at once, and the line says SC."""
-    nobody = socket.socket()
-    nobody.bind(("127.0.0.1", 0))
-    with Balancer(upstreams=[nobody.getsockname()], check="none", loglevel=1) as lb:
+    unheard = socket.socket()
+    unheard.bind(("127.0.0.1", 0))
+    with Balancer(upstreams=[unheard.getsockname()], check="none", loglevel=1) as lb:
         started = time.monotonic()
         with socket.create_connection(lb.address, 5) as client:
             try:
@@ -451,4 +451,4 @@ def test_a_refused_dial_is_told_by_its_letters() -> None:
         assert time.monotonic() - started < 1
         lb.wait_line(" end=SC ")
         lb.check_at_rest()
-    nobody.close()
+    unheard.close()

@@ -1,4 +1,4 @@
-"""What a connection costs that nobody uses for the moment."""
+"""Memory of a connection that is idle."""
 
 import contextlib
 import socket

@@ -1,4 +1,4 @@
-"""Reloads: nobody is lost by a good one, nobody notices a bad one, and the last configuration is the one in force."""
+"""Reloads: a good one loses no client, a bad one changes nothing, and the last configuration is the one in force."""
 
 import random
 import signal
@@ -75,7 +75,7 @@ def reload_under_load(reloads: int, requests: int) -> None:
         lb.stop()
 
 
-def test_reloads_under_load_fail_nobody() -> None:
+def test_reloads_under_load_fail_no_request() -> None:
     """Fails where the old workers are ended instead of drained."""
     reload_under_load(5, 10_000)
 
@@ -148,7 +148,7 @@ def test_fifty_reloads_in_five_seconds() -> None:
     reload_in_a_flood(50, 0.1)
 
 
-def test_never_more_than_three_generations_whoever_stays() -> None:
+def test_never_more_than_three_generations() -> None:
     """A client of each generation that never leaves: the oldest is cut before a fourth begins. Fails without the limit:
     each reload then leaves a generation behind for the whole drain timeout."""
     with ExitStack() as stack:
@@ -294,7 +294,7 @@ def test_ports_come_and_go() -> None:
         lb.wait_one_generation()
         lb.check_at_rest()
         share = lb.cpu_share(0.5)
-        assert share < 0.08, f"{share:.0%} of a core at rest: somebody watches the socket of the removed port"
+        assert share < 0.08, f"{share:.0%} of a core at rest: a loop watches the socket of the removed port"
 
 
 def transfers_across_a_reload(clients: int, seconds: float) -> None:

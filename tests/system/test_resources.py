@@ -1,4 +1,4 @@
-"""Descriptors, disk and log reader run out, signals rain, a drain has to end: traffic notices nothing of it."""
+"""No descriptors, no disk, no log reader, a storm of signals, a drain with a deadline: traffic goes on."""
 
 import fcntl
 import os
@@ -83,7 +83,7 @@ def run_out_of_descriptors(limit: int, clients: int, seconds: float) -> None:
         lb.check_at_rest()
 
 
-def test_out_of_descriptors_nobody_dies_spins_or_shouts() -> None:
+def test_out_of_descriptors_no_process_dies_spins_or_floods_the_log() -> None:
     """Fails with an accept loop that tries again at once: a full core, and a log line each time."""
     run_out_of_descriptors(256, 1000, 4.0)
 
@@ -150,8 +150,8 @@ def test_a_full_disk_costs_log_lines_and_nothing_else(tmp_path: Path) -> None:
         lb.check_at_rest()
 
 
-def test_a_log_on_dev_full_harms_nobody() -> None:
-    """Fails where the log's error reaches whoever wanted to say something."""
+def test_a_log_on_dev_full_harms_no_session() -> None:
+    """Fails where an error of the log reaches its caller."""
     with Digest() as backend:
         lb = Balancer(upstreams=[backend.address], log="/dev/full", loglevel=1)
         with lb_without_log(lb):
@@ -185,7 +185,7 @@ def has_status(lb: Balancer) -> bool:
         return False
 
 
-def test_a_stopped_reader_of_the_log_stops_nobody(tmp_path: Path) -> None:
+def test_a_stopped_reader_of_the_log_stops_no_process(tmp_path: Path) -> None:
     """The log is a pipe whose reader is stopped: 64 KiB later every line is dropped, until it reads again. Fails with a
     blocking write: the whole balancer stands still with its log's reader."""
     with ExitStack() as stack:
@@ -210,7 +210,7 @@ def test_a_stopped_reader_of_the_log_stops_nobody(tmp_path: Path) -> None:
         ):  # the master's words go nowhere either
             lb.signal(number)
             wait_for(
-                lambda c=count: len(lb.status()["workers"]) == c, f"{count} workers, and nobody reads of it"
+                lambda c=count: len(lb.status()["workers"]) == c, f"{count} workers, and the log is not read"
             )
         os.kill(cat.pid, signal.SIGCONT)
         run_load(lb.address, requests=50, clients=2).check_nothing_lost(50)
@@ -261,13 +261,13 @@ def rain(count: int, seconds: float) -> None:
         lb.check_at_rest()
 
 
-def test_ten_thousand_stray_signals_kill_nobody() -> None:
+def test_ten_thousand_stray_signals_kill_no_process() -> None:
     """To master and children, theirs and others'. Fails where a child forgets to give up its parent's dispositions."""
     rain(10_000, 3.0)
 
 
 @pytest.mark.soak
-def test_a_hundred_thousand_stray_signals_kill_nobody() -> None:
+def test_a_hundred_thousand_stray_signals_kill_no_process() -> None:
     rain(100_000, 50.0)
 
 
@@ -276,7 +276,7 @@ def test_a_hundred_thousand_stray_signals_kill_nobody() -> None:
 
 def test_a_drain_lets_idle_sessions_go_one_after_another_then_the_rest() -> None:
     """Idle sessions leave in the second half of the window, spread over it; busy ones in its last quarter, spread over
-    that; nobody leaves before. All of them are counted, and logged as `KD`; the exit code of a later stop does not speak
+    that; none leaves before. All of them are counted, and logged as `KD`; the exit code of a later stop does not speak
     of them. Fails with a cut at the deadline: then all clients come back in the same instant."""
     window, idle, busy = 4.0, 40, 20
     with ExitStack() as stack:

@@ -1,4 +1,4 @@
-"""What a service manager sees of the balancer: its words, its sockets, its pid file, and whom it has become."""
+"""The balancer under a service manager: notifications, sockets, pid file, and the user that it becomes."""
 
 import contextlib
 import os
@@ -69,7 +69,7 @@ def managed(
 
 @pytest.mark.parametrize("kind", ["path", "abstract"])
 def test_ready_is_said_when_clients_are_served_and_by_the_master(tmp_path: Path, kind: str) -> None:
-    """Fails where READY is sent once the sockets are bound: nobody serves then."""
+    """Fails where READY is sent once the sockets are bound: no worker serves then."""
     path = str(tmp_path / "notify") if kind == "path" else f"@notify-{os.getpid()}-{free_port()}"
     with Echo() as backend, Manager(path) as manager, ExitStack() as stack:
         lb = Balancer(upstreams=[backend.address], environment={"NOTIFY_SOCKET": path})
@@ -127,7 +127,7 @@ def test_the_watchdog_is_fed_by_the_masters_own_turn(tmp_path: Path) -> None:
         assert all(set(words) <= {"WATCHDOG", "READY", "MAINPID", "STATUS"} for _, words in manager.heard)
 
 
-def test_a_manager_that_does_not_read_harms_nobody(tmp_path: Path) -> None:
+def test_a_manager_that_does_not_read_delays_no_client(tmp_path: Path) -> None:
     """Fails with a notification that waits: the master then stands still as soon as the queue is full."""
     with (
         Echo() as backend,
@@ -155,20 +155,20 @@ def is_full(manager: Manager) -> bool:
 
 
 class Activated(Balancer):
-    """Started as systemd would: the sockets at descriptor 3 and on, and LISTEN_PID naming whoever is executed."""
+    """Started as by systemd: the sockets at descriptor 3 and on, LISTEN_PID naming the process that is executed."""
 
     def __init__(self, socks: list[socket.socket], *words: object, pid: str = "", **options: object) -> None:
         super().__init__(*words, **options)  # type: ignore[arg-type]
         self.pass_fds = tuple(sock.fileno() for sock in socks)
         listed = ",".join(map(str, self.pass_fds))
-        whom = f"'{pid}'" if pid else "str(os.getpid())"
+        named = f"'{pid}'" if pid else "str(os.getpid())"
         # First out of the way, then in order: a target may be one of the sources.
         code = (
             f"import os, sys; fds = [os.dup(fd) for fd in ({listed},)]; "
             "import fcntl; high = [fcntl.fcntl(fd, fcntl.F_DUPFD, 100) for fd in fds]; "
             "[os.dup2(fd, 3 + n) for n, fd in enumerate(high)]; "
             "[os.close(fd) for fd in high]; "
-            f"os.environ.update(LISTEN_FDS=str(len(fds)), LISTEN_PID={whom}); "
+            f"os.environ.update(LISTEN_FDS=str(len(fds)), LISTEN_PID={named}); "
             "os.execv(sys.argv[1], sys.argv[1:])"
         )
         self.wrapper = [sys.executable, "-c", code]
@@ -259,7 +259,7 @@ def test_a_stale_pid_file_is_taken_over_and_a_live_one_respected(tmp_path: Path)
     assert not pidfile.exists()
 
 
-def test_a_pid_file_that_somebody_replaced_is_not_removed(tmp_path: Path) -> None:
+def test_a_pid_file_that_was_replaced_is_not_removed(tmp_path: Path) -> None:
     """Fails where the path is unlinked at the end, whatever it is by then."""
     pidfile = tmp_path / "pid"
     with Echo() as backend, Balancer(upstreams=[backend.address], pidfile=pidfile) as lb:
@@ -286,7 +286,7 @@ def test_a_pid_file_appears_whole(tmp_path: Path) -> None:
 
 # --- privileges
 
-only_root = pytest.mark.skipif(os.getuid() != 0, reason="only root may become somebody else")
+only_root = pytest.mark.skipif(os.getuid() != 0, reason="only root may become another user")
 
 
 def identity(pid: int) -> dict[str, str]:
@@ -309,13 +309,13 @@ DROPPED = {
 def test_root_becomes_nobody_and_everything_still_works(tmp_path: Path) -> None:
     """On a port only root may bind, with files only root may make: reload, respawn, and death with the master. Fails
     where groups are kept, where the death signal is asked for before the uid changes, and where the reload needs a file
-    that nobody may read."""
+    that the user `nobody` may read."""
     tmp_path.chmod(0o755)
     for parent in list(tmp_path.parents)[:3]:  # one more where tests run in several processes
         parent.chmod(0o755)
-    room = tmp_path / "room"
-    room.mkdir(mode=0o755)
-    config, log = room / "b.ini", room / "log"
+    directory = tmp_path / "directory"
+    directory.mkdir(mode=0o755)
+    config, log = directory / "b.ini", directory / "log"
     port = next(p for p in range(700, 1000) if is_free(p))
     with Digest() as backend, ExitStack() as stack:
         config.write_text(f"[balancer]\nbind = 127.0.0.1\nupstream = {backend.name}\nretries = 1\n")
@@ -326,7 +326,7 @@ def test_root_becomes_nobody_and_everything_still_works(tmp_path: Path) -> None:
             user="nobody",
             group="nogroup",
             log=log,
-            pidfile=room / "pid",
+            pidfile=directory / "pid",
             drain_timeout="3s",
         )
         lb.directory.chmod(0o755)

@@ -1,4 +1,4 @@
-"""Seats over real processes: the limit is never exceeded by even one, and no kill -9 makes it smaller.
+"""A shared limit over real processes: the limit is never exceeded by even one, and no kill -9 makes it smaller.
 
 The backend counts, at each accept, the connections that their holders have not yet closed.
 """
@@ -90,7 +90,7 @@ def churn(address: str) -> Callable[[SharedLimit], None]:
 
 
 def still_open(connections: list[socket.socket]) -> list[socket.socket]:
-    """Those whose other end is open; the others are closed here too."""
+    """The connections whose other end is open; the others are closed."""
     closed = select.select(connections, [], [], 0)[0]
     for conn in closed:
         conn.close()

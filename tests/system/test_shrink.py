@@ -1,4 +1,4 @@
-"""Fewer workers and more again: by signal, by command and by reload, and nobody who waits in a queue is lost."""
+"""Fewer workers and more again: by signal, by command and by reload, and no client in a queue is lost."""
 
 import os
 import re
@@ -22,7 +22,7 @@ Scale = Callable[[Balancer, int], None]
 
 
 def by_signals(lb: Balancer, count: int) -> None:
-    """One at a time: the kernel makes one of two equal signals that nobody has taken yet."""
+    """One at a time: the kernel merges two equal signals that are pending."""
     now = len(ready_pids(lb))
     step = 1 if count > now else -1
     for wanted in range(now + step, count + step, step):
@@ -95,7 +95,7 @@ def test_many_times_fewer_and_more(tmp_path: Path, way: str) -> None:
 
 def test_clients_in_the_queue_of_a_slot_that_goes_are_served(tmp_path: Path) -> None:
     """Three of four workers stand still, so that clients wait in their queues when the slots are given up. Fails where
-    the sockets of surplus slots are closed, or where nobody is named to accept from them."""
+    the sockets of surplus slots are closed, or where no sibling is named to accept from them."""
     with ExitStack() as stack:
         echo = stack.enter_context(Echo())
         lb = started(stack, tmp_path, echo.address)
@@ -143,8 +143,8 @@ def test_sessions_of_a_worker_that_goes_are_finished(tmp_path: Path) -> None:
         lb.check_at_rest()
 
 
-def test_the_same_wish_may_be_told_again(tmp_path: Path) -> None:
-    """After somebody else has changed the number. Fails where the master only looks whether the wish is another one."""
+def test_the_same_request_may_be_made_again(tmp_path: Path) -> None:
+    """After another request has changed the number. Fails where the master compares the request with the previous one."""
     with ExitStack() as stack:
         backend = stack.enter_context(Digest())
         lb = started(stack, tmp_path, backend.address)

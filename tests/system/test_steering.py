@@ -31,7 +31,7 @@ def all_with_one_worker(lb: Balancer, count: int) -> Iterator[int]:
         while len(kept) < count:
             for _ in range(count):  # the kernel walks its whole table for an answer: ask it seldom
                 client = stack.enter_context(socket.create_connection(lb.address, 5))
-                receive(client, 5)  # greeted: somebody holds it
+                receive(client, 5)  # greeted: a worker holds it
                 clients[client.getsockname()[1]] = client
             mine = inodes_of(pid)
             here = (s for s in kernel_sockets(port) if s.local == port and s.inode in mine)

@@ -80,7 +80,7 @@ def broken_versions_under_load(
             assert lb.worker_pids() == pids
             assert pidfile.read_text().strip() == str(lb.pid)
             assert lb.admin.exists()
-        wait_for(lambda: len(lb.session()) == len(lb.processes()), "nobody of the broken version left", 3)
+        wait_for(lambda: len(lb.session()) == len(lb.processes()), "no process of the broken version left", 3)
         lb.upgrade()
         assert lb.old.wait(10) == 0
         outcome = load.finish()
@@ -104,7 +104,7 @@ SLOWLY = {
 
 
 def test_a_broken_version_leaves_the_old_one_serving(tmp_path: Path) -> None:
-    """Fails where USR2 replaces the master itself (exec without a fork): then nobody is left to go on."""
+    """Fails where USR2 replaces the master itself (exec without a fork): then no process is left to go on."""
     broken_versions_under_load(tmp_path, QUICKLY, 10.0)
 
 
@@ -147,7 +147,7 @@ def test_sessions_of_the_old_version_are_finished_by_it(tmp_path: Path) -> None:
 
 
 def test_a_new_version_with_fewer_workers_empties_every_queue(tmp_path: Path) -> None:
-    """Fails where the sockets of slots that it has no worker for stay in the kernel's group with nobody to accept."""
+    """Fails where the sockets of slots that it has no worker for stay in the kernel's group with no worker to accept."""
     with ExitStack() as stack:
         echo = stack.enter_context(Echo())
         lb = stack.enter_context(UpgradableBalancer(tmp_path, upstreams=[echo.address], workers=2))
@@ -163,8 +163,8 @@ def test_a_new_version_with_fewer_workers_empties_every_queue(tmp_path: Path) ->
 
 @pytest.mark.parametrize("first", [signal.SIGHUP, signal.SIGUSR2], ids=["reload-first", "upgrade-first"])
 def test_a_reload_and_an_upgrade_cross_and_nothing_is_lost(tmp_path: Path, first: signal.Signals) -> None:
-    """Both change who serves. Fails where the generation that a reload has begun is left behind by the master that is
-    superseded meanwhile, or where the reload's end takes the sockets from the successor."""
+    """Both change which generation serves. Fails where the generation that a reload has begun is left behind by the
+    master that is superseded meanwhile, or where the reload's end takes the sockets from the successor."""
     with ExitStack() as stack:
         backend = stack.enter_context(Digest())
         lb = UpgradableBalancer(tmp_path, upstreams=[backend.address])
