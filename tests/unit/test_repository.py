@@ -163,6 +163,13 @@ def test_the_makefile_has_every_target_that_the_readme_names() -> None:
     assert spoken <= targets
 
 
+@pytest.mark.parametrize("document", ["README.md", "CONTRIBUTING.md", "docs/SIGNALS.md"])
+def test_every_file_that_a_document_names_exists(document: str) -> None:
+    text = (ROOT / document).read_text()
+    named = set(re.findall(r"`((?:balancer|workers|scripts|tests|conf|docs)/[\w./-]*)`", text))
+    assert [name for name in sorted(named) if not (ROOT / name).exists()] == []
+
+
 def test_every_ini_file_can_be_read() -> None:
     for path in sorted((ROOT / "conf").glob("*.ini")):
         parser = configparser.ConfigParser(interpolation=None)
