@@ -140,7 +140,13 @@ def binds_of(listener: Listener) -> list[Bind]:
     """What the master binds for a listener."""
     listen = listener_options(listener.keepalive, listener.user_timeout)
     return [
-        Bind("worker", address, listener.backlog, options=() if address.family == "unix" else listen)
+        Bind(
+            "worker",
+            address,
+            listener.backlog,
+            options=() if address.family == "unix" else listen,
+            name=listener.name,
+        )
         for address in listener.addresses
     ]
 

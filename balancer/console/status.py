@@ -67,6 +67,7 @@ from balancer.pool.board import (
     W_VERDICT,
     Board,
 )
+from balancer.prefork.slots import is_hung
 from balancer.shm.layout import (
     ACCEPTING,
     BEAT_MS,
@@ -88,7 +89,6 @@ from balancer.shm.layout import (
     STATE,
 )
 
-STALE_MS = 1500  # a ready worker whose heart has not beaten for so long is shown as hung
 WORKER_ROLE = 0  # the first role of the balancer's plan
 LISTENER_TOTALS = {
     "accepted_total": L_ACCEPTED,
@@ -126,7 +126,7 @@ def worker_rows(board: Board) -> list[int]:
 
 def worker_state(state: int, beat_ms: int, now_ms: int) -> str:
     """The word for a worker's STATE cell and the age of its heartbeat."""
-    if state in (READY, DRAINING) and now_ms - beat_ms > STALE_MS:
+    if state in (READY, DRAINING) and is_hung((now_ms - beat_ms) / 1000):
         return "hung"
     return {READY: "ready", DRAINING: "draining"}.get(state, "starting")
 

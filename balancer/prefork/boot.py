@@ -9,7 +9,6 @@ import errno
 import grp
 import os
 import pwd
-import resource
 import time
 from collections.abc import Callable
 
@@ -18,19 +17,14 @@ from balancer.eventloop.log import Log
 from balancer.prefork.fork import PR_SET_NO_NEW_PRIVS
 from balancer.prefork.pidfile import PidFile
 from balancer.prefork.plan import Plan
-from balancer.prefork.sockets import CannotBind, SocketGroup, Sockets
-from balancer.prefork.upgrade import InheritedFds, adopt_sockets
+from balancer.prefork.sockets import CannotBind, PlanSockets, Sockets, adopt_sockets
+from balancer.prefork.upgrade import InheritedFds
 
 LOCK_TRIES = 30  # of 50 ms each
 
 
-def listening_count(plan: Plan) -> int:
-    """Processes wanted of the listening role."""
-    return plan.roles[plan.role_index(plan.listening())].count
-
-
 def identity(plan: Plan) -> tuple[int, int] | None:
-    """(uid, gid) to become; None when the plan names nobody. Raises ConfigError for unknown names."""
+    """(uid, gid) to become; None when the plan names neither. Raises ConfigError for unknown names."""
     if not plan.user and not plan.group:
         return None
     try:
@@ -65,31 +59,34 @@ def lock(plan: Plan, inherited: int) -> PidFile | None:
     return None
 
 
-def open_sockets(plan: Plan, owner: tuple[int, int] | None, left: InheritedFds, log: Log) -> Sockets:
+def open_sockets(
+    plan: Plan, owner: tuple[int, int] | None, inherited: InheritedFds, log: Log
+) -> tuple[Sockets, PlanSockets]:
     """Everything the plan binds, listening. Raises CannotBind."""
     sockets = Sockets()
     sockets.owner = owner
-    sockets.inherited = adopt_sockets(left.listeners)
-    slots = listening_count(plan)
-    groups = retry_bind(lambda: sockets.open(plan.binds, slots), time.sleep)
-    for group in groups:
+    sockets.inherited = adopt_sockets(inherited.sockets)
+    slots = plan.role(plan.listening()).count
+    listening = retry_bind(lambda: sockets.open(plan.binds, slots), time.sleep)
+    for bind, group in listening.pairs:
+        name = {"listener": bind.name} if bind.name else {}
         log.info(
             "bind",
             address=group.address,
             slots=len(group.sockets),
-            role=group.bind.role,
-            backlog=group.bind.backlog,
+            role=bind.role,
+            **name,
+            backlog=bind.backlog,
         )
-    for _, sock in sockets.inherited:
+    for _, sock in sockets.sort_out():
         log.warning("bind", address=sock.getsockname(), then="closed: inherited, but not configured")
         sock.close()
-    sockets.inherited = []
-    return sockets
+    return sockets, listening
 
 
 def retry_bind(
-    act: Callable[[], list[SocketGroup]], sleep: Callable[[float], object], tries: int = LOCK_TRIES
-) -> list[SocketGroup]:
+    act: Callable[[], PlanSockets], sleep: Callable[[float], object], tries: int = LOCK_TRIES
+) -> PlanSockets:
     """At boot: a previous instance that is just dying gives its port back within moments, a live one does not."""
     for left in range(tries - 1, -1, -1):
         try:
@@ -102,22 +99,11 @@ def retry_bind(
     raise AssertionError("unreachable")
 
 
-def raise_file_limit() -> int:
-    """Descriptors this process may have, the soft limit raised to the hard one."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != hard:
-        try:
-            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-        except (OSError, ValueError):
-            return soft
-    return hard
-
-
-def drop_privileges(who: tuple[int, int] | None) -> None:
+def drop_privileges(owner: tuple[int, int] | None) -> None:
     """Become the user for good: groups, gid, uid, no new privileges. Raises OSError."""
-    if who is None:
+    if owner is None:
         return
-    uid, gid = who
+    uid, gid = owner
     if os.getuid() == 0:
         os.setgroups([])
         os.setgid(gid)

@@ -1,11 +1,12 @@
-"""What a forked process is given, and the little that every one of them must do.
+"""A forked process from the inside: what it is given, its heartbeat, its signals, its drain.
 
-RULES: runs in the child only. The heartbeat is written by the work loop itself (a helper thread would prove nothing), so
-a role that blocks its loop is a hung role. All that others may know is written to the own row.
+RULES: runs in the child only, `send_sockets` excepted. The heartbeat is written by the work loop itself (one from a
+helper thread would go on while the loop hangs), so a role that blocks its loop counts as hung. What other processes may
+know is written to the own row.
 
     TERM  drain: stop taking work, finish what there is, at most `drain_timeout`      QUIT  finish at once
-    URG   the bell: look around (harmless when it hits a wrong pid)                   USR1  reopen the log
-    ABRT  stack dump and death: the master's answer to a heartbeat that stands still
+    URG   wake: look at the board now (harmless when it reaches a wrong pid)          USR1  reopen the log
+    ABRT  stack dump and death: what the master sends when the heartbeat stands still
 """
 
 import gc
@@ -14,7 +15,7 @@ import os
 import signal
 import socket
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from balancer.config.units import parse_address
@@ -51,14 +52,15 @@ IGNORED_BY_CHILD = (
 )
 READY_WORD = struct.Struct(
     "=q"
-)  # the pid that is ready; far below PIPE_BUF, so words of several children do not mix
+)  # the pid that is ready; far below PIPE_BUF, so words of two children do not mix
 EXIT_CUT = 5
-MOST_FDS = 253
+KERNEL_MOST_FDS = 253  # SCM_RIGHTS takes so many in one packet
+MOST_FDS = 200  # that we put in one
 
 
 @dataclass(frozen=True)
-class Birth:
-    """What the master knew of this process before it forked it."""
+class ChildSpec:
+    """Which process to make: its place in the plan, the row it leases, its limits."""
 
     role: str
     slot: int
@@ -66,35 +68,43 @@ class Birth:
     row: int
     master_pid: int
     drain_timeout: float
-    control: socket.socket  # new listeners come here, and the end when the master is gone
+
+
+@dataclass(frozen=True)
+class ChildPipes:
+    """The ways from a child to its master. `control` brings sockets, and EOF when the master is gone; READY_WORD goes
+    into `ready_fd`."""
+
+    control: socket.socket
     ready_fd: int
 
 
 class Child:
     """One forked process: its identity, its sockets, its loop, and the calls that the machine makes into the role.
 
-    `listening`: this role's, by slot, of all slots; shared ones under slot 0. Slots made later appear in it. The sockets
-    of a slot without fit holder are served by whoever finds it in `adopted()`.
-    `channels`: role -> one socket per slot, for the roles that own channels; `channel`: the end of this very slot.
+    `listening`: this role's listening sockets, by slot, of all slots; shared ones under slot 0. Those of slots made later
+    appear in it. A process accepts from its own slot and from those that `adopted()` names.
+    `channels`: role -> one socket per slot, for the roles that use channels; `channel`: the end of this very slot.
     """
 
     def __init__(
         self,
-        birth: Birth,
+        spec: ChildSpec,
+        pipes: ChildPipes,
         shared: Shared,
         log: Log,
         title: Title,
-        listeners: Mapping[int, tuple[ListeningSocket, ...]],
+        listening: Mapping[int, tuple[ListeningSocket, ...]],
         channels: Mapping[str, tuple[socket.socket, ...]],
         channel: socket.socket | None,
     ) -> None:
-        self.role, self.slot, self.generation, self.row = birth.role, birth.slot, birth.generation, birth.row
-        self.master_pid = birth.master_pid
+        self.role, self.slot, self.generation, self.row = spec.role, spec.slot, spec.generation, spec.row
+        self.master_pid = spec.master_pid
         self.shared = shared
-        self.cells = shared.rows.row(birth.row)
+        self.cells = shared.rows.row(spec.row)
         self.log = log
         self.title = title
-        self._listening = dict(listeners)
+        self._listening = dict(listening)
         self.listening: Mapping[int, tuple[ListeningSocket, ...]] = self._listening
         self.channels = channels
         self.channel = channel
@@ -104,28 +114,29 @@ class Child:
         self.on_cut: Callable[[], None] = self.loop.stop
         self.on_tick: Callable[[float], None] = lambda _now: None
         self.on_wake: Callable[[], None] = lambda: None
-        self._birth = birth
+        self._drain_timeout = spec.drain_timeout
+        self._pipes = pipes
         self._adopted: list[int] = []
         self._cut_load = 0
         self._signals = Signals(CHILD_SIGNALS, IGNORED_BY_CHILD)
         self.loop.watch_level(self._signals.fileno(), self._obey, READ)
-        self.loop.watch_level(birth.control.fileno(), self._hear_master, READ)
+        self.loop.watch_level(pipes.control.fileno(), self._hear_master, READ)
         self.loop.every(TICK, self._beat)
         self.loop.at_turn_end(log.flush)
 
     # -- what a role calls --
 
     def ready(self) -> None:
-        """Tell the master that this process serves. What exists now is taken out of the collector's sight for good."""
+        """Tell the master that this process serves. The garbage collector ignores from now on what exists already."""
         gc.collect()
         gc.freeze()
         self.cells[BEAT_MS] = int(self.loop.now * 1000)
         if self.cells[STATE] != DRAINING:
             self.cells[STATE] = READY
         try:
-            os.write(self._birth.ready_fd, READY_WORD.pack(os.getpid()))
+            os.write(self._pipes.ready_fd, READY_WORD.pack(os.getpid()))
         except OSError:
-            pass  # no master: the life-line says so in the first turn
+            pass  # no master: the first turn reads EOF from the control socket
 
     def wake(self, row: int) -> None:
         """Wake the process of a row; nothing happens when there is none."""
@@ -169,7 +180,7 @@ class Child:
         if self.draining:
             return
         self.draining = True
-        deadline = self.loop.now + self._birth.drain_timeout
+        deadline = self.loop.now + self._drain_timeout
         self.cells[DEADLINE_MS] = int(deadline * 1000)
         self.cells[STATE] = DRAINING
         self.loop.call_at(deadline, self._cut)
@@ -180,7 +191,7 @@ class Child:
         self.on_cut()
 
     def _on_wake_signal(self) -> None:
-        """The master rings when it has named an adopter: then the tick comes early."""
+        """SIGURG. The master sends it to an adopter that it has named: the tick then comes early."""
         adopted = self.adopted()
         if adopted != self._adopted:
             self._adopted = adopted
@@ -188,18 +199,37 @@ class Child:
         self.on_wake()
 
     def _hear_master(self, _mask: int) -> None:
-        """Listeners of slots made after this process; or the master's end (its death signal usually comes first)."""
+        """Listening sockets of slots made after this process; or EOF, the master's end (SIGKILL by PR_SET_PDEATHSIG
+        usually comes first)."""
         try:
-            words, fds, _flags, _address = socket.recv_fds(self._birth.control, 65536, MOST_FDS)
+            words, fds, _flags, _address = socket.recv_fds(self._pipes.control, 65536, KERNEL_MOST_FDS)
         except BlockingIOError:
             return
         except OSError:
             words, fds = b"", []
         if not words:
             os._exit(1)
-        promised = json.loads(words)
-        if len(fds) < len(promised):  # out of descriptors: what is missing is another's to adopt
-            self.log.warning("extend", sockets=f"{len(fds)}/{len(promised)}", then="go on without the others")
-        for (slot, address), fd in zip(promised, fds, strict=False):
-            listener = ListeningSocket(parse_address(address), slot, fd, socket.socket(fileno=fd))
-            self._listening[slot] = (*self._listening.get(slot, ()), listener)
+        announced = json.loads(words)
+        if len(fds) < len(announced):  # out of descriptors: another process adopts the missing ones
+            self.log.warning(
+                "extend", sockets=f"{len(fds)}/{len(announced)}", then="go on without the others"
+            )
+        for (slot, address, name), fd in zip(announced, fds, strict=False):
+            one = ListeningSocket(parse_address(address), slot, fd, socket.socket(fileno=fd), name)
+            self._listening[slot] = (*self._listening.get(slot, ()), one)
+
+
+def send_sockets(control: socket.socket, listening: Sequence[ListeningSocket], given: int) -> int:
+    """Master: send a child the sockets from the `given`-th on, as many as one packet holds; how many it has then.
+
+    What is left, or what the child cannot take now (stopped, or dying), is for the next tick.
+    """
+    chosen = listening[given : given + MOST_FDS]
+    if not chosen:
+        return given
+    words = json.dumps([(one.slot, str(one.address), one.name) for one in chosen]).encode()
+    try:
+        socket.send_fds(control, [words], [one.fd for one in chosen])
+    except OSError:
+        return given
+    return given + len(chosen)

@@ -1,10 +1,10 @@
-"""Who lives, who is due to be born, and which row each of them holds.
+"""Registry of child processes: which are wanted, which live, when the next fork is due, which row each one leases.
 
-RULES: a plain registry. It forks nobody, kills nobody and reads no clock (`now` comes in), so every history of births and
-deaths can be played through in a test. Kill only pids found here: a pid that was reaped may be somebody else's already.
+RULES: a plain registry. It forks nothing, kills nothing and reads no clock (`now` comes in), so a test can play every
+history of forks and deaths. Kill only pids found here: the kernel may have given a reaped pid to another process.
 
     place    what the plan wants: one process of `role` in `slot` of a generation. Has at most one process.
-    process  a pid with its row. A process told to drain leaves its place at once and lives on in `processes` only.
+    process  a pid with its row. A process told to drain leaves its place at once and stays in `processes` only.
 
     wanted --due--> spawned --ready--> serving --reaped--> due again (at once, or after a back-off)
                        |                  +-----drain----> draining ----reaped----> gone, its row free
@@ -16,8 +16,8 @@ import socket
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-SHORT_LIFE = 0.25  # seconds: a process that was ready and died sooner than this is a crash loop in the making
-SHORT_LIFE_BACKOFF = (0.0, 0.1, 2.0)  # first, second (then doubling), cap: a kill must be mended within 0.2 s
+SHORT_LIFE = 0.25  # seconds from ready to death: below it the next fork backs off, as in a crash loop
+SHORT_LIFE_BACKOFF = (0.0, 0.1, 2.0)  # first, second (then doubling), cap: one kill must cost less than 0.2 s
 UNREADY_BACKOFF = (1.0, 2.0, 30.0)
 
 
@@ -31,12 +31,13 @@ class ChildProcess:
     generation: int
     row: int
     started: float
-    reach: int = 0  # slots whose sockets it has
+    given: int = 0  # listening sockets it has, in order of slots
+    reach: int = 0  # slots of which it has every socket
     control: socket.socket | None = None  # the master's end; the child sees its end as EOF
     ready_at: float | None = None
     draining: bool = False
     aborted_at: float | None = None
-    killed: bool = False  # by us, and meant so: not worth a warning when it is reaped
+    killed: bool = False  # by the master, on purpose: its end is no warning
 
     def __str__(self) -> str:
         return f"{self.role} {self.slot}"
@@ -54,7 +55,7 @@ class Place:
     failures: int = 0  # in a row: deaths before ready, or short lives
     unready_deaths: int = 0
     was_ready: bool = False
-    was_held: bool = False  # whoever comes next replaces somebody
+    was_held: bool = False  # the next process is a replacement
 
     @property
     def key(self) -> tuple[int, str, int]:
@@ -67,7 +68,7 @@ class NoLease(Exception):
 
 @dataclass
 class Leases:
-    """Free rows, lowest first, so that readers who scan up to the highest live row scan little."""
+    """Free rows, lowest first: readers scan up to the highest live row."""
 
     first: int
     last: int
@@ -131,10 +132,10 @@ class Children:
     def of_generation(self, generation: int) -> list[Place]:
         return [place for place in self.places.values() if place.generation == generation]
 
-    # -- births --
+    # -- forks --
 
     def due(self, now: float) -> list[Place]:
-        """Places that want a process now, the one that has failed least first."""
+        """Places that want a process now, the one with the fewest failures first."""
         waiting = [place for place in self.places.values() if place.process is None and place.due <= now]
         return sorted(waiting, key=lambda place: place.failures)
 
@@ -149,11 +150,11 @@ class Children:
         return process
 
     def fork_failed(self, place: Place, now: float) -> None:
-        """The kernel gave no process (EAGAIN, ENOMEM): again after a second; not the child's failure."""
+        """The kernel gave no process (EAGAIN, ENOMEM): again after a second; this is no failure of the place."""
         place.due = now + 1.0
 
     def became_ready(self, pid: int, now: float) -> ChildProcess | None:
-        """A child's own word; None for a pid not known (it died meanwhile) or already ready."""
+        """The child has said so; None for a pid not known (it died meanwhile) or already ready."""
         process = self.processes.get(pid)
         if process is None or process.ready_at is not None:
             return None
@@ -167,7 +168,7 @@ class Children:
     # -- deaths --
 
     def reaped(self, pid: int, now: float) -> ChildProcess | None:
-        """After waitpid: forget the process and set when its place is due. None for a pid that is not ours."""
+        """After waitpid: forget the process and set when its place is due. None for a pid that is not registered."""
         process = self.processes.pop(pid, None)
         if process is None:
             return None
@@ -214,7 +215,7 @@ class Children:
         )
 
     def living(self, generation: int | None = None) -> Iterator[ChildProcess]:
-        """Every process not yet reaped, draining ones included; a snapshot that may be changed under."""
+        """Every process not yet reaped, draining ones included; a snapshot."""
         for process in list(self.processes.values()):
             if generation is None or process.generation == generation:
                 yield process

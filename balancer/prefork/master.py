@@ -1,11 +1,11 @@
-"""The master: binds, forks, reaps, folds rows, steers, obeys signals. It serves nobody and touches no traffic.
+"""The master: binds, forks, reaps, folds rows, steers, obeys signals. It serves no client and touches no traffic.
 
-RULES: single-threaded for ever, never blocks after boot. Handlers only note a signal and wake the sleeper; one signal is
-taken a turn, in a flat match. What a turn does is decided here; how, in the modules around it.
+RULES: single-threaded for ever, never blocks after boot. A handler only notes its signal and wakes the poll; one signal
+is taken a turn, in a flat match. What a turn does is decided here; how, in the modules around it.
 
-    turn:  sleep until a signal, a child's word or the next tick
-           -> one signal -> reap -> hear who is ready -> retirements, reload, upgrade a step further
-           -> fork who is due -> (tick) heartbeats, slots table, steering, wishes of the console
+    turn:  poll until a signal, a child's word or the next tick
+           -> one signal -> reap -> hear which children are ready -> upgrade, retirements, reload a step further
+           -> fork what is due -> (tick) heartbeats, requests of the console -> slots table, steering
 
     BOOT --all ready--> SERVING --TERM, INT--> STOPPING --no child left--> exit 0 (5 when sessions were cut)
                           |  ^         second one, QUIT: cut now
@@ -21,25 +21,20 @@ import time
 from balancer.config.option import ConfigError
 from balancer.eventloop.log import Log
 from balancer.eventloop.signals import IGNORED_BY_MASTER, MASTER_SIGNALS, Signals, wait_readable
-from balancer.prefork.boot import (
-    drop_privileges,
-    identity,
-    listening_count,
-    lock,
-    open_sockets,
-    raise_file_limit,
-)
+from balancer.prefork.boot import drop_privileges, identity, lock, open_sockets
+from balancer.prefork.child import EXIT_CUT
 from balancer.prefork.fork import profiled
-from balancer.prefork.lifecycle import Lifecycle
+from balancer.prefork.generations import Generations, log_notes
+from balancer.prefork.limits import raise_file_limit
 from balancer.prefork.notify import Notifier
-from balancer.prefork.plan import Plan, Role, Service
+from balancer.prefork.pidfile import PidFile
+from balancer.prefork.plan import Plan, Service
 from balancer.prefork.processes import ProcessManager
-from balancer.prefork.reload import warn_of
 from balancer.prefork.slot_table import SlotTable
 from balancer.prefork.slots import TICK
-from balancer.prefork.sockets import Bind, CannotBind
+from balancer.prefork.sockets import CannotBind, PlanSockets
 from balancer.prefork.titles import Title
-from balancer.prefork.upgrade import InheritedFds, forget_inheritance, read_inheritance, say_ready
+from balancer.prefork.upgrade import InheritedFds, Upgrade, forget_inheritance, read_inheritance, say_ready
 from balancer.shm.layout import (
     ADMIN_ROW,
     BEAT_MS,
@@ -54,8 +49,6 @@ from balancer.shm.layout import (
     make_shared,
 )
 
-__all__ = ["Bind", "Plan", "Role", "Service", "run_master"]
-
 EXIT_USAGE, EXIT_CANNOT_BIND, EXIT_NEVER_READY = 2, 3, 4
 GIVE_UP_DEATHS = 4  # of one process before ready: at 0, 1, 3 and 7 s
 GIVE_UP_AFTER = 14.0  # seconds without one ready process
@@ -68,7 +61,7 @@ def run_master(service: Service) -> int:
     """
     try:
         plan = service.plan(None)
-        who = identity(plan)
+        owner = identity(plan)
     except ConfigError as error:
         print(error, file=sys.stderr)
         return EXIT_USAGE
@@ -76,77 +69,83 @@ def run_master(service: Service) -> int:
     if log.problem:
         print(log.problem, file=sys.stderr)
         return EXIT_USAGE
-    return profiled(plan.debug_dir, "master", lambda: _boot_and_serve(service, plan, who, log))
+    return profiled(plan.debug_dir, "master", lambda: _boot_and_serve(service, plan, owner, log))
 
 
-def _boot_and_serve(service: Service, plan: Plan, who: tuple[int, int] | None, log: Log) -> int:
-    left = read_inheritance(os.environ, os.getpid())
+def _boot_and_serve(service: Service, plan: Plan, owner: tuple[int, int] | None, log: Log) -> int:
+    inherited = read_inheritance(os.environ, os.getpid())
     forget_inheritance()
     signals = Signals(MASTER_SIGNALS, IGNORED_BY_MASTER)
     pidfile = None
     try:
-        pidfile = lock(plan, left.pidfile_fd)
-        sockets = open_sockets(plan, who, left, log)
+        pidfile = lock(plan, inherited.pidfile_fd)
+        sockets, listening = open_sockets(plan, owner, inherited, log)
     except CannotBind as error:
         log.error("bind", error=error, then=f"exit {EXIT_CANNOT_BIND}")
         if pidfile is not None:
-            pidfile.release(keep=left.pidfile_fd >= 0)
+            pidfile.release(keep=inherited.pidfile_fd >= 0)
         return EXIT_CANNOT_BIND
-    if who is not None:
-        log.chown(*who)
+    if owner is not None:
+        log.chown(*owner)
         if pidfile is not None:
-            pidfile.give_to(*who)
-    if pidfile is not None and left.ready_fd < 0:
+            pidfile.give_to(*owner)
+    if pidfile is not None and inherited.ready_fd < 0:
         pidfile.write(os.getpid())
     processes = ProcessManager(make_shared(plan.columns), sockets, log, time.monotonic())
-    life = Lifecycle(processes, service, pidfile, Notifier(os.environ), is_heir=left.ready_fd >= 0)
+    master = Master(processes, service, signals, pidfile, inherited, Title(plan.title))
     try:
         processes.row[MASTER_UPCOMING] = 1
-        plan = service.plan(processes.shared)  # while we may still read what only root may
-        drop_privileges(who)
-        return Master(plan, processes, signals, life, left).serve()
+        plan = service.plan(processes.shared)  # while files that only root may read can be read
+        drop_privileges(owner)
+        return master.serve(plan, listening)
     except ConfigError as error:
         log.error("config", error=error, then=f"exit {EXIT_USAGE}")
         return EXIT_USAGE
     finally:
-        life.leave()
+        master.leave()
 
 
 class Master:
     """One turn after another."""
 
     def __init__(
-        self, plan: Plan, processes: ProcessManager, signals: Signals, life: Lifecycle, left: InheritedFds
+        self,
+        processes: ProcessManager,
+        service: Service,
+        signals: Signals,
+        pidfile: PidFile | None,
+        inherited: InheritedFds,
+        title: Title,
     ) -> None:
-        self._first_plan = plan
         self.processes = processes
-        self.life = life
         self.log = processes.log
         self.signals = signals
-        self.slot_table = SlotTable(
-            processes.shared, processes.children, processes.sockets, processes.watch, processes.log
-        )
-        self.title = Title(plan.title)
-        self._promise_fd = (
-            left.ready_fd
-        )  # on which our predecessor waits for the word that we serve; -1: none
-        self._booted = False
+        self.notifier = Notifier(os.environ)
+        self.generations = Generations(processes, service, self.notifier)
+        self.slot_table = SlotTable(processes)
+        self.upgrade = Upgrade(self.log, processes.sockets)
+        self._title = title
+        self._pidfile = pidfile
+        self._ready_fd = inherited.ready_fd  # on which a former master waits for our word; -1: none
+        self._is_successor = inherited.ready_fd >= 0  # the former master goes on if we fail
+        self._is_ready = False
+        self._is_superseded = False
+        self._files = 0
         self._started = time.monotonic()
         self._next_tick = self._started
         self._look_again: float | None = None
         self._requests_seen = 0
-        processes.drop = self._drop_in_child
+        processes.close_masters = self._close_in_child
 
-    def serve(self) -> int:
+    def serve(self, plan: Plan, listening: PlanSockets) -> int:
         """Fork generation 1 and turn until the end; the exit code."""
         now = self._started
-        plan = self._first_plan
         row = self.processes.row
         row[PID], row[STATE] = os.getpid(), READY
         row[STARTED_MS] = row[BEAT_MS] = int(now * 1000)
-        warn_of(plan, self.log)
-        self.files = raise_file_limit()
-        self.life.begin(plan, listening_count(plan), now)
+        log_notes(plan, self.log)
+        self._files = raise_file_limit()
+        self.generations.begin(plan, listening, now)
         gc.disable()  # a few objects a turn, none of them cyclic; the children collect for themselves
         while (code := self.turn()) is None:
             pass
@@ -160,17 +159,20 @@ class Master:
         if number is not None:
             self.obey(number, now)
         for pid, status in self.processes.reap(now):
-            self.life.unknown_child_died(pid, status)
+            self.upgrade.unknown_child_died(pid, os.waitstatus_to_exitcode(status))
         self.processes.hear(now)
-        self.life.advance(now)
-        if not self._booted and not self.life.is_stopping and (code := self._boot_step(now)) is not None:
+        if self.upgrade.hear(now):
+            self._hand_over(now)
+        self.generations.advance(now, may_reload=self._is_ready)
+        is_booting = not self._is_ready and not self.generations.is_stopping
+        if is_booting and (code := self._boot_step(now)) is not None:
             return code
-        self.processes.spawn_due(now)
+        self.processes.fork_due(now)
         if now >= self._next_tick:
             self._tick(now)
-        self._keep_slots(now)
+        self._update_slots(now)
         self.log.flush()
-        return self.life.exit_code()
+        return self._exit_code()
 
     def obey(self, number: int, now: float) -> None:
         """One signal, one act."""
@@ -178,87 +180,164 @@ class Master:
             case signal.SIGCHLD:
                 pass  # the turn reaps anyway
             case signal.SIGTERM | signal.SIGINT:
-                self.life.stop(now)
+                self.stop(now)
             case signal.SIGQUIT:
-                self.life.cut(now)
+                self.cut(now)
             case signal.SIGHUP:
-                self.life.ask_reload()
+                self.generations.ask_reload()
             case signal.SIGUSR1:
                 self.log.reopen()
                 self.processes.tell_all(signal.SIGUSR1)
             case signal.SIGUSR2:
-                self.life.upgrade(now)
+                self.start_upgrade(now)
             case signal.SIGTTIN:
-                self.life.scale(self.life.wanted + 1, now)
+                self.generations.scale(self.generations.wanted + 1, now)
             case signal.SIGTTOU:
-                self.life.scale(self.life.wanted - 1, now)
+                self.generations.scale(self.generations.wanted - 1, now)
+
+    # -- parts of a turn --
 
     def _sleep(self) -> None:
-        """Until something can be done. Signals that wait in the queue leave no time to sleep."""
+        """Until something can be done, or at once while signals wait in the queue."""
         until = self._next_tick
-        for moment in (self._look_again, self.processes.children.next_due(), self.life.next_moment()):
+        moments = (self._look_again, self.processes.children.next_due(), self.generations.next_moment())
+        for moment in moments:
             until = until if moment is None else min(until, moment)
-        patience = 0.0 if self.signals.waiting() else until - time.monotonic()
-        fds = [self.signals.fileno(), self.processes.nursery.ready_fd, *self.life.fds()]
-        if self.signals.fileno() in wait_readable(fds, patience):
+        timeout = 0.0 if self.signals.waiting() else until - time.monotonic()
+        fds = [self.signals.fileno(), self.processes.ready_fd, *self.upgrade.fds()]
+        if self.signals.fileno() in wait_readable(fds, timeout):
             self.signals.clear_wakeup()
 
     def _boot_step(self, now: float) -> int | None:
-        """Until the first generation stands: tell that it does, or that it never will."""
-        processes, plan = self.processes, self.life.plan
-        if processes.children.is_all_ready(processes.current):
-            self._booted = True
-            took = f"{now - self._started:.3f}s"
-            self.log.info(
-                "ready", workers=self.life.wanted, slots=self.life.slots, files=self.files, took=took
-            )
-            self.life.now_ready(now)
-            if self._promise_fd >= 0:
-                say_ready(self._promise_fd)
-                self._promise_fd = -1  # from now on the number may be anybody's
+        """Until the first generation is ready; the exit code when it never will be."""
+        children, plan = self.processes.children, self.processes.plan
+        if children.is_all_ready(self.processes.current):
+            self._now_ready(now)
             return None
         vital = [role.name for role in plan.roles if role.channel or role.name == plan.listening()]
-        places = processes.children.of_generation(processes.current)
+        places = children.of_generation(self.processes.current)
         for name in vital:
-            nobody = not any(place.was_ready for place in places if place.role == name)
-            is_late = nobody and now - self._started > GIVE_UP_AFTER
-            if is_late or processes.children.never_got_ready(processes.current, name, GIVE_UP_DEATHS):
+            none_ready = not any(place.was_ready for place in places if place.role == name)
+            is_late = none_ready and now - self._started > GIVE_UP_AFTER
+            if is_late or children.never_got_ready(self.processes.current, name, GIVE_UP_DEATHS):
                 deaths = sum(place.unready_deaths for place in places if place.role == name)
-                reason = f"no {name} ever became ready: {deaths} died before, see their last words above"
+                reason = f"no {name} ever became ready: {deaths} died before, see the lines above"
                 self.log.error("give-up", error=reason, then=f"exit {EXIT_NEVER_READY}")
-                processes.tell_all(signal.SIGKILL)
+                self.processes.tell_all(signal.SIGKILL)
                 return EXIT_NEVER_READY
         return None
 
+    def _now_ready(self, now: float) -> None:
+        """Every process of the first generation serves: say so to the log, the pid file, the service manager, and to
+        a former master, which drains from then on."""
+        self._is_ready = True
+        wanted, slots = self.generations.wanted, self.generations.slots
+        took = f"{now - self._started:.3f}s"
+        self.log.info("ready", workers=wanted, slots=slots, files=self._files, took=took)
+        if self._pidfile is not None:
+            self._pidfile.write(os.getpid())
+        self.notifier.ready(self.generations.status())
+        if self._ready_fd >= 0:
+            say_ready(self._ready_fd)
+            self._ready_fd = -1  # closed: the number may be another descriptor's from now on
+        self.generations.close_leftover(now)
+
     def _tick(self, now: float) -> None:
-        """Every 0.25 s: heartbeats, wishes, words to those who watch us."""
+        """Every 0.25 s: heartbeats, requests of the console, status for the service manager."""
         self._next_tick = max(self._next_tick + TICK, now)
-        processes, life = self.processes, self.life
+        processes, generations = self.processes, self.generations
         processes.row[BEAT_MS] = int(now * 1000)
         processes.extend_reach()
         if processes.watch.look(now):
-            self.log.info("watch", then="our own clock jumped: nobody is judged this round")
+            self.log.info("watch", then="the master's clock jumped: ages of heartbeats count from now")
         admin = processes.shared.rows.row(ADMIN_ROW)
         if admin[WORKERS_REQUESTS] != self._requests_seen:
             self._requests_seen = admin[WORKERS_REQUESTS]
-            life.scale(admin[WANTED_WORKERS], now)
-        self.title.set(life.title(), now)
-        life.tick(now)
+            generations.scale(admin[WANTED_WORKERS], now)
+        self._title.set(self.title(), now)
+        if self._is_ready:
+            self.notifier.beat(now)
+            if not generations.is_stopping:
+                self.notifier.status(generations.status())
 
-    def _keep_slots(self, now: float) -> None:
-        """Every turn: a death or a birth changes who may be steered to, and waiting for the tick would cost clients."""
+    def _update_slots(self, now: float) -> None:
+        """Every turn: a death or a fork changes what may be steered to, and waiting for the tick would cost clients."""
         self._look_again = self.processes.end_the_hung(now)
-        life = self.life
-        self.processes.row[MASTER_SLOTS] = life.slots
-        if not life.is_stopping:
-            plan = life.plan
-            self.slot_table.refresh(
-                now, self.processes.current, plan.listening(), life.wanted, life.slots, plan.steering
-            )
+        generations = self.generations
+        self.processes.row[MASTER_SLOTS] = generations.slots
+        if not generations.is_stopping:
+            self.slot_table.refresh(now, generations.wanted, generations.slots)
 
-    def _drop_in_child(self) -> None:
+    # -- stop and upgrade --
+
+    def stop(self, now: float) -> None:
+        """Drain everything, within the drain timeout; a second call cuts."""
+        if self.generations.is_stopping:
+            self.cut(now)
+            return
+        plan = self.processes.plans[max(self.processes.plans)]
+        self._retire_all(now, is_final=True)
+        self.notifier.stopping()
+        self.log.info("stop", within=f"{plan.drain_timeout:g}s", then="workers finish their sessions")
+        self.generations.close_all(now)
+
+    def cut(self, now: float) -> None:
+        """All sessions end at once."""
+        if not self.generations.is_stopping:
+            self._retire_all(now, is_final=True)
+            self.notifier.stopping()
+        self.log.info("stop", within="0s", then="sessions are cut")
+        self.generations.cut_all(now)
+
+    def _retire_all(self, now: float, is_final: bool) -> None:
+        self.upgrade.call_off()
+        self.generations.retire_all(now, is_final)
+
+    def start_upgrade(self, now: float) -> None:
+        """USR2: start this program anew with our sockets; we serve until it says that it does."""
+        if self.generations.is_stopping or not self._is_ready:
+            self.log.warning("upgrade", then="refused: not now")
+            return
+        self.upgrade.start(now, self._pidfile, self.processes.plan.handover_state())
+
+    def _hand_over(self, now: float) -> None:
+        """The successor serves: everything drains, the sockets stay open for it."""
+        self._is_superseded = True
+        self._retire_all(now, is_final=False)
+        self.notifier.superseded(self.upgrade.pid)  # last: a reload given up just now has named our own pid
+
+    def _exit_code(self) -> int | None:
+        """None while there is something left to do."""
+        if not self.generations.is_stopping or not self.generations.is_gone:
+            return None
+        code = EXIT_CUT if self.processes.was_cut else 0
+        self.log.info("stop", exit=code, superseded="yes" if self._is_superseded else "no")
+        return code
+
+    def title(self) -> str:
+        """What `ps` shows after the program's name."""
+        if self._is_superseded:
+            return "master [draining, another one serves]"
+        if self.generations.is_stopping:
+            return f"master [stopping, {len(self.processes.children.processes)} processes left]"
+        wanted, role = self.generations.wanted, self.processes.plan.listening()
+        return f"master [{wanted} {role}{'s' if wanted != 1 else ''}]"
+
+    def _close_in_child(self) -> None:
         """In a forked child: close what only a master may hold."""
         self.signals.close()
-        self.life.drop_in_child()
-        if self._promise_fd >= 0:
-            os.close(self._promise_fd)
+        self.notifier.close()
+        if self._pidfile is not None:
+            os.close(self._pidfile.fd)
+        self.upgrade.close_in_child()
+        if self._ready_fd >= 0:
+            os.close(self._ready_fd)
+
+    def leave(self) -> None:
+        """The master's last act: remove socket files and pid file, unless another master uses them."""
+        others_hold_it = self._is_superseded or (self._is_successor and not self._is_ready)
+        if not others_hold_it:
+            self.processes.sockets.unlink()
+        if self._pidfile is not None:
+            self._pidfile.release(keep=others_hold_it)
+        self.log.flush()

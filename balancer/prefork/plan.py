@@ -1,7 +1,7 @@
 """What a service asks of the prefork machine: roles to fork, addresses to bind, limits to keep.
 
-RULES: plain frozen data and one protocol; no sockets, no processes, no traffic. A plan is made anew at every reload and
-compared with the one before, so everything in it must compare by value, except a role's `run`.
+RULES: frozen data and one protocol; no sockets, no processes, no traffic. A plan is made anew at every reload and
+compared with the one before, so everything in it compares by value, except a role's `run`.
 """
 
 from collections.abc import Callable
@@ -17,9 +17,9 @@ from balancer.shm.layout import Shared
 class Role:
     """One kind of process. `run` is called in the forked child; its return value is the exit code.
 
-    `hang_after`: seconds without heartbeat until it is killed and replaced, 0 = never.
-    `channel`: each slot of this role owns a SOCK_SEQPACKET pair which outlives its process; one end goes to the
-    process itself (`child.channel`), the other to every process of the roles without channel (`child.channels[name]`).
+    `hang_after`: seconds without heartbeat until the process is killed and replaced, 0 = never.
+    `channel`: each slot of this role owns a SOCK_SEQPACKET pair (channels.py); one end is the process's
+    (`child.channel`), the other belongs to every process of the roles without channel (`child.channels[name]`).
     """
 
     name: str
@@ -36,9 +36,9 @@ class Plan:
     `totals`: columns that only grow; they are folded when their process is reaped, every other cell is zeroed.
     `most`: processes the listening role may be scaled to while it runs, 0 = as many as the machine has slots for.
     `summary`: (name, value) pairs that a reload compares and reports, e.g. ("backend a", "10.0.0.1:80 weight=2").
-    `handover_state`: gives what a successor (USR2) must be told of what only our memory knows; it finds the text in its
-    environment as PREFORK_HANDOVER_STATE.
-    `notes`: what was read and looks like a slip; warned of at boot and at every reload that gets so far.
+    `handover_state`: gives a text that a successor (USR2) finds in its environment as PREFORK_HANDOVER_STATE: what only
+    the memory of this master knows.
+    `notes`: settings that look like a mistake; logged as warnings at boot and at a reload that gets so far.
     """
 
     title: str
@@ -58,6 +58,10 @@ class Plan:
     summary: tuple[tuple[str, str], ...] = ()
     notes: tuple[str, ...] = ()
     handover_state: Callable[[], str] = str
+
+    def role(self, name: str) -> Role:
+        """Raises KeyError."""
+        return self.roles[self.role_index(name)]
 
     def role_index(self, name: str) -> int:
         """Position of a role; raises KeyError."""

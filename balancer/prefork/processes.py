@@ -1,21 +1,22 @@
-"""The master's hands: fork who is due, hear who is ready, reap who died, end who hangs.
+"""The master's child processes: fork the due ones, hear which are ready, reap the dead, end the hung.
 
-RULES: runs in the master only, never blocks, decides nothing about lifecycle (master.py, reload.py, retire.py do) and
-nothing about back-off (children.py does). The only writer of the master's row and of RETIRED_ROW.
+RULES: runs in the master only, never blocks. Decides nothing about generations (generations.py) and nothing about
+back-off (children.py). The only writer of the master's row and of RETIRED_ROW.
 """
 
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 
 from balancer.eventloop.log import Log
 from balancer.eventloop.signals import send
-from balancer.prefork.child import EXIT_CUT
+from balancer.prefork.channels import Channels
+from balancer.prefork.child import EXIT_CUT, READY_WORD, ChildSpec, send_sockets
 from balancer.prefork.children import ChildProcess, Children, Leases, NoLease, Place
-from balancer.prefork.fork import Nursery, Seat
+from balancer.prefork.fork import ChildParts, fork_child, seed_row
 from balancer.prefork.plan import Plan
 from balancer.prefork.slots import DUMP_TIME, HeartbeatWatch, wants_abort
-from balancer.prefork.sockets import Sockets
+from balancer.prefork.sockets import ListeningSocket, PlanSockets, Sockets
 from balancer.shm.layout import (
     BEAT_MS,
     FIRST_LEASE,
@@ -29,66 +30,106 @@ from balancer.shm.table import RETIRED_ROW
 
 
 class ProcessManager:
-    """All processes of one master. `plans` has the plan each living generation was forked from."""
+    """All processes of one master.
 
-    def __init__(self, shared: Shared, sockets: Sockets, log: Log, now: float) -> None:
+    `plans` and `listening` have what each living generation was forked from: its plan, and the sockets of that plan.
+    """
+
+    def __init__(
+        self,
+        shared: Shared,
+        sockets: Sockets,
+        log: Log,
+        now: float,
+        send: Callable[[int, int], object] = send,
+    ) -> None:
         self.shared = shared
         self.sockets = sockets
         self.log = log
+        self.send = send
         self.children = Children(Leases(FIRST_LEASE, shared.rows.rows))
-        self.nursery = Nursery(shared)
+        self.channels = Channels()
         self.watch = HeartbeatWatch(now)
         self.plans: dict[int, Plan] = {}
+        self.listening: dict[int, PlanSockets] = {}
         self.current = 0  # the generation that serves
-        self.was_cut = False  # a process ended with sessions left, by our order
-        self.drop: Callable[[], None] = lambda: None  # what a child closes of the master's own
+        self.was_cut = False  # a process ended with sessions left, by the master's order
+        self.close_masters: Callable[[], None] = lambda: (
+            None
+        )  # in a child: close what only the master may hold
         self.row = shared.rows.row(MASTER_ROW)
+        self.ready_fd, self._ready_writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
 
-    # -- births --
+    @property
+    def plan(self) -> Plan:
+        """Of the generation that serves."""
+        return self.plans[self.current]
 
-    def want_all(self, generation: int, plan: Plan, now: float) -> None:
-        """Ask for every process of a plan; they are forked in this turn."""
-        self.plans[generation] = plan
-        self.nursery.open_channels(plan, generation)
+    # -- forks --
+
+    def want_all(self, generation: int, plan: Plan, listening: PlanSockets, now: float) -> None:
+        """Ask for every process of a plan; they are forked in this turn. Raises OSError when there are no channels."""
+        self.plans[generation], self.listening[generation] = plan, listening
+        self.channels.open(plan, generation)
         for role in plan.roles:
             for slot in range(role.count):
                 self.children.want(generation, role.name, slot, now)
 
-    def spawn_due(self, now: float) -> None:
-        """Fork who is due. A failed fork is tried again in a second; the others serve meanwhile."""
+    def fork_due(self, now: float) -> None:
+        """Fork what is due. A failed fork is tried again in a second; the others serve meanwhile."""
         for place in self.children.due(now):
             try:
-                self._spawn(place, now)
+                self._fork(place, now)
             except (OSError, NoLease) as error:
                 self.children.fork_failed(place, now)
                 self.log.warning("spawn", role=place.role, slot=place.slot, error=error, then="again in 1 s")
 
-    def _spawn(self, place: Place, now: float) -> None:
+    def _fork(self, place: Place, now: float) -> None:
         plan = self.plans[place.generation]
-        role = plan.roles[plan.role_index(place.role)]
         row = self.children.leases.take()
         self._write_live_rows()
-        seat = Seat(role, place.slot, place.generation, row)
-        self.nursery.seed(plan, seat, now)
+        spec = ChildSpec(place.role, place.slot, place.generation, row, os.getpid(), plan.drain_timeout)
+        seed_row(self.shared, plan, spec, now)
+        listening = self.listening[place.generation].by_slot(place.role)
+        parts = ChildParts(self.shared, self.log, self.channels, listening, self._ready_writer)
         try:
-            pid, control = self.nursery.fork(plan, seat, self.sockets, self.log, self._drop_in_child)
+            pid, control = fork_child(plan, spec, parts, lambda: self._close_in_child(listening))
         except OSError:
             self._free(row, ())
             raise
         self.row[MASTER_RESPAWNS] += place.was_held
         process = self.children.spawned(place, pid, row, now)
-        process.control, process.reach = control, len(self.sockets.of_role(place.role))
+        process.control = control
+        process.given, process.reach = len(in_order(listening)), len(listening)
         self.log.info("spawn", role=process, child=pid, generation=place.generation, row=row)
 
+    def _close_in_child(self, kept: Mapping[int, tuple[ListeningSocket, ...]]) -> None:
+        """The master's pipe, the other children's control sockets, and every listening socket but those of its own
+        plan and role: a generation must not serve an address that its configuration does not know."""
+        os.close(self.ready_fd)
+        for process in self.children.living():
+            if process.control is not None:
+                process.control.close()
+        mine = {one.fd for one in in_order(kept)}
+        for group in (*self.sockets.groups, *self.sockets.leftover):
+            for sock in group.sockets:
+                if sock.fileno() not in mine:
+                    sock.close()
+        self.close_masters()
+
     def hear(self, now: float) -> None:
-        """Take the words of children that got ready."""
-        for pid in self.nursery.hear():
+        """Note the children that have said that they are ready."""
+        try:
+            words = os.read(self.ready_fd, 512 * READY_WORD.size)
+        except BlockingIOError:
+            return
+        for (pid,) in READY_WORD.iter_unpack(words[: len(words) // READY_WORD.size * READY_WORD.size]):
             self.children.became_ready(pid, now)
 
     # -- deaths --
 
     def reap(self, now: float) -> list[tuple[int, int]]:
-        """Reap every dead child; (pid, status) of those that are not in the registry."""
+        """Reap every dead child; (pid, status) of those that are not registered."""
         unknown: list[tuple[int, int]] = []
         while True:
             try:
@@ -103,7 +144,7 @@ class ProcessManager:
                 continue
             if process.control is not None:
                 process.control.close()
-            self._tell_death(process, status, now)
+            self._log_death(process, status, now)
             self._free(process.row, self.plans[process.generation].totals)
         return unknown
 
@@ -113,7 +154,7 @@ class ProcessManager:
         self.children.leases.give_back(row)
         self._write_live_rows()
 
-    def _tell_death(self, process: ChildProcess, status: int, now: float) -> None:
+    def _log_death(self, process: ChildProcess, status: int, now: float) -> None:
         code = os.waitstatus_to_exitcode(status)
         if process.draining and (code == EXIT_CUT or process.killed):
             self.was_cut = True
@@ -124,7 +165,7 @@ class ProcessManager:
         }
         words["exit" if code >= 0 else "signal"] = abs(code)
         if code == -signal.SIGKILL and not process.killed:
-            words["hint"] = "out of memory, or somebody's kill -9"
+            words["hint"] = "out of memory, or a kill -9"
         place = self.children.places.get((process.generation, process.role, process.slot))
         if process.draining or place is None:
             self.log.info("reap", **words)
@@ -136,18 +177,18 @@ class ProcessManager:
     # -- the watchdog --
 
     def end_the_hung(self, now: float) -> float | None:
-        """Stack dump, then death, to processes whose heartbeat stands still; when to look again before the next tick."""
+        """SIGABRT (a stack dump), then SIGKILL, to processes whose heartbeat stands still; when to look again before the
+        next tick."""
         again: float | None = None
         for process in self.children.living():
             if process.aborted_at is not None:
                 if now - process.aborted_at >= DUMP_TIME:
                     process.killed = True
-                    send(process.pid, signal.SIGKILL)
+                    self.send(process.pid, signal.SIGKILL)
                 else:
                     again = process.aborted_at + DUMP_TIME
                 continue
-            plan = self.plans[process.generation]
-            hang_after = plan.roles[plan.role_index(process.role)].hang_after
+            hang_after = self.plans[process.generation].role(process.role).hang_after
             age = self.watch.age(self.shared.rows.row(process.row)[BEAT_MS], now)
             if wants_abort(age, process.ready_at is not None, hang_after):
                 self.log.error(
@@ -159,34 +200,39 @@ class ProcessManager:
                 )
                 self.row[MASTER_HANGS] += 1
                 process.aborted_at = now
-                send(process.pid, signal.SIGABRT)
+                self.send(process.pid, signal.SIGABRT)
                 again = now + DUMP_TIME
         return again
 
-    # -- words to all --
+    # -- messages to children --
 
     def extend_reach(self) -> None:
-        """Sockets of slots made after a process was forked: it must have them before it can be named their adopter."""
+        """Send living processes the sockets of slots made after their fork: without them they cannot adopt such a
+        slot."""
         for process in self.children.living():
-            plan = self.plans[process.generation]
-            if process.draining or process.role != plan.listening():
+            listening = self.listening[process.generation]
+            is_complete = process.reach >= listening.slots(process.role)
+            if is_complete or process.draining or process.control is None:
                 continue
-            self.nursery.extend(process, self.sockets.of_role(process.role))
-
-    def _drop_in_child(self) -> None:
-        for process in self.children.living():
-            if process.control is not None:
-                process.control.close()
-        self.drop()
+            sockets = in_order(listening.by_slot(process.role))
+            process.given = send_sockets(process.control, sockets, process.given)
+            rest = sockets[process.given :]
+            process.reach = rest[0].slot if rest else listening.slots(process.role)
 
     def tell_all(self, number: int) -> None:
         for process in self.children.living():
-            send(process.pid, number)
+            self.send(process.pid, number)
 
     def _write_live_rows(self) -> None:
         self.row[MASTER_LIVE_ROWS] = self.children.leases.end
 
     def forget(self, generation: int) -> None:
         """The last process of a generation is gone."""
-        self.nursery.close_channels(generation)
+        self.channels.close(generation)
         self.plans.pop(generation, None)
+        self.listening.pop(generation, None)
+
+
+def in_order(listening: Mapping[int, Iterable[ListeningSocket]]) -> list[ListeningSocket]:
+    """The sockets one after another, by slot."""
+    return [one for slot in sorted(listening) for one in listening[slot]]

@@ -1,63 +1,58 @@
-"""The slots table: who serves which queue, who helps, and what share of new connections goes where.
+"""The slots table: which process serves each queue, which one adopts it, what share of new connections goes there.
 
-RULES: runs in the master; the only writer of the slots table. Judging (slots.py) and computing shares (steering.py) are
-pure and elsewhere; here the board is read, the verdicts are written, adopters are rung, the kernel is told.
+RULES: runs in the master; the only writer of the slots table. Verdicts (slots.py) and shares (steering.py) are computed
+by pure functions; here the board is read, the table written, adopters are woken, the kernel is told the shares.
 """
 
 import signal
 from collections.abc import Sequence
 
-from balancer.eventloop.log import Log
-from balancer.eventloop.signals import send
-from balancer.prefork.children import ChildProcess, Children
-from balancer.prefork.slots import NAMES, HeartbeatWatch, SlotVerdict, SlotView, eligible_loads, judge
-from balancer.prefork.sockets import SocketGroup, Sockets
+from balancer.prefork.children import ChildProcess
+from balancer.prefork.processes import ProcessManager
+from balancer.prefork.slots import NAMES, SlotVerdict, SlotView, eligible_loads, judge
+from balancer.prefork.sockets import SocketGroup
 from balancer.prefork.steering import Smoother, attach, is_material, portions, program, shares
 from balancer.shm.layout import (
     ACCEPTING,
     ADOPTER,
     BEAT_MS,
     LOAD,
-    MASTER_ROW,
     MASTER_STEERED,
     PID,
     SHARE,
     SLOT_EMPTY,
+    SLOT_HUNG,
     SLOT_PID,
-    SLOT_STALE,
     SLOT_STATE,
     SLOT_UNUSED,
-    Shared,
 )
 
-WORTH_A_LINE = frozenset({SLOT_STALE, SLOT_EMPTY})
+LOGGED_AS_INFO = frozenset({SLOT_HUNG, SLOT_EMPTY})
 
 
 class SlotTable:
-    """Keeps the slots table true."""
+    """Keeps the slots table up to date."""
 
-    def __init__(
-        self, shared: Shared, children: Children, sockets: Sockets, watch: HeartbeatWatch, log: Log
-    ) -> None:
-        self._shared = shared
-        self._children = children
-        self._sockets = sockets
-        self._watch = watch
-        self._log = log
+    def __init__(self, processes: ProcessManager) -> None:
+        self._processes = processes
+        self._shared = processes.shared
+        self._log = processes.log
         self._smoother = Smoother()
 
-    def refresh(self, now: float, generation: int, role: str, wanted: int, slots: int, steer: bool) -> None:
-        """Look at every slot of the listening role and act on what is seen."""
-        holders = [self._children.holder(generation, role, slot) for slot in range(slots)]
+    def refresh(self, now: float, wanted: int, slots: int) -> None:
+        """Look at every slot of the listening role, in the generation that serves, and act on what is seen."""
+        processes, table = self._processes, self._shared.slots
+        plan = processes.plan
+        role = plan.listening()
+        holders = [processes.children.holder(processes.current, role, slot) for slot in range(slots)]
         views = [self._view(holder, slot >= wanted, now) for slot, holder in enumerate(holders)]
-        table = self._shared.slots
         before = [int(table.cells[slot * table.columns + ADOPTER]) for slot in range(slots)]
         verdicts = judge(views, before)
         parts = shares(self._smoother.smooth(eligible_loads(views, verdicts), now))
         self._write(holders, verdicts, parts)
-        self._steer(role, parts, steer)
+        self._steer(role, parts, plan.steering)
         for row in {v.adopter for v, was in zip(verdicts, before, strict=True) if v.adopter != was}:
-            self._ring(row)
+            self._wake(row)
 
     def _view(self, holder: ChildProcess | None, is_surplus: bool, now: float) -> SlotView:
         if holder is None or holder.draining:
@@ -67,7 +62,7 @@ class SlotTable:
             row=holder.row,
             is_ready=holder.ready_at is not None,
             is_accepting=bool(cells[ACCEPTING]),
-            age=self._watch.age(cells[BEAT_MS], now),
+            age=self._processes.watch.age(cells[BEAT_MS], now),
             load=cells[LOAD],
             reach=holder.reach,
             is_surplus=is_surplus,
@@ -84,38 +79,38 @@ class SlotTable:
             cells[SLOT_STATE] = verdict.state
             if verdict.state == was:
                 continue
-            tell = self._log.info if verdict.state in WORTH_A_LINE and was != SLOT_UNUSED else self._log.debug
+            is_info = verdict.state in LOGGED_AS_INFO and was != SLOT_UNUSED
+            tell = self._log.info if is_info else self._log.debug
             then = {"then": f"row {verdict.adopter} accepts from its queue"} if verdict.adopter else {}
             tell("steer", slot=slot, state=NAMES[verdict.state], share=f"{part}/1000", **then)
 
     def _steer(self, role: str, parts: list[int], steer: bool) -> None:
+        """One table of shares for all addresses; the kernel keeps a program for each group of sockets."""
         steered = False
-        for group in self._sockets.groups.values():
-            if group.bind.role != role or group.shared or not group.is_steerable:
+        for group in self._processes.sockets.groups:
+            if group.bind.role != role or group.is_shared or not group.is_steerable:
                 continue
             if steer and is_material(group.steered_by, parts) and len(group.sockets) == len(parts):
-                self._tell_kernel(group, parts)
+                self._attach(group, parts)
             elif not steer and group.steered_by:
-                self._tell_kernel(group, portions([1.0] * len(group.sockets)))  # as even as the plain hash
+                self._attach(group, portions([1.0] * len(group.sockets)))  # as even as the plain hash
             steered |= steer and bool(group.steered_by)
-        self._shared.rows.row(MASTER_ROW)[MASTER_STEERED] = int(steered)
+        self._processes.row[MASTER_STEERED] = int(steered)
 
-    def _tell_kernel(self, group: SocketGroup, parts: list[int]) -> None:
+    def _attach(self, group: SocketGroup, parts: list[int]) -> None:
         try:
-            attach(group.sockets[0].sock, program(parts))
+            attach(group.sockets[0], program(parts))
         except OSError as error:
             group.is_steerable = False
             group.steered_by = []
+            reason = error.strerror or error
             self._log.warning(
-                "steer",
-                address=group.address,
-                error=error.strerror or error,
-                then="the kernel's plain hash stays",
+                "steer", address=group.address, error=reason, then="the kernel's plain hash stays"
             )
             return
         group.steered_by = parts
         self._log.debug("steer", address=group.address, shares=",".join(map(str, parts)))
 
-    def _ring(self, row: int) -> None:
+    def _wake(self, row: int) -> None:
         if row:
-            send(int(self._shared.rows.row(row)[PID]), signal.SIGURG)
+            self._processes.send(int(self._shared.rows.row(row)[PID]), signal.SIGURG)

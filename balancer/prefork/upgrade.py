@@ -1,7 +1,8 @@
-"""Sockets that outlive the master: handed over an exec, or handed in by a service manager.
+"""Upgrade (USR2): this program started anew, with the same sockets, beside the master that serves.
 
-RULES: the environment carries descriptors' numbers, and every one of them is checked before use (it must be a listening
-stream socket). `LISTEN_FDS` meant for another process (LISTEN_PID) is not ours. Parsing is pure.
+RULES: runs in the master, never blocks. The environment carries numbers of descriptors; every one of them is checked
+before use (it must be a listening stream socket), and parsing is pure. LISTEN_FDS with another LISTEN_PID is another
+process's. A successor that ends, or is silent for too long, changes nothing.
 
     old master --fork, exec(same argv)--> new master: binds nothing it was handed, forks, all ready
         ^                                     |
@@ -12,97 +13,92 @@ import contextlib
 import json
 import os
 import signal
-import socket
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+
+from balancer.eventloop.log import Log
+from balancer.eventloop.signals import send, signals_blocked
+from balancer.prefork.pidfile import PidFile
+from balancer.prefork.sockets import InheritedSocket, Sockets
 
 LISTENERS, READY_FD, PIDFILE_FD = "PREFORK_LISTENERS", "PREFORK_READY_FD", "PREFORK_PIDFILE_FD"
 HANDOVER_STATE = "PREFORK_HANDOVER_STATE"
+ACTIVATION = ("LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES")
 MOST_STATE = 100_000  # characters; execve(2) takes 128 KiB in one string
 FIRST_ACTIVATED = 3
 GIVE_UP_AFTER = 30.0  # seconds a new master has to get ready
 
 
-@dataclass(frozen=True)
-class InheritedSocket:
-    """A listener handed to us: for which role and configured address (empty: whoever's address it has)."""
-
-    fd: int
-    role: str = ""
-    wanted: str = ""
+# -- what a process finds at its start --
 
 
 @dataclass(frozen=True)
 class InheritedFds:
     """Descriptors found in the environment; -1 or empty when there are none."""
 
-    listeners: tuple["InheritedSocket", ...] = ()
+    sockets: tuple[InheritedSocket, ...] = ()
     ready_fd: int = -1
     pidfile_fd: int = -1
 
 
-def activated_fds(environ: Mapping[str, str], pid: int) -> tuple[int, ...]:
-    """Descriptors of socket activation; none when they were meant for another process."""
+def activated_sockets(environ: Mapping[str, str], pid: int) -> tuple[InheritedSocket, ...]:
+    """Sockets of a service manager, with the names it gives them; none when they are meant for another process."""
     count = environ.get("LISTEN_FDS", "")
     if environ.get("LISTEN_PID", "") != str(pid) or not count.isdigit():
         return ()
-    return tuple(range(FIRST_ACTIVATED, FIRST_ACTIVATED + int(count)))
+    names = environ.get("LISTEN_FDNAMES", "").split(":")
+    return tuple(
+        InheritedSocket(
+            FIRST_ACTIVATED + index, name=names[index] if index < len(names) else "", is_external=True
+        )
+        for index in range(int(count))
+    )
 
 
 def parse_listeners(text: str) -> tuple[InheritedSocket, ...]:
-    """What `format_listeners` wrote, nothing when it is not that. Configured addresses tell port 0 apart."""
+    """What `format_listeners` wrote, nothing when it is something else. A version before listeners had names wrote
+    the first three values for each socket."""
     try:
         return tuple(
-            InheritedSocket(int(fd), str(role), str(wanted)) for fd, role, wanted in json.loads(text or "[]")
+            InheritedSocket(int(fd), str(role), str(wanted), str(*rest[:1]), rest[1:] == [True])
+            for fd, role, wanted, *rest in json.loads(text or "[]")
         )
     except (ValueError, TypeError):
         return ()
 
 
-def format_listeners(inherited: Iterable[InheritedSocket]) -> str:
-    return json.dumps([(item.fd, item.role, item.wanted) for item in inherited])
+def format_listeners(sockets: Iterable[InheritedSocket]) -> str:
+    """Configured addresses, not real ones: they tell port 0 of one listener from that of another."""
+    values = [(item.fd, item.role, item.wanted, item.name, item.is_external) for item in sockets]
+    return json.dumps(values)
 
 
 def read_inheritance(environ: Mapping[str, str], pid: int) -> InheritedFds:
-    """What a former master, or the service manager, left us."""
+    """What a former master, or the service manager, has left to this process."""
     handed = parse_listeners(environ.get(LISTENERS, ""))
     ready, pidfile = environ.get(READY_FD, ""), environ.get(PIDFILE_FD, "")
     return InheritedFds(
-        listeners=handed or tuple(InheritedSocket(fd) for fd in activated_fds(environ, pid)),
+        sockets=handed or activated_sockets(environ, pid),
         ready_fd=int(ready) if ready.isdigit() else -1,
         pidfile_fd=int(pidfile) if pidfile.isdigit() else -1,
     )
 
 
 def forget_inheritance() -> None:
-    """Take our words out of the environment: a later upgrade must not find old numbers."""
-    for name in (
-        LISTENERS,
-        READY_FD,
-        PIDFILE_FD,
-        HANDOVER_STATE,
-        "LISTEN_FDS",
-        "LISTEN_PID",
-        "LISTEN_FDNAMES",
-    ):
+    """Take the numbers out of the environment: after a later upgrade they would name other descriptors."""
+    for name in (LISTENERS, READY_FD, PIDFILE_FD, HANDOVER_STATE, *ACTIVATION):
         os.environ.pop(name, None)
 
 
-def adopt_sockets(inherited: Iterable[InheritedSocket]) -> list[tuple[InheritedSocket, socket.socket]]:
-    """Socket objects of the descriptors that are listening stream sockets; others are left alone."""
-    found = []
-    for item in inherited:
-        try:
-            sock = socket.socket(fileno=item.fd)
-        except OSError:
-            continue
-        if sock.type == socket.SOCK_STREAM and sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
-            os.set_inheritable(item.fd, False)
-            found.append((item, sock))
-        else:
-            sock.detach()
-    return found
+def say_ready(fd: int) -> None:
+    """In the new master: tell the old one that it may drain."""
+    with contextlib.suppress(OSError):
+        os.write(fd, b"1")
+    os.close(fd)
+
+
+# -- the old master's side --
 
 
 @dataclass
@@ -128,11 +124,11 @@ class Successor:
 
 
 def start_successor(
-    inherited: Iterable[InheritedSocket], pidfile_fd: int, handover_state: str, now: float
+    sockets: Iterable[InheritedSocket], pidfile_fd: int, handover_state: str, now: float
 ) -> Successor:
-    """Fork and exec this program again with its listeners and its handover_state. Raises OSError when the fork fails.
+    """Fork and exec this program again with its sockets and its handover state. Raises OSError when the fork fails.
 
-    Called with signals held back; the new program starts with none blocked.
+    Called with signals blocked; the new program starts with none blocked.
     """
     reader, writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
     try:
@@ -145,16 +141,16 @@ def start_successor(
         os.close(writer)
         return Successor(pid, reader, now + GIVE_UP_AFTER)
     try:
-        _become(list(inherited), writer, pidfile_fd, handover_state)
+        _become(list(sockets), writer, pidfile_fd, handover_state)
     except BaseException as error:
         with contextlib.suppress(OSError):
             os.write(2, f"upgrade: cannot run {sys.executable}: {error}\n".encode())
     os._exit(1)
 
 
-def _become(inherited: list[InheritedSocket], writer: int, pidfile_fd: int, handover_state: str) -> None:
+def _become(sockets: list[InheritedSocket], writer: int, pidfile_fd: int, handover_state: str) -> None:
     environ = dict(os.environ)
-    environ[LISTENERS] = format_listeners(inherited)
+    environ[LISTENERS] = format_listeners(sockets)
     environ[READY_FD] = str(writer)
     environ[HANDOVER_STATE] = handover_state
     if pidfile_fd >= 0:
@@ -162,7 +158,7 @@ def _become(inherited: list[InheritedSocket], writer: int, pidfile_fd: int, hand
         os.set_inheritable(pidfile_fd, True)
     if "WATCHDOG_PID" in environ:
         environ["WATCHDOG_PID"] = str(os.getpid())
-    for fd in (*(item.fd for item in inherited), writer):
+    for fd in (*(item.fd for item in sockets), writer):
         os.set_inheritable(fd, True)
     signal.set_wakeup_fd(-1)
     for number in (signal.SIGPIPE, signal.SIGURG, signal.SIGWINCH, signal.SIGALRM):
@@ -171,8 +167,90 @@ def _become(inherited: list[InheritedSocket], writer: int, pidfile_fd: int, hand
     os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], environ)
 
 
-def say_ready(fd: int) -> None:
-    """In the new master: tell the old one that it may drain."""
-    with contextlib.suppress(OSError):
-        os.write(fd, b"1")
-    os.close(fd)
+StartSuccessor = Callable[[Iterable[InheritedSocket], int, str, float], Successor]
+
+
+class Upgrade:
+    """The successor of this master: at most one at a time."""
+
+    def __init__(
+        self,
+        log: Log,
+        sockets: Sockets,
+        start_successor: StartSuccessor = start_successor,
+        send: Callable[[int, int], object] = send,
+    ) -> None:
+        self._log = log
+        self._sockets = sockets
+        self._start_successor = start_successor
+        self._send = send
+        self._successor: Successor | None = None
+
+    @property
+    def pid(self) -> int:
+        """The successor's, 0 when there is none."""
+        return 0 if self._successor is None else self._successor.pid
+
+    def start(self, now: float, pidfile: PidFile | None, handover_state: str = "") -> None:
+        """Start this program anew with our sockets and with what only our memory knows."""
+        if self._successor is not None:
+            self._log.warning("upgrade", successor=self.pid, then="refused: one is under way")
+            return
+        handed = self._sockets.to_hand_over()
+        if len(handover_state) > MOST_STATE:
+            size = f"{len(handover_state)}/{MOST_STATE}"
+            self._log.warning("upgrade", handover_state=size, then="it starts without")
+            handover_state = ""
+        try:
+            with signals_blocked():
+                pidfile_fd = -1 if pidfile is None else pidfile.fd
+                self._successor = self._start_successor(handed, pidfile_fd, handover_state, now)
+        except OSError as error:
+            self._log.error("upgrade", error=error, then="the old version goes on")
+            return
+        self._log.info("upgrade", successor=self.pid, sockets=len(handed), then="it serves before we drain")
+
+    def hear(self, now: float) -> bool:
+        """True once, when the successor has said that it serves."""
+        successor = self._successor
+        if successor is None or successor.serves:
+            return False
+        word = successor.hears()
+        if word:
+            successor.serves = True
+            self._log.info("upgrade", successor=successor.pid, then="it serves; we drain")
+            return True
+        if word is False or now > successor.give_up_at:
+            self._signal(signal.SIGKILL)
+            successor.close()
+            self._successor = None
+            self._log.error(
+                "upgrade", successor=successor.pid, error="never got ready", then="the old version goes on"
+            )
+        return False
+
+    def unknown_child_died(self, pid: int, code: int) -> None:
+        """A reaped pid that is not registered: the successor, whose end shows on the pipe too, or an orphan that was
+        given to us as a container's init. Its pid may be another process's from now on."""
+        if self._successor is not None and pid == self.pid:
+            self._successor.is_reaped = True
+            self._log.error("upgrade", successor=pid, exit=code)
+        else:
+            self._log.debug("reap", unknown_child=pid, exit=code)
+
+    def call_off(self) -> None:
+        """This master is told to stop: a successor that does not serve yet stops too."""
+        if self._successor is not None and not self._successor.serves:
+            self._signal(signal.SIGTERM)
+
+    def _signal(self, number: int) -> None:
+        if self._successor is not None and not self._successor.is_reaped:
+            self._send(self._successor.pid, number)
+
+    def fds(self) -> list[int]:
+        """The pipe on which it will speak."""
+        return [] if self._successor is None or self._successor.serves else [self._successor.ready_fd]
+
+    def close_in_child(self) -> None:
+        if self._successor is not None:
+            self._successor.close()

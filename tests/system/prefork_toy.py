@@ -2,7 +2,8 @@
 
     python -m tests.system.prefork_toy CONFIG      CONFIG is a JSON file, read again at every reload
 
-Keys: port, workers, drain, pidfile, admin (unix path), fail ("" | "config" | "boot"), more (extra ports), steering.
+Keys: port and more (ports of the listener "main"), listeners (name -> addresses, besides), workers, drain, pidfile,
+admin (unix path), fail ("" | "config" | "boot"), steering, loglevel, user, debug_dir.
 """
 
 import json
@@ -15,21 +16,26 @@ from balancer.config.option import ConfigError
 from balancer.config.units import parse_address
 from balancer.eventloop.loop import READ
 from balancer.prefork.child import Child
-from balancer.prefork.master import Bind, Plan, Role, run_master
+from balancer.prefork.master import run_master
+from balancer.prefork.plan import Plan, Role
+from balancer.prefork.sockets import Bind, ListeningSocket
 from balancer.shm.layout import ACCEPTING, LOAD, PREFORK_COLUMNS, Shared
 
 SERVED = PREFORK_COLUMNS  # a total
 
 
 class Echo:
-    """One worker. Words: pid, gen, board, spin (hangs its loop); anything else comes back."""
+    """One worker. Words: pid, gen, name (the listener's), board, spin (hangs its loop); anything else comes back."""
 
-    def __init__(self, child: Child, fail: str) -> None:
+    def __init__(self, child: Child, names: frozenset[str], fail: str) -> None:
         if fail == "boot":
             raise RuntimeError("told to fail at boot")
+        unknown = {one.name for many in child.listening.values() for one in many} - names
+        if unknown:
+            raise RuntimeError(f"sockets of listeners that are not configured: {unknown}")
         self.child = child
         self.conns: dict[int, socket.socket] = {}
-        self.watched: set[int] = set()
+        self.watched: dict[int, list[ListeningSocket]] = {}
         child.on_drain = self.drain
         child.on_cut = self.cut
         child.on_tick = self.tick
@@ -42,29 +48,30 @@ class Echo:
 
     def tick(self, _now: float) -> None:
         own = set() if self.child.draining else {self.child.slot, *self.child.adopted()}
-        for slot in self.watched - own:
-            self.accept_all(slot)
-            for listener in self.child.listening.get(slot, ()):
-                self.child.loop.forget(listener.fd)
-        for slot in own - self.watched:
-            for listener in self.child.listening.get(slot, ()):
-                self.child.loop.watch_level(listener.fd, lambda _mask, slot=slot: self.accept_all(slot))
-        self.watched = own
+        for slot in self.watched.keys() - own:
+            for listening in self.watched.pop(slot):
+                self.accept_all(listening)
+                self.child.loop.forget(listening.fd)
+        for slot in own - self.watched.keys():
+            self.watched[slot] = [one for one in self.child.listening.get(slot, ()) if one.sock.fileno() >= 0]
+            for one in self.watched[slot]:
+                self.child.loop.watch_level(one.fd, lambda _mask, one=one: self.accept_all(one))
         self.child.title.set(f"worker {self.child.slot} [{len(self.conns)} sessions]", self.child.loop.now)
 
-    def accept_all(self, slot: int) -> None:
-        for listener in self.child.listening.get(slot, ()):
-            while True:
-                try:
-                    conn, _ = listener.sock.accept()
-                except OSError:
-                    break
-                conn.setblocking(False)
-                self.conns[conn.fileno()] = conn
-                self.child.cells[LOAD] += 1
-                self.child.loop.watch_level(conn.fileno(), lambda _mask, conn=conn: self.talk(conn), READ)
+    def accept_all(self, listening: ListeningSocket) -> None:
+        while True:
+            try:
+                conn, _ = listening.sock.accept()
+            except OSError:
+                break
+            conn.setblocking(False)
+            self.conns[conn.fileno()] = conn
+            self.child.cells[LOAD] += 1
+            self.child.loop.watch_level(
+                conn.fileno(), lambda _mask, conn=conn: self.talk(conn, listening.name), READ
+            )
 
-    def talk(self, conn: socket.socket) -> None:
+    def talk(self, conn: socket.socket, name: str) -> None:
         try:
             data = conn.recv(4096)
         except BlockingIOError:
@@ -81,6 +88,8 @@ class Echo:
                 data = b"%d\n" % os.getpid()
             case b"gen":
                 data = b"%d\n" % self.child.generation
+            case b"name":
+                data = name.encode() + b"\n"
             case b"board":
                 data = json.dumps(board(self.child.shared)).encode() + b"\n"
             case b"spin":
@@ -96,8 +105,8 @@ class Echo:
             self.child.loop.stop()
 
     def drain(self, _deadline: float) -> None:
-        self.child.cells[ACCEPTING] = 0
         self.tick(0.0)
+        self.child.cells[ACCEPTING] = 0
         if not self.conns:
             self.child.loop.stop()
 
@@ -121,7 +130,7 @@ def idle(child: Child) -> int:
     return child.run()
 
 
-class Toy:
+class ToyService:
     def __init__(self, path: str) -> None:
         self.path = path
 
@@ -131,14 +140,19 @@ class Toy:
         if config.get("fail") == "config":
             raise ConfigError(f"{self.path}: told to fail")
         ports = [config.get("port", 0), *config.get("more", [])]
-        binds = [Bind("worker", parse_address(f"127.0.0.1:{port}")) for port in ports]
+        listeners = {"main": [f"127.0.0.1:{port}" for port in ports], **config.get("listeners", {})}
+        binds = [
+            Bind("worker", parse_address(text), name=name)
+            for name, texts in listeners.items()
+            for text in texts
+        ]
         if config.get("admin"):
             binds.append(Bind("prober", parse_address(f"unix:{config['admin']}"), per_slot=False))
-        fail = config.get("fail", "")
+        names, fail = frozenset(listeners), config.get("fail", "")
         return Plan(
             title="toy",
             roles=(
-                Role("worker", config.get("workers", 2), lambda child: Echo(child, fail).run()),
+                Role("worker", config.get("workers", 2), lambda child: Echo(child, names, fail).run()),
                 Role("prober", 1, idle),
             ),
             binds=tuple(binds),
@@ -157,4 +171,4 @@ class Toy:
 
 
 if __name__ == "__main__":
-    sys.exit(run_master(Toy(sys.argv[1])))
+    sys.exit(run_master(ToyService(sys.argv[1])))

@@ -18,8 +18,8 @@ DELAY = 1.5  # seconds that a new connection may wait because of a hung worker
 REPLACED = 4.0  # seconds from the stop to a ready replacement
 
 
-def judge(row: str, arrivals: Sequence[Arrival], **figures: object) -> float:
-    """Nobody failed; the longest delay."""
+def longest_delay(row: str, arrivals: Sequence[Arrival], **figures: object) -> float:
+    """No client failed; the longest delay."""
     failed = [arrival.error for arrival in arrivals if arrival.error]
     longest = max(arrival.delay for arrival in arrivals)
     delayed = sum(arrival.delay > 0.1 for arrival in arrivals)
@@ -49,7 +49,7 @@ def stop_a_worker(rounds: int, seconds: float) -> None:
                 replaced = time.monotonic() - stopped
                 wait_for(lambda s=stopped: time.monotonic() - s > seconds, "the end of the window", seconds)
                 arrivals.stop()
-            longest = judge("27", arrivals.since(stopped), replaced=round(replaced, 2))
+            longest = longest_delay("27", arrivals.since(stopped), replaced=round(replaced, 2))
             assert longest <= DELAY, f"a new connection waited {longest:.2f} s"
             assert replaced <= REPLACED, f"replaced after {replaced:.2f} s"
             lb.wait_line(r" hang role=\"?worker")
@@ -79,7 +79,7 @@ def stop_the_master(seconds: float) -> None:
         lb.wait_line(r"info master pid=\d+ .*jump")
         wait_for(lambda: time.monotonic() - woken > 1.0, "four looks of the woken master")
         arrivals.stop()
-        judge("28", arrivals.all, stopped=seconds)
+        longest_delay("28", arrivals.all, stopped=seconds)
         assert ready_pids(lb) == before
         lb.check_at_rest()
 
@@ -103,13 +103,13 @@ def freeze_the_tree(seconds: float) -> None:
             for pid in pids:
                 freeze(pid)
             time.sleep(seconds)  # the fault
-            for pid in pids:  # the master first: it wakes to hearts that have not beaten
+            for pid in pids:  # the master first: it wakes to old heartbeats
                 os.kill(pid, signal.SIGCONT)
                 wait_for(lambda p=pid: state_of(p) != "T", "awake", every=0.001)
             woken = time.monotonic()
             wait_for(lambda: time.monotonic() - woken > 1.0, "four looks of the woken master")
             arrivals.stop()
-        judge("29", arrivals.all, frozen=seconds)
+        longest_delay("29", arrivals.all, frozen=seconds)
         assert ready_pids(lb) == before
         lb.check_at_rest()
 

@@ -1,7 +1,7 @@
 """Reloads, upgrades, growing, shrinking and reopened logs at random moments, so that each meets each in every state.
 
-Each alone has its own tests; what they leave behind for one another shows only here. Nobody is killed, so nothing may
-be lost: not a request, not a descriptor, not a process too many.
+Each alone has its own tests; what one leaves behind for another shows only here. No process is killed, so nothing may be
+lost: no request, no descriptor, and no process may be left over.
 """
 
 import contextlib

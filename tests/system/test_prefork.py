@@ -5,98 +5,17 @@ import os
 import re
 import signal
 import socket
-import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from scripts.lab.process import LabProcess, children_of, clean_environment, is_running, title_of
+from scripts.lab.process import children_of, is_running, title_of
 from scripts.lab.waiting import wait_for
+from tests.system.toy import Toy, make_toy, talk
 
-
-class Toy(LabProcess):
-    """A running toy service: its master, its log, its configuration file."""
-
-    def __init__(self, directory: Path, environment: dict[str, str] | None = None, **config: Any) -> None:
-        self.config_path = directory / "toy.json"
-        super().__init__(
-            [sys.executable, "-m", "tests.system.prefork_toy", str(self.config_path)],
-            directory / "log",
-            environment=clean_environment(environment),
-        )
-        self.config = {"workers": 2, **config}
-        self.configure()
-
-    def configure(self, **changes: Any) -> None:
-        self.config |= changes
-        self.config_path.write_text(json.dumps(self.config))
-
-    def boot(self) -> "Toy":
-        self.start()
-        self.wait_lines(r" ready ")
-        return self
-
-    def wait_lines(self, pattern: str, count: int = 1, seconds: float = 10.0) -> None:
-        """Wait until `count` lines of the log match."""
-        wanted = re.compile(pattern)
-        wait_for(
-            lambda: sum(bool(wanted.search(line)) for line in self.log().splitlines()) >= count,
-            f"{count} of /{pattern}/ in the log",
-            seconds,
-        )
-
-    @property
-    def port(self) -> int:
-        return int(self.wait_line(r" bind address=127\.0\.0\.1:(\d+)")[1])
-
-    def children(self, role: str = "") -> list[int]:
-        """Living children of the master, by title."""
-        return [pid for pid in children_of(self.pid) if role in title_of(pid)]
-
-    def worker(self, slot: int) -> int:
-        pid: int = self.ask_board()["slots"][slot][2]
-        return pid
-
-    def connect(self, port: int | None = None) -> socket.socket:
-        return socket.create_connection(("127.0.0.1", port or self.port), timeout=3)
-
-    def ask(self, word: str, port: int | None = None) -> str:
-        with self.connect(port) as sock:
-            return talk(sock, word)
-
-    def ask_board(self) -> dict[str, Any]:
-        board: dict[str, Any] = json.loads(self.ask("board"))
-        return board
-
-
-def talk(sock: socket.socket, word: str) -> str:
-    sock.sendall(word.encode() + b"\n")
-    data = b""
-    while not data.endswith(b"\n"):
-        chunk = sock.recv(65536)
-        if not chunk:
-            raise ConnectionError(f"closed after {data!r}")
-        data += chunk
-    return data.decode().strip()
-
-
-@pytest.fixture
-def make_toy(tmp_path: Path) -> Iterator[Callable[..., Toy]]:
-    toys: list[Toy] = []
-
-    def make(**config: Any) -> Toy:
-        directory = tmp_path / f"toy{len(toys)}"
-        directory.mkdir()
-        toys.append(Toy(directory, **config))
-        return toys[-1]
-
-    yield make
-    for toy in toys:
-        toy.kill_everything()
-        assert "traceback" not in toy.log() or "told to fail at boot" in toy.log(), toy.log()
+__all__ = ["make_toy"]  # a fixture
 
 
 def test_boots_tells_ready_once_and_stops_on_term(make_toy: Callable[..., Toy]) -> None:
@@ -319,7 +238,7 @@ def test_growing_and_shrinking_fails_no_client(make_toy: Callable[..., Toy]) -> 
     board = toy.ask_board()
     assert len(board["slots"]) == 4
     surplus = board["slots"][2]
-    assert surplus[0] != 0 and surplus[1] == 0  # a sibling is named, and nothing is steered there
+    assert surplus[0] != 0 and surplus[1] == 0  # it is adopted, and nothing is steered there
 
 
 def test_upgrade_serves_before_the_old_one_drains(make_toy: Callable[..., Toy], tmp_path: Path) -> None:
@@ -371,12 +290,12 @@ def test_workers_that_never_get_ready_end_the_boot(make_toy: Callable[..., Toy])
     assert toy.log().count(" spawn role=") <= 10
 
 
-def test_steering_keeps_new_connections_from_a_stale_slot(make_toy: Callable[..., Toy]) -> None:
+def test_steering_keeps_new_connections_from_a_hung_worker(make_toy: Callable[..., Toy]) -> None:
     toy = make_toy(workers=3).boot()
     assert toy.ask_board()["master"][6] == 1
     victim = toy.worker(1)
     os.kill(victim, signal.SIGSTOP)
-    toy.wait_lines(r" steer slot=1 state=stale")
+    toy.wait_lines(r" steer slot=1 state=hung")
     assert toy.ask_board()["slots"][1][1] == 0
     os.kill(victim, signal.SIGCONT)
     wait_for(lambda: toy.ask_board()["slots"][1][1] > 0, "the slot steered to again", 2)

@@ -271,8 +271,8 @@ def test_a_pid_file_that_was_replaced_is_not_removed(tmp_path: Path) -> None:
 
 
 def test_a_pid_file_appears_whole(tmp_path: Path) -> None:
-    """Who has the stale one open reads that to its end: the new one was renamed over it. Fails where the file is written
-    in place: then there is an instant at which it is empty."""
+    """A reader that has the stale file open reads it to its end: the new one is renamed over it. Fails where the file is
+    written in place: then there is an instant at which it is empty."""
     pidfile = tmp_path / "pid"
     pidfile.write_text("4711\n")
     with Echo() as backend, open(pidfile) as stale:

@@ -90,8 +90,6 @@ TO_MEND: set[str] = {
     "class Answer is defined more than once",
     # eventloop
     "class Acceptor is defined more than once",
-    # prefork, resizer
-    "class Seat is defined more than once",
     # resizer
     "class Worker is defined more than once",
 }

@@ -9,7 +9,7 @@ import os
 from balancer.config.units import resolve
 from balancer.eventloop.log import Log
 from balancer.eventloop.loop import Loop
-from balancer.prefork.boot import raise_file_limit
+from balancer.prefork.limits import raise_file_limit
 from workers.client.forking import run_forked
 from workers.client.journal import Journal
 from workers.client.naming import target_names

@@ -69,8 +69,8 @@ def test_workers_are_listed_with_what_the_kernel_says_of_them(board: b.Board) ->
     ("state", "age_ms", "word"),
     [
         (c.READY, 0, "ready"),
-        (c.DRAINING, 1400, "draining"),
-        (c.READY, 1600, "hung"),
+        (c.DRAINING, 700, "draining"),
+        (c.READY, 800, "hung"),
         (c.STARTING, 9000, "starting"),
     ],
 )

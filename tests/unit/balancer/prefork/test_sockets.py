@@ -1,67 +1,91 @@
-"""Sockets of slots: groups, ports chosen by the kernel, second instances, socket files, inherited sockets."""
+"""Sockets of slots: groups, names, ports chosen by the kernel, second instances, socket files, inherited sockets."""
 
 import errno
 import os
 import socket
 import stat
 from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from balancer.config.units import parse_address
+from balancer.config.units import Address, parse_address
 from balancer.prefork.boot import retry_bind
-from balancer.prefork.sockets import Bind, CannotBind, Sockets, serves
-from balancer.prefork.upgrade import InheritedSocket
+from balancer.prefork.sockets import (
+    Bind,
+    CannotBind,
+    Inherited,
+    InheritedSocket,
+    PlanSockets,
+    SocketGroup,
+    Sockets,
+    hand_out,
+    listens_at,
+    match_groups,
+)
 
 
-@pytest.fixture
-def sockets() -> Iterator[Sockets]:
-    made = Sockets()
-    yield made
-    made.unlink()
-    for group in made.groups.values():
+def closing(sockets: Sockets) -> None:
+    sockets.unlink()
+    for group in (*sockets.groups, *sockets.leftover):
         group.close()
 
 
-def tcp(port: int = 0, role: str = "worker", per_slot: bool = True) -> Bind:
-    return Bind(role, parse_address(f"127.0.0.1:{port}"), per_slot=per_slot)
+@pytest.fixture
+def stack() -> Iterator[ExitStack]:
+    with ExitStack() as made:
+        yield made
 
 
-def port_of(sockets: Sockets, role: str = "worker") -> int:
-    return sockets.of_role(role)[0][0].address.port
+@pytest.fixture
+def sockets(stack: ExitStack) -> Sockets:
+    made = Sockets()
+    stack.callback(closing, made)
+    return made
+
+
+def tcp(port: int = 0, role: str = "worker", per_slot: bool = True, name: str = "") -> Bind:
+    return Bind(role, parse_address(f"127.0.0.1:{port}"), per_slot=per_slot, name=name)
+
+
+def only(opened: PlanSockets) -> SocketGroup:
+    (group,) = opened.added
+    return group
 
 
 def test_port_zero_becomes_one_port_for_all_slots(sockets: Sockets) -> None:
-    (group,) = sockets.open([tcp()], 3)
-    ports = {listener.sock.getsockname()[1] for listener in group.sockets}
+    opened = sockets.open([tcp()], 3)
+    group = only(opened)
+    ports = {sock.getsockname()[1] for sock in group.sockets}
     assert len(ports) == 1 and ports == {group.address.port} != {0}
-    assert [listener.slot for listener in group.sockets] == [0, 1, 2]
-    assert list(sockets.of_role("worker")) == [0, 1, 2]
+    by_slot = opened.by_slot("worker")
+    assert list(by_slot) == [0, 1, 2] and opened.slots("worker") == 3
+    assert [[one.slot for one in many] for many in by_slot.values()] == [[0], [1], [2]]
 
 
 def test_opening_again_changes_nothing(sockets: Sockets) -> None:
-    sockets.open([tcp()], 2)
-    before = sockets.of_role("worker")
-    assert sockets.open([tcp()], 2) == []
-    assert sockets.of_role("worker") == before
+    first = sockets.open([tcp()], 2)
+    second = sockets.open([tcp()], 2)
+    assert second.added == () and second.pairs == first.pairs
 
 
 def test_growing_keeps_what_is_there_and_adds_at_the_end(sockets: Sockets) -> None:
-    sockets.open([tcp(), tcp(role="console", per_slot=False)], 2)
-    before = sockets.of_role("worker")
+    opened = sockets.open([tcp(), tcp(role="console", per_slot=False)], 2)
+    before = opened.by_slot("worker")
     sockets.grow(4)
-    after = sockets.of_role("worker")
+    after = opened.by_slot("worker")
     assert list(after) == [0, 1, 2, 3] and {slot: after[slot] for slot in before} == before
-    assert list(sockets.of_role("console")) == [0]
+    assert list(opened.by_slot("console")) == [0]
 
 
 def test_a_second_instance_cannot_join_the_group(sockets: Sockets) -> None:
-    sockets.open([tcp()], 2)
+    port = only(sockets.open([tcp()], 2)).address.port
     other = Sockets()
-    with pytest.raises(CannotBind, match=f"cannot bind 127.0.0.1:{port_of(sockets)}: Address already in use"):
-        other.open([tcp(port_of(sockets))], 2)
-    assert other.groups == {}
+    with pytest.raises(CannotBind, match=f"cannot bind 127.0.0.1:{port}: Address already in use"):
+        other.open([tcp(port)], 2)
+    assert other.groups == []
 
 
 def test_all_or_nothing(sockets: Sockets, tmp_path: Path) -> None:
@@ -72,28 +96,27 @@ def test_all_or_nothing(sockets: Sockets, tmp_path: Path) -> None:
         binds = [tcp(), Bind("worker", parse_address(f"unix:{file}")), tcp(taken.getsockname()[1])]
         with pytest.raises(CannotBind, match=str(taken.getsockname()[1])):
             sockets.open(binds, 2)
-    assert sockets.groups == {} and not file.exists()
+    assert sockets.groups == [] and not file.exists()
 
 
 def test_a_removed_port_stops_listening_even_where_a_duplicate_is_held(sockets: Sockets) -> None:
-    sockets.open([tcp()], 2)
-    port = port_of(sockets)
-    duplicates = [listener.sock.dup() for many in sockets.of_role("worker").values() for listener in many]
+    group = only(sockets.open([tcp()], 2))
+    duplicates = [sock.dup() for sock in group.sockets]
     sockets.remove(list(sockets.groups))
     with socket.socket() as client:
-        assert client.connect_ex(("127.0.0.1", port)) == errno.ECONNREFUSED
+        assert client.connect_ex(("127.0.0.1", group.address.port)) == errno.ECONNREFUSED
     for sock in duplicates:
         sock.close()
 
 
 def test_a_unix_socket_is_one_queue_with_a_descriptor_per_slot(sockets: Sockets, tmp_path: Path) -> None:
     path = tmp_path / "lb.sock"
-    (group,) = sockets.open([Bind("worker", parse_address(f"unix:{path}"), mode=0o660)], 2)
-    assert group.shared and len({listener.fd for listener in group.sockets}) == 2
+    group = only(sockets.open([Bind("worker", parse_address(f"unix:{path}"), mode=0o660)], 2))
+    assert group.is_shared and len({sock.fileno() for sock in group.sockets}) == 2
     assert stat.S_IMODE(path.stat().st_mode) == 0o660
     with socket.socket(socket.AF_UNIX) as client:
         client.connect(str(path))
-        group.sockets[1].sock.accept()[0].close()
+        group.sockets[1].accept()[0].close()
     sockets.unlink()
     assert not path.exists()
 
@@ -117,7 +140,7 @@ def test_what_is_not_a_socket_is_never_unlinked(sockets: Sockets, tmp_path: Path
     assert path.read_text() == "x"
 
 
-def test_another_ones_socket_file_is_left_alone(sockets: Sockets, tmp_path: Path) -> None:
+def test_the_socket_file_of_another_process_is_left_alone(sockets: Sockets, tmp_path: Path) -> None:
     path = tmp_path / "s"
     sockets.open([Bind("console", parse_address(f"unix:{path}"), per_slot=False)], 1)
     path.unlink()
@@ -126,102 +149,219 @@ def test_another_ones_socket_file_is_left_alone(sockets: Sockets, tmp_path: Path
     assert path.exists()
 
 
-def test_options_are_set_on_every_listener(sockets: Sockets) -> None:
-    bind = Bind(
-        "worker", parse_address("127.0.0.1:0"), options=((socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),)
-    )
-    (group,) = sockets.open([bind], 2)
-    for listener in group.sockets:
-        assert listener.sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
-        assert not os.get_inheritable(listener.fd)
+def test_options_are_set_on_every_socket(sockets: Sockets) -> None:
+    nodelay = (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    group = only(sockets.open([replace(tcp(), options=(nodelay,))], 2))
+    for sock in group.sockets:
+        assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+        assert not os.get_inheritable(sock.fileno())
 
 
-def listening() -> socket.socket:
-    sock = socket.socket()
-    sock.bind(("127.0.0.1", 0))
+# --- names: which socket belongs to which listener
+
+
+def names_by_port(opened: PlanSockets) -> dict[int, str]:
+    return {one.address.port: one.name for one in opened.by_slot("worker")[0]}
+
+
+def test_a_renamed_listener_keeps_its_sockets_and_each_plan_sees_its_own_name(sockets: Sockets) -> None:
+    """Fails where the name is part of the identity: the address would be bound again, beside its own queue."""
+    old = sockets.open([tcp(name="web")], 2)
+    (port,) = names_by_port(old)
+    new = sockets.open([tcp(name="www")], 2)
+    assert new.added == () and len(sockets.groups) == 1
+    assert (names_by_port(old), names_by_port(new)) == ({port: "web"}, {port: "www"})
+
+
+def test_port_zero_of_two_listeners_is_two_addresses(sockets: Sockets) -> None:
+    """Fails where (role, address) alone is the identity: the second group would replace the first one in the registry."""
+    opened = sockets.open([tcp(name="a"), tcp(name="b"), tcp(name="b")], 2)
+    assert len(sockets.groups) == 3
+    assert sorted(names_by_port(opened).values()) == ["a", "b", "b"]
+
+
+def test_port_zero_of_a_listener_that_stays_is_its_own(sockets: Sockets) -> None:
+    """The first listener goes, the second one's sockets must not become a third one's. Fails where the order decides."""
+    old = sockets.open([tcp(name="a"), tcp(name="b")], 1)
+    new = sockets.open([tcp(name="c"), tcp(name="b")], 1)
+    assert new.added == ()
+    ports = {name: port for port, name in names_by_port(old).items()}
+    assert names_by_port(new) == {ports["a"]: "c", ports["b"]: "b"}
+
+
+def test_an_address_serves_one_role_only() -> None:
+    group = SocketGroup(tcp(80))
+    assert match_groups([tcp(80, role="console"), tcp(81), tcp(80)], [group]) == [None, None, group]
+
+
+# --- inherited sockets
+
+
+def listening(stack: ExitStack, address: tuple[str, int] = ("127.0.0.1", 0)) -> socket.socket:
+    sock = stack.enter_context(socket.socket())
+    sock.bind(address)
     sock.listen()
     return sock
 
 
-def test_one_inherited_socket_is_shared_by_all_slots(sockets: Sockets) -> None:
-    given = listening()
-    sockets.inherited = [(InheritedSocket(given.fileno()), given)]
-    (group,) = sockets.open([tcp(given.getsockname()[1])], 3)
-    assert group.shared and len(group.sockets) == 3 and sockets.inherited == []
+def given(sock: socket.socket, name: str = "") -> Inherited:
+    """As a service manager hands it in."""
+    return InheritedSocket(sock.fileno(), name=name, is_external=True), sock
 
 
-def test_a_successor_recognises_port_zero(sockets: Sockets) -> None:
-    sockets.open([tcp()], 2)
-    heir = Sockets()
-    heir.inherited = [(item, socket.socket(fileno=os.dup(item.fd))) for item in sockets.to_hand_over()]
-    (group,) = heir.open([tcp()], 3)
-    assert group.address.port == port_of(sockets) and len(group.sockets) == 3 and not group.shared
-    heir.groups[group.key].close()
+def successor(sockets: Sockets, stack: ExitStack) -> Sockets:
+    """What a new master begins with."""
+    made = Sockets()
+    made.inherited = [(item, socket.socket(fileno=os.dup(item.fd))) for item in sockets.to_hand_over()]
+    stack.callback(closing, made)
+    return made
+
+
+def test_one_inherited_socket_is_shared_by_all_slots(sockets: Sockets, stack: ExitStack) -> None:
+    sock = listening(stack)
+    sockets.inherited = [given(sock)]
+    group = only(sockets.open([tcp(sock.getsockname()[1])], 3))
+    assert group.is_shared and len(group.sockets) == 3 and sockets.inherited == []
+
+
+def test_a_successor_recognises_port_zero(sockets: Sockets, stack: ExitStack) -> None:
+    old = sockets.open([tcp(name="a"), tcp(name="b")], 2)
+    heir = successor(sockets, stack)
+    new = heir.open([tcp(name="b"), tcp(name="a")], 3)
+    assert names_by_port(new) == names_by_port(old)
+    assert all(len(group.sockets) == 3 and not group.is_shared for group in heir.groups)
+
+
+def test_a_successor_recognises_a_renamed_listener(sockets: Sockets, stack: ExitStack) -> None:
+    old = sockets.open([tcp(name="a"), tcp(name="b")], 1)
+    new = successor(sockets, stack).open([tcp(name="c"), tcp(name="b")], 1)
+    ports = {name: port for port, name in names_by_port(old).items()}
+    assert names_by_port(new) == {ports["a"]: "c", ports["b"]: "b"}
+
+
+def test_a_name_of_the_service_manager_decides(stack: ExitStack) -> None:
+    """Two sockets, each at an address that the configuration has otherwise. Fails where the address alone counts."""
+    web, mail = listening(stack), listening(stack, ("127.0.0.2", 0))
+    binds = [replace(tcp(1, name="mail")), tcp(2, name="web")]
+    groups = [SocketGroup(bind) for bind in binds]
+    taken = hand_out(groups, [given(web, "web"), given(mail, "mail")])
+    assert {group.bind.name: entries[0][1] for group, entries in taken} == {"web": web, "mail": mail}
+
+
+def test_each_address_of_a_named_listener_takes_its_own_socket(stack: ExitStack) -> None:
+    first, second = listening(stack), listening(stack)
+    binds = [tcp(sock.getsockname()[1], name="web") for sock in (second, first)]
+    groups = [SocketGroup(bind) for bind in binds]
+    taken = hand_out(groups, [given(first, "web"), given(second, "web")])
+    assert {group.bind.address.port: entries[0][1] for group, entries in taken} == {
+        sock.getsockname()[1]: sock for sock in (first, second)
+    }
+
+
+def test_a_name_that_no_listener_has_leaves_it_to_the_address(stack: ExitStack) -> None:
+    sock = listening(stack)
+    groups = [SocketGroup(tcp(port, name="web")) for port in (1, sock.getsockname()[1])]
+    ((group, _),) = hand_out(groups, [given(sock, "balancer.socket")])
+    assert group is groups[1]
+    assert hand_out(groups[:1], [given(sock, "balancer.socket")]) == []
+
+
+def test_what_a_service_manager_made_is_not_shut(sockets: Sockets, stack: ExitStack, tmp_path: Path) -> None:
+    """Also after an upgrade. Fails where a removed address is shut down wherever it came from: the manager could not
+    start us again on it."""
+    file = tmp_path / "s"
+    unix = stack.enter_context(socket.socket(socket.AF_UNIX))
+    unix.bind(str(file))
+    unix.listen()
+    tcp_socket = listening(stack)
+    sockets.inherited = [(item, sock.dup()) for item, sock in (given(tcp_socket), given(unix))]
+    address = Address("unix", path=str(file))
+    sockets.open([tcp(tcp_socket.getsockname()[1]), Bind("worker", address)], 2)
+    heir = successor(sockets, stack)
+    heir.open([], 2)
+    assert heir.sort_out() == [] and len(heir.leftover) == 2
+    heir.remove(list(heir.leftover))
+    sockets.remove(list(sockets.groups))
+    with socket.create_connection(tcp_socket.getsockname(), 1), socket.socket(socket.AF_UNIX) as client:
+        client.connect(str(file))
+
+
+def test_what_a_successor_does_not_configure_is_left_over_and_shut_later(
+    sockets: Sockets, stack: ExitStack
+) -> None:
+    old = sockets.open([tcp(name="a"), tcp(name="b")], 2)
+    ports = {name: port for port, name in names_by_port(old).items()}
+    heir = successor(sockets, stack)
+    heir.open([tcp(name="b")], 2)
+    assert heir.sort_out() == [] and [len(group.sockets) for group in heir.leftover] == [2]
+    assert heir.slots() == 2
+    with socket.create_connection(("127.0.0.1", ports["a"]), 1):
+        pass
+    heir.remove(list(heir.leftover))
+    assert heir.leftover == []
+    with socket.socket() as client:
+        assert client.connect_ex(("127.0.0.1", ports["a"])) == errno.ECONNREFUSED
 
 
 def test_wildcards_of_one_port_are_one_address() -> None:
     with socket.socket(socket.AF_INET6) as sock:
         sock.bind(("::", 0))
         port = sock.getsockname()[1]
-        assert serves(sock, parse_address(f"0.0.0.0:{port}"))
-        assert not serves(sock, parse_address(f"127.0.0.1:{port}"))
-        assert not serves(sock, parse_address(f"0.0.0.0:{port + 1 if port < 65535 else 1}"))
-        assert not serves(sock, parse_address("unix:/x"))
+        assert listens_at(sock, parse_address(f"0.0.0.0:{port}"))
+        assert not listens_at(sock, parse_address(f"127.0.0.1:{port}"))
+        assert not listens_at(sock, parse_address(f"0.0.0.0:{port + 1 if port < 65535 else 1}"))
+        assert not listens_at(sock, parse_address("unix:/x"))
+
+
+def test_slots_of_a_former_master_stay_slots_however_few_are_wanted(
+    sockets: Sockets, stack: ExitStack
+) -> None:
+    """The kernel gives clients to each socket of the group: in one without a slot they would stay for ever."""
+    sockets.open([tcp(), tcp(role="console", per_slot=False)], 4)
+    heir = successor(sockets, stack)
+    binds = [tcp(), Bind("worker", parse_address("127.0.0.2:0")), tcp(role="console", per_slot=False)]
+    opened = heir.open(binds, 2)
+    assert heir.slots() == 4
+    assert [len(group.sockets) for group in opened.added] == [4, 4, 1]
+
+
+def test_what_was_inherited_survives_a_failed_attempt(
+    sockets: Sockets, stack: ExitStack, tmp_path: Path
+) -> None:
+    """The next attempt needs it, and the file is still the former master's."""
+    file = tmp_path / "s"
+    binds = [tcp(), Bind("worker", parse_address(f"unix:{file}"))]
+    sockets.open(binds, 2)
+    heir = successor(sockets, stack)
+    inherited = [sock for _, sock in heir.inherited]
+    taken = listening(stack).getsockname()[1]
+    with pytest.raises(CannotBind, match=str(taken)):
+        heir.open([*binds, tcp(taken)], 3)
+    assert [sock for _, sock in heir.inherited] == inherited and heir.groups == []
+    assert file.exists() and all(sock.fileno() >= 0 for sock in inherited)
+    assert len(heir.open(binds, 2).added) == 2
+
+
+# --- at boot
 
 
 def test_a_dying_instance_is_waited_for_and_other_errors_are_not() -> None:
     naps: list[float] = []
 
-    def fail(code: int) -> None:
+    def fail(code: int) -> PlanSockets:
         try:
             raise OSError(code, os.strerror(code))
         except OSError as error:
             raise CannotBind("cannot bind x") from error
 
-    def act() -> list[object]:
-        if len(naps) < 3:
-            fail(errno.EADDRINUSE)
-        return []
+    def act() -> PlanSockets:
+        return PlanSockets() if len(naps) == 3 else fail(errno.EADDRINUSE)
 
-    assert retry_bind(act, naps.append) == []  # type: ignore[arg-type]
+    assert retry_bind(act, naps.append) == PlanSockets()
     assert len(naps) == 3
     with pytest.raises(CannotBind):
-        retry_bind(lambda: fail(errno.EACCES), naps.append)  # type: ignore[arg-type,return-value,func-returns-value]
+        retry_bind(lambda: fail(errno.EACCES), naps.append)
     assert len(naps) == 3
     with pytest.raises(CannotBind):
-        retry_bind(lambda: fail(errno.EADDRINUSE), naps.append, tries=4)  # type: ignore[arg-type,return-value,func-returns-value]
+        retry_bind(lambda: fail(errno.EADDRINUSE), naps.append, tries=4)
     assert len(naps) == 6
-
-
-def handed_over(sockets: Sockets) -> list[tuple[InheritedSocket, socket.socket]]:
-    return [(item, socket.socket(fileno=os.dup(item.fd))) for item in sockets.to_hand_over()]
-
-
-def test_slots_of_a_former_master_stay_slots_however_few_are_wanted(sockets: Sockets) -> None:
-    """Each socket of the group is given clients by the kernel: one without a slot would keep them for ever."""
-    sockets.open([tcp(), tcp(role="console", per_slot=False)], 4)
-    heir = Sockets()
-    heir.inherited = handed_over(sockets)
-    groups = heir.open(
-        [tcp(), Bind("worker", parse_address("127.0.0.2:0")), tcp(role="console", per_slot=False)], 2
-    )
-    assert heir.slots() == 4
-    assert [len(group.sockets) for group in groups] == [4, 4, 1]
-    for group in groups:
-        group.close()
-
-
-def test_what_was_handed_in_survives_a_failed_attempt(sockets: Sockets, tmp_path: Path) -> None:
-    """The next attempt needs it, and the file is still the former master's."""
-    file = tmp_path / "s"
-    binds = [tcp(), Bind("worker", parse_address(f"unix:{file}"))]
-    sockets.open(binds, 2)
-    heir = Sockets()
-    heir.inherited = handed_over(sockets)
-    given = [sock for _, sock in heir.inherited]
-    with listening() as taken, pytest.raises(CannotBind, match=str(taken.getsockname()[1])):
-        heir.open([*binds, tcp(taken.getsockname()[1])], 3)
-    assert [sock for _, sock in heir.inherited] == given and heir.groups == {}
-    assert file.exists() and all(sock.fileno() >= 0 for sock in given)
-    for group in heir.open(binds, 2):
-        group.close()

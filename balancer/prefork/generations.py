@@ -1,0 +1,420 @@
+"""Generations of processes: the one that serves, one that a reload brings up beside it, those that drain.
+
+RULES: runs in the master, never blocks; `advance` carries everything one step further each turn.
+- Everything in a reload that can fail comes before the old generation hears of it. When it fails, the old generation has
+  not noticed; the reason is in the log and in the notice that the console reads. HUPs during a reload become one more
+  reload.
+- A generation sees the sockets of its own plan only, under the names of its own plan.
+- Only removed addresses are closed, as the last step of a reload: not before the processes that served them accept no
+  more.
+
+    reload:      read -> bind what is new -> fork -> all ready -> old ones drain -> close what was removed
+                   |         |                 |
+                   +---------+-----------------+--> given up: unbind, let the new ones go, the old configuration stays
+
+    retirement:  drain --processes that serve clients gone--> stop the rest --none left--> gone
+                   +-----deadline----> QUIT ----1 s----> KILL
+"""
+
+import signal
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from balancer.config.option import ConfigError
+from balancer.eventloop.log import Log
+from balancer.prefork.changes import PlanChanges, compare, obstacle, report
+from balancer.prefork.notify import Notifier
+from balancer.prefork.plan import Plan, Service
+from balancer.prefork.processes import ProcessManager
+from balancer.prefork.sockets import CannotBind, PlanSockets, SocketGroup
+from balancer.shm.layout import ACCEPTING, DRAINING, MASTER_GENERATION, MASTER_UPCOMING, MAX_SLOTS, STATE
+
+READY_WITHIN = 12.0  # seconds for a whole new generation
+MOST_GENERATIONS = 3  # alive at once; the oldest is cut before a fourth begins
+CUT_GRACE = 0.5  # seconds after the drain's deadline: children cut their sessions by themselves
+KILL_GRACE = 1.0  # seconds after QUIT
+QUEUE_GRACE = (
+    0.2  # seconds that draining processes have to empty the queues of an address before it is closed
+)
+LOOK = 0.01  # seconds between two looks whether they have
+
+
+class GivenUp(Exception):
+    """The reload stops here; the text is the reason."""
+
+
+class Reload:
+    """One reload under way. `step` is called every turn until it returns True (commit) or raises GivenUp."""
+
+    def __init__(
+        self, processes: ProcessManager, service: Service, generation: int, slots: int, now: float
+    ) -> None:
+        """Read, bind, ask for the new processes. Raises GivenUp with nothing changed."""
+        self.generation = generation
+        self._processes = processes
+        self._deadline = now + READY_WITHIN
+        self.old = processes.plan
+        self.plan = read_plan(service, processes)
+        reason = obstacle(self.old, self.plan)
+        if reason:
+            raise GivenUp(f"{reason}: that needs a restart")
+        log_notes(self.plan, processes.log)
+        self.wanted = self.plan.role(self.plan.listening()).count
+        self.slots = max(slots, self.wanted)
+        self.listening = PlanSockets()
+        try:
+            self.listening = processes.sockets.open(self.plan.binds, self.slots)
+            processes.sockets.grow(self.slots)
+        except CannotBind as error:
+            self._unbind()
+            raise GivenUp(str(error)) from error
+        try:
+            processes.want_all(generation, self.plan, self.listening, now)
+        except OSError as error:
+            self._unbind()
+            processes.forget(generation)
+            raise GivenUp(f"no channels for the new processes: {error.strerror}") from error
+
+    def step(self, now: float) -> bool:
+        """True once every new process is ready. Raises GivenUp when one died before, or time is up."""
+        children = self._processes.children
+        for place in children.of_generation(self.generation):
+            if place.unready_deaths:
+                self._unbind()
+                raise GivenUp(f"the new {place.role} {place.slot} died before it was ready")
+        if children.is_all_ready(self.generation):
+            return True
+        if now > self._deadline:
+            self._unbind()
+            raise GivenUp(f"the new generation was not ready within {READY_WITHIN:g} s")
+        return False
+
+    def _unbind(self) -> None:
+        self._processes.sockets.remove(self.listening.added)
+        self.listening = PlanSockets()
+
+    def removed(self) -> list[SocketGroup]:
+        """Groups of sockets that the new plan does not bind."""
+        kept = [group for _, group in self.listening.pairs]
+        return [group for group in self._processes.sockets.groups if group not in kept]
+
+    def rebind(self) -> None:
+        """Addresses that stay: the name, backlog, options and mode of the new plan."""
+        for bind, group in self.listening.pairs:
+            if group.bind != bind:
+                group.rebind(bind)
+
+
+class Retirement:
+    """One generation on its way out: drain, at the deadline cut, then kill.
+
+    Processes that serve clients drain first. Those that serve THEM (roles with channels; at the final stop the helpers
+    too, so that the console answers while sessions finish) are told when the first ones are gone, and replaced if they
+    die before.
+    """
+
+    def __init__(self, processes: ProcessManager, generation: int, is_final: bool, now: float) -> None:
+        plan = processes.plans[generation]
+        self.generation = generation
+        self.deadline = now + plan.drain_timeout
+        self._processes = processes
+        self._first = first_to_go(plan, is_final)
+        self._all_told = False
+        self._cut_at: float | None = None
+        self._stop(role.name for role in plan.roles if role.name in self._first)
+
+    def _stop(self, roles: Iterable[str]) -> None:
+        names = frozenset(roles)
+        children = self._processes.children
+        for place in children.of_generation(self.generation):
+            if place.role in names:
+                process = children.unwant(*place.key)
+                if process is not None:
+                    self._processes.send(process.pid, signal.SIGTERM)
+
+    def cut(self, now: float) -> None:
+        """Sessions end at once. A second call changes nothing: it must not put off the kill."""
+        if self._cut_at is not None:
+            return
+        self._stop_the_rest()
+        self._cut_at = now
+        for process in self._processes.children.living(self.generation):
+            self._processes.send(process.pid, signal.SIGQUIT)
+
+    @property
+    def is_cut(self) -> bool:
+        return self._cut_at is not None
+
+    def _stop_the_rest(self) -> None:
+        if not self._all_told:
+            self._all_told = True
+            self._stop({place.role for place in self._processes.children.of_generation(self.generation)})
+
+    def advance(self, now: float) -> bool:
+        """One step; True when the generation is gone."""
+        living = list(self._processes.children.living(self.generation))
+        if not any(process.role in self._first for process in living):
+            self._stop_the_rest()
+        if not living and self._all_told:
+            return True
+        if self._cut_at is None and now > self.deadline + CUT_GRACE:
+            left = ",".join(f"{process.role}-{process.slot}" for process in living)
+            self._processes.log.warning("drain", generation=self.generation, left=left, then="cut them")
+            self.cut(now)
+        elif self._cut_at is not None and now > self._cut_at + KILL_GRACE:
+            for process in living:
+                process.killed = True
+                self._processes.send(process.pid, signal.SIGKILL)
+        return False
+
+
+@dataclass
+class Closing:
+    """Addresses about to be closed: when at the latest, and when to look again."""
+
+    groups: Sequence[SocketGroup]
+    deadline: float
+    look_at: float
+
+
+class Generations:
+    """All generations of one master. `wanted`: processes of the listening role; `slots`: how many of them own sockets."""
+
+    def __init__(self, processes: ProcessManager, service: Service, notifier: Notifier) -> None:
+        self.wanted = 0
+        self.slots = 0
+        self.is_stopping = False
+        self._processes = processes
+        self._service = service
+        self._notifier = notifier
+        self._log = processes.log
+        self._newest = 0
+        self._reports = 0
+        self._wants_reload = False
+        self._reload: Reload | None = None
+        self._retiring: list[Retirement] = []
+        self._closing: Closing | None = None
+
+    # -- the first one --
+
+    def begin(self, plan: Plan, listening: PlanSockets, now: float) -> None:
+        """Ask for the first generation. A former master may have left sockets for more slots than are wanted."""
+        self.wanted = plan.role(plan.listening()).count
+        self.slots = max(self.wanted, self._processes.sockets.slots())
+        self._newest = self._processes.current = self._processes.row[MASTER_GENERATION] = 1
+        self._processes.want_all(1, plan, listening, now)
+
+    def close_leftover(self, now: float) -> None:
+        """The first generation serves. Close the addresses of a former master that the configuration does not have
+        any more, once its processes have emptied the queues."""
+        if self._processes.sockets.leftover:
+            self._close_soon(self._processes.sockets.leftover, now, look_at=now + QUEUE_GRACE)
+
+    # -- one turn --
+
+    def advance(self, now: float, may_reload: bool) -> None:
+        """Carry everything that is under way one step further."""
+        for retirement in list(self._retiring):
+            if retirement.advance(now):
+                self._retiring.remove(retirement)
+                self._processes.forget(retirement.generation)
+                self._service.retired(retirement.generation)
+        if self._closing is not None and now >= self._closing.look_at:
+            if now >= self._closing.deadline or not self._is_accepting(self._closing.groups):
+                self._close_now()
+            else:
+                self._closing.look_at = now + LOOK
+        if self._reload is not None:
+            self._step_reload(self._reload, now)
+        if self._wants_reload and self._reload is None and may_reload and not self.is_stopping:
+            self._begin_reload(now)
+
+    def next_moment(self) -> float | None:
+        """When something is due between two ticks."""
+        return self._closing.look_at if self._closing is not None else None
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether no process and no retirement is left."""
+        return not self._processes.children.processes and not self._retiring
+
+    # -- reload --
+
+    def ask_reload(self) -> None:
+        """HUP; any number of them while one is under way become one more."""
+        if not self.is_stopping:
+            self._wants_reload = True
+
+    def _begin_reload(self, now: float) -> None:
+        alive = self._processes.children.generations()
+        if len(alive) >= MOST_GENERATIONS:
+            for retirement in self._retiring[:1]:
+                if not retirement.is_cut:
+                    self._log.info(
+                        "drain", generation=retirement.generation, then="cut: too many generations alive"
+                    )
+                retirement.cut(now)
+            return  # tried again each turn until the oldest is gone
+        self._wants_reload = False
+        self._close_now()
+        self._notifier.reloading(now)
+        self._newest += 1
+        self._processes.row[MASTER_UPCOMING] = self._newest
+        try:
+            self._reload = Reload(self._processes, self._service, self._newest, self.slots, now)
+        except GivenUp as reason:
+            self._service.retired(self._newest)
+            self._report(now, str(reason), PlanChanges())
+            return
+        self.slots = max(self.slots, self._reload.slots)  # sockets stay, even if the reload is given up
+
+    def _step_reload(self, reload: Reload, now: float) -> None:
+        try:
+            if reload.step(now):
+                self._commit(reload, now)
+        except GivenUp as reason:
+            self._give_up(reload, str(reason), now)
+
+    def _commit(self, reload: Reload, now: float) -> None:
+        """The new generation serves: the old one drains, then the removed addresses are closed."""
+        old = self._processes.current
+        self._reload = None
+        reload.rebind()
+        removed = reload.removed()
+        self._processes.current = self._processes.row[MASTER_GENERATION] = reload.generation
+        self.wanted, self.slots = reload.wanted, max(self.slots, reload.slots)
+        self._retire(old, is_final=False, now=now)
+        self._log.level = reload.plan.loglevel
+        if removed:
+            self._close_soon(removed, now)
+        self._report(now, "", compare(reload.old, reload.plan))
+
+    def _give_up(self, reload: Reload, reason: str, now: float) -> None:
+        """Processes of the new generation may hold sessions already: they drain like any other."""
+        self._reload = None
+        self._retire(reload.generation, is_final=False, now=now)
+        self._report(now, reason, PlanChanges())
+
+    def _report(self, now: float, error: str, changes: PlanChanges) -> None:
+        """One JSON text in the notice, one line in the log, one word to the service manager. `error` "": success."""
+        self._reports += 1
+        text = error or str(changes)
+        head = {"serial": self._reports, "ok": not error, "at_ms": int(now * 1000)}
+        self._processes.shared.notice.write(report(head, text, changes))
+        if error:
+            self._log.error("reload", error=error, then="the old configuration stays")
+        else:
+            self._log.info("reload", generation=self._processes.current, result=text)
+        self._notifier.ready(f"reload failed: {error}" if error else self.status())
+
+    def status(self) -> str:
+        """What the service manager shows."""
+        plural = "s" if self.wanted != 1 else ""
+        return (
+            f"{self.wanted} {self._processes.plan.listening()}{plural}, generation {self._processes.current}"
+        )
+
+    # -- removed addresses --
+
+    def _close_soon(self, groups: Sequence[SocketGroup], now: float, look_at: float | None = None) -> None:
+        self._closing = Closing(groups, now + QUEUE_GRACE, now + LOOK if look_at is None else look_at)
+
+    def _is_accepting(self, groups: Sequence[SocketGroup]) -> bool:
+        """Whether a process may still accept from one of these addresses."""
+        for process in self._processes.children.living():
+            cells = self._processes.shared.rows.row(process.row)
+            bound = self._processes.listening[process.generation].pairs
+            has_it = any(group in groups and bind.role == process.role for bind, group in bound)
+            if has_it and (cells[STATE] != DRAINING or cells[ACCEPTING]):
+                return True
+        return False
+
+    def _close_now(self) -> None:
+        """What a reload removed, or at the final stop everything of the listening role."""
+        if self._closing is None:
+            return
+        groups, self._closing = self._closing.groups, None
+        for group in groups:
+            then = "the service manager holds it" if group.is_external else "new clients are refused"
+            self._log.info("unbind", address=group.address, then=then)
+        self._processes.sockets.remove(groups)
+
+    # -- growing and shrinking --
+
+    def scale(self, wanted: int, now: float) -> None:
+        """So many processes of the listening role from now on; a slot without process keeps its sockets."""
+        plan, processes = self._processes.plan, self._processes
+        wanted = min(max(1, wanted), plan.most or MAX_SLOTS)
+        if self.is_stopping or wanted == self.wanted:
+            return
+        role, generation = plan.listening(), processes.current
+        if wanted > self.slots:
+            try:
+                processes.sockets.grow(wanted)
+            except CannotBind as error:
+                self._log.error(
+                    "scale", error=error, workers=f"{self.wanted}/{wanted}", then="stay as we are"
+                )
+                return
+        for slot in range(self.wanted, wanted):
+            processes.children.want(generation, role, slot, now)
+        leaving = [processes.children.unwant(generation, role, slot) for slot in range(wanted, self.wanted)]
+        self._log.info("scale", workers=f"{self.wanted}->{wanted}", slots=max(self.slots, wanted))
+        self.wanted, self.slots = wanted, max(self.slots, wanted)
+        processes.extend_reach()
+        for process in leaving:
+            if process is not None:
+                processes.send(process.pid, signal.SIGTERM)
+
+    # -- the end of all --
+
+    def retire_all(self, now: float, is_final: bool) -> None:
+        """Every generation drains. `is_final`: the sockets go too, no successor uses them."""
+        self._wants_reload = False
+        if self._reload is not None:
+            self._give_up(self._reload, "the master is told to stop", now)
+        self._processes.was_cut = False  # sessions that a reload has cut, maybe weeks ago, do not count
+        self.is_stopping = True
+        retiring = {retirement.generation for retirement in self._retiring}
+        for generation in self._processes.children.generations():
+            if generation not in retiring:
+                self._retire(generation, is_final, now)
+
+    def close_all(self, now: float) -> None:
+        """The final stop: no new clients, once those in the queues have been accepted."""
+        role = self._processes.plan.listening()
+        groups = [group for group in self._processes.sockets.groups if group.bind.role == role]
+        self._close_soon(groups, now)
+
+    def cut_all(self, now: float) -> None:
+        for retirement in self._retiring:
+            retirement.cut(now)
+
+    def _retire(self, generation: int, is_final: bool, now: float) -> None:
+        self._retiring.append(Retirement(self._processes, generation, is_final, now))
+
+
+def first_to_go(plan: Plan, is_final: bool) -> frozenset[str]:
+    """Roles that drain at once when their generation retires."""
+    if is_final:
+        return frozenset({plan.listening()})
+    return frozenset(role.name for role in plan.roles if not role.channel)
+
+
+def log_notes(plan: Plan, log: Log) -> None:
+    """Settings that look like a mistake, a line each."""
+    for note in plan.notes:
+        log.warning("config", note=note)
+
+
+def read_plan(service: Service, processes: ProcessManager) -> Plan:
+    """The service's new plan. Raises GivenUp; a bug in reading a configuration must not end a serving master."""
+    try:
+        return service.plan(processes.shared)
+    except (ConfigError, OSError, ValueError) as error:
+        raise GivenUp(str(error)) from error
+    except Exception as error:
+        processes.log.error(
+            "reload", error=f"{type(error).__name__}: {error}", then="this is a bug, please report it"
+        )
+        raise GivenUp(f"{type(error).__name__}: {error}") from error
