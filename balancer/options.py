@@ -1,28 +1,20 @@
-"""Every option of `balancer`, once: flag, INI key, environment name, default, help; and the checks across
-them.
+"""Every option of `balancer`, declared once: flag, INI key, environment name, default, help; and the records they become.
 
-RULES: a table, a frozen dataclass, checks. Nothing is opened, bound or resolved here, so that the same
-reading serves the boot, --check-config and a reload."""
+RULES: frozen records and readers of single values. Nothing is opened, bound or resolved here, and nothing is checked
+across options (see configuration.py).
+"""
 
 import os
 import tempfile
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from ipaddress import IPv4Network, IPv6Network
+from collections.abc import Mapping
+from dataclasses import dataclass
+from ipaddress import IPv4Network, IPv6Network, ip_network
+from typing import Any
 
-from balancer import __version__
-from balancer.config import usage
-from balancer.config.common import ALL_SECTIONS, QUESTIONS, check_debug
-from balancer.config.loader import answer_early, answer_late, load
-from balancer.config.option import (
-    ConfigError,
-    SectionSettings,
-    at_least,
-    build,
-    optional,
-    options_in,
-    options_of,
-)
+from balancer.config.common import QUESTIONS
+from balancer.config.ini import NAME
+from balancer.config.option import Option, SectionKind, at_least, made_from, optional, options_in, options_of
+from balancer.config.sections import SET_OPTION
 from balancer.config.units import (
     Address,
     parse_address,
@@ -31,7 +23,7 @@ from balancer.config.units import (
     parse_positive_duration,
 )
 from balancer.pool.backend import MAIN_POOL, Backend, parse_upstream
-from balancer.prefork.options import DaemonOptions, addresses_of, binds, parse_listen, parse_processes
+from balancer.prefork.options import DaemonOptions, addresses_of, parse_listen, parse_processes
 
 SECTION = "balancer"
 ABOUT = "spreads TCP connections over backends (layer 4), from forked workers"
@@ -51,6 +43,9 @@ def _parse_socket_path(text: str) -> str:
 
 MAIN = MAIN_POOL  # the listener's name too, in a configuration without sections
 
+ROUTES = "from NETWORK -> POOL, or -> POOL"
+_NAMED_ONLY: dict[str, Any] = {"named_only": True, "inherited": False}
+
 _clients = options_in("Clients")
 _sessions = options_in("Sessions")
 _backends = options_in("Backends")
@@ -65,6 +60,43 @@ class Route:
     pool: str
     network: IPv4Network | IPv6Network | None = None
 
+    def __str__(self) -> str:
+        return f"-> {self.pool}" if self.network is None else f"from {self.network} -> {self.pool}"
+
+
+def parse_pool_name(text: str) -> str:
+    """The name of a pool, or nothing."""
+    if text and not NAME.fullmatch(text):
+        raise ValueError(f"{text!r} is no name of a pool: write that of a section [pool NAME]")
+    return text
+
+
+def parse_route(text: str) -> Route:
+    """A route from "from 10.0.0.0/8 -> inside" or "-> web"."""
+    condition, arrow, pool = text.rpartition("->")
+    if not arrow:
+        raise ValueError(f"{text!r} is no route: write {ROUTES}")
+    words, pool = condition.split(), parse_pool_name(pool.strip())
+    if not pool:
+        raise ValueError(f"{text!r} names no pool: write {ROUTES}")
+    if not words:
+        return Route(pool)
+    if words[0] != "from":
+        raise ValueError(f"{text!r} begins with {words[0]!r}, which is no condition: write {ROUTES}")
+    if len(words) != 2:
+        raise ValueError(f"{text!r} does not name one network: write {ROUTES}, a line for each network")
+    try:
+        return Route(pool, ip_network(words[1]))
+    except ValueError:
+        pass
+    try:
+        near = ip_network(words[1], strict=False)
+    except ValueError:
+        raise ValueError(
+            f"{words[1]!r} is no network: write 10.0.0.0/8, 192.0.2.7 or 2001:db8::/32"
+        ) from None
+    raise ValueError(f"{words[1]!r} names an address within its network; did you mean {near}?")
+
 
 @dataclass(frozen=True, slots=True)
 class Listener:
@@ -72,7 +104,7 @@ class Listener:
     `maxconns` 0 is no limit; `index` is its block on the board."""
 
     name: str
-    addresses: tuple[Address, ...] = addresses_of("9090", group="Clients")
+    addresses: tuple[Address, ...] = addresses_of("9090", group="Clients", inherited=False)
     maxconns: int = _clients(
         "0", "sessions at once, over all workers; 0 is no limit", parse_count, metavar="N"
     )
@@ -107,7 +139,31 @@ class Listener:
         parse_duration,
     )
     splice: bool = _sessions("yes", "move bulk flows inside the kernel with splice(2)", flag=True)
-    routes: tuple[Route, ...] = ()
+    routes: tuple[Route, ...] = made_from(
+        Option(
+            "pool",
+            "",
+            "pool of every client: short for the one route -> POOL",
+            parse_pool_name,
+            metavar="POOL",
+            group="Clients",
+            unset="by route",
+            **_NAMED_ONLY,
+        ),
+        Option(
+            "route",
+            "",
+            "which pool a client gets, the first line that matches: from NETWORK -> POOL for clients of a network, "
+            "-> POOL for all; the last line is for all",
+            parse_route,
+            metavar="ROUTE",
+            group="Clients",
+            repeat=True,
+            commas=False,
+            unset="by pool",
+            **_NAMED_ONLY,
+        ),
+    )
     index: int = -1
 
 
@@ -125,6 +181,7 @@ class Pool:
         metavar="BACKEND",
         repeat=True,
         unset="required",
+        inherited=False,
     )
     balance: str = _backends(
         "leastconn",
@@ -196,7 +253,9 @@ class ProcessOptions(DaemonOptions):
     )
 
 
-OPTIONS = (*options_of(Listener), *options_of(Pool), *options_of(ProcessOptions), *QUESTIONS)
+KINDS = (SectionKind("listener", options_of(Listener)), SectionKind("pool", options_of(Pool)))
+EVERY_OPTION = (*options_of(Listener), *options_of(Pool), *options_of(ProcessOptions), SET_OPTION, *QUESTIONS)
+OPTIONS = tuple(option for option in EVERY_OPTION if not option.named_only)  # those with a flag
 
 
 @dataclass(frozen=True)
@@ -287,38 +346,6 @@ class Options:
         return self.process.metrics
 
 
-def parse(argv: Sequence[str], environ: Mapping[str, str]) -> Options:
-    """Options from a command line (without the program's name) and an environment.
-
-    Raises ConfigError with one sentence, or CommandLineAnswer when the command line asks a question."""
-    answer_early(argv, f"balancer {__version__}", help_text)
-    settings = load("balancer", SECTION, OPTIONS, argv, environ, neighbours=ALL_SECTIONS)
-    addresses = binds(settings)
-    process = build(ProcessOptions, settings)
-    if not process.admin:
-        process = replace(process, admin=admin_path(settings.values["port"], environ, process.user))
-    backends = settings.values["upstream"]
-    _check_upstreams(settings, backends, addresses)
-    if process.metrics in addresses and process.metrics.is_certain:
-        raise settings.refuse("metrics", f"{process.metrics} is where clients are served")
-    check_debug(settings)
-    answer_late("balancer", OPTIONS, settings, {"workers": str(process.workers), "admin": process.admin})
-    listener = build(Listener, settings, name=MAIN, addresses=addresses, routes=(Route(MAIN),))
-    pool = build(Pool, settings, name=MAIN)
-    return Options(process, (listener,), (pool,), settings.notes + _exposed(process.metrics))
-
-
-def _exposed(metrics: Address | None) -> tuple[str, ...]:
-    if metrics is None or metrics.is_private:
-        return ()
-    return (f"--metrics {metrics} is read by whoever can reach it: it asks nobody for a password",)
-
-
-def help_text() -> str:
-    """What --help prints."""
-    return usage.help_text("balancer", ABOUT, EXAMPLE, SECTION, OPTIONS)
-
-
 def admin_path(port: int, environ: Mapping[str, str], user: str = "") -> str:
     """Where the console of a balancer on `port` listens unless told: balancerctl -p looks at the same place.
 
@@ -332,33 +359,3 @@ def admin_path(port: int, environ: Mapping[str, str], user: str = "") -> str:
     if os.path.isabs(runtime) and os.path.isdir(runtime):
         return os.path.join(runtime, name)
     return os.path.join(tempfile.gettempdir(), f"prefork-balancer-{os.geteuid()}-{port}.sock")
-
-
-def _check_upstreams(
-    settings: SectionSettings, upstream: tuple[Backend, ...], listening: tuple[Address, ...]
-) -> None:
-    if not upstream:
-        raise ConfigError(
-            "no upstream: name a backend with -u host:port, key upstream in [balancer], or BALANCER_UPSTREAM"
-        )
-    names: set[str] = set()
-    for backend in upstream:
-        if backend.name in names:
-            raise settings.refuse(
-                "upstream", f"two backends are called {backend.name}; give one of them name=X"
-            )
-        names.add(backend.name)
-        for address in listening:
-            if _is_itself(backend.address, address):
-                raise settings.refuse(
-                    "upstream", f"{backend.address} is where the balancer itself listens ({address})"
-                )
-
-
-def _is_itself(target: Address, listening: Address) -> bool:
-    """Would connecting there reach our own listener? Only what is certain without asking the system."""
-    if target == listening:
-        return target.is_certain
-    loopback = target.host.startswith("127.") or target.host in ("localhost", "::1")
-    everywhere = listening.host in ("0.0.0.0", "::")
-    return loopback and everywhere and target.port == listening.port != 0

@@ -11,9 +11,9 @@ from dataclasses import replace
 from balancer import prober, worker
 from balancer.config.option import ConfigError
 from balancer.config.units import parse_address
-from balancer.config.usage import summary
+from balancer.configuration import parse, summary_of
 from balancer.console import console
-from balancer.options import Listener, Options, parse
+from balancer.options import Listener, Options
 from balancer.pool.backend import Backend, with_indexes
 from balancer.pool.blocks import BoardBlocks
 from balancer.pool.board import (
@@ -154,14 +154,3 @@ def binds_of(listener: Listener) -> list[Bind]:
 def unborn(child: Child) -> int:
     """What stands in a plan that was only checked: there is no board yet, and nothing is forked from it."""
     raise AssertionError(f"role {child.role} was forked from a plan without a board")
-
-
-def summary_of(options: Options) -> tuple[tuple[str, str], ...]:
-    """What a reload compares and reports, by name."""
-    found = summary(options.process)
-    for listener in options.listeners:
-        found += summary(listener)
-    for pool in options.pools:
-        found += [(name, value) for name, value in summary(pool) if name != "upstream"]
-        found += [(f"backend {backend.identity}", backend.terms()) for backend in pool.backends]
-    return tuple(found)

@@ -10,6 +10,7 @@ from typing import Any
 from balancer.config.option import Option, SectionSettings, option, options_in
 
 ALL_SECTIONS = ("balancer", "resizer", "resize-client")  # one file may serve the three programs
+NAMED_SECTIONS = ("listener", "pool")  # the balancer's, each with a name: [pool web]
 _log = options_in("Log and profile")
 _GROUP = "Configuration"
 _ASKS: dict[str, Any] = {"group": _GROUP, "flag": True, "command_line_only": True}

@@ -2,27 +2,46 @@
 
     [balancer]
     maxconns = 1024        ; a comment, because white space precedes it
+    [pool web]
     upstream =
         10.0.0.1:9000 weight=2
         [::1]:9000         # neither a list nor a problem
 
-RULES: text in, values out; knows sections and keys only as names it is given. The standard configparser (and
-so ConfigArgParse's own INI classes) expands `%`, keeps inline comments as part of the value, ignores a
-section whose name is mistyped and evaluates `[...]` as a Python list; each of these turns a slip into a wrong
-setting, so none of it happens here. A value may be quoted to keep a ` #`, a ` ;` or a blank at its ends."""
+RULES: text in, entries out; knows sections and keys only as names it is given. The standard configparser (and so
+ConfigArgParse's own INI classes) expands `%`, keeps inline comments as part of the value, ignores a section whose name is
+mistyped and evaluates `[...]` as a Python list; each of these turns a slip into a wrong setting, so none of it happens
+here. Quotes keep a ` #` or a ` ;` anywhere in a value, and blanks at its ends when they enclose the whole value."""
 
 import difflib
 import re
-from collections.abc import Iterable
-from typing import TextIO
-
-import configargparse
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
 
 from balancer.config.option import ConfigError
 
+NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,31}")
 _SECTION = re.compile(r"\[\s*([^\[\]]*?)\s*\]")
 _KEY = re.compile(r"([^\s=:\[][^=:]*?)\s*[=:]\s*(.*)")
 _COMMENT = re.compile(r"(^|\s+)[;#].*$")
+# A quote opens after no letter or digit and closes before none: an apostrophe is no quote.
+_QUOTED = re.compile(r"""(?<!\w)(?:"(?:\\.|[^"\\])*"|'(?:\\.|[^'\\])*')(?!\w)""")
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """What a key was given: the line of the key, and each value that is not empty with its own line."""
+
+    line: int
+    items: tuple[tuple[int, str], ...]
+
+
+@dataclass(slots=True)
+class FileSection:
+    """One section; `title` is what stands between the brackets, e.g. "pool web"."""
+
+    title: str
+    line: int
+    entries: dict[str, Entry] = field(default_factory=dict)
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
@@ -31,104 +50,105 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     return f"; did you mean {near[0]}?" if near else ""
 
 
-def _clean(text: str) -> str:
-    """A value without its inline comment and without the quotes around it."""
-    text = text.strip()
-    if (
-        text[:1] in ("'", '"')
-        and (end := text.find(text[0], 1)) > 0
-        and not _COMMENT.sub("", text[end + 1 :]).strip()
-    ):
-        return text[1:end]
-    return _COMMENT.sub("", text).strip()
+def refuse_name(kind: str, name: str) -> str:
+    """Why a section cannot have this name, or nothing."""
+    if NAME.fullmatch(name):
+        return ""
+    near = re.sub(r"[^a-z0-9._-]+", "-", name.lower()).strip("-._")[:32]
+    guess = f"; did you mean [{kind} {near}]?" if NAME.fullmatch(near) else ""
+    return f"[{kind} {name}]: a name is at most 32 of a-z 0-9 . _ - and begins with a letter or digit{guess}"
 
 
-class IniFile(configargparse.ConfigFileParser):  # type: ignore[misc]
-    """ConfigArgParse's file parser for one section. After parse(), `lines` tells on which line each key
-    stood."""
+def read_ini(
+    path: str, text: str, titles: Sequence[str], kinds: Sequence[str], complain: Callable[[str, str], str]
+) -> dict[str, FileSection]:
+    """The sections by title. Raises ConfigError.
 
+    `titles` are the sections that may be there, the reader's own first; `kinds` are the first words of sections with a
+    name. `complain(title, key)` says why that section does not take that key, or nothing."""
+    return _Reader(path, titles, kinds, complain).read(text)
+
+
+class _Reader:
     def __init__(
-        self, path: str, section: str, keys: Iterable[str], repeatable: Iterable[str], sections: Iterable[str]
-    ):
-        super().__init__()
-        self.path = path
-        self.section = section
-        self.keys = frozenset(keys)
-        self.repeatable = frozenset(repeatable)
-        self.sections = frozenset(sections) | {section}  # others that may share the file
-        self.lines: dict[str, int] = {}
-        self._seen: dict[tuple[str, str], int] = {}
+        self, path: str, titles: Sequence[str], kinds: Sequence[str], complain: Callable[[str, str], str]
+    ) -> None:
+        self._path, self._titles, self._kinds, self._complain = path, titles, kinds, complain
+        self._found: dict[str, FileSection] = {}
 
-    def get_syntax_description(self) -> str:
-        return f"An INI file with a section [{self.section}]."
-
-    def parse(self, stream: TextIO) -> dict[str, str | list[str]]:
-        """Values by key: a list for a repeatable key, text for any other; empty ones are left out. Raises
-        ConfigError."""
-        found: dict[str, list[str]] = {}
-        section = key = ""
-        key_depth = 0  # a continuation is indented deeper than its key
-        present: set[str] = set()
-        for number, line in enumerate(stream, 1):
-            text = line.strip()
-            if not text or text[0] in "#;":
+    def read(self, text: str) -> dict[str, FileSection]:
+        section: FileSection | None = None
+        key, key_depth = "", 0  # a continuation is indented deeper than its key
+        for number, line in enumerate(text.split("\n"), 1):
+            content = line.strip()
+            if not content or content[0] in "#;":
                 continue
             depth = len(line) - len(line.lstrip())
-            if key and depth > key_depth:
-                if section == self.section:
-                    found[key].append(_clean(text))
-            elif heading := _SECTION.fullmatch(_COMMENT.sub("", text).strip()):
-                section, key = self._enter(heading[1], number), ""
-                present.add(section)
+            if section is not None and key and depth > key_depth:
+                entry = section.entries[key]
+                section.entries[key] = Entry(entry.line, entry.items + _item(number, content))
+            elif heading := _SECTION.fullmatch(_COMMENT.sub("", content).strip()):
+                section, key = self._enter(" ".join(heading[1].split()), number), ""
             else:
-                key, value = self._read_key(section, text, number)
+                key, entry = self._read_key(section, content, number)
                 key_depth = depth
-                if section == self.section:
-                    found[key] = [value]
-        if present and self.section not in present:
-            raise ConfigError(f"{self.path} has no section [{self.section}]")
-        return self._values(found)
+                assert section is not None
+                section.entries[key] = entry
+        return self._found
 
-    def _enter(self, name: str, number: int) -> str:
-        if name not in self.sections:
-            guess = did_you_mean(name, self.sections)
-            raise ConfigError(f"{self.path}:{number}: section [{name}] is unknown{guess}")
-        return name
-
-    def _read_key(self, section: str, text: str, number: int) -> tuple[str, str]:
-        match = _KEY.fullmatch(text)
-        if match is None:
-            raise ConfigError(f"{self.path}:{number}: {text!r} is neither key = value nor [section]")
-        key = match[1].lower().replace("_", "-")
-        if not section:
-            raise ConfigError(f"{self.path}:{number}: {key} stands before [{self.section}]")
-        first = self._seen.setdefault((section, key), number)
-        if first != number:
+    def _enter(self, title: str, number: int) -> FileSection:
+        if refusal := self._refuse_title(title):
+            raise ConfigError(f"{self._path}:{number}: {refusal}")
+        if title in self._found:
+            first = self._found[title].line
             raise ConfigError(
-                f"{self.path}:{number}: {key} was already set on line {first}; "
+                f"{self._path}:{number}: section [{title}] began on line {first}; put its keys there"
+            )
+        return self._found.setdefault(title, FileSection(title, number))
+
+    def _refuse_title(self, title: str) -> str:
+        if title in self._titles:
+            return ""
+        kind, _, name = title.partition(" ")
+        if kind in self._kinds:
+            return refuse_name(kind, name) if name else f"section [{kind}] needs a name: write [{kind} NAME]"
+        known = [*self._titles, *(f"{kind} {name}" for kind in self._kinds if name)]
+        near = difflib.get_close_matches(title, known, n=1, cutoff=0.6)
+        return f"section [{title}] is unknown" + (f"; did you mean [{near[0]}]?" if near else "")
+
+    def _read_key(self, section: FileSection | None, content: str, number: int) -> tuple[str, Entry]:
+        match = _KEY.fullmatch(content)
+        if match is None:
+            raise ConfigError(f"{self._path}:{number}: {content!r} is neither key = value nor [section]")
+        key = match[1].lower().replace("_", "-")
+        if section is None:
+            raise ConfigError(f"{self._path}:{number}: {key} stands before [{self._titles[0]}]")
+        if key in section.entries:
+            raise ConfigError(
+                f"{self._path}:{number}: {key} was already set on line {section.entries[key].line}; "
                 "several values go one per line, indented"
             )
-        if section == self.section:
-            if key not in self.keys:
-                raise ConfigError(f"{self.path}:{number}: key {key} is unknown{did_you_mean(key, self.keys)}")
-            self.lines[key] = number
-        return key, _clean(match[2])
+        if complaint := self._complain(section.title, key):
+            raise ConfigError(f"{self._path}:{number}: {complaint}")
+        return key, Entry(number, _item(number, match[2]))
 
-    def _values(self, found: dict[str, list[str]]) -> dict[str, str | list[str]]:
-        values: dict[str, str | list[str]] = {}
-        for key, parts in found.items():
-            items = [part for part in parts if part]
-            if key in self.repeatable:
-                if items:
-                    values[key] = items
-            elif len(items) > 1:
-                raise ConfigError(
-                    f"{self.path}:{self.lines[key]}: {key} takes one value, {len(items)} are given"
-                )
-            elif items:
-                values[key] = items[0]
-        return values
 
-    def serialize(self, items: dict[str, object]) -> str:
-        """Part of ConfigArgParse's interface; --print-config is what writes our files."""
-        return f"[{self.section}]\n" + "".join(f"{key} = {value}\n" for key, value in items.items())
+def _item(number: int, text: str) -> tuple[tuple[int, str], ...]:
+    value = _clean(text)
+    return ((number, value),) if value else ()
+
+
+def _clean(text: str) -> str:
+    """A value without its inline comment and without quotes around the whole of it."""
+    text = text.strip()
+    if text[:1] in ("'", '"') and (end := text.find(text[0], 1)) > 0 and not _uncommented(text[end + 1 :]):
+        return text[1:end]
+    return _uncommented(text)
+
+
+def _uncommented(text: str) -> str:
+    quoted = [match.span() for match in _QUOTED.finditer(text)]
+    for comment in re.finditer(r"(?:^|(?<=\s))[;#]", text):
+        if not any(start < comment.start() < end for start, end in quoted):
+            return text[: comment.start()].strip()
+    return text.strip()

@@ -36,7 +36,10 @@ class Option:
     `default` is text and is parsed like any input, so that the documents show what a user would write. `parse` raises
     ValueError with a text that quotes the input. `repeat`: the value is a tuple of parsed items; several are given by
     repeating the flag, by one per line in the file, or (with `commas`) separated by commas anywhere. `flag`: yes or no.
-    `unset`: what help and tables show where the default is empty ("stderr", "no limit")."""
+    `unset`: what help and tables show where the default is empty ("stderr", "no limit").
+
+    For programs whose file has sections with a name: `named_only`: these alone take it, so there is no flag. `inherited`:
+    what the program's own section says is the default of the named ones."""
 
     name: str
     default: str
@@ -51,6 +54,8 @@ class Option:
     flag: bool = False
     unset: str = ""
     command_line_only: bool = False
+    named_only: bool = False
+    inherited: bool = True
 
     @property
     def field(self) -> str:
@@ -112,22 +117,52 @@ def values_of(record: object) -> Iterator[tuple[Option, Any]]:
 
 
 @dataclass(frozen=True, slots=True)
-class SectionSettings:
-    """Values by option name, and where each came from ("command line", "environment X", "file:12", "default")."""
+class SectionKind:
+    """Sections of a file that have a name: [pool NAME] is of kind "pool". `options` are what they take."""
 
-    section: str
+    name: str
+    options: tuple[Option, ...]
+
+    def __str__(self) -> str:
+        return f"[{self.name} NAME]"
+
+
+@dataclass(frozen=True, slots=True)
+class SectionSettings:
+    """What one section came to, by option name: values, the texts they were made from, and where each came from.
+
+    A source is "command line", "--set", "environment X", "file:12" (the key's line) or "default"; `places` are the same
+    for each item of a list. `begins` is file:line of the section, empty for a section that is in no file."""
+
+    title: str
+    begins: str
     values: Mapping[str, Any]
-    texts: Mapping[str, str]
+    texts: Mapping[str, tuple[str, ...]]
     sources: Mapping[str, str]
+    places: Mapping[str, tuple[str, ...]]
     notes: tuple[str, ...] = field(default=())  # things worth a warning, none of which is an error
 
-    def where(self, name: str) -> str:
-        """The option as its user wrote it, to begin a sentence about it with."""
-        return where(name, self.sources[name])
+    @property
+    def name(self) -> str:
+        """Of [pool web] it is "web"."""
+        return self.title.rpartition(" ")[2]
 
-    def refuse(self, name: str, sentence: str) -> ConfigError:
+    def where(self, name: str, item: int | None = None) -> str:
+        """The option, or one item of a list, as its user wrote it: to begin a sentence about it with."""
+        return where(name, self.sources[name] if item is None else self.places[name][item], self.title)
+
+    def refuse(self, name: str, sentence: str, item: int | None = None) -> ConfigError:
         """The error to raise about that option's value."""
-        return ConfigError(f"{self.where(name)}: {sentence}")
+        return ConfigError(f"{self.where(name, item)}: {sentence}")
+
+
+def where(name: str, source: str, title: str = "") -> str:
+    """ "--port", "--set 'pool a: check'", "environment BALANCER_PORT" or "conf/balancer.ini:12: port"."""
+    if source in ("command line", "default"):
+        return f"--{name}"
+    if source == "--set":
+        return f"--set '{title}: {name}'"
+    return source if source.startswith("environment ") else f"{source}: {name}"
 
 
 def build(record: type[T], settings: SectionSettings, **computed: Any) -> T:
@@ -137,13 +172,6 @@ def build(record: type[T], settings: SectionSettings, **computed: Any) -> T:
         if len(found := _declared(each)) == 1:
             values[each.name] = settings.values[found[0].name]
     return record(**{**values, **computed})
-
-
-def where(name: str, source: str) -> str:
-    """ "--port", "environment BALANCER_PORT" or "conf/balancer.ini:12: port"."""
-    if source == "command line" or source == "default":
-        return f"--{name}"
-    return source if source.startswith("environment ") else f"{source}: {name}"
 
 
 def parse_flag(text: str) -> bool:

@@ -3,11 +3,12 @@
 RULES: pure; knows no particular option. One table feeds all three, so that none of them can tell another
 story."""
 
+import re
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from balancer.config.option import Option, SectionSettings, values_of
+from balancer.config.option import Option, SectionKind, SectionSettings, values_of
 from balancer.config.units import (
     format_duration,
     parse_count,
@@ -61,6 +62,8 @@ def summary(record: object) -> list[tuple[str, str]]:
 
 def _spelling(option: Option) -> str:
     short = f"-{option.short}, " if option.short else "    "
+    if option.named_only:
+        return f"    {option.name} = {metavar(option)}"
     if option.flag:
         return f"{short}--{option.name}" if option.command_line_only else f"{short}--[no-]{option.name}"
     return f"{short}--{option.name} {metavar(option)}"
@@ -69,10 +72,10 @@ def _spelling(option: Option) -> str:
 def _entry(option: Option, section: str) -> str:
     default = shown_default(option)
     notes = [default if default == "required" else f"default {default}", option.environment(section)]
-    if option.command_line_only:
+    if option.command_line_only or option.named_only:
         notes = []
     if option.repeat:
-        notes.insert(0, "repeatable")
+        notes.insert(0, "one a line" if option.named_only else "repeatable")
     text = option.help + (f" [{'; '.join(notes)}]" if notes else "")
     body = textwrap.wrap(text, _WIDTH - _INDENT, break_on_hyphens=False, break_long_words=False)
     head = f"  {_spelling(option)}"
@@ -89,12 +92,21 @@ def groups(options: Iterable[Option]) -> dict[str, list[Option]]:
     return found
 
 
-def help_text(program: str, about: str, example: str, section: str, options: Sequence[Option]) -> str:
-    """What --help prints: purpose, an example, every option by group with unit, default and environment
-    name."""
+def help_text(
+    program: str,
+    about: str,
+    example: str,
+    section: str,
+    options: Sequence[Option],
+    kinds: Sequence[SectionKind] = (),
+) -> str:
+    """What --help prints: purpose, an example, every option by group with unit, default and environment name, and what
+    the sections with a name take."""
     parts = [f"{program}: {about}", f"Example:\n  {example}"]
     for group, members in groups(options).items():
         parts.append("\n".join([f"{group}:", *(_entry(option, section) for option in members)]))
+    if kinds:
+        parts.append(_sections_help(section, kinds))
     prefix = section.replace("-", "_").upper()
     parts.append(
         textwrap.fill(
@@ -108,36 +120,102 @@ def help_text(program: str, about: str, example: str, section: str, options: Seq
     return "\n\n".join(parts)
 
 
-def print_config(options: Iterable[Option], settings: SectionSettings, resolved: Mapping[str, str]) -> str:
-    """A file that could be read back: every value, and behind it where it came from.
-
-    `resolved` adds what "auto" and an empty path came to."""
-    lines = [f"[{settings.section}]"]
-    for option in options:
-        if option.command_line_only or option.name == "config":
-            continue
-        text, value = settings.texts[option.name], settings.values[option.name]
-        if option.parse in _DURATIONS:
-            text = format_duration(
-                value
-            )  # a bare number is seconds here and milliseconds elsewhere: show the unit
-        quoted = f'"{text}"' if text != text.strip() or " #" in text or " ;" in text else text
-        comment = settings.sources[option.name]
-        if resolved.get(option.name, text) != text:
-            comment += f", which is {resolved[option.name]}"
-        lines.append(f"{f'{option.name} = {quoted}'.rstrip():<44} ; {comment}")
+def _sections_help(section: str, kinds: Sequence[SectionKind]) -> str:
+    """What the sections with a name take and who wins, for --help."""
+    names = " and ".join(f"{kind.name}s" for kind in kinds)
+    program, kind = section.replace("-", "_").upper(), kinds[-1]
+    key = next(option.name for option in kind.options if option.choices)
+    lines = textwrap.wrap(
+        f"Sections of the file, for several {names}. [{section}] then holds what concerns the process, and the "
+        "defaults of all:",
+        _WIDTH,
+    )
+    for each in kinds:
+        keys = " ".join(option.name for option in each.options if not option.named_only)
+        body = textwrap.wrap(keys, _WIDTH - _INDENT, break_on_hyphens=False)
+        lines += [f"  {each}".ljust(_INDENT) + body[0], *(" " * _INDENT + line for line in body[1:])]
+        lines += [_entry(option, section) for option in each.options if option.named_only]
+    lines += textwrap.wrap(
+        f"--set '{kind.name} a: {key}=...' wins over the environment variable {program}__{kind.name.upper()}_A__"
+        f"{key.upper()}, that over [{kind.name} a] in the file, that over what is set for [{section}] anywhere.",
+        _WIDTH,
+        break_on_hyphens=False,
+    )
     return "\n".join(lines)
 
 
-def markdown_table(section: str, options: Iterable[Option]) -> str:
-    """The README's table of one program. The INI key is the flag without its dashes, so it has no column of
-    its own."""
-    rows = ["| Option | Default | Environment | Meaning |", "| --- | --- | --- | --- |"]
+def print_config(
+    options: Iterable[Option],
+    settings: SectionSettings,
+    resolved: Mapping[str, str],
+    named: Sequence[tuple[Sequence[Option], SectionSettings]] = (),
+) -> str:
+    """A file that could be read back: every value, and behind it where it came from.
+
+    `resolved` adds what "auto" and an empty path came to. `named` are the sections with a name; what they inherit stands
+    in them, and no more in the program's own."""
+    taken = {option.name for kind, _ in named for option in kind}
+    parts = [_section_text([option for option in options if option.name not in taken], settings, resolved)]
+    parts += [_section_text(kind, each, {}) for kind, each in named]
+    return "\n\n".join(parts)
+
+
+def _section_text(options: Iterable[Option], settings: SectionSettings, resolved: Mapping[str, str]) -> str:
+    lines = [f"[{settings.title}]"]
+    for option in options:
+        if option.command_line_only or option.name == "config":
+            continue
+        if settings.begins and not option.inherited and settings.sources[option.name] == "default":
+            continue  # of port and bind, or of pool and route, one is enough
+        texts = [_quoted(text) for text in settings.texts[option.name]]
+        if (
+            option.parse in _DURATIONS
+        ):  # a bare number is seconds here and milliseconds elsewhere: show the unit
+            texts = [format_duration(settings.values[option.name])]
+        comment = settings.sources[option.name]
+        if option.name in resolved and resolved[option.name] not in texts:
+            comment += f", which is {resolved[option.name]}"
+        first = texts.pop(0) if len(texts) == 1 else ""
+        lines.append(f"{f'{option.name} = {first}'.rstrip():<44} ; {comment}")
+        lines += [f"    {text}" for text in texts]
+    return "\n".join(lines)
+
+
+def _quoted(text: str) -> str:
+    """A value as the file's reader gives it back unchanged."""
+    special = text != text.strip() or re.search(r"(^|\s)[;#]", text) or (text[:1] in "\"'" and text)
+    if not special:
+        return text
+    return f"'{text}'" if '"' in text else f'"{text}"'
+
+
+def markdown_table(section: str, options: Iterable[Option], kinds: Sequence[SectionKind] = ()) -> str:
+    """The README's table of one program. The INI key is the flag without its dashes, so it has no column of its own; with
+    `kinds`, a column says which sections take it."""
+    heads = ["Option", "Default", "Environment", *(["Section"] if kinds else []), "Meaning"]
+    rows = [f"| {' | '.join(heads)} |", f"| {' | '.join(['---'] * len(heads))} |"]
     for option in options:
         spelled = f"`-{option.short}`, `--{option.name}`" if option.short else f"`--{option.name}`"
         default = f"`{option.default}`" if option.default else option.unset or "none"
-        name = "" if option.command_line_only else f"`{option.environment(section)}`"
+        name = f"`{option.environment(section)}`"
+        if option.named_only:
+            spelled, name = f"`{option.name}`", ""
+        if option.command_line_only:
+            name = ""
         text = option.help + (f" ({', '.join(option.choices)})" if option.choices else "")
-        cells = (cell.replace("|", "\\|") for cell in (spelled, default, name, text))
+        column = [_takers(option, section, kinds)] if kinds else []
+        cells = (cell.replace("|", "\\|") for cell in (spelled, default, name, *column, text))
         rows.append(f"| {' | '.join(cells)} |")
     return "\n".join(rows)
+
+
+def _takers(option: Option, section: str, kinds: Sequence[SectionKind]) -> str:
+    """Which sections take a key, for the README."""
+    found = [f"`{kind.name}`" for kind in kinds if option.name in {each.name for each in kind.options}]
+    if option.command_line_only or option.name == "config":
+        return ""
+    if not found:
+        return f"`{section}`"
+    if option.named_only:
+        return found[0]
+    return f"{found[0]}, `{section}`" if option.inherited else f"{found[0]}, or `{section}` alone"

@@ -10,7 +10,7 @@ from typing import Any
 
 from balancer.config.common import CommonOptions
 from balancer.config.cpus import available_cores
-from balancer.config.option import Option, SectionSettings, made_from, options_in
+from balancer.config.option import ConfigError, Option, SectionSettings, made_from, options_in
 from balancer.config.units import Address, parse_address, parse_port
 from balancer.shm.layout import MAX_SLOTS
 
@@ -59,14 +59,26 @@ def parse_listen(text: str, port: int | None = None) -> Address:
 
 
 def binds(settings: SectionSettings) -> tuple[Address, ...]:
-    """--bind with --port filled in; without --bind every IPv4 address. Raises ConfigError on a repeated
-    one."""
-    port: int = settings.values["port"]
-    found = tuple(parse_listen(text, port) for text in settings.values["bind"] or ("0.0.0.0",))
-    for index, address in enumerate(found):
-        if address in found[:index] and address.port != 0:
-            raise settings.refuse("bind", f"{address} is given twice")
-    return found
+    """--bind with --port filled in; without --bind every IPv4 address. Raises ConfigError on a repeated one, and where a
+    section with a name leaves the port open."""
+    port: int | None = settings.values["port"]
+    texts = settings.values["bind"]
+    if settings.begins and settings.sources["port"] == "default":
+        port = None
+        if not texts:
+            raise ConfigError(
+                f"{settings.begins}: [{settings.title}] has neither bind nor port; write port = PORT"
+            )
+    found: list[Address] = []
+    for item, text in enumerate(texts or ("0.0.0.0",)):
+        try:
+            address = parse_listen(text, port)
+        except ValueError as error:
+            raise settings.refuse("bind", str(error), item) from None
+        if address in found and address.is_certain:
+            raise settings.refuse("bind", f"{address} is given twice", item)
+        found.append(address)
+    return tuple(found)
 
 
 def addresses_of(port: str, **properties: Any) -> Any:

@@ -8,8 +8,8 @@ from types import ModuleType
 import pytest
 
 from balancer.config import loader as config
-from balancer.config.option import SectionSettings
-from balancer.options import parse as parse_balancer
+from balancer.config.option import CommandLineAnswer, SectionSettings
+from balancer.configuration import parse as parse_balancer
 from workers.resizer.options import parse_resizer
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -29,7 +29,7 @@ SECTIONS = tuple(GENERATOR.TABLES)
 
 
 def read(section: str, *argv: str) -> SectionSettings:
-    return config.load(section, section, GENERATOR.TABLES[section], argv, {}, neighbours=SECTIONS)
+    return config.load(section, GENERATOR.TABLES[section], argv, {}, neighbours=SECTIONS)
 
 
 @pytest.mark.parametrize("section", SECTIONS)
@@ -64,10 +64,10 @@ def test_the_readme_has_the_table(section: str) -> None:
 @pytest.mark.parametrize("section", SECTIONS)
 def test_the_table_has_a_row_for_every_option(section: str) -> None:
     rows = [row.split(" | ") for row in GENERATOR.markdown(section).splitlines()[3:-1]]
-    options = GENERATOR.TABLES[section]
+    options = GENERATOR.DOCUMENTED[section]
     assert len(rows) == len(options)
     for row, option in zip(rows, options, strict=True):
-        assert f"`--{option.name}`" in row[0]
+        assert (f"`{option.name}`" if option.named_only else f"`--{option.name}`") in row[0]
         assert row[1] == (f"`{option.default}`" if option.default else option.unset or "none")
 
 
@@ -82,6 +82,35 @@ def test_the_minimal_file_is_understood_and_smaller(section: str) -> None:
 @pytest.mark.parametrize("name", ["balancer.ini", "balancer-minimal.ini"])
 def test_the_balancers_files_would_start_one(name: str) -> None:
     assert len(parse_balancer(["-c", str(ROOT / "conf" / name)], {}).pools[0].backends) == 3
+
+
+POOLS = ROOT / "conf" / "balancer-pools.ini"
+
+
+def test_the_file_with_pools_shows_what_sections_can_do() -> None:
+    read = parse_balancer(["-c", str(POOLS)], {})
+    assert [listener.name for listener in read.listeners] == ["web", "database"]
+    assert [pool.name for pool in read.pools] == ["web", "inside", "replicas"]
+    assert any(route.network is not None for listener in read.listeners for route in listener.routes)
+    assert read.notes == ()
+
+
+def test_the_file_with_pools_is_printed_so_that_it_can_be_read_back(tmp_path: Path) -> None:
+    with pytest.raises(CommandLineAnswer) as answer:
+        parse_balancer(["-c", str(POOLS), "--print-config"], {})
+    (tmp_path / "copy.ini").write_text(str(answer.value))
+    copy, original = (parse_balancer(["-c", str(path)], {}) for path in (tmp_path / "copy.ini", POOLS))
+    assert (copy.listeners, copy.pools) == (original.listeners, original.pools)
+
+
+def test_the_readme_says_which_sections_take_an_option() -> None:
+    rows = [row.strip("| ").split(" | ") for row in GENERATOR.markdown("balancer").splitlines()[3:-1]]
+    column = {row[0].rpartition("`--")[2].strip("`"): row[3] for row in rows}
+    assert column["workers"] == "`balancer`"
+    assert column["maxconns"] == "`listener`, `balancer`"
+    assert column["check"] == "`pool`, `balancer`"
+    assert column["upstream"] == "`pool`, or `balancer` alone"
+    assert column["route"] == "`listener`"
 
 
 @pytest.mark.parametrize("name", ["resizer.ini", "resizer-minimal.ini"])

@@ -27,6 +27,7 @@ FLOORS = {
     "balancer.prefork": PROCESSES,
     "balancer.pool.backend": PROCESSES,
     "balancer.options": OPTIONS,
+    "balancer.configuration": CHOICE,
     "balancer.pool": CHOICE,
     "balancer.relay": TRAFFIC,
     "balancer.discovery": TRAFFIC,

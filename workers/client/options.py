@@ -117,7 +117,7 @@ def parse_client(argv: Sequence[str], environ: Mapping[str, str]) -> ClientOptio
     """The client's options. Raises ConfigError with one sentence, or CommandLineAnswer when the command line asks a
     question."""
     answer_early(argv, f"resize-client {__version__}", help_text)
-    settings = load("resize-client", "resize-client", OPTIONS, argv, environ, neighbours=ALL_SECTIONS)
+    settings = load("resize-client", OPTIONS, argv, environ, neighbours=ALL_SECTIONS)
     maxconns = settings.values["maxconns"] or settings.values["minconns"]
     options = build(ClientOptions, settings, maxconns=maxconns, notes=settings.notes)
     if not options.input:

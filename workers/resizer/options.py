@@ -189,7 +189,7 @@ def parse_resizer(argv: Sequence[str], environ: Mapping[str, str]) -> ResizerOpt
     """The resizer's options. Raises ConfigError with one sentence, or CommandLineAnswer when the command line asks a
     question."""
     answer_early(argv, f"resizer {__version__}", help_text)
-    settings = load("resizer", "resizer", OPTIONS, argv, environ, neighbours=ALL_SECTIONS)
+    settings = load("resizer", OPTIONS, argv, environ, neighbours=ALL_SECTIONS)
     options = build(
         ResizerOptions,
         settings,

@@ -1,0 +1,296 @@
+"""One reading of the balancer's configuration: records out of sections, and the checks across them.
+
+RULES: nothing is opened, bound or resolved, so that the same reading serves the boot, --check-config and a reload. Every
+refusal is a ConfigError of one sentence that names the place, and both places where two sections disagree.
+
+A file without [listener NAME] and [pool NAME] sections, a command line and an environment alone make one listener and one
+pool, both called main, from [balancer].
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from balancer import __version__
+from balancer.config import usage
+from balancer.config.common import ALL_SECTIONS, check_debug
+from balancer.config.ini import did_you_mean
+from balancer.config.loader import answer_early, answer_late
+from balancer.config.option import ConfigError, SectionSettings, build
+from balancer.config.sections import Configuration, load_sections
+from balancer.config.units import Address
+from balancer.options import (
+    ABOUT,
+    EVERY_OPTION,
+    EXAMPLE,
+    KINDS,
+    MAIN,
+    OPTIONS,
+    SECTION,
+    Listener,
+    Options,
+    Pool,
+    ProcessOptions,
+    Route,
+    admin_path,
+)
+from balancer.prefork.options import binds
+
+REJECT = "reject"  # no pool's name: a route may come to say "-> reject"
+
+
+@dataclass(frozen=True, slots=True)
+class ListenerSection:
+    """A listener and the section it was made from."""
+
+    record: Listener
+    settings: SectionSettings
+
+    def __str__(self) -> str:
+        return f"[{self.settings.title}]"
+
+
+@dataclass(frozen=True, slots=True)
+class PoolSection:
+    """A pool and the section it was made from."""
+
+    record: Pool
+    settings: SectionSettings
+
+
+def parse(argv: Sequence[str], environ: Mapping[str, str]) -> Options:
+    """Options from a command line (without the program's name) and an environment.
+
+    Raises ConfigError with one sentence, or CommandLineAnswer when the command line asks a question."""
+    answer_early(argv, f"balancer {__version__}", help_text)
+    read = load_sections(SECTION, EVERY_OPTION, KINDS, argv, environ, ALL_SECTIONS)
+    listeners, pools = listeners_of(read), pools_of(read)
+    process = build(ProcessOptions, read.main)
+    if not process.admin:
+        port = read.main.values["port"] if read.is_flat() else first_port(listeners)
+        process = replace(process, admin=admin_path(port, environ, process.user))
+    check_addresses(listeners)
+    check_backends(pools, listeners)
+    notes = read.notes + check_routes(listeners, pools)
+    check_console(read.main, process, listeners)
+    check_debug(read.main)
+    notes += _exposed(process.metrics)
+    named = [(kind.options, each) for kind in KINDS for each in read.named[kind.name]]
+    resolved = {"workers": str(process.workers), "admin": process.admin}
+    answer_late("balancer", OPTIONS, read.main, resolved, named, notes)
+    return Options(
+        process, tuple(each.record for each in listeners), tuple(each.record for each in pools), notes
+    )
+
+
+def help_text() -> str:
+    """What --help prints."""
+    return usage.help_text("balancer", ABOUT, EXAMPLE, SECTION, OPTIONS, KINDS)
+
+
+# -- records
+
+
+def listeners_of(read: Configuration) -> list[ListenerSection]:
+    """The listeners, their routes not yet compared with the pools."""
+    if read.is_flat():
+        main = read.main
+        record = build(Listener, main, name=MAIN, addresses=binds(main), routes=(Route(MAIN),))
+        return [ListenerSection(record, main)]
+    if not read.named["listener"]:
+        raise _missing(read, "listener", "with port = PORT and pool = NAME")
+    return [
+        ListenerSection(
+            build(Listener, each, name=each.name, addresses=binds(each), routes=routes_of(each)), each
+        )
+        for each in read.named["listener"]
+    ]
+
+
+def routes_of(settings: SectionSettings) -> tuple[Route, ...]:
+    """The routes that `pool` or `route` give."""
+    pool: str = settings.values["pool"]
+    routes: tuple[Route, ...] = settings.values["route"]
+    if pool and routes:
+        raise ConfigError(
+            f"{settings.sources['pool']}: [{settings.title}] has pool and route ({settings.sources['route']}); "
+            f"write -> {pool} as the last route instead of pool"
+        )
+    if not pool and not routes:
+        raise ConfigError(
+            f"{settings.begins}: [{settings.title}] leads to no pool; write pool = NAME, or route lines"
+        )
+    return routes or (Route(pool),)
+
+
+def pools_of(read: Configuration) -> list[PoolSection]:
+    """The pools with their backends."""
+    if read.is_flat():
+        if not read.main.values["upstream"]:
+            raise ConfigError(
+                "no upstream: name a backend with -u host:port, key upstream in [balancer], or BALANCER_UPSTREAM"
+            )
+        return [PoolSection(build(Pool, read.main, name=MAIN), read.main)]
+    if not read.named["pool"]:
+        raise _missing(read, "pool", "with upstream = host:port")
+    found = []
+    for each in read.named["pool"]:
+        if not each.values["upstream"]:
+            raise ConfigError(f"{each.begins}: [{each.title}] has no upstream; write upstream = host:port")
+        if each.name == REJECT:
+            raise ConfigError(
+                f"{each.begins}: the name {REJECT} is kept for routes that refuse a client; choose another"
+            )
+        backends = tuple(replace(backend, pool=each.name) for backend in each.values["upstream"])
+        found.append(PoolSection(build(Pool, each, name=each.name, backends=backends), each))
+    return found
+
+
+def _missing(read: Configuration, kind: str, content: str) -> ConfigError:
+    first = next(each for group in read.named.values() for each in group)
+    return ConfigError(
+        f"{first.begins}: there is [{first.title}], but no section [{kind} NAME]; add one {content}"
+    )
+
+
+def first_port(listeners: Sequence[ListenerSection]) -> int:
+    """The port that names the admin socket: the first one that a listener has; 0 when all are on unix sockets."""
+    return next((a.port for each in listeners for a in each.record.addresses if a.family != "unix"), 0)
+
+
+# -- checks
+
+
+def bound(listeners: Sequence[ListenerSection]) -> Iterator[tuple[ListenerSection, int, Address]]:
+    """Each address of each listener, with its place in `bind`."""
+    for each in listeners:
+        for item, address in enumerate(each.record.addresses):
+            yield each, item, address
+
+
+def place_of(each: ListenerSection, item: int) -> str:
+    """Where an address was given: file:line, flag or variable."""
+    settings = each.settings
+    return settings.places["bind"][item] if settings.values["bind"] else settings.sources["port"]
+
+
+def check_addresses(listeners: Sequence[ListenerSection]) -> None:
+    """Two listeners cannot share an address."""
+    owners: dict[Address, tuple[ListenerSection, int]] = {}
+    for each, item, address in bound(listeners):
+        other, other_item = owners.setdefault(address, (each, item))
+        if other is not each and address.is_certain:
+            raise ConfigError(
+                f"{place_of(each, item)}: {each} listens on {address}, as {other} does ({place_of(other, other_item)})"
+            )
+
+
+def check_backends(pools: Sequence[PoolSection], listeners: Sequence[ListenerSection]) -> None:
+    """A backend has a name of its own, and is none of our listeners."""
+    owners: dict[str, str] = {}
+    for pool in pools:
+        for item, backend in enumerate(pool.record.backends):
+            place = pool.settings.places["upstream"][item]
+            if backend.identity in owners:
+                also = "" if owners[backend.identity] == place else f" ({owners[backend.identity]})"
+                sentence = f"two backends are called {backend.identity}{also}; give one of them name=X"
+                raise pool.settings.refuse("upstream", sentence, item)
+            owners[backend.identity] = place
+            for each, _, address in bound(listeners):
+                if is_itself(backend.address, address):
+                    listener = f"{each} of this balancer" if each.settings.begins else "the balancer itself"
+                    sentence = f"{backend.address} is where {listener} listens ({address})"
+                    raise pool.settings.refuse("upstream", sentence, item)
+
+
+def is_itself(target: Address, listening: Address) -> bool:
+    """Whether a connect to `target` would reach our own listener, as far as that is certain without asking the system."""
+    if target == listening:
+        return target.is_certain
+    loopback = target.host.startswith("127.") or target.host in ("localhost", "::1")
+    everywhere = listening.host in ("0.0.0.0", "::")
+    return loopback and everywhere and target.port == listening.port != 0
+
+
+def check_routes(listeners: Sequence[ListenerSection], pools: Sequence[PoolSection]) -> tuple[str, ...]:
+    """Every route leads to a pool and can be reached; returns notes on pools without a route."""
+    names = [each.record.name for each in pools]
+    for each in listeners:
+        if each.settings.begins:
+            _check_routes_of(each, names)
+    used = {route.pool for each in listeners for route in each.record.routes}
+    return tuple(
+        f"[{each.settings.title}] ({each.settings.begins}) is used by no listener"
+        for each in pools
+        if each.record.name not in used
+    )
+
+
+def _check_routes_of(each: ListenerSection, pools: Sequence[str]) -> None:
+    settings, routes = each.settings, each.record.routes
+    key = "route" if settings.values["route"] else "pool"
+    places = settings.places[key]
+    for item, route in enumerate(routes):
+        if route.pool not in pools:
+            guess = did_you_mean(route.pool, pools)
+            raise ConfigError(
+                f"{places[item]}: {each} routes to pool {route.pool}, which no section defines{guess}"
+            )
+        for earlier in range(item):
+            if why := _covers(routes[earlier], route, places[earlier]):
+                raise ConfigError(f"{places[item]}: this route is never reached: {why}")
+    if routes[-1].network is not None:
+        raise ConfigError(f"{places[-1]}: {each} has no route for all other clients; end with a line -> POOL")
+
+
+def _covers(earlier: Route, later: Route, place: str) -> str:
+    """Why no client is left for the later route, or nothing."""
+    if earlier.network is None:
+        return f"{place} takes everything"
+    network = later.network
+    if network is None or network.version != earlier.network.version:
+        return ""
+    is_inside = network.subnet_of(earlier.network)  # type: ignore[arg-type]
+    return f"{place} takes {earlier.network}, which holds {network}" if is_inside else ""
+
+
+def check_console(
+    main: SectionSettings, process: ProcessOptions, listeners: Sequence[ListenerSection]
+) -> None:
+    """The console's addresses are no listener's."""
+    for each, item, address in bound(listeners):
+        where = f"{each} listens ({place_of(each, item)})" if each.settings.begins else "clients are served"
+        if process.metrics == address and address.is_certain:
+            raise main.refuse("metrics", f"{address} is where {where}")
+        if address.family == "unix" and address.path == process.admin:
+            raise main.refuse("admin", f"{process.admin} is where {where}")
+
+
+def _exposed(metrics: Address | None) -> tuple[str, ...]:
+    if metrics is None or metrics.is_private:
+        return ()
+    return (f"--metrics {metrics} is read by whoever can reach it: it asks nobody for a password",)
+
+
+# -- what a reload reports
+
+
+def summary_of(options: Options) -> tuple[tuple[str, str], ...]:
+    """(name, value) of everything a reload compares and reports, section by section."""
+    found = usage.summary(options.process)
+    for listener in options.listeners:
+        about = usage.summary(listener)
+        if listener.name != MAIN:
+            about.append(("bind", ", ".join(map(str, listener.addresses))))
+            about.append(("route", ", ".join(map(str, listener.routes))))
+        found += _prefixed("listener", listener.name, about)
+    for pool in options.pools:
+        about = [(name, value) for name, value in usage.summary(pool) if name != "upstream"]
+        about += [(f"backend {backend.name}", backend.terms()) for backend in pool.backends]
+        found += _prefixed("pool", pool.name, about)
+    return tuple(found)
+
+
+def _prefixed(kind: str, name: str, about: list[tuple[str, str]]) -> list[tuple[str, str]]:
+    """In `main` the bare names, which are those of a configuration without sections."""
+    prefix = "" if name == MAIN else f"{kind} {name} "
+    return [(prefix + key, value) for key, value in about]
