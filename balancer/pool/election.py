@@ -36,7 +36,7 @@ from balancer.pool.board import (
 )
 from balancer.pool.policies import POLICIES, Candidate, Choice, Pick
 from balancer.pool.shared_limit import SharedLimit
-from balancer.pool.targets import SocketAddress, Target, is_near, target_of
+from balancer.pool.targets import SocketAddress, is_near, target_of
 
 NONE_TRIED: frozenset[int] = frozenset()
 
@@ -52,11 +52,14 @@ class Elector:
         self._limit = SharedLimit(board, row)
         self._cells = board.cells
         own = row * board.columns
-        self._at = {
-            b.index: own + BACKENDS.at(b.index) for b in pool.backends
-        }  # where its cells are in our row
+        # Where the cells of each backend are in our row, by index.
+        self._at = {b.index: own + BACKENDS.at(b.index) for b in pool.backends}
         self._entries = {b.index: (b, self._at[b.index]) for b in pool.backends}
+        self._names = [backend for backend in pool.backends if backend.address.family == "name"]
         self._targets: dict[int, tuple[int, SocketAddress, bool]] = {}
+        for backend in pool.backends:
+            if backend.address.family != "name" and (target := target_of(board, backend)) is not None:
+                self._targets[backend.index] = (*target, is_near(target))
         self._pick: Pick = _pick_none
         self._reserve: Pick = _pick_none  # the backups, for sessions that could reach no other backend
         self._tiers: tuple[list[Candidate], ...] = ([], [], [])
@@ -133,18 +136,18 @@ class Elector:
         versions = board.versions(pool.index)
         if versions[0] & 1 and self._verdicts >= 0:
             return  # the prober is writing: the old lists serve one election more
-        targets = {b.index: t for b in pool.backends if (t := target_of(board, b)) is not None}
+        resolved = {b.index: target_of(board, b) for b in self._names}
         weights = {b.index: board.weight_of(b.index, b.weight) for b in pool.backends}
-        eligible = [b for b in pool.backends if weights[b.index] and self._is_eligible(b, targets)]
+        everyone = [b for b in pool.backends if weights[b.index]]
+        eligible = [b for b in everyone if self._is_up(b.index) and resolved.get(b.index, True)]
         if board.versions(pool.index) != versions and self._verdicts >= 0:
             return
         is_backup = bool(eligible) and all(backend.backup for backend in eligible)
-        everyone = [b for b in pool.backends if weights[b.index]]
         spare = [] if is_backup else candidates(eligible, True, weights)
         tiers = (candidates(eligible, is_backup, weights), candidates(everyone, is_backup, weights), spare)
         # The version is odd only when this process has no lists yet: use these, and rebuild at the next election.
         self._verdicts, self._admin = versions[0] & ~1, versions[1]
-        self._targets.update({index: (*target, is_near(target)) for index, target in targets.items()})
+        self._targets |= {index: (*target, is_near(target)) for index, target in resolved.items() if target}
         if tiers != self._tiers:
             self._tiers = tiers
             self._pick = self._make_pick(tiers[0], tiers[1])
@@ -157,11 +160,9 @@ class Elector:
         choice = Choice(eligible, everyone, loads, self._board.load_reader(), self._start)
         return POLICIES[self._pool.balance](choice)
 
-    def _is_eligible(self, backend: Backend, targets: dict[int, Target]) -> bool:
-        word, index = self._board.word, backend.index
-        return (
-            index in targets and word(index, W_VERDICT) != DOWN and word(index, W_ADMIN_STATE) == ADMIN_READY
-        )
+    def _is_up(self, index: int) -> bool:
+        word = self._board.word
+        return word(index, W_VERDICT) != DOWN and word(index, W_ADMIN_STATE) == ADMIN_READY
 
 
 def candidates(backends: Sequence[Backend], backup: bool, weights: dict[int, int]) -> list[Candidate]:

@@ -236,7 +236,7 @@ def test_a_name_is_eligible_once_resolved_and_is_dialled_where_it_moved(board: B
 
 def test_between_changes_no_list_is_rebuilt(board: Board, monkeypatch: pytest.MonkeyPatch) -> None:
     elect = elector(board, pool("", ""))
-    monkeypatch.setattr(elect, "_refresh", lambda: pytest.fail("rebuilt without a change"))
+    monkeypatch.setattr(board, "versions", lambda pool: pytest.fail("rebuilt without a change"))
     assert names(elect) == {"a", "b"}
 
 
@@ -250,3 +250,14 @@ def test_a_sibling_that_accepts_at_the_same_moment_is_seen_at_every_election(boa
             theirs[Board.backend_at(fuller.index) + B_SESSIONS],
         ) = 0, 9
         assert elect.elect("") == emptier
+
+
+def test_a_verdict_in_another_pool_rebuilds_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    board = make_board(pools=2)
+    mine, theirs = pool("", ""), pool("", "", "", "")[2:]
+    elect = elector(board, mine)
+    board.assign_pool(1, [backend.index for backend in theirs])
+    set_verdict(board, theirs[0], DOWN)
+    board.set_admin_state(theirs[1].index, ADMIN_DRAIN)
+    monkeypatch.setattr(board, "versions", lambda pool: pytest.fail("rebuilt without a change"))
+    assert names(elect) == {"a", "b"}

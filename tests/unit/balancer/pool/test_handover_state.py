@@ -1,6 +1,7 @@
 """The state handed over to an upgrade: everything that must last, nothing else, and no nonsense restored."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -73,3 +74,21 @@ def test_a_text_that_is_no_handover_state_changes_nothing(text: str) -> None:
     [a] = pool("a")
     restore_state(new, [a], text)
     assert (new.word(0, W_VERDICT), new.word(0, W_ADMIN_STATE), new.versions(0)) == (0, 0, (0, 0))
+
+
+def test_a_backend_is_found_by_its_pool_and_name() -> None:
+    """The text of a version without pools has bare names: they are those of the pool main."""
+    old, new = board(), board()
+    main, api = (
+        pool("a", "b"),
+        tuple(replace(backend, pool="api", index=backend.index + 2) for backend in pool("a", "b")),
+    )
+    old.set_admin_state(main[0].index, ADMIN_MAINT)
+    old.set_weight(api[1].index, 9)
+    text = export_state(old, main + api)
+    assert set(json.loads(text)) == {"a", "api/b"}
+    restore_state(new, api[::-1] + main[::-1], text)
+    states = [
+        (new.word(backend.index, W_ADMIN_STATE), new.weight_of(backend.index, 1)) for backend in main + api
+    ]
+    assert states == [(ADMIN_MAINT, 1), (0, 1), (0, 1), (0, 9)]
