@@ -60,7 +60,7 @@ soak: $(VENV)/.dev
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy --strict balancer workers
+	$(BIN)/mypy --strict balancer workers scripts --exclude 'scripts/(options_table|relay_costs)'
 
 format: $(VENV)/.dev
 	$(BIN)/ruff check --fix .
@@ -70,7 +70,7 @@ bench: $(VENV)/.bench
 	$(BIN)/python -m scripts.bench $(if $(WORK),--work $(WORK)) $(if $(PEERS),--peers $(PEERS)) $(if $(ROUNDS),--rounds $(ROUNDS)) $(BENCH)
 
 bench-images: $(VENV)/.bench
-	$(BIN)/python scripts/bench_images.py $(if $(INPUT),--input $(INPUT)) $(BENCH)
+	$(BIN)/python -m scripts.bench_images $(if $(INPUT),--input $(INPUT)) $(BENCH)
 	$(BIN)/python -m scripts.bench_service $(if $(INPUT),--input $(INPUT)) $(if $(ROUNDS),--rounds $(ROUNDS))
 
 versus: $(VENV)/.dev

@@ -1,4 +1,4 @@
-"""`make bench`: what relaying costs, ours beside every peer on this machine, all in front of the same backend.
+"""`make bench`: CPU per request of ours beside every peer on this machine, all in front of the same backend.
 
     make bench                                        everything; long
     make bench WORK=keepalive PEERS=haproxy ROUNDS=5  one work against one peer
@@ -49,7 +49,7 @@ def parse() -> argparse.Namespace:
 
 
 def present(peers: list[str]) -> list[str]:
-    """Those of `peers` that are on this machine; says which are not, and how they would get here."""
+    """Those of `peers` that are on this machine; prints which are not, and how to install them."""
     for name in (*peers, "wrk"):
         if missing(name):
             how = INSTALL.get(name, f"a checkout in {checkout_of(name)}")

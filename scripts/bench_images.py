@@ -1,6 +1,6 @@
 """The picture function beside naive Pillow and beside whichever of pyvips, sharp, OpenCV and Go are found.
 
-    python scripts/bench_images.py [--input DIRECTORY] [--rounds 3] [--pipelines ours,naive,pyvips]
+    python -m scripts.bench_images [--input DIRECTORY] [--rounds 3] [--pipelines ours,naive,pyvips]
     [--targets 160x160]
 
 One process per pipeline, asked one picture at a time in turn, round after round, so that what disturbs the
@@ -29,15 +29,13 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from PIL import Image
+
+from scripts import samples
+from scripts.pipelines import quality
+from workers.imaging import geometry
+
 HERE = Path(__file__).resolve().parent
-sys.path[:0] = [str(HERE), str(HERE.parent)]
-
-from PIL import Image  # noqa: E402
-
-import samples  # noqa: E402
-from pipelines import quality  # noqa: E402
-from workers.imaging import geometry  # noqa: E402
-
 GIF_PIXELS = 1_000_000  # beyond that libvips takes 20 s an animation for its palettes
 DEFAULT = ("ours", "naive", "pyvips", "sharp", "opencv", "go")
 KINDS = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG", ".gif": "GIF"}

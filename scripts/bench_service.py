@@ -1,20 +1,19 @@
-"""The picture service: what dispatch costs, what rate is left of the pure function's, who waits behind whom.
+"""The picture service: CPU of dispatch, rate beside the bare function, latency of small pictures behind big ones.
 
     python -m scripts.bench_service [--designs ours,fifo,prefork,reuseport] [--seconds 2] [--rounds 3]
     [--what dry,rate,line] [--input DIR]
 
 dry    CPU of all server processes for one dry run, one connection
-rate   4 connections, one picture after another: pictures a second beside those of the pure function running in
-       one process for each core, and the CPU a picture costs in all server processes beside the pure function's
+rate   4 connections, one picture after another: pictures a second beside those of the bare function running in
+       one process for each core, and the CPU a picture costs in all server processes beside the bare function's
 line   two clients send 20-megapixel pictures back to back while six send small ones ten times a second:
        latency of the small ones from the moment each was due, rate of the big ones
 
-Designs are taken in turn, round after round, and the pure function is timed right before each of them, so that
+Designs are taken in turn, round after round, and the bare function is timed right before each of them, so that
 what disturbs the machine disturbs all of them; figures are medians over the rounds. The clients share the cores
-with the servers: a frame made beforehand, one send, one buffer, the first answer decoded and the others compared
-with it by their length. What they cost all the same is a row of its own, and CPU a picture is the figure that
-does not depend on them. The plain designs live in plain_designs.py. Writes service.md (a table) and service.json
-into bench-out/.
+with the servers, so they do little: a frame made beforehand, one send, one buffer, the first answer decoded and
+the others compared with it by their length. Their CPU is a row of its own; CPU a picture does not depend on it.
+The plain designs are in plain_designs.py. Writes service.md (a table) and service.json into bench-out/.
 """
 
 import argparse
@@ -56,14 +55,14 @@ FIGURES = {
     "dry_us": "dry run: server CPU, us",
     "dry_p50_us": "dry run: p50, us",
     "small_per_s": "0.3 MP to 160x120: pictures/s",
-    "small_of_pure": "of the pure function's rate on every core",
-    "small_cpu_of_pure": "server CPU a picture, pure function = 1",
+    "small_of_pure": "of the bare function's rate on every core",
+    "small_cpu_of_pure": "server CPU a picture, bare function = 1",
     "small_client_of_pure": "clients' CPU a picture, the same",
     "small_p50_ms": "p50, ms",
     "small_p99_ms": "p99, ms",
     "middle_per_s": "8 MP to 800x600: pictures/s",
-    "middle_of_pure": "of the pure function's rate on every core",
-    "middle_cpu_of_pure": "server CPU a picture, pure function = 1",
+    "middle_of_pure": "of the bare function's rate on every core",
+    "middle_cpu_of_pure": "server CPU a picture, bare function = 1",
     "middle_client_of_pure": "clients' CPU a picture, the same",
     "middle_p50_ms": "p50, ms",
     "middle_p99_ms": "p99, ms",
@@ -77,7 +76,7 @@ FIGURES = {
 
 
 def drawn(width: int, height: int) -> bytes:
-    """Noise at several scales: about as much for a decoder to do as a photograph of that size."""
+    """Noise at several scales: costs a decoder about as much as a photograph of that size."""
     noise = random.Random(5)
     image = Image.frombytes("L", (96, 72), noise.randbytes(96 * 72)).resize(
         (width, height), Image.Resampling.BICUBIC
@@ -220,7 +219,7 @@ def swarm(port: int, jobs: list[tuple[bytes, float]], seconds: float) -> tuple[l
     return [waits for waits, _ in found], sum(spent for _, spent in found)
 
 
-# -- the pure function --
+# -- the bare function --
 
 
 def work(data: bytes, job: imaging.ResizeJob, seconds: float, start: Any, tell: Any) -> None:
@@ -235,7 +234,7 @@ def work(data: bytes, job: imaging.ResizeJob, seconds: float, start: Any, tell: 
 
 
 def pure(size: str, folder: Path | None, seconds: float) -> tuple[float, float]:
-    """Pictures a second of all cores together with nothing but the function on them, and its CPU seconds a picture."""
+    """Pictures a second of all cores together that run the function alone, and its CPU seconds a picture."""
     data, job = picture(size, folder), imaging.ResizeJob(*SIZES[size][2:])
     start, (ear, tell) = FORK.Barrier(CPUS), FORK.Pipe(False)
     crowd = [

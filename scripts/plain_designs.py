@@ -1,4 +1,4 @@
-"""The plain designs a resizer could have had, for the bench only: same frames, same picture function, other dispatch.
+"""Plain designs of a resizer, for the bench only: same frames, same picture function, other dispatch.
 
     python -m scripts.plain_designs DESIGN PORT CPUS
 

@@ -1,1 +1,1 @@
-"""The parts of `make bench`: peers and the backend they all stand in front of, the load, the measure, the report."""
+"""Parts of `make bench`: the peers and the backend in front of which they all run, the works, the load, the report."""

@@ -38,7 +38,7 @@ def find(name: str) -> str | None:
 
 @dataclass(frozen=True)
 class Scene:
-    """What a proxy is to do: listen on `port`, spread over `backends`, with `workers` processes or threads."""
+    """The task of a proxy: listen on `port`, spread over `backends`, with `workers` processes or threads."""
 
     port: int
     backends: Sequence[tuple[str, int]]

@@ -1,4 +1,4 @@
-"""What was measured, for people and for programs: a Markdown table, JSON, and a chart where matplotlib is found.
+"""The figures for people and for programs: a Markdown table, JSON, and a chart where matplotlib is found.
 
 RULES: a figure is the median over the rounds. A ratio is the median of the rounds' ratios, ours divided by the
 peer's of the same round, so that what disturbs the machine for a while disturbs both.

@@ -25,7 +25,7 @@ WARM_UP = 1  # seconds
 
 @dataclass(frozen=True)
 class Work:
-    """A load and what stands around it. `requests`: that many instead of a time."""
+    """A load and its surroundings. `requests`: that many instead of a time."""
 
     title: str
     path: str = "/"

@@ -1,4 +1,4 @@
-"""TCP sockets as the kernel knows them, asked over netlink as `ss` does.
+"""TCP sockets as the kernel lists them, over netlink as `ss` does.
 
 /proc/net/tcp says the same but prints every socket of the machine, tens of thousands in TIME-WAIT after a minute of
 churn: 0.3 s and more for each look.

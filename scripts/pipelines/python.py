@@ -50,10 +50,11 @@ def naive() -> tuple[str, Pipeline]:
                 times.append(image.info.get("duration", 0))
             frames[0].save(out, "GIF", save_all=True, append_images=frames[1:], duration=times, disposal=2)
             return out.getvalue()
-        if image.mode == "P":
-            image = image.convert("RGBA" if "transparency" in image.info else "RGB")
-        kind = "PNG" if image.format == "PNG" or image.mode == "RGBA" else "JPEG"
-        made = image.resize((width, height), lanczos)
+        shown = (
+            image.convert("RGBA" if "transparency" in image.info else "RGB") if image.mode == "P" else image
+        )
+        kind = "PNG" if shown.format == "PNG" or shown.mode == "RGBA" else "JPEG"
+        made = shown.resize((width, height), lanczos)
         made.save(out, kind, **({"quality": QUALITY} if kind == "JPEG" else {}))
         return out.getvalue()
 
