@@ -1,10 +1,10 @@
 """The admin socket: one command line in, one JSON object out, then closed.
 
 RULES
-- Knows lines and deadlines, not what a command means: `handle(words, reply)` is given from outside.
-- A stranger costs nothing: peers are checked by uid (root or the balancer's own), a line has at most 4096 bytes and one
-  second to arrive, and at most 16 clients are served at once; the seventeenth is closed.
-- An answer may come later (`reload` waits for the new generation): `Reply.send` is called once, whenever.
+- Knows lines and deadlines, not what a command means: `handle(words, connection)` is handed in.
+- A client costs little: its uid is checked (root or the balancer's own), a line has at most 4096 bytes and one second to
+  arrive, and at most 16 clients are served at once; the next one's connection is closed.
+- An answer may come later (`reload` waits for the new generation): `AdminConnection.send` is called once.
 """
 
 import json
@@ -12,128 +12,120 @@ import os
 import socket
 import struct
 from collections.abc import Callable
+from math import inf
 from typing import Any
 
 from balancer.eventloop.acceptor import Acceptor, Connections, ShortageLog
+from balancer.eventloop.connection import (
+    ENDED,
+    OPEN,
+    BufferedConnection,
+    ConnectionLimits,
+    ConnectionProtocol,
+)
 from balancer.eventloop.log import Log
-from balancer.eventloop.loop import READ, Loop
-from balancer.eventloop.timers import Timer
+from balancer.eventloop.loop import Loop
 
 LINE_LIMIT = 4096  # bytes of a command
 LINE_DEADLINE = 1.0  # seconds from accept to the end of the line
 SEND_DEADLINE = 5.0  # seconds for the peer to take the answer
 CLIENT_LIMIT = 16
+LIMITS = ConnectionLimits(reads_after_reset=True)  # a command counts although its sender has closed already
 UCRED = struct.Struct("3i")
 
 
-class Reply:
-    """One admin client: collects its line, then waits to be told the answer."""
+class AdminConnection(ConnectionProtocol):
+    """One admin client: reads its line, then waits for the answer."""
 
-    def __init__(self, server: "AdminServer", conn: socket.socket) -> None:
-        self.server = server
-        self.conn = conn
-        self.line = b""
-        self.out = b""
-        self.asked = False
-        self.timer: Timer = server.loop.call_later(LINE_DEADLINE, self.close)
-        server.loop.watch(conn.fileno(), self.on_event)
+    def __init__(
+        self, connection: BufferedConnection, ask: Callable[[bytes, "AdminConnection"], None]
+    ) -> None:
+        self.connection = connection
+        self._ask = ask
+        self._line = b""
+        connection.set_deadline(LINE_DEADLINE)
 
-    def on_event(self, mask: int) -> None:
-        try:
-            if self.out:
-                self.flush()
-            elif mask & READ and not self.asked:
-                self.read()
-        except BlockingIOError:
-            return
-        except OSError:
-            self.close()
+    def place(self) -> memoryview:
+        return self.connection.scratch[: LINE_LIMIT + 1 - len(self._line)]
 
-    def read(self) -> None:
-        while b"\n" not in self.line and len(self.line) <= LINE_LIMIT:
-            chunk = self.conn.recv(LINE_LIMIT)
-            if not chunk:
-                break
-            self.line += chunk
-        line, newline, _ = self.line.partition(b"\n")
-        if not newline:
-            # A line that ended without its newline is taken: `echo -n status | nc -U` is a person too.
-            if len(self.line) > LINE_LIMIT:
-                self.send({"error": f"a command has at most {LINE_LIMIT} bytes"})
-                return
-            if not line:
-                self.close()
-                return
-        self.asked = True
-        self.timer.cancel()
-        self.server.dispatch(line.decode("utf-8", "replace").split(), self)
+    def received(self, data: memoryview) -> None:
+        self._line += data
+        if b"\n" in self._line:
+            self._take_line()
+        elif len(self._line) > LINE_LIMIT:
+            self.send({"error": f"a command has at most {LINE_LIMIT} bytes"})
+
+    def ended(self) -> None:
+        # A line that ended without its newline is taken: `echo -n status | nc -U`.
+        if self._line:
+            self._take_line()
+        else:
+            self.connection.close("done")
+
+    def expired(self) -> None:
+        self.connection.close("timeout")
 
     def send(self, answer: dict[str, Any]) -> None:
-        """Answer, then close once the peer has taken it (or after 5 s)."""
-        if self.conn.fileno() < 0 or self.out:
-            return
-        self.asked = True
-        self.timer.cancel()
-        self.timer = self.server.loop.call_later(SEND_DEADLINE, self.close)
-        self.out = json.dumps(answer, separators=(",", ":")).encode() + b"\n"
-        try:
-            self.flush()
-        except BlockingIOError:
-            return
-        except OSError:
-            self.close()
+        """Answer, then close once the peer has taken it, at most SEND_DEADLINE later."""
+        connection = self.connection
+        if connection.state in (OPEN, ENDED):
+            connection.write((json.dumps(answer, separators=(",", ":")).encode() + b"\n",))
+            connection.set_deadline(SEND_DEADLINE)
+            connection.finish()
+            connection.flush()
 
-    def flush(self) -> None:
-        while self.out:
-            self.out = self.out[self.conn.send(self.out) :]
-        self.close()
-
-    def close(self) -> None:
-        fd = self.conn.fileno()
-        if fd < 0:
-            return
-        self.timer.cancel()
-        self.server.connections.discard(self)
-        self.server.loop.forget(fd)
-        self.server.loop.retire(self.conn.close)
+    def _take_line(self) -> None:
+        self.connection.is_paused = True
+        self.connection.set_deadline(inf)
+        self._ask(self._line.partition(b"\n")[0], self)
 
 
 class AdminServer:
-    """Serves admin clients of a listening unix socket that somebody else owns."""
+    """Serves admin clients of a listening unix socket that the master owns."""
 
     def __init__(
-        self, loop: Loop, listener: socket.socket, handle: Callable[[list[str], Reply], None], log: Log
+        self,
+        loop: Loop,
+        listening_socket: socket.socket,
+        handle: Callable[[list[str], AdminConnection], None],
+        log: Log,
     ) -> None:
         self.loop = loop
         self.handle = handle
         self.log = log
-        self.connections: Connections[Reply] = Connections(CLIENT_LIMIT, self.connection_for)
+        self.connections: Connections[AdminConnection] = Connections(CLIENT_LIMIT, self.connection_on)
         shortage = ShortageLog(loop, log, lambda: {"socket": "admin"})
         self.acceptor = Acceptor(loop, self.connections.begin, shortage)
-        self.acceptor.serve([listener])
+        self.acceptor.serve([listening_socket])
 
-    def connection_for(self, conn: socket.socket) -> Reply | None:
-        if self.may_command(conn):
-            return Reply(self, conn)
-        conn.close()
-        return None
+    def connection_on(self, sock: socket.socket) -> AdminConnection | None:
+        if not self.may_command(sock):
+            sock.close()
+            return None
+        connection = BufferedConnection(
+            self.loop, sock, lambda closed, reason: self.connections.discard(admin), LIMITS
+        )
+        admin = AdminConnection(connection, self.dispatch)
+        connection.start(admin)
+        return admin
 
-    def may_command(self, conn: socket.socket) -> bool:
-        """The file's mode keeps others out already; this holds when somebody has loosened it."""
-        _pid, uid, _gid = UCRED.unpack(conn.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, UCRED.size))
+    def may_command(self, sock: socket.socket) -> bool:
+        """Whether the peer runs as root or as this user. The mode of the socket file keeps others out already; this holds
+        when it has been loosened."""
+        _pid, uid, _gid = UCRED.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, UCRED.size))
         if uid in (0, os.geteuid()):
             return True
         self.log.warning("refuse", socket="admin", uid=uid, reason="not the owner")
         return False
 
-    def dispatch(self, words: list[str], reply: Reply) -> None:
-        if not words:
-            reply.send({"error": "an empty command; try `status`"})
-            return
-        self.handle(words, reply)
+    def dispatch(self, line: bytes, admin: AdminConnection) -> None:
+        if words := line.decode("utf-8", "replace").split():
+            self.handle(words, admin)
+        else:
+            admin.send({"error": "an empty command; try `status`"})
 
     def stop(self) -> None:
-        """Accept nobody any more; answers under way are finished by their own deadlines."""
+        """Accept no more clients. Answers under way end by their own deadlines."""
         self.acceptor.serve([])
 
     def is_empty(self) -> bool:

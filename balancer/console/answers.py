@@ -1,7 +1,7 @@
-"""What the second window answers: a method and a path in, an answer out.
+"""What the console answers over HTTP: a method and a path in, an answer out.
 
-RULES: pure, no socket and no parser. Everything here is a question; nothing changes a state, so every method but GET and
-HEAD is refused. An answer of one path serves everybody who asks within FRESH seconds: a crowd costs what one costs.
+RULES: pure, no socket and no parser. No request changes a state, so every method but GET and HEAD is refused. The answer
+of a path is used again for FRESH seconds: many clients cost what one costs.
 
     /             the page for people        /metrics       for Prometheus
     /status.json  the same for programs      /health        200 while at least one backend is up, else 503
@@ -9,72 +9,69 @@ HEAD is refused. An answer of one path serves everybody who asks within FRESH se
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from http import HTTPStatus
 from typing import Any
 
 from balancer.console import page, prometheus
+from balancer.eventloop.http import Header, HttpAnswer
 
 FRESH = 0.2  # seconds
 TEXT = "text/plain; charset=utf-8"
 METHODS = ("GET", "HEAD")
 ALWAYS = (("Cache-Control", "no-store"), ("X-Content-Type-Options", "nosniff"))
 
-Header = tuple[str, str]
 
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """One HTTP answer, not yet on its way. `headers` say nothing of the connection."""
-
-    status: int
-    headers: tuple[Header, ...]
-    body: bytes
-
-    @property
-    def reason(self) -> str:
-        return HTTPStatus(self.status).phrase
-
-
-def answer_with(status: int, kind: str, text: str, *headers: Header) -> Answer:
-    # A name may hold what came from an argument that was not UTF-8; the reader gets a question mark.
+def answer_with(status: int, kind: str, text: str, *headers: Header) -> HttpAnswer:
+    # A name may come from an argument that was not UTF-8; such a byte becomes a question mark.
     body = text.encode("utf-8", "replace")
-    return Answer(
-        status, (("Content-Type", kind), ("Content-Length", str(len(body))), *ALWAYS, *headers), body
-    )
+    return HttpAnswer(status, (("Content-Type", kind), *ALWAYS, *headers), body)
 
 
-def refusal(status: int, sentence: str, *headers: Header) -> Answer:
+def refusal(status: int, sentence: str, *headers: Header) -> HttpAnswer:
     """An answer that is one sentence."""
     return answer_with(status, TEXT, sentence + "\n", *headers)
 
 
-def health(status: Mapping[str, Any]) -> Answer:
+def health(status: Mapping[str, Any]) -> HttpAnswer:
+    """200 while at least one backend is up, for load balancers and scripts."""
     if any(backend["state"] == "up" for backend in status["backends"]):
         return answer_with(200, TEXT, "ok\n")
     return refusal(503, "no backend is up")
 
 
-PATHS: dict[str, Callable[[Mapping[str, Any]], Answer]] = {
-    "/": lambda status: answer_with(200, page.CONTENT_TYPE, page.draw(status), *page.HEADERS),
-    "/status.json": lambda status: answer_with(200, "application/json", json.dumps(status, indent=1) + "\n"),
-    "/metrics": lambda status: answer_with(200, prometheus.CONTENT_TYPE, prometheus.exposition(status)),
-    "/health": health,
-}
+Status = Mapping[str, Any]
+Paths = Mapping[str, Callable[[Status], HttpAnswer]]
+
+
+def paths(
+    draw: Callable[[Status], str] = page.draw, exposition: Callable[[Status], str] = prometheus.exposition
+) -> Paths:
+    """What is answered where."""
+    return {
+        "/": lambda status: answer_with(200, page.CONTENT_TYPE, draw(status), *page.HEADERS),
+        "/status.json": lambda status: answer_with(
+            200, "application/json", json.dumps(status, indent=1) + "\n"
+        ),
+        "/metrics": lambda status: answer_with(200, prometheus.CONTENT_TYPE, exposition(status)),
+        "/health": health,
+    }
+
+
+PATHS = paths()
 
 
 class Answers:
-    """Answers by path, remembered for a moment."""
+    """Answers by path, used again for FRESH seconds."""
 
-    def __init__(self, status: Callable[[], Mapping[str, Any]]) -> None:
+    def __init__(self, status: Callable[[], Mapping[str, Any]], paths: Paths = PATHS) -> None:
         self._status = status
-        self._fresh: dict[str, tuple[float, Answer]] = {}
+        self._paths = paths
+        self._fresh: dict[str, tuple[float, HttpAnswer]] = {}
 
-    def to(self, method: str, target: str, now: float) -> Answer:
+    def to(self, method: str, target: str, now: float) -> HttpAnswer:
         """The answer to a request line at monotonic time `now`; a query is ignored."""
         path = target.partition("?")[0]
-        if path not in PATHS:
-            return refusal(404, f"there is nothing here but {', '.join(PATHS)}")
+        if path not in self._paths:
+            return refusal(404, f"there is nothing here but {', '.join(self._paths)}")
         if method not in METHODS:
             return refusal(
                 405,
@@ -83,6 +80,6 @@ class Answers:
             )
         made_at, answer = self._fresh.get(path, (0.0, None))
         if answer is None or now - made_at >= FRESH:
-            answer = PATHS[path](self._status())
+            answer = self._paths[path](self._status())
             self._fresh[path] = now, answer
         return answer

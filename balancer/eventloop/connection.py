@@ -25,7 +25,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from math import inf
-from typing import Any, Protocol
+from typing import Any
 
 from balancer.eventloop.errnos import WOULD_BLOCK
 from balancer.eventloop.loop import ERROR, HANGUP, READ, READ_HANGUP, WRITE, Loop
@@ -48,8 +48,8 @@ class ConnectionState(Enum):
 CONNECTING, OPEN, ENDED, FINISHING, LINGERING, CLOSED = ConnectionState
 
 
-class ConnectionProtocol(Protocol):
-    """What a connection asks of the protocol on top of it."""
+class ConnectionProtocol:
+    """What a connection calls on the protocol on top of it; by itself, nothing is done about it."""
 
     __slots__ = ()
 

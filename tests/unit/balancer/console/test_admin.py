@@ -1,0 +1,163 @@
+"""The admin socket: one line, one answer, and what a client may not do."""
+
+import json
+import os
+import socket
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from balancer.console.admin import (
+    CLIENT_LIMIT,
+    LINE_DEADLINE,
+    LINE_LIMIT,
+    SEND_DEADLINE,
+    AdminConnection,
+    AdminServer,
+)
+from balancer.eventloop.log import Log
+from balancer.eventloop.loop import Loop
+from tests.unit.balancer.eventloop.sockets import received
+
+
+class Fixture:
+    """A server whose `later` command waits for `answer`, and clients."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+        self.loop = Loop(clock=lambda: self.now)
+        self.socket = socket.socket(socket.AF_UNIX)
+        self.socket.bind("")
+        self.socket.listen(64)
+        self.commands: list[list[str]] = []
+        self.waiting: list[AdminConnection] = []
+        self.clients: list[socket.socket] = []
+        self.server = AdminServer(self.loop, self.socket, self.handle, Log("console", os.devnull))
+
+    def handle(self, words: list[str], admin: AdminConnection) -> None:
+        self.commands.append(words)
+        if words == ["later"]:
+            self.waiting.append(admin)
+        else:
+            admin.send({"heard": " ".join(words)})
+
+    def connect(self) -> socket.socket:
+        client = socket.socket(socket.AF_UNIX)
+        client.connect(self.socket.getsockname())
+        client.setblocking(False)
+        self.clients.append(client)
+        self.turn()
+        return client
+
+    def turn(self, turns: int = 6) -> None:
+        for _ in range(turns):
+            self.loop.run_once(0)
+
+    def say(self, *data: bytes) -> socket.socket:
+        client = self.connect()
+        for each in data:
+            client.send(each)
+            self.turn()
+        return client
+
+    def pass_time(self, seconds: float) -> None:
+        self.now += seconds
+        self.turn()
+
+    def close(self) -> None:
+        for client in self.clients:
+            client.close()
+        self.turn()
+        self.pass_time(60.0)
+        assert self.server.is_empty()
+        self.socket.close()
+        self.loop.close()
+
+
+@pytest.fixture
+def admin() -> Iterator[Fixture]:
+    fixture = Fixture()
+    yield fixture
+    fixture.close()
+
+
+def answer(client: socket.socket) -> Any:
+    """The one JSON object that has come, and the end behind it."""
+    data, _, state = received(client).rpartition(b"|")
+    assert state == b"end"
+    return json.loads(data)
+
+
+@pytest.mark.parametrize(
+    "pieces", [(b"drain a\n",), (b"dr", b"ain", b" a", b"\nmore"), (b"drain a\nready a\n",)]
+)
+def test_one_line_is_one_command(admin: Fixture, pieces: tuple[bytes, ...]) -> None:
+    assert answer(admin.say(*pieces)) == {"heard": "drain a"}
+    assert admin.commands == [["drain", "a"]]
+
+
+def test_a_line_without_its_newline_is_taken_at_the_end(admin: Fixture) -> None:
+    client = admin.say(b"status")
+    assert received(client) == b"|open"
+    client.shutdown(socket.SHUT_WR)
+    admin.turn()
+    assert answer(client) == {"heard": "status"}
+    nothing = admin.say()
+    nothing.shutdown(socket.SHUT_WR)
+    admin.turn()
+    assert received(nothing) == b"|end" and admin.commands == [["status"]]
+
+
+def test_a_command_counts_although_its_sender_has_closed(admin: Fixture) -> None:
+    client = admin.connect()
+    client.send(b"drain a\n")
+    client.close()
+    admin.turn()
+    assert admin.commands == [["drain", "a"]] and admin.server.is_empty()
+
+
+@pytest.mark.parametrize(("size", "sentence"), [(LINE_LIMIT, "heard"), (LINE_LIMIT + 1, "error")])
+def test_a_line_has_a_limit(admin: Fixture, size: int, sentence: str) -> None:
+    assert list(answer(admin.say(b"x" * size + b"\n"))) == [sentence]
+
+
+def test_an_empty_command_is_told_so(admin: Fixture) -> None:
+    assert answer(admin.say(b"  \n")) == {"error": "an empty command; try `status`"}
+
+
+def test_an_answer_may_come_later_and_comes_once(admin: Fixture) -> None:
+    client = admin.say(b"later\n")
+    admin.pass_time(50.0)
+    assert received(client) == b"|open"
+    for _ in range(2):
+        admin.waiting[0].send({"done": 1})
+    assert answer(client) == {"done": 1}
+
+
+def test_a_slow_line_and_an_answer_not_taken_are_cut(admin: Fixture) -> None:
+    slow, deaf = admin.say(b"sta"), admin.say(b"later\n")
+    admin.waiting[0].send({"much": "x" * (4 << 20)})
+    admin.turn()
+    admin.pass_time(LINE_DEADLINE - 0.1)
+    assert received(slow) == b"|open"
+    admin.pass_time(0.2)
+    assert received(slow) == b"|end"
+    admin.pass_time(SEND_DEADLINE)
+    assert admin.server.is_empty()
+    assert received(deaf).endswith(b"x|end")
+
+
+def test_clients_are_bounded(admin: Fixture) -> None:
+    clients = [admin.connect() for _ in range(CLIENT_LIMIT + 1)]
+    assert [received(client) for client in clients].count(b"|end") == 1
+    assert received(clients[-1]) == b"|end"
+
+
+def test_stopped_it_answers_what_is_under_way(admin: Fixture) -> None:
+    client = admin.say(b"later\n")
+    admin.server.stop()
+    late = admin.connect()
+    assert not admin.server.is_empty() and received(late) == b"|open"
+    admin.waiting[0].send({"done": 1})
+    assert answer(client) == {"done": 1}
