@@ -1,4 +1,4 @@
-"""Pictures that mean harm: each is refused in time and in little memory, and the next one works."""
+"""Hostile pictures: each is refused in time and in little memory, and the next picture works."""
 
 import io
 import json
@@ -69,7 +69,7 @@ def gif_bomb(frames: int) -> bytes:
 
 
 def resized(data: bytes, kind: str, at: int, size: bytes) -> bytes:
-    """A picture of ours with another size written over its header's."""
+    """`data` with another size written over the one in its header."""
     assert 0 < at < 60, f"{kind}: the place of the size"
     return data[:at] + size + data[at + len(size) :]
 
@@ -91,7 +91,7 @@ def header_bombs() -> dict[str, bytes]:
     }
 
 
-def test_bombs_of_every_format_are_refused_within_a_second_in_little_memory() -> None:
+def test_bombs_of_every_format_are_refused_within_a_second_and_in_little_memory() -> None:
     bombs = header_bombs()
     with Resizer(cpus=1) as resizer, Peer(resizer.address) as peer:
         assert peer.ask(id=1, data=picture(60, 40), target_width=9).status == 200
@@ -105,7 +105,7 @@ def test_bombs_of_every_format_are_refused_within_a_second_in_little_memory() ->
         assert peak(resizer) < PEAK
 
 
-def test_a_scan_bomb_that_reaches_the_decoder_is_cut_at_its_deadline_and_the_next_picture_works() -> None:
+def test_a_scan_bomb_in_the_decoder_is_cut_at_its_deadline_and_the_next_picture_works() -> None:
     bomb = scan_bomb(9000, 200)
     assert len(bomb) < 500_000
     with Resizer(cpus=1, job_timeout="1s", max_scans=1000, max_pixels="100m") as resizer:
@@ -117,13 +117,13 @@ def test_a_scan_bomb_that_reaches_the_decoder_is_cut_at_its_deadline_and_the_nex
             reply = peer.hear()
             assert reply is not None and reply.status == 504, reply
             assert 0.9 < time.monotonic() - began < 1.5 + 0.3, (
-                "the deadline and half a second; sending it took a moment"
+                "the deadline and half a second, and the time to send it"
             )
             assert peer.ask(id=3, data=picture(60, 40), target_width=9).status == 200
             assert len(pids(resizer, "front")) == 1
 
 
-def test_without_its_front_a_cpu_process_ends_itself_but_not_an_idle_one() -> None:
+def test_without_its_front_a_busy_cpu_process_ends_itself_and_an_idle_one_does_not() -> None:
     bomb = scan_bomb(9000, 200)
     with Resizer(cpus=1, job_timeout="500ms", max_scans=1000, max_pixels="100m", express_bytes=0) as resizer:
         resizer.expect("reap|death|kill")
@@ -137,7 +137,7 @@ def test_without_its_front_a_cpu_process_ends_itself_but_not_an_idle_one() -> No
             (front,) = pids(resizer, "front")
             os.kill(front, signal.SIGSTOP)
             try:
-                wait_for(lambda: worker not in pids(resizer, "cpu"), "the second net", 2.5)
+                wait_for(lambda: worker not in pids(resizer, "cpu"), "the interval timer", 2.5)
             finally:
                 os.kill(front, signal.SIGCONT)
             reply = peer.hear()
@@ -145,17 +145,17 @@ def test_without_its_front_a_cpu_process_ends_itself_but_not_an_idle_one() -> No
             assert peer.ask(id=3, data=picture(60, 40), target_width=9).status == 200
 
 
-def test_targets_that_cannot_be_meant_are_refused_before_any_decoding() -> None:
+def test_impossible_targets_are_refused_before_any_decoding() -> None:
     source = picture(8000, 8000)
     with Resizer(cpus=1, max_pixels="100m") as resizer, Peer(resizer.address) as peer:
         for number, (width, height) in enumerate([(65_535, 65_535), (0, 0), (10**9, 1), (10**9, 10**9)], 1):
             reply = peer.ask(id=number, data=source, target_width=width, target_height=height)
             assert reply.status in (400, 422) and reply.error, reply
             assert not reply.processing_time
-        assert peak(resizer) < 120 << 20, "nobody has decoded 64 megapixels"
+        assert peak(resizer) < 120 << 20, "64 megapixels were not decoded"
 
 
-def strangers() -> dict[str, bytes]:
+def other_formats() -> dict[str, bytes]:
     tiff, ico = io.BytesIO(), io.BytesIO()
     Image.new("RGB", (50, 50)).save(tiff, "TIFF")
     Image.new("RGB", (48, 48)).save(ico, "ICO")
@@ -190,22 +190,22 @@ def traced(resizer: Resizer, calls: str, log: Path) -> Iterator[None]:
 
 
 @pytest.mark.skipif(shutil.which("strace") is None, reason="no strace here")
-def test_what_is_no_picture_of_ours_executes_nothing(tmp_path: Path) -> None:
+def test_other_file_formats_are_refused_and_execute_nothing(tmp_path: Path) -> None:
     log = tmp_path / "strace.log"
     with Resizer(cpus=1) as resizer, Peer(resizer.address) as peer:
         assert peer.ask(id=1, data=picture(60, 40), target_width=9).status == 200
         with traced(resizer, "execve,execveat,exit_group,openat", log):
-            for number, (kind, data) in enumerate(strangers().items(), 2):
+            for number, (kind, data) in enumerate(other_formats().items(), 2):
                 reply = peer.ask(id=number, original_name=f"{kind}.jpg", data=data, target_width=9)
                 assert reply.status == 415, f"{kind}: {reply}"
             os.kill(pids(resizer, "express")[0], signal.SIGKILL)
-            wait_for(lambda: log.read_text(), "that strace sees what they do", 5)  # the successor opens files
+            wait_for(lambda: log.read_text(), "strace sees the system calls", 5)  # the successor opens files
             resizer.expect("reap")
         assert "exec" not in log.read_text()
 
 
 def busy_cpu(resizer: Resizer) -> int:
-    """The CPU process (not express) that works on a picture, by its own word in the status."""
+    """The CPU process (not express) that works on a picture, according to the status."""
 
     def found() -> int:
         with urlopen("http://{}:{}/status".format(*resizer.address), timeout=5) as answer:
@@ -215,19 +215,19 @@ def busy_cpu(resizer: Resizer) -> int:
     return wait_for(found, "a busy CPU process", 5, 0.01)
 
 
-def test_killed_in_the_middle_of_a_picture_it_is_answered_and_back_in_no_time() -> None:
-    """Three kills, so far apart that the master does not take them for a storm. Measured: 5 ms and 60 ms."""
+def test_a_kill_during_a_picture_is_answered_at_once_and_the_next_process_is_soon_there() -> None:
+    """Three kills, far enough apart that the master does not delay the respawn. Measured: 5 ms and 60 ms."""
     answered, back = [], []
     slow, small = picture(5000, 4000), picture(60, 40)
     with Resizer(
         cpus=1, job_timeout="20s", express_bytes=0
-    ) as resizer:  # nothing is small: express stays out of it
+    ) as resizer:  # nothing is small: express gets nothing
         resizer.expect("reap|death|died|kill")
         for kill in range(3):
             with Peer(resizer.address) as peer:
                 peer.say(id=1, data=slow[: -2 - kill], target_width=5600, target_height=5600, format="avif")
                 victim = busy_cpu(resizer)
-                peer.say(id=2, data=small, target_width=9)  # waits for this very process, or its successor
+                peer.say(id=2, data=small, target_width=9)  # waits for this process or its successor
                 os.kill(victim, signal.SIGKILL)
                 began = time.monotonic()
                 for number, status, times in ((1, 503, answered), (2, 200, back)):
@@ -257,15 +257,15 @@ def test_twenty_thousand_damaged_pictures_leave_every_process_alive() -> None:
                     slowest.append(time.monotonic() - began)
                     statuses[reply.status] += 1
 
-        crowd = [threading.Thread(target=client, args=(dice.random(),)) for _ in range(4)]
-        for one in crowd:
+        clients = [threading.Thread(target=client, args=(dice.random(),)) for _ in range(4)]
+        for one in clients:
             one.start()
-        for one in crowd:
+        for one in clients:
             one.join()
         assert sum(statuses.values()) == 20_000
         assert set(statuses) <= {200, 415, 422}, statuses
         assert max(slowest) < 2
-        assert resizer.titles().keys() == before, "nobody has died"
+        assert resizer.titles().keys() == before, "no process has died"
 
 
 def damaged(dice: random.Random, data: bytes) -> bytes:

@@ -1,4 +1,4 @@
-"""The resizer when processes die, hang, are too slow, too many ask, and when it is told to stop or to reload."""
+"""The resizer when processes die, hang or are too slow, under too many requests, and at a stop or a reload."""
 
 import contextlib
 import io
@@ -29,8 +29,8 @@ def pids(resizer: Resizer, word: str) -> list[int]:
 
 
 def busy_cpu(resizer: Resizer, dead: Collection[int] = ()) -> int:
-    """The CPU process that works on a picture, by its own word in the status; not one of the `dead`, whose word
-    stands there until the master has reaped them."""
+    """The CPU process that works on a picture, according to the status; not one of the `dead`, which stand there until
+    the master has reaped them."""
 
     def found() -> int:
         with urlopen("http://{}:{}/status".format(*resizer.address), timeout=5) as answer:
@@ -57,24 +57,24 @@ def test_a_cpu_process_that_dies_costs_one_retryable_answer(how: signal.Signals)
         assert peer.ask(id=3, data=picture(300, 200), target_width=30).status == 200
 
 
-def test_small_pictures_behind_slow_ones_are_done_elsewhere() -> None:
+def test_small_pictures_prefetched_behind_slow_ones_are_done_elsewhere() -> None:
     with (
         Resizer(cpus=len(os.sched_getaffinity(0)), job_timeout="5s") as resizer,
         Peer(resizer.address) as peer,
     ):
         resizer.expect("reap")
-        seats = len(pids(resizer, "cpu"))
-        for number in range(1, seats + 1):
+        cpus = len(pids(resizer, "cpu"))
+        for number in range(1, cpus + 1):
             peer.say(id=number, data=picture(300, 200), **ENDLESS)
-        for number in range(101, 101 + 2 * seats):
+        for number in range(101, 101 + 2 * cpus):
             peer.say(id=number, data=picture(300, 200), target_width=30)
-        replies = peer.hear_all(2 * seats)
+        replies = peer.hear_all(2 * cpus)
         assert all(reply.status == 200 and size_of(reply.data) == (30, 20) for reply in replies)
         assert min(reply.id for reply in replies) > 100, "before any of the slow ones was done or cut"
-        assert {reply.id for reply in peer.hear_all(seats)} == set(range(1, seats + 1))
+        assert {reply.id for reply in peer.hear_all(cpus)} == set(range(1, cpus + 1))
 
 
-def test_cpu_processes_that_are_told_to_go_lose_nothing() -> None:
+def test_cpu_processes_that_leave_lose_nothing() -> None:
     with Resizer(cpus=2, recycle=400) as resizer, ThreadPoolExecutor(3) as crowd:
         resizer.expect("reap")
         enough = threading.Event()
@@ -125,7 +125,7 @@ def test_a_picture_over_its_time_is_cut_and_the_next_one_works() -> None:
             assert peer.ask(id=number, data=picture(300, 200), target_width=30).status == 200
 
 
-def test_a_hung_cpu_process_is_as_good_as_a_slow_one() -> None:
+def test_a_hung_cpu_process_is_treated_like_a_slow_one() -> None:
     with Resizer(cpus=1, job_timeout="1s") as resizer, Peer(resizer.address) as peer:
         resizer.expect("reap")
         peer.ask(id=9, data=picture(300, 200), target_width=30)
@@ -154,7 +154,7 @@ def test_a_picture_that_kills_again_and_again_is_refused() -> None:
         assert peer.ask(id=5, data=picture(200, 200), target_width=9).status == 200
 
 
-def test_a_front_that_dies_is_replaced_and_nobody_gets_what_its_clients_asked_for() -> None:
+def test_a_front_that_dies_is_replaced_and_no_client_gets_the_answers_of_its_clients() -> None:
     with Resizer(cpus=1) as resizer:
         resizer.expect("reap")
         with Peer(resizer.address) as lost:
@@ -215,7 +215,7 @@ def test_every_cpu_process_killed_at_random_and_every_request_answered() -> None
         assert statuses[200] > 600, statuses
 
 
-def test_beyond_the_queue_ours_are_told_busy_at_once_and_originals_wait() -> None:
+def test_beyond_the_queue_requests_with_an_id_are_refused_at_once_and_original_peers_wait() -> None:
     data = picture(1500, 1000)
     with Resizer(cpus=1, queue=8) as resizer:
         with Peer(resizer.address) as peer:
@@ -241,7 +241,7 @@ def test_beyond_the_queue_ours_are_told_busy_at_once_and_originals_wait() -> Non
             assert len(names) == 24
 
 
-def test_a_full_house_still_answers_dry_runs() -> None:
+def test_a_full_service_still_answers_dry_runs() -> None:
     with Resizer(cpus=1, queue=2, drain_timeout="1s") as resizer, Peer(resizer.address) as dry:
         resizer.expected_exit = 5
         crowd = [Peer(resizer.address) for _ in range(40)]
@@ -270,7 +270,7 @@ def test_too_many_clients_are_refused_work_but_not_health() -> None:
             peer.sock.close()
 
 
-def test_told_to_stop_it_answers_what_is_under_way_and_refuses_the_rest() -> None:
+def test_a_stop_answers_what_is_in_flight_and_refuses_the_rest() -> None:
     with (
         Resizer(cpus=1, drain_timeout="10s") as resizer,
         Peer(resizer.address) as peer,
@@ -309,7 +309,7 @@ def test_a_reload_under_load_loses_nothing() -> None:
                             done["ok"] += 1
                 except AssertionError as error:
                     if "connection ended" in str(error):
-                        done["ended"] += 1  # between two requests: to be asked again
+                        done["ended"] += 1  # between two requests: the client may retry
                     else:
                         failures.append(error)
                 except OSError as error:
@@ -372,18 +372,18 @@ def test_bombs_are_refused_quickly_and_the_next_picture_works() -> None:
         assert resizer.memory(pids(resizer, "cpu")) < 300 << 20
 
 
-def test_what_is_no_picture_of_ours_executes_nothing() -> None:
-    strangers = {
+def test_other_file_formats_are_refused_and_execute_nothing() -> None:
+    other_formats = {
         "eps": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 100 100\n" + b"showpage\n" * 1000,
         "pdf": b"%PDF-1.4\n" + b"1 0 obj\n<<>>\nendobj\n" * 500,
         "svg": b'<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"></svg>' * 100,
     }
     tiff = io.BytesIO()
     Image.new("RGB", (50, 50)).save(tiff, "TIFF")
-    strangers["tiff"] = tiff.getvalue()
+    other_formats["tiff"] = tiff.getvalue()
     with Resizer(cpus=1) as resizer, Peer(resizer.address) as peer:
         before = set(resizer.titles())
-        for number, data in enumerate(strangers.values(), 1):
+        for number, data in enumerate(other_formats.values(), 1):
             assert peer.ask(id=number, original_name="x.jpg", data=data, target_width=9).status == 415
         assert set(resizer.titles()) == before
 
@@ -393,15 +393,15 @@ def test_small_pictures_pass_while_big_ones_keep_every_cpu_busy() -> None:
     with Resizer(cpus=2) as resizer:
         stop = threading.Event()
 
-        def hog() -> None:
+        def send_big() -> None:
             with Peer(resizer.address) as peer:
                 number = 0
                 while not stop.is_set():
                     number += 1
                     assert peer.ask(id=number, data=big, target_width=4000, target_height=3000).status == 200
 
-        hogs = [threading.Thread(target=hog) for _ in range(2)]
-        for thread in hogs:
+        threads = [threading.Thread(target=send_big) for _ in range(2)]
+        for thread in threads:
             thread.start()
         times = []
         try:
@@ -413,13 +413,13 @@ def test_small_pictures_pass_while_big_ones_keep_every_cpu_busy() -> None:
                     time.sleep(0.02)
         finally:
             stop.set()
-            for thread in hogs:
+            for thread in threads:
                 thread.join()
         # One big picture takes some 250 ms; waiting behind even one would show in the median.
         assert sorted(times)[len(times) // 2] < 0.06, times
 
 
-def test_two_fronts_share_the_cpu_processes_and_a_third_is_not_to_be_had() -> None:
+def test_two_fronts_share_the_cpu_processes_and_there_is_no_third() -> None:
     with Resizer(cpus=2, fronts=2) as resizer:
         resizer.signal(signal.SIGTTIN)
         for number in range(1, 21):
@@ -429,7 +429,7 @@ def test_two_fronts_share_the_cpu_processes_and_a_third_is_not_to_be_had() -> No
         assert len(pids(resizer, "front")) == 2 == len(pids(resizer, "express"))
 
 
-def test_cpu_processes_are_replaced_after_so_many_pictures_and_nobody_notices() -> None:
+def test_cpu_processes_are_recycled_without_effect_on_clients() -> None:
     with Resizer(cpus=1, recycle=10) as resizer, Peer(resizer.address) as peer:
         first = set(pids(resizer, "cpu") + pids(resizer, "express"))
         for number in range(1, 101):

@@ -1,4 +1,4 @@
-"""The resizer over frames: original peers and ours, every way a frame can arrive, every way it can be wrong."""
+"""The resizer over frames: requests with and without an ID, every way a frame can arrive, every way it can be wrong."""
 
 import os
 import re
@@ -22,13 +22,14 @@ def test_pictures_have_exactly_the_asked_size_and_keep_their_format() -> None:
                 original_name="p", typ=typ, data=picture(300, 200, kind), target_width=90, target_height=70
             )
             assert size_of(reply.data) == (90, 70) == (reply.resized_width, reply.resized_height)
-            assert (reply.typ, reply.status, reply.id, reply.server) == (typ, 0, 0, ""), "no field of ours"
+            found = (reply.typ, reply.status, reply.id, reply.server)
+            assert found == (typ, 0, 0, ""), "no field beyond the original protocol"
         reply = peer.ask(id=5, data=picture(300, 200), target_width=150)
         assert size_of(reply.data) == (150, 100)
         assert (reply.id, reply.status, reply.server, reply.workers) == (5, 200, "backend-1", 2)
 
 
-def test_an_original_peer_is_answered_in_order_and_one_of_ours_as_soon_as_possible() -> None:
+def test_replies_without_an_id_keep_their_order_and_replies_with_one_do_not() -> None:
     asks = (
         {"original_name": "big", "data": picture(4000, 3000), "target_width": 1900},
         {"original_name": "dry"},
@@ -42,7 +43,7 @@ def test_an_original_peer_is_answered_in_order_and_one_of_ours_as_soon_as_possib
         assert [reply.original_name for reply in peer.hear_all(2)] == ["dry", "big"]
 
 
-def test_what_cannot_be_resized_is_told_to_ours_and_ends_the_connection_of_an_original_peer() -> None:
+def test_a_refused_picture_is_a_reply_with_an_id_and_ends_the_connection_of_an_original_peer() -> None:
     good = picture(60, 40)
     wrong = [
         (400, {"data": good, "target_width": 0}),
@@ -97,7 +98,7 @@ def test_a_frame_may_arrive_in_any_pieces() -> None:
 
 
 @pytest.mark.parametrize("length", [0, (32 << 20) + 1, 2**31, 2**32 - 1, 2**63])
-def test_a_length_nobody_may_claim_ends_the_connection_and_costs_nothing(length: int) -> None:
+def test_a_length_over_the_limit_ends_the_connection_and_costs_nothing(length: int) -> None:
     header = MAGIC + struct.pack(">Q", length)
     with Resizer(cpus=1) as resizer:
         front = next(p for p, title in resizer.titles().items() if ": front" in title)
@@ -130,7 +131,7 @@ def test_every_prefix_of_a_frame_may_be_the_end() -> None:
         assert {pid for pid, title in resizer.titles().items()} == before
 
 
-def test_a_client_that_has_said_all_it_wants_is_still_answered() -> None:
+def test_a_client_that_has_shut_down_its_side_is_still_answered() -> None:
     with Resizer(cpus=1) as resizer, Peer(resizer.address) as peer:
         peer.say(data=picture(2000, 1500), target_width=300)
         peer.sock.shutdown(socket.SHUT_WR)
@@ -139,7 +140,7 @@ def test_a_client_that_has_said_all_it_wants_is_still_answered() -> None:
         assert peer.hear() is None
 
 
-def test_who_stalls_in_a_frame_is_cut_and_who_is_idle_too() -> None:
+def test_a_client_that_stalls_in_a_frame_is_cut_and_an_idle_one_is_closed() -> None:
     options = {"frame_timeout": "1s", "idle_timeout": "2s"}
     with Resizer(cpus=1, **options) as resizer, Peer(resizer.address) as slow, Peer(resizer.address) as idle:
         idle.ask(id=1, dry_run=True)
@@ -152,7 +153,7 @@ def test_who_stalls_in_a_frame_is_cut_and_who_is_idle_too() -> None:
         assert 1.5 < time.monotonic() - began < 4.5
 
 
-def test_a_client_that_does_not_read_is_not_read_from_and_loses_nothing() -> None:
+def test_a_client_that_does_not_read_is_not_read_and_loses_nothing() -> None:
     data = picture(500, 400)
     with Resizer(cpus=2) as resizer, Peer(resizer.address) as peer:
         peer.sock.setblocking(False)
@@ -165,7 +166,7 @@ def test_a_client_that_does_not_read_is_not_read_from_and_loses_nothing() -> Non
                 quiet = time.monotonic()
             except BlockingIOError:
                 time.sleep(0.01)
-        assert sent < len(frames), "the front has read it all: nothing bounds it"
+        assert sent < len(frames), "the front has read it all: it is not bounded"
         ids = set()
         peer.sock.settimeout(15)
         while len(ids) < 400:
@@ -193,7 +194,7 @@ def test_no_client_ever_gets_bytes_meant_for_another() -> None:
                 assert size_of(reply.data) == (33, 22)
 
 
-def test_titles_tell_who_is_who() -> None:
+def test_titles_name_every_process() -> None:
     with Resizer(cpus=2) as resizer, Peer(resizer.address) as peer:
         peer.ask(id=1, dry_run=True)
 
@@ -213,7 +214,7 @@ def test_titles_tell_who_is_who() -> None:
             raise AssertionError(resizer.titles()) from None
 
 
-def test_who_works_on_big_pictures_gives_way_to_who_answers() -> None:
+def test_cpu_processes_have_a_nice_value_and_front_and_express_have_none() -> None:
     with Resizer(cpus=2, nice=7) as resizer:
         resizer.wait_line(r"cpu 1 pid=\d+ ready")
         own = os.getpriority(os.PRIO_PROCESS, 0)

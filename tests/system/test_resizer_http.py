@@ -1,4 +1,4 @@
-"""HTTP on the port of the frames: what curl and browsers ask, what they get wrong, what attackers try."""
+"""HTTP on the port of the frames: requests as of curl and browsers, wrong ones, hostile ones."""
 
 import http.client
 import json
@@ -29,7 +29,7 @@ def ask(
 
 
 def raw(address: Address, *pieces: bytes, pause: float = 0.0) -> bytes:
-    """What comes back for bytes sent as they are, until the end of the stream."""
+    """Send bytes as they are; returns what comes back until the end of the stream."""
     with socket.create_connection(address, 15) as sock:
         for piece in pieces:
             try:
@@ -107,21 +107,21 @@ def test_every_error_has_its_status_and_a_sentence(
         conn.close()
 
 
-def test_busy_and_late_and_leaving_are_told_with_a_time_to_come_again() -> None:
-    with Resizer(cpus=1, queue=1, job_timeout="1s") as resizer, Peer(resizer.address) as hog:
+def test_busy_and_over_time_have_their_status_and_a_full_service_is_healthy() -> None:
+    with Resizer(cpus=1, queue=1, job_timeout="1s") as resizer, Peer(resizer.address) as peer:
         resizer.expect("reap")
         for number in range(1, 9):
-            hog.say(id=number, data=picture(600, 400), **ENDLESS)
-        hog.say(id=9, dry_run=True)
+            peer.say(id=number, data=picture(600, 400), **ENDLESS)
+        peer.say(id=9, dry_run=True)
         early = []
-        while 9 not in early:  # then all of them have been read, and more than can wait were refused
-            early += [reply.id for reply in hog.hear_all(1)]
+        while 9 not in early:  # then all have been read, and those beyond the queue have been refused
+            early += [reply.id for reply in peer.hear_all(1)]
         conn = talk(resizer.address)
         response, body = ask(conn, "POST", "/resize?w=9", picture(60, 40))
         assert (response.status, response.getheader("Retry-After")) == (429, "1"), body
         response, _ = ask(conn, "GET", "/health")
         assert response.status == 200, "a full service is healthy, and the connection was kept"
-        hog.hear_all(9 - len(early))
+        peer.hear_all(9 - len(early))
         response, body = ask(conn, "POST", "/resize?w=5600&h=5600&format=avif", picture(60, 40))
         assert response.status == 504, body
         conn.close()
@@ -175,7 +175,7 @@ def test_expect_100_continue_is_answered_before_the_body_and_not_for_what_is_ref
         (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + b"\r\n\r\n", b"400"),  # TLS on a plain port
     ],
 )
-def test_what_is_not_http_is_told_so_and_closed(sent: bytes, status: bytes) -> None:
+def test_bytes_that_are_not_http_are_answered_with_an_error_and_closed(sent: bytes, status: bytes) -> None:
     with Resizer(cpus=1) as resizer:
         assert raw(resizer.address, sent).startswith(b"HTTP/1.1 " + status)
         assert ask(talk(resizer.address), "GET", "/health")[0].status == 200

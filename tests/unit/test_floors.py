@@ -91,8 +91,6 @@ TO_MEND: set[str] = {
     "class HttpError is defined more than once",
     # eventloop
     "class Acceptor is defined more than once",
-    # resizer
-    "class Worker is defined more than once",
 }
 
 

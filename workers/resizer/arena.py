@@ -1,15 +1,15 @@
-"""The arena: slots of shared anonymous memory in which payloads arrive and answers leave.
+"""The arena: slots of shared anonymous memory for payloads and answers.
 
-RULES: the memory is made once, by the master, before the fork, and has no name that a kill -9 could leave
-behind. Which slots are free is known to one front only (its Shelf); CPU processes write into the slot they
-were ordered to and nowhere else. Nothing here knows pictures or sockets.
+RULES: the master maps the memory once, before the fork; it has no name that a kill -9 could leave behind. The
+SlotAllocator of one front knows which slots are free. A CPU process writes to the slot of its order and to no other.
+Nothing here knows pictures or sockets.
 
     | slot 0                      | slot 1                      | ...
     | frame payload . . . . . . . |
-    | answer (over the payload: the CPU process has copied the picture out before it writes)
+    | answer (over the payload: the CPU process copies the picture out before it writes)
 
-A slot costs address space, not memory: pages exist once touched (MAP_NORESERVE), and go back when the slot
-has been idle.
+A slot costs address space, not memory (MAP_NORESERVE): a page exists once it is touched, and goes back to the kernel when
+the slot has been free for a while.
 """
 
 import ctypes
@@ -19,13 +19,13 @@ from collections.abc import Callable, Iterable
 PAGE = mmap.PAGESIZE
 _MAP_NORESERVE = 0x4000  # Linux; the mmap module names it from Python 3.13 on
 IDLE_SECONDS = (
-    5.0  # a slot unused that long gives its pages back: a burst of big pictures is not remembered for ever
+    5.0  # a slot free for that long gives its pages back, so that memory follows a burst down again
 )
-KEEP_BYTES = 16 * PAGE  # below this giving back costs more (a system call, new faults) than it frees
+KEEP_BYTES = 16 * PAGE  # below this, giving pages back costs more (a system call, new faults) than it frees
 
 
 class Arena:
-    """`slots` pieces of at least `slot_bytes` each. Raises OSError when there is no address space."""
+    """`slots` slots of at least `slot_bytes` each. Raises OSError when there is no address space."""
 
     def __init__(self, slots: int, slot_bytes: int) -> None:
         self.slots = slots
@@ -45,22 +45,22 @@ class Arena:
         return self._view[start : start + self.slot_bytes]
 
     def start(self, slot: int) -> int:
-        """Where in the arena the slot begins."""
+        """The offset of the slot in the arena."""
         return slot * self.slot_bytes
 
     def piece(self, offset: int, length: int) -> memoryview:
-        """`length` bytes at `offset` from the start of the arena."""
+        """The `length` bytes at `offset` of the arena."""
         return self._view[offset : offset + length]
 
     def offset_of(self, piece: memoryview) -> int:
-        """Where in the arena `piece`, a non-empty slice of one of its slots, begins.
+        """The offset in the arena of `piece`, a non-empty slice of a slot.
 
-        A memoryview does not tell its place, and a decoder that hands out slices need not know the arena.
+        A memoryview does not tell its address, and a decoder that returns slices does not know the arena.
         """
         return _address(piece) - self._base
 
     def give_back(self, slot: int, touched: int) -> None:
-        """Return the first `touched` bytes' pages to the kernel; they read as zeros afterwards."""
+        """Return the pages of the first `touched` bytes to the kernel; they read as zeros afterwards."""
         length = -(-touched // PAGE) * PAGE
         self._memory.madvise(mmap.MADV_REMOVE, slot * self.slot_bytes, min(length, self.slot_bytes))
 
@@ -69,10 +69,10 @@ def _address(view: memoryview) -> int:
     return ctypes.addressof(ctypes.c_char.from_buffer(view))
 
 
-class Shelf:
+class SlotAllocator:
     """The free slots of one front, last in first out: a slot just used has warm pages and cache lines.
 
-    `touched[slot] <= slot size`; a slot is in `_free` exactly once or not at all.
+    A free slot is in `_free` exactly once, a slot in use not at all. `_touched`: bytes that may have pages.
     """
 
     __slots__ = ("_free", "_give_back", "_released_at", "_touched")
@@ -87,22 +87,22 @@ class Shelf:
     def __len__(self) -> int:
         return len(self._free)
 
-    def take(self) -> int | None:
-        """A free slot, now the caller's; None when every one is in use."""
+    def allocate(self) -> int | None:
+        """A free slot, now in use; None when there is none."""
         return self._free.pop() if self._free else None
 
     def touch(self, slot: int, length: int) -> None:
-        """The owner has written (or is about to write) the first `length` bytes."""
+        """Up to the first `length` bytes of a slot in use have been or will be written."""
         if length > self._touched.get(slot, 0):
             self._touched[slot] = length
 
     def release(self, slot: int, now: float) -> None:
-        """The caller is done with it: nobody else may still write there."""
+        """The slot is free. No process may still write to it."""
         self._free.append(slot)
         self._released_at[slot] = now
 
     def sweep(self, now: float) -> int:
-        """Give back the pages of slots idle for IDLE_SECONDS; how many bytes went."""
+        """Give back the pages of slots free for IDLE_SECONDS; returns how many bytes."""
         total = 0
         for slot in self._free:
             touched = self._touched.get(slot, 0)

@@ -1,20 +1,21 @@
-"""Who is worked on next: a bounded queue of two classes, and the rule that pairs its heads with seats.
+"""The dispatch rule: a bounded queue of two classes, and which task goes to which worker next.
 
-RULES: pure; a task is anything with `serial` and `is_small`, a seat anything at all. First in, first out
-within each class. Nothing here waits, sends or knows the time.
+RULES: pure. A task is anything with `serial` and `is_small`, a worker is anything. First in, first out within each class.
+Nothing here waits, sends or reads a clock.
 
-    small  ----->  any idle cpu                        (a free core is better used than kept)
+    small  ----->  any idle cpu                        (an idle core is better used than reserved)
            ----->  else express                        (unless every core is at short work already)
-           ----->  else behind short work at a cpu     (no CPU process waits for the front between two pictures)
-    big    ----->  idle cpu only                       (express must never be behind a big picture)
+           ----->  else prefetched by a cpu            (sent while short work runs there: no CPU process waits for the
+                                                        front between two pictures)
+    big    ----->  idle cpu only                       (a big picture must not occupy express)
 
-Nothing is put behind anything while a big one waits, or its turn would never come: a cpu that always has
-another small one never is idle. When both classes wait for the one cpu that is idle, the older head has it; when
-express is idle too, it takes the small one.
+Nothing is prefetched while a big task waits: a cpu that always has another small one would never be idle, and the big
+task would starve. When both classes wait for the one idle cpu, the older head gets it; when express is idle too, the big
+one gets the cpu and the small one gets express.
 
 Rejected, as measured with two clients sending 20-megapixel pictures: one FIFO (small pictures wait 0.3 to 1.9 s),
-shortest first (150 ms), one cpu kept free of big pictures (8 ms, but half the big ones' rate is lost). This: 13 ms
-at 96 % of the rate.
+shortest first (150 ms), one cpu reserved for small pictures (8 ms, but half the rate of big ones is lost). This rule:
+13 ms at 96 % of the rate.
 """
 
 from collections import deque
@@ -23,7 +24,7 @@ from typing import Generic, Protocol, TypeVar
 
 
 class Queued(Protocol):
-    """What the queue must know of a task."""
+    """What the queue needs of a task."""
 
     @property
     def serial(self) -> int: ...
@@ -35,25 +36,24 @@ T = TypeVar("T", bound=Queued)
 S = TypeVar("S")
 
 
-class Seats(Protocol[S]):
-    """What the rule must know of the seats; `seats.Roster` explains."""
+class IdleWorkers(Protocol[S]):
+    """What the rule needs of the workers: idle_set.IdleSet."""
 
     @property
     def cpus(self) -> list[S]: ...
     @property
     def express(self) -> list[S]: ...
     @property
-    def open(self) -> dict[S, None]: ...
+    def can_prefetch(self) -> dict[S, None]: ...
     @property
     def wants_express(self) -> bool: ...
 
 
-class Waiting(Generic[T]):
-    """Tasks that wait: at most `limit` in all, of which at most three quarters big.
+class TaskQueue(Generic[T]):
+    """Tasks that wait: at most `limit` in all, at most three quarters of it big.
 
-    0 <= len(big) <= big_limit <= limit; len(small) + len(big) <= limit; but for those put back, who had their place
-    already. Big ones are kept from filling the queue, or a burst of them would have the small ones refused that
-    express has time for.
+    0 <= len(big) <= big_limit <= limit; len(small) + len(big) <= limit; tasks put back are not counted again. Without the
+    limit of big tasks a burst of them would cause small ones to be refused that express has time for.
     """
 
     __slots__ = ("_big", "_big_limit", "_limit", "_small")
@@ -72,7 +72,7 @@ class Waiting(Generic[T]):
         return self._limit
 
     def is_full_for(self, task: T, ahead: int = 0) -> bool:
-        """True when `task` would be one too many behind `ahead` others that are still to come."""
+        """True when `task` would be over the limit once `ahead` others have arrived before it."""
         if len(self) + ahead >= self._limit:
             return True
         return not task.is_small and len(self._big) + ahead >= self._big_limit
@@ -85,24 +85,24 @@ class Waiting(Generic[T]):
         return True
 
     def put_back(self, task: T) -> None:
-        """It was taken out and not worked on: it is the first of its class, and had its place already."""
+        """Put a task that was taken out and not begun at the head of its class. Not subject to the limit."""
         (self._small if task.is_small else self._big).appendleft(task)
 
     def cancel(self, task: T) -> bool:
-        """Take `task` out again; False when it no longer waits."""
-        line = self._small if task.is_small else self._big
+        """Take `task` out; False when it does not wait any more."""
+        queue = self._small if task.is_small else self._big
         try:
-            line.remove(task)
+            queue.remove(task)
         except ValueError:
             return False
         return True
 
     def pop_small(self) -> T | None:
-        """The oldest small one."""
+        """Take out the oldest small task."""
         return self._small.popleft() if self._small else None
 
     def pop_oldest(self) -> T | None:
-        """The oldest of both classes."""
+        """Take out the oldest task of both classes."""
         if not self._small:
             return self._big.popleft() if self._big else None
         if self._big and self._big[0].serial < self._small[0].serial:
@@ -110,7 +110,7 @@ class Waiting(Generic[T]):
         return self._small.popleft()
 
     def pop_big(self) -> T | None:
-        """The oldest big one."""
+        """Take out the oldest big task."""
         return self._big.popleft() if self._big else None
 
     @property
@@ -122,10 +122,10 @@ class Waiting(Generic[T]):
         return bool(self._small and self._big)
 
 
-def pairs(waiting: Waiting[T], seats: Seats[S]) -> Iterator[tuple[T, S]]:
-    """Tasks and the seats that get them, now or next; takes both out of what it was given. The caller tells the
-    seats of each pair before it asks for another."""
-    cpus, express, behind = seats.cpus, seats.express, seats.open
+def pairs(waiting: TaskQueue[T], workers: IdleWorkers[S]) -> Iterator[tuple[T, S]]:
+    """Tasks and the workers that get them, to begin at once or to prefetch. Takes both out of `waiting` and `workers`.
+    The caller updates the workers after each pair, before it asks for the next."""
+    cpus, express, can_prefetch = workers.cpus, workers.express, workers.can_prefetch
     while cpus and len(waiting):
         if express and waiting.has_both and len(cpus) == 1:
             task = waiting.pop_big()
@@ -134,15 +134,15 @@ def pairs(waiting: Waiting[T], seats: Seats[S]) -> Iterator[tuple[T, S]]:
         if task is None:
             break
         yield task, cpus.pop()
-    while express and seats.wants_express:
+    while express and workers.wants_express:
         task = waiting.pop_small()
         if task is None:
             return
         yield task, express.pop()
-    while behind and not waiting.has_big:
+    while can_prefetch and not waiting.has_big:
         task = waiting.pop_small()
         if task is None:
             return
-        seat = next(iter(behind))
-        del behind[seat]
-        yield task, seat
+        worker = next(iter(can_prefetch))
+        del can_prefetch[worker]
+        yield task, worker

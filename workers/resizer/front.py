@@ -1,9 +1,8 @@
 """The front: owns every client socket, runs no image code.
 
-RULES: never waits for anything but its loop. The master's orders come in through `Child` (drain, cut,
-tick); who is asked for work is the desk's business, what bytes mean the speaker's. Over `maxconns` a client
-is served health, status, dry runs and refusals but no work: a service that is full must still be able to
-say so.
+RULES: waits for nothing but its loop. The master's orders arrive through `Child` (drain, cut, tick). The scheduler
+decides what is worked on, the protocols read the bytes. Over `maxconns` a client is answered health, status, dry runs and
+refusals, but no work: a service that is full must still be able to say so.
 """
 
 import errno
@@ -15,29 +14,29 @@ from balancer.eventloop.errnos import CAPACITY, STILLBORN, WOULD_BLOCK, name_of
 from balancer.prefork.child import Child
 from balancer.prefork.sockets import ListeningSocket
 from balancer.shm.layout import FIRST_LEASE, GENERATION, LOAD, MASTER_LIVE_ROWS, MASTER_ROW, PID, ROLE, SLOT
-from workers.resizer import tally
+from workers.resizer import counters
 from workers.resizer.arena import Arena
-from workers.resizer.client import Client
-from workers.resizer.desk import Desk
-from workers.resizer.framed import Framed
+from workers.resizer.frame_protocol import FrameProtocol
+from workers.resizer.front_connection import FrontConnection
+from workers.resizer.http_protocol import HttpProtocol
+from workers.resizer.idle_set import WorkerSlot
 from workers.resizer.options import ResizerOptions
-from workers.resizer.seats import Seat
-from workers.resizer.speaking import Life, Speaker
-from workers.resizer.web import Web
+from workers.resizer.protocol import ClientProtocol, FrontConnectionState
+from workers.resizer.scheduler import Scheduler
 from workers.wire.frames import MAGIC
 
-ACCEPTS = 16  # per wake-up of a listener
+ACCEPTS = 16  # per wake-up of a listening socket
 SPARE = 64  # clients over maxconns that are still answered
 REARM_SECONDS = 0.2  # after the kernel had no descriptor or memory for a connection
-SHUT_SILENCE = 10.0  # seconds between two lines that say so
+REPORT_SECONDS = 10.0  # between two log lines about that
 CHECK_SECONDS = 1.0
 
 
 def run(
-    child: Child, settings: ResizerOptions, arena: Arena, describe: Callable[[], dict[str, object]]
+    child: Child, options: ResizerOptions, arena: Arena, describe: Callable[[], dict[str, object]]
 ) -> int:
     """The role. Returns the exit code."""
-    front = Front(child, settings, arena, describe)
+    front = Front(child, options, arena, describe)
     front.start()
     return child.run()
 
@@ -46,123 +45,123 @@ class Front:
     """One front process. `describe` gives the document of GET /status."""
 
     def __init__(
-        self, child: Child, settings: ResizerOptions, arena: Arena, describe: Callable[[], dict[str, object]]
+        self, child: Child, options: ResizerOptions, arena: Arena, describe: Callable[[], dict[str, object]]
     ) -> None:
         self.child = child
         self.loop = child.loop
-        self.settings = settings
+        self.options = options
         self.describe = describe
-        first = child.slot * settings.slots
-        self.desk = Desk(
-            child.loop, child.log, settings, arena, range(first, first + settings.slots), child.cells
+        first = child.slot * options.slots
+        self.scheduler = Scheduler(
+            child.loop, child.log, options, arena, range(first, first + options.slots), child.cells
         )
-        self.clients: set[Client] = set()
-        self.doors: dict[int, ListeningSocket] = {}
+        self.clients: set[FrontConnection] = set()
+        self.listening: dict[int, ListeningSocket] = {}
         self.checked_at = child.loop.now
-        self.is_shut = False  # the doors are closed because there are too many clients
-        self.silent_till = 0.0  # that this is so has been said; not again before
+        self.is_resting = False  # accepts nothing for a moment
+        self.silent_until = 0.0  # no log line about that before
 
     def start(self) -> None:
         child = self.child
-        self.desk.hire(self._seats(), self._alive())
-        self._open_doors()
+        self.scheduler.start(self._workers(), self._alive())
+        self._open_sockets()
         child.on_drain = self.drain
         child.on_cut = self.cut
         child.on_tick = self.tick
         child.ready()
 
-    def _seats(self) -> list[Seat]:
-        """This front's share of the CPU processes: slot k belongs to front k modulo fronts."""
-        mine, fronts = self.child.slot, self.settings.fronts
-        seats = []
+    def _workers(self) -> list[WorkerSlot]:
+        """The workers of this front: slot k of a role belongs to front k modulo fronts."""
+        mine, fronts = self.child.slot, self.options.fronts
+        workers = []
         for role in ("cpu", "express"):
             for slot, channel in enumerate(self.child.channels[role]):
                 if slot % fronts == mine % fronts:
-                    seats.append(Seat(f"{role} {slot}", role == "express", channel))
-        return seats
+                    workers.append(WorkerSlot(f"{role} {slot}", role == "express", channel))
+        return workers
 
     def _alive(self) -> list[tuple[str, int]]:
-        """CPU processes older than this front, by seat name; they may be working for its predecessor."""
+        """CPU processes older than this front, as (worker name, pid); they may work for its predecessor."""
         rows = self.child.shared.rows
         found = []
         for index in range(FIRST_LEASE, rows.row(MASTER_ROW)[MASTER_LIVE_ROWS]):
             row = rows.row(index)
-            role = tally.ROLES[row[ROLE]]
+            role = counters.ROLES[row[ROLE]]
             if row[PID] and row[GENERATION] == self.child.generation and role in ("cpu", "express"):
                 found.append((f"{role} {row[SLOT]}", row[PID]))
         return found
 
-    # -- doors --
+    # -- accepting --
 
-    def _open_doors(self) -> None:
+    def _open_sockets(self) -> None:
         for slot in {self.child.slot, *self.child.adopted()}:
             for listener in self.child.listening.get(slot, ()):
-                if listener.fd not in self.doors and listener.sock.fileno() >= 0:
-                    self.doors[listener.fd] = listener
+                if listener.fd not in self.listening and listener.sock.fileno() >= 0:
+                    self.listening[listener.fd] = listener
                     self.loop.watch_level(listener.fd, partial(self.accept, listener))
-        self.is_shut = False
+        self.is_resting = False
 
-    def _close_doors(self) -> None:
-        for fd in self.doors:
+    def _close_sockets(self) -> None:
+        for fd in self.listening:
             self.loop.forget(fd)
-        self.doors.clear()
+        self.listening.clear()
 
-    def accept(self, door: ListeningSocket, mask: int = 0) -> None:
-        """Up to ACCEPTS new clients of one listener."""
+    def accept(self, listener: ListeningSocket, mask: int = 0) -> None:
+        """Accept up to ACCEPTS clients of one listening socket."""
         for _ in range(ACCEPTS):
-            if len(self.clients) >= self.settings.maxconns + SPARE:
-                self._shut(f"clients={len(self.clients)}/{self.settings.maxconns}")
+            if len(self.clients) >= self.options.maxconns + SPARE:
+                self._rest(f"clients={len(self.clients)}/{self.options.maxconns}")
                 return
             try:
-                sock, address = door.sock.accept()
+                sock, address = listener.sock.accept()
             except OSError as error:
                 if error.errno in CAPACITY:
-                    self._shut(name_of(error.errno))
+                    self._rest(name_of(error.errno))
                 elif error.errno == errno.EINVAL:
-                    self._lose(door)
+                    self._remove(listener)
                 elif error.errno not in WOULD_BLOCK | STILLBORN:
-                    self._shut(name_of(error.errno))
+                    self._rest(name_of(error.errno))
                 return
             sock.setblocking(False)
-            self._welcome(sock, address)
+            self._begin(sock, address)
 
-    def _lose(self, door: ListeningSocket) -> None:
-        """A reload has removed this address: the master has shut the socket down, which is reported every turn."""
-        self.loop.forget(door.fd)
-        del self.doors[door.fd]
-        self.loop.retire(door.sock.close)
+    def _remove(self, listener: ListeningSocket) -> None:
+        """A reload has removed this address and the master has shut the socket down, which is reported in every turn."""
+        self.loop.forget(listener.fd)
+        del self.listening[listener.fd]
+        self.loop.retire(listener.sock.close)
 
-    def _welcome(self, sock: socket.socket, address: object) -> None:
+    def _begin(self, sock: socket.socket, address: object) -> None:
         name = f"{address[0]}:{address[1]}" if isinstance(address, tuple) else "unix"
-        is_late = len(self.clients) >= self.settings.maxconns
-        client = Client(sock, name, self.desk, self, is_late)
+        is_over_limit = len(self.clients) >= self.options.maxconns
+        client = FrontConnection(sock, name, self.scheduler, self, is_over_limit)
         self.clients.add(client)
-        self.desk.count(tally.CLIENTS_TOTAL)
+        self.scheduler.count(counters.CLIENTS_TOTAL)
         self.child.cells[LOAD] = len(self.clients)
         self.loop.watch(client.fd, client.on_event)
 
-    def _shut(self, reason: str) -> None:
-        """Leave new connections in the kernel's queue for a moment instead of spinning on them."""
-        self.is_shut = True
-        if self.loop.now >= self.silent_till:
-            self.silent_till = self.loop.now + SHUT_SILENCE
-            self.child.log.warning("accept", reason=reason, then=f"pause for {REARM_SECONDS:g} s")
-        self._close_doors()
-        self.loop.call_later(REARM_SECONDS, self._reopen)
+    def _rest(self, reason: str) -> None:
+        """Leave new connections in the kernel's queue for a moment; the level-triggered loop would spin on them."""
+        self.is_resting = True
+        if self.loop.now >= self.silent_until:
+            self.silent_until = self.loop.now + REPORT_SECONDS
+            self.child.log.warning("accept", error=reason, then=f"again in {REARM_SECONDS:g} s")
+        self._close_sockets()
+        self.loop.call_later(REARM_SECONDS, self._resume)
 
-    def _reopen(self) -> None:
+    def _resume(self) -> None:
         if self.child.draining:
             return
-        self._open_doors()
+        self._open_sockets()
 
-    # -- Clients --
+    # -- clients --
 
-    def speaker_for(self, client: Client, first: int) -> Speaker:
-        if first == MAGIC[0] or not self.settings.http:
-            return Framed(client, self.settings.max_frame)
-        return Web(client, self._describe_now)
+    def protocol_for(self, client: FrontConnection, first: int) -> ClientProtocol:
+        if first == MAGIC[0] or not self.options.http:
+            return FrameProtocol(client, self.options.max_frame)
+        return HttpProtocol(client, self._describe_now)
 
-    def gone(self, client: Client) -> None:
+    def gone(self, client: FrontConnection) -> None:
         self.clients.discard(client)
         self.child.cells[LOAD] = len(self.clients)
         if self.child.draining and not self.clients:
@@ -171,54 +170,53 @@ class Front:
     # -- the master's orders --
 
     def _publish(self) -> None:
-        """The gauges of this moment."""
-        desk, cells = self.desk, self.child.cells
-        cells[tally.QUEUED] = desk.queued
-        cells[tally.WORKING] = desk.crew.busy
-        cells[tally.SEATS] = desk.crew.workers
+        """Write the gauges."""
+        scheduler, cells = self.scheduler, self.child.cells
+        cells[counters.QUEUED] = scheduler.queued
+        cells[counters.WORKING] = scheduler.pool.busy
+        cells[counters.WORKERS] = scheduler.pool.worker_count
 
     def _describe_now(self) -> dict[str, object]:
-        self._publish()  # the last tick's may be from before the CPU processes said hello
+        self._publish()  # those of the last tick may be older than the CPU processes' Hello
         return self.describe()
 
     def tick(self, now: float) -> None:
-        desk = self.desk
-        desk.sweep(now)
+        scheduler = self.scheduler
+        scheduler.tick(now)
         self._publish()
         if now - self.checked_at >= CHECK_SECONDS:
             self.checked_at = now
-            desk.shelf.sweep(now)
+            scheduler.slots.sweep(now)
             for client in list(self.clients):
-                client.check(now, self.settings.frame_timeout, self.settings.idle_timeout)
-        if not self.child.draining and not self.is_shut:
-            self._open_doors()  # a sibling's queue may have been adopted
-        text = f"front [{len(self.clients)} clients, {desk.queued} queued]"
+                client.check_timeouts(now, self.options.frame_timeout, self.options.idle_timeout)
+        if not self.child.draining and not self.is_resting:
+            self._open_sockets()  # of a sibling whose queue this front has adopted
+        text = f"front [{len(self.clients)} clients, {scheduler.queued} queued]"
         if self.child.draining:
-            text = f"front draining [{len(self.clients)} clients, {desk.queued} queued]"
+            text = f"front draining [{len(self.clients)} clients, {scheduler.queued} queued]"
         self.child.title.set(text, now)
 
     def drain(self, deadline: float) -> None:
-        """No new clients, no new work; what is under way is answered."""
-        self.desk.draining = True
-        self._close_doors()
-        owed = self.desk.queued + self.desk.crew.busy
-        self.child.log.info(
-            "drain", clients=len(self.clients), pictures=owed, then="answer what is under way"
-        )
+        """Accept no clients and no work; requests in flight are answered."""
+        self.scheduler.draining = True
+        self._close_sockets()
+        pictures = self.scheduler.queued + self.scheduler.pool.busy
+        then = "answer what is under way"
+        self.child.log.info("drain", clients=len(self.clients), pictures=pictures, then=then)
         for client in list(self.clients):
-            if client.speaker is None:
+            if client.protocol is None:
                 client.finish()
-            elif client.life is Life.OPEN:
-                client.speaker.drain()
+            elif client.state is FrontConnectionState.OPEN:
+                client.protocol.drain()
         if not self.clients:
             self._leave()
 
     def cut(self) -> None:
-        """The drain's time is over."""
+        """The time of the drain is over."""
         for client in list(self.clients):
             client.close("cut")
         self._leave()
 
     def _leave(self) -> None:
-        """The master tells the CPU processes to go once no front is left."""
+        """Exit. The master ends the CPU processes once no front is left."""
         self.loop.stop()

@@ -1,13 +1,13 @@
-"""What a front and its CPU processes say to each other: one message a packet on a SOCK_SEQPACKET channel.
+"""The messages between a front and its CPU processes: one message per packet of a SOCK_SEQPACKET channel.
 
-RULES: fixed binary layouts, no pickle; nothing here knows sockets or pictures; a message is not changed once
-made (not frozen: a frozen dataclass of twelve fields takes 2 us to make). An order names the process
-it is meant for: the channel outlives the processes at both ends, and an order written to one that died
-meanwhile must not be obeyed by its successor, whose slot may by then be somebody else's.
+RULES: fixed binary layouts, no pickle. Nothing here knows sockets or pictures. A message is not changed once made (not
+frozen: a frozen dataclass of twelve fields takes 2 us to make). An order carries the pid of the process it is meant for,
+because the channel outlives the processes at both ends: a process must not carry out an order written to its predecessor,
+whose slot may hold another picture by then.
 
-    front -> cpu    Order      resize what lies there          Roll   who is there?
-    cpu -> front    Result     the answer lies in the slot     Hello  I am, and am idle
-                    Bye        I go, and have begun nothing since my last Result
+    front -> cpu    Order      resize the picture in a slot      Ping   asks for a Hello
+    cpu -> front    Result     the answer lies in the slot       Hello  the process is idle
+                    Bye        the process exits and has begun nothing since its last Result
 """
 
 from dataclasses import dataclass
@@ -15,31 +15,30 @@ from struct import Struct
 from struct import error as StructError
 
 LONGEST = 1024  # bytes of one message
-LONGEST_TEXT = 512  # bytes of a sentence
+LONGEST_TEXT = 512  # bytes of the sentence in a Result
 
 FITS = ("", "stretch", "contain", "cover")
 
 _ORDER = Struct("<cIIQQIIIIBBB12s")
-_ROLL = Struct("<cI")
+_PING = Struct("<cI")
 _HELLO = Struct("<cII")
 _BYE = Struct("<cI")
 _RESULT = Struct("<cIQHIIIIIQ")
 
 
 class OrderError(ValueError):
-    """A packet on the channel that is none of ours."""
+    """A packet that is no message, or a message that does not fit its layout."""
 
 
 @dataclass(slots=True)
 class Order:
-    """Resize `length` bytes at `offset` of the arena, write the answer to the start of `slot`.
+    """Resize the `length` bytes at `offset` of the arena and write the answer to the start of `slot`.
 
-    `worker` is the pid it is meant for, `front` the pid that gave it; `format` at most 12 ASCII letters, ""
-    as the source.
+    `worker_pid` is to carry it out, `front_pid` has sent it. `format`: at most 12 ASCII letters, "" for the source's.
     """
 
-    worker: int
-    front: int
+    worker_pid: int
+    front_pid: int
     serial: int
     offset: int
     length: int
@@ -53,27 +52,27 @@ class Order:
 
 
 @dataclass(slots=True)
-class Roll:
-    """The front `front` has just started: say Hello."""
+class Ping:
+    """The front `front_pid` has just started and asks for a Hello."""
 
-    front: int
+    front_pid: int
 
 
 @dataclass(slots=True)
 class Hello:
-    """Process `worker` is idle; `front` is whose Roll it answers, 0 when it has just started."""
+    """Process `worker_pid` is idle. `front_pid` has sent the Ping that this answers; 0: the process has just started."""
 
-    worker: int
-    front: int
+    worker_pid: int
+    front_pid: int
 
 
 @dataclass(slots=True)
 class Result:
-    """How a task ended. `text` is the answer's format when `status` is 200, else a sentence for a person.
-    Times in nanoseconds of the resize itself.
+    """How a task ended. `text`: the format of the answer when `status` is 200, else a sentence for a person.
+    `elapsed_ns`: of the resize itself.
     """
 
-    worker: int
+    worker_pid: int
     serial: int
     status: int
     length: int = 0
@@ -87,12 +86,12 @@ class Result:
 
 @dataclass(slots=True)
 class Bye:
-    """Process `worker` exits now; orders that came after its last Result are somebody else's to carry out."""
+    """Process `worker_pid` exits and will not carry out the orders that it has got after its last Result."""
 
-    worker: int
+    worker_pid: int
 
 
-Message = Order | Roll | Hello | Result | Bye
+Message = Order | Ping | Hello | Result | Bye
 
 
 def encode(message: Message) -> bytes:
@@ -103,12 +102,12 @@ def encode(message: Message) -> bytes:
         if isinstance(message, Result):
             return _encode_result(message)
         if isinstance(message, Hello):
-            return _HELLO.pack(b"H", message.worker, message.front)
+            return _HELLO.pack(b"H", message.worker_pid, message.front_pid)
         if isinstance(message, Bye):
-            return _BYE.pack(b"B", message.worker)
-        return _ROLL.pack(b"R", message.front)
+            return _BYE.pack(b"B", message.worker_pid)
+        return _PING.pack(b"R", message.front_pid)
     except (StructError, ValueError, UnicodeEncodeError) as error:
-        raise OrderError(f"cannot be ordered: {error}") from None
+        raise OrderError(f"does not fit its layout: {error}") from None
 
 
 def _encode_order(order: Order) -> bytes:
@@ -117,8 +116,8 @@ def _encode_order(order: Order) -> bytes:
         raise OrderError(f"format name of {len(name)} bytes")
     return _ORDER.pack(
         b"O",
-        order.worker,
-        order.front,
+        order.worker_pid,
+        order.front_pid,
         order.serial,
         order.offset,
         order.length,
@@ -135,7 +134,7 @@ def _encode_order(order: Order) -> bytes:
 def _encode_result(result: Result) -> bytes:
     head = _RESULT.pack(
         b"A",
-        result.worker,
+        result.worker_pid,
         result.serial,
         result.status,
         result.length,
@@ -157,12 +156,12 @@ def decode(packet: bytes) -> Message:
             case b"O":
                 return _decode_order(packet)
             case b"H":
-                _, worker, front = _HELLO.unpack(packet)
-                return Hello(worker, front)
+                _, worker_pid, front_pid = _HELLO.unpack(packet)
+                return Hello(worker_pid, front_pid)
             case b"B":
                 return Bye(_BYE.unpack(packet)[1])
             case b"R":
-                return Roll(_ROLL.unpack(packet)[1])
+                return Ping(_PING.unpack(packet)[1])
     except (StructError, IndexError, UnicodeDecodeError) as error:
         raise OrderError(f"broken message: {error}") from None
     raise OrderError(f"unknown message {packet[:8]!r}")

@@ -1,9 +1,9 @@
-"""What one client has still to be sent: parcels of several parts, some of them lying in slots of the arena.
+"""The unsent answers of one client: messages of several parts, some of them in slots of the arena.
 
-RULES: pure; says what to send and is told how much went. A parcel's slot is handed back when its last byte
-is gone, and exactly once, also when the client is given up.
+RULES: pure; says what to send and is told how much was sent. The slot of a message is handed back exactly once: with its
+last byte, or when the client is given up.
 
-    0 <= pending;  pending == 0 exactly when no parcel is left;  a sent part is never offered again
+    0 <= pending;  pending == 0 exactly when no message is left;  a sent part is never offered again
 """
 
 from collections import deque
@@ -16,41 +16,39 @@ Part = bytes | memoryview
 
 
 class Outbox:
-    """Parcels in the order in which they leave."""
+    """Messages in the order in which they leave."""
 
-    __slots__ = ("_parcels", "pending")
+    __slots__ = ("_messages", "pending")
 
     def __init__(self) -> None:
         self.pending = 0  # bytes
-        self._parcels: deque[tuple[Sequence[Part], int]] = deque()  # parts, slot they occupy or -1
+        self._messages: deque[tuple[Sequence[Part], int]] = deque()  # parts, slot they occupy or -1
 
     def put(self, parts: Sequence[Part], slot: int = -1) -> None:
-        """Append a parcel; `slot` is freed (by `sent` or `clear`) when its last byte has gone. Parts are not
-        copied.
-        """
+        """Append a message; `sent` or `clear` returns `slot` when it is free. Parts are not copied."""
         size = sum(map(len, parts))
         if not size:
-            raise ValueError("an empty parcel would never give its slot back")
-        self._parcels.append((parts, slot))
+            raise ValueError("the slot of an empty message would never be free")
+        self._messages.append((parts, slot))
         self.pending += size
 
     def gather(self) -> Sequence[Part]:
-        """What to offer to sendmsg next."""
-        if len(self._parcels) == 1:
-            return self._parcels[0][0]
-        return list(islice(chain.from_iterable(parts for parts, _ in self._parcels), PARTS_PER_CALL))
+        """The parts to pass to sendmsg(2) next."""
+        if len(self._messages) == 1:
+            return self._messages[0][0]
+        return list(islice(chain.from_iterable(parts for parts, _ in self._messages), PARTS_PER_CALL))
 
     def sent(self, count: int) -> list[int]:
-        """`count` bytes of what was gathered are gone; the slots that are free now."""
+        """Remove `count` bytes of what was gathered. Returns the slots that are free now."""
         if count == self.pending:
             return self.clear()
         self.pending -= count
         freed = []
         while count:
-            parts, slot = self._parcels.popleft()
+            parts, slot = self._messages.popleft()
             size = sum(map(len, parts))
             if count < size:
-                self._parcels.appendleft((_behind(parts, count), slot))
+                self._messages.appendleft((_skip(parts, count), slot))
                 break
             count -= size
             if slot >= 0:
@@ -58,30 +56,29 @@ class Outbox:
         return freed
 
     def keep_copies(self, limit: int) -> list[int]:
-        """Copy out what lies in slots, up to `limit` bytes in all; the slots that are free now.
+        """Copy what is pending to ordinary memory, if it has at most `limit` bytes. Returns the slots that are free now.
 
-        For a client slower than its answers: a few KiB of ordinary memory are cheaper than a slot nobody
-        else can use.
+        For a client slower than its answers: a few KiB of ordinary memory cost less than a slot that is not free.
         """
         if self.pending > limit:
             return []
-        freed = [slot for _, slot in self._parcels if slot >= 0]
+        freed = [slot for _, slot in self._messages if slot >= 0]
         if freed:
-            joined = b"".join(chain.from_iterable(parts for parts, _ in self._parcels))
-            self._parcels.clear()
-            self._parcels.append(((joined,), -1))
+            joined = b"".join(chain.from_iterable(parts for parts, _ in self._messages))
+            self._messages.clear()
+            self._messages.append(((joined,), -1))
         return freed
 
     def clear(self) -> list[int]:
-        """Nothing of it is to be sent (any more); the slots that are free now."""
-        freed = [slot for _, slot in self._parcels if slot >= 0]
-        self._parcels.clear()
+        """Drop all messages. Returns the slots that are free now."""
+        freed = [slot for _, slot in self._messages if slot >= 0]
+        self._messages.clear()
         self.pending = 0
         return freed
 
 
-def _behind(parts: Sequence[Part], count: int) -> list[Part]:
-    """What is left of `parts` without their first `count` bytes."""
+def _skip(parts: Sequence[Part], count: int) -> list[Part]:
+    """`parts` without their first `count` bytes."""
     left: list[Part] = []
     for part in parts:
         if count < len(part):

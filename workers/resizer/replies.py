@@ -1,6 +1,6 @@
-"""What a framed request asks for, and the reply to it, as far as both can be said without the picture's bytes.
+"""The task of a framed request and the reply to it, as far as both follow without the bytes of the picture.
 
-RULES: pure. A peer without ID gets a reply that the original program could have written, byte for byte.
+RULES: pure. The reply to a request without ID is, byte for byte, one that the original program could have written.
 """
 
 import time
@@ -8,27 +8,27 @@ import time
 from workers.imaging.limits import PictureRefused
 from workers.resizer.options import ResizerOptions
 from workers.resizer.orders import Result
-from workers.resizer.task import OK, Owner, Task, wanted
+from workers.resizer.task import OK, Requester, Task, job_for
 from workers.wire.messages import GIF, JPEG, PNG, Request, Response
 
 TYPES = {"jpeg": JPEG, "png": PNG, "gif": GIF}
 
 
-def task_of(request: Request, size: int, owner: Owner, serial: int, settings: ResizerOptions) -> Task:
+def task_of(request: Request, size: int, requester: Requester, serial: int, options: ResizerOptions) -> Task:
     """The task, without a slot, of a request for a picture of `size` bytes. Raises PictureRefused (400, 415, 422)."""
-    job = wanted(
+    job = job_for(
         request.target_width,
         request.target_height,
         request.fit,
         request.format,
         request.quality,
-        settings.wants_upright(bool(request.id)),
-        settings.icc,
-        settings.limits,
+        options.wants_upright(bool(request.id)),
+        options.icc,
+        options.limits,
     )
     if not size:
         raise PictureRefused(415, "no picture in the request")
-    return Task(serial, owner, job, length=size, is_small=size <= settings.express_bytes, context=request)
+    return Task(serial, requester, job, length=size, is_small=size <= options.express_bytes, context=request)
 
 
 def response_to(request: Request, result: Result, load: tuple[str, int, int]) -> Response:
@@ -41,7 +41,7 @@ def response_to(request: Request, result: Result, load: tuple[str, int, int]) ->
         resized_width=result.width,
         resized_height=result.height,
         processing_time=result.elapsed_ns,
-        # The wire's own stamp, for the peer; nothing here is timed by it.
+        # A field of the wire format; nothing here is timed by it.
         created_at=time.clock_gettime_ns(time.CLOCK_REALTIME),
     )
     if request.id:

@@ -1,8 +1,7 @@
-"""What the resizer asks of the prefork machine: fronts, CPU processes, their channels and the arena.
+"""The plan of the resizer for the prefork machine: fronts, CPU processes, their channels and the arena.
 
-RULES: glue only, in the master. Each reading of the configuration has an arena of its own: the old
-generation's processes still write into theirs while the new one serves. It is unmapped with the last role
-that holds it.
+RULES: glue only, in the master. Each reading of the configuration has an arena of its own: the processes of the old
+generation still write to theirs while the new one serves. It is unmapped with the last role that holds it.
 """
 
 import functools
@@ -15,20 +14,20 @@ from balancer.config.usage import summary
 from balancer.prefork.plan import Plan, Role
 from balancer.prefork.sockets import Bind
 from balancer.shm.layout import Shared
-from workers.resizer import cpu, front, tally
+from workers.resizer import counters, cpu, front
 from workers.resizer.arena import Arena
 from workers.resizer.options import ResizerOptions, parse_resizer
 
 
 class ResizerService:
-    """Made once by the entry point; `plan` is called at boot and at every reload."""
+    """The service that run_master runs; `plan` is called at boot and at every reload."""
 
     def __init__(self, argv: Sequence[str], environ: Mapping[str, str]) -> None:
         self.argv = list(argv)
         self.environ = dict(environ)
 
     def plan(self, shared: Shared | None) -> Plan:
-        """Raises ConfigError with one sentence naming the culprit."""
+        """Read the configuration and return the plan. Raises ConfigError with one sentence that names the option."""
         options = parse_resizer(self.argv, self.environ)
         slots = options.slots * options.fronts
         try:
@@ -38,23 +37,23 @@ class ResizerService:
             wanted = f"{slots} requests of max-frame ({gigabytes:.1f} GiB)"
             sentence = f"no address space for {wanted}: {error.strerror}; lower max-frame or queue"
             raise ConfigError(sentence) from None
-        return compose(options, arena, shared)
+        return make_plan(options, arena, shared)
 
     def retired(self, generation: int) -> None:
-        """Nothing: an arena goes with the roles of its generation."""
+        """Nothing to do: an arena goes with the roles of its generation."""
 
 
-def compose(options: ResizerOptions, arena: Arena, shared: Shared | None) -> Plan:
+def make_plan(options: ResizerOptions, arena: Arena, shared: Shared | None) -> Plan:
     """The plan of one generation."""
-    work = functools.partial(cpu.run, settings=options, arena=arena)
-    describe = functools.partial(document, shared, options.name)
-    serve = functools.partial(front.run, settings=options, arena=arena, describe=describe)
+    work = functools.partial(cpu.run, options=options, arena=arena)
+    describe = functools.partial(read_status, shared, options.name)
+    serve = functools.partial(front.run, options=options, arena=arena, describe=describe)
     listen = ((socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),)
     return Plan(
         title=f"resizer {options.name}",
         roles=(
             Role("front", options.fronts, serve),
-            # A CPU process is deaf inside a decoder: its front judges it, by the picture's deadline.
+            # A CPU process has no heartbeat inside a decoder: its front kills it at the picture's deadline instead.
             Role("cpu", options.cpus, work, hang_after=0, channel=True),
             Role("express", options.fronts, work, hang_after=0, channel=True),
         ),
@@ -64,8 +63,8 @@ def compose(options: ResizerOptions, arena: Arena, shared: Shared | None) -> Pla
             )
             for address in options.addresses
         ),
-        columns=tally.COLUMNS,
-        totals=tally.TOTALS,
+        columns=counters.COLUMNS,
+        totals=counters.TOTALS,
         drain_timeout=options.drain_timeout,
         log_path=options.log,
         loglevel=options.loglevel,
@@ -73,15 +72,15 @@ def compose(options: ResizerOptions, arena: Arena, shared: Shared | None) -> Pla
         user=options.user,
         group=options.group,
         debug_dir=options.debug_dir if options.debug else None,
-        # A front beyond these would own no part of the arena and no CPU process.
+        # A further front would own no part of the arena and no CPU process.
         most=options.fronts,
         summary=tuple(summary(options)),
         notes=options.notes,
     )
 
 
-def document(shared: Shared | None, name: str) -> dict[str, object]:
-    """GET /status, from the shared table."""
+def read_status(shared: Shared | None, name: str) -> dict[str, object]:
+    """The document of GET /status, read from the shared table."""
     if shared is None:
         return {}
-    return shared.rows.consistent_read(lambda: tally.status(shared, name, __version__))
+    return shared.rows.consistent_read(lambda: counters.status_document(shared, name, __version__))

@@ -1,9 +1,7 @@
-"""A task: one picture asked for, whatever language it was asked in; and the judgement before any work is
-done.
+"""A task: one picture to be resized, from the request to its result; and the checks before any work is done.
 
-RULES: pure. Who asked is behind the `Owner` protocol, who has it done behind `Employer`: a task ends in exactly
-one call of `owner.answer`, or in none when its client is gone. Requests are judged here by their numbers and
-words alone; nobody looks at a picture in the front.
+RULES: pure. A task ends in exactly one call of `requester.answer`, or in none when its client is gone. Requests are
+checked by their numbers and words alone; the front reads no picture.
 """
 
 from dataclasses import dataclass
@@ -18,32 +16,34 @@ from workers.resizer.orders import Order, Result
 OK, BUSY, DRAINING, TIMEOUT = 200, 429, 503, 504
 
 
-class Stage(Enum):
+class TaskStage(Enum):
     """Where a task stands."""
 
     MADE = "made"
-    WAITING = "waiting"
-    WORKING = "working"
+    WAITING = "waiting"  # in the queue
+    WORKING = "working"  # sent to a CPU process
     DONE = "done"
-    ABANDONED = "abandoned"  # its client is gone; the slot is freed when nobody can write into it any more
+    ABANDONED = (
+        "abandoned"  # its client is gone; its slot is released when no process can write to it any more
+    )
 
 
-class Owner(Protocol):
-    """Who asked."""
+class Requester(Protocol):
+    """The protocol of the connection that asked."""
 
     def answer(self, task: "Task", result: Result) -> None:
-        """The task is done. From here on the owner frees the task's slot."""
+        """The task has ended. The requester releases the slot of an answer once it has been sent."""
 
 
 @dataclass(slots=True, eq=False)
 class Task:
-    """`slot` holds the payload (-1: none yet), the picture is `length` bytes at `offset` of the arena.
+    """`slot` holds the payload (-1: none yet); the picture is the `length` bytes at `offset` of the arena.
 
-    Times are the loop's, in seconds. `context` is the owner's own.
+    `begun_at`: loop time, seconds. `context` belongs to the requester.
     """
 
     serial: int
-    owner: Owner
+    requester: Requester
     job: ResizeJob
     slot: int = -1
     offset: int = 0
@@ -51,42 +51,40 @@ class Task:
     is_small: bool = True
     context: Any = None
     begun_at: float = 0.0
-    stage: Stage = Stage.MADE
+    stage: TaskStage = TaskStage.MADE
     fingerprint: int = 0
 
 
-class Employer(Protocol):
-    """Whom the crew works for."""
+class TaskOwner(Protocol):
+    """What the worker pool needs of the scheduler."""
 
     def done(self, task: Task, result: Result, slot_is_safe: bool) -> None:
-        """Called once per task handed out. When the slot is not safe (somebody may still write there), `late`
-        follows.
-        """
+        """Called once per task handed out. When a process may still write to the slot, `late` follows."""
 
     def late(self, task: Task) -> None:
-        """Nobody can write into the slot of this task any more."""
+        """No process can write to the slot of this task any more."""
 
     def died(self, task: Task) -> None:
-        """A process died by itself while it worked on this task; `done` follows."""
+        """A process crashed while it worked on this task; `done` follows."""
 
-    def retake(self, task: Task) -> None:
+    def requeue(self, task: Task) -> None:
         """A task handed out that was not begun and will not be: it is first in the queue again."""
 
     def copy(self, task: Task) -> int:
-        """The number of a slot with a copy of the task's picture; -1 when none is free."""
+        """A slot with a copy of the task's picture; -1 when none is free."""
 
     def move(self, task: Task, slot: int) -> None:
-        """The task's picture is in `slot` now, and it is first in the queue again; its old slot is not free."""
+        """The task's picture is in `slot` now, and the task is first in the queue again; its old slot is in use."""
 
-    def release(self, slot: int) -> None:
-        """A slot that is of no use (any more)."""
+    def release_slot(self, slot: int) -> None:
+        """A slot that is not needed any more."""
 
     def assign(self) -> None:
-        """A seat can take something, or the last suspect is gone."""
+        """A worker can take something, or the last unverified process is gone."""
 
 
-@lru_cache(maxsize=256)  # a service is asked for few sizes, for each of them many times
-def wanted(
+@lru_cache(maxsize=256)  # requests name few different sizes, each of them many times
+def job_for(
     width: int,
     height: int,
     fit: str,
@@ -96,7 +94,7 @@ def wanted(
     icc: str,
     limits: PictureLimits,
 ) -> ResizeJob:
-    """The ResizeJob of a request. Raises PictureRefused (400, 422) for what nobody should try."""
+    """The ResizeJob of a request. Raises PictureRefused (400, 422) for a request that no picture can satisfy."""
     job = ResizeJob(
         width=width,
         height=height,
@@ -113,12 +111,12 @@ def wanted(
     return job
 
 
-def order_of(task: Task, worker: int, front: int) -> Order:
-    """What process `worker` is told by process `front` (pids) to do."""
+def order_of(task: Task, worker_pid: int, front_pid: int) -> Order:
+    """The order for `task` from process `front_pid` to process `worker_pid`."""
     job = task.job
     return Order(
-        worker,
-        front,
+        worker_pid,
+        front_pid,
         task.serial,
         task.offset,
         task.length,
@@ -133,5 +131,5 @@ def order_of(task: Task, worker: int, front: int) -> Order:
 
 
 def refusal(status: int, sentence: str) -> Result:
-    """The result of a task nobody worked on."""
-    return Result(worker=0, serial=0, status=status, text=sentence)
+    """The result of a task that no process has worked on."""
+    return Result(worker_pid=0, serial=0, status=status, text=sentence)

@@ -1,30 +1,30 @@
-"""The house that tests of the desk, its crew and their dispatch live in."""
+"""The fixture that tests of the scheduler, its pool and their dispatch live in."""
 
 import os
 from collections.abc import Iterator
 
 import pytest
 
-from tests.unit.workers.resizer.house import House
+from tests.unit.workers.resizer.scheduler_fixture import SchedulerFixture
 
 
 @pytest.fixture
-def house(monkeypatch: pytest.MonkeyPatch) -> Iterator[House]:
-    house = House(monkeypatch)
-    yield house
-    house.loop.close()
-    for seat in house.seats:
-        seat.channel.close()
-    house.cpu.close()
-    house.express.close()
-    for fd in house.life.values():
+def fixture(monkeypatch: pytest.MonkeyPatch) -> Iterator[SchedulerFixture]:
+    fixture = SchedulerFixture(monkeypatch)
+    yield fixture
+    fixture.loop.close()
+    for worker in fixture.workers:
+        worker.channel.close()
+    fixture.cpu.close()
+    fixture.express.close()
+    for fd in fixture.life.values():
         os.close(fd)
 
 
 @pytest.fixture
-def open_house(house: House) -> House:
+def ready(fixture: SchedulerFixture) -> SchedulerFixture:
     """Both processes have said hello: pids 11 and 12."""
-    house.open()
-    house.hello(house.cpu, 11)
-    house.hello(house.express, 12)
-    return house
+    fixture.open()
+    fixture.hello(fixture.cpu, 11)
+    fixture.hello(fixture.express, 12)
+    return fixture

@@ -1,4 +1,4 @@
-"""A CPU process without a process: what `ps` says of it."""
+"""The title of a CPU process, without a process."""
 
 import socket
 from collections.abc import Iterator
@@ -10,19 +10,19 @@ import pytest
 from balancer.eventloop.loop import Loop
 from balancer.prefork.child import Child
 from balancer.prefork.titles import Title
-from workers.resizer import tally
+from workers.resizer import counters
 from workers.resizer.arena import Arena
-from workers.resizer.cpu import Worker
+from workers.resizer.cpu import CpuWorker
 from workers.resizer.options import ResizerOptions
 
 
-class Post:
-    """The worker's own: cells, titles shown, a channel that nobody reads."""
+class CpuFixture:
+    """A CpuWorker with its cells, the titles shown, and a channel."""
 
     def __init__(self) -> None:
         self.shown: list[str] = []
         self.ours, theirs = socket.socketpair()
-        self.cells = memoryview(bytearray(8 * tally.COLUMNS)).cast("q")
+        self.cells = memoryview(bytearray(8 * counters.COLUMNS)).cast("q")
         child = SimpleNamespace(
             loop=Loop(lambda: 100.0),
             channel=theirs,
@@ -31,27 +31,27 @@ class Post:
             cells=self.cells,
             title=Title("resizer", self.shown.append),
         )
-        self.worker = Worker(cast(Child, child), ResizerOptions(), Arena(1, 4096))
+        self.worker = CpuWorker(cast(Child, child), ResizerOptions(), Arena(1, 4096))
 
     def tick(self, now: float, worked: float) -> None:
-        """`worked`: seconds in pictures since the last tick."""
-        self.cells[tally.PICTURE_US] += int(worked * 1e6)
+        """`worked`: seconds of work since the last tick."""
+        self.cells[counters.PICTURE_US] += int(worked * 1e6)
         self.worker.tick(now)
 
 
 @pytest.fixture
-def post() -> Iterator[Post]:
-    post = Post()
-    yield post
-    post.ours.close()
-    post.worker.channel.close()
-    post.worker.child.loop.close()
+def fixture() -> Iterator[CpuFixture]:
+    fixture = CpuFixture()
+    yield fixture
+    fixture.ours.close()
+    fixture.worker.channel.close()
+    fixture.worker.child.loop.close()
 
 
-def test_busy_is_who_works_for_most_of_the_time_whatever_he_does_at_the_tick(post: Post) -> None:
+def test_the_title_says_busy_when_most_of_the_interval_was_work(fixture: CpuFixture) -> None:
     for number in range(1, 9):
-        post.tick(100 + number / 4, 0.24)
-    assert post.shown == ["resizer: cpu 0 [busy]"]
-    post.tick(103, 0.01)
-    post.tick(104.5, 0.2)
-    assert post.shown == ["resizer: cpu 0 [busy]", "resizer: cpu 0"]
+        fixture.tick(100 + number / 4, 0.24)
+    assert fixture.shown == ["resizer: cpu 0 [busy]"]
+    fixture.tick(103, 0.01)
+    fixture.tick(104.5, 0.2)
+    assert fixture.shown == ["resizer: cpu 0 [busy]", "resizer: cpu 0"]

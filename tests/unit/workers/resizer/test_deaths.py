@@ -1,4 +1,4 @@
-"""CPU processes that die, are killed or leave: what becomes of the pictures they have and of those behind."""
+"""CPU processes that die, are killed or leave: what becomes of their current and prefetched tasks."""
 
 import errno
 import os
@@ -6,155 +6,157 @@ import socket
 
 import pytest
 
-from tests.unit.workers.resizer.house import BIG, SETTINGS, SMALL, House
-from workers.resizer import tally
-from workers.resizer.crew import SLOW_SECONDS
-from workers.resizer.desk import GRUDGE
+from tests.unit.workers.resizer.scheduler_fixture import BIG, OPTIONS, SMALL, SchedulerFixture
+from workers.resizer import counters
+from workers.resizer.idle_set import WorkerState
 from workers.resizer.orders import Bye, Result, encode
-from workers.resizer.seats import State
-from workers.resizer.task import DRAINING, OK, TIMEOUT, Stage
+from workers.resizer.scheduler import QUARANTINE_SECONDS
+from workers.resizer.task import DRAINING, OK, TIMEOUT, TaskStage
+from workers.resizer.worker_pool import SLOW_SECONDS
 
 
-def test_a_death_is_the_end_of_what_was_at_work_and_not_of_what_was_behind(open_house: House) -> None:
-    house = open_house
-    first, second, third = house.submit(SMALL, SMALL, SMALL)
-    house.die(11)
-    assert house.statuses() == [DRAINING]
-    assert house.order(house.express).serial == second.serial, "first in the queue again"
-    house.hello(house.cpu, 21)
-    while house.order(house.cpu).worker != 21:
-        pass  # the successor throws away what its predecessor was told
-    assert first.stage is Stage.DONE and third.stage is Stage.WORKING
+def test_a_death_ends_the_current_task_and_not_the_prefetched_one(ready: SchedulerFixture) -> None:
+    fixture = ready
+    first, second, third = fixture.submit(SMALL, SMALL, SMALL)
+    fixture.die(11)
+    assert fixture.statuses() == [DRAINING]
+    assert fixture.order(fixture.express).serial == second.serial, "first in the queue again"
+    fixture.hello(fixture.cpu, 21)
+    while fixture.order(fixture.cpu).worker_pid != 21:
+        pass  # orders for its predecessor
+    assert first.stage is TaskStage.DONE and third.stage is TaskStage.WORKING
 
 
-def test_what_nobody_wants_any_more_is_not_done_by_another(open_house: House) -> None:
-    house = open_house
-    _, second = house.submit(SMALL, SMALL)
-    house.desk.abandon(second)
-    house.die(11)
-    assert not house.is_asked(house.express) and house.free() == SETTINGS.slots
+def test_an_abandoned_prefetched_task_is_not_requeued_after_a_death(ready: SchedulerFixture) -> None:
+    fixture = ready
+    _, second = fixture.submit(SMALL, SMALL)
+    fixture.scheduler.abandon(second)
+    fixture.die(11)
+    assert not fixture.is_asked(fixture.express) and fixture.free() == OPTIONS.slots
 
 
-def test_a_death_after_the_result_is_the_end_of_what_was_behind_too(open_house: House) -> None:
-    house = open_house
-    first, second = house.submit(SMALL, SMALL)
-    house.cpu.send(encode(Result(11, first.serial, OK, 5, text="jpeg")))
-    house.die(11)
-    assert house.statuses() == [OK, DRAINING] and second.stage is Stage.DONE
-    assert house.free() == SETTINGS.slots
+def test_a_death_after_the_result_ends_the_prefetched_task(ready: SchedulerFixture) -> None:
+    fixture = ready
+    first, second = fixture.submit(SMALL, SMALL)
+    fixture.cpu.send(encode(Result(11, first.serial, OK, 5, text="jpeg")))
+    fixture.die(11)
+    assert fixture.statuses() == [OK, DRAINING] and second.stage is TaskStage.DONE
+    assert fixture.free() == OPTIONS.slots
 
 
-def test_what_is_behind_the_condemned_is_done_by_another(open_house: House) -> None:
-    house = open_house
-    _, second = house.submit(SMALL, SMALL)
+def test_the_prefetched_task_of_a_killed_process_is_requeued(ready: SchedulerFixture) -> None:
+    fixture = ready
+    _, second = fixture.submit(SMALL, SMALL)
     held = [
-        house.desk.shelf.take() for _ in range(house.free())
-    ]  # or it would have been had back long before
-    house.desk.sweep(house.now + 10.1)
-    assert house.statuses() == [TIMEOUT] and not house.is_asked(house.express)
-    house.die(11)
-    assert house.order(house.express).serial == second.serial
-    assert house.free() == SETTINGS.slots - len(held) - 1
+        fixture.scheduler.slots.allocate() for _ in range(fixture.free())
+    ]  # or the task would have been taken back long before
+    fixture.scheduler.tick(fixture.now + 10.1)
+    assert fixture.statuses() == [TIMEOUT] and not fixture.is_asked(fixture.express)
+    fixture.die(11)
+    assert fixture.order(fixture.express).serial == second.serial
+    assert fixture.free() == OPTIONS.slots - len(held) - 1
 
 
-def test_the_condemned_that_went_on_before_the_kill_takes_what_was_behind_along(open_house: House) -> None:
-    house = open_house
-    first, second = house.submit(SMALL, SMALL)
-    house.desk.sweep(house.now + 10.1)
-    house.finish(house.cpu, 11, first.serial)
-    house.die(11)
-    assert house.statuses() == [TIMEOUT, DRAINING], "its slot may hold half an answer by now"
-    assert second.stage is Stage.DONE and house.free() == SETTINGS.slots
-
-
-def test_who_says_bye_has_begun_nothing_since_its_last_result(open_house: House) -> None:
-    house = open_house
-    first, second, third = house.submit(SMALL, SMALL, SMALL)
-    house.cpu.send(encode(Result(11, first.serial, OK, 5, text="jpeg")))
-    house.loop.run_once(0)
-    house.now += 3
-    house.cpu.send(encode(Bye(11)))
-    house.turn()
-    assert house.statuses() == [OK] and house.seats[0].state is State.ABSENT
-    assert house.order(house.express).serial == second.serial and second.begun_at == house.now
-    assert third.stage is Stage.WAITING and house.desk.crew.workers == 0
-
-
-def test_the_bye_of_a_predecessor_or_of_the_condemned_changes_nothing(open_house: House) -> None:
-    house = open_house
-    house.submit(SMALL)
-    house.cpu.send(encode(Bye(10)))
-    house.turn()
-    assert house.seats[0].state is State.BUSY
-    house.desk.sweep(house.now + 10.1)
-    house.cpu.send(encode(Bye(11)))
-    house.turn()
-    assert house.seats[0].state is State.CONDEMNED
-    house.die(11)
-    assert house.free() == SETTINGS.slots
-
-
-def test_a_process_that_takes_no_orders_is_given_nothing_more(open_house: House) -> None:
-    house = open_house
-    house.seats[0].channel.shutdown(socket.SHUT_WR)
-    house.submit(SMALL, SMALL)
-    assert house.statuses() == [DRAINING] and house.seats[0].state is State.CONDEMNED
-    assert house.is_asked(house.express), "every core is not at short work now"
-
-
-def test_who_was_killed_for_another_picture_blames_nobody(open_house: House) -> None:
-    house = open_house
-    first, _ = house.submit(SMALL, SMALL)
-    house.desk.sweep(house.now + 10.1)
-    house.finish(house.cpu, 11, first.serial)
-    house.die(11)
-    assert house.desk.cells[tally.DIED] == 0 and not house.desk._deaths
-
-
-def test_nobody_is_blamed_for_what_nobody_wants(open_house: House) -> None:
-    house = open_house
-    slow, _ = house.submit(SMALL, SMALL)
-    house.wait(2 * SLOW_SECONDS)
-    house.finish(house.cpu, 11, slow.serial)
-    house.die(11)
-    assert house.desk.cells[tally.DIED] == 0 and not house.desk._deaths
-
-
-def test_a_death_is_remembered_for_a_while_from_the_last_on(open_house: House) -> None:
-    house = open_house
-    for number, letter in enumerate(b"ABA"):
-        house.desk.submit(house.ask(BIG, bytes([letter]) * BIG))
-        house.die(11 + 10 * number)
-        house.hello(house.cpu, 21 + 10 * number)
-        house.now += GRUDGE * 0.4
-        house.desk.sweep(house.now)
-    assert [count for count, _ in house.desk._deaths.values()] == [1, 2]
-    house.desk.sweep(house.now + GRUDGE * 0.3)
-    assert [count for count, _ in house.desk._deaths.values()] == [2]
-    house.desk.sweep(house.now + GRUDGE * 0.7)
-    assert not house.desk._deaths
-
-
-def test_what_could_not_be_sent_is_done_by_another(
-    open_house: House, monkeypatch: pytest.MonkeyPatch
+def test_a_process_that_went_on_before_the_kill_takes_its_prefetched_task_along(
+    ready: SchedulerFixture,
 ) -> None:
-    house = open_house
-    (first,) = house.submit(SMALL)
+    fixture = ready
+    first, second = fixture.submit(SMALL, SMALL)
+    fixture.scheduler.tick(fixture.now + 10.1)
+    fixture.finish(fixture.cpu, 11, first.serial)
+    fixture.die(11)
+    assert fixture.statuses() == [TIMEOUT, DRAINING], "its slot may hold half an answer by now"
+    assert second.stage is TaskStage.DONE and fixture.free() == OPTIONS.slots
+
+
+def test_a_process_that_sends_bye_has_begun_nothing_since_its_last_result(ready: SchedulerFixture) -> None:
+    fixture = ready
+    first, second, third = fixture.submit(SMALL, SMALL, SMALL)
+    fixture.cpu.send(encode(Result(11, first.serial, OK, 5, text="jpeg")))
+    fixture.loop.run_once(0)
+    fixture.now += 3
+    fixture.cpu.send(encode(Bye(11)))
+    fixture.turn()
+    assert fixture.statuses() == [OK] and fixture.workers[0].state is WorkerState.ABSENT
+    assert fixture.order(fixture.express).serial == second.serial and second.begun_at == fixture.now
+    assert third.stage is TaskStage.WAITING and fixture.scheduler.pool.worker_count == 0
+
+
+def test_the_bye_of_a_predecessor_or_of_a_killed_process_changes_nothing(ready: SchedulerFixture) -> None:
+    fixture = ready
+    fixture.submit(SMALL)
+    fixture.cpu.send(encode(Bye(10)))
+    fixture.turn()
+    assert fixture.workers[0].state is WorkerState.BUSY
+    fixture.scheduler.tick(fixture.now + 10.1)
+    fixture.cpu.send(encode(Bye(11)))
+    fixture.turn()
+    assert fixture.workers[0].state is WorkerState.KILLED
+    fixture.die(11)
+    assert fixture.free() == OPTIONS.slots
+
+
+def test_a_process_that_takes_no_orders_is_killed_and_gets_no_more(ready: SchedulerFixture) -> None:
+    fixture = ready
+    fixture.workers[0].channel.shutdown(socket.SHUT_WR)
+    fixture.submit(SMALL, SMALL)
+    assert fixture.statuses() == [DRAINING] and fixture.workers[0].state is WorkerState.KILLED
+    assert fixture.is_asked(fixture.express), "every core is not at short work now"
+
+
+def test_a_kill_for_another_picture_does_not_count_as_a_crash(ready: SchedulerFixture) -> None:
+    fixture = ready
+    first, _ = fixture.submit(SMALL, SMALL)
+    fixture.scheduler.tick(fixture.now + 10.1)
+    fixture.finish(fixture.cpu, 11, first.serial)
+    fixture.die(11)
+    assert fixture.scheduler.cells[counters.DIED] == 0 and not fixture.scheduler._deaths
+
+
+def test_a_death_at_a_tombstone_does_not_count_as_a_crash(ready: SchedulerFixture) -> None:
+    fixture = ready
+    slow, _ = fixture.submit(SMALL, SMALL)
+    fixture.wait(2 * SLOW_SECONDS)
+    fixture.finish(fixture.cpu, 11, slow.serial)
+    fixture.die(11)
+    assert fixture.scheduler.cells[counters.DIED] == 0 and not fixture.scheduler._deaths
+
+
+def test_crashes_of_a_picture_are_forgotten_after_a_while(ready: SchedulerFixture) -> None:
+    fixture = ready
+    for number, letter in enumerate(b"ABA"):
+        fixture.scheduler.submit(fixture.ask(BIG, bytes([letter]) * BIG))
+        fixture.die(11 + 10 * number)
+        fixture.hello(fixture.cpu, 21 + 10 * number)
+        fixture.now += QUARANTINE_SECONDS * 0.4
+        fixture.scheduler.tick(fixture.now)
+    assert [count for count, _ in fixture.scheduler._deaths.values()] == [1, 2]
+    fixture.scheduler.tick(fixture.now + QUARANTINE_SECONDS * 0.3)
+    assert [count for count, _ in fixture.scheduler._deaths.values()] == [2]
+    fixture.scheduler.tick(fixture.now + QUARANTINE_SECONDS * 0.7)
+    assert not fixture.scheduler._deaths
+
+
+def test_an_order_that_could_not_be_sent_is_requeued(
+    ready: SchedulerFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fixture = ready
+    (first,) = fixture.submit(SMALL)
     with monkeypatch.context() as deaf:
-        deaf.setattr(house.desk.crew, "_send", lambda seat, message: False)
-        (second,) = house.submit(SMALL)
-    assert house.statuses() == [DRAINING]
-    house.finish(house.cpu, 11, first.serial)
-    house.die(11)
-    assert house.order(house.express).serial == second.serial
+        deaf.setattr(fixture.scheduler.pool, "_send", lambda worker, message: False)
+        (second,) = fixture.submit(SMALL)
+    assert fixture.statuses() == [DRAINING]
+    fixture.finish(fixture.cpu, 11, first.serial)
+    fixture.die(11)
+    assert fixture.order(fixture.express).serial == second.serial
 
 
-def test_without_sight_of_a_predecessors_process_there_is_no_front(
-    house: House, monkeypatch: pytest.MonkeyPatch
+def test_a_front_does_not_start_when_it_cannot_watch_an_older_process(
+    fixture: SchedulerFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(pid: int) -> int:
         raise OSError(errno.EMFILE, "Too many open files")
 
     monkeypatch.setattr(os, "pidfd_open", full)
     with pytest.raises(OSError, match="Too many"):
-        house.open([("cpu 0", 11)])
+        fixture.open([("cpu 0", 11)])

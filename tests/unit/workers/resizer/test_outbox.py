@@ -1,4 +1,4 @@
-"""What leaves: every byte once, in order, every slot handed back once."""
+"""Unsent answers: every byte leaves once, in order, every slot is free once."""
 
 import pytest
 from hypothesis import given
@@ -8,9 +8,9 @@ from workers.resizer.outbox import PARTS_PER_CALL, Outbox
 
 
 @given(st.lists(st.lists(st.binary(max_size=40), min_size=1, max_size=3), max_size=12), st.data())
-def test_every_byte_once_and_every_slot_once(parcels: list[list[bytes]], data: st.DataObject) -> None:
+def test_every_byte_once_and_every_slot_once(messages: list[list[bytes]], data: st.DataObject) -> None:
     outbox, freed = Outbox(), []
-    real = [parts for parts in parcels if any(parts)]
+    real = [parts for parts in messages if any(parts)]
     for slot, parts in enumerate(real):
         outbox.put(parts, slot if slot % 2 else -1)
     sent = b""
@@ -32,7 +32,7 @@ def test_a_slot_is_free_with_its_last_byte_and_not_before() -> None:
     assert outbox.sent(1) == [7]
 
 
-def test_a_slow_client_keeps_a_copy_and_gives_the_slot_back() -> None:
+def test_a_slow_client_keeps_a_copy_and_frees_the_slot() -> None:
     outbox = Outbox()
     place = bytearray(b"picture")
     outbox.put([b"head", memoryview(place)], 7)
@@ -44,7 +44,7 @@ def test_a_slow_client_keeps_a_copy_and_gives_the_slot_back() -> None:
     assert outbox.sent(9) == [] == outbox.clear()
 
 
-def test_giving_up_hands_back_what_is_left() -> None:
+def test_clear_returns_the_slots_that_are_left() -> None:
     outbox = Outbox()
     outbox.put([b"a"], 1)
     outbox.put([b"b"])
@@ -61,6 +61,6 @@ def test_a_call_takes_a_bounded_number_of_parts() -> None:
     assert len(outbox.gather()) == PARTS_PER_CALL
 
 
-def test_an_empty_parcel_is_refused() -> None:
+def test_an_empty_message_is_refused() -> None:
     with pytest.raises(ValueError, match="empty"):
         Outbox().put([b"", b""], 4)

@@ -1,4 +1,4 @@
-"""The judgement before any work, replies, settings."""
+"""The checks before any work, replies, derived options."""
 
 import pytest
 
@@ -6,7 +6,7 @@ from workers.imaging.limits import PictureLimits, PictureRefused
 from workers.resizer.options import HEADROOM, ResizerOptions
 from workers.resizer.orders import Result
 from workers.resizer.replies import response_to
-from workers.resizer.task import refusal, wanted
+from workers.resizer.task import job_for, refusal
 from workers.wire.messages import PNG, Request, encode_response
 
 
@@ -22,16 +22,16 @@ from workers.wire.messages import PNG, Request, encode_response
         (16_000, 16_000, "", "", 0, 422),
     ],
 )
-def test_refused_before_anybody_looks_at_the_picture(
+def test_refused_before_the_picture_is_read(
     width: int, height: int, fit: str, format_name: str, quality: int, status: int
 ) -> None:
     with pytest.raises(PictureRefused) as caught:
-        wanted(width, height, fit, format_name, quality, False, "drop", PictureLimits())
+        job_for(width, height, fit, format_name, quality, False, "drop", PictureLimits())
     assert caught.value.status == status
 
 
-def test_what_is_wanted() -> None:
-    job = wanted(200, 0, "", "JPG", 0, True, "keep", PictureLimits())
+def test_the_job_of_a_request() -> None:
+    job = job_for(200, 0, "", "JPG", 0, True, "keep", PictureLimits())
     assert (job.width, job.height, job.fit, job.format, job.orient, job.icc) == (
         200,
         0,
@@ -49,23 +49,23 @@ def test_a_reply_to_an_original_peer_has_no_field_of_ours() -> None:
     assert b"Server" not in encode_response(response) and b"backend-1" not in encode_response(response)
 
 
-def test_a_reply_to_ours_says_who_and_how_it_stands() -> None:
+def test_a_reply_with_an_id_has_server_queue_and_workers() -> None:
     request = Request(original_name="a.png", id=8)
     response = response_to(request, refusal(429, "busy"), ("backend-1", 3, 2))
-    told = (response.id, response.status, response.error, response.server, response.queue, response.workers)
-    assert told == (8, 429, "busy", "backend-1", 3, 2)
+    found = (response.id, response.status, response.error, response.server, response.queue, response.workers)
+    assert found == (8, 429, "busy", "backend-1", 3, 2)
     assert response_to(request, Result(1, 2, 200), ("b", 0, 1)).error == ""
 
 
-def test_settings_derive_what_depends_on_each_other() -> None:
-    settings = ResizerOptions(cpus=4, fronts=2, queue=10, max_frame=1 << 20)
-    assert settings.slots >= settings.queue + 3
-    assert settings.slot_bytes == (1 << 20) + HEADROOM
+def test_slots_follow_from_the_other_options() -> None:
+    options = ResizerOptions(cpus=4, fronts=2, queue=10, max_frame=1 << 20)
+    assert options.slots >= options.queue + 3
+    assert options.slot_bytes == (1 << 20) + HEADROOM
 
 
 @pytest.mark.parametrize(
-    ("word", "ours", "original"), [("auto", True, False), ("yes", True, True), ("no", False, False)]
+    ("word", "with_id", "original"), [("auto", True, False), ("yes", True, True), ("no", False, False)]
 )
-def test_whose_pictures_are_turned_upright(word: str, ours: bool, original: bool) -> None:
-    settings = ResizerOptions(orient=word)
-    assert (settings.wants_upright(True), settings.wants_upright(False)) == (ours, original)
+def test_pictures_that_are_turned_upright(word: str, with_id: bool, original: bool) -> None:
+    options = ResizerOptions(orient=word)
+    assert (options.wants_upright(True), options.wants_upright(False)) == (with_id, original)

@@ -1,13 +1,12 @@
-"""What has arrived of one client's frames: a header, then a payload, in pieces of any size.
+"""The frames of one connection, assembled from reads of any size: a header, then a payload.
 
-RULES: pure, no socket, no clock. A length is judged before anything is kept for it. A payload of at most
-SMALL bytes is kept in ordinary memory (dry runs, refusals: they must go on when every slot is taken); a
-bigger one goes where its owner says once he has seen its head, and until then nothing more is to be read:
-that is the back-pressure.
+RULES: pure, no socket, no clock. A length is checked before any memory is kept for it. A payload of at most SMALL bytes
+is kept in ordinary memory: dry runs and refusals must go on when every slot is taken. A bigger payload goes to the place
+that the owner provides once it has seen its head; until then nothing more is to be read, which is the back-pressure.
 
     held:  | header | small payload | header | head of a big one    (at most one read plus one small frame)
-    into:  slot of a big payload, filled by recv_into without a copy (its head excepted), and a little beyond its end:
-           a read that comes back short of that has emptied the socket, and nobody need ask it once more
+    into:  the place of a big payload, filled by recv_into without a copy (its head excepted), and a little beyond its
+           end: a read that comes back short of that has emptied the socket, which saves the read that finds EAGAIN
 """
 
 from enum import Enum
@@ -15,28 +14,28 @@ from enum import Enum
 from workers.wire.frames import HEADER, MAGIC, FrameError, parse_header
 
 SMALL = 4096  # bytes: a dry run with its type definitions has 250, a picture worth a resize more
-# As much of a bigger one is its head: definitions and all that comes before the picture where it comes last.
+# The head of a bigger payload is as long: the definitions and all fields before the picture, where it comes last.
 SPARE = SMALL  # bytes read beyond the end of a big payload: the next frame, or the proof that there is none
 
 
-class Step(Enum):
-    """What the owner of an Intake has to do next."""
+class FrameStep(Enum):
+    """What the owner of a FrameAssembler has to do next."""
 
     READ = "read more"
-    HEAD = "look at the head and provide a place for `length` bytes"
+    HEAD = "read the head and provide a place for `length` bytes"
     SMALL = "take the small payload"
-    FULL = "take the payload that is complete in the place provided"
+    FULL = "take the payload, complete in the place provided"
 
 
-class Intake:
-    """The frames of one connection. Raises FrameError (from `step`) when the peer breaks the framing."""
+class FrameAssembler:
+    """The frames of one connection. `step` raises FrameError when the peer breaks the framing."""
 
     __slots__ = ("_held", "_into", "filled", "length", "max_frame")
 
     def __init__(self, max_frame: int) -> None:
         self.max_frame = max_frame
         self.length = 0  # of the payload being read; 0 while its header is not complete
-        self.filled = 0  # bytes of it that lie in the place provided
+        self.filled = 0  # bytes of it in the place provided
         self._held = bytearray()
         self._into: memoryview | None = None
 
@@ -44,16 +43,16 @@ class Intake:
         """True when nothing is half read."""
         return not self.length and not self._held
 
-    def room(self) -> memoryview | None:
-        """Where the next bytes belong; None: anywhere, then `take`."""
+    def place(self) -> memoryview | None:
+        """Where the next bytes belong; None: anywhere, then `append`."""
         return None if self._into is None else self._into[self.filled : self.length + SPARE]
 
-    def take(self, data: memoryview) -> None:
-        """Keep what was read elsewhere than in `room`."""
+    def append(self, data: memoryview) -> None:
+        """Keep bytes that were not read into `place`."""
         self._held += data
 
     def fill(self, count: int) -> bool:
-        """`count` bytes were read into `room`; True when the payload is complete."""
+        """`count` bytes were read into `place`; True when the payload is complete."""
         self.filled += count
         if self.filled < self.length:
             return False
@@ -67,33 +66,33 @@ class Intake:
         return bytes(memoryview(self._held)[:SMALL])
 
     def provide(self, place: memoryview) -> None:
-        """`place` (at least `length` bytes) takes the payload; what has already arrived moves there. It is written to
-        beyond `length`, as far as it reaches."""
+        """Assemble the payload in `place`, at least `length` bytes; what has already arrived moves there. Whatever it has
+        beyond `length` is written to as well."""
         early = min(self.length, len(self._held))
         place[:early] = memoryview(self._held)[:early]
         del self._held[:early]
         self._into = place
         self.filled = early
 
-    def step(self) -> Step:
-        """Where the frame stands."""
+    def step(self) -> FrameStep:
+        """What to do next."""
         if self._into is not None:
-            return Step.FULL if self.filled == self.length else Step.READ
-        if not self.length and not self._open():
-            return Step.READ
+            return FrameStep.FULL if self.filled == self.length else FrameStep.READ
+        if not self.length and not self._read_header():
+            return FrameStep.READ
         if self.length > SMALL:
-            return Step.HEAD if len(self._held) >= SMALL else Step.READ
-        return Step.SMALL if len(self._held) >= self.length else Step.READ
+            return FrameStep.HEAD if len(self._held) >= SMALL else FrameStep.READ
+        return FrameStep.SMALL if len(self._held) >= self.length else FrameStep.READ
 
     def small(self) -> bytes:
-        """The small payload; the next frame begins behind it."""
+        """Take the small payload out."""
         payload = bytes(memoryview(self._held)[: self.length])
         del self._held[: self.length]
         self.length = 0
         return payload
 
     def full(self) -> memoryview:
-        """The payload that lies in the place provided, which goes back to the owner."""
+        """The complete payload; its place belongs to the owner again."""
         if self._into is None:
             raise RuntimeError("no payload is complete")
         payload = self._into[: self.length]
@@ -101,12 +100,12 @@ class Intake:
         return payload
 
     def drop(self) -> None:
-        """Forget the place provided and the frame under way."""
+        """Forget the place provided and the current frame."""
         self._into = None
         self.length = self.filled = 0
 
-    def _open(self) -> bool:
-        """Judge the header; False while it is incomplete. A wrong magic is found at its first wrong byte."""
+    def _read_header(self) -> bool:
+        """Check the header; False while it is incomplete. A wrong magic is found at its first wrong byte."""
         held = self._held
         if not held:
             return False

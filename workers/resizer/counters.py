@@ -1,8 +1,8 @@
-"""What a resizer's processes count, and the JSON that GET /status gives.
+"""The counters of a resizer's processes, and the JSON document of GET /status.
 
-RULES: a column has one meaning and each cell one writer: fronts count clients and answers, CPU processes
-count their own work. Totals only grow (the master folds them when a process ends); gauges describe this
-moment and vanish with their process.
+RULES: a column has one meaning and a cell has one writer: fronts count clients and answers, CPU processes count their own
+work. Totals only grow (the master folds them when a process ends); a gauge is the current value and vanishes with its
+process.
 """
 
 from balancer.shm.layout import (
@@ -41,11 +41,11 @@ from balancer.shm.table import RETIRED_ROW
     PICTURES,
     PICTURE_US,
 ) = range(PREFORK_COLUMNS, PREFORK_COLUMNS + 20)
-QUEUED, WORKING, SEATS = range(PREFORK_COLUMNS + 20, PREFORK_COLUMNS + 23)
+QUEUED, WORKING, WORKERS = range(PREFORK_COLUMNS + 20, PREFORK_COLUMNS + 23)
 COLUMNS = PREFORK_COLUMNS + 24
 TOTALS = (range(CLIENTS_TOTAL, PICTURE_US + 1),)
 
-ROLES = ("front", "cpu", "express")  # in the plan's order: what the ROLE cell counts from
+ROLES = ("front", "cpu", "express")  # indexed by the ROLE cell: the order of the plan
 
 NAMES = {
     CLIENTS_TOTAL: "clients_total",
@@ -82,19 +82,20 @@ OF_STATUS = {
 
 
 def total(shared: Shared, column: int) -> int:
-    """A total over the living and the dead. Who reads several wraps them in one `consistent_read`, so that none falls."""
+    """A total over all processes, ended ones included. Several are read within one `consistent_read`, so that none
+    falls."""
     rows = shared.rows
     live = rows.row(MASTER_ROW)[MASTER_LIVE_ROWS]
     return rows.total(column, FIRST_LEASE, live) + rows.row(RETIRED_ROW)[column]
 
 
 def gauge(shared: Shared, column: int) -> int:
-    """A gauge over the living."""
+    """A gauge over the running processes."""
     return shared.rows.total(column, FIRST_LEASE, shared.rows.row(MASTER_ROW)[MASTER_LIVE_ROWS])
 
 
-def status(shared: Shared, name: str, version: str) -> dict[str, object]:
-    """The stable document of GET /status."""
+def status_document(shared: Shared, name: str, version: str) -> dict[str, object]:
+    """The document of GET /status; its keys are stable."""
     rows = shared.rows
     live = rows.row(MASTER_ROW)[MASTER_LIVE_ROWS]
     processes = []
@@ -121,7 +122,7 @@ def status(shared: Shared, name: str, version: str) -> dict[str, object]:
         "clients": clients,
         "queued": gauge(shared, QUEUED),
         "working": gauge(shared, WORKING),
-        "workers": gauge(shared, SEATS),
+        "workers": gauge(shared, WORKERS),
         "totals": {title: total(shared, column) for column, title in NAMES.items()},
         "errors": {title: total(shared, column) for column, title in ERRORS.items()},
         "processes": processes,

@@ -1,4 +1,4 @@
-"""Requests in HTTP's words, as a table."""
+"""HTTP requests and answers, as tables."""
 
 import json
 
@@ -6,32 +6,32 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from workers.resizer.http import (
+from workers.resizer.http_api import (
+    ApiRequest,
     HttpError,
-    Wish,
     error_answer,
     json_answer,
+    parse_request,
     picture_headers,
-    read_wish,
     reason,
 )
 
 
 @pytest.mark.parametrize(
-    ("method", "target", "wish"),
+    ("method", "target", "expected"),
     [
-        ("GET", "/health", Wish("/health")),
-        ("HEAD", "/status?x=1", Wish("/status")),
-        ("POST", "/resize?w=200", Wish("/resize", 200)),
-        ("POST", "/resize?w=200&h=100&fit=cover", Wish("/resize", 200, 100, "cover")),
-        ("POST", "/resize?h=7&format=webp&quality=80", Wish("/resize", 0, 7, "", "webp", 80)),
-        ("POST", "/resize?w=&h=7&orient=no", Wish("/resize", 0, 7, orient=False)),
-        ("POST", "http://host:9/resize?w=3", Wish("/resize", 3)),
-        ("POST", "/resize", Wish("/resize")),
+        ("GET", "/health", ApiRequest("/health")),
+        ("HEAD", "/status?x=1", ApiRequest("/status")),
+        ("POST", "/resize?w=200", ApiRequest("/resize", 200)),
+        ("POST", "/resize?w=200&h=100&fit=cover", ApiRequest("/resize", 200, 100, "cover")),
+        ("POST", "/resize?h=7&format=webp&quality=80", ApiRequest("/resize", 0, 7, "", "webp", 80)),
+        ("POST", "/resize?w=&h=7&orient=no", ApiRequest("/resize", 0, 7, orient=False)),
+        ("POST", "http://host:9/resize?w=3", ApiRequest("/resize", 3)),
+        ("POST", "/resize", ApiRequest("/resize")),
     ],
 )
-def test_what_is_asked_for(method: str, target: str, wish: Wish) -> None:
-    assert read_wish(method, target) == wish
+def test_requests(method: str, target: str, expected: ApiRequest) -> None:
+    assert parse_request(method, target) == expected
 
 
 @pytest.mark.parametrize(
@@ -55,24 +55,24 @@ def test_what_is_asked_for(method: str, target: str, wish: Wish) -> None:
         ("POST", "http://[::1/resize", 400),
     ],
 )
-def test_what_is_refused(method: str, target: str, status: int) -> None:
+def test_refused_requests(method: str, target: str, status: int) -> None:
     with pytest.raises(HttpError) as caught:
-        read_wish(method, target)
+        parse_request(method, target)
     assert caught.value.status == status
     assert caught.value.sentence
     assert (status == 405) == any(name == "Allow" for name, _ in caught.value.headers)
 
 
 @given(st.sampled_from(["GET", "POST", "HEAD", "PUT"]), st.text(max_size=80))
-def test_any_target_is_a_wish_or_an_error(method: str, target: str) -> None:
+def test_any_target_is_a_request_or_an_error(method: str, target: str) -> None:
     for text in (target, "/resize?" + target):
         try:
-            read_wish(method, text)
+            parse_request(method, text)
         except HttpError as error:
             assert error.status in (400, 404, 405)
 
 
-def test_busy_and_draining_tell_when_to_come_again() -> None:
+def test_busy_and_draining_have_a_retry_after() -> None:
     for status, again in ((429, True), (503, True), (422, False), (504, False)):
         headers, body = error_answer(status, "a sentence")
         assert json.loads(body) == {"status": status, "error": "a sentence"}
@@ -80,11 +80,11 @@ def test_busy_and_draining_tell_when_to_come_again() -> None:
         assert ("Retry-After" in dict(headers)) is again
 
 
-def test_heads_of_answers() -> None:
+def test_headers_of_answers() -> None:
     headers, body = json_answer({"a": 1})
     assert json.loads(body) == {"a": 1} and dict(headers)["Content-Length"] == str(len(body))
-    told = dict(picture_headers("png", 99, 20, 10, 1_500_000))
-    assert (told["Content-Type"], told["X-Picture-Size"], told["Server-Timing"]) == (
+    found = dict(picture_headers("png", 99, 20, 10, 1_500_000))
+    assert (found["Content-Type"], found["X-Picture-Size"], found["Server-Timing"]) == (
         "image/png",
         "20x10",
         "resize;dur=1.5",

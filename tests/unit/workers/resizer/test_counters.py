@@ -10,29 +10,28 @@ from balancer.shm.layout import (
     make_shared,
 )
 from balancer.shm.table import RETIRED_ROW
-from workers.resizer import tally
+from workers.resizer import counters
 
 
 def test_the_columns_have_one_meaning_each() -> None:
-    columns = [*tally.NAMES, *tally.ERRORS, tally.QUEUED, tally.WORKING, tally.SEATS]
+    columns = [*counters.NAMES, *counters.ERRORS, counters.QUEUED, counters.WORKING, counters.WORKERS]
     assert len(set(columns)) == len(columns)
-    assert max(columns) < tally.COLUMNS
-    assert {*tally.NAMES, *tally.ERRORS} == {*tally.TOTALS[0]}, (
-        "a total that nobody shows, or that nobody folds"
-    )
+    assert max(columns) < counters.COLUMNS
+    shown = {*counters.NAMES, *counters.ERRORS}
+    assert shown == {*counters.TOTALS[0]}, "a total that is not shown, or not folded"
 
 
 def test_status_sums_rows() -> None:
-    shared = make_shared(tally.COLUMNS)
+    shared = make_shared(counters.COLUMNS)
     rows = shared.rows
     rows.row(MASTER_ROW)[MASTER_LIVE_ROWS] = FIRST_LEASE + 3
     for index, role in enumerate((0, 0, 1)):
         row = rows.row(FIRST_LEASE + index)
         row[PID], row[ROLE], row[LOAD] = 100 + index, role, 5
-        row[tally.ANSWERS], row[tally.QUEUED], row[tally.BUSY] = 10, 2, 1
-    rows.row(RETIRED_ROW)[tally.ANSWERS] = 7
-    rows.row(FIRST_LEASE + 3)[tally.ANSWERS] = 1000  # beyond the live rows
-    status = tally.status(shared, "backend-1", "9")
+        row[counters.ANSWERS], row[counters.QUEUED], row[counters.BUSY] = 10, 2, 1
+    rows.row(RETIRED_ROW)[counters.ANSWERS] = 7
+    rows.row(FIRST_LEASE + 3)[counters.ANSWERS] = 1000  # beyond the live rows
+    status = counters.status_document(shared, "backend-1", "9")
     assert (status["clients"], status["queued"]) == (10, 6), "a CPU process's load is no client"
     assert status["totals"]["answers_total"] == 37  # type: ignore[index]
     assert status["errors"]["429"] == 3  # type: ignore[index]

@@ -1,10 +1,8 @@
-"""The speaker of HTTP: h11 reads and writes the protocol, this shell moves bodies into slots and answers
-out of them.
+"""The protocol of HTTP: h11 reads and writes it, this shell moves bodies into slots and answers out of them.
 
-RULES: one request at a time per connection; pipelined ones wait inside h11's bounded buffer. An error known
-from the head of a request that has a body ends the connection after its answer: nobody reads megabytes in
-order to refuse them. Every refusal is an answer with a sentence; only a broken connection is closed without
-one.
+RULES: one request at a time per connection; pipelined ones wait inside h11's bounded buffer. An error known from the head
+of a request with a body ends the connection after the answer, so that no body is read only to be refused. Every refusal
+is an answer with a sentence; only a broken connection is closed without one.
 """
 
 from collections.abc import Callable
@@ -13,37 +11,37 @@ from typing import Any
 import h11
 
 from workers.imaging.limits import PictureRefused
-from workers.resizer import tally
-from workers.resizer.client import Client
-from workers.resizer.http import (
+from workers.resizer import counters
+from workers.resizer.front_connection import FrontConnection
+from workers.resizer.http_api import (
+    ApiRequest,
     Header,
     HttpError,
-    Wish,
     error_answer,
     json_answer,
+    parse_request,
     picture_headers,
-    read_wish,
     reason,
 )
 from workers.resizer.orders import Result
-from workers.resizer.speaking import Block
-from workers.resizer.task import BUSY, DRAINING, OK, Task, wanted
+from workers.resizer.protocol import PauseReason
+from workers.resizer.task import BUSY, DRAINING, OK, Task, job_for
 
 LONGEST_HEAD = 16 * 1024
 READ_BYTES = 256 * 1024
 
 
-class Web:
-    """One connection's HTTP. `wish` is the request under way, `task` its picture once complete."""
+class HttpProtocol:
+    """The HTTP of one connection. `request` is being read or worked on; `task` is its picture once complete."""
 
     _scratch = memoryview(bytearray(READ_BYTES))  # shared: its content is valid within one `fill`
 
-    def __init__(self, client: Client, status: Callable[[], dict[str, object]]) -> None:
+    def __init__(self, client: FrontConnection, status: Callable[[], dict[str, object]]) -> None:
         self.client = client
-        self.desk = client.desk
+        self.scheduler = client.scheduler
         self.status = status
         self.conn = h11.Connection(h11.SERVER, max_incomplete_event_size=LONGEST_HEAD)
-        self.wish: Wish | None = None
+        self.request: ApiRequest | None = None
         self.is_head = False
         self.task: Task | None = None
         self.slot = -1
@@ -51,30 +49,30 @@ class Web:
 
     # -- reading --
 
-    def room(self) -> memoryview | None:
+    def place(self) -> memoryview | None:
         # h11 limits what is incomplete: a head that arrives whole in one big read would pass at any length.
         return self._scratch if self._has_body_coming() else None
 
     def fill(self, count: int) -> bool:
-        self.take(self._scratch[:count])
+        self.append(self._scratch[:count])
         return True
 
-    def take(self, data: memoryview) -> None:
+    def append(self, data: memoryview) -> None:
         self.conn.receive_data(bytes(data))
 
-    def is_between(self) -> bool:
+    def is_between_requests(self) -> bool:
         return self.conn.their_state in (h11.IDLE, h11.DONE) and not self.conn.trailing_data[0]
 
-    def owes(self) -> int:
+    def in_flight(self) -> int:
         return int(self.task is not None)
 
     def advance(self) -> None:
         try:
             while self.client.may_read():
                 if self.task is not None:
-                    self.client.blocked = Block.PIPELINE
+                    self.client.paused_for = PauseReason.PIPELINE
                     return
-                if self.wish is not None and self.slot < 0 and not self._claim():
+                if self.request is not None and self.slot < 0 and not self._claim():
                     return
                 event = self.conn.next_event()
                 if event is h11.NEED_DATA:
@@ -95,8 +93,8 @@ class Web:
         elif isinstance(event, h11.Data):
             self._body(event.data)
         elif isinstance(event, h11.EndOfMessage):
-            if self.wish is not None:
-                self._submit(self.wish)
+            if self.request is not None:
+                self._submit(self.request)
         elif event is h11.PAUSED:
             if self.conn.our_state is h11.DONE:
                 self.conn.start_next_cycle()
@@ -105,112 +103,120 @@ class Web:
         elif isinstance(event, h11.ConnectionClosed):
             self.client.finish()
 
-    def _begin(self, request: Any) -> None:
-        desk = self.desk
-        desk.count(tally.HTTP_REQUESTS)
-        method = request.method.decode("ascii", "replace")
+    def _begin(self, head: Any) -> None:
+        scheduler = self.scheduler
+        scheduler.count(counters.HTTP_REQUESTS)
+        method = head.method.decode("ascii", "replace")
         self.is_head = method == "HEAD"
-        wish = read_wish(method, request.target.decode("ascii", "replace"))
-        if wish.path == "/health":
+        request = parse_request(method, head.target.decode("ascii", "replace"))
+        if request.path == "/health":
             self._health()
-        elif wish.path == "/status":
+        elif request.path == "/status":
             self._answer(200, *json_answer(self.status()))
         else:
-            desk.count(tally.REQUESTS)
-            self._admit(wish, dict(request.headers))
-            self.wish, self.filled = wish, 0
+            scheduler.count(counters.REQUESTS)
+            self._check(request, dict(head.headers))
+            self.request, self.filled = request, 0
 
-    def _admit(self, wish: Wish, headers: dict[bytes, bytes]) -> None:
-        """Everything that can be said before the body is read. Raises HttpError."""
-        desk = self.desk
-        if desk.draining:
-            desk.count(tally.DRAINED)
+    def _check(self, request: ApiRequest, headers: dict[bytes, bytes]) -> None:
+        """Check what is known before the body is read. Raises HttpError."""
+        scheduler = self.scheduler
+        if scheduler.draining:
+            scheduler.count(counters.DRAINED)
             raise HttpError(DRAINING, "this resizer is shutting down; ask another")
-        if self.client.is_late:
+        if self.client.is_over_limit:
             raise HttpError(BUSY, "busy: too many connections; try again")
-        announced = headers.get(b"content-length", b"0")
-        limit = desk.settings.limits.max_bytes
-        if int(announced) > limit:  # h11 has seen to it that it is a number
-            raise HttpError(413, f"picture of {int(announced)} bytes is over the limit of {limit} bytes")
-        self._job(wish)
+        length = headers.get(b"content-length", b"0")
+        limit = scheduler.options.limits.max_bytes
+        if int(length) > limit:  # h11 has checked that it is a number
+            raise HttpError(413, f"picture of {int(length)} bytes is over the limit of {limit} bytes")
+        self._job(request)
 
-    def _job(self, wish: Wish) -> Any:
-        settings = self.desk.settings
-        upright = wish.orient and settings.wants_upright(True)
+    def _job(self, request: ApiRequest) -> Any:
+        options = self.scheduler.options
+        upright = request.orient and options.wants_upright(True)
         try:
-            return wanted(
-                wish.width,
-                wish.height,
-                wish.fit,
-                wish.format,
-                wish.quality,
+            return job_for(
+                request.width,
+                request.height,
+                request.fit,
+                request.format,
+                request.quality,
                 upright,
-                settings.icc,
-                settings.limits,
+                options.icc,
+                options.limits,
             )
         except PictureRefused as refused:
             raise HttpError(refused.status, refused.sentence) from None
 
     def _claim(self) -> bool:
-        slot = self.desk.claim(self.client.resume)
+        slot = self.scheduler.claim_slot(self.client.resume)
         if slot is None:
-            self.client.blocked = Block.SLOT
+            self.client.paused_for = PauseReason.SLOT
             return False
         self.slot = slot
         return True
 
     def _body(self, data: bytes) -> None:
-        if self.wish is None:
+        if self.request is None:
             return
         end = self.filled + len(data)
-        limit = self.desk.settings.limits.max_bytes
-        if end > min(limit, self.desk.arena.slot_bytes):
+        limit = self.scheduler.options.limits.max_bytes
+        if end > min(limit, self.scheduler.arena.slot_bytes):
             raise HttpError(413, f"picture is over the limit of {limit} bytes")
-        self.desk.shelf.touch(self.slot, end)
-        self.desk.arena.slot(self.slot)[self.filled : end] = data
+        self.scheduler.slots.touch(self.slot, end)
+        self.scheduler.arena.slot(self.slot)[self.filled : end] = data
         self.filled = end
 
-    def _submit(self, wish: Wish) -> None:
-        desk, slot = self.desk, self.slot
+    def _submit(self, request: ApiRequest) -> None:
+        scheduler, slot = self.scheduler, self.slot
         if not self.filled:
             raise HttpError(415, "no picture in the request: send it as the body")
-        self.client.mark()
-        is_small = self.filled <= desk.settings.express_bytes
-        task = Task(desk.serial(), self, self._job(wish), slot, desk.arena.start(slot), self.filled, is_small)
+        self.client.end_request()
+        is_small = self.filled <= scheduler.options.express_bytes
+        task = Task(
+            scheduler.next_serial(),
+            self,
+            self._job(request),
+            slot,
+            scheduler.arena.start(slot),
+            self.filled,
+            is_small,
+        )
         self.task = task
-        if desk.submit(task):
-            self.slot, self.wish = -1, None
+        if scheduler.submit(task):
+            self.slot, self.request = -1, None
             return
         self.task = None
-        refused = desk.busy()
+        refused = scheduler.busy_result()
         raise HttpError(refused.status, refused.text)
 
     # -- answers --
 
     def answer(self, task: Task, result: Result) -> None:
-        self.task = self.wish = None
+        self.task = self.request = None
         self.slot = -1
         if result.status == OK:
             slot, task.slot = task.slot, -1
             headers = picture_headers(
                 result.text, result.length, result.width, result.height, result.elapsed_ns
             )
-            self._answer(200, headers, self.desk.arena.slot(slot)[: result.length], slot)
+            self._answer(200, headers, self.scheduler.arena.slot(slot)[: result.length], slot)
         else:
             self._refuse(HttpError(result.status, result.text), ending=False)
         client = self.client
-        if client.outbox.pending or client.blocked is Block.PIPELINE:
+        if client.outbox.pending or client.paused_for is PauseReason.PIPELINE:
             client.flush()
 
     def _health(self) -> None:
-        desk = self.desk
-        if desk.draining:
+        scheduler = self.scheduler
+        if scheduler.draining:
             raise HttpError(DRAINING, "this resizer is shutting down")
         document: dict[str, object] = {
             "status": "ok",
-            "name": desk.settings.name,
-            "queue": len(desk.waiting),
-            "workers": desk.crew.workers,
+            "name": scheduler.options.name,
+            "queue": len(scheduler.queue),
+            "workers": scheduler.pool.worker_count,
         }
         self._answer(200, *json_answer(document))
 
@@ -218,8 +224,8 @@ class Web:
         return bool(self.conn.their_state is h11.SEND_BODY)
 
     def _refuse(self, error: HttpError, ending: bool) -> None:
-        slot, self.slot, self.wish = self.slot, -1, None
-        self.desk.release(slot)
+        slot, self.slot, self.request = self.slot, -1, None
+        self.scheduler.release_slot(slot)
         if self.conn.our_state not in (h11.IDLE, h11.SEND_RESPONSE):
             self.client.finish()
             return
@@ -234,10 +240,10 @@ class Web:
         slot: int = -1,
         ending: bool = False,
     ) -> None:
-        self.client.mark()
-        self.desk.count_status(status)
-        headers = [*headers, ("Server", self.desk.settings.name)]
-        if ending or self.desk.draining:
+        self.client.end_request()
+        self.scheduler.count_status(status)
+        headers = [*headers, ("Server", self.scheduler.options.name)]
+        if ending or self.scheduler.draining:
             headers.append(("Connection", "close"))
         parts: list[Any] = [
             self.conn.send(h11.Response(status_code=status, headers=headers, reason=reason(status)))
@@ -245,24 +251,24 @@ class Web:
         if not self.is_head:
             parts += self.conn.send_with_data_passthrough(h11.Data(data=body)) or []  # type: ignore[arg-type]
         parts += [self.conn.send(h11.EndOfMessage())]
-        self.client.put(tuple(part for part in parts if part), slot)
+        self.client.write(tuple(part for part in parts if part), slot)
         if ending or self.conn.our_state is h11.MUST_CLOSE:
             self.client.finish()
 
     def _send(self, event: Any) -> None:
         data = self.conn.send(event)
         if data:
-            self.client.put((data,))
+            self.client.write((data,))
 
     # -- ending --
 
     def drain(self) -> None:
-        if self.task is None and self.is_between():
+        if self.task is None and self.is_between_requests():
             self.client.finish()
 
     def drop(self) -> None:
-        slot, self.slot, self.wish = self.slot, -1, None
-        self.desk.release(slot)
+        slot, self.slot, self.request = self.slot, -1, None
+        self.scheduler.release_slot(slot)
         task, self.task = self.task, None
         if task is not None:
-            self.desk.abandon(task)
+            self.scheduler.abandon(task)

@@ -1,11 +1,11 @@
-"""HTTP, the words: which request asks for what, and how answers and errors are headed.
+"""The HTTP interface in plain values: what a request asks for, and the heads of answers and errors.
 
-RULES: pure; no socket and no parser (h11 reads and writes the protocol in `web.py`). An unknown parameter
-is an error and not ignored: `?width=200` would otherwise give the picture back at a size nobody asked for.
+RULES: pure; no socket and no parser (h11 reads and writes the protocol in `http_protocol.py`). An unknown parameter is an
+error: were it ignored, `?width=200` would return the picture at a size that was not asked for.
 
     POST /resize?w=&h=&fit=&format=&quality=&orient=     picture in, picture out
-    GET  /health                                          200 while it takes work, 503 when it is leaving
-    GET  /status                                          numbers, JSON
+    GET  /health                                          200 while work is accepted, 503 while draining
+    GET  /status                                          counters, JSON
 """
 
 import json
@@ -15,7 +15,7 @@ from urllib.parse import parse_qsl, urlsplit
 
 PARAMETERS = ("w", "h", "fit", "format", "quality", "orient")
 ALLOWED = {"/resize": ("POST",), "/health": ("GET", "HEAD"), "/status": ("GET", "HEAD")}
-LONGEST_NUMBER = 9  # digits: a side with more is nonsense, and int() of a million of them an attack
+LONGEST_NUMBER = 9  # digits: no side has more, and int() of a million digits is an attack
 RETRY_SECONDS = 1
 YES_NO = {"1": True, "yes": True, "true": True, "0": False, "no": False, "false": False}
 
@@ -23,7 +23,7 @@ Header = tuple[str, str]
 
 
 class HttpError(ValueError):
-    """The request cannot be served: an HTTP status and a sentence."""
+    """The request is refused with an HTTP status and a sentence."""
 
     def __init__(self, status: int, sentence: str, headers: tuple[Header, ...] = ()) -> None:
         super().__init__(sentence)
@@ -33,8 +33,8 @@ class HttpError(ValueError):
 
 
 @dataclass(frozen=True, slots=True)
-class Wish:
-    """What a request asks for. `path` is one of ALLOWED; the rest means something for /resize only."""
+class ApiRequest:
+    """What a request asks for. `path` is one of ALLOWED; the other fields count for /resize only."""
 
     path: str
     width: int = 0
@@ -45,8 +45,8 @@ class Wish:
     orient: bool = True
 
 
-def read_wish(method: str, target: str) -> Wish:
-    """The Wish of a request line. Raises HttpError (400, 404, 405)."""
+def parse_request(method: str, target: str) -> ApiRequest:
+    """The ApiRequest of a request line. Raises HttpError (400, 404, 405)."""
     try:
         parts = urlsplit(target)
     except ValueError as error:
@@ -58,11 +58,11 @@ def read_wish(method: str, target: str) -> Wish:
         sentence = f"{parts.path} answers {' and '.join(allowed)}, not {method[:20]}"
         raise HttpError(405, sentence, (("Allow", ", ".join(allowed)),))
     if parts.path != "/resize":
-        return Wish(parts.path)
-    return _resize_wish(parts.query)
+        return ApiRequest(parts.path)
+    return _parse_resize(parts.query)
 
 
-def _resize_wish(query: str) -> Wish:
+def _parse_resize(query: str) -> ApiRequest:
     try:
         pairs = parse_qsl(query, keep_blank_values=True, strict_parsing=bool(query), max_num_fields=16)
     except ValueError:
@@ -74,7 +74,7 @@ def _resize_wish(query: str) -> Wish:
         if name in values:
             raise HttpError(400, f"parameter {name!r} is given twice")
         values[name] = value
-    return Wish(
+    return ApiRequest(
         "/resize",
         _number(values, "w"),
         _number(values, "h"),
@@ -102,12 +102,12 @@ def _switch(values: dict[str, str], name: str) -> bool:
 
 
 def reason(status: int) -> bytes:
-    """The words behind a status on the status line."""
+    """The reason phrase of a status."""
     return HTTPStatus(status).phrase.encode()
 
 
 def error_answer(status: int, sentence: str) -> tuple[list[Header], bytes]:
-    """Headers and JSON body of an error; 429 and 503 tell when to come again."""
+    """Headers and JSON body of an error; 429 and 503 have a Retry-After."""
     body = json.dumps({"status": status, "error": sentence}).encode() + b"\n"
     headers = [("Content-Type", "application/json"), ("Content-Length", str(len(body)))]
     if status in (429, 503):
@@ -126,7 +126,7 @@ def json_answer(document: dict[str, object]) -> tuple[list[Header], bytes]:
 
 
 def picture_headers(name: str, length: int, width: int, height: int, elapsed_ns: int) -> list[Header]:
-    """Headers of an answered picture whose format is `name`."""
+    """Headers of a resized picture; `name` is its format."""
     return [
         ("Content-Type", f"image/{name}"),
         ("Content-Length", str(length)),

@@ -1,0 +1,187 @@
+"""One front without processes: clients on socket pairs, and a CPU process that is only the other end of its channel.
+
+    front = FrontFixture(monkeypatch)
+    peer = front.connect(); peer.send(b"..."); front.settle(); order = front.order(); front.finish(order, b"answer")
+
+RULES: no fork, no kill, no sleep, no blocking. `settle` turns the loop until nothing is left to do. Time passes only when
+a test says so.
+"""
+
+import os
+import signal
+import socket
+from dataclasses import dataclass, field
+
+import pytest
+
+from balancer.eventloop.log import Log
+from balancer.eventloop.loop import Loop
+from workers.resizer import counters
+from workers.resizer.arena import Arena
+from workers.resizer.frame_protocol import FrameProtocol
+from workers.resizer.front_connection import FrontConnection
+from workers.resizer.http_protocol import HttpProtocol
+from workers.resizer.idle_set import WorkerSlot
+from workers.resizer.options import ResizerOptions
+from workers.resizer.orders import LONGEST, Hello, Order, Ping, Result, decode, encode
+from workers.resizer.protocol import Protocol
+from workers.resizer.scheduler import Scheduler
+from workers.resizer.task import OK
+from workers.wire.frames import MAGIC, FrameReader, frame
+from workers.wire.messages import Request, Response, decode_response, encode_request
+
+OPTIONS = ResizerOptions(name="here", cpus=1, queue=2, pipeline=4, express_bytes=0, max_frame=100_000)
+WORKER = 11  # the pid that the one CPU process says it has
+
+
+def request_frame(**fields: object) -> bytes:
+    """The whole frame of a Request."""
+    return frame(encode_request(Request(**fields)))  # type: ignore[arg-type]
+
+
+def tcp_pair() -> tuple[socket.socket, socket.socket]:
+    """Like socket.socketpair(), for tests that need TCP."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        far = socket.create_connection(server.getsockname())
+        near, _ = server.accept()
+    for end in (near, far):
+        end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return near, far
+
+
+@dataclass
+class FramePeer:
+    """The client's end of a connection."""
+
+    sock: socket.socket
+    client: FrontConnection
+    reader: FrameReader = field(default_factory=FrameReader)
+    is_closed: bool = False  # the front has closed the connection
+
+    def send(self, data: bytes) -> None:
+        """Send; the data must fit the buffer of the socket."""
+        assert self.sock.send(data) == len(data)
+
+    def received(self) -> bytes:
+        """What has arrived since the last call."""
+        found = bytearray()
+        while not self.is_closed:
+            try:
+                data = self.sock.recv(1 << 20)
+            except BlockingIOError:
+                break
+            except ConnectionResetError:
+                data = b""
+            self.is_closed = not data
+            found += data
+        return bytes(found)
+
+    def replies(self) -> list[Response]:
+        return [decode_response(payload) for payload in self.reader.feed(self.received())]
+
+
+class FrontFixture:
+    """A scheduler, one CPU process, and clients, kept as by a front."""
+
+    def __init__(self, patch: pytest.MonkeyPatch, options: ResizerOptions = OPTIONS) -> None:
+        self.now = 100.0
+        self.options = options
+        self.loop = Loop(lambda: self.now)
+        self.cells = memoryview(bytearray(8 * counters.COLUMNS)).cast("q")
+        self.arena = Arena(options.slots, options.slot_bytes)
+        self.scheduler = Scheduler(
+            self.loop, Log("front", os.devnull), options, self.arena, range(options.slots), self.cells
+        )
+        self.life, self._alive = os.pipe()
+        patch.setattr(os, "pidfd_open", lambda pid: self.life)
+        patch.setattr(signal, "pidfd_send_signal", lambda fd, number: None)
+        ours, self.cpu = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.cpu.setblocking(False)
+        self.scheduler.start([WorkerSlot("cpu 0", False, ours)], [])
+        assert isinstance(decode(self.cpu.recv(LONGEST)), Ping)
+        self.cpu.send(encode(Hello(WORKER, 0)))
+        self.peers: list[FramePeer] = []
+        self.ours = ours
+        self.settle()
+
+    def close(self) -> None:
+        for peer in self.peers:
+            peer.sock.close()
+            peer.client.close("test is over")
+        self.settle()
+        self.loop.close()
+        for end in (self.ours, self.cpu):
+            end.close()
+        os.close(self._alive)
+
+    # -- the part of a Front --
+
+    def protocol_for(self, client: FrontConnection, first: int) -> Protocol:
+        if first == MAGIC[0]:
+            return FrameProtocol(client, self.options.max_frame)
+        return HttpProtocol(client, lambda: {"name": "here"})
+
+    def gone(self, client: FrontConnection) -> None:
+        pass
+
+    # -- what a test calls --
+
+    def connect(self, is_over_limit: bool = False, over_tcp: bool = False) -> FramePeer:
+        near, far = tcp_pair() if over_tcp else socket.socketpair()
+        for end in (near, far):
+            end.setblocking(False)
+            end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
+        client = FrontConnection(near, "peer", self.scheduler, self, is_over_limit)
+        self.loop.watch(client.fd, client.on_event)
+        self.peers.append(FramePeer(far, client))
+        return self.peers[-1]
+
+    def settle(self) -> None:
+        for _ in range(12):
+            self.loop.run_once(0)
+
+    def drain(self) -> None:
+        self.scheduler.draining = True
+        for peer in self.peers:
+            if peer.client.protocol is not None:
+                peer.client.protocol.drain()
+        self.settle()
+
+    def order(self) -> Order | None:
+        """The next order to the CPU process, if there is one."""
+        try:
+            order = decode(self.cpu.recv(LONGEST))
+        except BlockingIOError:
+            return None
+        assert isinstance(order, Order)
+        return order
+
+    def picture(self, order: Order) -> bytes:
+        return bytes(self.arena.piece(order.offset, order.length))
+
+    def finish(self, order: Order, answer: bytes = b"small", status: int = OK, text: str = "jpeg") -> None:
+        """The CPU process sends the result of an order."""
+        self.arena.slot(order.slot)[: len(answer)] = answer
+        self.cpu.send(encode(Result(WORKER, order.serial, status, len(answer), 9, 6, 90, 60, 1, text=text)))
+        self.settle()
+
+    def work(self, answer: bytes = b"small") -> bytes:
+        """Carry out the next order. Returns the picture that was to be resized."""
+        order = self.order()
+        assert order is not None, "no order"
+        found = self.picture(order)
+        self.finish(order, answer)
+        return found
+
+    def taken(self) -> int:
+        """Slots in use."""
+        return self.options.slots - len(self.scheduler.slots)
+
+    def fill_queue(self) -> list[FramePeer]:
+        """One picture at work and a full queue behind it. Returns their clients."""
+        crowd = [self.connect() for _ in range(self.options.queue + 1)]
+        for peer in crowd:
+            peer.send(request_frame(id=1, data=b"x" * 5000, target_width=9))
+            self.settle()
+        assert self.scheduler.is_queue_full()
+        return crowd

@@ -1,0 +1,310 @@
+"""The protocol of HTTP: every answer with its status, every slot free again, and when the connection goes on."""
+
+import json
+from collections.abc import Iterator
+
+import h11
+import pytest
+
+from tests.unit.workers.resizer.front_fixture import OPTIONS, FramePeer, FrontFixture
+from workers.resizer import counters
+
+BIG = bytes(range(256)) * 100
+
+
+@pytest.fixture
+def front(monkeypatch: pytest.MonkeyPatch) -> Iterator[FrontFixture]:
+    front = FrontFixture(monkeypatch)
+    yield front
+    front.close()
+
+
+class HttpPeer:
+    """A peer that speaks HTTP; `answers` are (status, headers, body) in the order they came."""
+
+    def __init__(self, front: FrontFixture) -> None:
+        self.front = front
+        self.peer: FramePeer = front.connect()
+        self.answers: list[tuple[int, dict[str, str], bytes]] = []
+        self.heads: list[str] = []  # methods asked and not answered
+
+    def send(self, data: bytes) -> None:
+        self.peer.send(data)
+        self.front.settle()
+
+    def get(self, target: str, method: str = "GET") -> tuple[int, dict[str, str], bytes]:
+        self.heads.append(method)
+        self.send(f"{method} {target} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+        return self.answer()
+
+    def post(self, body: bytes, target: str = "/resize?w=9", more: str = "") -> None:
+        self.heads.append("POST")
+        head = f"POST {target} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n{more}\r\n"
+        self.send(head.encode() + body)
+
+    def answer(self) -> tuple[int, dict[str, str], bytes]:
+        """The next answer, which must be here."""
+        if not self.answers:
+            self._read()
+        assert self.answers, "no answer"
+        return self.answers.pop(0)
+
+    def _read(self) -> None:
+        data = self.peer.received()
+        while data and self.heads:
+            conn = h11.Connection(h11.CLIENT)
+            conn.send(h11.Request(method=self.heads.pop(0), target="/", headers=[("Host", "x")]))
+            conn.send(h11.EndOfMessage())
+            conn.receive_data(data)
+            status, headers, body = 0, {}, b""
+            while not isinstance(event := conn.next_event(), h11.EndOfMessage):
+                if isinstance(event, h11.Response):
+                    status = event.status_code
+                    headers = {name.decode(): value.decode() for name, value in event.headers}
+                elif isinstance(event, h11.Data):
+                    body += bytes(event.data)
+            self.answers.append((status, headers, body))
+            data = conn.trailing_data[0]
+
+
+@pytest.fixture
+def client(front: FrontFixture) -> HttpPeer:
+    return HttpPeer(front)
+
+
+def sentence(answer: tuple[int, dict[str, str], bytes]) -> str:
+    document = json.loads(answer[2])
+    assert document["status"] == answer[0]
+    found: str = document["error"]
+    return found
+
+
+# -- pictures --
+
+
+def test_pictures_one_after_another_over_one_connection(front: FrontFixture, client: HttpPeer) -> None:
+    for answer in (b"one", b"two"):
+        client.post(BIG)
+        assert front.taken() == 1
+        assert front.work(answer) == BIG
+        status, headers, body = client.answer()
+        assert (status, body, headers["content-type"]) == (200, answer, "image/jpeg")
+        assert (headers["x-picture-size"], headers["server"]) == ("9x6", "here")
+        assert front.taken() == 0
+    assert front.cells[counters.REQUESTS] == 2 == front.cells[counters.ANSWERS]
+
+
+def test_a_body_in_chunks_and_in_pieces(front: FrontFixture, client: HttpPeer) -> None:
+    client.heads.append("POST")
+    whole = b"POST /resize?w=9 HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+    whole += b"5\r\nhello\r\n6\r\n world\r\n0\r\n\r\n"
+    for at in range(len(whole)):
+        client.send(whole[at : at + 1])
+    assert front.work() == b"hello world"
+    assert client.answer()[0] == 200
+
+
+def test_pipelined_requests_are_answered_one_by_one(front: FrontFixture, client: HttpPeer) -> None:
+    request = b"POST /resize?w=9 HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n\r\n"
+    client.heads += ["POST"] * 3
+    client.send(request + b"a" + request + b"b" + request + b"c")
+    assert front.taken() == 1
+    assert [front.work(b"A"), front.work(b"B"), front.work(b"C")] == [b"a", b"b", b"c"]
+    assert [client.answer()[2] for _ in range(3)] == [b"A", b"B", b"C"]
+
+
+def test_a_refusal_of_the_cpu_process_is_answered_and_the_connection_goes_on(
+    front: FrontFixture, client: HttpPeer
+) -> None:
+    client.post(BIG)
+    order = front.order()
+    assert order is not None
+    front.finish(order, b"", 422, "damaged")
+    answer = client.answer()
+    assert answer[0] == 422 and sentence(answer) == "damaged" and front.taken() == 0
+    client.post(BIG)
+    front.work()
+    assert client.answer()[0] == 200
+
+
+def test_the_parameters_of_the_query_reach_the_order(front: FrontFixture, client: HttpPeer) -> None:
+    client.post(BIG, "/resize?w=9&h=8&fit=cover&format=webp&quality=70&orient=no")
+    order = front.order()
+    assert order is not None
+    assert (order.width, order.height, order.fit, order.format, order.quality, order.orient) == (
+        9,
+        8,
+        "cover",
+        "webp",
+        70,
+        False,
+    )
+
+
+# -- refusals --
+
+
+@pytest.mark.parametrize(
+    ("target", "status"),
+    [
+        ("/resize?w=0", 400),
+        ("/resize?w=9&fit=odd", 400),
+        ("/resize?w=100000", 422),
+        ("/resize?w=9&color=red", 400),
+        ("/nowhere", 404),
+    ],
+)
+def test_an_error_in_the_head_is_answered_before_the_body_and_ends_the_connection(
+    front: FrontFixture, client: HttpPeer, target: str, status: int
+) -> None:
+    client.heads.append("POST")
+    client.send(f"POST {target} HTTP/1.1\r\nHost: x\r\nContent-Length: 5000\r\n\r\n".encode())
+    answer = client.answer()
+    assert answer[0] == status and sentence(answer)
+    assert answer[1]["connection"] == "close" and client.peer.received() == b"" and client.peer.is_closed
+    assert front.taken() == 0
+
+
+def test_a_body_over_the_limit_is_refused_by_its_length_or_at_the_limit(front: FrontFixture) -> None:
+    announced, chunked = HttpPeer(front), HttpPeer(front)
+    limit = OPTIONS.limits.max_bytes
+    for one in (announced, chunked):
+        one.heads.append("POST")
+    announced.send(f"POST /resize?w=9 HTTP/1.1\r\nHost: x\r\nContent-Length: {limit + 1}\r\n\r\n".encode())
+    chunked.send(b"POST /resize?w=9 HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n")
+    for _ in range(OPTIONS.slot_bytes // 50_000 + 2):
+        if chunked.peer.client.state.value != "open":
+            break
+        chunked.send(b"c350\r\n" + bytes(50_000) + b"\r\n")
+    for one in (announced, chunked):
+        assert one.answer()[0] == 413
+    assert front.taken() == 0
+
+
+def test_no_body_is_no_picture_and_the_connection_goes_on(front: FrontFixture, client: HttpPeer) -> None:
+    client.post(b"")
+    assert client.answer()[0] == 415 and front.taken() == 0
+    assert client.get("/health")[0] == 200
+
+
+def test_a_full_queue_is_answered_with_a_retry_after(front: FrontFixture, client: HttpPeer) -> None:
+    front.fill_queue()
+    before = front.taken()
+    client.post(BIG)
+    status, headers, _ = client.answer()
+    assert (status, headers["retry-after"]) == (429, "1") and front.taken() == before
+    for _ in range(OPTIONS.queue + 1):
+        front.work()
+    client.post(BIG)
+    front.work()
+    assert client.answer()[0] == 200, "the connection was kept"
+
+
+def test_too_many_clients_get_health_but_no_work(front: FrontFixture) -> None:
+    client = HttpPeer(front)
+    client.peer.client.is_over_limit = True
+    assert client.get("/health")[0] == 200
+    client.post(BIG)
+    assert client.answer()[0] == 429
+
+
+@pytest.mark.parametrize("noise", [b"NOT HTTP\r\n\r\n", b"GET / HTTP/1.1\r\nX: \x00\r\n\r\n"])
+def test_bytes_that_are_not_http_are_answered_400_and_the_connection_ends(
+    client: HttpPeer, noise: bytes
+) -> None:
+    client.heads.append("GET")
+    client.send(noise)
+    assert client.answer()[0] == 400
+    client.peer.received()
+    assert client.peer.is_closed
+
+
+def test_an_endless_head_is_cut(client: HttpPeer) -> None:
+    client.heads.append("GET")
+    client.send(b"GET / HTTP/1.1\r\n")
+    for _ in range(20):
+        if client.peer.client.state.value != "open":
+            break
+        client.send(b"X: " + b"y" * 990 + b"\r\n")
+    assert client.answer()[0] == 431
+
+
+# -- what needs no picture --
+
+
+def test_health_and_status_and_their_heads(client: HttpPeer) -> None:
+    assert json.loads(client.get("/health")[2])["status"] == "ok"
+    assert json.loads(client.get("/status")[2]) == {"name": "here"}
+    status, headers, body = client.get("/status", "HEAD")
+    assert (status, body) == (200, b"") and int(headers["content-length"]) > 0
+    assert client.get("/health", "DELETE")[0] == 405
+
+
+def test_100_continue_is_sent_only_for_an_accepted_head(front: FrontFixture) -> None:
+    wanted, unwanted = HttpPeer(front), HttpPeer(front)
+    head = "POST {} HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 4\r\n\r\n"
+    wanted.send(head.format("/resize?w=9").encode())
+    unwanted.send(head.format("/resize?w=0").encode())
+    assert wanted.peer.received().startswith(b"HTTP/1.1 100 ")
+    assert unwanted.peer.received().startswith(b"HTTP/1.1 400 ")
+
+
+# -- waiting and ending --
+
+
+def test_without_a_slot_the_connection_is_not_read_until_there_is_one(
+    front: FrontFixture, client: HttpPeer
+) -> None:
+    held = [front.scheduler.claim_slot(lambda: None) for _ in range(OPTIONS.slots)]
+    client.post(BIG)
+    assert front.order() is None and client.peer.client.paused_for is not None
+    assert held[0] is not None
+    front.scheduler.release_slot(held[0])
+    front.settle()
+    assert front.work() == BIG and client.answer()[0] == 200
+
+
+def test_a_client_that_leaves_leaves_no_slot_in_use(front: FrontFixture) -> None:
+    middle, waiting = HttpPeer(front), HttpPeer(front)
+    middle.send(b"POST /resize?w=9 HTTP/1.1\r\nHost: x\r\nContent-Length: 5000\r\n\r\nabc")
+    waiting.post(BIG)
+    assert front.taken() == 2
+    middle.peer.sock.close()
+    waiting.peer.sock.close()
+    front.settle()
+    assert front.taken() == 1 == front.cells[counters.ABANDONED], "one is being worked on"
+    front.work()
+    assert front.taken() == 0
+
+
+def test_draining_answers_what_is_in_flight_and_then_the_connection_ends(front: FrontFixture) -> None:
+    busy, idle, late = HttpPeer(front), HttpPeer(front), HttpPeer(front)
+    busy.post(BIG)
+    idle.get("/health")
+    late.send(b"POST /resize?w=9 HTTP/1.1\r\nHost: x\r\nContent-Length: 5000\r\n")
+    front.drain()
+    idle.peer.received()
+    assert idle.peer.is_closed
+    late.heads.append("POST")
+    late.send(b"\r\n")
+    assert late.answer()[0] == 503
+    front.work()
+    status, headers, _ = busy.answer()
+    assert (status, headers["connection"]) == (200, "close")
+    busy.peer.received()
+    assert busy.peer.is_closed
+
+
+def test_each_request_is_timed_from_its_own_beginning(front: FrontFixture, client: HttpPeer) -> None:
+    """A slow sender is cut by its own time, and a connection that has been busy for long is not a slow one."""
+    timeout, for_ever = OPTIONS.frame_timeout, 1e9
+    for _ in range(4):
+        front.now += timeout / 3
+        assert client.get("/health")[0] == 200
+    client.send(b"GET /hea")
+    front.now += timeout - 0.1
+    client.peer.client.check_timeouts(front.now, timeout, for_ever)
+    assert client.peer.client.state.value == "open"
+    front.now += 0.2
+    client.peer.client.check_timeouts(front.now, timeout, for_ever)
+    assert client.peer.client.state.value == "closed"

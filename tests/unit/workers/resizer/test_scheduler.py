@@ -1,0 +1,190 @@
+"""The scheduler and its pool, with processes that are only the other ends of socket pairs."""
+
+import os
+
+from tests.unit.workers.resizer.scheduler_fixture import OPTIONS, SchedulerFixture
+from workers.resizer.idle_set import WorkerState
+from workers.resizer.orders import Ping, Result, encode
+from workers.resizer.scheduler import PROMPT, QUARANTINE_DEATHS
+from workers.resizer.task import BUSY, DRAINING, OK, TIMEOUT, TaskStage
+
+
+def test_a_task_becomes_an_order_and_a_result_an_answer_and_the_slot_comes_back(
+    fixture: SchedulerFixture,
+) -> None:
+    fixture.open()
+    fixture.hello(fixture.cpu, 11)
+    task = fixture.ask(5000)
+    assert fixture.free() == OPTIONS.slots - 1
+    assert fixture.scheduler.submit(task) and task.stage is TaskStage.WORKING
+    order = fixture.order(fixture.cpu)
+    assert (order.worker_pid, order.serial, order.slot, order.length) == (11, task.serial, task.slot, 5000)
+    fixture.cpu.send(encode(Result(11, task.serial, OK, 77, text="jpeg")))
+    fixture.turn()
+    assert fixture.statuses() == [OK] and fixture.free() == OPTIONS.slots
+    assert fixture.scheduler.pool.busy == 0
+
+
+def test_express_gets_small_tasks_only_and_only_when_the_cpu_is_busy(fixture: SchedulerFixture) -> None:
+    fixture.open()
+    fixture.hello(fixture.cpu, 11)
+    fixture.hello(fixture.express, 12)
+    big, other, small = fixture.ask(5000), fixture.ask(5000), fixture.ask(500)
+    for task in (big, other, small):
+        assert fixture.scheduler.submit(task)
+    assert fixture.order(fixture.cpu).serial == big.serial
+    assert fixture.order(fixture.express).serial == small.serial
+    assert other.stage is TaskStage.WAITING
+
+
+def test_results_of_another_task_or_another_process_are_ignored(fixture: SchedulerFixture) -> None:
+    fixture.open()
+    fixture.hello(fixture.cpu, 11)
+    task = fixture.ask(5000)
+    fixture.scheduler.submit(task)
+    for stale in (Result(11, task.serial + 1, OK), Result(10, task.serial, OK)):
+        fixture.cpu.send(encode(stale))
+        fixture.turn()
+    assert fixture.statuses() == [] and task.stage is TaskStage.WORKING
+
+
+def test_a_task_over_its_time_is_answered_and_its_slot_waits_for_the_death(fixture: SchedulerFixture) -> None:
+    fixture.open()
+    fixture.hello(fixture.cpu, 11)
+    task = fixture.ask(5000)
+    fixture.scheduler.submit(task)
+    fixture.scheduler.tick(fixture.now + 9.9)
+    assert fixture.statuses() == []
+    fixture.scheduler.tick(fixture.now + 10.1)
+    assert fixture.statuses() == [TIMEOUT] and len(fixture.killed) == 1
+    assert fixture.free() == OPTIONS.slots - 1, "the killed process may still write to it"
+    fixture.cpu.send(encode(Result(11, task.serial, OK, 5)))
+    fixture.turn()
+    assert fixture.statuses() == [TIMEOUT], "too late"
+    fixture.die(11)
+    assert fixture.free() == OPTIONS.slots
+
+
+def test_a_death_in_the_middle_is_answered_and_the_successor_gets_the_next(fixture: SchedulerFixture) -> None:
+    fixture.open()
+    fixture.hello(fixture.cpu, 11)
+    first, second = fixture.ask(5000), fixture.ask(5000)
+    fixture.scheduler.submit(first)
+    fixture.scheduler.submit(second)
+    fixture.order(fixture.cpu)
+    fixture.die(11)
+    assert fixture.statuses() == [DRAINING] and fixture.free() == OPTIONS.slots - 1
+    assert fixture.scheduler.pool.worker_count == 0
+    fixture.hello(fixture.cpu, 21)
+    order = fixture.order(fixture.cpu)
+    assert (order.worker_pid, order.serial) == (21, second.serial)
+
+
+def test_a_result_that_was_sent_before_the_death_counts(fixture: SchedulerFixture) -> None:
+    fixture.open()
+    fixture.hello(fixture.cpu, 11)
+    task = fixture.ask(5000)
+    fixture.scheduler.submit(task)
+    fixture.cpu.send(encode(Result(11, task.serial, OK, 7, text="jpeg")))
+    fixture.scheduler.pool._on_death(fixture.workers[0], 0)  # the kernel may report the death first
+    assert fixture.statuses() == [OK]
+    assert fixture.workers[0].state is WorkerState.ABSENT
+
+
+def test_a_picture_is_quarantined_after_three_deaths_in_a_row(fixture: SchedulerFixture) -> None:
+    fixture.open()
+    for number in range(QUARANTINE_DEATHS):
+        fixture.hello(fixture.cpu, 11 + number)
+        fixture.scheduler.submit(fixture.ask(5000, b"poison"))
+        fixture.order(fixture.cpu)
+        fixture.die(11 + number)
+    fixture.hello(fixture.cpu, 40)
+    assert fixture.scheduler.submit(fixture.ask(5000, b"poison"))
+    assert fixture.statuses() == [DRAINING] * QUARANTINE_DEATHS + [422]
+    fixture.scheduler.submit(fixture.ask(5000, b"honest"))
+    assert fixture.order(fixture.cpu).worker_pid == 40
+
+
+def test_no_slot_is_allocated_while_an_older_process_may_still_write(fixture: SchedulerFixture) -> None:
+    fixture.open(alive=[("cpu 0", 11)])
+    called: list[bool] = []
+    assert fixture.scheduler.claim_slot(lambda: called.append(True)) is None
+    fixture.hello(fixture.cpu, 11, front=99)
+    assert fixture.scheduler.claim_slot(lambda: None) is None, (
+        "the answer to the Ping of another front proves nothing"
+    )
+    fixture.hello(fixture.cpu, 11, front=os.getpid())
+    assert called == [True]
+    assert fixture.scheduler.claim_slot(lambda: None) is not None
+
+
+def test_a_full_queue_refuses_and_calls_those_that_wait_when_it_moves(fixture: SchedulerFixture) -> None:
+    fixture.open()
+    fixture.hello(fixture.cpu, 11)
+    working = fixture.ask(500)
+    fixture.scheduler.submit(working)
+    assert fixture.scheduler.submit(fixture.ask(500)), "it is sent already, behind the first"
+    for _ in range(OPTIONS.queue):
+        assert fixture.scheduler.submit(fixture.ask(500))
+    assert fixture.scheduler.is_queue_full() and not fixture.scheduler.submit(fixture.ask(500))
+    assert fixture.scheduler.busy_result().status == BUSY and "4/4" in fixture.scheduler.busy_result().text
+    called: list[bool] = []
+    fixture.scheduler.wait_for_queue(lambda: called.append(True))
+    fixture.cpu.send(encode(Result(11, working.serial, OK, 5, text="jpeg")))
+    fixture.turn(3)
+    assert called == [True]
+
+
+def test_arriving_tasks_keep_their_place_as_long_as_they_are_prompt(fixture: SchedulerFixture) -> None:
+    fixture.open()
+    fixture.hello(fixture.cpu, 11)
+    coming = [fixture.ask(500) for _ in range(OPTIONS.queue + 1)]
+    for task in coming:
+        assert not fixture.scheduler.is_full_for(task), "one for the idle worker, four to wait"
+        fixture.scheduler.expect(task, task.slot, 500)
+    late = fixture.ask(500)
+    assert fixture.scheduler.is_full_for(late)
+    for task in coming[:3]:
+        assert fixture.scheduler.submit(task)
+    assert not fixture.scheduler.is_full_for(late), "one of them lies behind the one at work"
+    fixture.scheduler.expect(late, late.slot, 500)
+    assert fixture.scheduler.is_full_for(fixture.ask(500)), "the others have moved from one line to the other"
+    fixture.now += PROMPT + 0.01
+    fixture.turn(1)
+    assert not fixture.scheduler.is_full_for(late), "three of them are not prompt and keep no place"
+
+
+def test_the_slot_of_an_abandoned_task_is_free_when_no_process_can_write_to_it(
+    fixture: SchedulerFixture,
+) -> None:
+    fixture.open()
+    fixture.hello(fixture.cpu, 11)
+    working, waiting = fixture.ask(5000), fixture.ask(5000)
+    fixture.scheduler.submit(working)
+    fixture.scheduler.submit(waiting)
+    fixture.scheduler.abandon(waiting)
+    assert fixture.free() == OPTIONS.slots - 1, "one that waits at once"
+    fixture.scheduler.abandon(working)
+    assert fixture.free() == OPTIONS.slots - 1, "one at work not before its end"
+    fixture.cpu.send(encode(Result(11, working.serial, OK, 5, text="jpeg")))
+    fixture.turn()
+    assert fixture.free() == OPTIONS.slots and fixture.statuses() == []
+
+
+def test_without_any_process_the_queue_is_refused_after_a_pictures_time(fixture: SchedulerFixture) -> None:
+    fixture.open()
+    fixture.scheduler.submit(fixture.ask(5000))
+    fixture.scheduler.tick(fixture.now + 9)
+    assert fixture.statuses() == []
+    fixture.scheduler.tick(fixture.now + 11)
+    assert fixture.statuses() == [DRAINING] and fixture.free() == OPTIONS.slots
+
+
+def test_a_packet_that_is_no_message_for_a_front_is_ignored(fixture: SchedulerFixture) -> None:
+    fixture.open()
+    fixture.cpu.send(b"nonsense")
+    fixture.cpu.send(encode(Ping(3)))
+    fixture.turn(3)
+    fixture.hello(fixture.cpu, 11)
+    assert fixture.scheduler.pool.idle.cpus == [fixture.workers[0]]
+    assert fixture.workers[0].state is WorkerState.IDLE

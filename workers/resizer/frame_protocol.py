@@ -1,0 +1,309 @@
+r"""The protocol of frames: gob requests in, gob replies out.
+
+RULES: a request with an ID comes from our client. It is answered as soon as its picture is done, in any order, and
+refusals and errors are replies. A request without ID comes from an original peer: replies keep the order of the requests,
+a full queue makes the peer wait, and a picture that is refused ends the connection, because the peer would take an error
+for an empty picture. Dry runs and refusals need no slot and are answered at once.
+
+    head of a big frame --- with an ID ---- refused? answer now, let the kernel throw the rest away
+           |                           \--- else  slot -> rest of it -> queue (or refused there)
+           '-- ID not in the head ---------------- slot -> rest of it -> check -> queue
+"""
+
+import socket
+from collections import deque
+from dataclasses import dataclass
+
+from workers.imaging.limits import PictureRefused
+from workers.resizer import counters
+from workers.resizer.frame_assembler import SPARE, FrameAssembler, FrameStep
+from workers.resizer.front_connection import FrontConnection
+from workers.resizer.orders import Result
+from workers.resizer.protocol import FrontConnectionState, PauseReason
+from workers.resizer.replies import response_to, task_of
+from workers.resizer.task import BUSY, DRAINING, OK, Task, refusal
+from workers.wire.frames import FrameError
+from workers.wire.messages import (
+    MessageError,
+    Request,
+    check_request_tail,
+    decode_request,
+    decode_request_head,
+    encode_response_parts,
+)
+
+SHUTTING_DOWN = "this resizer is shutting down; ask another"
+ANSWER_BYTES = 8 << 20  # of unsent answers, from which on the client is not read
+
+
+@dataclass(slots=True, eq=False)
+class PendingReply:
+    """An unanswered request of an original peer; `result` waits here for its turn."""
+
+    request: Request
+    task: Task | None = None
+    result: Result | None = None
+
+
+class FrameProtocol:
+    """The frames of one connection. `order`: unanswered requests of an original peer; `tasks`: of either kind, in
+    work."""
+
+    def __init__(self, client: FrontConnection, max_frame: int) -> None:
+        self.client = client
+        self.scheduler = client.scheduler
+        self.frames = FrameAssembler(max_frame)
+        self.place = self.frames.place
+        self.fill = self.frames.fill
+        self.append = self.frames.append
+        self.is_between_requests = self.frames.is_between_frames
+        self.tasks: set[Task] = set()
+        self.order: deque[PendingReply] = deque()
+        self.slot = -1  # being read into
+        self.announced: Task | None = None  # of the frame being read, if its head was enough
+        self.data_at = 0  # offset of its picture in the payload
+        self.parked: Task | None = None  # complete, but without a slot or a place in the queue
+        self.is_original = False
+
+    # -- reading --
+
+    def in_flight(self) -> int:
+        return max(len(self.tasks), len(self.order)) + (self.parked is not None)
+
+    def advance(self) -> None:
+        client, frames = self.client, self.frames
+        try:
+            while client.paused_for is None and client.state is FrontConnectionState.OPEN:
+                if self.parked is not None:
+                    self._submit(self.parked)
+                    continue
+                if (
+                    self.in_flight() >= self.scheduler.options.pipeline
+                    or client.outbox.pending > ANSWER_BYTES
+                ):
+                    client.paused_for = PauseReason.PIPELINE
+                    return
+                match frames.step():
+                    case FrameStep.READ:
+                        return
+                    case FrameStep.SMALL:
+                        self._on_payload(frames.small(), -1)
+                    case FrameStep.HEAD:
+                        self._on_head()
+                    case FrameStep.FULL if self.slot < 0:
+                        self._discarded()
+                    case FrameStep.FULL:
+                        slot, self.slot = self.slot, -1
+                        self._on_payload(frames.full(), slot)
+        except (FrameError, MessageError) as error:
+            client.fail(str(error))
+
+    def _on_head(self) -> None:
+        """The head of a big frame is complete: read the rest into a slot, or discard it."""
+        client, scheduler, frames = self.client, self.scheduler, self.frames
+        if self.announced is None:
+            head = decode_request_head(frames.head(), frames.length)
+            if head is not None and head[0].id:
+                request, self.data_at, stop = head
+                self.announced = self._check(request, stop - self.data_at)
+                if self.announced is None:
+                    self._discard()
+                    return
+        if self.announced is None and self.is_original and scheduler.is_queue_full():
+            client.paused_for = PauseReason.QUEUE
+            scheduler.wait_for_queue(client.resume)
+            return
+        if self.announced is not None and scheduler.is_full_for(self.announced):
+            self._refuse(self.announced.context, scheduler.busy_result())
+            self._discard()
+            return
+        slot = scheduler.claim_slot(client.resume)
+        if slot is None:
+            client.paused_for = PauseReason.SLOT
+            return
+        self.slot = slot
+        scheduler.expect(self.announced, slot, frames.length + SPARE)
+        frames.provide(scheduler.arena.slot(slot))
+
+    def _discard(self) -> None:
+        """The request has been answered: throw the rest of its frame away."""
+        self.announced = None
+        self.frames.provide(
+            self.scheduler.discard[: self.frames.length]
+        )  # exactly its length: the next frame is kept
+        self.client.reading_flags = socket.MSG_TRUNC  # the kernel counts the bytes and copies none
+
+    def _discarded(self) -> None:
+        """The rest of a refused frame has been read."""
+        self.client.reading_flags = 0
+        self.client.end_request()
+        self.frames.drop()
+        self._end_when_drained()
+
+    # -- one request --
+
+    def _on_payload(self, payload: bytes | memoryview, slot: int) -> None:
+        """A payload is complete."""
+        self.client.end_request()
+        task, self.announced = self.announced, None
+        try:
+            task = self._decode(payload, slot) if task is None else self._complete(task, payload, slot)
+        except MessageError:
+            self.scheduler.release_slot(slot)
+            raise
+        if task is None:
+            self.scheduler.release_slot(slot)
+        else:
+            self._submit(task)
+
+    def _decode(self, payload: bytes | memoryview, slot: int) -> Task | None:
+        """The task of a whole payload; None when the request has been answered."""
+        request = decode_request(payload)
+        data = request.data
+        task = self._check(request, len(data))
+        if task is not None and slot >= 0:
+            assert isinstance(data, memoryview)
+            task.slot, task.offset = slot, self.scheduler.arena.offset_of(data)
+            request.data = b""
+        return task
+
+    def _complete(self, task: Task, payload: bytes | memoryview, slot: int) -> Task | None:
+        """`task`, known from the head, now with its picture; None when the request has been answered."""
+        check_request_tail(payload)
+        if self.scheduler.draining:
+            self._refuse(task.context, refusal(DRAINING, SHUTTING_DOWN))
+            return None
+        task.slot, task.offset = slot, self.scheduler.arena.start(slot) + self.data_at
+        return task
+
+    def _check(self, request: Request, size: int) -> Task | None:
+        """The task of a request with a picture of `size` bytes; None when the request has been answered."""
+        scheduler = self.scheduler
+        scheduler.cells[counters.REQUESTS] += 1
+        self.is_original = not request.id
+        if request.dry_run:
+            self._dry_run(request)
+            return None
+        try:
+            if scheduler.draining:
+                raise PictureRefused(DRAINING, SHUTTING_DOWN)
+            if self.client.is_over_limit:
+                raise PictureRefused(BUSY, "busy: too many connections; try again")
+            return task_of(request, size, self, scheduler.next_serial(), scheduler.options)
+        except PictureRefused as refused:
+            self._refuse(request, refusal(refused.status, refused.sentence))
+            return None
+
+    def _submit(self, task: Task) -> None:
+        """Queue the task, or park it until there is a slot and a place, or refuse it."""
+        client, scheduler = self.client, self.scheduler
+        request: Request = task.context
+        self.parked = None
+        if task.slot < 0:
+            if not scheduler.store(task, request.data, client.resume):
+                self.parked = task
+                client.paused_for = PauseReason.SLOT
+                return
+            request.data = b""
+        self.tasks.add(task)
+        if not request.id:
+            self.order.append(PendingReply(request, task))
+        if scheduler.submit(task):
+            return
+        self.tasks.discard(task)
+        if request.id:
+            self.scheduler.release_slot(task.slot)
+            self._refuse(request, scheduler.busy_result())
+            return
+        self.order.pop()
+        self.parked = task
+        client.paused_for = PauseReason.QUEUE
+        scheduler.wait_for_queue(client.resume)
+
+    # -- answers --
+
+    def answer(self, task: Task, result: Result) -> None:
+        self.tasks.discard(task)
+        request: Request = task.context
+        if request.id:
+            self._reply(request, task, result)
+        else:
+            next(pending for pending in self.order if pending.task is task).result = result
+            self._reply_in_order()
+        client = self.client
+        if client.outbox.pending or client.paused_for is PauseReason.PIPELINE:
+            client.flush()
+        self._end_when_drained()
+
+    def _dry_run(self, request: Request) -> None:
+        self.scheduler.cells[counters.DRY_RUNS] += 1
+        self._answer_now(request, Result(0, 0, OK, width=request.target_width, height=request.target_height))
+
+    def _refuse(self, request: Request, result: Result) -> None:
+        if result.status == DRAINING:
+            self.scheduler.count(counters.DRAINED)
+        self._answer_now(request, result)
+        self._end_when_drained()
+
+    def _answer_now(self, request: Request, result: Result) -> None:
+        if request.id or (not self.order and result.status == OK):
+            self._reply(request, None, result)
+        else:
+            self.order.append(PendingReply(request, None, result))
+            self._reply_in_order()
+
+    def _reply_in_order(self) -> None:
+        """Send the replies of an original peer, up to the first request that is not done."""
+        while self.order and (result := self.order[0].result) is not None:
+            pending = self.order.popleft()
+            if result.status != OK:
+                self.scheduler.count_status(result.status)
+                self.client.fail(f"{result.status} {result.text}")
+                return
+            self._reply(pending.request, pending.task, result)
+
+    def _reply(self, request: Request, task: Task | None, result: Result) -> None:
+        scheduler = self.scheduler
+        scheduler.count_status(result.status)
+        load = (scheduler.options.name, len(scheduler.queue), scheduler.pool.worker_count)
+        response = response_to(request, result, load)
+        slot = -1
+        if task is not None and result.status == OK:
+            slot, task.slot = task.slot, -1
+            response.data = scheduler.arena.slot(slot)[: result.length]
+        self.client.write(encode_response_parts(response), slot)
+
+    # -- ending --
+
+    def drain(self) -> None:
+        """Refuse a task that has no place in the queue yet."""
+        parked, self.parked = self.parked, None
+        if parked is not None:
+            self.scheduler.release_slot(parked.slot)
+            self._refuse(parked.context, refusal(DRAINING, SHUTTING_DOWN))
+        self._end_when_drained()
+
+    def _end_when_drained(self) -> None:
+        if (
+            self.scheduler.draining
+            and not self.in_flight()
+            and (self.is_original or self.is_between_requests())
+        ):
+            self.client.finish()
+
+    def drop(self) -> None:
+        slot, self.slot = self.slot, -1
+        self.scheduler.release_slot(slot)
+        self.announced = None
+        self.frames.drop()
+        parked, self.parked = self.parked, None
+        if parked is not None:
+            self.scheduler.release_slot(parked.slot)
+        for pending in self.order:  # done before its turn
+            if pending.task is not None and pending.result is not None and pending.result.status == OK:
+                self.scheduler.release_slot(pending.task.slot)
+                pending.task.slot = -1
+        self.order.clear()
+        tasks, self.tasks = self.tasks, set()
+        for task in tasks:
+            self.scheduler.abandon(task)
