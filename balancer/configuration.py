@@ -24,6 +24,8 @@ from balancer.options import (
     EXAMPLE,
     KINDS,
     MAIN,
+    MOST_LISTENERS,
+    MOST_POOLS,
     OPTIONS,
     SECTION,
     Listener,
@@ -63,6 +65,9 @@ def parse(argv: Sequence[str], environ: Mapping[str, str]) -> Options:
     Raises ConfigError with one sentence, or CommandLineAnswer when the command line asks a question."""
     answer_early(argv, f"balancer {__version__}", help_text)
     read = load_sections(SECTION, EVERY_OPTION, KINDS, argv, environ, ALL_SECTIONS)
+    for kind, most in (("listener", MOST_LISTENERS), ("pool", MOST_POOLS)):
+        for section in read.named[kind][most:]:
+            raise ConfigError(f"{section.begins}: there are more than {most} [{kind} NAME] sections")
     listeners, pools = listeners_of(read), pools_of(read)
     process = build(ProcessOptions, read.main)
     if not process.admin:
@@ -268,7 +273,7 @@ def check_console(
 def _exposed(metrics: Address | None) -> tuple[str, ...]:
     if metrics is None or metrics.is_private:
         return ()
-    return (f"--metrics {metrics} is read by whoever can reach it: it asks nobody for a password",)
+    return (f"--metrics {metrics} has no password: everybody who can reach the address reads it",)
 
 
 # -- what a reload reports

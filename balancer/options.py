@@ -43,6 +43,7 @@ def _parse_socket_path(text: str) -> str:
 
 MAIN = MAIN_POOL  # the listener's name too, in a configuration without sections
 
+MOST_LISTENERS, MOST_POOLS = 64, 256  # blocks on the board
 ROUTES = "from NETWORK -> POOL, or -> POOL"
 _NAMED_ONLY: dict[str, Any] = {"named_only": True, "inherited": False}
 
@@ -135,7 +136,7 @@ class Listener:
     )
     user_timeout: float = _sessions(
         "30s",
-        "time sent bytes may stay unacknowledged before a peer counts as dead; 0 is the kernel's own",
+        "time sent bytes may stay unacknowledged before a peer counts as dead (TCP_USER_TIMEOUT); 0 is the kernel's own",
         parse_duration,
     )
     splice: bool = _sessions("yes", "move bulk flows inside the kernel with splice(2)", flag=True)

@@ -13,14 +13,12 @@ from balancer.config.option import ConfigError
 from balancer.config.units import parse_address
 from balancer.configuration import parse, summary_of
 from balancer.console import console
-from balancer.options import Listener, Options
+from balancer.options import MOST_LISTENERS, MOST_POOLS, Listener, Options
 from balancer.pool.backend import Backend, with_indexes
 from balancer.pool.blocks import BoardBlocks
 from balancer.pool.board import (
     BACKENDS,
     LISTENERS,
-    MOST_LISTENERS,
-    MOST_POOLS,
     POOLS,
     Board,
     capacity_for,

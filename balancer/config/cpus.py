@@ -1,7 +1,7 @@
-"""How many CPUs this process may really use: what `--workers auto` and `--cpus auto` mean.
+"""How many CPUs this process may use: the value of `--workers auto` and `--cpus auto`.
 
-RULES: reads, never raises. os.cpu_count() counts the machine's; a container limited to 1.5 of 64 cores would
-get 64 workers and spend its quota on switching between them."""
+RULES: reads /proc and /sys, never raises. os.cpu_count() would count the machine's CPUs: a container limited to 1.5 of 64
+would get 64 workers and spend its quota on switching between them."""
 
 import math
 import os
@@ -33,8 +33,7 @@ def _quotas(root: Path) -> list[float]:
             base, read = root / "sys/fs/cgroup/cpu", _quota_v1
         else:
             continue
-        # Inside a container the path named is often the host's and absent here: then only the mount's root
-        # counts.
+        # Inside a container the path is often the host's and does not exist: then only the mount's root counts.
         parts = [part for part in path.split("/") if part and part != ".."]
         for depth in range(len(parts), -1, -1):
             quota = read(base.joinpath(*parts[:depth]))

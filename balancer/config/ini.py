@@ -5,12 +5,12 @@
     [pool web]
     upstream =
         10.0.0.1:9000 weight=2
-        [::1]:9000         # neither a list nor a problem
+        [::1]:9000         # an IPv6 address, not a section
 
-RULES: text in, entries out; knows sections and keys only as names it is given. The standard configparser (and so
-ConfigArgParse's own INI classes) expands `%`, keeps inline comments as part of the value, ignores a section whose name is
-mistyped and evaluates `[...]` as a Python list; each of these turns a slip into a wrong setting, so none of it happens
-here. Quotes keep a ` #` or a ` ;` anywhere in a value, and blanks at its ends when they enclose the whole value."""
+RULES: text in, entries out; knows sections and keys only as names it is given. The standard configparser and
+ConfigArgParse's own INI classes expand `%`, keep inline comments as part of the value, ignore a section whose name is
+mistyped and evaluate `[...]` as a Python list. Each of these turns a slip into a wrong setting; this reader does none of
+them. Quotes keep a ` #` or a ` ;` anywhere in a value, and blanks at its ends when they enclose the whole value."""
 
 import difflib
 import re

@@ -8,9 +8,9 @@ RULES: knows no particular option and prints nothing. Every error is a ConfigErr
 environment name or file:line and key; questions (--help, --version, --check-config, --print-config) end in a
 CommandLineAnswer. A list given on a higher level replaces the lower one's.
 
-ConfigArgParse decides precedence; it is fed so that its traps cannot spring: the command line arrives as --name=value
-only (it takes `-p5` for absent and lets the environment win), booleans are ordinary values (its store_true cannot be set
-back to false from the environment), lists come as lists, and the file comes from our own reader."""
+ConfigArgParse decides precedence. What it gets avoids its defects: the command line arrives as --name=value only (it
+takes `-p5` for absent and lets the environment win), booleans are ordinary values (its store_true cannot be set back to
+false from the environment), lists come as lists, and the file comes from our own reader."""
 
 import json
 import sys
@@ -55,8 +55,8 @@ class _Entries(configargparse.ConfigFileParser):  # type: ignore[misc]
 
 @dataclass(frozen=True, slots=True)
 class Sources:
-    """What was given for one section. `line`: --name=value words; `on_line` is what to call them. `variables`: the
-    environment's name and text for an option. `inherited`: what holds where none of these says anything."""
+    """What was given for one section. `line`: --name=value words; `on_line`: their source's name. `variables`: the
+    environment's name and text by option. `inherited`: the section whose values are the defaults here."""
 
     title: str
     line: Sequence[str] = ()
@@ -114,7 +114,7 @@ def keys_of(options: Iterable[Option]) -> list[str]:
 
 
 def settle(options: Sequence[Option], given: Sources, notes: tuple[str, ...] = ()) -> SectionSettings:
-    """What each option ends up as in one section. Raises ConfigError."""
+    """The value of each option in one section, with its source. Raises ConfigError."""
     merged = _merge(options, given)
     on_line = {name_of(word) for word in given.line}
     values: dict[str, Any] = {}
@@ -148,7 +148,7 @@ def settle(options: Sequence[Option], given: Sources, notes: tuple[str, ...] = (
 
 
 def _merge(options: Sequence[Option], given: Sources) -> configargparse.Namespace:
-    """ConfigArgParse's part: what each option ends up as, None where only the default is left."""
+    """The text or texts of each option by ConfigArgParse's precedence, None where only the default is left."""
     entries: dict[str, str | list[str]] = {}
     for name, entry in given.entries.items():
         option = next(each for each in options if each.name == name)

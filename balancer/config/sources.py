@@ -1,4 +1,4 @@
-"""Where values come from, each source read once and as text: the command line, the environment, the file.
+"""The sources of values, each read once and as text: the command line, the environment, the file.
 
 RULES: knows no particular option; parses no value. Every refusal is a ConfigError that names its place."""
 
@@ -37,7 +37,7 @@ def canonical(argv: Sequence[str], options: Sequence[Option]) -> list[str]:
             value = word[2:].removeprefix("=")
             equals = word[2:]
         if option is None:
-            known = [f"--{known}" for known in table]
+            known = [f"--{each.name}" for each in options if not each.named_only]
             raise ConfigError(f"option {word.partition('=')[0]} is unknown{did_you_mean('--' + name, known)}")
         if option.named_only:
             raise ConfigError(

@@ -1,8 +1,7 @@
 """Durations, sizes, counts and addresses as people write them, and back.
 
-RULES: pure text in, plain numbers out; never resolves a name, never opens a socket. Every refusal is a
-ValueError whose text quotes what was written and shows what would be right, because it ends up, unchanged,
-before a user."""
+RULES: text in, plain numbers out; no socket is opened, and only resolve() asks a resolver. Every refusal is a ValueError
+whose text quotes the input and shows a correct one: users read it unchanged."""
 
 import ipaddress
 import math
@@ -94,8 +93,7 @@ def format_count(count: int) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """Where a socket is: family "inet" | "inet6" | "unix" | "name" (a host name that somebody still has to
-    resolve)."""
+    """The address of a socket: family "inet" | "inet6" | "unix" | "name" (a host name, not resolved yet)."""
 
     family: str
     host: str = ""
@@ -109,7 +107,7 @@ class Address:
 
     @property
     def socket_family(self) -> int:
-        """AF_INET, AF_INET6 or AF_UNIX. Raises ValueError for a name, which has none until it is resolved."""
+        """AF_INET, AF_INET6 or AF_UNIX. Raises ValueError for a name."""
         families = {"inet": socket.AF_INET, "inet6": socket.AF_INET6, "unix": socket.AF_UNIX}
         if self.family not in families:
             raise ValueError(f"{self} has to be resolved first")
@@ -117,19 +115,18 @@ class Address:
 
     @property
     def is_certain(self) -> bool:
-        """False for port 0, which is another port each time."""
+        """Whether the address is known before bind(): not so for port 0, for which the kernel chooses one."""
         return self.family == "unix" or self.port != 0
 
     @property
     def is_private(self) -> bool:
-        """Reached from this machine only: loopback or a unix socket."""
+        """Whether only this machine reaches it: loopback or a unix socket."""
         if self.family in ("inet", "inet6"):
             return ipaddress.ip_address(self.host.partition("%")[0]).is_loopback
         return self.family == "unix"
 
     def sockaddr(self) -> tuple[str, int] | tuple[str, int, int, int] | str:
-        """What bind() and connect() take. Raises ValueError for a name: a worker must never block in a
-        resolver."""
+        """The argument of bind() and connect(). Raises ValueError for a name: a worker must never block in a resolver."""
         if self.family == "inet":
             return (self.host, self.port)
         if self.family == "inet6":
@@ -188,10 +185,9 @@ def _parse_host(host: str, text: str) -> tuple[str, str]:
 
 
 def resolve(address: Address) -> tuple[Address, ...]:
-    """Every numeric address of a name, in the resolver's order; others as they are.
+    """Every numeric address of a name, in the resolver's order; any other address unchanged.
 
-    Blocks in the resolver: for the boot of a master and for the prober, never for a worker. Raises
-    OSError."""
+    Blocks in the resolver: for the boot of a master and for the prober, never for a worker. Raises OSError."""
     if address.family != "name":
         return (address,)
     found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)

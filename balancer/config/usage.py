@@ -1,7 +1,6 @@
 """Texts made from an option table: --help, --print-config and the Markdown tables of the README.
 
-RULES: pure; knows no particular option. One table feeds all three, so that none of them can tell another
-story."""
+RULES: pure; knows no particular option. All texts are made from the same table, so that they cannot differ."""
 
 import re
 import textwrap
@@ -30,7 +29,7 @@ _UNITS = (
 
 
 def metavar(option: Option) -> str:
-    """What stands for the value: the option's own word, its choices, or its name."""
+    """The word for the value in a usage line: the option's own, its choices, or the last word of its name."""
     shape = _SHAPES.get(option.parse, "")
     return option.metavar or "|".join(option.choices) or shape or option.name.rpartition("-")[2].upper()
 

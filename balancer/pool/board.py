@@ -39,6 +39,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from operator import add, itemgetter
 
+from balancer.options import MOST_LISTENERS, MOST_POOLS
 from balancer.shm.layout import FIRST_LEASE, MASTER_LIVE_ROWS, MASTER_ROW, PID, PREFORK_COLUMNS, Shared
 from balancer.shm.table import RETIRED_ROW, Table
 
@@ -102,7 +103,7 @@ VERDICT_NAMES = ("up", "up", "down")
 ADMIN_NAMES = ("ready", "drain", "maint")
 CHECK_NAMES = ("none", "ok", "refused", "timeout", "unreachable", "unresolved", "session-failed", "error")
 
-MOST_LISTENERS, MOST_POOLS, LEAST_BACKENDS = 64, 256, 1024
+LEAST_BACKENDS = 1024
 FEW = 16  # up to so many backends a column is read per backend, beyond it per row: few long slices win
 
 

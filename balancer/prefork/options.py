@@ -1,7 +1,6 @@
-"""The options every daemon of this machine has, and the readers that several tables share.
+"""The options of every daemon, and the readers of single values that several programs share.
 
-RULES: declarations and pure readers (the user database excepted); what is done with the values is the master's
-business."""
+RULES: declarations, and readers that look at nothing but the user database. The master acts on the values."""
 
 import grp
 import pwd
@@ -43,13 +42,14 @@ def parse_group(text: str) -> str:
 
 
 def parse_bind(text: str) -> str:
-    """An address to listen on, checked but left as text: its port may be that of --port."""
+    """An address to listen on, checked and left as text: the port may come from --port."""
     parse_listen(text, port=0)
     return text
 
 
 def parse_listen(text: str, port: int | None = None) -> Address:
-    """As parse_address, for the own end: a name would have to be resolved, and may mean another machine."""
+    """As parse_address, for an address to bind. A name is refused: it would have to be resolved, and may mean another
+    machine."""
     address = parse_address(text, port)
     if address.family != "name":
         return address

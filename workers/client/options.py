@@ -105,7 +105,7 @@ class ClientOptions(CommonOptions):
         "no", "leave out pictures whose result is there and whose source has not changed since", flag=True
     )
     resume: bool = _files("no", "go on where a run that was ended had got to", flag=True)
-    fsync: bool = _files("no", "have each result on the disk before it gets its name", flag=True)
+    fsync: bool = _files("no", "fsync each result before it is renamed into place", flag=True)
     report: str = _files("", "write one row for each picture to FILE.json or FILE.csv", metavar="FILE")
     notes: tuple[str, ...] = ()  # things worth a warning
 

@@ -127,8 +127,8 @@ class ResizerOptions(DaemonOptions):
     )
     express_bytes: int = _work(
         "512k",
-        "pictures up to this size are small: they pass the big ones by, in the express process while a CPU "
-        "process has one",
+        "pictures up to this size are small: they overtake big ones, in the express process while a CPU process has a "
+        "big one",
         parse_size,
     )
     job_timeout: float = _work(
@@ -144,13 +144,13 @@ class ResizerOptions(DaemonOptions):
     )
     memory_limit: int = _work(
         "2g",
-        "address space of a CPU process, a fuse against a decoder gone wild; 0 is none",
+        "address space of a CPU process, which a decoder that runs away cannot exceed; 0 is no limit",
         parse_size,
         metavar="SIZE",
     )
     nice: int = _work(
         "5",
-        "nice value of the CPU processes but express, which like the fronts takes none",
+        "nice value of the CPU processes; fronts and express processes keep theirs",
         between(0, 19),
         metavar="N",
     )

@@ -14,6 +14,7 @@ from balancer.configuration import parse, summary_of
 from balancer.options import (
     EVERY_OPTION,
     EXAMPLE,
+    MOST_LISTENERS,
     OPTIONS,
     Listener,
     Options,
@@ -475,6 +476,15 @@ def test_a_wrong_override_is_refused(
 ) -> None:
     file = ini(SECTIONS)
     assert refusal([*file, *argv], environ) == sentence.format(path=file[1])
+
+
+def test_the_board_has_room_for_so_many(ini: Callable[[str], list[str]]) -> None:
+    many = [
+        f"[listener l{number}]\nport = {1000 + number}\npool = a\n" for number in range(MOST_LISTENERS + 1)
+    ]
+    assert len(parse(ini(REST + "".join(many[:-1])), {}).listeners) == MOST_LISTENERS
+    file = ini(REST + "".join(many))
+    assert refusal(file) == f"{file[1]}:197: there are more than 64 [listener NAME] sections"
 
 
 def test_a_flat_configuration_has_no_section_to_set() -> None:
