@@ -31,7 +31,14 @@ def outcome_of(error: int) -> str:
 class Probe:
     """A connect under way. The peer sees a connection that is closed without a byte."""
 
-    def __init__(self, loop: Loop, target: Target, timeout: float, done: Done) -> None:
+    def __init__(
+        self,
+        loop: Loop,
+        target: Target,
+        timeout: float,
+        done: Done,
+        make_socket: Callable[[int, int], socket.socket] = socket.socket,
+    ) -> None:
         self._loop = loop
         self._done = done
         self._begun = loop.now
@@ -39,7 +46,7 @@ class Probe:
         self._timer: Timer | None = None
         family, address = target
         try:
-            sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+            sock = make_socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         except OSError as failure:
             self._end(outcome_of(failure.errno or 0) if failure.errno in CAPACITY else "error")
             return

@@ -39,6 +39,7 @@ from balancer.pool.shared_limit import SharedLimit
 from balancer.pool.targets import SocketAddress, is_near, target_of
 
 NONE_TRIED: frozenset[int] = frozenset()
+_BLOCK = BACKENDS.size
 
 
 class Elector:
@@ -51,10 +52,8 @@ class Elector:
         self._start = row
         self._limit = SharedLimit(board, row)
         self._cells = board.cells
-        own = row * board.columns
-        # Where the cells of each backend are in our row, by index.
-        self._at = {b.index: own + BACKENDS.at(b.index) for b in pool.backends}
-        self._entries = {b.index: (b, self._at[b.index]) for b in pool.backends}
+        self._own = row * board.columns + BACKENDS.at(0)
+        self._by_index = {backend.index: backend for backend in pool.backends}
         self._names = [backend for backend in pool.backends if backend.address.family == "name"]
         self._targets: dict[int, tuple[int, SocketAddress, bool]] = {}
         for backend in pool.backends:
@@ -84,10 +83,10 @@ class Elector:
             if index is None:
                 self.why = "down"
                 return None
-        backend, at = self._entries[index]
+        backend = self._by_index[index]
         if backend.maxconn:
             return self._elect_limited(backend, source_ip, tried, pick)
-        cells = self._cells
+        cells, at = self._cells, self._own + index * _BLOCK
         cells[at + B_SESSIONS] += 1
         cells[at + B_SESSIONS_TOTAL] += 1
         return backend
@@ -103,27 +102,27 @@ class Elector:
             if index is None:
                 self.why = "full"
                 return None
-            backend = self._entries[index][0]
-        self._cells[self._at[backend.index] + B_SESSIONS_TOTAL] += 1
+            backend = self._by_index[index]
+        self._cells[self._own + backend.index * _BLOCK + B_SESSIONS_TOTAL] += 1
         return backend
 
     def release(self, backend: Backend, bytes_in: int = 0, bytes_out: int = 0) -> None:
         """The session's socket to the backend is closed (or was never opened). The bytes are those it moved and
         `count_bytes` has not counted."""
-        cells, at = self._cells, self._at[backend.index]
+        cells, at = self._cells, self._own + backend.index * _BLOCK
         cells[at + B_SESSIONS] -= 1
         cells[at + B_BYTES_IN] += bytes_in
         cells[at + B_BYTES_OUT] += bytes_out
 
     def count_bytes(self, backend: Backend, bytes_in: int, bytes_out: int) -> None:
         """Bytes of a session that goes on."""
-        at = self._at[backend.index]
+        at = self._own + backend.index * _BLOCK
         self._cells[at + B_BYTES_IN] += bytes_in
         self._cells[at + B_BYTES_OUT] += bytes_out
 
     def connect_failed(self, backend: Backend) -> None:
         """The backend refused a dial or did not answer it: counts toward its fall. `release` is still due."""
-        self._cells[self._at[backend.index] + B_CONNECT_FAILURES] += 1
+        self._cells[self._own + backend.index * _BLOCK + B_CONNECT_FAILURES] += 1
 
     def target(self, backend: Backend) -> tuple[int, SocketAddress, bool]:
         """(address family, sockaddr, is_near) of an elected backend; for a name, the address the prober resolved last."""

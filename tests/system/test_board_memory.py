@@ -17,7 +17,7 @@ from scripts.lab.waiting import wait_for
 from tests.system.harness import Balancer
 
 MOST_MB = 60
-BACKENDS = 1000
+BACKENDS, POOLS = 1000, 20
 
 
 def memory_of(lb: Balancer) -> dict[str, float]:
@@ -31,10 +31,15 @@ def memory_of(lb: Balancer) -> dict[str, float]:
     return used
 
 
-def test_a_thousand_backends_cost_what_is_used_of_the_board() -> None:
-    upstreams = [f"10.0.{number >> 8}.{number & 255}:80 name=b{number}" for number in range(BACKENDS)]
+def test_a_thousand_backends_over_twenty_pools_cost_what_is_used_of_the_board(tmp_path: Path) -> None:
+    path = tmp_path / "balancer.ini"
+    sections = ["[listener main]", "port = 0", "route =", "    from 10.9.0.0/16 -> p1", "    -> p0"]
+    for pool in range(POOLS):
+        backends = (f"    10.1.{pool}.{number}:80 name=b{number}" for number in range(BACKENDS // POOLS))
+        sections += [f"[pool p{pool}]", "balance = p2c", "upstream =", *backends]
+    path.write_text("\n".join(sections))
     began = time.monotonic()
-    with Balancer(upstreams=upstreams, workers=2, check="none") as lb:
+    with Balancer(f"--config={path}", port=None, workers=2, check="none") as lb:
         booted = time.monotonic() - began
         assert len(lb.status()["backends"]) == BACKENDS
         used = memory_of(lb)

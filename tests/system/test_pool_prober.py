@@ -4,6 +4,7 @@ import os
 import re
 import signal
 from contextlib import ExitStack
+from pathlib import Path
 
 from scripts.lab.backends import Digest
 from scripts.lab.load import run_load
@@ -55,3 +56,30 @@ def test_a_name_is_resolved_and_served() -> None:
         lb = stack.enter_context(Balancer(upstreams=[f"localhost:{backend.address[1]}"]))
         lb.wait_line(r"prober pid=\d+ resolve backend=localhost:\d+ old=- address=(127\.0\.0\.1|::1)")
         run_load(lb.address, requests=50, clients=2).check_nothing_lost(50)
+
+
+def test_each_pool_is_checked_with_its_own_options(tmp_path: Path) -> None:
+    dead = free_port()
+    path = tmp_path / "balancer.ini"
+    with Digest(0) as alive:
+        path.write_text(f"""
+[listener web]
+port = 0
+route =
+    from 10.0.0.0/8 -> api
+    -> main
+[pool main]
+upstream = {alive.address[0]}:{alive.address[1]} name=a
+[pool api]
+upstream = 127.0.0.1:{dead} name=a
+check-interval = 100ms
+check-fall = 2
+""")
+        with Balancer(f"--config={path}", port=None) as lb:
+            lb.expect(r"all-down pool=api up=0/1")
+            lb.wait_line(
+                r"down pool=api backend=a address=\S+ check=refused failures=2/2 up=0/1 then=next try in 100ms"
+            )
+            lb.wait_line(r"error prober pid=\d+ all-down pool=api up=0/1")
+            wait_for(lambda: "balancer: prober [1/2 up]" in lb.titles().values(), "the title")
+            assert [backend["state"] for backend in lb.status()["backends"]] == ["up", "down"]

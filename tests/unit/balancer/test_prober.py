@@ -44,7 +44,7 @@ class Timer:
 
 
 class Loop:
-    """Time that moves when it is told to."""
+    """A loop whose time moves in `advance` only."""
 
     def __init__(self) -> None:
         self.now = 1000.0

@@ -1,12 +1,12 @@
-"""One question, exactly one answer, and no descriptor left behind."""
+"""A check: exactly one outcome, and no descriptor left behind."""
 
 import errno
+import os
 import socket
 from collections.abc import Callable
 
 import pytest
 
-from balancer.checks import probe as module
 from balancer.checks.probe import Probe, outcome_of
 from balancer.pool.board import CHECK_NAMES
 
@@ -43,10 +43,9 @@ class FakeLoop:
 
 
 class FakeSocket:
-    """What the kernel would say: first to connect(), then through SO_ERROR."""
+    """What connect() returns first, and what SO_ERROR says later."""
 
     first, later = errno.EINPROGRESS, 0
-    made = 0
 
     def __init__(self, family: int, kind: int) -> None:
         assert kind & socket.SOCK_NONBLOCK
@@ -67,25 +66,25 @@ class FakeSocket:
         self.closed = True
 
 
-@pytest.fixture
-def ask(
-    monkeypatch: pytest.MonkeyPatch,
-) -> Callable[..., tuple[Probe, FakeLoop, list[tuple[str, float]], list[FakeSocket]]]:
-    def start(
-        first: int = errno.EINPROGRESS, later: int = 0
-    ) -> tuple[Probe, FakeLoop, list[tuple[str, float]], list[FakeSocket]]:
-        loop, answers, sockets = FakeLoop(), [], []
+class Check:
+    """A probe on a fake loop and a fake socket, and what it reported."""
 
-        def make(family: int, kind: int) -> FakeSocket:
-            sockets.append(FakeSocket(family, kind))
-            sockets[-1].first, sockets[-1].later = first, later
-            return sockets[-1]
+    def __init__(self, first: int = errno.EINPROGRESS, later: int = 0, no_socket: int = 0) -> None:
+        self.loop = FakeLoop()
+        self.outcomes: list[tuple[str, float]] = []
+        self.sockets: list[FakeSocket] = []
+        self.first, self.later, self.no_socket = first, later, no_socket
+        self.probe = Probe(self.loop, TARGET, 2.0, self.done, self.make)  # type: ignore[arg-type]
 
-        monkeypatch.setattr(module.socket, "socket", make)
-        probe = Probe(loop, TARGET, 2.0, lambda outcome, took: answers.append((outcome, took)))  # type: ignore[arg-type]
-        return probe, loop, answers, sockets
+    def done(self, outcome: str, seconds: float) -> None:
+        self.outcomes.append((outcome, seconds))
 
-    return start
+    def make(self, family: int, kind: int) -> FakeSocket:
+        if self.no_socket:
+            raise OSError(self.no_socket, os.strerror(self.no_socket))
+        self.sockets.append(FakeSocket(family, kind))
+        self.sockets[-1].first, self.sockets[-1].later = self.first, self.later
+        return self.sockets[-1]
 
 
 @pytest.mark.parametrize(
@@ -97,49 +96,45 @@ def ask(
         (errno.ETIMEDOUT, "timeout"),
     ],
 )
-def test_an_event_ends_it_with_what_the_kernel_says(ask, later, outcome) -> None:  # type: ignore[no-untyped-def]
-    probe, loop, answers, sockets = ask(later=later)
-    assert not probe.is_over and answers == []
-    loop.now += 0.5
-    loop.watched[9](4)
-    assert answers == [(outcome, 0.5)]
-    assert probe.is_over and loop.watched == {} and loop.timers[0].cancelled
-    assert [finish() for finish in loop.retired] and sockets[0].closed
+def test_an_event_ends_it_with_the_pending_error(later: int, outcome: str) -> None:
+    check = Check(later=later)
+    assert not check.probe.is_over and check.outcomes == []
+    check.loop.now += 0.5
+    check.loop.watched[9](4)
+    assert check.outcomes == [(outcome, 0.5)]
+    assert check.probe.is_over and check.loop.watched == {} and check.loop.timers[0].cancelled
+    assert [finish() for finish in check.loop.retired] and check.sockets[0].closed
 
 
-def test_its_time_limit_ends_it(ask) -> None:  # type: ignore[no-untyped-def]
-    _, loop, answers, _ = ask()
-    assert loop.timers[0].when == 102.0
-    loop.timers[0].act()
-    assert [outcome for outcome, _ in answers] == ["timeout"]
-    assert loop.watched == {} and len(loop.retired) == 1
+def test_its_time_limit_ends_it() -> None:
+    check = Check()
+    assert check.loop.timers[0].when == 102.0
+    check.loop.timers[0].act()
+    assert [outcome for outcome, _ in check.outcomes] == ["timeout"]
+    assert check.loop.watched == {} and len(check.loop.retired) == 1
 
 
 @pytest.mark.parametrize(
     "first, outcome", [(0, "ok"), (errno.ECONNREFUSED, "refused"), (errno.ENOENT, "refused")]
 )
-def test_an_answer_on_the_spot(ask, first, outcome) -> None:  # type: ignore[no-untyped-def]
-    probe, loop, answers, sockets = ask(first=first)
-    assert answers == [(outcome, 0.0)]
-    assert probe.is_over and sockets[0].closed and loop.watched == {} and loop.timers == []
+def test_a_connect_that_ends_at_once(first: int, outcome: str) -> None:
+    check = Check(first=first)
+    assert check.outcomes == [(outcome, 0.0)]
+    assert check.probe.is_over and check.sockets[0].closed
+    assert check.loop.watched == {} and check.loop.timers == []
 
 
-def test_our_own_want_says_nothing_about_the_backend(ask, monkeypatch) -> None:  # type: ignore[no-untyped-def]
-    assert ask(first=errno.EADDRNOTAVAIL)[2] == [("", 0.0)]
-
-    def no_descriptor(family: int, kind: int) -> None:
-        raise OSError(errno.EMFILE, "Too many open files")
-
-    monkeypatch.setattr(module.socket, "socket", no_descriptor)
-    answers: list[tuple[str, float]] = []
-    Probe(FakeLoop(), TARGET, 2.0, lambda outcome, took: answers.append((outcome, took)))  # type: ignore[arg-type]
-    assert answers == [("", 0.0)]
+def test_a_local_shortage_says_nothing_about_the_backend() -> None:
+    assert Check(first=errno.EADDRNOTAVAIL).outcomes == [("", 0.0)]
+    assert Check(no_socket=errno.EMFILE).outcomes == [("", 0.0)]
+    assert Check(no_socket=errno.EAFNOSUPPORT).outcomes == [("error", 0.0)]
 
 
-def test_abandon_gives_no_answer(ask) -> None:  # type: ignore[no-untyped-def]
-    probe, loop, answers, _ = ask()
-    probe.abandon()
-    assert answers == [] and loop.watched == {} and loop.timers[0].cancelled and len(loop.retired) == 1
+def test_abandon_reports_nothing() -> None:
+    check = Check()
+    check.probe.abandon()
+    assert check.outcomes == [] and check.loop.watched == {}
+    assert check.loop.timers[0].cancelled and len(check.loop.retired) == 1
 
 
 def test_every_outcome_has_its_place_on_the_board() -> None:

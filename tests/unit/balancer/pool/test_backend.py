@@ -1,4 +1,4 @@
-"""What users may write behind --upstream, and what they are told when it is wrong."""
+"""The texts that --upstream takes, and the sentences about wrong ones."""
 
 import pytest
 

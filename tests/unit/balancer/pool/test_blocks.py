@@ -1,4 +1,4 @@
-"""Who owns which block of the board, over reloads."""
+"""Which name owns which block of the board, over reloads."""
 
 import pytest
 from hypothesis import given

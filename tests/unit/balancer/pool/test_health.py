@@ -1,4 +1,4 @@
-"""Rise and fall, told as stories: what happened, and what the verdict was after each."""
+"""Rise and fall: a row of events, and the verdict after each."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""The policies, pure: shares, ties, skipped ones, and who moves when somebody leaves."""
+"""The policies, pure: shares, ties, skipped backends, and which clients move when one is removed."""
 
 import random
 from collections import Counter

@@ -136,17 +136,17 @@ def test_any_history_with_deaths_keeps_the_limit_and_the_full_capacity(
     board = make_board(live=ROWS)
     workers = [SharedLimit(board, row) for row in range(FIRST_LEASE, FIRST_LEASE + ROWS)]
     open_sockets = [0] * ROWS
-    for event, who in events:
+    for event, place in events:
         if event == "acquire":
             may = sum(open_sockets) < limit
-            assert workers[who].acquire(SESSIONS, limit) is may
-            open_sockets[who] += may
-        elif event == "release" and open_sockets[who]:
-            open_sockets[who] -= 1
-            workers[who].release(SESSIONS)
+            assert workers[place].acquire(SESSIONS, limit) is may
+            open_sockets[place] += may
+        elif event == "release" and open_sockets[place]:
+            open_sockets[place] -= 1
+            workers[place].release(SESSIONS)
         elif event == "kill":
-            open_sockets[who] = 0
-            board.shared.rows.zero(FIRST_LEASE + who)
+            open_sockets[place] = 0
+            board.shared.rows.zero(FIRST_LEASE + place)
         assert sum(open_sockets) == board.gauge(SESSIONS) <= limit
     free = limit - sum(open_sockets)
     assert [workers[0].acquire(SESSIONS, limit) for _ in range(free + 1)] == [True] * free + [False]
