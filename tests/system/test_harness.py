@@ -1,14 +1,17 @@
 """The harness itself: the load generator's account is exact, and it tells each failure from the others."""
 
 import hashlib
+import os
 import socket
+from pathlib import Path
 
 import pytest
 
 from scripts.lab.backends import Digest, Echo, Scripted
 from scripts.lab.load import REPLY, REQUEST, Load, receive, run_load
 from scripts.lab.network import close_with_reset, free_port
-from scripts.lab.waiting import wait_for
+from scripts.lab.process import LabProcess, is_running
+from scripts.lab.waiting import WaitFailed, wait_for
 
 
 def test_every_request_to_a_sound_backend_is_ok() -> None:
@@ -79,6 +82,26 @@ def test_each_failure_is_counted_as_what_it_is(script: object, kind: str) -> Non
         outcome = run_load(backend.address, requests=6, clients=3, timeout=0.3, reply=(64, 200))
     outcome.check_exact()
     assert getattr(outcome, kind) == 6, outcome
+
+
+def test_a_program_that_ends_early_is_reported_with_its_log(tmp_path: Path) -> None:
+    with LabProcess(["sh", "-c", "echo no such thing; exit 3"], tmp_path / "log") as program:
+        with pytest.raises(WaitFailed, match=r"ended with 3 before /ready/\nno such thing"):
+            program.wait_line("ready")
+
+
+def test_no_process_of_a_program_outlives_the_with(tmp_path: Path) -> None:
+    """A child that ignores the signals of its group, and leaves the group. Fails where only the group is killed."""
+    script = "trap '' TERM HUP; set -m; sleep 60 & echo child=$!; wait"
+    with LabProcess(["bash", "-c", script], tmp_path / "log") as program:
+        child = int(program.wait_line(r"child=(\d+)")[1])
+        assert is_running(child) and os.getpgid(child) != os.getpgid(program.pid)
+    wait_for(lambda: not is_running(child), "the child gone", 1.0)
+
+
+def test_a_condition_that_never_holds_is_named() -> None:
+    with pytest.raises(WaitFailed, match=r"waited 0.05 s in vain for rain; last value: \[\]"):
+        wait_for(list, "rain", 0.05)
 
 
 def test_the_echo_counts_its_connections() -> None:
