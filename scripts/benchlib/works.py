@@ -7,18 +7,18 @@ between. The backend lives through the whole run and is the same for all.
 import json
 import re
 import subprocess
-import sys
 import tempfile
 import threading
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from scripts.benchlib.peers import BenchBackend, Proxy, Scene, find
+from scripts.lab.helpers import HelperProcess
 from scripts.lab.measure import cpu_of, memory_of
 from scripts.lab.network import free_port
-from scripts.lab.process import ROOT
 
-LOAD = [sys.executable, "-m", "scripts.benchlib.load"]
 UNITS = {"us": 1.0, "ms": 1e3, "s": 1e6, "m": 60e6}
 WARM_UP = 1  # seconds
 
@@ -95,7 +95,7 @@ def drive(work: Work, port: int, seconds: float) -> LoadFigures:
     if find("wrk") and not work.requests:
         return drive_wrk(work, port, seconds)
     processes = 1 if work.connections < 2 or work.requests else 2
-    plan = {
+    plan: dict[str, Any] = {
         "host": "127.0.0.1",
         "port": port,
         "path": work.path,
@@ -104,9 +104,12 @@ def drive(work: Work, port: int, seconds: float) -> LoadFigures:
         "requests": work.requests,
         "seconds": seconds if not work.requests else 600,
     }
-    command = [*LOAD, json.dumps(plan)]
-    running = [subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE) for _ in range(processes)]
-    parts = [json.loads(process.communicate()[0]) for process in running]
+    with ExitStack() as stack:
+        running = [
+            stack.enter_context(HelperProcess("scripts.benchlib.load", json.dumps(plan)))
+            for _ in range(processes)
+        ]
+        parts = [process.figures(stop=False, seconds=plan["seconds"] + 60) for process in running]
     times = sorted(time for part in parts for time in part["times"]) or [0]
     return LoadFigures(
         sum(part["requests"] for part in parts),
@@ -181,14 +184,10 @@ def sample_idle(work: Work, proxy: Proxy, before: LoadFigures, seconds: float) -
     """The load again, with connections beside it that had one request and then nothing more."""
     plan = {"hold": True, "host": "127.0.0.1", "port": proxy.port, "path": "/", "close": False}
     empty = memory_of(proxy.pid) if proxy.pid else 0
-    command = [*LOAD, json.dumps(plan | {"connections": work.idle})]
-    with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
-        assert holder.stdout and holder.stdin
-        holder.stdout.readline()
+    with HelperProcess("scripts.benchlib.load", json.dumps(plan | {"connections": work.idle})) as holder:
+        holder.read_line()
         full = memory_of(proxy.pid) if proxy.pid else 0
         sample = measure(work, proxy, seconds)
-        holder.stdin.close()
-        holder.stdout.read()
     sample.p99_alone = before.p99
     if proxy.pid:
         sample.memory_per_idle = (full - empty) / work.idle

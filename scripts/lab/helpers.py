@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from scripts.lab.process import ROOT, die_with_parent
+from scripts.lab.waiting import WaitFailed
 
 
 class HelperProcess:
@@ -52,8 +53,14 @@ class HelperProcess:
         assert self.process.stdin and self.process.stdout
         if stop:
             self.process.stdin.close()
-        self.process.wait(seconds)
-        found: dict[str, Any] = json.loads(self.process.stdout.read())
+        deadline = threading.Timer(seconds, self.process.kill)
+        deadline.start()
+        text = self.process.stdout.read()  # before wait(): a long text fills the pipe
+        self.process.wait()
+        deadline.cancel()
+        if not text:
+            raise WaitFailed(f"{self.process.args!r} ended within {seconds:g} s without its figures")
+        found: dict[str, Any] = json.loads(text)
         return found
 
 
