@@ -18,6 +18,7 @@ import select
 import socket
 import stat
 import time
+from collections.abc import Callable
 
 LONGEST_LINE = 4000  # below PIPE_BUF (4096): one write of a whole line to a pipe is atomic
 BUFFERED_LINES = 512  # session lines held until flush(); at this number they are written at once
@@ -119,12 +120,20 @@ class Log:
 
     A forked child makes its own with child(): it shares the descriptor (appends are atomic), not pid and buffer."""
 
-    def __init__(self, process: str, path: str = "", level: int = 0, sink: Sink | None = None) -> None:
+    def __init__(
+        self,
+        process: str,
+        path: str = "",
+        level: int = 0,
+        sink: Sink | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.level = level
         self.dropped = 0  # lines lost since this object was made
         self._reported = 0  # how many of them a `log dropped=` line has counted
         self._is_torn = False  # the last write ended inside a line
         self._sink = Sink(path) if sink is None else sink
+        self._clock = clock
         self._buffer: list[str] = []
         self._prefix = f"{process} pid={os.getpid()} "
         self._info = f"Z info {self._prefix}"
@@ -156,7 +165,7 @@ class Log:
             return
         if not line.isprintable():
             line = _escape(line)
-        self._buffer.append(f"{self._clock()}{self._info}{line}\n")
+        self._buffer.append(f"{self._timestamp()}{self._info}{line}\n")
         if len(self._buffer) >= BUFFERED_LINES:
             self.flush()
 
@@ -165,7 +174,7 @@ class Log:
         if self._buffer:
             lines, self._buffer = self._buffer, []
             self._emit(lines)
-        elif self._reported != self.dropped and time.monotonic() >= self._retry_at:
+        elif self._reported != self.dropped and self._clock() >= self._retry_at:
             self._emit([])
 
     def reopen(self) -> None:
@@ -185,9 +194,9 @@ class Log:
 
     def child(self, process: str, level: int) -> "Log":
         """The log of a process just forked: the same file, its own pid and an empty buffer."""
-        return Log(process, level=level, sink=self._sink)
+        return Log(process, level=level, sink=self._sink, clock=self._clock)
 
-    def _clock(self) -> str:
+    def _timestamp(self) -> str:
         now = time.time()
         second = int(now)
         if second != self._second:
@@ -197,7 +206,7 @@ class Log:
 
     def _write_line(self, level: str, verb: str, fields: dict[str, object]) -> None:
         then = fields.pop("then", None)
-        words = [f"{self._clock()}Z {level} {self._prefix}{verb}"]
+        words = [f"{self._timestamp()}Z {level} {self._prefix}{verb}"]
         words += [f"{key}={_value(value)}" for key, value in fields.items()]
         if then is not None:
             words.append(f"then={_escape(str(then))}")
@@ -214,10 +223,10 @@ class Log:
         """Write whole lines, as many in one write as stay together; count those that were not written."""
         if self._reported != self.dropped:
             lost = self.dropped - self._reported
-            lines.insert(0, f"{self._clock()}Z warning {self._prefix}log dropped={lost}\n")
+            lines.insert(0, f"{self._timestamp()}Z warning {self._prefix}log dropped={lost}\n")
             if not self._write([self._encode(lines.pop(0))]):
                 self.dropped += len(lines)
-                self._retry_at = time.monotonic() + 0.25
+                self._retry_at = self._clock() + 0.25
                 return
             self._reported += lost
         batch: list[bytes] = []

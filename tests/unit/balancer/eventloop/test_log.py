@@ -1,4 +1,4 @@
-"""The log never raises, never blocks, never lets a value forge a line, and says how much it had to drop."""
+"""The log: never raises, never blocks, no value can forge a line, dropped lines are counted."""
 
 import errno
 import os
@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from balancer.eventloop import log as log_module
-from balancer.eventloop.log import LONGEST_LINE, Log, Sink
+from balancer.eventloop.log import BUFFERED_LINES, LONGEST_LINE, Log, Sink
 
 LINE = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z (info|warning|error|debug) worker 2 pid=\d+ ")
 
@@ -22,7 +21,7 @@ def path(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def stderr() -> Iterator[None]:
-    """Gives fd 2 back after a test that points it elsewhere."""
+    """Restores fd 2 after a test that redirects it."""
     kept = os.dup(2)
     yield
     os.dup2(kept, 2)
@@ -41,7 +40,7 @@ def test_the_grammar(path: Path) -> None:
 @pytest.mark.parametrize(
     "value", ["a\nb", "a\r\n2026", "\x1b[31m", 'say "x"', "\u202egnp.exe", "\x00", "a\\b", "", "\ud800"]
 )
-def test_no_value_can_end_a_line_or_speak_to_the_terminal(path: Path, value: str) -> None:
+def test_no_value_can_end_a_line_or_control_the_terminal(path: Path, value: str) -> None:
     log = Log("worker 2", str(path), level=1)
     log.info("open", name=value, then=value)
     log.session(f"close name={value}")
@@ -77,12 +76,12 @@ def test_session_lines_wait_for_the_flush_and_keep_their_order(path: Path) -> No
 
 def test_session_lines_go_out_early_in_a_flood(path: Path) -> None:
     log = Log("worker 2", str(path), level=1)
-    for number in range(log_module.BUFFERED_LINES + 1):
+    for number in range(BUFFERED_LINES + 1):
         log.session(f"close n={number}")
-    assert path.read_text().count("\n") == log_module.BUFFERED_LINES
+    assert path.read_text().count("\n") == BUFFERED_LINES
 
 
-def test_a_line_is_never_longer_than_a_pipe_keeps_whole(path: Path) -> None:
+def test_a_line_is_never_longer_than_an_atomic_write_to_a_pipe(path: Path) -> None:
     log = Log("worker 2", str(path), level=1)
     log.info("open", name="ü" * 5000)
     log.session("x" * 9000)
@@ -102,7 +101,7 @@ def fill(fd: int) -> int:
             return done
 
 
-def test_a_stalled_pipe_neither_blocks_nor_tears_a_line_and_the_loss_is_told(stderr: None) -> None:
+def test_a_stalled_pipe_neither_blocks_nor_cuts_a_line_and_the_loss_is_logged(stderr: None) -> None:
     reader, writer = os.pipe()
     os.dup2(writer, 2)  # blocking, as a shell's pipe is
     assert os.get_blocking(2)
@@ -114,7 +113,7 @@ def test_a_stalled_pipe_neither_blocks_nor_tears_a_line_and_the_loss_is_told(std
         log.session(f"close n={number}")
     log.flush()
     assert log.dropped == 4
-    assert os.get_blocking(2), "the flag of the description we share must stay as it was"
+    assert os.get_blocking(2), "the flag of the shared description must stay as it was"
     while full:
         full -= len(os.read(reader, min(full, 65536)))
     log.info("up", backend="a")
@@ -178,7 +177,7 @@ class Disk(Sink):
         return done
 
 
-def test_a_full_disk_drops_and_a_torn_line_cannot_swallow_the_next(path: Path) -> None:
+def test_a_full_disk_drops_and_a_cut_line_does_not_swallow_the_next(path: Path) -> None:
     disk = Disk(str(path))
     log = Log("worker 2", level=1, sink=disk)
     log.info("up")
@@ -199,7 +198,7 @@ def test_a_full_disk_drops_and_a_torn_line_cannot_swallow_the_next(path: Path) -
 def test_a_batch_cut_by_a_full_disk_counts_exactly_the_lines_lost(path: Path) -> None:
     disk = Disk(str(path))
     log = Log("worker 2", level=1, sink=disk)
-    for _ in range(3):  # from the second round on, a torn line stands before the batch
+    for _ in range(3):  # from the second round on, a cut line stands before the batch
         for number in range(10):
             log.session(f"close n={number} end")
         disk.room = 400
@@ -212,7 +211,7 @@ def test_a_batch_cut_by_a_full_disk_counts_exactly_the_lines_lost(path: Path) ->
     assert len(whole) > 3
 
 
-def test_a_notice_that_is_torn_itself_is_told_again(path: Path) -> None:
+def test_a_count_that_is_cut_itself_is_written_again(path: Path) -> None:
     disk = Disk(str(path))
     log = Log("worker 2", sink=disk)
     for room in (40, 20, 20):
@@ -226,14 +225,16 @@ def test_a_notice_that_is_torn_itself_is_told_again(path: Path) -> None:
     ]
 
 
-def test_the_loss_is_told_without_a_further_line(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    disk = Disk(str(path))
-    log = Log("worker 2", sink=disk)
+def test_the_loss_is_logged_without_a_further_line(path: Path) -> None:
+    disk, now = Disk(str(path)), [100.0]
+    log = Log("worker 2", sink=disk, clock=lambda: now[0])
     disk.room = 0
     log.info("up")
     log.flush()
     disk.room = 1 << 20
-    monkeypatch.setattr(log_module.time, "monotonic", lambda: 1e12)
+    log.flush()
+    assert path.read_text() == "", "not asked again in every turn"
+    now[0] += 1.0
     log.flush()
     assert path.read_text().endswith(" log dropped=1\n")
 

@@ -34,7 +34,7 @@ def test_an_edge_is_reported_once(pair: Pair) -> None:
     loop.close()
 
 
-def test_room_is_reported_only_where_it_matters_and_then_at_once(pair: Pair) -> None:
+def test_room_for_writing_is_reported_from_watch_writing_on_and_then_at_once(pair: Pair) -> None:
     loop, seen = Loop(), []
     loop.watch_reading(pair[0].fileno(), seen.append)
     loop.run_once(0)
@@ -62,8 +62,8 @@ def test_a_level_is_reported_until_it_is_gone(pair: Pair) -> None:
 
 
 @pytest.mark.parametrize("how", ["forget", "forget_closing"])
-def test_who_is_forgotten_gets_no_more_events_of_the_batch(how: str, pair: Pair) -> None:
-    """The handler that runs first takes the other one out; stale events must not reach it."""
+def test_a_forgotten_descriptor_gets_no_more_events_of_the_batch(how: str, pair: Pair) -> None:
+    """The handler that runs first forgets the other one; stale events must not reach it."""
     loop, seen = Loop(), []
     fds = [pair[0].fileno(), pair[1].fileno()]
 
@@ -91,7 +91,7 @@ def test_descriptors_are_closed_after_the_batch(pair: Pair) -> None:
     loop.close()
 
 
-def test_again_runs_in_the_next_turn_after_its_events(pair: Pair) -> None:
+def test_an_act_runs_in_the_next_turn_after_its_events(pair: Pair) -> None:
     loop, order = Loop(), []
     loop.call_next_turn(
         lambda: order.append("again") or loop.call_next_turn(lambda: order.append("and again"))
@@ -136,19 +136,19 @@ def test_timers_run_by_the_clock_of_the_turn() -> None:
     loop.close()
 
 
-def test_a_failing_handler_is_told_or_fatal(pair: Pair) -> None:
+def test_a_failing_handler_is_reported_by_its_descriptor_or_fatal(pair: Pair) -> None:
     def fail(mask: int) -> None:
         raise ValueError("no")
 
     loop = Loop()
     loop.watch(pair[0].fileno(), fail)
-    told: list[tuple[int, str]] = []
-    loop.on_error = lambda fd, error: told.append((fd, str(error)))
+    reported: list[tuple[int, str]] = []
+    loop.on_error = lambda fd, error: reported.append((fd, str(error)))
     loop.run_once(0)
     loop.call_next_turn(lambda: fail(0), 99)
     loop.call_next_turn(lambda: fail(0))
     loop.run_once(0)
-    assert told == [(pair[0].fileno(), "no"), (99, "no"), (-1, "no")]
+    assert reported == [(pair[0].fileno(), "no"), (99, "no"), (-1, "no")]
     loop.on_error = None
     pair[1].send(b"x")
     with pytest.raises(ValueError, match="no"):
@@ -156,7 +156,7 @@ def test_a_failing_handler_is_told_or_fatal(pair: Pair) -> None:
     loop.close()
 
 
-def test_a_stop_from_before_counts() -> None:
+def test_a_stop_before_run_counts() -> None:
     loop = Loop()
     loop.stop()
     loop.run()

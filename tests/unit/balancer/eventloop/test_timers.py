@@ -1,3 +1,5 @@
+"""Timers, told the time by the test."""
+
 from math import inf
 
 from balancer.eventloop.timers import Timer, Timers
