@@ -51,18 +51,45 @@ def test_bad_input_ends_with_a_sentence_and_exit_code_two(kind: str) -> None:
     assert len([line for line in result.stderr.splitlines() if line.strip()]) <= 3, result.stderr
 
 
+POOL = "[pool web]\nupstream = 127.0.0.1:1\n"
+LISTENER = "[listener web]\nbind = 127.0.0.1:8080\npool = web\n"
 BAD_FILES = {
     "unknown key": ("[balancer]\nupstream = a:1\nconect-timeout = 5s\n", "conect-timeout"),
     "unknown section": ("[balncer]\nupstream = a:1\n", "balncer"),
     "bad value": ("[balancer]\nupstream = a:1\nconnect-timeout = 100%\n", "connect-timeout"),
     "no section": ("upstream = a:1\n", "b.ini"),
+    "unknown kind of section": (f"{LISTENER}[pol web]\nupstream = a:1\n", "b.ini:4: section [pol web]"),
+    "route to no pool": (
+        f"[listener web]\nport = 80\npool = wb\n{POOL}",
+        "b.ini:3: [listener web] routes to pool wb",
+    ),
+    "the same address twice": (
+        f"{LISTENER}[listener other]\nbind = 127.0.0.1:8080\npool = web\n{POOL}",
+        "b.ini:5: [listener other] listens on 127.0.0.1:8080, as [listener web] does",
+    ),
+    "a route that is never reached": (
+        f"[listener web]\nport = 80\nroute =\n    -> web\n    from 10.0.0.0/8 -> web\n{POOL}",
+        "b.ini:5:",
+    ),
+    "a route without an end": (
+        f"[listener web]\nport = 80\nroute =\n    from 10.0.0.0/8 -> web\n{POOL}",
+        "b.ini",
+    ),
+    "upstream beside pools": (f"[balancer]\nupstream = a:1\n{LISTENER}{POOL}", "b.ini:2: upstream"),
+    "port beside listeners": (f"[balancer]\nport = 80\n{LISTENER}{POOL}", "b.ini:2: port"),
+    "a key of another section": (f"{LISTENER}balance = random\n{POOL}", "b.ini:4: balance"),
+    "a listener without a pool": (f"[listener web]\nport = 80\n{POOL}", "b.ini:1: [listener web]"),
+    "a pool without backends": (f"{LISTENER}[pool web]\nbalance = random\n", "b.ini:4: [pool web]"),
+    "a section begun twice": (f"{LISTENER}{POOL}{POOL}", "b.ini:6: section [pool web]"),
+    "a bad name": (f"{LISTENER}{POOL}[pool Web!]\nupstream = a:1\n", "b.ini:6:"),
 }
 
 
 @pytest.mark.parametrize("kind", BAD_FILES)
 def test_a_bad_file_is_named_with_the_place(kind: str, tmp_path: Path) -> None:
     text, culprit = BAD_FILES[kind]
-    result = run(["-p", "0", "-c", ini(tmp_path, text)])
+    port = [] if "[listener" in text else ["-p", "0"]
+    result = run([*port, "-c", ini(tmp_path, text)])
     assert result.returncode == USAGE, result
     assert culprit in result.stderr and "b.ini" in result.stderr, result.stderr
     assert "Traceback" not in result.stderr
