@@ -217,13 +217,19 @@ def is_itself(target: Address, listening: Address) -> bool:
 
 
 def check_routes(listeners: Sequence[ListenerSection], pools: Sequence[PoolSection]) -> tuple[str, ...]:
-    """Every route leads to a pool and can be reached; returns notes on pools without a route."""
+    """Every route leads to a pool and can be reached; returns notes on pools without a route, and on listeners that do
+    not serve every client."""
     names = [each.record.name for each in pools]
     for each in listeners:
         if each.settings.begins:
             _check_routes_of(each, names)
     used = {route.pool for each in listeners for route in each.record.routes}
+    partial = (each for each in listeners if each.record.routes[-1].network is not None)
     return tuple(
+        f"{each} ({each.settings.places['route'][-1]}) refuses the clients that no route matches; a last line -> POOL "
+        "would serve them"
+        for each in partial
+    ) + tuple(
         f"[{each.settings.title}] ({each.settings.begins}) is used by no listener"
         for each in pools
         if each.record.name not in used
@@ -243,8 +249,6 @@ def _check_routes_of(each: ListenerSection, pools: Sequence[str]) -> None:
         for earlier in range(item):
             if why := _covers(routes[earlier], route, places[earlier]):
                 raise ConfigError(f"{places[item]}: this route is never reached: {why}")
-    if routes[-1].network is not None:
-        raise ConfigError(f"{places[-1]}: {each} has no route for all other clients; end with a line -> POOL")
 
 
 def _covers(earlier: Route, later: Route, place: str) -> str:

@@ -155,7 +155,7 @@ class Listener:
             "route",
             "",
             "which pool a client gets, the first line that matches: from NETWORK -> POOL for clients of a network, "
-            "-> POOL for all; the last line is for all",
+            "-> POOL for all; a client that no line matches is refused",
             parse_route,
             metavar="ROUTE",
             group="Clients",
@@ -337,14 +337,6 @@ class Options:
     @property
     def check_fall(self) -> int:
         return self.pools[0].check_fall
-
-    @property
-    def admin(self) -> str:
-        return self.process.admin
-
-    @property
-    def metrics(self) -> Address | None:
-        return self.process.metrics
 
 
 def admin_path(port: int, environ: Mapping[str, str], user: str = "") -> str:

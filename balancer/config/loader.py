@@ -123,7 +123,7 @@ def settle(options: Sequence[Option], given: Sources, notes: tuple[str, ...] = (
     places: dict[str, tuple[str, ...]] = {}
     for option in options:
         name, raw = option.name, getattr(merged, option.field)
-        below = given.inherited if raw is None and option.inherited and not option.named_only else None
+        below = given.inherited if raw is None and not option.named_only else None
         if below is not None:
             values[name], texts[name] = below.values[name], below.texts[name]
             sources[name], places[name] = below.sources[name], below.places[name]

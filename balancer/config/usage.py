@@ -166,7 +166,7 @@ def _section_text(options: Iterable[Option], settings: SectionSettings, resolved
             continue
         if settings.begins and not option.inherited and settings.sources[option.name] == "default":
             continue  # of port and bind, or of pool and route, one is enough
-        texts = [_quoted(text) for text in settings.texts[option.name]]
+        texts = [quoted(text) for text in settings.texts[option.name]]
         if (
             option.parse in _DURATIONS
         ):  # a bare number is seconds here and milliseconds elsewhere: show the unit
@@ -180,7 +180,7 @@ def _section_text(options: Iterable[Option], settings: SectionSettings, resolved
     return "\n".join(lines)
 
 
-def _quoted(text: str) -> str:
+def quoted(text: str) -> str:
     """A value as the file's reader gives it back unchanged."""
     special = text != text.strip() or re.search(r"(^|\s)[;#]", text) or (text[:1] in "\"'" and text)
     if not special:

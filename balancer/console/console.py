@@ -35,8 +35,8 @@ def run(child: Child, options: Options, board: Board, backends: Sequence[Backend
         return snapshot(board, backends, __version__, child.loop.now, processes.of)
 
     commands = Commands(board, backends, child.loop, child.master_pid, status)
-    admin = listening_at(parse_address(f"unix:{options.admin}"), child)
-    metrics = listening_at(options.metrics, child)
+    admin = listening_at(parse_address(f"unix:{options.process.admin}"), child)
+    metrics = listening_at(options.process.metrics, child)
     servers: list[AdminServer | WebServer] = [
         AdminServer(child.loop, one.sock, commands.handle, child.log) for one in admin
     ]

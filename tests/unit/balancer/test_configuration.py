@@ -329,10 +329,6 @@ WRONG = [
         "9: this route is never reached: {path}:8 takes 10.0.0.0/8, which holds 10.1.0.0/16",
     ),
     (
-        REST + ROUTED + "from 10.0.0.0/8 -> a\n",
-        "8: [listener web] has no route for all other clients; end with a line -> POOL",
-    ),
-    (
         REST + ROUTED + "sni x.org -> a\n",
         "8: route: 'sni x.org -> a' begins with 'sni', which is no condition: write from NETWORK -> POOL, or -> POOL",
     ),
@@ -512,6 +508,12 @@ def test_a_pool_without_a_listener_is_noted_and_shown_by_the_check(ini: Callable
     assert str(answer.value) == f"balancer: note: {sentence}\nbalancer: configuration OK"
 
 
+def test_a_listener_that_does_not_serve_every_client_is_noted(ini: Callable[[str], list[str]]) -> None:
+    file = ini(SECTIONS.replace("    -> web\n", ""))
+    sentence = "refuses the clients that no route matches; a last line -> POOL would serve them"
+    assert parse(file, {}).notes == (f"[listener web] ({file[1]}:8) {sentence}",)
+
+
 def test_print_config_tells_each_sections_sources_and_reads_back(
     ini: Callable[[str], list[str]], tmp_path: Path
 ) -> None:
@@ -533,6 +535,8 @@ def test_print_config_tells_each_sections_sources_and_reads_back(
         "from 10.0.0.0/8 -> inside",
     ):
         assert row in rows
+    unused = ("port = 9090 ; default", "pool = ; default", "route = ; default")
+    assert not [row for row in rows if row in unused]
     copy = tmp_path / "copy.ini"
     copy.write_text(text)
     again, first = parse(["-c", str(copy)], {}), parse(argv, environ)

@@ -1,9 +1,12 @@
 """The file's reader: sections, entries with their lines, comments and quotes."""
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from balancer.config.ini import Entry, read_ini
 from balancer.config.option import ConfigError
+from balancer.config.usage import quoted
 
 
 def value_of(text: str) -> str:
@@ -33,6 +36,12 @@ def value_of(text: str) -> str:
 )
 def test_quotes_keep_what_would_begin_a_comment(text: str, value: str) -> None:
     assert value_of(text) == value
+
+
+@given(st.text("a #;'=[\\", max_size=12) | st.text('a #;"=[\\', max_size=12))
+def test_a_printed_value_is_read_back_unchanged(text: str) -> None:
+    """A text with both kinds of quotes around comments cannot be quoted; no option takes one."""
+    assert value_of(quoted(text)) == text
 
 
 def test_each_value_has_its_line() -> None:
