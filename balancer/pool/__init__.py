@@ -4,8 +4,8 @@
      checks, health, resolves names         drain, maint, weight
                     |                                |
                     v   verdict, address             v  admin state, weight
-               +----------------- board, ADMIN_ROW ------------------+
-               +----------------- board, one row per worker ---------+
+               +----------------- board.words -----------------------+
+               +----------------- board.counts, one row per worker --+
                     |  two version cells: rebuild?   ^  +1 before the dial, -1 after the close
                     v                                |
      election:  eligible backends -> policy (pure) -> shared limit (maxconn) -> backend

@@ -13,7 +13,7 @@ RULES
       row            writer    holds
       MASTER_ROW     master    generation, live rows, slots, what it has done since boot
       RETIRED_ROW    master    totals of dead processes
-      ADMIN_ROW      console   what operators ask for (WANTED_WORKERS, WORKERS_REQUESTS, the service's own columns)
+      ADMIN_ROW      console   what operators ask for (WANTED_WORKERS, WORKERS_REQUESTS)
       FIRST_LEASE..  its process  one process each; only rows [FIRST_LEASE, MASTER_LIVE_ROWS) can be in use
 
 The slots table has one row per slot of the listening role and one writer, the master: which process serves the slot's
