@@ -60,7 +60,7 @@ soak: $(VENV)/.dev
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy --strict balancer workers scripts --exclude 'scripts/(options_table|relay_costs)'
+	$(BIN)/mypy --strict balancer workers scripts
 
 format: $(VENV)/.dev
 	$(BIN)/ruff check --fix .

@@ -84,7 +84,7 @@ def in_readme(text: str) -> str:
     """The README with its option blocks as they should be."""
     for section in TABLES:
         block = re.compile(rf"<!-- options:{section} -->.*?<!-- /options -->", re.DOTALL)
-        text = block.sub(lambda _, section=section: markdown(section), text)
+        text = block.sub(markdown(section).replace("\\", r"\\"), text)
     return text
 
 

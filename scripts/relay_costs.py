@@ -77,7 +77,7 @@ def compare(title: str, small: Callable[[], None], large: Callable[[], None]) ->
     low, high = (min(column) for column in zip(*times, strict=True))
     few, many = instructions(small), instructions(large)
     print(f"{title:46} {low:5.2f} -> {high:6.2f} us  x{high / low:4.2f}   {few:4} -> {many:5} instructions")
-    return high < 2 * low
+    return bool(high < 2 * low)
 
 
 def main() -> int:
