@@ -1,10 +1,10 @@
 """Draws sample pictures into a directory: landscapes, clouds, fractals, bokeh, posters, a few animations.
 
-    python scripts/samples.py DIRECTORY [--count 36] [--seed 1]
+    python -m scripts.samples DIRECTORY [--count 36] [--seed 1]
 
-JPEG and PNG of 0.3 to 12 megapixels and some GIFs, in sub-directories as people keep them. Photograph-like
-on purpose (grain, texture, soft and hard edges): flat colours would flatter every codec. The same seed draws
-the same pictures; nothing is downloaded, and nothing but Pillow is needed.
+JPEG and PNG of 0.3 to 12 megapixels and some GIFs, in sub-directories. They have grain, texture, soft and hard edges
+like photographs, because flat colours compress too well to compare codecs. The same seed draws the same pictures.
+Nothing is downloaded, and only Pillow is needed.
 """
 
 import argparse
@@ -29,7 +29,7 @@ MOODS: tuple[tuple[Colour, Colour, Colour, Colour, Colour], ...] = (
     ((120, 60, 96), (255, 206, 150), (190, 116, 116), (70, 30, 50), (255, 244, 210)),
     ((52, 120, 130), (224, 236, 206), (122, 158, 140), (34, 66, 40), (255, 250, 220)),
 )
-# stops of colour ramps, dark to light
+# colours of a ramp, from dark to light
 RAMPS: tuple[tuple[Colour, ...], ...] = (
     ((8, 10, 40), (30, 60, 140), (60, 150, 190), (220, 230, 200), (255, 250, 240)),
     ((20, 6, 20), (110, 20, 60), (220, 80, 40), (250, 190, 70), (255, 250, 220)),
@@ -38,17 +38,18 @@ RAMPS: tuple[tuple[Colour, ...], ...] = (
 )
 
 
-def grey_noise(chance: random.Random, size: Size) -> Image.Image:
-    return Image.frombytes("L", size, chance.randbytes(size[0] * size[1]))
+def grey_noise(rng: random.Random, size: Size) -> Image.Image:
+    """Random grey values."""
+    return Image.frombytes("L", size, rng.randbytes(size[0] * size[1]))
 
 
-def clouds(chance: random.Random, size: Size, first: int = 3, octaves: int = 6) -> Image.Image:
+def clouds(rng: random.Random, size: Size, first: int = 3, octaves: int = 6) -> Image.Image:
     """Fractal noise: each octave twice as fine and half as strong as the one before."""
-    work = (max(16, size[0] // 2), max(16, size[1] // 2))  # half size: the finest octave is soft anyway
+    work = (max(16, size[0] // 2), max(16, size[1] // 2))  # half size: the finest octave is blurred anyway
     total: Image.Image | None = None
     for octave in range(octaves):
         cells = first << octave
-        grid = grey_noise(chance, (cells + 1, max(2, cells * size[1] // size[0] + 1)))
+        grid = grey_noise(rng, (cells + 1, max(2, cells * size[1] // size[0] + 1)))
         layer = grid.resize(work, Image.Resampling.BICUBIC)
         total = layer if total is None else Image.blend(total, layer, 1 / (2 + octave))
     assert total is not None
@@ -56,79 +57,80 @@ def clouds(chance: random.Random, size: Size, first: int = 3, octaves: int = 6) 
 
 
 def coloured(image: Image.Image, stops: tuple[Colour, ...]) -> Image.Image:
-    """A grey picture through a colour ramp."""
+    """A grey picture coloured by a ramp."""
     bands = []
     for band in range(3):
         curve = []
         for step in range(256):
-            place = step / 255 * (len(stops) - 1)
-            index = min(len(stops) - 2, int(place))
+            position = step / 255 * (len(stops) - 1)
+            index = min(len(stops) - 2, int(position))
             one, other = stops[index][band], stops[index + 1][band]
-            curve.append(round(one + (other - one) * (place - index)))
+            curve.append(round(one + (other - one) * (position - index)))
         bands.append(image.point(curve))
     return Image.merge("RGB", bands)
 
 
-def grained(chance: random.Random, image: Image.Image, strength: float = 0.05) -> Image.Image:
-    """The grain of a sensor, from one tile laid over the whole picture."""
-    tile = grey_noise(chance, (512, 512)).filter(ImageFilter.GaussianBlur(0.6))
+def grained(rng: random.Random, image: Image.Image, strength: float = 0.05) -> Image.Image:
+    """The picture with sensor noise, made of one tile repeated over it."""
+    tile = grey_noise(rng, (512, 512)).filter(ImageFilter.GaussianBlur(0.6))
     grain = Image.new("L", image.size)
     for left in range(0, image.width, 512):
         for top in range(0, image.height, 512):
-            grain.paste(tile.transpose(Image.Transpose(chance.randrange(5))), (left, top))
+            grain.paste(tile.transpose(Image.Transpose(rng.randrange(5))), (left, top))
     return ImageChops.soft_light(
         image, Image.blend(Image.new("L", image.size, 128), grain, strength * 6).convert("RGB")
     )
 
 
 def mixed(one: Colour, other: Colour, share: float) -> Colour:
+    """`one` with `share` of `other`."""
     red, green, blue = (round(a + (b - a) * share) for a, b in zip(one, other, strict=True))
     return red, green, blue
 
 
-def ridge(chance: random.Random, points: int, roughness: float) -> list[float]:
-    """A mountain line in -1..1 by midpoint displacement."""
-    line = [chance.uniform(-0.5, 0.5), chance.uniform(-0.5, 0.5)]
+def ridge(rng: random.Random, points: int, roughness: float) -> list[float]:
+    """The outline of a ridge in -1..1, by midpoint displacement."""
+    line = [rng.uniform(-0.5, 0.5), rng.uniform(-0.5, 0.5)]
     reach = 1.0
     while len(line) < points:
-        between = [(a + b) / 2 + chance.uniform(-reach, reach) / 2 for a, b in itertools.pairwise(line)]
+        between = [(a + b) / 2 + rng.uniform(-reach, reach) / 2 for a, b in itertools.pairwise(line)]
         line = [value for pair in zip(line, between, strict=False) for value in pair] + [line[-1]]
         reach *= roughness
     return line
 
 
-def landscape(chance: random.Random, size: Size) -> Image.Image:
-    """Sky with clouds and a sun, five ridges in the haze, half of the time a lake that mirrors it all."""
+def landscape(rng: random.Random, size: Size) -> Image.Image:
+    """A sky with clouds and a sun, five ridges in haze, in half of the pictures a lake with their reflection."""
     width, height = size
-    top, horizon, far, near, sun = chance.choice(MOODS)
+    top, horizon, far, near, sun = rng.choice(MOODS)
     picture = coloured(
         Image.linear_gradient("L").resize(size), (top, mixed(top, horizon, 0.6), horizon, horizon)
     )
-    haze = clouds(chance, size).point([max(0, (step - 96)) * 255 // 159 * 5 // 8 for step in range(256)])
+    haze = clouds(rng, size).point([max(0, (step - 96)) * 255 // 159 * 5 // 8 for step in range(256)])
     picture.paste(mixed(horizon, (255, 255, 255), 0.5), mask=haze)
-    add_sun(picture, sun, (chance.uniform(0.15, 0.85) * width, chance.uniform(0.15, 0.4) * height), height)
-    texture = clouds(chance, size, first=16, octaves=5)
+    add_sun(picture, sun, (rng.uniform(0.15, 0.85) * width, rng.uniform(0.15, 0.4) * height), height)
+    texture = clouds(rng, size, first=16, octaves=5)
     ridges = 5
     for index in range(ridges):
         share = index / (ridges - 1)
         base, swing = height * (0.46 + 0.4 * share), height * (0.17 - 0.08 * share)
-        line = ridge(chance, 1024, 0.56)
+        line = ridge(rng, 1024, 0.56)
         step = width / (len(line) - 1)
         shape = Image.new("L", size)
         outline = [(at * step, base - value * swing) for at, value in enumerate(line)]
         ImageDraw.Draw(shape).polygon([(0, height), *outline, (width, height)], fill=255)
         dark, light = mixed(far, near, share), mixed(mixed(far, near, share), horizon, 0.25)
         picture.paste(coloured(texture, (dark, dark, light)), mask=shape)
-    if chance.random() < 0.5:
-        add_lake(chance, picture, near)
-    return grained(chance, picture)
+    if rng.random() < 0.5:
+        add_lake(rng, picture, near)
+    return grained(rng, picture)
 
 
 def add_sun(picture: Image.Image, colour: Colour, centre: tuple[float, float], height: int) -> None:
+    """Draw a sun with its glow."""
     for reach, strength in ((0.6, 0.6), (0.2, 0.8), (0.05, 1.0)):
         side = max(8, int(height * reach * 2))
-        # The gradient is 0 in its middle and 181 where it meets a side: beyond that nothing may glow, or a
-        # square does.
+        # The gradient is 0 in the middle and 181 at the middle of a side. The glow ends there, else a square shows.
         near = [max(0.0, 1 - step / 180) for step in range(256)]
         curve = [min(1.0, share * 12) if strength == 1.0 else share**2 * strength for share in near]
         gradient = Image.radial_gradient("L").resize((side, side), Image.Resampling.BILINEAR)
@@ -136,12 +138,13 @@ def add_sun(picture: Image.Image, colour: Colour, centre: tuple[float, float], h
         picture.paste(colour, (int(centre[0] - side / 2), int(centre[1] - side / 2)), mask=glow)
 
 
-def add_lake(chance: random.Random, picture: Image.Image, near: Colour) -> None:
+def add_lake(rng: random.Random, picture: Image.Image, near: Colour) -> None:
+    """Replace the lower part by a rippled reflection of what is above."""
     width, height = picture.size
     shore = int(height * 0.74)
     depth = height - shore
     mirror = picture.crop((0, shore - depth, width, shore)).transpose(Image.Transpose.FLIP_TOP_BOTTOM)
-    ripples = grey_noise(chance, (max(2, width // 90), max(2, depth // 3))).resize(
+    ripples = grey_noise(rng, (max(2, width // 90), max(2, depth // 3))).resize(
         mirror.size, Image.Resampling.BICUBIC
     )
     mirror = ImageChops.soft_light(
@@ -150,13 +153,14 @@ def add_lake(chance: random.Random, picture: Image.Image, near: Colour) -> None:
     picture.paste(Image.blend(mirror, Image.new("RGB", mirror.size, near), 0.25), (0, shore))
 
 
-def sky(chance: random.Random, size: Size) -> Image.Image:
-    return grained(chance, coloured(clouds(chance, size, octaves=8), chance.choice(RAMPS)), 0.03)
+def sky(rng: random.Random, size: Size) -> Image.Image:
+    """Clouds in colour."""
+    return grained(rng, coloured(clouds(rng, size, octaves=8), rng.choice(RAMPS)), 0.03)
 
 
-def fractal(chance: random.Random, size: Size) -> Image.Image:
-    """A corner of the Mandelbrot set with grain, as sharp as anything gets."""
-    centre_x, centre_y, reach = chance.choice(
+def fractal(rng: random.Random, size: Size) -> Image.Image:
+    """A part of the Mandelbrot set with grain: very sharp edges."""
+    centre_x, centre_y, reach = rng.choice(
         (
             (-0.745, 0.113, 0.02),
             (-0.16, 1.035, 0.06),
@@ -170,38 +174,38 @@ def fractal(chance: random.Random, size: Size) -> Image.Image:
     drawn = Image.effect_mandelbrot((size[0] // 2, size[1] // 2), extent, 120).resize(
         size, Image.Resampling.BICUBIC
     )
-    return grained(chance, coloured(ImageOps.autocontrast(drawn), chance.choice(RAMPS)), 0.03)
+    return grained(rng, coloured(ImageOps.autocontrast(drawn), rng.choice(RAMPS)), 0.03)
 
 
-def bokeh(chance: random.Random, size: Size) -> Image.Image:
-    """Lights out of focus before a dark background, some in focus."""
-    ramp = chance.choice(RAMPS)
-    picture = coloured(clouds(chance, size, octaves=4), (ramp[0], ramp[0], ramp[1]))
+def bokeh(rng: random.Random, size: Size) -> Image.Image:
+    """Lights before a dark background, most of them out of focus."""
+    ramp = rng.choice(RAMPS)
+    picture = coloured(clouds(rng, size, octaves=4), (ramp[0], ramp[0], ramp[1]))
     lights = Image.new("RGB", size)
     for blur, count in ((0.012, 26), (0.004, 30), (0.0, 40)):
         layer = Image.new("RGB", (size[0] // 2, size[1] // 2))
         draw = ImageDraw.Draw(layer)
         for _ in range(count):
-            radius = chance.uniform(0.008, 0.05 if blur else 0.006) * layer.width
-            x, y = chance.uniform(0, layer.width), chance.uniform(0, layer.height)
-            colour = mixed((0, 0, 0), chance.choice(ramp[2:]), chance.uniform(0.3, 0.9))
+            radius = rng.uniform(0.008, 0.05 if blur else 0.006) * layer.width
+            x, y = rng.uniform(0, layer.width), rng.uniform(0, layer.height)
+            colour = mixed((0, 0, 0), rng.choice(ramp[2:]), rng.uniform(0.3, 0.9))
             draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=colour)
         soft = layer.filter(ImageFilter.GaussianBlur(blur * layer.width)) if blur else layer
         lights = ImageChops.screen(lights, soft.resize(size, Image.Resampling.BICUBIC))
-    return grained(chance, ImageChops.screen(picture, lights))
+    return grained(rng, ImageChops.screen(picture, lights))
 
 
-def poster(chance: random.Random, size: Size) -> Image.Image:
-    """Shapes with a clear background: what a PNG with alpha is for."""
-    ramp = chance.choice(RAMPS)
+def poster(rng: random.Random, size: Size) -> Image.Image:
+    """Shapes on a transparent background."""
+    ramp = rng.choice(RAMPS)
     picture = Image.new("RGBA", size, (255, 255, 255, 0))
     draw = ImageDraw.Draw(picture)
     for _ in range(28):
-        reach = chance.uniform(0.05, 0.3) * min(size)
-        x, y = chance.uniform(0, size[0]), chance.uniform(0, size[1])
-        fill = (*chance.choice(ramp), chance.randint(90, 255))
-        corners = chance.choice((3, 4, 5, 6, 48))
-        spin = chance.uniform(0, math.tau)
+        reach = rng.uniform(0.05, 0.3) * min(size)
+        x, y = rng.uniform(0, size[0]), rng.uniform(0, size[1])
+        fill = (*rng.choice(ramp), rng.randint(90, 255))
+        corners = rng.choice((3, 4, 5, 6, 48))
+        spin = rng.uniform(0, math.tau)
         spots = [
             (
                 x + reach * math.cos(spin + math.tau * k / corners),
@@ -214,10 +218,10 @@ def poster(chance: random.Random, size: Size) -> Image.Image:
     return picture
 
 
-def animation(chance: random.Random, size: Size, frames: int = 12) -> list[Image.Image]:
-    """Clouds that drift and change colour, seamless."""
-    ground, over = clouds(chance, size), clouds(chance, size)
-    ramp = chance.choice(RAMPS)
+def animation(rng: random.Random, size: Size, frames: int = 12) -> list[Image.Image]:
+    """Clouds that drift and change colour; the last frame leads to the first."""
+    ground, over = clouds(rng, size), clouds(rng, size)
+    ramp = rng.choice(RAMPS)
     made = []
     for index in range(frames):
         moved = ImageChops.offset(over, index * size[0] // frames, 0)
@@ -239,20 +243,21 @@ FOLDERS = ("", "mountains", "mountains/2026", "studio", "Été")
 
 
 def dimensions(megapixels: float, shape: Size) -> Size:
+    """Width and height of that area in the aspect ratio `shape`."""
     unit = math.sqrt(megapixels * 1e6 / (shape[0] * shape[1]))
     return round(shape[0] * unit), round(shape[1] * unit)
 
 
 def draw_one(directory: Path, index: int, seed: int) -> Path:
-    """Every sixth picture is a PNG (in turn a photograph and a poster), every twelfth a GIF, the others
-    JPEGs of varied quality, some progressive."""
-    chance = random.Random(f"{seed}/{index}")
+    """Draw picture number `index`. Every sixth is a PNG (a photograph and a poster in turn), every twelfth a GIF, the
+    others are JPEGs of varied quality, some progressive."""
+    rng = random.Random(f"{seed}/{index}")
     megapixels, shape = MEGAPIXELS[index % len(MEGAPIXELS)], SHAPES[index * 5 % len(SHAPES)]
     folder = directory / FOLDERS[index % len(FOLDERS)]
     folder.mkdir(parents=True, exist_ok=True)
     if index % 12 == 9:
         path = folder / f"{index:03d}-drift.gif"
-        frames = animation(chance, dimensions(0.08, shape))
+        frames = animation(rng, dimensions(0.08, shape))
         frames[0].save(path, save_all=True, append_images=frames[1:], duration=80, loop=0, optimize=False)
         return path
     name, painter = PAINTERS[index % len(PAINTERS)]
@@ -260,15 +265,16 @@ def draw_one(directory: Path, index: int, seed: int) -> Path:
         if index % 12 == 5:
             name, painter = "poster", poster
         path = folder / f"{index:03d}-{name}.png"
-        painter(chance, dimensions(min(megapixels, 2.0), shape)).save(path, compress_level=1)
+        painter(rng, dimensions(min(megapixels, 2.0), shape)).save(path, compress_level=1)
         return path
     path = folder / f"{index:03d}-{name}.jpg"
-    picture = painter(chance, dimensions(megapixels, shape))
-    picture.save(path, quality=chance.choice((85, 88, 92)), progressive=index % 8 == 6)
+    picture = painter(rng, dimensions(megapixels, shape))
+    picture.save(path, quality=rng.choice((85, 88, 92)), progressive=index % 8 == 6)
     return path
 
 
 def draw(directory: Path, count: int, seed: int) -> list[Path]:
+    """Draw `count` pictures; returns their paths."""
     return [draw_one(directory, index, seed) for index in range(count)]
 
 
@@ -276,13 +282,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="draw sample pictures into a directory")
     parser.add_argument("directory", type=Path)
     parser.add_argument("--count", type=int, default=36, help="pictures to draw (36)")
-    parser.add_argument("--seed", type=int, default=1, help="another number, other pictures (1)")
-    choice = parser.parse_args()
+    parser.add_argument("--seed", type=int, default=1, help="another seed draws other pictures (1)")
+    arguments = parser.parse_args()
     started = time.monotonic()
-    paths = draw(choice.directory, choice.count, choice.seed)
+    paths = draw(arguments.directory, arguments.count, arguments.seed)
     size = sum(path.stat().st_size for path in paths)
     print(
-        f"{len(paths)} pictures, {size / 1e6:.1f} MB, {time.monotonic() - started:.1f} s: {choice.directory}"
+        f"{len(paths)} pictures, {size / 1e6:.1f} MB, {time.monotonic() - started:.1f} s: {arguments.directory}"
     )
 
 

@@ -1,5 +1,5 @@
 // The Go pipeline of bench_images.py: image/jpeg, image/png, image/gif and nfnt/resize's Lanczos3. The same
-// conversation as python.py; CPU includes the garbage collector's threads.
+// messages as python.py; CPU includes the garbage collector's threads.
 package main
 
 import (
@@ -32,7 +32,7 @@ func cpu() float64 {
 	return float64(used.Utime.Sec+used.Stime.Sec) + float64(used.Utime.Usec+used.Stime.Usec)/1e6
 }
 
-func say(message map[string]any) {
+func send(message map[string]any) {
 	text, _ := json.Marshal(message)
 	fmt.Println(string(text))
 }
@@ -56,27 +56,27 @@ func shrink(data []byte, width, height uint) ([]byte, error) {
 }
 
 func main() {
-	say(map[string]any{"ready": runtime.Version() + ", nfnt/resize"})
+	send(map[string]any{"ready": runtime.Version() + ", nfnt/resize"})
 	lines := bufio.NewScanner(os.Stdin)
 	for lines.Scan() {
-		var asked job
-		if err := json.Unmarshal(lines.Bytes(), &asked); err != nil {
+		var request job
+		if err := json.Unmarshal(lines.Bytes(), &request); err != nil {
 			panic(err)
 		}
-		data, err := os.ReadFile(asked.Path)
+		data, err := os.ReadFile(request.Path)
 		if err != nil {
 			panic(err)
 		}
 		started := cpu()
-		answer, err := shrink(data, asked.Width, asked.Height)
+		answer, err := shrink(data, request.Width, request.Height)
 		spent := cpu() - started
 		if err != nil {
-			say(map[string]any{"error": err.Error()})
+			send(map[string]any{"error": err.Error()})
 			continue
 		}
-		if asked.Out != "" {
-			_ = os.WriteFile(asked.Out, answer, 0o644)
+		if request.Out != "" {
+			_ = os.WriteFile(request.Out, answer, 0o644)
 		}
-		say(map[string]any{"cpu": spent, "bytes": len(answer)})
+		send(map[string]any{"cpu": spent, "bytes": len(answer)})
 	}
 }

@@ -1,9 +1,8 @@
-"""One resize pipeline in a process of its own, asked one job at a time: `python python.py NAME`.
+"""One resize pipeline in a process of its own, one job at a time: `python -m scripts.pipelines.python NAME`.
 
-Reads {"path", "width", "height", "source", "out"} per line, answers {"cpu", "bytes"} per line, after a first
-line that says what it is made of. CPU is user + system of the whole process, all threads, for the resize
-alone: the file is read before and written after. A pipeline whose library is missing ends with a sentence on
-standard error.
+Reads a job {"path", "width", "height", "source", "out"} per line and writes {"cpu", "bytes"} per line, after a first
+line {"ready"} with its libraries. CPU is user + system of the whole process, all threads, for the resize alone: the file
+is read before and written after. A pipeline whose library is missing ends with a sentence on standard error.
 """
 
 import io
@@ -15,12 +14,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-Pipeline = Callable[[bytes, int, int, Sequence[int]], bytes]  # the last: the size of the source
+ResizeFunction = Callable[
+    [bytes, int, int, Sequence[int]], bytes
+]  # picture, width, height, size of the source
 QUALITY = 75
 
 
-def ours(gap: float | None = None, simd: bool = True) -> tuple[str, Pipeline]:
+def ours(gap: float | None = None, simd: bool = True) -> tuple[str, ResizeFunction]:
+    """The picture function of the resizer."""
     from workers import imaging
     from workers.imaging import jpeg
 
@@ -33,8 +34,8 @@ def ours(gap: float | None = None, simd: bool = True) -> tuple[str, Pipeline]:
     return imaging.prepare(simd), resize
 
 
-def naive() -> tuple[str, Pipeline]:
-    """What one writes first: open, resize, save."""
+def naive() -> tuple[str, ResizeFunction]:
+    """The obvious way with Pillow: open, resize, save."""
     import PIL
     from PIL import Image
 
@@ -42,13 +43,15 @@ def naive() -> tuple[str, Pipeline]:
         image, out = Image.open(io.BytesIO(data)), io.BytesIO()
         lanczos = Image.Resampling.LANCZOS
         if image.format == "GIF":
-            frames, times = [], []
+            frames, durations = [], []
             for index in range(getattr(image, "n_frames", 1)):
                 image.seek(index)
-                shown = image.convert("RGBA" if image.has_transparency_data else "RGB")
-                frames.append(shown.resize((width, height), lanczos))
-                times.append(image.info.get("duration", 0))
-            frames[0].save(out, "GIF", save_all=True, append_images=frames[1:], duration=times, disposal=2)
+                frame = image.convert("RGBA" if image.has_transparency_data else "RGB")
+                frames.append(frame.resize((width, height), lanczos))
+                durations.append(image.info.get("duration", 0))
+            frames[0].save(
+                out, "GIF", save_all=True, append_images=frames[1:], duration=durations, disposal=2
+            )
             return out.getvalue()
         shown = (
             image.convert("RGBA" if "transparency" in image.info else "RGB") if image.mode == "P" else image
@@ -61,7 +64,8 @@ def naive() -> tuple[str, Pipeline]:
     return f"Pillow {PIL.__version__}", resize
 
 
-def vips() -> tuple[str, Pipeline]:
+def vips() -> tuple[str, ResizeFunction]:
+    """libvips through pyvips, one thread, no cache."""
     os.environ["VIPS_CONCURRENCY"] = "1"
     import pyvips
 
@@ -80,7 +84,8 @@ def vips() -> tuple[str, Pipeline]:
     return f"pyvips {pyvips.__version__}, libvips {version}", resize
 
 
-def opencv() -> tuple[str, Pipeline]:
+def opencv() -> tuple[str, ResizeFunction]:
+    """OpenCV, one thread, decoding at a reduced size where the target allows."""
     import cv2
     import numpy
 
@@ -96,7 +101,7 @@ def opencv() -> tuple[str, Pipeline]:
             fitting = [flag for factor, flag in reductions.items() if ratio >= factor]
             image = cv2.imdecode(raw, fitting[0] if fitting else cv2.IMREAD_COLOR)
         if image is None or data[:3] == b"GIF":
-            raise ValueError("not read")
+            raise ValueError("cannot be read")
         grows = width > image.shape[1]
         made = cv2.resize(image, (width, height), interpolation=cv2.INTER_CUBIC if grows else cv2.INTER_AREA)
         kind = ".png" if data[:4] == b"\x89PNG" else ".jpg"
@@ -107,7 +112,7 @@ def opencv() -> tuple[str, Pipeline]:
     return f"OpenCV {cv2.__version__}", resize
 
 
-PIPELINES: dict[str, Callable[[], tuple[str, Pipeline]]] = {
+PIPELINES: dict[str, Callable[[], tuple[str, ResizeFunction]]] = {
     "ours": ours,
     "ours-gap1.5": lambda: ours(gap=1.5),
     "ours-gap1": lambda: ours(gap=1.0),
@@ -119,31 +124,31 @@ PIPELINES: dict[str, Callable[[], tuple[str, Pipeline]]] = {
 
 
 def cpu() -> float:
+    """Seconds of user and system time of this process so far."""
     used = resource.getrusage(resource.RUSAGE_SELF)
     return used.ru_utime + used.ru_stime
 
 
 def serve(name: str) -> None:
-    made_of, resize = PIPELINES[name]()
-    say({"ready": made_of})
+    """Answer jobs until the end of the input."""
+    libraries, resize = PIPELINES[name]()
+    send({"ready": libraries})
     for line in sys.stdin:
         job: dict[str, Any] = json.loads(line)
         data = Path(job["path"]).read_bytes()
         started = cpu()
         try:
             answer = resize(data, job["width"], job["height"], job["source"])
-        except (
-            Exception
-        ) as error:  # a peer may not know a kind of picture: that is a cell of the table, not an end
-            say({"error": " ".join(str(error).split())[:120] or type(error).__name__})
+        except Exception as error:  # a peer may not support a kind of picture: the table shows that
+            send({"error": " ".join(str(error).split())[:120] or type(error).__name__})
             continue
         spent = cpu() - started
         if job.get("out"):
             Path(job["out"]).write_bytes(answer)
-        say({"cpu": spent, "bytes": len(answer)})
+        send({"cpu": spent, "bytes": len(answer)})
 
 
-def say(message: dict[str, Any]) -> None:
+def send(message: dict[str, Any]) -> None:
     sys.stdout.write(json.dumps(message) + "\n")
     sys.stdout.flush()
 

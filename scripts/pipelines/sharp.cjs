@@ -1,12 +1,12 @@
-// The sharp pipeline of bench_images.py; the same conversation as python.py. One thread, no cache, libuv's default pool:
-// what is measured is CPU, and process.cpuUsage() counts every thread.
+// The sharp pipeline of bench_images.py; the same messages as python.py. One thread, no cache, libuv's default pool:
+// CPU is measured, and process.cpuUsage() counts every thread.
 const fs = require('fs');
 const readline = require('readline');
 const sharp = require('sharp');
 
 sharp.concurrency(1);
 sharp.cache(false);
-const say = (message) => process.stdout.write(JSON.stringify(message) + '\n');
+const send = (message) => process.stdout.write(JSON.stringify(message) + '\n');
 
 async function resize(data, width, height) {
   const gif = data.subarray(0, 3).toString() === 'GIF';
@@ -17,7 +17,7 @@ async function resize(data, width, height) {
 }
 
 (async () => {
-  say({ ready: `sharp ${sharp.versions.sharp}, libvips ${sharp.versions.vips}, node ${process.versions.node}` });
+  send({ ready: `sharp ${sharp.versions.sharp}, libvips ${sharp.versions.vips}, node ${process.versions.node}` });
   for await (const line of readline.createInterface({ input: process.stdin })) {
     const job = JSON.parse(line);
     const data = fs.readFileSync(job.path);
@@ -26,9 +26,9 @@ async function resize(data, width, height) {
       const answer = await resize(data, job.width, job.height);
       const spent = process.cpuUsage(before);
       if (job.out) fs.writeFileSync(job.out, answer);
-      say({ cpu: (spent.user + spent.system) / 1e6, bytes: answer.length });
+      send({ cpu: (spent.user + spent.system) / 1e6, bytes: answer.length });
     } catch (error) {
-      say({ error: String(error.message).slice(0, 120) });
+      send({ error: String(error.message).slice(0, 120) });
     }
   }
 })();
