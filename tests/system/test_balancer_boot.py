@@ -71,10 +71,6 @@ BAD_FILES = {
         f"[listener web]\nport = 80\nroute =\n    -> web\n    from 10.0.0.0/8 -> web\n{POOL}",
         "b.ini:5:",
     ),
-    "a route without an end": (
-        f"[listener web]\nport = 80\nroute =\n    from 10.0.0.0/8 -> web\n{POOL}",
-        "b.ini",
-    ),
     "upstream beside pools": (f"[balancer]\nupstream = a:1\n{LISTENER}{POOL}", "b.ini:2: upstream"),
     "port beside listeners": (f"[balancer]\nport = 80\n{LISTENER}{POOL}", "b.ini:2: port"),
     "a key of another section": (f"{LISTENER}balance = random\n{POOL}", "b.ini:4: balance"),
