@@ -61,7 +61,7 @@ def full_ini(section: str) -> str:
 
 
 def _explained(option: Option) -> str:
-    choices = f" ({', '.join(filter(None, option.choices))})" if option.choices else ""
+    choices = f" ({', '.join(option.choices)})" if option.choices else ""
     return f"{option.help}{choices}" + (
         ""
         if option.default

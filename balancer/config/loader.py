@@ -171,8 +171,8 @@ def _merge(options: Sequence[Option], given: Sources) -> configargparse.Namespac
 
 def _parse(option: Option, text: str, place: str) -> Any:
     try:
-        if option.choices and text not in option.choices:
-            choices = ", ".join(filter(None, option.choices))
+        if option.choices and text not in (*option.choices, option.default):
+            choices = ", ".join(option.choices)
             raise ValueError(f"{text!r} is not one of {choices}{did_you_mean(text, option.choices)}")
         return parse_flag(text) if option.flag else option.parse(text)
     except ValueError as error:

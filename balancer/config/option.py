@@ -36,6 +36,7 @@ class Option:
     `default` is text and is parsed like any input, so that the documents show what a user would write. `parse` raises
     ValueError with a text that quotes the input. `repeat`: the value is a tuple of parsed items; several are given by
     repeating the flag, by one per line in the file, or (with `commas`) separated by commas anywhere. `flag`: yes or no.
+    `choices`: the only values besides the default.
     `unset`: what help and tables show where the default is empty ("stderr", "no limit").
 
     For programs whose file has sections with a name: `named_only`: these alone take it, so there is no flag. `inherited`:

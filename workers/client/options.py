@@ -55,8 +55,7 @@ class ClientOptions(CommonOptions):
     format: str = _task(
         "",
         "format of the results",
-        choices=("", "jpeg", "png", "gif", "webp", "avif"),
-        metavar="jpeg|png|gif|webp|avif",
+        choices=("jpeg", "png", "gif", "webp", "avif"),
         unset="each source's own",
     )
     quality: int = _task(

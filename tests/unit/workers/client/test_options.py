@@ -16,7 +16,7 @@ NEEDED = ["--input", "/", "-w", "1"]
 def test_the_choices_are_those_of_imaging() -> None:
     choices = {option.name: option.choices for option in OPTIONS}
     assert choices["fit"] == FITS
-    assert choices["format"] == ("", *FORMATS)
+    assert choices["format"] == FORMATS
 
 
 def test_values(tmp_path: Path) -> None:
@@ -25,6 +25,11 @@ def test_values(tmp_path: Path) -> None:
     assert (str(read.proxy), read.minconns, read.maxconns) == ("[::1]:9090", 2, 2)
     assert (read.width, read.height, read.dry_run) == (160, 120, True)
     assert read.include == ("*.jpg", "*.png")
+
+
+def test_an_empty_format_keeps_each_source_s_own() -> None:
+    assert parse_client([*NEEDED, "--format", ""], {}).format == ""
+    assert parse_client(NEEDED, {"RESIZE_CLIENT_FORMAT": ""}).format == ""
 
 
 def test_h_is_the_height_and_help_is_spelt_out(tmp_path: Path) -> None:
