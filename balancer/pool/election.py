@@ -40,6 +40,10 @@ from balancer.pool.targets import SocketAddress, is_near, target_of
 
 NONE_TRIED: frozenset[int] = frozenset()
 _BLOCK = BACKENDS.size
+# A backend's cells are found from its gauge, which every election and every release changes.
+_SESSIONS_TOTAL = B_SESSIONS_TOTAL - B_SESSIONS
+_BYTES_IN, _BYTES_OUT = B_BYTES_IN - B_SESSIONS, B_BYTES_OUT - B_SESSIONS
+_CONNECT_FAILURES = B_CONNECT_FAILURES - B_SESSIONS
 
 
 class Elector:
@@ -52,7 +56,7 @@ class Elector:
         self._start = row
         self._limit = SharedLimit(board, row)
         self._cells = board.cells
-        self._own = row * board.columns + BACKENDS.at(0)
+        self._gauges = row * board.columns + BACKENDS.at(0) + B_SESSIONS
         self._by_index = {backend.index: backend for backend in pool.backends}
         self._names = [backend for backend in pool.backends if backend.address.family == "name"]
         self._targets: dict[int, tuple[int, SocketAddress, bool]] = {}
@@ -86,9 +90,10 @@ class Elector:
         backend = self._by_index[index]
         if backend.maxconn:
             return self._elect_limited(backend, source_ip, tried, pick)
-        cells, at = self._cells, self._own + index * _BLOCK
-        cells[at + B_SESSIONS] += 1
-        cells[at + B_SESSIONS_TOTAL] += 1
+        cells = self._cells
+        gauge = self._gauges + index * _BLOCK
+        cells[gauge] += 1
+        cells[gauge + _SESSIONS_TOTAL] += 1
         return backend
 
     def _elect_limited(
@@ -103,26 +108,27 @@ class Elector:
                 self.why = "full"
                 return None
             backend = self._by_index[index]
-        self._cells[self._own + backend.index * _BLOCK + B_SESSIONS_TOTAL] += 1
+        self._cells[self._gauges + backend.index * _BLOCK + _SESSIONS_TOTAL] += 1
         return backend
 
     def release(self, backend: Backend, bytes_in: int = 0, bytes_out: int = 0) -> None:
         """The session's socket to the backend is closed (or was never opened). The bytes are those it moved and
         `count_bytes` has not counted."""
-        cells, at = self._cells, self._own + backend.index * _BLOCK
-        cells[at + B_SESSIONS] -= 1
-        cells[at + B_BYTES_IN] += bytes_in
-        cells[at + B_BYTES_OUT] += bytes_out
+        cells = self._cells
+        gauge = self._gauges + backend.index * _BLOCK
+        cells[gauge] -= 1
+        cells[gauge + _BYTES_IN] += bytes_in
+        cells[gauge + _BYTES_OUT] += bytes_out
 
     def count_bytes(self, backend: Backend, bytes_in: int, bytes_out: int) -> None:
         """Bytes of a session that goes on."""
-        at = self._own + backend.index * _BLOCK
-        self._cells[at + B_BYTES_IN] += bytes_in
-        self._cells[at + B_BYTES_OUT] += bytes_out
+        gauge = self._gauges + backend.index * _BLOCK
+        self._cells[gauge + _BYTES_IN] += bytes_in
+        self._cells[gauge + _BYTES_OUT] += bytes_out
 
     def connect_failed(self, backend: Backend) -> None:
         """The backend refused a dial or did not answer it: counts toward its fall. `release` is still due."""
-        self._cells[self._own + backend.index * _BLOCK + B_CONNECT_FAILURES] += 1
+        self._cells[self._gauges + backend.index * _BLOCK + _CONNECT_FAILURES] += 1
 
     def target(self, backend: Backend) -> tuple[int, SocketAddress, bool]:
         """(address family, sockaddr, is_near) of an elected backend; for a name, the address the prober resolved last."""

@@ -152,23 +152,27 @@ def weighted_random(choice: Choice) -> Pick:
 
 def p2c(choice: Choice) -> Pick:
     """The cheaper of two distinct draws. With two backends, drawing the same one twice would make it plain random."""
-    entries = [(candidate.index, candidate.weight) for candidate in choice.eligible]
+    indexes = [candidate.index for candidate in choice.eligible]
+    weights = {candidate.index: candidate.weight for candidate in choice.eligible}
+    is_even = len(set(weights.values())) == 1
     load = choice.load
     dice = random.Random().random
 
     def pick(source: str, skip: Collection[int]) -> int | None:
-        pool = entries if not skip else [entry for entry in entries if entry[0] not in skip]
+        pool = indexes if not skip else [index for index in indexes if index not in skip]
         count = len(pool)
         if count < 2:
-            return pool[0][0] if pool else None
+            return pool[0] if pool else None
         first = int(dice() * count)
         second = int(dice() * (count - 1))
         if second >= first:
             second += 1
-        index, weight = pool[first]
-        other, other_weight = pool[second]
-        # (a + 1) / w <= (b + 1) / v without dividing; which of two equals comes first is random already
-        return index if (load(index) + 1) * other_weight <= (load(other) + 1) * weight else other
+        # Which of two equals comes first is random already.
+        index, other = pool[first], pool[second]
+        if is_even:
+            return index if load(index) <= load(other) else other
+        # (a + 1) / w <= (b + 1) / v without dividing
+        return index if (load(index) + 1) * weights[other] <= (load(other) + 1) * weights[index] else other
 
     return pick
 
