@@ -21,9 +21,10 @@ ANSWER_TIMEOUT = 5.0  # seconds; every command but `reload` is answered from mem
 RELOAD_TIMEOUT = 60.0  # seconds; `reload` answers when the new generation is ready or was given up
 
 EPILOG = """examples:
-  balancerctl status                      a table of workers and backends
+  balancerctl status                      tables of listeners, pools, backends and workers
   balancerctl -p 9090 status --json       the same as JSON, for scripts
   balancerctl drain backend-2             no new sessions for it; the ones it has go on
+  balancerctl drain api/backend-2         the one of pool api, where another pool has one of that name
   balancerctl weight backend-1 4          until the next `ready` of it, or a reload that renames it
   balancerctl workers 4                   more or fewer workers, without losing a connection
   balancerctl reload                      read the configuration again; tells what changed, or why it stays
@@ -80,16 +81,18 @@ def build_parser() -> argparse.ArgumentParser:
     where.add_argument("-p", "--port", type=int, help=f"the balancer's port (default {DEFAULT_PORT})")
     parser.add_argument("--version", action="version", version=f"balancerctl {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    status = commands.add_parser("status", help="workers, backends and totals")
+    status = commands.add_parser("status", help="listeners, pools, backends, workers and totals")
     status.add_argument("--json", action="store_true", help="as one JSON object")
     for name, text in (
         ("drain", "no new sessions for this backend; open ones go on"),
         ("ready", "take new sessions again, with the configured weight"),
         ("maint", "as drain, and it is not checked"),
     ):
-        commands.add_parser(name, help=text).add_argument("name", metavar="NAME", help="the backend")
+        commands.add_parser(name, help=text).add_argument(
+            "name", metavar="NAME", help="the backend, or POOL/NAME"
+        )
     weight = commands.add_parser("weight", help="change a backend's weight (0 = no new sessions)")
-    weight.add_argument("name", metavar="NAME")
+    weight.add_argument("name", metavar="NAME", help="the backend, or POOL/NAME")
     weight.add_argument("weight", type=int, metavar="N", help="0 to 256")
     workers = commands.add_parser("workers", help="set the number of workers")
     workers.add_argument("count", type=int, metavar="N")

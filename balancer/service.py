@@ -121,7 +121,7 @@ class BalancerService:
         return (
             Role("worker", process.workers, lambda child: worker.run(child, options, board, backends)),
             Role("prober", 1, lambda child: prober.run(child, options.pools, board)),
-            Role("console", 1, lambda child: console.run(child, options, board, backends)),
+            Role("console", 1, lambda child: console.run(child, options, board)),
         )
 
     def retired(self, generation: int) -> None:

@@ -1,11 +1,11 @@
 """What the admin commands do: read the board, or write the few words that are the console's to write.
 
 RULES
-- The console is the only writer of wishes (drain, ready, maint, weight) and of the wanted number of workers; a wish is a
-  plain store, so that a console which is replaced at a reload continues where the old one stopped.
-- The master is asked, never called: `workers` leaves a number that it reads within a quarter of a second, `reload` is
-  its own signal, and the outcome is what it writes on the notice board.
-- Every refusal is a sentence that names the culprit and, where there is one, the way out.
+- The console is the only writer of admin states (drain, ready, maint, weight) and of the wanted number of workers. Each
+  is a plain store, so that a console which is replaced at a reload continues where the old one stopped.
+- The master is asked, never called: `workers` leaves a number that it reads within a quarter of a second, `reload` sends
+  SIGHUP, and the outcome is what the master writes into its notice.
+- Every refusal is a sentence that names what is wrong and, where there is one, the way out.
 """
 
 import json
@@ -14,25 +14,28 @@ import signal
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
+from balancer.config.ini import did_you_mean
 from balancer.eventloop.loop import Loop
+from balancer.options import Pool
 from balancer.pool.backend import Backend
 from balancer.pool.board import ADMIN_DRAIN, ADMIN_MAINT, ADMIN_READY, Board
 from balancer.shm.layout import ADMIN_ROW, MAX_SLOTS, WANTED_WORKERS, WORKERS_REQUESTS
 
 MAX_WEIGHT = 256
+MOST_NAMES = 20  # of backends that one refusal lists
 RELOAD_PATIENCE = 50.0  # seconds; below the asking side's own limit
-RELOAD_POLL = 0.05  # seconds between two looks at the notice board
+RELOAD_POLL = 0.05  # seconds between two looks at the notice
 
-WISHES = {"drain": ADMIN_DRAIN, "ready": ADMIN_READY, "maint": ADMIN_MAINT}
+ADMIN_STATES = {"drain": ADMIN_DRAIN, "ready": ADMIN_READY, "maint": ADMIN_MAINT}
 
 
-class Answer(Protocol):
-    """Whoever asked."""
+class Reply(Protocol):
+    """Where the answer of one command goes."""
 
     def send(self, answer: dict[str, Any]) -> None: ...
 
 
-class Refused(Exception):
+class CommandRefused(Exception):
     """The command cannot be done; the text is for the person who typed it."""
 
 
@@ -42,58 +45,71 @@ class Commands:
     def __init__(
         self,
         board: Board,
-        backends: Sequence[Backend],
+        pools: Sequence[Pool],
         loop: Loop,
         master_pid: int,
         status: Callable[[], dict[str, Any]],
+        send_signal: Callable[[int, int], object] = os.kill,
     ) -> None:
         self.board = board
-        self.backends = {backend.name: backend for backend in backends}
+        self.backends = [backend for pool in pools for backend in pool.backends]
         self.loop = loop
         self.master_pid = master_pid
         self.status = status
+        self._send_signal = send_signal
 
-    def handle(self, words: list[str], reply: Answer) -> None:
+    def handle(self, words: list[str], reply: Reply) -> None:
         """Run one command; `reply.send` is called once, now or (reload) later."""
         try:
             match words:
                 case ["status"]:
                     reply.send(self.status())
-                case ["drain" | "ready" | "maint" as wish, name]:
-                    reply.send(self.wish(wish, name))
+                case ["drain" | "ready" | "maint" as state, name]:
+                    reply.send(self.set_admin_state(state, name))
                 case ["weight", name, weight]:
-                    reply.send(self.weigh(name, weight))
+                    reply.send(self.set_weight(name, weight))
                 case ["workers", count]:
                     reply.send(self.set_workers(count))
                 case ["reload"]:
                     self.reload(reply)
                 case _:
-                    raise Refused(
+                    raise CommandRefused(
                         f"unknown command {' '.join(words)[:80]!r}; there are: status, drain NAME, ready NAME, "
                         "maint NAME, weight NAME N, workers N, reload"
                     )
-        except Refused as refusal:
+        except CommandRefused as refusal:
             reply.send({"error": str(refusal)})
 
     def find(self, name: str) -> Backend:
-        if name not in self.backends:
-            raise Refused(f"no backend is called {name!r}; there are: {', '.join(sorted(self.backends))}")
-        return self.backends[name]
+        """The backend POOL/NAME, or NAME while one pool only has it. Raises CommandRefused."""
+        found = [one for one in self.backends if name in (one.name, f"{one.pool}/{one.name}")]
+        if len(found) == 1:
+            return found[0]
+        if found:
+            each = ", ".join(f"{one.pool}/{one.name}" for one in found)
+            raise CommandRefused(f"several backends are called {name!r}: name one of {each}")
+        names = sorted(one.identity for one in self.backends)
+        few = ", ".join(names[:MOST_NAMES]) + (
+            f" and {len(names) - MOST_NAMES} more" if names[MOST_NAMES:] else ""
+        )
+        raise CommandRefused(f"no backend is called {name!r}{did_you_mean(name, names)}; there are: {few}")
 
-    def wish(self, wish: str, name: str) -> dict[str, Any]:
+    def set_admin_state(self, state: str, name: str) -> dict[str, Any]:
         backend = self.find(name)
-        self.board.set_admin_state(backend.index, WISHES[wish])
-        if wish == "ready":
+        self.board.set_admin_state(backend.index, ADMIN_STATES[state])
+        if state == "ready":
             self.board.set_weight(backend.index, None)
         held = self.board.sessions(backend.index)
-        tail = "" if wish == "ready" else f"; {held} sessions go on"
-        return {"text": f"{name} is {wish}{tail}", "name": name, "wish": wish, "sessions": held}
+        tail = "" if state == "ready" else f"; {held} session{'' if held == 1 else 's'} left there"
+        text = f"{backend.identity} is {state}{tail}"
+        return {"text": text, "name": backend.identity, "admin_state": state, "sessions": held}
 
-    def weigh(self, name: str, text: str) -> dict[str, Any]:
+    def set_weight(self, name: str, text: str) -> dict[str, Any]:
         backend = self.find(name)
         weight = whole_number(text, "a weight", 0, MAX_WEIGHT)
         self.board.set_weight(backend.index, weight)
-        return {"text": f"{name} has weight {weight} (configured: {backend.weight})", "weight": weight}
+        said = f"{backend.identity} has weight {weight} (configured: {backend.weight})"
+        return {"text": said, "name": backend.identity, "weight": weight}
 
     def set_workers(self, text: str) -> dict[str, Any]:
         count = whole_number(text, "the number of workers", 1, MAX_SLOTS)
@@ -102,11 +118,11 @@ class Commands:
         admin[WORKERS_REQUESTS] += 1
         return {"text": f"{count} workers wanted", "workers": count}
 
-    def reload(self, reply: Answer) -> None:
+    def reload(self, reply: Reply) -> None:
         """Have the master read its configuration again; answer when it has told the outcome."""
         before, _ = self.board.shared.notice.read()
         give_up = self.loop.now + RELOAD_PATIENCE
-        os.kill(self.master_pid, signal.SIGHUP)
+        self._send_signal(self.master_pid, signal.SIGHUP)
 
         def look() -> None:
             serial, text = self.board.shared.notice.read()
@@ -134,7 +150,7 @@ def outcome_of(text: str) -> dict[str, Any]:
 
 
 def whole_number(text: str, what: str, least: int, most: int) -> int:
-    """Raises Refused naming the range."""
+    """Raises CommandRefused naming the range."""
     if not text.isascii() or not text.isdecimal() or not least <= int(text[:9]) <= most:
-        raise Refused(f"{what} is a whole number from {least} to {most}, not {text[:40]!r}")
+        raise CommandRefused(f"{what} is a whole number from {least} to {most}, not {text[:40]!r}")
     return int(text)

@@ -1,10 +1,10 @@
-"""The console: the one process that tells and takes orders. Touches no traffic; its death costs nobody a byte.
+"""The console: the one process that shows the state and takes commands. It touches no traffic.
 
-RULES: one status for all workers of all generations (a balancer of many processes that shows only one of them cannot be
-trusted); figures of processes are sampled once a second, here, never in the master.
+RULES: one status for all workers of all generations; figures of processes are sampled once a second, here, never in the
+master.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from balancer import __version__
@@ -16,7 +16,6 @@ from balancer.console.processes import Processes
 from balancer.console.status import snapshot, worker_pids
 from balancer.console.web import WebServer
 from balancer.options import Options
-from balancer.pool.backend import Backend
 from balancer.pool.board import Board
 from balancer.prefork.child import Child
 from balancer.prefork.sockets import ListeningSocket
@@ -24,17 +23,17 @@ from balancer.prefork.sockets import ListeningSocket
 SAMPLE_EVERY = 1.0  # seconds
 
 
-def run(child: Child, options: Options, board: Board, backends: Sequence[Backend]) -> int:
-    """Serve until told to go. Drains by finishing the answers under way, at most a few seconds."""
+def run(child: Child, options: Options, board: Board) -> int:
+    """Serve until the drain, which finishes the answers under way, at most a few seconds. Returns the exit code."""
     processes = Processes()
 
     def sample() -> None:
         processes.sample(worker_pids(board))
 
     def status() -> dict[str, Any]:
-        return snapshot(board, backends, __version__, child.loop.now, processes.of)
+        return snapshot(board, options, __version__, child.loop.now, processes.of)
 
-    commands = Commands(board, backends, child.loop, child.master_pid, status)
+    commands = Commands(board, options.pools, child.loop, child.master_pid, status)
     admin = listening_at(parse_address(f"unix:{options.process.admin}"), child)
     metrics = listening_at(options.process.metrics, child)
     servers: list[AdminServer | WebServer] = [
@@ -51,7 +50,7 @@ def run(child: Child, options: Options, board: Board, backends: Sequence[Backend
 
 
 def leaving(child: Child, servers: Iterable[AdminServer | WebServer]) -> Callable[[float], None]:
-    """What to do on a drain: no new clients, and the end once nobody is left."""
+    """The act of a drain: accept no new clients, end once no client is left."""
 
     def leave_when_done() -> None:
         if all(server.is_empty() for server in servers):
@@ -68,8 +67,8 @@ def leaving(child: Child, servers: Iterable[AdminServer | WebServer]) -> Callabl
 
 
 def listening_at(wanted: Address | None, child: Child) -> list[ListeningSocket]:
-    """The console's listeners of one configured address. While a reload moves a window, both places are inherited: the
-    old one is the old console's to the end. Port 0 means the one the kernel has chosen."""
+    """The console's listening sockets of one configured address. While a reload moves it, the sockets of both places are
+    inherited: the old one is the old console's. Port 0 means the port that the kernel has chosen."""
     if wanted is None:
         return []
     mine = child.listening.get(0, ())

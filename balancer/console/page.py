@@ -1,12 +1,12 @@
-"""The status as a person reads it in a browser: one page, complete in itself.
+"""The status page for a browser: one HTML page, complete in itself.
 
 RULES
 - Pure: the dictionary of `status.py` in, text out. Everything that comes from outside passes `text()`.
-- What is wrong stands on top, as a sentence. Colour never says anything alone.
-- One drawing of the page, this one: the script in page.html asks for the page again and puts the new one in the place of
-  the old, so that with and without script the same is shown. What it adds is what needs two samples: rates. An element
-  with `data-key` carries a figure (`data-value`) for it; `data-as` says how to write the rate.
-- Nothing is loaded from elsewhere, and the policy sent with the page forbids it: only this very script and style run.
+- Troubles come first, as sentences. Colour never says anything alone.
+- The page is drawn here only: the script in page.html asks for the page again and replaces its content, so that the same
+  is shown with and without script. The script adds rates, which need two samples: an element with `data-key` carries a
+  figure in `data-value`, and `data-as` says how to write its rate.
+- The page loads nothing, and its Content-Security-Policy allows this script and this style only.
 """
 
 import base64
@@ -17,7 +17,7 @@ from html import escape
 from importlib.resources import files
 from typing import Any
 
-from balancer.console.table import check_text, human_age, human_bytes, human_number
+from balancer.console.table import check_text, human_age, human_bytes, human_number, identity, of_limit
 
 CONTENT_TYPE = "text/html; charset=utf-8"
 TEMPLATE = files(__package__).joinpath("page.html").read_text("utf-8")
@@ -58,6 +58,8 @@ def draw(status: Status) -> str:
         "facts": text(facts(status)),
         "troubles": draw_troubles(troubles),
         "tiles": "\n".join(tiles(status)),
+        "listeners": "\n".join(listener_rows(status)),
+        "pools": "\n".join(pool_rows(status)),
         "backends": "\n".join(backend_rows(status)),
         "workers": "\n".join(worker_rows(status)),
         "totals": "\n".join(totals(status)),
@@ -101,15 +103,15 @@ def judge(status: Status) -> tuple[str, list[tuple[str, str]]]:
 
 
 def backend_trouble(backend: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
-    name, state, since = backend["name"], backend["state"], backend["since_s"]
+    name, state, since = identity(backend), backend["state"], backend["since_s"]
     if state == "down":
         ago = "" if since is None else f" for {human_age(since)}"
         why = f" ({backend['check']})" if backend["check"] else ""
         yield WARN, f"{name} at {backend['address']} has been down{ago}{why}."
     elif state != "up":
         held = counted(backend["sessions"], "session")
-        # An operator's own wish is no alarm; it stands here so that nobody forgets it.
-        yield "note", f"{name} is in {state} by an operator's wish; {held} left there."
+        # No alarm: it is shown so that it is not forgotten.
+        yield "note", f"{name} is in {state} by an operator's command; {held} left there."
 
 
 def facts(status: Status) -> str:
@@ -162,19 +164,52 @@ def tiles(status: Status) -> Iterable[str]:
         )
 
 
+def listener_rows(status: Status) -> Iterable[str]:
+    for listener in status["listeners"]:
+        key, sessions, limit = f"listener {listener['name']}", listener["sessions"], listener["maxconns"]
+        refused, failed = listener["refused_total"], listener["failed_total"]
+        yield row(
+            f"<th scope=row>{text(listener['name'])}<small>{text(', '.join(listener['addresses']))}</small></th>",
+            f"<td>{text(', '.join(listener['pools']))}</td>",
+            measured(of_limit(sessions, limit), sessions, limit or status["totals"]["sessions"]),
+            figure(key + "/accepted", listener["accepted_total"], "count"),
+            cell(human_number(refused), "some" if refused else ""),
+            cell(human_number(failed), "some" if failed else ""),
+            figure(key + "/in", listener["bytes_in_total"], "bytes"),
+            figure(key + "/out", listener["bytes_out_total"], "bytes"),
+        )
+
+
+def pool_rows(status: Status) -> Iterable[str]:
+    every = sum(backend["sessions"] for backend in status["backends"])
+    for pool in status["pools"]:
+        backends, queued = pool["backends"], pool["queued"]
+        up, sessions = (
+            sum(one["state"] == "up" for one in backends),
+            sum(one["sessions"] for one in backends),
+        )
+        yield row(
+            f"<th scope=row>{text(pool['name'])}<small>{text(pool['balance'])}</small></th>",
+            f"<td>{up} of {len(backends)} up</td>",
+            measured(human_number(sessions), sessions, every),
+            cell(of_limit(queued, pool["max_queue"]), "some" if queued else ""),
+            figure(f"pool {pool['name']}/queued", pool["queued_total"], "count"),
+        )
+
+
 def backend_rows(status: Status) -> Iterable[str]:
     every = sum(backend["sessions"] for backend in status["backends"])
     for backend in status["backends"]:
-        key, name = f"backend {backend['name']}", text(backend["name"])
+        key, name = f"backend {identity(backend)}", text(identity(backend))
         address = text(backend["address"])
         small = "" if address == name else f"<small>{address}</small>"
         backup = ' <span class="tag">backup</span>' if backend["backup"] else ""
-        most = f" / {human_number(backend['maxconn'])}" if backend["maxconn"] else ""
+        sessions, limit = backend["sessions"], backend["maxconn"]
         failed = backend["connect_failures_total"]
         yield row(
             f"<th scope=row>{name}{backup}{small}</th>",
             f"<td>{pill(backend['state'], backend['since_s'])}</td>",
-            measured(f"{human_number(backend['sessions'])}{most}", backend["sessions"], every),
+            measured(of_limit(sessions, limit), sessions, limit or every),
             cell(human_number(backend["weight"])),
             figure(key + "/total", backend["sessions_total"], "count"),
             cell(human_number(failed), "some" if failed else ""),

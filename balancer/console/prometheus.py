@@ -1,17 +1,18 @@
 """The status as Prometheus reads it: text exposition format 0.0.4 out of the dictionary of `status.py`.
 
 RULES
-- Pure: no socket, no board, no clock. A figure that is not known has no line; it is never 0.
+- Pure: no socket, no board, no clock. An unknown figure has no line; it is never 0.
 - Names: one prefix, base units, `_total` on what only grows. Summing or averaging a metric over its
   labels means something.
-- Labels are few and live long: backend, slot, state. No pid (a counter that begins anew with every process is two
-  lies: it falls, and its old series stays), no client address. What belongs to a process is given as a gauge by slot;
-  what is counted is counted over all processes, the dead included.
+- Labels are few and live long: listener, pool, backend, slot, state. No pid: a counter of one process falls when it is
+  replaced, and the old series stays. No client address. Figures of a process are gauges by slot; counters are sums over
+  all processes, the dead included.
 """
 
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -48,15 +49,27 @@ def one(*path: str) -> Callable[[Status], Iterable[Sample]]:
     return read
 
 
-def each_backend(key: str, unit: float | None = None) -> Callable[[Status], Iterable[Sample]]:
+def each_of(kind: str, key: str, unit: float | None = None) -> Callable[[Status], Iterable[Sample]]:
+    """One sample for each "listeners", "pools" or "backends"; None where the figure is not known."""
+
     def read(status: Status) -> Iterable[Sample]:
-        values = [(backend["name"], backend[key]) for backend in status["backends"]]
+        values = [(labels_of(kind, one), one[key]) for one in status[kind]]
         return [
-            ({"backend": name}, value if unit is None or value is None else value * unit)
-            for name, value in values
+            (labels, value if unit is None or value is None else value * unit) for labels, value in values
         ]
 
     return read
+
+
+def labels_of(kind: str, one: Mapping[str, Any]) -> Mapping[str, str]:
+    if kind == "backends":
+        return {"pool": one["pool"], "backend": one["name"]}
+    return {kind.removesuffix("s"): one["name"]}
+
+
+backend_figure = partial(each_of, "backends")
+listener_figure = partial(each_of, "listeners")
+pool_figure = partial(each_of, "pools")
 
 
 def each_slot(key: str, unit: float | None = None) -> Callable[[Status], Iterable[Sample]]:
@@ -80,21 +93,21 @@ def workers_by_state(status: Status) -> Iterable[Sample]:
 
 def backends_by_state(status: Status) -> Iterable[Sample]:
     return [
-        ({"backend": backend["name"], "state": state}, backend["state"] == state)
+        ({**labels_of("backends", backend), "state": state}, backend["state"] == state)
         for backend in status["backends"]
         for state in BACKEND_STATES
     ]
 
 
 def backends_up(status: Status) -> Iterable[Sample]:
-    return [({"backend": backend["name"]}, backend["state"] == "up") for backend in status["backends"]]
+    return [(labels_of("backends", backend), backend["state"] == "up") for backend in status["backends"]]
 
 
 def backend_info(status: Status) -> Iterable[Sample]:
     return [
         (
             {
-                "backend": backend["name"],
+                **labels_of("backends", backend),
                 "address": backend["address"],
                 "backup": "yes" if backend["backup"] else "no",
             },
@@ -144,21 +157,32 @@ METRICS: tuple[Metric, ...] = (
     Metric("log_dropped_total", "counter", "Log lines that could not be written.", one("totals", "log_dropped_total")),
     Metric("bytes_in_total", "counter", "Bytes from clients to backends.", one("totals", "bytes_in_total")),
     Metric("bytes_out_total", "counter", "Bytes from backends to clients.", one("totals", "bytes_out_total")),
+    Metric("listener_sessions", "gauge", "Sessions open now.", listener_figure("sessions")),
+    Metric("listener_sessions_limit", "gauge", "Its maxconns; 0 is no limit.", listener_figure("maxconns")),
+    Metric("listener_accepted_total", "counter", "Client connections accepted.", listener_figure("accepted_total")),
+    Metric("listener_refused_total", "counter", "Clients closed by a limit.", listener_figure("refused_total")),
+    Metric("listener_failed_total", "counter", "Sessions that reached no backend.", listener_figure("failed_total")),
+    Metric("listener_closed_total", "counter", "Sessions that have ended.", listener_figure("closed_total")),
+    Metric("listener_bytes_in_total", "counter", "Bytes from clients.", listener_figure("bytes_in_total")),
+    Metric("listener_bytes_out_total", "counter", "Bytes to clients.", listener_figure("bytes_out_total")),
+    Metric("pool_queued_sessions", "gauge", "Sessions that wait for a place at a backend.", pool_figure("queued")),
+    Metric("pool_queue_limit", "gauge", "Its max-queue.", pool_figure("max_queue")),
+    Metric("pool_queued_total", "counter", "Sessions that had to wait for a place.", pool_figure("queued_total")),
     Metric("backend_info", "gauge", "Always 1; address and role are the labels.", backend_info),
     Metric("backend_up", "gauge", "1 when it is given new sessions.", backends_up),
     Metric("backend_state", "gauge", "1 for the state it is in, 0 for the others.", backends_by_state),
-    Metric("backend_state_age_seconds", "gauge", "Since its checks changed their verdict.", each_backend("since_s")),
-    Metric("backend_weight", "gauge", "Weight in force.", each_backend("weight")),
-    Metric("backend_sessions", "gauge", "Sessions open now.", each_backend("sessions")),
-    Metric("backend_sessions_limit", "gauge", "Its maxconn; 0 is no limit.", each_backend("maxconn")),
-    Metric("backend_sessions_total", "counter", "Sessions given to it.", each_backend("sessions_total")),
-    Metric("backend_connect_failures_total", "counter", "Connects that failed.", each_backend("connect_failures_total")),
-    Metric("backend_checks_total", "counter", "Health checks made.", each_backend("checks_total")),
-    Metric("backend_check_failures_total", "counter", "Health checks that failed.", each_backend("check_failures_total")),
-    Metric("backend_check_seconds", "gauge", "What the last good check took.", each_backend("check_ms", 0.001)),
-    Metric("backend_downs_total", "counter", "Falls from up to down.", each_backend("downs_total")),
-    Metric("backend_bytes_in_total", "counter", "Bytes from clients to it.", each_backend("bytes_in_total")),
-    Metric("backend_bytes_out_total", "counter", "Bytes from it to clients.", each_backend("bytes_out_total")),
+    Metric("backend_state_age_seconds", "gauge", "Since its checks changed their verdict.", backend_figure("since_s")),
+    Metric("backend_weight", "gauge", "Weight in force.", backend_figure("weight")),
+    Metric("backend_sessions", "gauge", "Sessions open now.", backend_figure("sessions")),
+    Metric("backend_sessions_limit", "gauge", "Its maxconn; 0 is no limit.", backend_figure("maxconn")),
+    Metric("backend_sessions_total", "counter", "Sessions given to it.", backend_figure("sessions_total")),
+    Metric("backend_connect_failures_total", "counter", "Failed connects.", backend_figure("connect_failures_total")),
+    Metric("backend_checks_total", "counter", "Health checks made.", backend_figure("checks_total")),
+    Metric("backend_check_failures_total", "counter", "Failed health checks.", backend_figure("check_failures_total")),
+    Metric("backend_check_seconds", "gauge", "What the last good check took.", backend_figure("check_ms", 0.001)),
+    Metric("backend_downs_total", "counter", "Falls from up to down.", backend_figure("downs_total")),
+    Metric("backend_bytes_in_total", "counter", "Bytes from clients to it.", backend_figure("bytes_in_total")),
+    Metric("backend_bytes_out_total", "counter", "Bytes from it to clients.", backend_figure("bytes_out_total")),
 )  # fmt: skip
 
 

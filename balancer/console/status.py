@@ -3,20 +3,26 @@
 RULES
 - Reads the board, writes nothing; time and process figures come in as arguments, so that a table of cells made by hand
   is a whole test.
-- A key is never renamed or removed within a major version; new ones may come. What is not known is null.
+- A key is never renamed or removed within one schema; new ones may come. What is not known is null.
 - Totals include the dead and the draining; they never fall.
 
-    {"version", "generation", "uptime_s", "steering": "on"|"off",
-     "workers":  [{"slot", "pid", "state", "generation", "accepting", "sessions", "accepted_total", "cpu_percent",
-                  "rss_bytes", "fds", "share_percent", "drain_left_s"}],
-     "backends": [{"name", "address", "state", "weight", "sessions", "sessions_total", "connect_failures_total",
+    {"schema": 2, "version", "generation", "uptime_s", "steering": "on"|"off",
+     "listeners": [{"name", "addresses", "pools", "sessions", "maxconns", "accepted_total", "refused_total",
+                   "failed_total", "bytes_in_total", "bytes_out_total", "closed_total", "cut_total", "retries_total",
+                   "pauses_total", "resumes_total"}],
+     "pools":    [{"name", "balance", "queued", "queued_total", "max_queue", "backends": [as in "backends"]}],
+     "backends": [{"name", "pool", "address", "state", "weight", "sessions", "sessions_total", "connect_failures_total",
                    "bytes_in_total", "bytes_out_total", "checks_total", "check_failures_total", "downs_total",
                    "check", "check_streak", "check_ms", "maxconn", "backup", "since_s"}],
+     "workers":  [{"slot", "pid", "state", "generation", "accepting", "sessions", "accepted_total", "cpu_percent",
+                  "rss_bytes", "fds", "share_percent", "drain_left_s"}],
      "totals":   {"sessions", "accepted_total", "refused_total", "failed_total", "bytes_in_total", "bytes_out_total",
                   "closed_total", "cut_total", "retries_total", "pauses_total", "resumes_total",
                   "queued_total", "log_dropped_total", "queued", "respawns_total", "hangs_total"},
      "reload":   {"serial", "ok", "text", "age_s", ...} of the last reload, or null}
 
+Schema 1 had no listeners and no pools. The totals count removed listeners and pools too; the sums of those that are
+configured can be less.
 `state` of a worker: starting, ready, draining, hung. `state` of a backend: up, down, drain, maint.
 bytes_in went from client to backend. `check` is the outcome of the last health check, `check_streak` how many results in
 a row speak against the present state, `check_ms` how long the last good one took; downs are falls from up to down.
@@ -28,6 +34,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from balancer.console.processes import Figures
+from balancer.options import Listener, Options, Pool
 from balancer.pool.backend import Backend
 from balancer.pool.board import (
     ADMIN_NAMES,
@@ -89,6 +96,7 @@ from balancer.shm.layout import (
     STATE,
 )
 
+SCHEMA = 2
 WORKER_ROLE = 0  # the first role of the balancer's plan
 LISTENER_TOTALS = {
     "accepted_total": L_ACCEPTED,
@@ -157,17 +165,43 @@ def describe_worker(board: Board, row: int, now_ms: int, figures: Callable[[int]
     }
 
 
+def describe_listener(board: Board, listener: Listener) -> dict[str, Any]:
+    at = board.listener_at(listener.index)
+    return {
+        "name": listener.name,
+        "addresses": [str(address) for address in listener.addresses],
+        "pools": list(dict.fromkeys(route.pool for route in listener.routes)),
+        "sessions": board.gauge(at + L_SESSIONS),
+        "maxconns": listener.maxconns,
+        **{key: board.total(at + column) for key, column in LISTENER_TOTALS.items()},
+    }
+
+
+def describe_pool(board: Board, pool: Pool, backends: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """`backends` are those of this pool."""
+    at = board.pool_at(pool.index)
+    return {
+        "name": pool.name,
+        "balance": pool.balance,
+        "queued": board.gauge(at + P_QUEUED),
+        "queued_total": board.total(at + P_QUEUED_TOTAL),
+        "max_queue": pool.max_queue,
+        "backends": backends,
+    }
+
+
 def describe_backend(
     board: Board, backend: Backend, now_ms: int, sums: dict[str, list[int]]
 ) -> dict[str, Any]:
     index = backend.index
-    wish, verdict = board.word(index, W_ADMIN_STATE), board.word(index, W_VERDICT)
+    admin, verdict = board.word(index, W_ADMIN_STATE), board.word(index, W_VERDICT)
     since = board.word(index, W_SINCE_MS)
     check, check_us = board.word(index, W_CHECK), board.word(index, W_CHECK_US)
     return {
         "name": backend.name,
+        "pool": backend.pool,
         "address": str(backend.address),
-        "state": VERDICT_NAMES[verdict] if wish == ADMIN_READY else ADMIN_NAMES[wish],
+        "state": VERDICT_NAMES[verdict] if admin == ADMIN_READY else ADMIN_NAMES[admin],
         "weight": board.weight_of(index, backend.weight),
         **{key: column[index] for key, column in sums.items()},
         "check": CHECK_NAMES[check] if check else None,
@@ -180,7 +214,7 @@ def describe_backend(
 
 
 def snapshot(
-    board: Board, backends: Sequence[Backend], version: str, now: float, figures: Callable[[int], Figures]
+    board: Board, options: Options, version: str, now: float, figures: Callable[[int], Figures]
 ) -> dict[str, Any]:
     """Everything at monotonic time `now` (seconds), shaped as the module's docstring says."""
     now_ms = int(now * 1000)
@@ -188,14 +222,21 @@ def snapshot(
     sums = {"sessions": board.every_gauge(BACKENDS, B_SESSIONS)}
     sums |= {key: board.every_total(BACKENDS, column) for key, column in BACKEND_TOTALS.items()}
     workers = [describe_worker(board, row, now_ms, figures) for row in worker_rows(board)]
+    backends = [
+        [describe_backend(board, backend, now_ms, sums) for backend in pool.backends]
+        for pool in options.pools
+    ]
     serial, text = board.shared.notice.read()
     return {
+        "schema": SCHEMA,
         "version": version,
         "generation": board.cells[master + MASTER_GENERATION],
         "uptime_s": round(now - board.cells[master + STARTED_MS] / 1000, 1),
         "steering": "on" if board.cells[master + MASTER_STEERED] else "off",
+        "listeners": [describe_listener(board, listener) for listener in options.listeners],
+        "pools": [describe_pool(board, *each) for each in zip(options.pools, backends, strict=True)],
+        "backends": [backend for each in backends for backend in each],
         "workers": sorted(workers, key=lambda worker: (worker["slot"], worker["generation"])),
-        "backends": [describe_backend(board, backend, now_ms, sums) for backend in backends],
         "totals": {
             "sessions": sum(board.every_gauge(LISTENERS, L_SESSIONS)),
             **{key: board.sum_total(LISTENERS, column) for key, column in LISTENER_TOTALS.items()},

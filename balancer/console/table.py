@@ -6,8 +6,15 @@ RULES: no socket, no board, no clock. A number that is not known is shown as `-`
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from balancer.pool.backend import MAIN_POOL
+
 BOLD, DIM, RED, YELLOW, GREEN, PLAIN = "\x1b[1m", "\x1b[2m", "\x1b[31m", "\x1b[33m", "\x1b[32m", "\x1b[0m"
 WORKER_HEAD = ("WORKER", "PID", "STATE", "SESSIONS", "ACCEPTED", "CPU", "RSS", "FDS", "SHARE")
+LISTENER_HEAD = ("LISTENER", "ADDRESSES", "POOLS", "SESSIONS", "ACCEPTED", "REFUSED", "FAILED", "IN", "OUT")
+POOL_HEAD = ("POOL", "BALANCE", "UP", "SESSIONS", "QUEUED", "WAITED")
+LEFT = frozenset(
+    ("WORKER", "BACKEND", "ADDRESS", "STATE", "CHECK", "LISTENER", "ADDRESSES", "POOLS", "POOL", "BALANCE")
+)
 BACKEND_HEAD = (
     "BACKEND", "ADDRESS", "STATE", "WEIGHT", "SESSIONS", "TOTAL", "FAILED", "IN", "OUT", "CHECK"
 )  # fmt: skip
@@ -58,7 +65,7 @@ def draw_columns(head: Sequence[str], rows: Sequence[Sequence[str]], colour: boo
     """Aligned columns: the first is left-aligned, numbers right-aligned, a STATE column coloured."""
     table = [list(head), *[list(row) for row in rows]]
     widths = [max(len(row[i]) for row in table) for i in range(len(head))]
-    left = {i for i, name in enumerate(head) if name in ("WORKER", "BACKEND", "ADDRESS", "STATE", "CHECK")}
+    left = {i for i, name in enumerate(head) if name in LEFT}
     lines = []
     for number, row in enumerate(table):
         cells = []
@@ -87,13 +94,49 @@ def worker_row(worker: Mapping[str, Any]) -> list[str]:
     ]
 
 
+def of_limit(count: int, limit: int) -> str:
+    """3 -> "3", and "3/64" where there is a limit."""
+    return f"{human_number(count)}/{human_number(limit)}" if limit else human_number(count)
+
+
+def listener_row(listener: Mapping[str, Any]) -> list[str]:
+    return [
+        str(listener["name"]),
+        ", ".join(listener["addresses"]),
+        ", ".join(listener["pools"]),
+        of_limit(listener["sessions"], listener["maxconns"]),
+        human_number(listener["accepted_total"]),
+        human_number(listener["refused_total"]),
+        human_number(listener["failed_total"]),
+        human_bytes(listener["bytes_in_total"]),
+        human_bytes(listener["bytes_out_total"]),
+    ]
+
+
+def pool_row(pool: Mapping[str, Any]) -> list[str]:
+    backends = pool["backends"]
+    return [
+        str(pool["name"]),
+        str(pool["balance"]),
+        f"{sum(backend['state'] == 'up' for backend in backends)}/{len(backends)}",
+        human_number(sum(backend["sessions"] for backend in backends)),
+        of_limit(pool["queued"], pool["max_queue"]),
+        human_number(pool["queued_total"]),
+    ]
+
+
+def identity(backend: Mapping[str, Any]) -> str:
+    """A backend's name over all pools: POOL/NAME, and the bare name in the pool main."""
+    return str(backend["name"]) if backend["pool"] == MAIN_POOL else f"{backend['pool']}/{backend['name']}"
+
+
 def backend_row(backend: Mapping[str, Any]) -> list[str]:
     return [
-        str(backend["name"]),
+        identity(backend),
         str(backend["address"]),
         str(backend["state"]),
         human_number(backend["weight"]),
-        human_number(backend["sessions"]),
+        of_limit(backend["sessions"], backend["maxconn"]),
         human_number(backend["sessions_total"]),
         human_number(backend["connect_failures_total"]),
         human_bytes(backend["bytes_in_total"]),
@@ -128,6 +171,8 @@ def draw_status(status: Mapping[str, Any], colour: bool = False) -> str:
     if reload and not reload.get("ok", True):
         text = f"last reload FAILED: {reload.get('text', '')}"
         lines.append(f"{RED}{text}{PLAIN}" if colour else text)
-    lines += ["", *draw_columns(WORKER_HEAD, [worker_row(w) for w in status["workers"]], colour)]
+    lines += ["", *draw_columns(LISTENER_HEAD, [listener_row(one) for one in status["listeners"]], colour)]
+    lines += ["", *draw_columns(POOL_HEAD, [pool_row(one) for one in status["pools"]], colour)]
     lines += ["", *draw_columns(BACKEND_HEAD, [backend_row(b) for b in status["backends"]], colour)]
+    lines += ["", *draw_columns(WORKER_HEAD, [worker_row(w) for w in status["workers"]], colour)]
     return "\n".join(lines)

@@ -10,6 +10,7 @@ import pytest
 from balancer.config.units import parse_address
 from balancer.console.commands import Commands, outcome_of
 from balancer.eventloop.loop import Loop
+from balancer.options import Pool
 from balancer.pool import board as b
 from balancer.pool.backend import Backend
 from balancer.shm import layout as c
@@ -32,11 +33,16 @@ def loop() -> Loop:
 
 @pytest.fixture
 def commands(board: b.Board, loop: Loop) -> Commands:
-    backends = (
-        Backend("one", parse_address("127.0.0.1:1"), index=0),
-        Backend("two", parse_address("127.0.0.1:2"), index=1),
+    main = Pool(
+        "main",
+        backends=(
+            Backend("one", parse_address("127.0.0.1:1"), index=0),
+            Backend("two", parse_address("127.0.0.1:2"), index=1),
+            Backend("both", parse_address("127.0.0.1:3"), index=2),
+        ),
     )
-    return Commands(board, backends, loop, os.getpid(), lambda: {"workers": []})
+    api = Pool("api", backends=(Backend("both", parse_address("127.0.0.1:3"), index=3, pool="api"),))
+    return Commands(board, (main, api), loop, os.getpid(), lambda: {"workers": []})
 
 
 def say(commands: Commands, line: str) -> dict[str, Any]:
@@ -51,16 +57,26 @@ def test_status_is_passed_on(commands: Commands) -> None:
 
 
 @pytest.mark.parametrize(
-    ("wish", "cell"), [("drain", b.ADMIN_DRAIN), ("maint", b.ADMIN_MAINT), ("ready", b.ADMIN_READY)]
+    ("state", "cell"), [("drain", b.ADMIN_DRAIN), ("maint", b.ADMIN_MAINT), ("ready", b.ADMIN_READY)]
 )
-def test_wishes_reach_the_board_and_the_workers_notice(
-    commands: Commands, board: b.Board, wish: str, cell: int
+def test_admin_states_reach_the_board_and_the_workers_notice(
+    commands: Commands, board: b.Board, state: str, cell: int
 ) -> None:
     before = board.versions(0)
-    assert say(commands, f"{wish} two")["wish"] == wish
+    assert say(commands, f"{state} two")["admin_state"] == state
     assert board.word(1, b.W_ADMIN_STATE) == cell
     assert board.word(0, b.W_ADMIN_STATE) == b.ADMIN_READY
     assert board.versions(0) != before
+
+
+@pytest.mark.parametrize(("name", "index"), [("api/both", 3), ("main/both", 2), ("main/one", 0), ("one", 0)])
+def test_a_name_is_the_backends_own_or_that_with_its_pool(
+    commands: Commands, board: b.Board, name: str, index: int
+) -> None:
+    say(commands, f"drain {name}")
+    assert [board.word(each, b.W_ADMIN_STATE) for each in range(4)] == [
+        b.ADMIN_DRAIN if each == index else b.ADMIN_READY for each in range(4)
+    ]
 
 
 def test_weight_zero_is_a_weight_and_ready_takes_it_back(commands: Commands, board: b.Board) -> None:
@@ -81,7 +97,10 @@ def test_workers_is_left_for_the_master(commands: Commands, board: b.Board) -> N
 @pytest.mark.parametrize(
     ("line", "culprit"),
     [
-        ("drain three", "'three'; there are: one, two"),
+        ("drain three", "'three'; there are: api/both, both, one, two"),
+        ("drain tow", "did you mean two?"),
+        ("drain both", "name one of main/both, api/both"),
+        ("drain api/one", "'api/one'"),
         ("weight one 257", "0 to 256"),
         ("weight one -1", "'-1'"),
         ("workers 0", "from 1"),
@@ -94,11 +113,9 @@ def test_refusals_name_the_culprit(commands: Commands, line: str, culprit: str) 
     assert culprit in say(commands, line)["error"]
 
 
-def test_reload_answers_when_the_master_has_told_the_outcome(
-    commands: Commands, board: b.Board, loop: Loop, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_reload_answers_when_the_master_has_told_the_outcome(board: b.Board, loop: Loop) -> None:
     sent: list[tuple[int, int]] = []
-    monkeypatch.setattr(os, "kill", lambda pid, number: sent.append((pid, number)))
+    commands = Commands(board, (), loop, os.getpid(), dict, lambda pid, number: sent.append((pid, number)))
     answers = Answers()
     commands.handle(["reload"], answers)
     assert sent == [(os.getpid(), signal.SIGHUP)] and not answers

@@ -11,36 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from balancer.console.page import BAD, GOOD, HEADERS, WARN, draw, headline, judge
-
-
-def backend(name: str, **changed: Any) -> dict[str, Any]:
-    plain = {
-        "name": name, "address": "10.0.0.1:80", "state": "up", "weight": 1, "sessions": 2, "sessions_total": 30,
-        "connect_failures_total": 0, "bytes_in_total": 4096, "bytes_out_total": 5, "check": "ok", "maxconn": 0,
-        "backup": False, "since_s": 1.5, "checks_total": 7, "check_failures_total": 2, "downs_total": 1,
-        "check_streak": 4, "check_ms": 1.25,
-    }  # fmt: skip
-    return plain | changed
-
-
-def worker(slot: int, **changed: Any) -> dict[str, Any]:
-    plain = {
-        "slot": slot, "pid": 4711, "state": "ready", "generation": 1, "sessions": 3, "accepted_total": 9,
-        "cpu_percent": 12.5, "rss_bytes": 1048576, "fds": 20, "share_percent": 50.0, "drain_left_s": None,
-    }  # fmt: skip
-    return plain | changed
-
-
-def status(**changed: Any) -> dict[str, Any]:
-    totals = {
-        "sessions": 17, "accepted_total": 40, "refused_total": 3, "failed_total": 4, "bytes_in_total": 2048,
-        "bytes_out_total": 1, "closed_total": 23, "queued": 0,
-    }  # fmt: skip
-    plain = {
-        "version": "1.2.3", "generation": 2, "uptime_s": 61.5, "steering": "on", "workers": [worker(0)],
-        "backends": [backend("a"), backend("b"), backend("c")], "totals": totals, "reload": None,
-    }  # fmt: skip
-    return plain | changed
+from tests.unit.balancer.console.sample_status import backend, listener, status, worker
 
 
 class Reader(HTMLParser):
@@ -61,10 +32,11 @@ class Reader(HTMLParser):
 
 
 def test_the_big_line() -> None:
-    assert headline(status()) == "3 of 3 backends up, 17 sessions"
+    three = status(backends=[backend(name) for name in "abc"], totals=status()["totals"] | {"sessions": 17})
+    assert headline(three) == "3 of 3 backends up, 17 sessions"
     one = status(backends=[backend("a", state="down")], totals=status()["totals"] | {"sessions": 1})
     assert headline(one) == "0 of 1 backend up, 1 session"
-    page = draw(status())
+    page = draw(three)
     assert "<h1>3 of 3 backends up, 17 sessions</h1>" in page
     assert "Nothing needs attention." in page and "{{" not in page
 
@@ -76,7 +48,7 @@ def test_the_big_line() -> None:
          "b at 10.0.0.1:80 has been down for 1m 1s (refused)."),
         ({"backends": [backend("a", state="down")]}, BAD, "No backend is up: every new session fails."),
         ({"backends": [backend("a"), backend("b", state="maint")]}, GOOD,
-         "b is in maint by an operator's wish; 2 sessions left there."),
+         "b is in maint by an operator's command; 2 sessions left there."),
         ({"workers": [worker(0), worker(1, state="hung")]}, WARN, "Worker 1 (pid 4711) is hung"),
         ({"workers": []}, BAD, "No worker is ready: nobody is accepted."),
         ({"reload": {"ok": False, "text": "conf:3: unknown key", "age_s": 4.0}}, WARN,
@@ -96,15 +68,30 @@ def test_what_is_wrong_stands_on_top(changed: dict[str, Any], level: str, senten
 
 def test_figures_and_their_shares() -> None:
     page = draw(status(backends=[backend("a", sessions=3, maxconn=8), backend("b", sessions=1)]))
-    assert 'width="75.0%"' in page and 'width="25.0%"' in page
+    assert 'width="37.5%"' in page and 'width="25.0%"' in page  # of its maxconn, of all sessions
     text = " ".join(Reader(page).texts)
-    assert "3 / 8" in text and "4.0 KiB" in text and "12 %" in text and "up 1m 1s" in text
+    assert "3/8" in text and "4.0 KiB" in text and "12 %" in text and "up 1m 1s" in text
     keys = [attributes["data-key"] for _, attributes in Reader(page).tags if "data-key" in attributes]
     assert len(keys) == len(set(keys))
     courses = {
         attributes["data-course"] for _, attributes in Reader(page).tags if "data-course" in attributes
     }
     assert courses <= set(keys)
+
+
+def test_listeners_and_pools_are_named() -> None:
+    page = draw(
+        status(
+            listeners=[
+                listener("web", maxconns=68, addresses=["0.0.0.0:80", "[::]:80"], pools=["api", "main"])
+            ],
+            backends=[backend("a", pool="api", state="drain"), backend("a")],
+        )
+    )
+    text = " ".join(Reader(page).texts)
+    for words in ("web", "0.0.0.0:80, [::]:80", "api, main", "17/68", "api/a", "0 of 1 up", "1 of 1 up"):
+        assert words in text
+    assert "api/a is in drain" in text
 
 
 def test_the_policy_allows_this_script_and_style_and_nothing_else() -> None:

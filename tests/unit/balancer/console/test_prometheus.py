@@ -1,50 +1,18 @@
 """The exposition, held against a whole expected text and against a reader of its own."""
 
 import re
-from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
 
 from balancer.console.prometheus import METRICS, exposition
+from tests.unit.balancer.console.sample_status import TOTALS, backend, listener, pool, status, worker
 
 LINE = re.compile(
     r'(?P<name>[a-z_]+)(?:\{(?P<labels>(?:[a-z]+="(?:[^"\\\n]|\\[\\"n])*",?)+)\})? (?P<value>\S+)'
 )
 UNDO = {r"\\": "\\", r"\"": '"', r"\n": "\n"}
 LABEL = re.compile(r'([a-z]+)="((?:[^"\\\n]|\\[\\"n])*)"')
-
-
-def backend(name: str, **changed: Any) -> dict[str, Any]:
-    plain = {
-        "name": name, "address": "10.0.0.1:80", "state": "up", "weight": 1, "sessions": 2, "sessions_total": 30,
-        "connect_failures_total": 0, "bytes_in_total": 400, "bytes_out_total": 5000, "check": "ok", "maxconn": 0,
-        "backup": False, "since_s": 1.5, "checks_total": 7, "check_failures_total": 2, "downs_total": 1,
-        "check_streak": 4, "check_ms": 1.25,
-    }  # fmt: skip
-    return plain | changed
-
-
-def worker(slot: int, **changed: Any) -> dict[str, Any]:
-    plain = {
-        "slot": slot, "pid": 4711, "state": "ready", "generation": 1, "accepting": True, "sessions": 3,
-        "accepted_total": 9, "cpu_percent": 12.5, "rss_bytes": 1048576, "fds": 20, "share_percent": 50.0,
-        "drain_left_s": None,
-    }  # fmt: skip
-    return plain | changed
-
-
-def status(**changed: Any) -> dict[str, Any]:
-    totals = [
-        "sessions", "accepted_total", "refused_total", "failed_total", "bytes_in_total", "bytes_out_total",
-        "closed_total", "cut_total", "retries_total", "pauses_total", "resumes_total", "queued",
-        "log_dropped_total", "queued_total", "respawns_total", "hangs_total",
-    ]  # fmt: skip
-    plain = {
-        "version": "1.2.3", "generation": 2, "uptime_s": 61.5, "steering": "on", "workers": [worker(0)],
-        "backends": [backend("a")], "totals": {key: n for n, key in enumerate(totals, 100)}, "reload": None,
-    }  # fmt: skip
-    return plain | changed
 
 
 def read(text: str) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
@@ -67,52 +35,52 @@ def read(text: str) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
 GOLDEN_BACKEND = """\
 # HELP balancer_backend_info Always 1; address and role are the labels.
 # TYPE balancer_backend_info gauge
-balancer_backend_info{backend="a",address="10.0.0.1:80",backup="no"} 1
+balancer_backend_info{pool="main",backend="a",address="10.0.0.1:80",backup="no"} 1
 # HELP balancer_backend_up 1 when it is given new sessions.
 # TYPE balancer_backend_up gauge
-balancer_backend_up{backend="a"} 1
+balancer_backend_up{pool="main",backend="a"} 1
 # HELP balancer_backend_state 1 for the state it is in, 0 for the others.
 # TYPE balancer_backend_state gauge
-balancer_backend_state{backend="a",state="up"} 1
-balancer_backend_state{backend="a",state="down"} 0
-balancer_backend_state{backend="a",state="drain"} 0
-balancer_backend_state{backend="a",state="maint"} 0
+balancer_backend_state{pool="main",backend="a",state="up"} 1
+balancer_backend_state{pool="main",backend="a",state="down"} 0
+balancer_backend_state{pool="main",backend="a",state="drain"} 0
+balancer_backend_state{pool="main",backend="a",state="maint"} 0
 # HELP balancer_backend_state_age_seconds Since its checks changed their verdict.
 # TYPE balancer_backend_state_age_seconds gauge
-balancer_backend_state_age_seconds{backend="a"} 1.5
+balancer_backend_state_age_seconds{pool="main",backend="a"} 1.5
 # HELP balancer_backend_weight Weight in force.
 # TYPE balancer_backend_weight gauge
-balancer_backend_weight{backend="a"} 1
+balancer_backend_weight{pool="main",backend="a"} 1
 # HELP balancer_backend_sessions Sessions open now.
 # TYPE balancer_backend_sessions gauge
-balancer_backend_sessions{backend="a"} 2
+balancer_backend_sessions{pool="main",backend="a"} 2
 # HELP balancer_backend_sessions_limit Its maxconn; 0 is no limit.
 # TYPE balancer_backend_sessions_limit gauge
-balancer_backend_sessions_limit{backend="a"} 0
+balancer_backend_sessions_limit{pool="main",backend="a"} 0
 # HELP balancer_backend_sessions_total Sessions given to it.
 # TYPE balancer_backend_sessions_total counter
-balancer_backend_sessions_total{backend="a"} 30
-# HELP balancer_backend_connect_failures_total Connects that failed.
+balancer_backend_sessions_total{pool="main",backend="a"} 30
+# HELP balancer_backend_connect_failures_total Failed connects.
 # TYPE balancer_backend_connect_failures_total counter
-balancer_backend_connect_failures_total{backend="a"} 0
+balancer_backend_connect_failures_total{pool="main",backend="a"} 0
 # HELP balancer_backend_checks_total Health checks made.
 # TYPE balancer_backend_checks_total counter
-balancer_backend_checks_total{backend="a"} 7
-# HELP balancer_backend_check_failures_total Health checks that failed.
+balancer_backend_checks_total{pool="main",backend="a"} 7
+# HELP balancer_backend_check_failures_total Failed health checks.
 # TYPE balancer_backend_check_failures_total counter
-balancer_backend_check_failures_total{backend="a"} 2
+balancer_backend_check_failures_total{pool="main",backend="a"} 2
 # HELP balancer_backend_check_seconds What the last good check took.
 # TYPE balancer_backend_check_seconds gauge
-balancer_backend_check_seconds{backend="a"} 0.00125
+balancer_backend_check_seconds{pool="main",backend="a"} 0.00125
 # HELP balancer_backend_downs_total Falls from up to down.
 # TYPE balancer_backend_downs_total counter
-balancer_backend_downs_total{backend="a"} 1
+balancer_backend_downs_total{pool="main",backend="a"} 1
 # HELP balancer_backend_bytes_in_total Bytes from clients to it.
 # TYPE balancer_backend_bytes_in_total counter
-balancer_backend_bytes_in_total{backend="a"} 400
+balancer_backend_bytes_in_total{pool="main",backend="a"} 4096
 # HELP balancer_backend_bytes_out_total Bytes from it to clients.
 # TYPE balancer_backend_bytes_out_total counter
-balancer_backend_bytes_out_total{backend="a"} 5000
+balancer_backend_bytes_out_total{pool="main",backend="a"} 5
 """
 
 
@@ -122,7 +90,7 @@ def test_the_text_of_a_backend_to_the_letter() -> None:
 
 
 def test_every_figure_of_the_balancer_is_there() -> None:
-    samples = read(exposition(status()))
+    samples = read(exposition(status(totals={key: n for n, key in enumerate(TOTALS, 100)})))
     plain = {name: value for (name, labels), value in samples.items() if not labels}
     assert plain == {
         "balancer_uptime_seconds": 61.5, "balancer_generation": 2, "balancer_config_last_reload_successful": 1,
@@ -134,6 +102,24 @@ def test_every_figure_of_the_balancer_is_there() -> None:
         "balancer_queued_total": 113, "balancer_respawns_total": 114, "balancer_hangs_total": 115,
     }  # fmt: skip
     assert samples["balancer_build_info", (("version", "1.2.3"),)] == 1
+
+
+def test_listeners_and_pools_have_their_labels() -> None:
+    backends = [backend("a", pool="api"), backend("a", pool="web", state="down")]
+    samples = read(
+        exposition(
+            status(
+                listeners=[listener("in", maxconns=9), listener("out", accepted_total=7)],
+                backends=backends,
+                pools=[pool("api", backends[:1], queued=3), pool("web", backends[1:])],
+            )
+        )
+    )
+    assert samples["balancer_listener_sessions_limit", (("listener", "in"),)] == 9
+    assert samples["balancer_listener_accepted_total", (("listener", "out"),)] == 7
+    assert samples["balancer_pool_queued_sessions", (("pool", "api"),)] == 3
+    assert samples["balancer_backend_up", (("pool", "api"), ("backend", "a"))] == 1
+    assert samples["balancer_backend_up", (("pool", "web"), ("backend", "a"))] == 0
 
 
 def test_processes_are_summed_by_slot_and_have_no_pid() -> None:
@@ -179,6 +165,6 @@ def test_names_follow_the_conventions() -> None:
 def test_any_name_comes_back_out_of_the_text(names: list[str]) -> None:
     samples = read(exposition(status(backends=[backend(name, state="drain") for name in names])))
     found = {
-        labels[0][1]: value for (name, labels), value in samples.items() if name == "balancer_backend_up"
+        labels[1][1]: value for (name, labels), value in samples.items() if name == "balancer_backend_up"
     }
     assert found == dict.fromkeys(names, 0)

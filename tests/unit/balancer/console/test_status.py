@@ -6,6 +6,7 @@ from balancer.config.units import parse_address
 from balancer.console.processes import UNKNOWN, Figures
 from balancer.console.status import snapshot, worker_state
 from balancer.console.table import check_text, draw_status, human_age, human_bytes
+from balancer.options import Listener, Options, Pool, ProcessOptions, Route
 from balancer.pool import board as b
 from balancer.pool.backend import Backend
 from balancer.shm import layout as c
@@ -14,6 +15,11 @@ from balancer.shm.table import RETIRED_ROW
 BACKENDS = (
     Backend("one", parse_address("127.0.0.1:9001"), weight=2, maxconn=8, index=0),
     Backend("two", parse_address("127.0.0.1:9002"), backup=True, index=1),
+)
+OPTIONS = Options(
+    ProcessOptions(),
+    (Listener("main", (parse_address("0.0.0.0:80"),), maxconns=9, routes=(Route("main"),), index=0),),
+    (Pool("main", BACKENDS, balance="p2c", max_queue=5, index=0),),
 )
 
 
@@ -40,7 +46,7 @@ def lease(board: b.Board, row: int, **cells: int) -> memoryview:
 
 def look(board: b.Board, now: float = 100.0) -> dict:
     return snapshot(
-        board, BACKENDS, "1.2.3", now, lambda pid: Figures(12.5, 1 << 20, 9) if pid == 71 else UNKNOWN
+        board, OPTIONS, "1.2.3", now, lambda pid: Figures(12.5, 1 << 20, 9) if pid == 71 else UNKNOWN
     )
 
 
@@ -54,6 +60,20 @@ def test_totals_include_the_dead_and_the_draining(board: b.Board) -> None:
     totals = look(board)["totals"]
     assert (totals["respawns_total"], totals["hangs_total"]) == (4, 1)
     assert (totals["accepted_total"], totals["sessions"], totals["bytes_in_total"]) == (130, 3, 12)
+
+
+def test_listeners_and_pools_have_their_own_figures(board: b.Board) -> None:
+    row = lease(board, 3, pid=71, state=c.READY, beat_ms=100_000, accepted=10, sessions=2, refused=1)
+    row[board.pool_at(0) + b.P_QUEUED], row[board.pool_at(0) + b.P_QUEUED_TOTAL] = 3, 4
+    status = look(board)
+    [listener], [pool] = status["listeners"], status["pools"]
+    assert (listener["name"], listener["addresses"], listener["pools"]) == ("main", ["0.0.0.0:80"], ["main"])
+    assert (listener["sessions"], listener["maxconns"], listener["accepted_total"]) == (2, 9, 10)
+    assert (pool["name"], pool["balance"], pool["queued"], pool["queued_total"]) == ("main", "p2c", 3, 4)
+    assert pool["backends"] == status["backends"] and {one["pool"] for one in pool["backends"]} == {"main"}
+    assert status["schema"] == 2
+    table = draw_status(status)
+    assert "2/9" in table and "3/5" in table and "p2c" in table
 
 
 def test_workers_are_listed_with_what_the_kernel_says_of_them(board: b.Board) -> None:
@@ -78,7 +98,7 @@ def test_worker_state(state: int, age_ms: int, word: str) -> None:
     assert worker_state(state, 50_000, 50_000 + age_ms) == word
 
 
-def test_a_wish_is_shown_before_a_verdict(board: b.Board) -> None:
+def test_an_admin_state_is_shown_before_a_verdict(board: b.Board) -> None:
     board.write_verdict(0, [(b.W_VERDICT, b.DOWN), (b.W_SINCE_MS, 98_000)])
     board.write_verdict(1, [(b.W_VERDICT, b.DOWN)])
     board.set_admin_state(1, b.ADMIN_MAINT)

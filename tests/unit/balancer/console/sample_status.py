@@ -1,0 +1,55 @@
+"""A whole status made by hand; keyword arguments replace keys."""
+
+from typing import Any
+
+TOTALS = (
+    "sessions", "accepted_total", "refused_total", "failed_total", "bytes_in_total", "bytes_out_total",
+    "closed_total", "cut_total", "retries_total", "pauses_total", "resumes_total", "queued",
+    "log_dropped_total", "queued_total", "respawns_total", "hangs_total",
+)  # fmt: skip
+
+
+def backend(name: str, **changed: Any) -> dict[str, Any]:
+    plain = {
+        "name": name, "pool": "main", "address": "10.0.0.1:80", "state": "up", "weight": 1, "sessions": 2,
+        "sessions_total": 30, "connect_failures_total": 0, "bytes_in_total": 4096, "bytes_out_total": 5,
+        "check": "ok", "maxconn": 0, "backup": False, "since_s": 1.5, "checks_total": 7, "check_failures_total": 2,
+        "downs_total": 1, "check_streak": 4, "check_ms": 1.25,
+    }  # fmt: skip
+    return plain | changed
+
+
+def worker(slot: int, **changed: Any) -> dict[str, Any]:
+    plain = {
+        "slot": slot, "pid": 4711, "state": "ready", "generation": 1, "accepting": True, "sessions": 3,
+        "accepted_total": 9, "cpu_percent": 12.5, "rss_bytes": 1048576, "fds": 20, "share_percent": 50.0,
+        "drain_left_s": None,
+    }  # fmt: skip
+    return plain | changed
+
+
+def listener(name: str = "main", **changed: Any) -> dict[str, Any]:
+    plain = {
+        "name": name, "addresses": ["0.0.0.0:9090"], "pools": ["main"], "sessions": 17, "maxconns": 0,
+        "accepted_total": 40, "refused_total": 3, "failed_total": 4, "bytes_in_total": 2048, "bytes_out_total": 1,
+        "closed_total": 23, "cut_total": 0, "retries_total": 0, "pauses_total": 0, "resumes_total": 0,
+    }  # fmt: skip
+    return plain | changed
+
+
+def pool(name: str, backends: list[dict[str, Any]], **changed: Any) -> dict[str, Any]:
+    plain = {"name": name, "balance": "leastconn", "queued": 0, "queued_total": 6, "max_queue": 1024}
+    return plain | {"backends": backends} | changed
+
+
+def status(**changed: Any) -> dict[str, Any]:
+    """The pools follow from the backends unless they are given."""
+    backends = changed.setdefault("backends", [backend("a")])
+    names = dict.fromkeys(one["pool"] for one in backends) or {"main": None}
+    plain = {
+        "schema": 2, "version": "1.2.3", "generation": 2, "uptime_s": 61.5, "steering": "on",
+        "listeners": [listener()], "workers": [worker(0)], "reload": None,
+        "pools": [pool(name, [one for one in backends if one["pool"] == name]) for name in names],
+        "totals": {key: n for n, key in enumerate(TOTALS, 100)} | {"queued": 0},
+    }  # fmt: skip
+    return plain | changed
