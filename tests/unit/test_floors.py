@@ -53,6 +53,22 @@ FLOORS = {
 }
 # Inside a package, lowest first: a module imports from its own line and from those before it.
 ORDER = {
+    "balancer.prefork": (
+        ("children", "limits", "notify", "options", "slots", "sockets", "steering", "titles"),
+        ("child", "pidfile"),
+        ("plan", "upgrade"),
+        ("changes", "channels"),
+        ("fork",),
+        ("boot", "processes"),
+        ("generations", "slot_table"),
+        ("master",),
+    ),
+    "balancer.pool": (
+        ("backend", "blocks", "health", "policies"),
+        ("board",),
+        ("handover_state", "shared_limit", "targets"),
+        ("election", "verdicts"),
+    ),
     "balancer.relay": (
         ("activity", "ends", "half", "pipes", "sockets", "stream"),
         ("context", "flow"),
