@@ -290,7 +290,9 @@ def summary_of(options: Options) -> tuple[tuple[str, str], ...]:
         about = usage.summary(listener)
         if listener.name != MAIN:
             about.append(("bind", ", ".join(map(str, listener.addresses))))
-            about.append(("route", ", ".join(map(str, listener.routes))))
+            about.append(
+                ("route", ", ".join(f"{one.network or 'all'}: {one.pool}" for one in listener.routes))
+            )
         found += _prefixed("listener", listener.name, about)
     for pool in options.pools:
         about = [(name, value) for name, value in usage.summary(pool) if name != "upstream"]

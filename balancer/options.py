@@ -303,10 +303,6 @@ class Options:
         return self.listeners[0].splice
 
     @property
-    def balance(self) -> str:
-        return self.pools[0].balance
-
-    @property
     def connect_timeout(self) -> float:
         return self.pools[0].connect_timeout
 
@@ -321,22 +317,6 @@ class Options:
     @property
     def max_queue(self) -> int:
         return self.pools[0].max_queue
-
-    @property
-    def check(self) -> str:
-        return self.pools[0].check
-
-    @property
-    def check_interval(self) -> float:
-        return self.pools[0].check_interval
-
-    @property
-    def check_rise(self) -> int:
-        return self.pools[0].check_rise
-
-    @property
-    def check_fall(self) -> int:
-        return self.pools[0].check_fall
 
 
 def admin_path(port: int, environ: Mapping[str, str], user: str = "") -> str:

@@ -546,7 +546,7 @@ def test_print_config_tells_each_sections_sources_and_reads_back(
 def test_a_reload_reports_options_by_section(ini: Callable[[str], list[str]]) -> None:
     named = dict(summary_of(parse(ini(SECTIONS), {})))
     assert named["listener db maxconns"] == "5"
-    assert named["listener web route"] == "from 10.0.0.0/8 -> inside, -> web"
+    assert named["listener web route"] == "10.0.0.0/8: inside, all: web"
     assert named["pool web backend a:1"] == "a:1 weight=2 maxconn=0"
     assert named["pool inside balance"] == "p2c"
     flat = dict(summary_of(parse([*NEEDED, "--connect-timeout", "1500ms"], {})))
