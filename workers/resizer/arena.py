@@ -52,6 +52,10 @@ class Arena:
         """The `length` bytes at `offset` of the arena."""
         return self._view[offset : offset + length]
 
+    def copy(self, offset: int, length: int, slot: int) -> None:
+        """Copy `length` bytes at `offset` to the beginning of another slot."""
+        self.slot(slot)[:length] = self.piece(offset, length)
+
     def offset_of(self, piece: memoryview) -> int:
         """The offset in the arena of `piece`, a non-empty slice of a slot.
 
@@ -72,24 +76,24 @@ def _address(view: memoryview) -> int:
 class SlotAllocator:
     """The free slots of one front, last in first out: a slot just used has warm pages and cache lines.
 
-    A free slot is in `_free` exactly once, a slot in use not at all. `_touched`: bytes that may have pages.
+    A free slot is in `free` exactly once, a slot in use not at all. `_touched`: bytes that may have pages.
     """
 
-    __slots__ = ("_free", "_give_back", "_released_at", "_touched")
+    __slots__ = ("_give_back", "_released_at", "_touched", "free")
 
     def __init__(self, slots: Iterable[int], give_back: Callable[[int, int], object]) -> None:
-        self._free = list(slots)
-        self._free.reverse()
+        self.free = list(slots)
+        self.free.reverse()
         self._give_back = give_back
         self._touched: dict[int, int] = {}
         self._released_at: dict[int, float] = {}
 
     def __len__(self) -> int:
-        return len(self._free)
+        return len(self.free)
 
     def allocate(self) -> int | None:
         """A free slot, now in use; None when there is none."""
-        return self._free.pop() if self._free else None
+        return self.free.pop() if self.free else None
 
     def touch(self, slot: int, length: int) -> None:
         """Up to the first `length` bytes of a slot in use have been or will be written."""
@@ -98,13 +102,13 @@ class SlotAllocator:
 
     def release(self, slot: int, now: float) -> None:
         """The slot is free. No process may still write to it."""
-        self._free.append(slot)
+        self.free.append(slot)
         self._released_at[slot] = now
 
     def sweep(self, now: float) -> int:
         """Give back the pages of slots free for IDLE_SECONDS; returns how many bytes."""
         total = 0
-        for slot in self._free:
+        for slot in self.free:
             touched = self._touched.get(slot, 0)
             if touched > KEEP_BYTES and now - self._released_at.get(slot, now) >= IDLE_SECONDS:
                 self._give_back(slot, touched)

@@ -1,7 +1,6 @@
 """The dispatch rule: a bounded queue of two classes, and which task goes to which worker next.
 
-RULES: pure. A task is anything with `serial` and `is_small`, a worker is anything. First in, first out within each class.
-Nothing here waits, sends or reads a clock.
+RULES: pure. First in, first out within each class. Nothing here waits, sends or reads a clock.
 
     small  ----->  any idle cpu                        (an idle core is better used than reserved)
            ----->  else express                        (unless every core is at short work already)
@@ -20,36 +19,13 @@ shortest first (150 ms), one cpu reserved for small pictures (8 ms, but half the
 
 from collections import deque
 from collections.abc import Iterator
-from typing import Generic, Protocol, TypeVar
+from itertools import chain
+
+from workers.resizer.idle_set import IdleSet, WorkerSlot
+from workers.resizer.task import Task
 
 
-class Queued(Protocol):
-    """What the queue needs of a task."""
-
-    @property
-    def serial(self) -> int: ...
-    @property
-    def is_small(self) -> bool: ...
-
-
-T = TypeVar("T", bound=Queued)
-S = TypeVar("S")
-
-
-class IdleWorkers(Protocol[S]):
-    """What the rule needs of the workers: idle_set.IdleSet."""
-
-    @property
-    def cpus(self) -> list[S]: ...
-    @property
-    def express(self) -> list[S]: ...
-    @property
-    def can_prefetch(self) -> dict[S, None]: ...
-    @property
-    def wants_express(self) -> bool: ...
-
-
-class TaskQueue(Generic[T]):
+class TaskQueue:
     """Tasks that wait: at most `limit` in all, at most three quarters of it big.
 
     0 <= len(big) <= big_limit <= limit; len(small) + len(big) <= limit; tasks put back are not counted again. Without the
@@ -61,34 +37,37 @@ class TaskQueue(Generic[T]):
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._big_limit = limit - limit // 4
-        self._small: deque[T] = deque()
-        self._big: deque[T] = deque()
+        self._small: deque[Task] = deque()
+        self._big: deque[Task] = deque()
 
     def __len__(self) -> int:
         return len(self._small) + len(self._big)
+
+    def __iter__(self) -> Iterator[Task]:
+        return chain(self._small, self._big)
 
     @property
     def limit(self) -> int:
         return self._limit
 
-    def is_full_for(self, task: T, ahead: int = 0) -> bool:
+    def is_full_for(self, task: Task, ahead: int = 0) -> bool:
         """True when `task` would be over the limit once `ahead` others have arrived before it."""
         if len(self) + ahead >= self._limit:
             return True
         return not task.is_small and len(self._big) + ahead >= self._big_limit
 
-    def put(self, task: T) -> bool:
+    def put(self, task: Task) -> bool:
         """Queue `task`; False when the queue is full for its class."""
         if self.is_full_for(task):
             return False
         (self._small if task.is_small else self._big).append(task)
         return True
 
-    def put_back(self, task: T) -> None:
+    def put_back(self, task: Task) -> None:
         """Put a task that was taken out and not begun at the head of its class. Not subject to the limit."""
         (self._small if task.is_small else self._big).appendleft(task)
 
-    def cancel(self, task: T) -> bool:
+    def cancel(self, task: Task) -> bool:
         """Take `task` out; False when it does not wait any more."""
         queue = self._small if task.is_small else self._big
         try:
@@ -97,11 +76,11 @@ class TaskQueue(Generic[T]):
             return False
         return True
 
-    def pop_small(self) -> T | None:
+    def pop_small(self) -> Task | None:
         """Take out the oldest small task."""
         return self._small.popleft() if self._small else None
 
-    def pop_oldest(self) -> T | None:
+    def pop_oldest(self) -> Task | None:
         """Take out the oldest task of both classes."""
         if not self._small:
             return self._big.popleft() if self._big else None
@@ -109,7 +88,7 @@ class TaskQueue(Generic[T]):
             return self._big.popleft()
         return self._small.popleft()
 
-    def pop_big(self) -> T | None:
+    def pop_big(self) -> Task | None:
         """Take out the oldest big task."""
         return self._big.popleft() if self._big else None
 
@@ -122,25 +101,25 @@ class TaskQueue(Generic[T]):
         return bool(self._small and self._big)
 
 
-def pairs(waiting: TaskQueue[T], workers: IdleWorkers[S]) -> Iterator[tuple[T, S]]:
-    """Tasks and the workers that get them, to begin at once or to prefetch. Takes both out of `waiting` and `workers`.
-    The caller updates the workers after each pair, before it asks for the next."""
-    cpus, express, can_prefetch = workers.cpus, workers.express, workers.can_prefetch
-    while cpus and len(waiting):
-        if express and waiting.has_both and len(cpus) == 1:
-            task = waiting.pop_big()
+def pairs(queue: TaskQueue, idle: IdleSet) -> Iterator[tuple[Task, WorkerSlot]]:
+    """Tasks and the workers that get them, to begin at once or to prefetch. Takes both out of `queue` and `idle`. The
+    caller updates the worker of each pair before it asks for the next."""
+    cpus, express, can_prefetch = idle.cpus, idle.express, idle.can_prefetch
+    while cpus and len(queue):
+        if express and queue.has_both and len(cpus) == 1:
+            task = queue.pop_big()
         else:
-            task = waiting.pop_oldest()
+            task = queue.pop_oldest()
         if task is None:
             break
         yield task, cpus.pop()
-    while express and workers.wants_express:
-        task = waiting.pop_small()
+    while express and idle.wants_express:
+        task = queue.pop_small()
         if task is None:
             return
         yield task, express.pop()
-    while can_prefetch and not waiting.has_big:
-        task = waiting.pop_small()
+    while can_prefetch and not queue.has_big:
+        task = queue.pop_small()
         if task is None:
             return
         worker = next(iter(can_prefetch))

@@ -265,7 +265,7 @@ class FrameProtocol:
     def _reply(self, request: Request, task: Task | None, result: Result) -> None:
         scheduler = self.scheduler
         scheduler.count_status(result.status)
-        load = (scheduler.options.name, len(scheduler.queue), scheduler.pool.worker_count)
+        load = (scheduler.options.name, len(scheduler.queue), scheduler.worker_count)
         response = response_to(request, result, load)
         slot = -1
         if task is not None and result.status == OK:

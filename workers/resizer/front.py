@@ -52,9 +52,9 @@ class Front:
         self.options = options
         self.describe = describe
         first = child.slot * options.slots
-        self.scheduler = Scheduler(
-            child.loop, child.log, options, arena, range(first, first + options.slots), child.cells
-        )
+        slots = range(first, first + options.slots)
+        workers = self._workers()
+        self.scheduler = Scheduler(child.loop, child.log, options, arena, slots, child.cells, workers)
         self.clients: set[FrontConnection] = set()
         self.listening: dict[int, ListeningSocket] = {}
         self.checked_at = child.loop.now
@@ -63,7 +63,7 @@ class Front:
 
     def start(self) -> None:
         child = self.child
-        self.scheduler.start(self._workers(), self._alive())
+        self.scheduler.start(self._alive())
         self._open_sockets()
         child.on_drain = self.drain
         child.on_cut = self.cut
@@ -173,8 +173,8 @@ class Front:
         """Write the gauges."""
         scheduler, cells = self.scheduler, self.child.cells
         cells[counters.QUEUED] = scheduler.queued
-        cells[counters.WORKING] = scheduler.pool.busy
-        cells[counters.WORKERS] = scheduler.pool.worker_count
+        cells[counters.WORKING] = scheduler.working
+        cells[counters.WORKERS] = scheduler.worker_count
 
     def _describe_now(self) -> dict[str, object]:
         self._publish()  # those of the last tick may be older than the CPU processes' Hello
@@ -200,7 +200,7 @@ class Front:
         """Accept no clients and no work; requests in flight are answered."""
         self.scheduler.draining = True
         self._close_sockets()
-        pictures = self.scheduler.queued + self.scheduler.pool.busy
+        pictures = self.scheduler.queued + self.scheduler.working
         then = "answer what is under way"
         self.child.log.info("drain", clients=len(self.clients), pictures=pictures, then=then)
         for client in list(self.clients):

@@ -216,7 +216,7 @@ class HttpProtocol:
             "status": "ok",
             "name": scheduler.options.name,
             "queue": len(scheduler.queue),
-            "workers": scheduler.pool.worker_count,
+            "workers": scheduler.worker_count,
         }
         self._answer(200, *json_answer(document))
 

@@ -1,41 +1,49 @@
 """The scheduler of a front: slots of the arena, places in the queue, workers, and the clients that wait for them.
 
-RULES: the only caller of SlotAllocator, TaskQueue and WorkerPool. A slot has one holder at a time: the client that reads
-into it, the task, the process that works on it, the outbox that sends from it. `release_slot` frees it, nothing else.
-Back-pressure is not reading: a client that finds no slot, or a full queue and cannot be refused, stops reading and is
-called again in the order of asking.
+RULES: the only caller of SlotAllocator, TaskQueue and WorkerPool; calls go front -> protocols -> scheduler -> pool, and a
+result goes back to the requester of its task. A slot has one holder at a time: the client that reads into it, the task,
+the process that works on it, the output queue that sends from it. `release_slot` frees it, nothing else. Back-pressure is
+not reading: a client that finds no slot, or a full queue and cannot be refused, stops reading and is called again in the
+order of asking.
 
-    claim_slot -> payload -> submit ---> queue ---> worker ---> answer(result) -> outbox -> release_slot
+    claim_slot -> payload -> submit ---> queue ---> worker ---> requester.answer -> output -> release_slot
                                | full: BUSY, or wait (an original peer would not understand a refusal)
 """
 
-from collections import OrderedDict, deque
-from collections.abc import Callable
-from zlib import crc32
+from collections import deque
+from collections.abc import Callable, Iterable
 
 from balancer.eventloop.log import Log
 from balancer.eventloop.loop import Loop
 from workers.resizer import counters
 from workers.resizer.arena import Arena, SlotAllocator
 from workers.resizer.dispatch import TaskQueue, pairs
-from workers.resizer.idle_set import WorkerSlot
+from workers.resizer.idle_set import WorkerSlot, WorkerState
 from workers.resizer.options import ResizerOptions
-from workers.resizer.orders import Result
-from workers.resizer.task import BUSY, DRAINING, OK, Task, TaskStage, refusal
-from workers.resizer.worker_pool import WorkerPool
+from workers.resizer.orders import Bye, Hello, Result
+from workers.resizer.quarantine import QUARANTINE_CRASHES, Quarantine, fingerprint_of
+from workers.resizer.task import BUSY, DRAINING, OK, TIMEOUT, Task, TaskStage, refusal
+from workers.resizer.worker_pool import SLOW_SECONDS, ProcessControl, WorkerPool
 
-REMEMBERED = 64  # pictures that have crashed a CPU process
-QUARANTINE_SECONDS = 600.0  # for which a crash is remembered; meanwhile every picture is compared with it
-QUARANTINE_DEATHS = 3  # crashes in a row after which a picture is refused
 PROMPT = 0.25  # seconds in which a payload that has begun to arrive is expected to be complete
 INVALID = bytes(16)  # the first bytes of no picture
 
+Retry = Callable[[], object]
+
 
 class Scheduler:
-    """One per front. `cells` is the front's own row."""
+    """One per front. `slots`: this front's part of the arena. `cells`: its row."""
 
     def __init__(
-        self, loop: Loop, log: Log, options: ResizerOptions, arena: Arena, slots: range, cells: memoryview
+        self,
+        loop: Loop,
+        log: Log,
+        options: ResizerOptions,
+        arena: Arena,
+        slots: range,
+        cells: memoryview,
+        workers: Iterable[WorkerSlot],
+        control: ProcessControl | None = None,
     ) -> None:
         self.loop = loop
         self.log = log
@@ -44,21 +52,30 @@ class Scheduler:
         self.cells = cells
         self.draining = False
         self.slots = SlotAllocator(slots, arena.give_back)
+        self.queue = TaskQueue(options.queue)
+        self.quarantine = Quarantine()
+        self.pool = WorkerPool(
+            loop,
+            log,
+            workers,
+            options.job_timeout,
+            options.fills_machine,
+            self.on_packet,
+            self.on_exit,
+            control or ProcessControl(),
+        )
         self.discard = Arena(1, options.max_frame).slot(0)  # the place of bytes that are thrown away
-        self.queue: TaskQueue[Task] = TaskQueue(options.queue)
-        self.pool: WorkerPool
+        self.is_watching_slow = False
         self._serial = 0
         self._served_at = loop.now
-        self._want_slot: deque[Callable[[], object]] = deque()
-        self._want_queue: deque[Callable[[], object]] = deque()
+        self._want_slot: deque[Retry] = deque()
+        self._want_queue: deque[Retry] = deque()
         self._arriving: dict[Task, float] = {}  # tasks whose payload is arriving in a slot, and since when
-        # fingerprint of a picture -> crashes in a row, and the time of the last one; the latest at the end
-        self._deaths: OrderedDict[int, tuple[int, float]] = OrderedDict()
 
-    def start(self, workers: list[WorkerSlot], alive: list[tuple[str, int]]) -> None:
-        """Take over the workers. Called once, before any client is served."""
-        options = self.options
-        self.pool = WorkerPool(self.loop, self.log, workers, options.job_timeout, options.fills_machine, self)
+    def start(self, alive: Iterable[tuple[str, int]]) -> None:
+        """Take over the workers; `alive`: (worker name, pid) of their processes older than this front. Called once,
+        before any client is served. Raises OSError when one of them cannot be watched.
+        """
         self.pool.start(alive)
 
     def count(self, column: int, amount: int = 1) -> None:
@@ -79,14 +96,14 @@ class Scheduler:
 
     # -- slots --
 
-    def claim_slot(self, retry: Callable[[], object]) -> int | None:
+    def claim_slot(self, retry: Retry) -> int | None:
         """A slot for a payload; None when there is none now. `retry` is called when there may be one."""
         slot = None if self.pool.has_unverified else self.slots.allocate()
         if slot is None:
             self._want_slot.append(retry)
         return slot
 
-    def store(self, task: Task, data: bytes | memoryview, retry: Callable[[], object]) -> bool:
+    def store(self, task: Task, data: bytes | memoryview, retry: Retry) -> bool:
         """Give a task a slot and copy its picture there; False when there is none, as `claim_slot`."""
         slot = self.claim_slot(retry)
         if slot is None:
@@ -103,27 +120,31 @@ class Scheduler:
             self._arriving[task] = self.loop.now
 
     def release_slot(self, slot: int) -> None:
-        """Free a slot (-1: none): no client reads into it, no process works on it, no outbox sends from it any more."""
+        """Free a slot (-1: none): no client reads into it, no process works on it, no output is sent from it any more."""
         if slot < 0:
             return
         self.slots.release(slot, self.loop.now)
         if self._want_slot:
-            self.loop.call_next_turn(self._call_next_for_slot)
+            self.loop.call_next_turn(self._serve_want_slot)
 
-    def _call_next_for_slot(self) -> None:
+    def _serve_want_slot(self) -> None:
         for _ in range(len(self._want_slot)):
             if not len(self.slots):
                 break
             self._want_slot.popleft()()
+
+    def _release_slot_of(self, task: Task) -> None:
+        slot, task.slot = task.slot, -1
+        self.release_slot(slot)
 
     # -- the queue --
 
     def submit(self, task: Task) -> bool:
         """Queue a task whose picture is in its slot; False when the queue is full for it."""
         self._arriving.pop(task, None)
-        if self._deaths and self._is_quarantined(task):
-            sentence = f"this picture has killed {QUARANTINE_DEATHS} CPU processes here"
-            self.done(task, refusal(422, sentence), True)
+        if len(self.quarantine) and self._is_quarantined(task):
+            sentence = f"this picture has killed {QUARANTINE_CRASHES} CPU processes here"
+            self._end(task, refusal(422, sentence))
             return True
         if not self.queue.put(task):
             return False
@@ -131,10 +152,24 @@ class Scheduler:
         self.assign()
         return True
 
+    def _is_quarantined(self, task: Task) -> bool:
+        task.fingerprint = fingerprint_of(self.arena.piece(task.offset, task.length))
+        return self.quarantine.is_quarantined(task.fingerprint)
+
     @property
     def queued(self) -> int:
         """Complete pictures that no process works on yet."""
         return len(self.queue) + self.pool.prefetched
+
+    @property
+    def working(self) -> int:
+        """Pictures being worked on."""
+        return self.pool.working
+
+    @property
+    def worker_count(self) -> int:
+        """Processes that take any picture."""
+        return self.pool.idle.worker_count
 
     def is_queue_full(self) -> bool:
         return len(self.queue) >= self.queue.limit
@@ -149,12 +184,22 @@ class Scheduler:
         while arriving and next(iter(arriving.values())) < due:
             del arriving[next(iter(arriving))]
         idle = self.pool.idle
-        room = idle.free_places() if task.is_small else len(idle.cpus)
-        return self.queue.is_full_for(task, max(0, len(arriving) - room))
+        places = idle.free_places() if task.is_small else len(idle.cpus)
+        return self.queue.is_full_for(task, max(0, len(arriving) - places))
 
-    def wait_for_queue(self, retry: Callable[[], object]) -> None:
+    def wait_for_queue(self, retry: Retry) -> None:
         """Call `retry` when the queue has moved."""
         self._want_queue.append(retry)
+
+    def _queue_moved(self) -> None:
+        if self._want_queue:
+            self.loop.call_next_turn(self._serve_want_queue)
+
+    def _serve_want_queue(self) -> None:
+        for _ in range(len(self._want_queue)):
+            if self.is_queue_full():
+                break
+            self._want_queue.popleft()()
 
     def busy_result(self) -> Result:
         """The refusal of a task when the queue is full."""
@@ -167,115 +212,184 @@ class Scheduler:
         if task.stage is TaskStage.WAITING and self.queue.cancel(task):
             self.release_slot(task.slot)
             self.assign()
-            self._moved()
+            self._queue_moved()
         elif any(worker.prefetched is task for worker in self.pool.workers):
             self._invalidate(task)
         task.stage = TaskStage.ABANDONED
+
+    def _invalidate(self, task: Task) -> None:
+        """Overwrite the first bytes of a picture that needs no answer any more, so that it is refused at once. Harmless
+        if a process works on it by now.
+        """
+        length = min(task.length, len(INVALID))
+        self.arena.piece(task.offset, length)[:] = INVALID[:length]
+
+    # -- work --
 
     def assign(self) -> None:
         """Give the tasks that wait to workers."""
         pool = self.pool
         if self._want_slot and len(self.slots) and not pool.has_unverified:
-            self.loop.call_next_turn(self._call_next_for_slot)
+            self.loop.call_next_turn(self._serve_want_slot)
         if not len(self.queue):
             return
         for task, worker in pairs(self.queue, pool.idle):
             task.stage = TaskStage.WORKING
-            pool.give(task, worker)
-        self._moved()
+            if not pool.give(worker, task):
+                if worker.task is not task:
+                    self._requeue(task)
+                self._kill(worker, refusal(DRAINING, "the CPU process takes no orders; try again"), "deaf")
+        self._watch_slow()
+        self._queue_moved()
 
-    def tick(self, now: float) -> None:
-        """Enforce deadlines, and empty a queue that no worker is left for. Called on every tick.
-
-        Without a CPU process (the master backs off when they die at once) a picture waits as long as one may be worked
-        on, then its client is asked to retry elsewhere.
-        """
-        self.pool.kill_overdue(now)
-        while self._deaths and next(iter(self._deaths.values()))[1] < now - QUARANTINE_SECONDS:
-            self._deaths.popitem(last=False)
-        if self.pool.worker_count:
-            self._served_at = now
-        elif now - self._served_at > self.options.job_timeout:
-            while (task := self.queue.pop_oldest()) is not None:
-                self.done(task, refusal(DRAINING, "no CPU process is left here; ask another"), True)
-            self._moved()
-
-    def _moved(self) -> None:
-        if self._want_queue:
-            self.loop.call_next_turn(self._call_next_for_queue)
-
-    def _call_next_for_queue(self) -> None:
-        for _ in range(len(self._want_queue)):
-            if self.is_queue_full():
-                break
-            self._want_queue.popleft()()
-
-    # -- results --
-
-    def done(self, task: Task, result: Result, slot_is_safe: bool) -> None:
-        """A task has ended. Unless `slot_is_safe`, the pool frees its slot later."""
-        if result.status == OK:
-            self.slots.touch(task.slot, result.length)
-            if task.fingerprint:
-                self._deaths.pop(task.fingerprint, None)
-        abandoned = task.stage is TaskStage.ABANDONED
-        keeps_slot = result.status == OK and not abandoned
-        slot, task.stage = task.slot, TaskStage.DONE
-        if slot >= 0 and not keeps_slot and slot_is_safe:
-            task.slot = -1
-            self.release_slot(slot)
-        if not abandoned:
-            task.requester.answer(task, result)
-
-    def late(self, task: Task) -> None:
-        slot, task.slot = task.slot, -1
-        self.release_slot(slot)
-
-    # -- tasks that come back from the pool --
-
-    def requeue(self, task: Task) -> None:
+    def _requeue(self, task: Task) -> None:
+        """A task that was given to a worker, and not begun, is the first of its class again."""
         if task.stage is TaskStage.ABANDONED:
-            self.late(task)
+            self._release_slot_of(task)
         else:
             task.stage = TaskStage.WAITING
             self.queue.put_back(task)
 
-    def copy(self, task: Task) -> int:
+    def _watch_slow(self) -> None:
+        if self.pool.idle.short and not self.is_watching_slow:
+            self.is_watching_slow = True
+            self.loop.call_later(SLOW_SECONDS, self._take_back_slow)
+
+    def _take_back_slow(self) -> None:
+        """Take back tasks prefetched behind slow work. Called every SLOW_SECONDS while there is short work, and until
+        there are slots for all of them.
+        """
+        all_taken = True
+        for worker in self.pool.find_slow():
+            all_taken &= self._take_back(worker)
+        self.is_watching_slow = not all_taken
+        if not all_taken:
+            self.loop.call_later(SLOW_SECONDS, self._take_back_slow)
+        self._watch_slow()
+        self.assign()
+
+    def _take_back(self, worker: WorkerSlot) -> bool:
+        """Have the prefetched task of a worker done elsewhere, from another slot; False when there is no slot now."""
+        task = worker.prefetched
+        if task is None:
+            return True
         slot = self.slots.allocate()
         if slot is None:
-            return -1
+            return False
         self.slots.touch(slot, task.length)
-        self.arena.slot(slot)[: task.length] = self.arena.piece(task.offset, task.length)
-        return slot
-
-    def move(self, task: Task, slot: int) -> None:
+        self.arena.copy(task.offset, task.length, slot)
+        # Had the task been begun while it was copied, the result of the one before would be here by now.
+        self._receive_all(worker)
+        if worker.prefetched is not task:
+            self.release_slot(slot)
+            return True
+        self.pool.take_back(worker)
         self._invalidate(task)
         task.slot, task.offset = slot, self.arena.start(slot)
-        self.requeue(task)
+        self._requeue(task)
+        return True
 
-    def _invalidate(self, task: Task) -> None:
-        """Overwrite the first bytes of a picture that needs no answer any more, so that it is refused at once. Harmless
-        if a process works on it by now."""
-        self.arena.piece(task.offset, min(task.length, len(INVALID)))[:] = INVALID[: task.length]
+    def tick(self, now: float) -> None:
+        """Enforce deadlines, and empty a queue that no worker is left for. Called every 0.25 s.
 
-    # -- quarantine --
-
-    def died(self, task: Task) -> None:
-        """A picture that crashed a CPU process may be sent again (the kernel may have been short of memory, an operator
-        may have killed the process), but not for ever: after three crashes in a row the picture is the cause.
+        Without a CPU process (the master backs off when they die at once) a picture waits as long as one may be worked
+        on, then its client is asked to retry elsewhere.
         """
-        if self.arena.piece(task.offset, min(task.length, len(INVALID))) == INVALID[: task.length]:
+        timeout = self.options.job_timeout
+        for worker in self.pool.overdue(now):
+            self._kill(worker, refusal(TIMEOUT, f"the picture took longer than {timeout:g} s"), "timeout")
+        self.quarantine.expire(now)
+        if self.worker_count:
+            self._served_at = now
+        elif now - self._served_at > timeout:
+            while (task := self.queue.pop_oldest()) is not None:
+                self._end(task, refusal(DRAINING, "no CPU process is left here; ask another"))
+            self._queue_moved()
+
+    def _kill(self, worker: WorkerSlot, result: Result, reason: str) -> None:
+        """Kill a process and answer its task; the slot is in use until its death."""
+        self._end(self.pool.kill(worker, reason), result, is_slot_free=False)
+
+    # -- messages and ends of processes --
+
+    def on_packet(self, worker: WorkerSlot, mask: int = 0) -> None:
+        """The channel of a worker has a packet. The loop calls again while there are more."""
+        message = self.pool.receive(worker)
+        if message is not None:
+            self._handle(worker, message)
+
+    def on_exit(self, worker: WorkerSlot, mask: int = 0) -> None:
+        """The process of a worker has ended; its last result may still be in the channel."""
+        pid = worker.pid
+        self._receive_all(worker)
+        if pid and worker.pid == pid:
+            self._on_death(worker)
+
+    def _receive_all(self, worker: WorkerSlot) -> None:
+        while (message := self.pool.receive(worker)) is not None:
+            self._handle(worker, message)
+
+    def _handle(self, worker: WorkerSlot, message: Result | Hello | Bye) -> None:
+        if isinstance(message, Result):
+            self._on_result(worker, message)
+        elif isinstance(message, Hello):
+            if worker.pid not in (0, message.worker_pid):
+                self._on_death(worker)  # the Hello of the successor came before the event of the pidfd
+            if self.pool.welcome(worker, message):
+                self.assign()
+        else:
+            for task in self.pool.dismiss(worker, message):
+                self._requeue(task)
+            self.assign()
+
+    def _on_result(self, worker: WorkerSlot, result: Result) -> None:
+        task = self.pool.finish(worker, result)
+        if task is None:
+            return
+        if task.stage is TaskStage.DONE:  # was answered when its process was killed
+            self._release_slot_of(task)
+        elif worker.state is WorkerState.IDLE:
+            self.assign()  # the next order first: the process works while this answer is written
+            self._end(task, result)
+        else:
+            self._watch_slow()
+            self._end(task, result)
+            self.assign()
+
+    def _on_death(self, worker: WorkerSlot) -> None:
+        was_killed = worker.state is WorkerState.KILLED
+        task, prefetched = self.pool.bury(worker)
+        if prefetched is not None:
+            self._requeue(prefetched)
+        if task is None:
+            pass
+        elif task.stage is TaskStage.DONE:  # was answered when its process was killed
+            self._release_slot_of(task)
+        else:
+            if not was_killed:
+                self._record_crash(task)
+            self._end(task, refusal(DRAINING, "the CPU process died while it worked on this picture"))
+        self.assign()
+
+    def _record_crash(self, task: Task) -> None:
+        picture = self.arena.piece(task.offset, task.length)
+        if picture[: len(INVALID)] == INVALID[: task.length]:
             return  # not caused by a picture
         self.count(counters.DIED)
-        mark = task.fingerprint = self._fingerprint(task)
-        self._deaths[mark] = self._deaths.pop(mark, (0, 0.0))[0] + 1, self.loop.now
-        if len(self._deaths) > REMEMBERED:
-            self._deaths.popitem(last=False)
+        task.fingerprint = fingerprint_of(picture)
+        self.quarantine.record(task.fingerprint, self.loop.now)
 
-    def _is_quarantined(self, task: Task) -> bool:
-        """Costs nothing until a process has crashed, and then a millisecond per megabyte."""
-        task.fingerprint = self._fingerprint(task)
-        return self._deaths.get(task.fingerprint, (0, 0.0))[0] >= QUARANTINE_DEATHS
-
-    def _fingerprint(self, task: Task) -> int:
-        return crc32(self.arena.piece(task.offset, task.length), task.length) << 32 | task.length
+    def _end(self, task: Task, result: Result, is_slot_free: bool = True) -> None:
+        """A task has ended: answer its requester. The requester of an answer releases the slot; unless `is_slot_free`, a
+        process may still write to it.
+        """
+        is_abandoned = task.stage is TaskStage.ABANDONED
+        task.stage = TaskStage.DONE
+        if result.status == OK:
+            self.slots.touch(task.slot, result.length)
+            if task.fingerprint:
+                self.quarantine.forgive(task.fingerprint)
+        if is_slot_free and (is_abandoned or result.status != OK):
+            self._release_slot_of(task)
+        if not is_abandoned:
+            task.requester.answer(task, result)

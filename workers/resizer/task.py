@@ -55,34 +55,6 @@ class Task:
     fingerprint: int = 0
 
 
-class TaskOwner(Protocol):
-    """What the worker pool needs of the scheduler."""
-
-    def done(self, task: Task, result: Result, slot_is_safe: bool) -> None:
-        """Called once per task handed out. When a process may still write to the slot, `late` follows."""
-
-    def late(self, task: Task) -> None:
-        """No process can write to the slot of this task any more."""
-
-    def died(self, task: Task) -> None:
-        """A process crashed while it worked on this task; `done` follows."""
-
-    def requeue(self, task: Task) -> None:
-        """A task handed out that was not begun and will not be: it is first in the queue again."""
-
-    def copy(self, task: Task) -> int:
-        """A slot with a copy of the task's picture; -1 when none is free."""
-
-    def move(self, task: Task, slot: int) -> None:
-        """The task's picture is in `slot` now, and the task is first in the queue again; its old slot is in use."""
-
-    def release_slot(self, slot: int) -> None:
-        """A slot that is not needed any more."""
-
-    def assign(self) -> None:
-        """A worker can take something, or the last unverified process is gone."""
-
-
 @lru_cache(maxsize=256)  # requests name few different sizes, each of them many times
 def job_for(
     width: int,

@@ -1,24 +1,24 @@
-"""The worker pool of a front: the processes behind its workers and the tasks they have.
+"""The worker pool of a front: the processes behind its workers, their messages, and the tasks they have.
 
-RULES: sends orders, receives results, and is the only one to kill. A process may die at any instant: its death is seen on
-its pidfd, its task then ends with an error, and the slot it may have been writing to is free only from that moment on.
-The master forks the successor, which sends Hello on the same channel.
+RULES: sends orders, receives messages, and is the only one to kill. Decides nothing about tasks: each method returns the
+tasks that its event has ended or set free, and the scheduler goes on from there. A process may die at any instant: its
+death is seen on its pidfd, and the slot it may have been writing to is free only from that moment on. The master forks
+the successor, which sends Hello on the same channel.
 
     ABSENT --Hello--> IDLE --order--> BUSY --Result--> IDLE, or BUSY with the prefetched task
-                       |               |--deadline--> KILLED  (answered; its death not seen yet)
-      pidfd: death     v               v                 |
-    ABSENT <---------------------------------------------+
+                       |               |--kill--> KILLED  (its death not seen yet)
+      pidfd: death     v               v            |
+    ABSENT <----------------------------------------+
 
     A process carries its orders out one after the other, so it begins a prefetched task exactly when it has sent the
-    Result of the task before. When that task turns out slow, the prefetched one is taken back: the scheduler copies the
-    picture to another slot and leaves one in the old slot that is refused at once.
+    Result of the task before.
     UNVERIFIED: older than this front, may still work for its predecessor. Until every such process has answered the Ping
     or died no slot may be used: the process could write an old answer to a slot that holds another picture by then.
 """
 
 import os
 import signal
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import partial
 
 from balancer.eventloop.errnos import CAPACITY
@@ -26,14 +26,31 @@ from balancer.eventloop.log import Log
 from balancer.eventloop.loop import Loop
 from workers.resizer.idle_set import IdleSet, WorkerSlot, WorkerState, tombstone_of
 from workers.resizer.orders import LONGEST, Bye, Hello, Order, OrderError, Ping, Result, decode, encode
-from workers.resizer.task import DRAINING, TIMEOUT, Task, TaskOwner, TaskStage, order_of, refusal
+from workers.resizer.task import Task, TaskStage, order_of
 
 SLOW_SECONDS = 0.02  # a small picture at work for longer is not short work (it usually takes 1 to 5 ms)
 RETRY_SECONDS = 0.2  # until a process that could not be watched gets another Ping
 
 
+class ProcessControl:
+    """The system calls that see and end the processes of a pool, which are no children of the front."""
+
+    def own_pid(self) -> int:
+        return os.getpid()
+
+    def open(self, pid: int) -> int:
+        """A pidfd; readable once the process has ended. Raises OSError."""
+        return os.pidfd_open(pid)
+
+    def kill(self, pidfd: int) -> None:
+        """Raises OSError when the process has ended."""
+        signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+
+
 class WorkerPool:
-    """`fills_machine`: as in IdleSet. `timeout`: seconds that one picture may take."""
+    """`timeout`: seconds that one picture may take. `fills_machine`: as in IdleSet. `on_packet` and `on_exit` are the
+    loop's handlers: the channel of a worker is readable, the process of a worker has ended.
+    """
 
     def __init__(
         self,
@@ -42,17 +59,20 @@ class WorkerPool:
         workers: Iterable[WorkerSlot],
         timeout: float,
         fills_machine: bool,
-        owner: TaskOwner,
+        on_packet: Callable[[WorkerSlot, int], object],
+        on_exit: Callable[[WorkerSlot, int], object],
+        control: ProcessControl,
     ) -> None:
         self.loop = loop
         self.log = log
         self.workers = list(workers)
         self.timeout = timeout
-        self.owner = owner
         self.idle = IdleSet(fills_machine)
-        self.pid = os.getpid()
+        self.pid = control.own_pid()
+        self._on_packet = on_packet
+        self._on_exit = on_exit
+        self._control = control
         self._may_have_unverified = True
-        self._is_looking = False
 
     def start(self, alive: Iterable[tuple[str, int]]) -> None:
         """Watch the channels and send Ping. `alive`: (worker name, pid) of the processes older than this front.
@@ -62,7 +82,7 @@ class WorkerPool:
         known = dict(alive)
         for worker in self.workers:
             worker.channel.setblocking(False)
-            self.loop.watch_level(worker.channel.fileno(), partial(self.receive, worker))
+            self.loop.watch_level(worker.channel.fileno(), partial(self._on_packet, worker))
             if worker.name in known:
                 self._attach(worker, known[worker.name], is_old=True)
             self._send(worker, Ping(self.pid))
@@ -75,71 +95,39 @@ class WorkerPool:
         return self._may_have_unverified
 
     @property
-    def worker_count(self) -> int:
-        """Processes that take any picture."""
-        return self.idle.worker_count
-
-    @property
-    def busy(self) -> int:
+    def working(self) -> int:
         """Pictures being worked on."""
-        return sum(
-            worker.task is not None and worker.task.stage is TaskStage.WORKING for worker in self.workers
-        )
+        tasks = [worker.task for worker in self.workers]
+        return sum(task is not None and task.stage is TaskStage.WORKING for task in tasks)
 
     @property
     def prefetched(self) -> int:
         """Pictures sent and not begun."""
-        return sum(
-            worker.prefetched is not None and worker.prefetched.stage is TaskStage.WORKING
-            for worker in self.workers
-        )
+        tasks = [worker.prefetched for worker in self.workers]
+        return sum(task is not None and task.stage is TaskStage.WORKING for task in tasks)
 
-    def give(self, task: Task, worker: WorkerSlot) -> None:
-        """Order `worker`, which the caller took out of the idle set, to work on `task`, now or next."""
-        if worker.task is None:
-            self._begin(worker, task)
-        else:
-            self.idle.prefetch(worker, task)
-        if self._send(worker, order_of(task, worker.pid, self.pid)):
-            return
-        if worker.prefetched is task:
-            worker.prefetched = None
-            self.owner.requeue(task)
-        self._kill(worker, refusal(DRAINING, "the CPU process takes no orders; try again"), "deaf")
+    # -- messages --
 
-    def receive(self, worker: WorkerSlot, mask: int = 0) -> bool:
-        """Handle one packet of a worker; False when there was none. The loop calls again while there are more."""
-        try:
-            packet = worker.channel.recv(LONGEST)
-        except BlockingIOError:
-            return False
-        except OSError as error:
-            self.log.warning("receive", role=worker.name, error=error.strerror)
-            return False
-        if not packet:
-            return False
-        try:
-            message = decode(packet)
-        except OrderError as error:
-            self.log.error("receive", role=worker.name, error=error, then="ignore")
-            return True
-        if isinstance(message, Result):
-            self._result(worker, message)
-        elif isinstance(message, Hello):
-            self._hello(worker, message)
-        elif isinstance(message, Bye):
-            self._bye(worker, message)
-        else:
+    def receive(self, worker: WorkerSlot) -> Result | Hello | Bye | None:
+        """The next message of a worker; None when there is none."""
+        while True:
+            try:
+                packet = worker.channel.recv(LONGEST)
+            except BlockingIOError:
+                return None
+            except OSError as error:
+                self.log.warning("receive", role=worker.name, error=error.strerror)
+                return None
+            if not packet:
+                return None
+            try:
+                message = decode(packet)
+            except OrderError as error:
+                self.log.error("receive", role=worker.name, error=error, then="ignore")
+                continue
+            if isinstance(message, Result | Hello | Bye):
+                return message
             self.log.error("receive", role=worker.name, error="not for a front", then="ignore")
-        return True
-
-    def kill_overdue(self, now: float) -> None:
-        """Kill processes whose task is over its time. Called on every tick (0.25 s)."""
-        for worker in self.workers:
-            task = worker.task
-            if worker.state is WorkerState.BUSY and task is not None and now - task.begun_at > self.timeout:
-                sentence = f"the picture took longer than {self.timeout:g} s"
-                self._kill(worker, refusal(TIMEOUT, sentence), "timeout")
 
     def _send(self, worker: WorkerSlot, message: Order | Ping) -> bool:
         try:
@@ -149,23 +137,21 @@ class WorkerPool:
             return False
         return True
 
-    def _hello(self, worker: WorkerSlot, hello: Hello) -> None:
-        if worker.pid == hello.worker_pid:
-            # 0: sent at its start and not read by any front since, so no front has given it work.
-            if worker.state is WorkerState.UNVERIFIED and hello.front_pid in (0, self.pid):
-                self._set_idle(worker)
-            return
-        if worker.pid:
-            self._death(worker)  # the Hello of its successor came before the event of the pidfd
+    def welcome(self, worker: WorkerSlot, hello: Hello) -> bool:
+        """Take Hello; True when the worker is idle now. A predecessor of the process was detached before."""
+        # front_pid 0: sent at its start and not read by any front since, so no front has given it work.
         if hello.front_pid not in (0, self.pid):
-            return
-        self._attach(worker, hello.worker_pid)
-        if worker.pid:
-            self._set_idle(worker)
+            return False
+        if worker.pid != hello.worker_pid:
+            self._attach(worker, hello.worker_pid)
+        if worker.state is not WorkerState.UNVERIFIED:
+            return False
+        self.idle.set_idle(worker)
+        return True
 
     def _attach(self, worker: WorkerSlot, pid: int, is_old: bool = False) -> None:
         try:
-            worker.pidfd = os.pidfd_open(pid)
+            worker.pidfd = self._control.open(pid)
         except OSError as error:
             if error.errno in CAPACITY and is_old:
                 raise
@@ -176,70 +162,77 @@ class WorkerPool:
             return  # else dead already; its successor will send Hello
         worker.pid = pid
         self.idle.attach(worker)
-        self.loop.watch_level(worker.pidfd, partial(self._on_death, worker))
+        self.loop.watch_level(worker.pidfd, partial(self._on_exit, worker))
 
-    def _set_idle(self, worker: WorkerSlot) -> None:
-        self.idle.set_idle(worker)
-        self.owner.assign()
+    # -- tasks --
 
-    # -- at work --
+    def give(self, worker: WorkerSlot, task: Task) -> bool:
+        """Order a worker, which the caller took out of the idle set, to work on `task`, now or next. False when the order
+        could not be sent: the worker does not have a prefetched task then, and is to be killed.
+        """
+        if worker.task is None:
+            self._begin(worker, task)
+        else:
+            self.idle.prefetch(worker, task)
+        if self._send(worker, order_of(task, worker.pid, self.pid)):
+            return True
+        worker.prefetched = None
+        return False
 
     def _begin(self, worker: WorkerSlot, task: Task) -> None:
         self.idle.begin(worker, task)
         task.begun_at = self.loop.now
-        if worker.is_short and not self._is_looking:
-            self._is_looking = True
-            self.loop.call_later(SLOW_SECONDS, self._look)
 
-    def _result(self, worker: WorkerSlot, result: Result) -> None:
+    def finish(self, worker: WorkerSlot, result: Result) -> Task | None:
+        """Take the result of the current task. Returns the task; None when the result is of another one, or of the
+        front before. The worker is idle now, or begins its prefetched task; or it was killed, and its death follows.
+        """
         task = worker.task
         if result.worker_pid != worker.pid or task is None or result.serial != task.serial:
-            return  # of a task of the front before
-        if worker.state is WorkerState.KILLED:  # its task was answered with a timeout; the kill is under way
+            return None
+        if worker.state is WorkerState.KILLED:
             worker.task = None
-            self.owner.late(task)
-            return
+            return task
         prefetched = self.idle.end(worker)
         if prefetched is None:
-            self._set_idle(worker)  # its next order first: the process works while this answer is written
-            self.owner.done(task, result, True)
+            self.idle.set_idle(worker)
         else:
             self._begin(worker, prefetched)
-            self.owner.done(task, result, True)
-            self.owner.assign()
+        return task
 
-    def _look(self) -> None:
-        """Find tasks that are not short work any more. Every SLOW_SECONDS while there is short work."""
+    def find_slow(self) -> list[WorkerSlot]:
+        """Mark tasks that are not short work any more. Returns the workers with a task prefetched behind slow work."""
         slow = self.loop.now - SLOW_SECONDS
-        is_owing = False
         for worker in self.workers:
             if worker.is_short and worker.task is not None and worker.task.begun_at < slow:
                 self.idle.mark_slow(worker)
-            if worker.prefetched is not None and not worker.is_short:
-                is_owing |= not self._take_back(worker, worker.prefetched)
-        self._is_looking = is_owing or self.idle.short > 0
-        if self._is_looking:
-            self.loop.call_later(SLOW_SECONDS, self._look)
-        self.owner.assign()
+        return [
+            worker
+            for worker in self.workers
+            if worker.state is WorkerState.BUSY
+            and not worker.is_short
+            and worker.prefetched is not None
+            and worker.prefetched.stage is not TaskStage.ABANDONED
+        ]
 
-    def _take_back(self, worker: WorkerSlot, prefetched: Task) -> bool:
-        """Take back the task prefetched behind slow work; False when there is no slot for it now."""
-        if worker.state is not WorkerState.BUSY or prefetched.stage is TaskStage.ABANDONED:
-            return True
-        slot = self.owner.copy(prefetched)
-        while self.receive(worker):
-            pass  # had it been begun while it was copied, the result of the task before would be here by now
-        if worker.prefetched is prefetched and slot >= 0:
-            worker.prefetched = tombstone_of(prefetched)
-            self.owner.move(prefetched, slot)
-        elif slot >= 0:
-            self.owner.release_slot(slot)
-        return slot >= 0
+    def take_back(self, worker: WorkerSlot) -> None:
+        """Leave a tombstone in the place of the prefetched task, which the caller has work done elsewhere."""
+        assert worker.prefetched is not None
+        worker.prefetched = tombstone_of(worker.prefetched)
 
     # -- ends --
 
-    def _kill(self, worker: WorkerSlot, result: Result, reason: str) -> None:
-        """Answer the task and kill the process. The slot is free with the death."""
+    def overdue(self, now: float) -> list[WorkerSlot]:
+        """Workers whose task has been worked on for longer than `timeout`."""
+        due = now - self.timeout
+        return [
+            worker
+            for worker in self.workers
+            if worker.state is WorkerState.BUSY and worker.task is not None and worker.task.begun_at < due
+        ]
+
+    def kill(self, worker: WorkerSlot, reason: str) -> Task:
+        """Kill a busy process. Returns its task, whose slot is in use until `finish` or `detach` returns it again."""
         task = worker.task
         assert task is not None
         seconds = f"{self.loop.now - task.begun_at:.1f}/{self.timeout:g}"
@@ -250,54 +243,35 @@ class WorkerPool:
         worker.state = WorkerState.KILLED
         self.idle.mark_slow(worker)
         try:
-            signal.pidfd_send_signal(worker.pidfd, signal.SIGKILL)
+            self._control.kill(worker.pidfd)
         except OSError:
             pass  # dead already: the event of its pidfd follows
-        self.owner.done(task, result, False)
+        return task
 
-    def _on_death(self, worker: WorkerSlot, mask: int) -> None:
-        pid = worker.pid
-        while self.receive(worker):  # its last result may still be in the channel
-            pass
-        if pid and worker.pid == pid:
-            self._death(worker)
-
-    def _bye(self, worker: WorkerSlot, bye: Bye) -> None:
-        """The process exits. Orders sent after its last result were not begun and will not be."""
+    def dismiss(self, worker: WorkerSlot, bye: Bye) -> list[Task]:
+        """Take Bye: the process exits and has begun nothing since its last result. Returns its tasks, latest first."""
         if bye.worker_pid != worker.pid or worker.state is WorkerState.KILLED:
-            return
+            return []
         task, prefetched = worker.task, self.idle.end(worker)
         self._detach(worker)
-        for one in (prefetched, task):
-            if one is not None:
-                self.owner.requeue(one)
-        self.owner.assign()
+        return [one for one in (prefetched, task) if one is not None]
 
-    def _death(self, worker: WorkerSlot) -> None:
+    def bury(self, worker: WorkerSlot) -> tuple[Task | None, Task | None]:
+        """The process of a worker has ended. Returns the task it worked on and the one it had not begun."""
         task, state, pid = worker.task, worker.state, worker.pid
         prefetched = self.idle.end(worker)
         self._detach(worker)
         if state is WorkerState.KILLED and task is None:
             task, prefetched = prefetched, None  # it went on before the kill arrived
-        elif state is WorkerState.KILLED and task is not None:
-            self.owner.late(task)
-            task = None
-        if prefetched is not None:
-            self.owner.requeue(prefetched)
-        if task is not None:
-            self.log.warning(
-                "death", role=worker.name, child=pid, task=task.serial, then="answer an error, no retry here"
-            )
-            sentence = "the CPU process died while it worked on this picture"
-            if state is not WorkerState.KILLED:
-                self.owner.died(task)
-            self.owner.done(task, refusal(DRAINING, sentence), True)
-        elif state is not WorkerState.KILLED:
+        elif state is not WorkerState.KILLED and task is None:
             self.log.info("leave", role=worker.name, child=pid, state=state.value)
-        self.owner.assign()
+        if task is not None and task.stage is not TaskStage.DONE:
+            then = "answer an error, no retry here"
+            self.log.warning("death", role=worker.name, child=pid, task=task.serial, then=then)
+        return task, prefetched
 
     def _detach(self, worker: WorkerSlot) -> None:
         pidfd = worker.pidfd
         self.idle.detach(worker)
         self.loop.forget(pidfd)
-        self.loop.retire(lambda: os.close(pidfd))
+        self.loop.retire(partial(os.close, pidfd))

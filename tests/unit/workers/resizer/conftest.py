@@ -1,6 +1,5 @@
-"""The fixture that tests of the scheduler, its pool and their dispatch live in."""
+"""Fixtures for the tests of the scheduler, its pool and the dispatch."""
 
-import os
 from collections.abc import Iterator
 
 import pytest
@@ -9,21 +8,15 @@ from tests.unit.workers.resizer.scheduler_fixture import SchedulerFixture
 
 
 @pytest.fixture
-def fixture(monkeypatch: pytest.MonkeyPatch) -> Iterator[SchedulerFixture]:
-    fixture = SchedulerFixture(monkeypatch)
+def fixture() -> Iterator[SchedulerFixture]:
+    fixture = SchedulerFixture()
     yield fixture
-    fixture.loop.close()
-    for worker in fixture.workers:
-        worker.channel.close()
-    fixture.cpu.close()
-    fixture.express.close()
-    for fd in fixture.life.values():
-        os.close(fd)
+    fixture.close()
 
 
 @pytest.fixture
 def ready(fixture: SchedulerFixture) -> SchedulerFixture:
-    """Both processes have said hello: pids 11 and 12."""
+    """Both processes, 11 and 12, have sent Hello."""
     fixture.open()
     fixture.hello(fixture.cpu, 11)
     fixture.hello(fixture.express, 12)

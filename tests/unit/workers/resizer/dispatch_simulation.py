@@ -1,7 +1,7 @@
 """A front and its CPU processes under random events: pictures are submitted and abandoned, work is slow, processes die,
 leave, are killed and replaced, and the front itself is replaced.
 
-    simulation = DispatchSimulation(monkeypatch, seed); simulation.event(); ...; simulation.settle(1); simulation.close()
+    simulation = DispatchSimulation(seed); simulation.event(); ...; simulation.settle(1); simulation.close()
 
 RULES: no fork, no kill. The processes here keep to the contract of `orders` and know nothing else. Every picture has its
 own content, and its answer is made of it, so that a slot in use twice shows as a wrong answer.
@@ -9,23 +9,19 @@ own content, and its answer is made of it, so that a slot in use twice shows as 
 
 import os
 import random
-import signal
 import socket
 from dataclasses import dataclass, replace
 
-import pytest
-
 from balancer.eventloop.log import Log
 from balancer.eventloop.loop import Loop
-from tests.unit.workers.resizer.scheduler_fixture import OPTIONS
+from tests.unit.workers.resizer.scheduler_fixture import OPTIONS, HookedArena, row_of_cells
 from workers.imaging.job import ResizeJob
-from workers.resizer import counters
 from workers.resizer.arena import Arena
 from workers.resizer.idle_set import WorkerSlot
 from workers.resizer.orders import LONGEST, Bye, Hello, Message, Order, Ping, Result, decode, encode
 from workers.resizer.scheduler import INVALID, Scheduler
 from workers.resizer.task import DRAINING, OK, TIMEOUT, Task
-from workers.resizer.worker_pool import SLOW_SECONDS
+from workers.resizer.worker_pool import SLOW_SECONDS, ProcessControl
 
 
 @dataclass(eq=False)
@@ -72,28 +68,29 @@ class SimulatedProcess:
         self.life = -1
 
 
-class DispatchSimulation:
+class DispatchSimulation(ProcessControl):
     """The workers with their processes, and the current front. The requester of all tasks; `tasks`: unanswered ones."""
 
-    def __init__(self, patch: pytest.MonkeyPatch, seed: int) -> None:
+    def __init__(self, seed: int) -> None:
         self.chance = random.Random(seed)
         cpus = self.chance.randint(1, 3)
         self.options = replace(OPTIONS, cpus=cpus, queue=6, fills_machine=self.chance.random() < 0.7)
-        self.arena = Arena(self.options.slots, self.options.slot_bytes)
+        self.arena = HookedArena(self.options.slots, self.options.slot_bytes)
+        self.arena.before_copy = self.arena.after_copy = lambda: self.work(3)  # meanwhile the processes go on
         self.now, self.front, self.count = 100.0, 0, 0
         self.watched: dict[int, int] = {}  # pidfd -> pid
         self.doomed: set[int] = set()  # killed; they go on for a moment
-        patch.setattr(os, "pidfd_open", self.pidfd_open)
-        patch.setattr(os, "getpid", lambda: self.front)
-        patch.setattr(signal, "pidfd_send_signal", lambda fd, number: self.doomed.add(self.watched[fd]))
         pairs = [socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET) for _ in range(cpus + 1)]
-        self.channels = [theirs for theirs, _ in pairs]
-        self.processes = [SimulatedProcess(ours) for _, ours in pairs]
-        for _, ours in pairs:
-            ours.setblocking(False)
+        self.channels = [channel for channel, _ in pairs]
+        self.processes = [SimulatedProcess(end) for _, end in pairs]
+        for _, end in pairs:
+            end.setblocking(False)
         self.open_front()
 
-    def pidfd_open(self, pid: int) -> int:
+    def own_pid(self) -> int:
+        return self.front
+
+    def open(self, pid: int) -> int:
         for one in self.processes:
             if one.pid == pid:
                 pidfd = os.dup(one.death)
@@ -101,23 +98,23 @@ class DispatchSimulation:
                 return pidfd
         raise ProcessLookupError
 
+    def kill(self, pidfd: int) -> None:
+        self.doomed.add(self.watched[pidfd])
+
     def open_front(self) -> None:
         """A new front in place of the last one."""
         self.front += 1
         self.loop = Loop(lambda: self.now)
-        log, cells = Log("front", os.devnull), memoryview(bytearray(8 * counters.COLUMNS)).cast("q")
-        slots = range(self.options.slots)
-        self.scheduler = Scheduler(self.loop, log, self.options, self.arena, slots, cells)
-        copy = self.scheduler.copy  # before and after it the processes go on
-        self.scheduler.copy = lambda task: (self.work(3), copy(task), self.work(3))[1]  # type: ignore
+        log, slots = Log("front", os.devnull), range(self.options.slots)
+        last = self.channels[-1]
+        workers = [WorkerSlot(str(n), end is last, end) for n, end in enumerate(self.channels)]
+        self.scheduler = Scheduler(
+            self.loop, log, self.options, self.arena, slots, row_of_cells(), workers, self
+        )
         self.tasks: dict[Task, bytes] = {}
         self.sending: list[int] = []
         self.hoarded: list[int] = []
-        alive = [(str(n), one.pid) for n, one in enumerate(self.processes) if one.life >= 0]
-        last = self.channels[-1]
-        self.scheduler.start(
-            [WorkerSlot(str(n), end is last, end) for n, end in enumerate(self.channels)], alive
-        )
+        self.scheduler.start((str(n), one.pid) for n, one in enumerate(self.processes) if one.life >= 0)
 
     def close_front(self) -> None:
         """The front ends."""

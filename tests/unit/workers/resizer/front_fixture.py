@@ -1,6 +1,6 @@
 """One front without processes: clients on socket pairs, and a CPU process that is only the other end of its channel.
 
-    front = FrontFixture(monkeypatch)
+    front = FrontFixture()
     peer = front.connect(); peer.send(b"..."); front.settle(); order = front.order(); front.finish(order, b"answer")
 
 RULES: no fork, no kill, no sleep, no blocking. `settle` turns the loop until nothing is left to do. Time passes only when
@@ -8,15 +8,12 @@ a test says so.
 """
 
 import os
-import signal
 import socket
 from dataclasses import dataclass, field
 
-import pytest
-
 from balancer.eventloop.log import Log
 from balancer.eventloop.loop import Loop
-from workers.resizer import counters
+from tests.unit.workers.resizer.scheduler_fixture import FakeProcesses, row_of_cells
 from workers.resizer.arena import Arena
 from workers.resizer.frame_protocol import FrameProtocol
 from workers.resizer.front_connection import FrontConnection
@@ -31,7 +28,7 @@ from workers.wire.frames import MAGIC, FrameReader, frame
 from workers.wire.messages import Request, Response, decode_response, encode_request
 
 OPTIONS = ResizerOptions(name="here", cpus=1, queue=2, pipeline=4, express_bytes=0, max_frame=100_000)
-WORKER = 11  # the pid that the one CPU process says it has
+FIRST_PID = 11  # of the CPU processes
 
 
 def request_frame(**fields: object) -> bytes:
@@ -81,27 +78,36 @@ class FramePeer:
 
 
 class FrontFixture:
-    """A scheduler, one CPU process, and clients, kept as by a front."""
+    """A scheduler, CPU processes, and clients, kept as by a front. `ends`: pid -> the process's
+    end of its channel.
+    """
 
-    def __init__(self, patch: pytest.MonkeyPatch, options: ResizerOptions = OPTIONS) -> None:
+    def __init__(self, options: ResizerOptions = OPTIONS, cpus: int = 1) -> None:
         self.now = 100.0
         self.options = options
         self.loop = Loop(lambda: self.now)
-        self.cells = memoryview(bytearray(8 * counters.COLUMNS)).cast("q")
+        self.cells = row_of_cells()
         self.arena = Arena(options.slots, options.slot_bytes)
+        self.processes = FakeProcesses()
+        pairs = [socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET) for _ in range(cpus)]
+        self.channels = [channel for channel, _ in pairs]
+        self.ends = {FIRST_PID + number: end for number, (_, end) in enumerate(pairs)}
         self.scheduler = Scheduler(
-            self.loop, Log("front", os.devnull), options, self.arena, range(options.slots), self.cells
+            self.loop,
+            Log("front", os.devnull),
+            options,
+            self.arena,
+            range(options.slots),
+            self.cells,
+            [WorkerSlot(f"cpu {number}", False, end) for number, end in enumerate(self.channels)],
+            self.processes,
         )
-        self.life, self._alive = os.pipe()
-        patch.setattr(os, "pidfd_open", lambda pid: self.life)
-        patch.setattr(signal, "pidfd_send_signal", lambda fd, number: None)
-        ours, self.cpu = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self.cpu.setblocking(False)
-        self.scheduler.start([WorkerSlot("cpu 0", False, ours)], [])
-        assert isinstance(decode(self.cpu.recv(LONGEST)), Ping)
-        self.cpu.send(encode(Hello(WORKER, 0)))
+        self.scheduler.start([])
+        for pid, end in self.ends.items():
+            end.setblocking(False)
+            assert isinstance(decode(end.recv(LONGEST)), Ping)
+            end.send(encode(Hello(pid, 0)))
         self.peers: list[FramePeer] = []
-        self.ours = ours
         self.settle()
 
     def close(self) -> None:
@@ -110,9 +116,10 @@ class FrontFixture:
             peer.client.close("test is over")
         self.settle()
         self.loop.close()
-        for end in (self.ours, self.cpu):
+        for end in (*self.channels, *self.ends.values()):
             end.close()
-        os.close(self._alive)
+        for fd in self.processes.life.values():
+            os.close(fd)
 
     # -- the part of a Front --
 
@@ -148,13 +155,16 @@ class FrontFixture:
         self.settle()
 
     def order(self) -> Order | None:
-        """The next order to the CPU process, if there is one."""
-        try:
-            order = decode(self.cpu.recv(LONGEST))
-        except BlockingIOError:
-            return None
-        assert isinstance(order, Order)
-        return order
+        """The next order to a CPU process, if there is one."""
+        for pid, end in self.ends.items():
+            try:
+                order = decode(end.recv(LONGEST))
+            except BlockingIOError:
+                continue
+            assert isinstance(order, Order)
+            if order.worker_pid == pid:
+                return order
+        return None
 
     def picture(self, order: Order) -> bytes:
         return bytes(self.arena.piece(order.offset, order.length))
@@ -162,7 +172,16 @@ class FrontFixture:
     def finish(self, order: Order, answer: bytes = b"small", status: int = OK, text: str = "jpeg") -> None:
         """The CPU process sends the result of an order."""
         self.arena.slot(order.slot)[: len(answer)] = answer
-        self.cpu.send(encode(Result(WORKER, order.serial, status, len(answer), 9, 6, 90, 60, 1, text=text)))
+        result = Result(order.worker_pid, order.serial, status, len(answer), 9, 6, 90, 60, 1, text=text)
+        self.ends[order.worker_pid].send(encode(result))
+        self.settle()
+
+    def replace(self, pid: int, successor: int) -> None:
+        """A CPU process ends, and its successor sends Hello on the same channel."""
+        os.close(self.processes.life.pop(pid))
+        self.settle()
+        end = self.ends[successor] = self.ends.pop(pid)
+        end.send(encode(Hello(successor, 0)))
         self.settle()
 
     def work(self, answer: bytes = b"small") -> bytes:

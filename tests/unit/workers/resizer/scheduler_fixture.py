@@ -1,6 +1,6 @@
 """A scheduler and its pool, with processes that are only the other ends of socket pairs.
 
-    fixture = SchedulerFixture(monkeypatch); fixture.open(); fixture.hello(fixture.cpu, 11)
+    fixture = SchedulerFixture(); fixture.open(); fixture.hello(fixture.cpu, 11)
     task = fixture.ask(500); fixture.scheduler.submit(task); fixture.order(fixture.cpu)
     fixture.finish(fixture.cpu, 11, task.serial)
 
@@ -8,11 +8,10 @@ RULES: no fork, no kill. Time passes only when a test says so.
 """
 
 import os
-import signal
 import socket
+from collections.abc import Callable
 from dataclasses import dataclass, field
-
-import pytest
+from typing import cast
 
 from balancer.eventloop.log import Log
 from balancer.eventloop.loop import Loop
@@ -24,6 +23,7 @@ from workers.resizer.options import ResizerOptions
 from workers.resizer.orders import LONGEST, Hello, Order, Ping, Result, decode, encode
 from workers.resizer.scheduler import Scheduler
 from workers.resizer.task import OK, Task
+from workers.resizer.worker_pool import ProcessControl
 
 OPTIONS = ResizerOptions(
     cpus=1, fills_machine=True, queue=4, express_bytes=1000, max_frame=4096, job_timeout=10.0
@@ -44,34 +44,83 @@ class RecordingRequester:
             self.scheduler.release_slot(task.slot)
 
 
-class SchedulerFixture:
-    """A scheduler with one cpu and one express worker. `life`: pipe ends; closing one is the death of a process."""
+def worker_without_channel(name: str, is_express: bool = False) -> WorkerSlot:
+    """For tests that send nothing."""
+    return WorkerSlot(name, is_express, cast(socket.socket, None))
 
-    def __init__(self, patch: pytest.MonkeyPatch) -> None:
+
+class HookedArena(Arena):
+    """An arena with hooks around the copying of a picture, during which CPU processes go on."""
+
+    def __init__(self, slots: int, slot_bytes: int) -> None:
+        super().__init__(slots, slot_bytes)
+        self.before_copy: Callable[[], object] = lambda: None
+        self.after_copy: Callable[[], object] = lambda: None
+
+    def copy(self, offset: int, length: int, slot: int) -> None:
+        self.before_copy()
+        super().copy(offset, length, slot)
+        self.after_copy()
+
+
+class FakeProcesses(ProcessControl):
+    """Processes that are pipes: closing the end in `life` is the death of a process. `open_error`: what `open` raises."""
+
+    def __init__(self) -> None:
+        self.life: dict[int, int] = {}
+        self.killed: list[int] = []
+        self.open_error: OSError | None = None
+
+    def open(self, pid: int) -> int:
+        if self.open_error is not None:
+            raise self.open_error
+        pidfd, self.life[pid] = os.pipe()
+        return pidfd
+
+    def kill(self, pidfd: int) -> None:
+        self.killed.append(pidfd)
+
+
+def row_of_cells() -> memoryview:
+    """The row of a front in the shared table."""
+    return memoryview(bytearray(8 * counters.COLUMNS)).cast("q")
+
+
+class SchedulerFixture:
+    """A scheduler with one cpu and one express worker. `cpu` and `express`: the processes' ends of the channels."""
+
+    def __init__(self) -> None:
         self.now = 100.0
         self.loop = Loop(lambda: self.now)
-        self.killed: list[int] = []
-        self.life: dict[int, int] = {}
-        patch.setattr(os, "pidfd_open", self._pidfd_open)
-        patch.setattr(signal, "pidfd_send_signal", lambda fd, number: self.killed.append(fd))
-        self.arena = Arena(OPTIONS.slots, OPTIONS.slot_bytes)
-        cells = memoryview(bytearray(8 * counters.COLUMNS)).cast("q")
-        slots = range(OPTIONS.slots)
-        self.scheduler = Scheduler(self.loop, Log("front", os.devnull), OPTIONS, self.arena, slots, cells)
+        self.processes = FakeProcesses()
+        self.arena = HookedArena(OPTIONS.slots, OPTIONS.slot_bytes)
         pairs = [socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET) for _ in range(2)]
-        self.cpu, self.express = (ours for _, ours in pairs)
+        self.cpu, self.express = (end for _, end in pairs)
         self.workers = [WorkerSlot("cpu 0", False, pairs[0][0]), WorkerSlot("express 0", True, pairs[1][0])]
+        self.scheduler = Scheduler(
+            self.loop,
+            Log("front", os.devnull),
+            OPTIONS,
+            self.arena,
+            range(OPTIONS.slots),
+            row_of_cells(),
+            self.workers,
+            self.processes,
+        )
         self.requester = RecordingRequester(self.scheduler)
 
-    def _pidfd_open(self, pid: int) -> int:
-        reader, self.life[pid] = os.pipe()
-        return reader
-
     def open(self, alive: list[tuple[str, int]] | None = None) -> None:
-        self.scheduler.start(self.workers, alive or [])
+        self.scheduler.start(alive or [])
         for end in (self.cpu, self.express):
             end.setblocking(False)
             assert isinstance(decode(end.recv(LONGEST)), Ping)
+
+    def close(self) -> None:
+        self.loop.close()
+        for end in (self.cpu, self.express, *(worker.channel for worker in self.workers)):
+            end.close()
+        for fd in self.processes.life.values():
+            os.close(fd)
 
     def turn(self, count: int = 2) -> None:
         for _ in range(count):
@@ -82,7 +131,7 @@ class SchedulerFixture:
         self.turn()
 
     def die(self, pid: int) -> None:
-        os.close(self.life.pop(pid))
+        os.close(self.processes.life.pop(pid))
         self.turn()
 
     def ask(self, length: int, data: bytes = b"") -> Task:

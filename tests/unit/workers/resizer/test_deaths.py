@@ -1,7 +1,6 @@
 """CPU processes that die, are killed or leave: what becomes of their current and prefetched tasks."""
 
 import errno
-import os
 import socket
 
 import pytest
@@ -9,10 +8,9 @@ import pytest
 from tests.unit.workers.resizer.scheduler_fixture import BIG, OPTIONS, SMALL, SchedulerFixture
 from workers.resizer import counters
 from workers.resizer.idle_set import WorkerState
-from workers.resizer.orders import Bye, Result, encode
-from workers.resizer.scheduler import QUARANTINE_SECONDS
+from workers.resizer.orders import LONGEST, Bye, Ping, Result, decode, encode
 from workers.resizer.task import DRAINING, OK, TIMEOUT, TaskStage
-from workers.resizer.worker_pool import SLOW_SECONDS
+from workers.resizer.worker_pool import RETRY_SECONDS, SLOW_SECONDS
 
 
 def test_a_death_ends_the_current_task_and_not_the_prefetched_one(ready: SchedulerFixture) -> None:
@@ -79,7 +77,7 @@ def test_a_process_that_sends_bye_has_begun_nothing_since_its_last_result(ready:
     fixture.turn()
     assert fixture.statuses() == [OK] and fixture.workers[0].state is WorkerState.ABSENT
     assert fixture.order(fixture.express).serial == second.serial and second.begun_at == fixture.now
-    assert third.stage is TaskStage.WAITING and fixture.scheduler.pool.worker_count == 0
+    assert third.stage is TaskStage.WAITING and fixture.scheduler.worker_count == 0
 
 
 def test_the_bye_of_a_predecessor_or_of_a_killed_process_changes_nothing(ready: SchedulerFixture) -> None:
@@ -110,7 +108,7 @@ def test_a_kill_for_another_picture_does_not_count_as_a_crash(ready: SchedulerFi
     fixture.scheduler.tick(fixture.now + 10.1)
     fixture.finish(fixture.cpu, 11, first.serial)
     fixture.die(11)
-    assert fixture.scheduler.cells[counters.DIED] == 0 and not fixture.scheduler._deaths
+    assert fixture.scheduler.cells[counters.DIED] == 0 and not len(fixture.scheduler.quarantine)
 
 
 def test_a_death_at_a_tombstone_does_not_count_as_a_crash(ready: SchedulerFixture) -> None:
@@ -119,44 +117,48 @@ def test_a_death_at_a_tombstone_does_not_count_as_a_crash(ready: SchedulerFixtur
     fixture.wait(2 * SLOW_SECONDS)
     fixture.finish(fixture.cpu, 11, slow.serial)
     fixture.die(11)
-    assert fixture.scheduler.cells[counters.DIED] == 0 and not fixture.scheduler._deaths
+    assert fixture.scheduler.cells[counters.DIED] == 0 and not len(fixture.scheduler.quarantine)
 
 
-def test_crashes_of_a_picture_are_forgotten_after_a_while(ready: SchedulerFixture) -> None:
+def test_crashes_are_counted_until_the_picture_is_resized(ready: SchedulerFixture) -> None:
     fixture = ready
-    for number, letter in enumerate(b"ABA"):
-        fixture.scheduler.submit(fixture.ask(BIG, bytes([letter]) * BIG))
-        fixture.die(11 + 10 * number)
-        fixture.hello(fixture.cpu, 21 + 10 * number)
-        fixture.now += QUARANTINE_SECONDS * 0.4
-        fixture.scheduler.tick(fixture.now)
-    assert [count for count, _ in fixture.scheduler._deaths.values()] == [1, 2]
-    fixture.scheduler.tick(fixture.now + QUARANTINE_SECONDS * 0.3)
-    assert [count for count, _ in fixture.scheduler._deaths.values()] == [2]
-    fixture.scheduler.tick(fixture.now + QUARANTINE_SECONDS * 0.7)
-    assert not fixture.scheduler._deaths
+    pid = 11
+    for number in range(2):
+        assert fixture.scheduler.submit(fixture.ask(BIG, b"A" * BIG))
+        fixture.die(pid)
+        pid += 10
+        fixture.hello(fixture.cpu, pid)
+        assert len(fixture.scheduler.quarantine) == 1 == fixture.scheduler.cells[counters.DIED] - number
+    task = fixture.ask(BIG, b"A" * BIG)
+    assert fixture.scheduler.submit(task)
+    fixture.finish(fixture.cpu, pid, task.serial)
+    assert not len(fixture.scheduler.quarantine)
 
 
-def test_an_order_that_could_not_be_sent_is_requeued(
-    ready: SchedulerFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_order_that_could_not_be_sent_is_requeued(ready: SchedulerFixture) -> None:
     fixture = ready
     (first,) = fixture.submit(SMALL)
-    with monkeypatch.context() as deaf:
-        deaf.setattr(fixture.scheduler.pool, "_send", lambda worker, message: False)
-        (second,) = fixture.submit(SMALL)
+    fixture.workers[0].channel.shutdown(socket.SHUT_WR)
+    (second,) = fixture.submit(SMALL)
     assert fixture.statuses() == [DRAINING]
     fixture.finish(fixture.cpu, 11, first.serial)
     fixture.die(11)
     assert fixture.order(fixture.express).serial == second.serial
 
 
-def test_a_front_does_not_start_when_it_cannot_watch_an_older_process(
-    fixture: SchedulerFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def full(pid: int) -> int:
-        raise OSError(errno.EMFILE, "Too many open files")
-
-    monkeypatch.setattr(os, "pidfd_open", full)
+def test_a_front_does_not_start_when_it_cannot_watch_an_older_process(fixture: SchedulerFixture) -> None:
+    fixture.processes.open_error = OSError(errno.EMFILE, "Too many open files")
     with pytest.raises(OSError, match="Too many"):
         fixture.open([("cpu 0", 11)])
+
+
+def test_without_descriptors_a_new_process_is_asked_again(fixture: SchedulerFixture) -> None:
+    fixture.open()
+    fixture.processes.open_error = OSError(errno.EMFILE, "Too many open files")
+    fixture.hello(fixture.cpu, 11)
+    assert fixture.workers[0].state is WorkerState.ABSENT
+    fixture.processes.open_error = None
+    fixture.wait(RETRY_SECONDS)
+    assert isinstance(decode(fixture.cpu.recv(LONGEST)), Ping)
+    fixture.hello(fixture.cpu, 11, fixture.scheduler.pool.pid)
+    assert fixture.workers[0].state is WorkerState.IDLE

@@ -1,55 +1,60 @@
 """The queue of two classes and the rule that pairs its tasks with workers."""
 
-from dataclasses import dataclass, field
-
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.unit.workers.resizer.scheduler_fixture import worker_without_channel
+from workers.imaging.job import ResizeJob
 from workers.resizer.dispatch import TaskQueue, pairs
+from workers.resizer.idle_set import IdleSet, WorkerSlot
+from workers.resizer.orders import Result
+from workers.resizer.task import Task
 
 
-@dataclass(frozen=True)
-class FakeTask:
-    serial: int
-    is_small: bool
+class ChosenIdleSet(IdleSet):
+    """An idle set of chosen workers, which wants express or not."""
+
+    def __init__(
+        self,
+        cpus: list[WorkerSlot],
+        express: list[WorkerSlot],
+        can_prefetch: tuple[WorkerSlot, ...] = (),
+        wants_express: bool = True,
+    ) -> None:
+        super().__init__(fills_machine=True, worker_count=1, short=0 if wants_express else 1)
+        self.cpus, self.express, self.can_prefetch = list(cpus), list(express), dict.fromkeys(can_prefetch)
 
 
-@dataclass(frozen=True)
-class FakeWorker:
-    name: str
-    is_express: bool = False
+class NoRequester:
+    def answer(self, task: Task, result: Result) -> None:
+        raise AssertionError("no task is answered here")
 
 
-@dataclass
-class FakeIdleSet:
-    """What IdleSet offers to the rule."""
-
-    cpus: list[FakeWorker] = field(default_factory=list)
-    express: list[FakeWorker] = field(default_factory=list)
-    can_prefetch: dict[FakeWorker, None] = field(default_factory=dict)
-    wants_express: bool = True
+CPU0, CPU1 = worker_without_channel("cpu 0"), worker_without_channel("cpu 1")
+EXPRESS = worker_without_channel("express", True)
 
 
-CPU0, CPU1, EXPRESS = FakeWorker("cpu 0"), FakeWorker("cpu 1"), FakeWorker("express", True)
+def task_of(serial: int, is_small: bool) -> Task:
+    return Task(serial, NoRequester(), ResizeJob(9, 9), is_small=is_small)
 
 
-def queue_of(words: str, limit: int = 100) -> TaskQueue[FakeTask]:
+def queue_of(words: str, limit: int = 100) -> TaskQueue:
     """ "sbb": a small task, then two big ones."""
-    waiting: TaskQueue[FakeTask] = TaskQueue(limit)
+    waiting = TaskQueue(limit)
     for serial, letter in enumerate(words):
-        assert waiting.put(FakeTask(serial, letter == "s"))
+        assert waiting.put(task_of(serial, letter == "s"))
     return waiting
 
 
 def assigned(
     words: str,
-    cpus: list[FakeWorker],
-    express: list[FakeWorker],
-    prefetching: tuple[FakeWorker, ...] = (),
+    cpus: list[WorkerSlot],
+    express: list[WorkerSlot],
+    prefetching: tuple[WorkerSlot, ...] = (),
     wants: bool = True,
 ) -> dict[int, str]:
     """serial -> name of the worker that got it."""
-    idle_set = FakeIdleSet(list(cpus), list(express), dict.fromkeys(prefetching), wants)
+    idle_set = ChosenIdleSet(cpus, express, prefetching, wants)
     return {task.serial: worker.name for task, worker in pairs(queue_of(words), idle_set)}
 
 
@@ -79,23 +84,23 @@ def test_big_tasks_get_the_cpus_and_a_small_one_gets_express() -> None:
 
 
 def test_big_tasks_cannot_fill_the_queue() -> None:
-    waiting: TaskQueue[FakeTask] = TaskQueue(8)
-    assert [waiting.put(FakeTask(n, False)) for n in range(8)] == [True] * 6 + [False] * 2
-    assert [waiting.put(FakeTask(n, True)) for n in range(8, 11)] == [True, True, False]
+    waiting = TaskQueue(8)
+    assert [waiting.put(task_of(n, False)) for n in range(8)] == [True] * 6 + [False] * 2
+    assert [waiting.put(task_of(n, True)) for n in range(8, 11)] == [True, True, False]
     assert len(waiting) == 8
 
 
 def test_a_cancelled_task_is_gone_and_cancelled_once() -> None:
     waiting = queue_of("sbs")
-    middle = FakeTask(1, False)
+    middle = next(task for task in waiting if task.serial == 1)
     assert waiting.cancel(middle) and not waiting.cancel(middle)
-    assert [task.serial for task, _ in pairs(waiting, FakeIdleSet([CPU0, CPU1]))] == [0, 2]
+    assert [task.serial for task, _ in pairs(waiting, ChosenIdleSet([CPU0, CPU1], []))] == [0, 2]
 
 
 def test_a_queue_of_one_takes_either() -> None:
     for small in (True, False):
-        waiting: TaskQueue[FakeTask] = TaskQueue(1)
-        assert waiting.put(FakeTask(0, small)) and not waiting.put(FakeTask(1, small))
+        waiting = TaskQueue(1)
+        assert waiting.put(task_of(0, small)) and not waiting.put(task_of(1, small))
 
 
 def test_express_gets_nothing_while_it_is_not_wanted() -> None:
@@ -118,11 +123,11 @@ def test_first_in_first_out_within_a_class_without_loss_or_duplicate(
     words: str, cpus: int, express: int, busy: int, wants: bool
 ) -> None:
     waiting = queue_of(words)
-    prefetching = [FakeWorker(f"busy {n}") for n in range(busy)]
-    idle_set = FakeIdleSet(
-        [FakeWorker(f"cpu {n}") for n in range(cpus)],
-        [FakeWorker(f"express {n}", True) for n in range(express)],
-        dict.fromkeys(prefetching),
+    prefetching = tuple(worker_without_channel(f"busy {n}") for n in range(busy))
+    idle_set = ChosenIdleSet(
+        [worker_without_channel(f"cpu {n}") for n in range(cpus)],
+        [worker_without_channel(f"express {n}", True) for n in range(express)],
+        prefetching,
         wants,
     )
     given_out = list(pairs(waiting, idle_set))

@@ -7,7 +7,7 @@ import pytest
 from tests.unit.workers.resizer.front_fixture import OPTIONS, FramePeer, FrontFixture, request_frame
 from workers.resizer import counters
 from workers.resizer.frame_assembler import SMALL
-from workers.resizer.orders import Result
+from workers.resizer.orders import Bye, encode
 from workers.resizer.protocol import FrontConnectionState
 from workers.resizer.scheduler import PROMPT
 from workers.wire.frames import HEADER, MAGIC, frame
@@ -24,8 +24,8 @@ ID_BEHIND = StructCodec(
 
 
 @pytest.fixture
-def front(monkeypatch: pytest.MonkeyPatch) -> Iterator[FrontFixture]:
-    front = FrontFixture(monkeypatch)
+def front() -> Iterator[FrontFixture]:
+    front = FrontFixture()
     yield front
     front.close()
 
@@ -291,31 +291,49 @@ def test_slots_of_a_client_that_leaves_are_free_at_once_or_with_their_result(fro
     assert front.taken() == 0
 
 
-def test_the_slot_of_an_answer_before_its_turn_is_free_when_its_client_leaves(front: FrontFixture) -> None:
-    peer = front.connect()
+@pytest.fixture
+def wide_front() -> Iterator[FrontFixture]:
+    """With two CPU processes."""
+    front = FrontFixture(cpus=2)
+    yield front
+    front.close()
+
+
+def test_the_slot_of_an_answer_before_its_turn_is_free_when_its_client_leaves(
+    wide_front: FrontFixture,
+) -> None:
+    front, peer = wide_front, wide_front.connect()
     send(front, peer, **WITHOUT_ID)
+    first = front.order()
     send(front, peer, **WITHOUT_ID)
-    first, second = peer.client.protocol.order  # type: ignore[union-attr]
-    front.scheduler.queue.cancel(second.task)
-    front.scheduler.done(second.task, Result(0, 0, 200, 5, text="jpeg"), True)
+    front.work()
+    assert peer.replies() == [] and front.taken() == 2
     peer.sock.close()
     front.settle()
-    front.work()
-    assert first.task is not None and front.taken() == 0
+    assert front.taken() == 1
+    assert first is not None
+    front.finish(first)
+    assert front.taken() == 0
 
 
-def test_a_task_over_its_time_keeps_its_slot_until_its_process_is_dead(front: FrontFixture) -> None:
-    peer = front.connect()
-    send(front, peer, **WITHOUT_ID)
-    send(front, peer, **WITHOUT_ID)
-    _, second = peer.client.protocol.order  # type: ignore[union-attr]
-    front.scheduler.queue.cancel(second.task)
-    front.scheduler.done(second.task, Result(0, 0, 504, text="too long"), False)
+def test_a_task_over_its_time_keeps_its_slot_until_its_process_is_dead(wide_front: FrontFixture) -> None:
+    front, peer = wide_front, wide_front.connect()
+    send(front, peer, original_name="first", **WITHOUT_ID)
+    first = front.order()
+    send(front, peer, original_name="second", **WITHOUT_ID)
+    second = front.order()
+    assert first is not None and second is not None
+    front.now += 5
+    front.ends[first.worker_pid].send(encode(Bye(first.worker_pid)))
+    front.replace(first.worker_pid, 21)
+    front.now += OPTIONS.job_timeout - 4
+    front.scheduler.tick(front.now)
+    assert len(front.processes.killed) == 1, "the second one; the first was begun again"
     peer.sock.close()
     front.settle()
     assert front.taken() == 2
-    assert second.task is not None
-    front.scheduler.late(second.task)
+    front.replace(second.worker_pid, 22)
+    assert front.taken() == 1
     front.work()
     assert front.taken() == 0
 

@@ -13,8 +13,8 @@ BIG = bytes(range(256)) * 100
 
 
 @pytest.fixture
-def front(monkeypatch: pytest.MonkeyPatch) -> Iterator[FrontFixture]:
-    front = FrontFixture(monkeypatch)
+def front() -> Iterator[FrontFixture]:
+    front = FrontFixture()
     yield front
     front.close()
 

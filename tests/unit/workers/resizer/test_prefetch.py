@@ -1,10 +1,8 @@
 """Tasks sent to a CPU process before it has finished the one before: when, and how they are taken back."""
 
-import pytest
-
 from tests.unit.workers.resizer.scheduler_fixture import BIG, OPTIONS, SMALL, SchedulerFixture
 from workers.resizer.orders import Result, encode
-from workers.resizer.task import OK, Task, TaskStage
+from workers.resizer.task import OK, TaskStage
 from workers.resizer.worker_pool import SLOW_SECONDS
 
 # -- prefetching --
@@ -17,7 +15,7 @@ def test_a_small_task_is_prefetched_and_begins_with_the_end_of_the_one_before(
     first, second, third = fixture.submit(SMALL, SMALL, SMALL)
     assert [fixture.order(fixture.cpu).serial for _ in range(2)] == [first.serial, second.serial]
     assert not fixture.is_asked(fixture.cpu) and not fixture.is_asked(fixture.express)
-    assert fixture.scheduler.pool.busy == 1 and fixture.scheduler.queued == 2
+    assert fixture.scheduler.working == 1 and fixture.scheduler.queued == 2
     fixture.now += 3
     fixture.finish(fixture.cpu, 11, first.serial)
     assert fixture.statuses() == [OK] and second.begun_at == fixture.now
@@ -100,19 +98,11 @@ def test_nothing_is_prefetched_behind_slow_work(ready: SchedulerFixture) -> None
     assert fixture.is_asked(fixture.express) and not fixture.is_asked(fixture.cpu)
 
 
-def test_a_task_begun_while_it_was_copied_stays_where_it_is(
-    ready: SchedulerFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_task_begun_while_it_was_copied_stays_where_it_is(ready: SchedulerFixture) -> None:
     fixture = ready
     first, second = fixture.submit(SMALL, SMALL)
-    copy = fixture.scheduler.copy
-
-    def copy_late(task: Task) -> int:
-        slot = copy(task)
-        fixture.cpu.send(encode(Result(11, first.serial, OK, 5, text="jpeg")))
-        return slot
-
-    monkeypatch.setattr(fixture.scheduler, "copy", copy_late)
+    result = Result(11, first.serial, OK, 5, text="jpeg")
+    fixture.arena.after_copy = lambda: fixture.cpu.send(encode(result))
     fixture.now += 2 * SLOW_SECONDS
     fixture.loop.run_once(0)
     assert fixture.statuses() == [OK] and fixture.workers[0].task is second
@@ -139,7 +129,7 @@ def test_the_check_for_slow_work_stops_without_short_work(ready: SchedulerFixtur
     (only,) = fixture.submit(SMALL)
     fixture.finish(fixture.cpu, 11, only.serial)
     fixture.wait(2 * SLOW_SECONDS)
-    assert not fixture.scheduler.pool._is_looking
+    assert not fixture.scheduler.is_watching_slow
 
 
 def test_a_task_taken_back_keeps_its_turn(ready: SchedulerFixture) -> None:
@@ -163,9 +153,9 @@ def test_a_task_taken_back_is_counted_once(ready: SchedulerFixture) -> None:
     slow, quick = fixture.submit(SMALL, SMALL)
     fixture.wait(2 * SLOW_SECONDS)
     assert fixture.workers[1].task is quick
-    assert (fixture.scheduler.queued, fixture.scheduler.pool.busy) == (0, 2)
+    assert (fixture.scheduler.queued, fixture.scheduler.working) == (0, 2)
     fixture.finish(fixture.cpu, 11, slow.serial)
-    assert (fixture.scheduler.queued, fixture.scheduler.pool.busy) == (0, 1)
+    assert (fixture.scheduler.queued, fixture.scheduler.working) == (0, 1)
 
 
 def test_an_abandoned_big_task_lets_small_ones_be_prefetched(ready: SchedulerFixture) -> None:
@@ -185,3 +175,17 @@ def test_prefetching_gives_no_place_to_a_big_task(ready: SchedulerFixture) -> No
     late = fixture.ask(BIG)
     assert fixture.scheduler.is_full_for(late)
     assert fixture.scheduler.submit(on_its_way) and not fixture.scheduler.submit(late)
+
+
+def test_an_abandoned_prefetched_task_is_not_taken_back_and_is_watched_when_it_begins(
+    ready: SchedulerFixture,
+) -> None:
+    fixture = ready
+    copies: list[bool] = []
+    fixture.arena.before_copy = lambda: copies.append(True)
+    first, second = fixture.submit(SMALL, SMALL)
+    fixture.scheduler.abandon(second)
+    fixture.wait(2 * SLOW_SECONDS)
+    assert not copies and not fixture.scheduler.is_watching_slow
+    fixture.finish(fixture.cpu, 11, first.serial)
+    assert fixture.workers[0].task is second and fixture.scheduler.is_watching_slow

@@ -5,7 +5,8 @@ import os
 from tests.unit.workers.resizer.scheduler_fixture import OPTIONS, SchedulerFixture
 from workers.resizer.idle_set import WorkerState
 from workers.resizer.orders import Ping, Result, encode
-from workers.resizer.scheduler import PROMPT, QUARANTINE_DEATHS
+from workers.resizer.quarantine import QUARANTINE_CRASHES
+from workers.resizer.scheduler import PROMPT
 from workers.resizer.task import BUSY, DRAINING, OK, TIMEOUT, TaskStage
 
 
@@ -22,7 +23,7 @@ def test_a_task_becomes_an_order_and_a_result_an_answer_and_the_slot_comes_back(
     fixture.cpu.send(encode(Result(11, task.serial, OK, 77, text="jpeg")))
     fixture.turn()
     assert fixture.statuses() == [OK] and fixture.free() == OPTIONS.slots
-    assert fixture.scheduler.pool.busy == 0
+    assert fixture.scheduler.working == 0
 
 
 def test_express_gets_small_tasks_only_and_only_when_the_cpu_is_busy(fixture: SchedulerFixture) -> None:
@@ -56,7 +57,7 @@ def test_a_task_over_its_time_is_answered_and_its_slot_waits_for_the_death(fixtu
     fixture.scheduler.tick(fixture.now + 9.9)
     assert fixture.statuses() == []
     fixture.scheduler.tick(fixture.now + 10.1)
-    assert fixture.statuses() == [TIMEOUT] and len(fixture.killed) == 1
+    assert fixture.statuses() == [TIMEOUT] and len(fixture.processes.killed) == 1
     assert fixture.free() == OPTIONS.slots - 1, "the killed process may still write to it"
     fixture.cpu.send(encode(Result(11, task.serial, OK, 5)))
     fixture.turn()
@@ -74,7 +75,7 @@ def test_a_death_in_the_middle_is_answered_and_the_successor_gets_the_next(fixtu
     fixture.order(fixture.cpu)
     fixture.die(11)
     assert fixture.statuses() == [DRAINING] and fixture.free() == OPTIONS.slots - 1
-    assert fixture.scheduler.pool.worker_count == 0
+    assert fixture.scheduler.worker_count == 0
     fixture.hello(fixture.cpu, 21)
     order = fixture.order(fixture.cpu)
     assert (order.worker_pid, order.serial) == (21, second.serial)
@@ -86,21 +87,21 @@ def test_a_result_that_was_sent_before_the_death_counts(fixture: SchedulerFixtur
     task = fixture.ask(5000)
     fixture.scheduler.submit(task)
     fixture.cpu.send(encode(Result(11, task.serial, OK, 7, text="jpeg")))
-    fixture.scheduler.pool._on_death(fixture.workers[0], 0)  # the kernel may report the death first
+    fixture.scheduler.on_exit(fixture.workers[0])  # the kernel may report the death first
     assert fixture.statuses() == [OK]
     assert fixture.workers[0].state is WorkerState.ABSENT
 
 
 def test_a_picture_is_quarantined_after_three_deaths_in_a_row(fixture: SchedulerFixture) -> None:
     fixture.open()
-    for number in range(QUARANTINE_DEATHS):
+    for number in range(QUARANTINE_CRASHES):
         fixture.hello(fixture.cpu, 11 + number)
         fixture.scheduler.submit(fixture.ask(5000, b"poison"))
         fixture.order(fixture.cpu)
         fixture.die(11 + number)
     fixture.hello(fixture.cpu, 40)
     assert fixture.scheduler.submit(fixture.ask(5000, b"poison"))
-    assert fixture.statuses() == [DRAINING] * QUARANTINE_DEATHS + [422]
+    assert fixture.statuses() == [DRAINING] * QUARANTINE_CRASHES + [422]
     fixture.scheduler.submit(fixture.ask(5000, b"honest"))
     assert fixture.order(fixture.cpu).worker_pid == 40
 
