@@ -3,7 +3,7 @@
     python -m tests.system.prefork_toy CONFIG      CONFIG is a JSON file, read again at every reload
 
 Keys: port and more (ports of the listener "main"), listeners (name -> addresses, besides), workers, drain, pidfile,
-admin (unix path), fail ("" | "config" | "boot"), steering, loglevel, user, debug_dir.
+admin (unix path), fail ("" | "config" | "boot"), ready_after (seconds), steering, loglevel, user, debug_dir.
 """
 
 import json
@@ -40,10 +40,10 @@ class Echo:
         child.on_cut = self.cut
         child.on_tick = self.tick
 
-    def run(self) -> int:
+    def run(self, ready_after: float) -> int:
         self.tick(0.0)
         self.child.cells[ACCEPTING] = 1
-        self.child.ready()
+        self.child.loop.call_later(ready_after, self.child.ready)
         return self.child.run()
 
     def tick(self, _now: float) -> None:
@@ -148,11 +148,19 @@ class ToyService:
         ]
         if config.get("admin"):
             binds.append(Bind("prober", parse_address(f"unix:{config['admin']}"), per_slot=False))
-        names, fail = frozenset(listeners), config.get("fail", "")
+        names, fail, ready_after = (
+            frozenset(listeners),
+            config.get("fail", ""),
+            config.get("ready_after", 0.0),
+        )
         return Plan(
             title="toy",
             roles=(
-                Role("worker", config.get("workers", 2), lambda child: Echo(child, names, fail).run()),
+                Role(
+                    "worker",
+                    config.get("workers", 2),
+                    lambda child: Echo(child, names, fail).run(ready_after),
+                ),
                 Role("prober", 1, idle),
             ),
             binds=tuple(binds),

@@ -64,6 +64,10 @@ class Asking:
         wait_for(lambda: self.asked >= wanted, f"{wanted} answers", 20)
 
 
+def descriptors_of_a_worker(toy: Toy) -> int:
+    return len(os.listdir(f"/proc/{toy.children('worker')[0]}/fd"))
+
+
 def refuses(port: int) -> bool:
     try:
         socket.create_connection(("127.0.0.1", port), 1).close()
@@ -93,7 +97,9 @@ def test_listeners_come_and_go_and_change_their_names_under_load(make_toy: Calla
     where the master hands a generation the sockets of listeners that its configuration does not have."""
     dice = random.Random(6)
     mail = free_port()
-    toy = make_toy(listeners={"web": ["127.0.0.1:0"], "mail": [f"127.0.0.1:{mail}"]}, drain=10).boot()
+    listeners = {"web": ["127.0.0.1:0"], "mail": [f"127.0.0.1:{mail}"]}
+    toy = make_toy(listeners=listeners, drain=10).boot()
+    descriptors = descriptors_of_a_worker(toy)
     with Asking({toy.port: ["main"], mail: ["mail"]}) as asking:
         for turn in range(20):
             names = dice.sample(["web", "www", "shop", "api"], dice.randint(0, 3))
@@ -106,12 +112,36 @@ def test_listeners_come_and_go_and_change_their_names_under_load(make_toy: Calla
             assert outcome["ok"], outcome
             asking.go_on(20)
             wait_for(lambda name=renamed: toy.ask("name", mail) == name, "the new name")
+        toy.reload(listeners=listeners, workers=2)
         asking.go_on()
-        asking.names[mail] = [renamed]
+        asking.names[mail] = ["mail"]
         asking.go_on()
     wait_for(lambda: len({toy.ask("gen") for _ in range(10)}) == 1, "one generation")
+    wait_for(lambda: toy.ask_board()["load"] == 1, "no other session")
     asked = toy.ask_board()
-    assert asked["load"] == 1 and asked["served"] >= asking.asked
+    assert asked["served"] >= asking.asked
+    expected = descriptors + 3 * (
+        len(asked["slots"]) - 2
+    )  # a socket of each listener for each slot made since
+    wait_for(lambda: descriptors_of_a_worker(toy) == expected, f"a worker with {expected} descriptors")
+
+
+def test_a_worker_replaced_during_a_reload_serves_what_its_generation_serves(
+    make_toy: Callable[..., Toy],
+) -> None:
+    """Fails where it is given the address that the reload has just added: the toy refuses to serve for a listener that it
+    does not know."""
+    toy = make_toy(listeners={"web": ["127.0.0.1:0"]}).boot()
+    (web,) = toy.ports("web")
+    old = toy.children("worker")
+    toy.configure(listeners={"www": ["127.0.0.1:0"], "new": ["127.0.0.2:0"]}, ready_after=1.0)
+    toy.signal(signal.SIGHUP)
+    wait_for(lambda: len(toy.children("worker")) == 4, "the new generation")
+    os.kill(old[0], signal.SIGKILL)
+    toy.wait_lines(r"spawn role=.*generation=1", 4)  # two workers, the prober, the replacement
+    toy.wait_lines(r" reload generation=2")
+    assert " crash " not in toy.log()
+    wait_for(lambda: {toy.ask("name", web) for _ in range(10)} == {"www"}, "the new name alone")
 
 
 def test_an_address_goes_to_another_listener(make_toy: Callable[..., Toy]) -> None:
@@ -127,7 +157,7 @@ def test_an_address_goes_to_another_listener(make_toy: Callable[..., Toy]) -> No
 
 
 def test_a_removed_address_serves_what_it_has_queued_and_then_refuses(make_toy: Callable[..., Toy]) -> None:
-    """Clients wait in the queues of workers that stand still for a moment. Fails where the address is closed at once."""
+    """Clients wait in the queues of stopped workers. Fails where the address is closed when the reload begins."""
     toy = make_toy(listeners={"web": ["127.0.0.1:0"]}).boot()
     web = toy.ports("web")[0]
     held = toy.connect(web)

@@ -183,7 +183,7 @@ def test_port_zero_of_two_listeners_is_two_addresses(sockets: Sockets) -> None:
 def test_port_zero_of_a_listener_that_stays_is_its_own(sockets: Sockets) -> None:
     """The first listener goes, the second one's sockets must not become a third one's. Fails where the order decides."""
     old = sockets.open([tcp(name="a"), tcp(name="b")], 1)
-    new = sockets.open([tcp(name="c"), tcp(name="b")], 1)
+    new = sockets.open([tcp(name="b"), tcp(name="c")], 1)
     assert new.added == ()
     ports = {name: port for port, name in names_by_port(old).items()}
     assert names_by_port(new) == {ports["a"]: "c", ports["b"]: "b"}
