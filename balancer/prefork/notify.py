@@ -1,8 +1,8 @@
-"""What systemd is told: datagrams of `KEY=value` lines to $NOTIFY_SOCKET.
+"""Messages to the service manager (sd_notify): datagrams of `KEY=value` lines to $NOTIFY_SOCKET.
 
-RULES: never blocks, never raises, does nothing without a socket in the environment. READY comes after listeners and
-processes are up; a reload is framed by RELOADING with the monotonic clock (what `Type=notify-reload` waits for) and
-READY; WATCHDOG is sent by the master's own turn, at half the asked interval, so that a stuck master is noticed.
+RULES: never blocks, never raises, does nothing without a socket in the environment. READY comes when every process
+serves; a reload is framed by RELOADING with the monotonic clock (`Type=notify-reload` waits for it) and READY; WATCHDOG
+is sent in the master's own turn, at half the asked interval, so that a hung master is noticed.
 """
 
 import contextlib
@@ -12,7 +12,7 @@ from collections.abc import Mapping
 
 
 def watchdog_seconds(environ: Mapping[str, str], pid: int) -> float:
-    """Seconds between two keep-alives, half of what the manager asks; 0 when it asks for none, or not us."""
+    """Seconds between two keep-alives, half of what the manager asks; 0 when it asks for none, or another process."""
     usec, owner = environ.get("WATCHDOG_USEC", ""), environ.get("WATCHDOG_PID", "")
     if not usec.isdigit() or (owner and owner != str(pid)):
         return 0.0
@@ -25,7 +25,7 @@ def message(**fields: object) -> bytes:
 
 
 class Notifier:
-    """The way to the service manager; every method does nothing when there is none."""
+    """Sends to the service manager; every method does nothing when there is none."""
 
     def __init__(self, environ: Mapping[str, str]) -> None:
         path = environ.get("NOTIFY_SOCKET", "")
@@ -55,11 +55,11 @@ class Notifier:
         self._send(STOPPING=1, STATUS="draining")
 
     def superseded(self, pid: int) -> None:
-        """Another master has taken over: the manager must watch that one from now on."""
+        """Another master has taken over: the manager watches that one from now on."""
         self._send(MAINPID=pid)
 
     def status(self, text: str) -> None:
-        """Sent only when it changed."""
+        """Sent only when the text has changed."""
         if text != self._status:
             self._status = text
             self._send(STATUS=text)

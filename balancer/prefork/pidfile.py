@@ -1,8 +1,8 @@
-"""The pid file: a lock that tells who holds it.
+"""The pid file: a lock that names its holder.
 
-RULES: the lock is flock on the file itself, so the kernel frees it however its holder dies, and a stale file is no
-obstacle. The text appears whole (written beside, renamed over). Only the holder removes it, and only while it is his.
-The lock lives in the open file: a master started by USR2 inherits the descriptor and with it the lock.
+RULES: the lock is flock(2) on the file itself, so the kernel frees it however its holder dies, and a stale file is no
+obstacle. The text appears whole (written beside, renamed over). Only the holder removes the file, and only while the path
+still leads to it. The lock belongs to the open file: a master started by USR2 inherits it with the descriptor.
 """
 
 import contextlib
@@ -21,7 +21,7 @@ class PidFile:
 
     @classmethod
     def acquire(cls, path: str, inherited: int = -1) -> "PidFile":
-        """Lock the file, waiting for nobody. Raises CannotBind naming the living holder, or what is wrong."""
+        """Lock the file without waiting. Raises CannotBind naming the holder, or what is wrong."""
         if inherited >= 0:
             os.set_inheritable(inherited, False)
             return cls(path, inherited)
@@ -43,7 +43,7 @@ class PidFile:
             raise CannotBind(error.errno, f"cannot use pid file {path}: {error.strerror}") from error
 
     def write(self, pid: int) -> None:
-        """Put our pid in it, whole at any moment a reader may look."""
+        """Write the pid; a reader sees the whole text at any moment."""
         text = b"%d\n" % pid
         beside = f"{self.path}.{pid}"
         try:
@@ -51,7 +51,7 @@ class PidFile:
             os.write(fd, text)
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             os.rename(beside, self.path)
-        except OSError:  # no right to the directory any more: in place, the shorter evil
+        except OSError:  # no right to write into the directory any more: then in place
             with contextlib.suppress(OSError):
                 os.unlink(beside)
             os.pwrite(self.fd, text, 0)
@@ -70,7 +70,7 @@ class PidFile:
         if not keep and _is_same(self.fd, self.path):
             try:
                 os.unlink(self.path)
-            except OSError:  # privileges were dropped: an empty file says that nobody runs
+            except OSError:  # privileges were dropped: an empty file says that no master runs
                 with contextlib.suppress(OSError):
                     os.ftruncate(self.fd, 0)
         os.close(self.fd)

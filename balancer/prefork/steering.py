@@ -1,8 +1,8 @@
-"""Sending new connections where there is room: shares per slot -> a program that the kernel runs at each SYN.
+"""Steering of new connections: shares per slot -> a BPF program that the kernel runs at each SYN.
 
-RULES: all is pure but `attach`, which is the one system call. SO_ATTACH_REUSEPORT_CBPF works
-without privileges and may be replaced at any time (0.2 ms a call). When the kernel refuses, the plain hash stays and the
-master says so. Never by CPU number: loopback puts every connection on one.
+RULES: all is pure but `attach`, the one system call. SO_ATTACH_REUSEPORT_CBPF works without privileges, and the program
+may be replaced at any time (0.2 ms a call). When the kernel refuses, its plain hash stays and the master logs that.
+Never steer by CPU number: loopback puts every connection on one.
 
 The program draws a random word, takes it modulo 1000, and walks the shares; what it returns is the index of a socket in
 its group, in the order of listen(), which is the slot number:
@@ -26,12 +26,12 @@ WHOLE = 1000  # shares are per mille
 LD_RANDOM = (0x20, 0, 0, 0xFFFFF000 + 56)  # BPF_LD|BPF_W|BPF_ABS at SKF_AD_OFF + SKF_AD_RANDOM
 MOD, JGE, RET = 0x94, 0x35, 0x06
 
-WORTH_LOADS = 4  # sessions between the busiest and the idlest slot before anything is done about it
+WORTH_LOADS = 4  # sessions between the most and the least loaded slot from which on shares differ
 WORTH_RATIO = 0.2  # and at least this part of the mean
 WORTH_SHARE = 50  # per mille a share must move before the kernel is told
 MEMORY = 1.1  # seconds that a load is averaged over, see Smoother
 GAIN = 4.0  # how much of an equal share the whole mean's worth of sessions costs (simulated: 3 too slow, 5 swings)
-LEAST = 0.02  # of an equal share: the busiest still gets some, its load is a second old
+LEAST = 0.02  # of an equal share: the most loaded slot still gets some, its load is a second old
 
 Instruction = tuple[int, int, int, int]
 
@@ -39,9 +39,9 @@ Instruction = tuple[int, int, int, int]
 class Smoother:
     """Loads averaged over the last second or so, by slot.
 
-    Shares made of the loads of an instant chase their own effect where sessions are much shorter than the time between
-    two looks: who was least loaded gets most, is most loaded at the next look, and gets least. With sessions of 20 ms on
-    4 workers the busiest then carried 1.77 times the mean (the plain hash 1.27, averaged loads 1.28); long sessions are
+    Shares made of the loads of an instant oscillate where sessions are much shorter than the time between two looks: the
+    least loaded slot gets most, is the most loaded one at the next look, and gets least. With sessions of 20 ms on 4
+    workers the most loaded then had 1.77 times the mean (the plain hash 1.27, averaged loads 1.28). Long sessions are
     evened out all the same, since their loads move slowly.
     """
 
@@ -64,9 +64,9 @@ class Smoother:
 def shares(loads: Sequence[float | None]) -> list[int]:
     """Per mille of new connections for each slot, summing to 1000; None = gets none.
 
-    Who has more than the mean gets less than an equal share, when the imbalance is worth it: a quarter more than the mean
-    means next to nothing, so that not even sessions that stay for ever on one slot can keep it far above the others.
-    Never all 0: when nobody is eligible, everybody is.
+    A slot with more than the mean gets less than an equal share, when the imbalance is worth it; one with a quarter more
+    than the mean gets next to nothing, so that sessions that stay for ever cannot keep a slot far above the others.
+    Never all 0: when no slot is eligible, all are.
     """
     known = [load for load in loads if load is not None]
     if not known:
@@ -90,7 +90,7 @@ def portions(weights: Sequence[float]) -> list[int]:
     missing = WHOLE - sum(parts)
     for i in order[:missing] if missing > 0 else []:
         parts[i] += 1
-    if missing < 0:  # the ones rounded up from below 1 are paid for by the largest
+    if missing < 0:  # what was rounded up from below 1 is taken from the largest
         parts[max(range(len(parts)), key=parts.__getitem__)] += missing
     return parts
 
@@ -118,7 +118,7 @@ def program(parts: Sequence[int]) -> list[Instruction]:
 
 
 def attach(sock: socket.socket, code: Sequence[Instruction]) -> None:
-    """Give the program to the socket's whole group. Raises OSError when the kernel says no."""
+    """Give the program to the socket's whole group. Raises OSError when the kernel refuses."""
     instructions = ctypes.create_string_buffer(b"".join(struct.pack("=HBBI", *step) for step in code))
     fprog = struct.pack("@HP", len(code), ctypes.addressof(instructions))
     sock.setsockopt(socket.SOL_SOCKET, SO_ATTACH_REUSEPORT_CBPF, fprog)

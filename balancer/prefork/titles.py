@@ -1,7 +1,7 @@
 """What `ps` shows of this process.
 
-RULES: at most one system-wide visible change a second, and the last text asked for wins; the caller brings
-the time. Imported early: setproctitle must find argv before anything has copied the environment."""
+RULES: at most one change a second, the last text asked for wins; the caller brings the time. Imported early: setproctitle
+must find argv before anything has copied the environment."""
 
 from collections.abc import Callable
 
@@ -9,8 +9,7 @@ from setproctitle import setproctitle
 
 
 class Title:
-    """The title of this process, "<program>: <text>"; after a fork the child keeps using the same object, its
-    own copy."""
+    """The title of this process, "<program>: <text>"."""
 
     __slots__ = ("_apply", "_next", "_shown", "_wanted", "program")
 
@@ -21,8 +20,7 @@ class Title:
         self._next = float("-inf")  # a first text shows at once
 
     def set(self, text: str, now: float) -> None:
-        """Ask for a text; shown at once, or by a later set() or settle() when the last change is under a
-        second old."""
+        """Ask for a text; shown at once, or by a later set() or settle() when the last change is under a second old."""
         self._wanted = text
         self.settle(now)
 
@@ -34,8 +32,7 @@ class Title:
             self._apply(f"{self.program}: {self._wanted}")
 
     def fresh(self, text: str, now: float) -> None:
-        """Show a text now, whatever was shown a moment ago: a process just forked still wears its parent's
-        title."""
+        """Show a text now: a process just forked still has its parent's title."""
         self._next = float("-inf")
         self._shown = ""
         self.set(text, now)

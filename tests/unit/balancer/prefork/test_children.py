@@ -1,4 +1,4 @@
-"""Histories of births and deaths, played without a fork."""
+"""Histories of forks and deaths, played without a fork."""
 
 import pytest
 
@@ -17,7 +17,7 @@ def spawn(children: Children, pid: int, now: float) -> ChildProcess:
     return children.spawned(place, pid, children.leases.take(), now)
 
 
-def test_leases_come_lowest_first_and_return_after_the_reaping_only() -> None:
+def test_the_lowest_free_row_is_leased_first() -> None:
     leases = Leases(3, 6)
     assert [leases.take(), leases.take()] == [3, 4] and leases.end == 5
     leases.give_back(3)
@@ -33,7 +33,7 @@ def test_leases_come_lowest_first_and_return_after_the_reaping_only() -> None:
         leases.give_back(5)
 
 
-def test_nobody_held_means_nothing_to_scan() -> None:
+def test_no_row_leased_means_no_row_to_scan() -> None:
     assert Leases(3, 6).end == 3
 
 
@@ -53,7 +53,7 @@ def test_a_ready_process_that_lived_is_replaced_at_once() -> None:
     assert children.next_due() == 0.1 + SHORT_LIFE
 
 
-def test_short_lives_are_replaced_at_once_first_then_ever_later_but_never_much() -> None:
+def test_the_first_short_life_is_replaced_at_once_the_next_ones_after_a_back_off() -> None:
     children, now, waits = make(0), 0.0, []
     for pid in range(100, 108):
         spawn(children, pid, now)
@@ -66,7 +66,7 @@ def test_short_lives_are_replaced_at_once_first_then_ever_later_but_never_much()
     assert waits == [0.0, 0.1, 0.2, 0.4, 0.8, 1.6, 2.0, 2.0]
 
 
-def test_a_long_life_forgives_short_ones() -> None:
+def test_a_long_life_ends_the_back_off() -> None:
     children, now = make(0), 0.0
     for pid, life in ((100, 0.01), (101, 0.01), (102, 5.0), (103, 0.01)):
         spawn(children, pid, now)
@@ -77,7 +77,7 @@ def test_a_long_life_forgives_short_ones() -> None:
     assert children.next_due() == now  # the first short life again: at once
 
 
-def test_dying_before_ready_backs_off_and_is_hopeless_after_four() -> None:
+def test_dying_before_ready_backs_off_and_counts_as_never_ready_after_four() -> None:
     children, now, births = make(0), 0.0, []
     for pid in range(100, 104):
         births.append(now)
@@ -89,7 +89,7 @@ def test_dying_before_ready_backs_off_and_is_hopeless_after_four() -> None:
     assert children.never_got_ready(1, "worker", 4)
 
 
-def test_one_that_was_ready_gives_hope_for_its_role_only() -> None:
+def test_a_role_with_one_ready_process_is_not_given_up() -> None:
     children = make(0, 1)
     children.want(1, "prober", 0, 0.0)
     spawn(children, 100, 0.0)
@@ -104,7 +104,7 @@ def test_backoff_is_capped() -> None:
     assert [backoff(n, 1.0, 2.0, 30.0) for n in (0, 1, 2, 3, 6, 7, 1000)] == [1, 1, 2, 4, 30, 30, 30]
 
 
-def test_a_failed_fork_waits_a_second_without_blame() -> None:
+def test_a_failed_fork_waits_a_second_and_counts_as_no_failure() -> None:
     children = make(0)
     place = children.due(0.0)[0]
     children.fork_failed(place, 10.0)
@@ -112,7 +112,7 @@ def test_a_failed_fork_waits_a_second_without_blame() -> None:
     assert place.failures == 0
 
 
-def test_strangers_are_neither_reaped_nor_ready() -> None:
+def test_unknown_pids_are_neither_reaped_nor_ready() -> None:
     children = make(0)
     spawn(children, 100, 0.0)
     assert children.reaped(999, 1.0) is None
@@ -121,7 +121,7 @@ def test_strangers_are_neither_reaped_nor_ready() -> None:
     assert children.became_ready(100, 2.0) is None
 
 
-def test_an_unwanted_process_drains_outside_its_place_which_may_be_wanted_anew() -> None:
+def test_a_process_that_drains_has_left_its_place_which_may_be_wanted_again() -> None:
     children = make(0)
     old = spawn(children, 100, 0.0)
     assert children.unwant(1, "worker", 0) is old and old.draining
@@ -132,8 +132,8 @@ def test_an_unwanted_process_drains_outside_its_place_which_may_be_wanted_anew()
     assert children.holder(1, "worker", 0) is new and children.next_due() is None
 
 
-def test_a_place_knows_whether_the_next_one_replaces_somebody() -> None:
-    """A place that is given up and wanted anew begins anew."""
+def test_a_place_knows_whether_the_next_process_is_a_replacement() -> None:
+    """A place that is given up and wanted again has no history."""
     children = make(0)
     place = children.places[1, "worker", 0]
     assert not place.was_held
@@ -144,7 +144,7 @@ def test_a_place_knows_whether_the_next_one_replaces_somebody() -> None:
     assert not children.want(1, "worker", 0, 6.0).was_held
 
 
-def test_giving_up_an_empty_place_stops_nobody() -> None:
+def test_giving_up_an_empty_place_stops_no_process() -> None:
     children = make(0)
     assert children.unwant(1, "worker", 0) is None
     assert children.unwant(1, "worker", 7) is None

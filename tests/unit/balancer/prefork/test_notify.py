@@ -1,4 +1,4 @@
-"""What the service manager hears."""
+"""What the service manager is sent."""
 
 import os
 import socket
@@ -18,16 +18,16 @@ def manager(tmp_path: Path) -> Iterator[socket.socket]:
         yield sock
 
 
-def hear(manager: socket.socket) -> list[str]:
-    heard = []
+def received(manager: socket.socket) -> list[str]:
+    found = []
     while True:
         try:
-            heard.append(manager.recv(4096).decode())
+            found.append(manager.recv(4096).decode())
         except BlockingIOError:
-            return heard
+            return found
 
 
-def test_the_life_of_a_service_in_words(manager: socket.socket) -> None:
+def test_messages_over_the_life_of_a_service(manager: socket.socket) -> None:
     notifier = Notifier({"NOTIFY_SOCKET": manager.getsockname()})
     notifier.ready("2 workers")
     notifier.status("2 workers")  # unchanged: not sent
@@ -35,7 +35,7 @@ def test_the_life_of_a_service_in_words(manager: socket.socket) -> None:
     notifier.reloading(12.5)
     notifier.superseded(99)
     notifier.stopping()
-    assert hear(manager) == [
+    assert received(manager) == [
         f"READY=1\nMAINPID={os.getpid()}\nSTATUS=2 workers",
         "STATUS=3 workers",
         "RELOADING=1\nMONOTONIC_USEC=12500000\nSTATUS=reloading",
@@ -53,10 +53,10 @@ def test_keep_alives_come_at_half_the_asked_interval(manager: socket.socket) -> 
     notifier = Notifier(environ)
     for now in (0.0, 0.25, 0.99, 1.0, 1.25, 2.1):
         notifier.beat(now)
-    assert hear(manager) == ["WATCHDOG=1"] * 3
+    assert received(manager) == ["WATCHDOG=1"] * 3
 
 
-def test_a_watchdog_meant_for_another_is_not_ours() -> None:
+def test_a_watchdog_of_another_process_is_ignored() -> None:
     assert watchdog_seconds({"WATCHDOG_USEC": "2000000", "WATCHDOG_PID": "1"}, 2) == 0.0
     assert watchdog_seconds({"WATCHDOG_USEC": "2000000"}, 2) == 1.0
     assert watchdog_seconds({"WATCHDOG_USEC": "soon"}, 2) == 0.0
@@ -67,7 +67,7 @@ def test_a_newline_in_a_value_starts_no_field() -> None:
 
 
 def test_without_manager_or_with_a_dead_one_nothing_happens(tmp_path: Path) -> None:
-    for environ in ({}, {"NOTIFY_SOCKET": str(tmp_path / "nobody")}, {"NOTIFY_SOCKET": "relative"}):
+    for environ in ({}, {"NOTIFY_SOCKET": str(tmp_path / "missing")}, {"NOTIFY_SOCKET": "relative"}):
         notifier = Notifier(environ)
         notifier.ready("x")
         notifier.beat(1.0)

@@ -1,4 +1,4 @@
-"""The pid file: a lock, text that is whole, removal by its owner only."""
+"""The pid file: a lock, a text that appears whole, removal by its holder only."""
 
 import os
 from pathlib import Path
@@ -22,7 +22,7 @@ def test_written_whole_and_removed_on_release(path: Path) -> None:
     assert list(path.parent.iterdir()) == []
 
 
-def test_a_second_holder_is_told_who_has_it(path: Path) -> None:
+def test_a_second_holder_is_told_the_pid_of_the_first(path: Path) -> None:
     first = PidFile.acquire(str(path))
     first.write(4711)
     with pytest.raises(CannotBind) as error:
@@ -42,7 +42,7 @@ def test_a_stale_file_is_no_obstacle(path: Path) -> None:
     pidfile.release()
 
 
-def test_another_ones_file_is_left_alone(path: Path) -> None:
+def test_the_file_of_another_process_is_left_alone(path: Path) -> None:
     pidfile = PidFile.acquire(str(path))
     pidfile.write(1)
     path.unlink()
@@ -72,6 +72,6 @@ def test_a_symbolic_link_is_refused(path: Path, tmp_path: Path) -> None:
     assert (tmp_path / "target").read_text() == "precious"
 
 
-def test_a_missing_directory_is_told(tmp_path: Path) -> None:
+def test_a_missing_directory_is_named(tmp_path: Path) -> None:
     with pytest.raises(CannotBind, match="No such file"):
         PidFile.acquire(str(tmp_path / "no" / "pid"))

@@ -1,4 +1,4 @@
-"""Shares and the program that carries them out, interpreted here as the kernel would."""
+"""Shares, and the BPF program made of them, interpreted here as the kernel does."""
 
 import socket
 from collections.abc import Sequence
@@ -74,17 +74,17 @@ def test_small_imbalance_is_not_worth_steering() -> None:
     assert shares([100, 115, 96]) == shares([0, 0, 0]) == [334, 333, 333]
 
 
-def test_the_idlest_gets_most() -> None:
+def test_the_least_loaded_gets_most() -> None:
     parts = shares([40, 10, 10, 20])
     assert parts[1] == parts[2] > parts[3] > parts[0] > 0
     assert parts[1] > 3 * parts[0]
 
 
-def test_nobody_eligible_means_everybody() -> None:
+def test_no_slot_eligible_means_all() -> None:
     assert shares([None, None]) == [500, 500]
 
 
-def test_portions_keep_the_small_above_zero() -> None:
+def test_a_small_weight_never_gets_zero() -> None:
     assert portions([1e-9, 1.0]) == [1, 999]
     assert portions([0.0, 0.0]) == [0, 0]
 
@@ -101,7 +101,7 @@ def test_a_wrong_sum_is_refused() -> None:
         program([500, 499])
 
 
-def test_the_kernel_takes_the_program_and_obeys_it() -> None:
+def test_the_kernel_runs_the_program() -> None:
     group = []
     port = 0
     for _ in range(3):
@@ -128,7 +128,7 @@ def test_the_kernel_takes_the_program_and_obeys_it() -> None:
         sock.close()
 
 
-def test_loads_are_averaged_over_time_not_over_looks() -> None:
+def test_loads_are_averaged_over_time_however_often_they_are_read() -> None:
     often, seldom = Smoother(), Smoother()
     for smoother in (often, seldom):
         assert smoother.smooth([0, 8], 0.0) == [0, 8]
@@ -138,14 +138,14 @@ def test_loads_are_averaged_over_time_not_over_looks() -> None:
     assert first == pytest.approx(6.32, abs=0.01) and second == 8
 
 
-def test_a_slot_that_comes_back_brings_no_old_load() -> None:
+def test_a_slot_that_comes_back_has_no_old_load() -> None:
     smoother = Smoother()
     smoother.smooth([40, 8], 0.0)
     assert smoother.smooth([None, 8], 0.1) == [None, 8]
     assert smoother.smooth([2, 8], 0.2) == [2, 8]
 
 
-def test_short_sessions_are_not_chased() -> None:
+def test_shares_do_not_oscillate_with_short_sessions() -> None:
     """Loads that follow the shares at once: where each look decides for itself they swing further every time."""
     smoother, loads = Smoother(), [30, 34]
     for look in range(40):

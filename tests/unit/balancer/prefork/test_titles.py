@@ -1,4 +1,4 @@
-"""Titles change at most once a second, and what was asked for last is what stays."""
+"""Titles change at most once a second, and the last text asked for stays."""
 
 from balancer.prefork.titles import Title
 
@@ -16,7 +16,7 @@ def test_at_most_one_change_a_second_and_the_last_one_wins() -> None:
     assert shown[1:] == ["balancer: worker 0 [49 sessions]"]
 
 
-def test_an_unchanged_text_costs_nothing_and_starts_no_new_second() -> None:
+def test_an_unchanged_text_is_not_shown_again_and_delays_no_other() -> None:
     shown: list[str] = []
     title = Title("balancer", apply=shown.append)
     title.set("prober", now=1.0)
