@@ -25,9 +25,9 @@ from balancer.pool.board import (
     columns_for,
 )
 from balancer.pool.handover_state import export_state, restore_state
+from balancer.prefork.bind import Bind
 from balancer.prefork.child import Child
 from balancer.prefork.plan import Plan, Role
-from balancer.prefork.sockets import Bind
 from balancer.prefork.upgrade import HANDOVER_STATE
 from balancer.relay.sockets import listener_options
 from balancer.shm.layout import MASTER_ROW, MASTER_UPCOMING, Shared

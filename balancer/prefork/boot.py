@@ -14,10 +14,12 @@ from collections.abc import Callable
 
 from balancer.config.option import ConfigError
 from balancer.eventloop.log import Log
+from balancer.prefork.bind import CannotBind
 from balancer.prefork.fork import PR_SET_NO_NEW_PRIVS
+from balancer.prefork.inherited import adopt_sockets
 from balancer.prefork.pidfile import PidFile
 from balancer.prefork.plan import Plan
-from balancer.prefork.sockets import CannotBind, PlanSockets, Sockets, adopt_sockets
+from balancer.prefork.sockets import PlanSockets, Sockets
 from balancer.prefork.upgrade import InheritedFds
 
 LOCK_TRIES = 30  # of 50 ms each

@@ -6,7 +6,8 @@ RULES: runs in the master, never blocks; `advance` carries everything one step f
   reload.
 - A generation sees the sockets of its own plan only, under the names of its own plan.
 - Only removed addresses are closed, as the last step of a reload: not before the processes that served them accept no
-  more.
+  more. Where a kept address covers a removed one (0.0.0.0 after 127.0.0.1), the removed one has no new clients meanwhile:
+  those that came after its processes accept no more, and before it is closed, would be reset.
 
     reload:      read -> bind what is new -> fork -> all ready -> old ones drain -> close what was removed
                    |         |                 |
@@ -22,11 +23,12 @@ from dataclasses import dataclass
 
 from balancer.config.option import ConfigError
 from balancer.eventloop.log import Log
+from balancer.prefork.bind import CannotBind
 from balancer.prefork.changes import PlanChanges, compare, obstacle, report
 from balancer.prefork.notify import Notifier
 from balancer.prefork.plan import Plan, Service
 from balancer.prefork.processes import ProcessManager
-from balancer.prefork.sockets import CannotBind, PlanSockets, SocketGroup
+from balancer.prefork.sockets import PlanSockets, SocketGroup
 from balancer.shm.layout import ACCEPTING, DRAINING, MASTER_GENERATION, MASTER_UPCOMING, MAX_SLOTS, STATE
 
 READY_WITHIN = 12.0  # seconds for a whole new generation
@@ -281,6 +283,10 @@ class Generations:
         self._reload = None
         reload.rebind()
         removed = reload.removed()
+        kept = [group for _, group in reload.listening.pairs]
+        for group in removed:
+            if group.is_part_of(kept):
+                group.divert()
         self._processes.current = self._processes.row[MASTER_GENERATION] = reload.generation
         self.wanted, self.slots = reload.wanted, max(self.slots, reload.slots)
         self._retire(old, is_final=False, now=now)

@@ -21,6 +21,7 @@ import time
 from balancer.config.option import ConfigError
 from balancer.eventloop.log import Log
 from balancer.eventloop.signals import IGNORED_BY_MASTER, MASTER_SIGNALS, Signals, wait_readable
+from balancer.prefork.bind import CannotBind
 from balancer.prefork.boot import drop_privileges, identity, lock, open_sockets
 from balancer.prefork.child import EXIT_CUT
 from balancer.prefork.fork import profiled
@@ -32,7 +33,7 @@ from balancer.prefork.plan import Plan, Service
 from balancer.prefork.processes import ProcessManager
 from balancer.prefork.slot_table import SlotTable
 from balancer.prefork.slots import TICK
-from balancer.prefork.sockets import CannotBind, PlanSockets
+from balancer.prefork.sockets import PlanSockets
 from balancer.prefork.titles import Title
 from balancer.prefork.upgrade import InheritedFds, Upgrade, forget_inheritance, read_inheritance, say_ready
 from balancer.shm.layout import (

@@ -9,7 +9,7 @@ import contextlib
 import fcntl
 import os
 
-from balancer.prefork.sockets import CannotBind
+from balancer.prefork.bind import CannotBind
 
 
 class PidFile:

@@ -8,8 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
+from balancer.prefork.bind import Bind
 from balancer.prefork.child import Child
-from balancer.prefork.sockets import Bind
 from balancer.shm.layout import Shared
 
 

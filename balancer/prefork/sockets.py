@@ -7,47 +7,28 @@ RULES
 - The order of listen() is the kernel's index of a socket in its SO_REUSEPORT group. Steering needs it to be the slot.
 - The identity of a group of sockets is (role, address). The listener's name is data: each generation sees the name that
   its own plan gives, so a renamed listener keeps its sockets and their queues.
-- The first socket of an address is bound without SO_REUSEPORT, which is set afterwards: the kernel refuses the bind while
-  another instance listens there. With SO_REUSEPORT from the start a second instance of the same user would join the group
-  and take half of the clients.
-- A socket is created for the user that will own the process (fchown): the kernel lets the sockets of one user share a
-  port, and slots may be added after privileges were dropped.
 """
 
 import contextlib
-import errno
 import os
 import socket
-import stat
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 
 from balancer.config.units import Address, parse_address
-from balancer.eventloop.errnos import NOT_LISTENING
-
-WILDCARDS = ("0.0.0.0", "::")
-
-
-@dataclass(frozen=True)
-class Bind:
-    """One address to listen on for one role.
-
-    `per_slot`: a SO_REUSEPORT socket for each slot of the role; else one socket, which children find under slot 0.
-    `options` (level, option, value) are set on the listening socket, accepted ones inherit them. `mode` is a unix
-    socket's. `name` is the listener's, "" when the address belongs to none.
-    """
-
-    role: str
-    address: Address
-    backlog: int = 1024
-    per_slot: bool = True
-    mode: int = 0o600
-    options: tuple[tuple[int, int, int], ...] = ()
-    name: str = ""
-
-
-class CannotBind(OSError):
-    """An address that cannot be listened on; the text is a sentence that names it."""
+from balancer.prefork.bind import (
+    WILDCARDS,
+    Bind,
+    CannotBind,
+    bind_tcp,
+    bind_unix,
+    overlaps,
+    real_address,
+    seen_address,
+    set_options,
+)
+from balancer.prefork.inherited import Inherited, InheritedSocket, hand_out, listens_at
+from balancer.prefork.steering import drop_syns
 
 
 @dataclass(frozen=True)
@@ -60,24 +41,6 @@ class ListeningSocket:
     fd: int
     sock: socket.socket
     name: str = ""
-
-
-@dataclass(frozen=True)
-class InheritedSocket:
-    """A listening socket found open at the start.
-
-    From a former master: its role, configured address and listener. From a service manager: no role, no address, and the
-    name that LISTEN_FDNAMES gives it. `is_external`: made by a service manager, which goes on listening without us.
-    """
-
-    fd: int
-    role: str = ""
-    wanted: str = ""
-    name: str = ""
-    is_external: bool = False
-
-
-Inherited = tuple[InheritedSocket, socket.socket]
 
 
 class SocketGroup:
@@ -107,13 +70,18 @@ class SocketGroup:
             self.is_external |= item.is_external
             sock.setblocking(False)
             self._add(sock)
+            if item.is_external and not listens_at(sock, self.bind.address):
+                self.address = seen_address(sock)
         if not self.is_shared:
             self.is_shared = not all(
                 sock.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT) for sock in self.sockets
             )
 
-    def prepare(self, slots: int, made: list[socket.socket]) -> None:
-        """Bind what is missing to have a socket for each of `slots` slots; appends to `made`. Raises OSError."""
+    def prepare(self, slots: int, made: list[socket.socket], join: bool = False) -> None:
+        """Bind what is missing to have a socket for each of `slots` slots; appends to `made`. Raises OSError.
+
+        `join`: the address overlaps with one that we have already.
+        """
         while len(self.sockets) + len(made) < slots:
             before = self.sockets + made
             if self.is_shared and before:
@@ -122,8 +90,8 @@ class SocketGroup:
                 made.append(bind_unix(self.bind, self._owner))
                 self._note_file()
             else:
-                address = real_address(before[0], self.bind.address) if before else self.bind.address
-                made.append(bind_tcp(self.bind, address, bool(before), self._owner))
+                address = real_address(before[0], self.address) if before else self.bind.address
+                made.append(bind_tcp(self.bind, address, join or bool(before), self._owner))
 
     def listen(self, sock: socket.socket) -> None:
         """Queue clients for the next slot from now on. Raises OSError: of two bound sockets the second may not listen."""
@@ -135,7 +103,7 @@ class SocketGroup:
         self._add(sock)
 
     def _add(self, sock: socket.socket) -> None:
-        self.address = real_address(sock, self.bind.address)
+        self.address = real_address(sock, self.address)
         self.sockets.append(sock)
         self._note_file()
 
@@ -174,6 +142,17 @@ class SocketGroup:
             self.unlink()
         for sock in made:
             sock.close()
+
+    def is_part_of(self, groups: Iterable["SocketGroup"]) -> bool:
+        """Whether one of these groups, at the wildcard address, has the clients of this one once it is closed."""
+        others = (group for group in groups if group.address.host in WILDCARDS)
+        return any(overlaps(sock, self.address) for group in others for sock in group.sockets[:1])
+
+    def divert(self) -> None:
+        """No new clients from now on; best effort. See drop_syns."""
+        for sock in self.sockets:
+            with contextlib.suppress(OSError):
+                drop_syns(sock)
 
     def shut(self) -> None:
         """Stop listening for good, in every process that holds a duplicate too: shutdown(2) acts on the open file."""
@@ -228,7 +207,7 @@ class Sockets:
             SocketGroup(bind, self.owner) for bind, group in zip(binds, found, strict=True) if group is None
         ]
         inherited = list(self.inherited)
-        for group, entries in hand_out(added, inherited):
+        for group, entries in zip(added, hand_out([g.bind for g in added], inherited), strict=True):
             group.take(entries)
             self.inherited = [entry for entry in self.inherited if entry not in entries]
         try:
@@ -257,7 +236,8 @@ class Sockets:
         try:
             for group in groups:
                 made.append((group, []))
-                group.prepare(slots if group.bind.per_slot else 1, made[-1][1])
+                join = any(overlaps(sock, group.bind.address) for sock in self._all())
+                group.prepare(slots if group.bind.per_slot else 1, made[-1][1], join)
             for group, sockets in made:
                 while sockets:
                     group.listen(sockets.pop(0))
@@ -265,6 +245,13 @@ class Sockets:
             for sock in (sock for _, sockets in made for sock in sockets):
                 sock.close()
             raise CannotBind(f"cannot bind {group.bind.address}: {error.strerror or error}") from error
+
+    def _all(self) -> Iterator[socket.socket]:
+        """One socket of every address that we listen on, configured or not."""
+        for group in (*self.groups, *self.leftover):
+            yield from group.sockets[:1]
+        for _, sock in self.inherited:
+            yield sock
 
     def to_hand_over(self) -> list[InheritedSocket]:
         """Everything a successor must know of our sockets, in the order of slots."""
@@ -299,9 +286,6 @@ class Sockets:
             group.unlink()
 
 
-# -- which sockets belong to which bind --
-
-
 def match_groups(binds: Sequence[Bind], groups: Sequence[SocketGroup]) -> list[SocketGroup | None]:
     """The group that serves each bind, None where there is none yet.
 
@@ -318,154 +302,6 @@ def match_groups(binds: Sequence[Bind], groups: Sequence[SocketGroup]) -> list[S
     return found
 
 
-def hand_out(
-    groups: Sequence[SocketGroup], inherited: Sequence[Inherited]
-) -> list[tuple[SocketGroup, list[Inherited]]]:
-    """Which new group takes which inherited sockets; those of one real address stay together.
-
-    A former master says for which role and configured address a socket was made; the name decides between several of
-    them. Of a service manager's sockets, one whose name is a listener's goes to that listener (to its own address
-    first), any other one to the group of its address.
-    """
-    sets: dict[tuple[str, str, str, str], list[Inherited]] = {}
-    for item, sock in inherited:
-        key = (item.role, item.wanted, item.name, str(sock.getsockname()))
-        sets.setdefault(key, []).append((item, sock))
-    names = {group.bind.name for group in groups} - {""}
-    taken: list[tuple[SocketGroup, list[Inherited]]] = []
-    free = list(groups)
-    for is_first_round in (True, False):
-        for key, entries in list(sets.items()):
-            item, sock = entries[0]
-            for group in free:
-                if _fits(group.bind, item, sock, is_first_round, item.name in names):
-                    taken.append((group, entries))
-                    free.remove(group)
-                    del sets[key]
-                    break
-    return taken
-
-
-def _fits(bind: Bind, item: InheritedSocket, sock: socket.socket, is_first: bool, is_named: bool) -> bool:
-    has_name = item.name == bind.name
-    if item.wanted:
-        is_same = (item.role, item.wanted) == (bind.role, str(bind.address))
-        return is_same and (has_name or not is_first)
-    if is_named:
-        kind = (sock.family == socket.AF_UNIX) == (bind.address.family == "unix")
-        return has_name and (listens_at(sock, bind.address) if is_first else kind)
-    return listens_at(sock, bind.address)
-
-
-def adopt_sockets(inherited: Iterable[InheritedSocket]) -> list[Inherited]:
-    """Socket objects of the descriptors that are listening stream sockets; others are left alone."""
-    found = []
-    for item in inherited:
-        try:
-            sock = socket.socket(fileno=item.fd)
-        except OSError:
-            continue
-        if sock.type == socket.SOCK_STREAM and sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
-            os.set_inheritable(item.fd, False)
-            found.append((item, sock))
-        else:
-            sock.detach()
-    return found
-
-
-def listens_at(sock: socket.socket, address: Address) -> bool:
-    """Whether an inherited socket listens where `address` says; both wildcards of one port count as equal."""
-    try:
-        name = sock.getsockname()
-    except OSError:
-        return False
-    if sock.family == socket.AF_UNIX:
-        return address.family == "unix" and _text(name) == _text(address.sockaddr())
-    if address.family not in ("inet", "inet6") or name[1] != address.port:
-        return False
-    return name[0] == address.host or (name[0] in WILDCARDS and address.host in WILDCARDS)
-
-
-def _text(name: object) -> str:
-    return name.decode(errors="surrogateescape") if isinstance(name, bytes) else str(name)
-
-
-def real_address(sock: socket.socket, wanted: Address) -> Address:
-    """The address a bound socket has: the wanted one with the port the kernel chose."""
-    if wanted.family == "unix":
-        return wanted
-    return replace(wanted, port=sock.getsockname()[1])
-
-
 def most_slots(groups: Iterable[SocketGroup]) -> int:
     """The most sockets that any address with one for each slot has; 0 when there is none."""
     return max((len(group.sockets) for group in groups if group.bind.per_slot), default=0)
-
-
-# -- one socket: bound, not yet listening --
-
-
-def bind_tcp(bind: Bind, address: Address, join: bool, owner: tuple[int, int] | None = None) -> socket.socket:
-    """A bound TCP socket; `join`: another socket of ours has the address already. Raises OSError."""
-    family = socket.AddressFamily(address.socket_family)
-    sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
-    try:
-        if owner is not None:
-            os.fchown(sock.fileno(), *owner)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if family == socket.AF_INET6:
-            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        set_options(sock, bind)
-        if join:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        sock.bind(address.sockaddr())
-        if not join and bind.per_slot:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-    except BaseException:
-        sock.close()
-        raise
-    return sock
-
-
-def bind_unix(bind: Bind, owner: tuple[int, int] | None = None) -> socket.socket:
-    """A bound unix socket with its mode and owner set before anyone can connect. Raises OSError."""
-    path = str(bind.address.sockaddr())
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
-    umask = os.umask(0o177)
-    try:
-        if not path.startswith("\0"):
-            _clear_stale(path)
-        sock.bind(path)
-        if not path.startswith("\0"):
-            os.chmod(path, bind.mode)
-            if owner is not None:
-                os.chown(path, *owner)
-        set_options(sock, bind)
-    except BaseException:
-        sock.close()
-        raise
-    finally:
-        os.umask(umask)
-    return sock
-
-
-def _clear_stale(path: str) -> None:
-    """Unlink a socket file without a listening process; raises EADDRINUSE for a live one and for what is no socket."""
-    try:
-        if not stat.S_ISSOCK(os.lstat(path).st_mode):
-            raise OSError(errno.EADDRINUSE, "the path exists and is not a socket")
-    except FileNotFoundError:
-        return
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as probe:
-        code = probe.connect_ex(path)
-    if code in NOT_LISTENING:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(path)
-    else:  # 0; or EAGAIN, which means a full queue
-        raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
-
-
-def set_options(sock: socket.socket, bind: Bind) -> None:
-    """Options of the bind; what connections inherit is set here once instead of at every accept."""
-    for level, option, value in bind.options:
-        sock.setsockopt(level, option, value)

@@ -1,6 +1,6 @@
 """Steering of new connections: shares per slot -> a BPF program that the kernel runs at each SYN.
 
-RULES: all is pure but `attach`, the one system call. SO_ATTACH_REUSEPORT_CBPF works without privileges, and the program
+RULES: all is pure but `attach` and `drop_syns`. SO_ATTACH_REUSEPORT_CBPF works without privileges, and the program
 may be replaced at any time (0.2 ms a call). When the kernel refuses, its plain hash stays and the master logs that.
 Never steer by CPU number: loopback puts every connection on one.
 
@@ -20,11 +20,14 @@ import socket
 import struct
 from collections.abc import Sequence
 
-SO_ATTACH_REUSEPORT_CBPF = 51
+SO_ATTACH_FILTER, SO_ATTACH_REUSEPORT_CBPF = 26, 51
 WHOLE = 1000  # shares are per mille
 
 LD_RANDOM = (0x20, 0, 0, 0xFFFFF000 + 56)  # BPF_LD|BPF_W|BPF_ABS at SKF_AD_OFF + SKF_AD_RANDOM
 MOD, JGE, RET = 0x94, 0x35, 0x06
+LD_TCP_FLAGS = (0x30, 0, 0, 13)  # BPF_LD|BPF_B|BPF_ABS; a filter of a TCP socket sees the TCP header first
+AND, JEQ = 0x54, 0x15
+SYN, SYN_OR_ACK = 0x02, 0x12
 
 WORTH_LOADS = 4  # sessions between the most and the least loaded slot from which on shares differ
 WORTH_RATIO = 0.2  # and at least this part of the mean
@@ -119,6 +122,19 @@ def program(parts: Sequence[int]) -> list[Instruction]:
 
 def attach(sock: socket.socket, code: Sequence[Instruction]) -> None:
     """Give the program to the socket's whole group. Raises OSError when the kernel refuses."""
+    _set_program(sock, SO_ATTACH_REUSEPORT_CBPF, code)
+
+
+def drop_syns(sock: socket.socket) -> None:
+    """Let a listening socket have no new clients, while those that it has queued can be accepted. Raises OSError.
+
+    A dropped SYN is sent again after a second; the client then finds what listens there by then.
+    """
+    code = [LD_TCP_FLAGS, (AND, 0, 0, SYN_OR_ACK), (JEQ, 0, 1, SYN), (RET, 0, 0, 0), (RET, 0, 0, 0xFFFFFFFF)]
+    _set_program(sock, SO_ATTACH_FILTER, code)
+
+
+def _set_program(sock: socket.socket, option: int, code: Sequence[Instruction]) -> None:
     instructions = ctypes.create_string_buffer(b"".join(struct.pack("=HBBI", *step) for step in code))
     fprog = struct.pack("@HP", len(code), ctypes.addressof(instructions))
-    sock.setsockopt(socket.SOL_SOCKET, SO_ATTACH_REUSEPORT_CBPF, fprog)
+    sock.setsockopt(socket.SOL_SOCKET, option, fprog)

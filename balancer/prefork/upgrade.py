@@ -19,8 +19,9 @@ from dataclasses import dataclass
 
 from balancer.eventloop.log import Log
 from balancer.eventloop.signals import send, signals_blocked
+from balancer.prefork.inherited import InheritedSocket
 from balancer.prefork.pidfile import PidFile
-from balancer.prefork.sockets import InheritedSocket, Sockets
+from balancer.prefork.sockets import Sockets
 
 LISTENERS, READY_FD, PIDFILE_FD = "PREFORK_LISTENERS", "PREFORK_READY_FD", "PREFORK_PIDFILE_FD"
 HANDOVER_STATE = "PREFORK_HANDOVER_STATE"

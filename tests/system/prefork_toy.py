@@ -15,10 +15,11 @@ import time
 from balancer.config.option import ConfigError
 from balancer.config.units import parse_address
 from balancer.eventloop.loop import READ
+from balancer.prefork.bind import Bind
 from balancer.prefork.child import Child
 from balancer.prefork.master import run_master
 from balancer.prefork.plan import Plan, Role
-from balancer.prefork.sockets import Bind, ListeningSocket
+from balancer.prefork.sockets import ListeningSocket
 from balancer.shm.layout import ACCEPTING, LOAD, PREFORK_COLUMNS, Shared
 
 SERVED = PREFORK_COLUMNS  # a total

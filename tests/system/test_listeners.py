@@ -84,11 +84,12 @@ def test_every_socket_has_the_name_of_its_listener(make_toy: Callable[..., Toy])
     assert len(names) == 5
     with Asking(names) as asking:
         asking.go_on()
-        for number in [signal.SIGTTIN] * 2 + [signal.SIGTTOU] * 3:  # slots 1 to 3 are adopted by worker 0
+        for count, number in enumerate([signal.SIGTTIN] * 2 + [signal.SIGTTOU] * 3, start=1):
             toy.signal(number)
+            toy.wait_lines(" scale workers=", count)  # the kernel merges equal pending signals
             asking.go_on()
         wait_for(lambda: len(toy.children("worker")) == 1, "one worker")
-        asking.go_on(500)
+        asking.go_on(500)  # worker 0 adopts slots 1 to 3
     assert {slot[0] for slot in toy.ask_board()["slots"][1:]} != {0}
 
 
@@ -154,6 +155,18 @@ def test_an_address_goes_to_another_listener(make_toy: Callable[..., Toy]) -> No
         asking.names[port] = ["mail"]
         asking.go_on(50)
     assert " unbind " not in toy.log()
+
+
+def test_an_address_is_narrowed_and_widened_under_load(make_toy: Callable[..., Toy]) -> None:
+    """Fails where the new one is bound as if the port were another program's: the reload is refused."""
+    port = free_port()
+    toy = make_toy(listeners={"web": [f"0.0.0.0:{port}"]}).boot()
+    with Asking({port: ["web"]}) as asking:
+        for host in ("127.0.0.1", "0.0.0.0"):
+            outcome = toy.reload(listeners={"web": [f"{host}:{port}"]})
+            assert outcome["ok"], outcome
+            asking.go_on(50)
+            wait_for(lambda: {toy.ask("gen", port) for _ in range(10)} == {toy.ask("gen")}, "one generation")
 
 
 def test_a_removed_address_serves_what_it_has_queued_and_then_refuses(make_toy: Callable[..., Toy]) -> None:

@@ -54,9 +54,11 @@ FLOORS = {
 # Inside a package, lowest first: a module imports from its own line and from those before it.
 ORDER = {
     "balancer.prefork": (
-        ("children", "limits", "notify", "options", "slots", "sockets", "steering", "titles"),
-        ("child", "pidfile"),
-        ("plan", "upgrade"),
+        ("bind", "children", "limits", "notify", "options", "slots", "steering", "titles"),
+        ("inherited", "pidfile"),
+        ("sockets",),
+        ("child", "upgrade"),
+        ("plan",),
         ("changes", "channels"),
         ("fork",),
         ("boot", "processes"),

@@ -11,8 +11,8 @@ from collections.abc import Mapping, Sequence
 from balancer import __version__
 from balancer.config.option import ConfigError
 from balancer.config.usage import summary
+from balancer.prefork.bind import Bind
 from balancer.prefork.plan import Plan, Role
-from balancer.prefork.sockets import Bind
 from balancer.shm.layout import Shared
 from workers.resizer import counters, cpu, front
 from workers.resizer.arena import Arena

@@ -4,10 +4,10 @@ import json
 from dataclasses import replace
 
 from balancer.config.units import parse_address
+from balancer.prefork.bind import Bind
 from balancer.prefork.changes import PlanChanges, compare, obstacle, report
 from balancer.prefork.child import Child
 from balancer.prefork.plan import Plan, Role
-from balancer.prefork.sockets import Bind
 from balancer.shm.notice import NOTICE_BYTES
 
 

@@ -13,11 +13,12 @@ import pytest
 from balancer.config.option import ConfigError
 from balancer.config.units import parse_address
 from balancer.eventloop.log import Log
+from balancer.prefork.bind import Bind
 from balancer.prefork.generations import KILL_GRACE, QUEUE_GRACE, Generations, Retirement, first_to_go
 from balancer.prefork.notify import Notifier
 from balancer.prefork.plan import Plan, Role
 from balancer.prefork.processes import ProcessManager
-from balancer.prefork.sockets import Bind, ListeningSocket, Sockets
+from balancer.prefork.sockets import ListeningSocket, Sockets
 from balancer.shm.layout import ACCEPTING, DRAINING, READY, STATE, Shared, make_shared
 
 PLAN = Plan(

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from balancer.prefork.bind import CannotBind
 from balancer.prefork.pidfile import PidFile
-from balancer.prefork.sockets import CannotBind
 
 
 @pytest.fixture

@@ -12,19 +12,10 @@ from pathlib import Path
 import pytest
 
 from balancer.config.units import Address, parse_address
+from balancer.prefork.bind import Bind, CannotBind
 from balancer.prefork.boot import retry_bind
-from balancer.prefork.sockets import (
-    Bind,
-    CannotBind,
-    Inherited,
-    InheritedSocket,
-    PlanSockets,
-    SocketGroup,
-    Sockets,
-    hand_out,
-    listens_at,
-    match_groups,
-)
+from balancer.prefork.inherited import Inherited, InheritedSocket, hand_out, listens_at
+from balancer.prefork.sockets import PlanSockets, SocketGroup, Sockets, match_groups
 
 
 def closing(sockets: Sockets) -> None:
@@ -189,6 +180,19 @@ def test_port_zero_of_a_listener_that_stays_is_its_own(sockets: Sockets) -> None
     assert names_by_port(new) == {ports["a"]: "c", ports["b"]: "b"}
 
 
+@pytest.mark.parametrize(("before", "after"), [("0.0.0.0", "127.0.0.1"), ("127.0.0.1", "0.0.0.0")])
+def test_an_address_may_be_narrowed_and_widened(sockets: Sockets, before: str, after: str) -> None:
+    """The new one is bound while the old one still listens. Fails where it is bound as if no part of it were ours."""
+    port = only(sockets.open([Bind("worker", Address("inet", before, 0))], 2)).address.port
+    new = only(sockets.open([Bind("worker", Address("inet", after, port))], 2))
+    sockets.remove([group for group in sockets.groups if group is not new])
+    with socket.create_connection(("127.0.0.1", port), 1):
+        assert len(new.sockets) == 2
+    other = Sockets()
+    with pytest.raises(CannotBind):
+        other.open([Bind("worker", Address("inet", after, port))], 1)
+
+
 def test_an_address_serves_one_role_only() -> None:
     group = SocketGroup(tcp(80))
     assert match_groups([tcp(80, role="console"), tcp(81), tcp(80)], [group]) == [None, None, group]
@@ -243,27 +247,35 @@ def test_a_name_of_the_service_manager_decides(stack: ExitStack) -> None:
     """Two sockets, each at an address that the configuration has otherwise. Fails where the address alone counts."""
     web, mail = listening(stack), listening(stack, ("127.0.0.2", 0))
     binds = [replace(tcp(1, name="mail")), tcp(2, name="web")]
-    groups = [SocketGroup(bind) for bind in binds]
-    taken = hand_out(groups, [given(web, "web"), given(mail, "mail")])
-    assert {group.bind.name: entries[0][1] for group, entries in taken} == {"web": web, "mail": mail}
+    assert hand_out(binds, [given(web, "web"), given(mail, "mail")]) == [
+        [given(mail, "mail")],
+        [given(web, "web")],
+    ]
 
 
 def test_each_address_of_a_named_listener_takes_its_own_socket(stack: ExitStack) -> None:
     first, second = listening(stack), listening(stack)
     binds = [tcp(sock.getsockname()[1], name="web") for sock in (second, first)]
-    groups = [SocketGroup(bind) for bind in binds]
-    taken = hand_out(groups, [given(first, "web"), given(second, "web")])
-    assert {group.bind.address.port: entries[0][1] for group, entries in taken} == {
-        sock.getsockname()[1]: sock for sock in (first, second)
-    }
+    assert hand_out(binds, [given(first, "web"), given(second, "web")]) == [
+        [given(second, "web")],
+        [given(first, "web")],
+    ]
 
 
 def test_a_name_that_no_listener_has_leaves_it_to_the_address(stack: ExitStack) -> None:
     sock = listening(stack)
-    groups = [SocketGroup(tcp(port, name="web")) for port in (1, sock.getsockname()[1])]
-    ((group, _),) = hand_out(groups, [given(sock, "balancer.socket")])
-    assert group is groups[1]
-    assert hand_out(groups[:1], [given(sock, "balancer.socket")]) == []
+    binds = [tcp(port, name="web") for port in (1, sock.getsockname()[1])]
+    handed = [given(sock, "balancer.socket")]
+    assert hand_out(binds, handed) == [[], handed]
+    assert hand_out(binds[:1], handed) == [[]]
+
+
+def test_the_address_of_a_named_socket_is_the_one_it_has(sockets: Sockets, stack: ExitStack) -> None:
+    sock = listening(stack, ("127.0.0.2", 0))
+    sockets.inherited = [(given(sock, "web")[0], sock.dup())]
+    opened = sockets.open([tcp(1, name="web")], 2)
+    host, port = sock.getsockname()
+    assert [str(many[0].address) for many in opened.by_slot("worker").values()] == [f"{host}:{port}"] * 2
 
 
 def test_what_a_service_manager_made_is_not_shut(sockets: Sockets, stack: ExitStack, tmp_path: Path) -> None:
@@ -311,6 +323,15 @@ def test_wildcards_of_one_port_are_one_address() -> None:
         assert not listens_at(sock, parse_address(f"127.0.0.1:{port}"))
         assert not listens_at(sock, parse_address(f"0.0.0.0:{port + 1 if port < 65535 else 1}"))
         assert not listens_at(sock, parse_address("unix:/x"))
+
+
+def test_a_successor_may_narrow_an_address(sockets: Sockets, stack: ExitStack) -> None:
+    port = only(sockets.open([Bind("worker", Address("inet", "0.0.0.0", 0))], 2)).address.port
+    heir = successor(sockets, stack)
+    group = only(heir.open([tcp(port)], 2))
+    with socket.create_connection(("127.0.0.1", port), 1):
+        group.sockets[0].setblocking(True)
+    assert heir.sort_out() == [] and len(heir.leftover) == 1
 
 
 def test_slots_of_a_former_master_stay_slots_however_few_are_wanted(

@@ -1,5 +1,6 @@
 """Shares, and the BPF program made of them, interpreted here as the kernel does."""
 
+import errno
 import socket
 from collections.abc import Sequence
 from itertools import pairwise
@@ -18,6 +19,7 @@ from balancer.prefork.steering import (
     Instruction,
     Smoother,
     attach,
+    drop_syns,
     is_material,
     portions,
     program,
@@ -126,6 +128,23 @@ def test_the_kernel_runs_the_program() -> None:
     assert sum(counts) == 60 and counts[1] == 0 and 0 < counts[0] < counts[2]
     for sock in (*clients, *group):
         sock.close()
+
+
+def test_a_socket_that_drops_syns_keeps_the_clients_that_it_has() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as sock, socket.socket() as late:
+        address = sock.getsockname()
+        sock.setblocking(False)
+        with socket.create_connection(address) as queued:
+            drop_syns(sock)
+            late.setblocking(False)
+            assert late.connect_ex(address) == errno.EINPROGRESS
+            conn, _ = sock.accept()
+            with conn:
+                queued.sendall(b"x")
+                conn.setblocking(True)
+                assert conn.recv(1) == b"x"
+            with pytest.raises(BlockingIOError):
+                sock.accept()
 
 
 def test_loads_are_averaged_over_time_however_often_they_are_read() -> None:

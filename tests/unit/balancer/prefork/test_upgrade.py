@@ -7,7 +7,8 @@ import socket
 import pytest
 
 from balancer.eventloop.log import Log
-from balancer.prefork.sockets import InheritedSocket, Sockets, adopt_sockets
+from balancer.prefork.inherited import InheritedSocket, adopt_sockets
+from balancer.prefork.sockets import Sockets
 from balancer.prefork.upgrade import (
     InheritedFds,
     Successor,
