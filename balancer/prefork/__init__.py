@@ -10,7 +10,7 @@ given a `Child` (child.py) in every process it asked for.
       processes.py    fork, hear, reap, end the hung                slot_table.py  which queue is whose, shares
       fork.py         what a child closes and sets up               channels.py    socket pairs between children
       plan.py         what a service asks for                       child.py       heartbeat, drain, wake, adoption
-      sockets.py      listening sockets that outlive processes
+      sockets.py      listening sockets that outlive processes      bind.py        one address; inherited.py  found open
 
     pure: children.py (registry, back-off)   slots.py (verdicts on slots)   steering.py (shares -> a BPF program)
     alone: pidfile.py   notify.py (systemd)   titles.py (ps)   limits.py (rlimits)   options.py

@@ -1,6 +1,7 @@
 """Shares, and the BPF program made of them, interpreted here as the kernel does."""
 
 import errno
+import os
 import socket
 from collections.abc import Sequence
 from itertools import pairwise
@@ -138,6 +139,8 @@ def test_a_socket_that_drops_syns_keeps_the_clients_that_it_has() -> None:
             drop_syns(sock)
             late.setblocking(False)
             assert late.connect_ex(address) == errno.EINPROGRESS
+            with pytest.raises(OSError, match=os.strerror(errno.ENOTCONN)):
+                late.getpeername()
             conn, _ = sock.accept()
             with conn:
                 queued.sendall(b"x")
