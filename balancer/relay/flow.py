@@ -31,7 +31,9 @@ FIN_BEHIND = 2  # TCP, and the FIN is in the receive queue: what a short read le
 BULK = 32_768
 SMALL_BURST = 16_384  # a spliced burst below this ends splicing
 SHARE = 4 * LIMIT  # bytes a half may copy in one turn
-SPLICE_SHARE = 1 << 20  # bytes a half may splice in one turn: they cost a quarter
+# Bytes a half may splice in one turn: 0.8 ms. With 1 MiB the waits between the turns cost 8 % of a bulk flow (22.4 ms
+# against 20.7 ms for 100 MB, four flows at once, November 2026).
+SPLICE_SHARE = 4 << 20
 _FLAGS = os.SPLICE_F_MOVE | os.SPLICE_F_NONBLOCK
 
 
