@@ -119,7 +119,7 @@ class BalancerService:
                 Role("console", 1, unborn),
             )
         return (
-            Role("worker", process.workers, lambda child: worker.run(child, options, board, backends)),
+            Role("worker", process.workers, lambda child: worker.run(child, options, board)),
             Role("prober", 1, lambda child: prober.run(child, options.pools, board)),
             Role("console", 1, lambda child: console.run(child, options, board)),
         )

@@ -1,79 +1,80 @@
-"""One forked worker: accept -> elect -> session, and the drain on a stop.
+"""One worker process: its relay, its title, and the drain on a stop.
 
-RULES: puts the relay's parts together and owns what concerns the process: title, collector, drain. Bytes are
-relay/'s business, the choice of a backend pool/'s, signals and heartbeat prefork/'s.
+RULES: owns what concerns the process. Bytes and sessions are relay/'s, the choice of a backend pool/'s, signals and
+heartbeat prefork/'s.
 
-A drain: accept what already waits in the queue, accept no more, let sessions end by themselves. In the second half of the
-window idle sessions are closed, spread over it, so that their clients do not all come back in the same instant; in its
-last quarter the busy ones as well, oldest first, for the same reason. Who is left at the deadline is cut. Every session
-that did not end by itself counts as cut.
+A drain: accept what already waits in the queues, accept no more, let sessions end by themselves. In the second half of
+the window idle sessions are closed, spread over it, so that their clients do not all come back in the same moment; in
+its last quarter the busy ones as well, oldest first, for the same reason. At the deadline the rest is cut. Every
+session that did not end by itself counts as cut.
 """
 
 import gc
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from math import ceil
 
 from balancer.options import Options
-from balancer.pool.backend import Backend
 from balancer.pool.board import LOG_DROPPED, Board
-from balancer.pool.election import Elector
 from balancer.prefork.child import Child
+from balancer.prefork.sockets import ListeningSocket
 from balancer.relay import ends
-from balancer.relay.accept import Acceptor
-from balancer.relay.hub import Hub
+from balancer.relay.assembly import WorkerRelay
+from balancer.relay.context import WorkerContext
 from balancer.relay.session import Session
-from balancer.relay.timeouts import TimeoutSweep
 
 DRAIN_LOOK = 0.1
 IDLE_PART, BUSY_PART = 0.5, 0.25  # of the window, at its end: when idle and busy sessions are closed
 IDLE = 1.0  # seconds without a byte that make a session idle for the drain
-COLLECT = 600.0  # seconds between collections: sessions leave no cycles, so this finds what nobody foresaw
+COLLECT = 600.0  # seconds between collections: sessions leave no cycles, so this finds only what is a defect
 
 
-class Worker:
-    """One process's worth of relaying."""
+class RelayWorker:
+    """One process of the role `worker`."""
 
-    def __init__(self, child: Child, options: Options, board: Board, backends: Sequence[Backend]) -> None:
+    def __init__(self, child: Child, options: Options, board: Board) -> None:
         self.child = child
-        listener, pool = options.listeners[0], options.pools[0]
-        elector = Elector(board, pool, child.row)
-        self.hub = Hub(child.loop, options, board, elector, child.row, child.log, listener.index, pool.index)
-        self.hub.queue.wake = child.wake
-        self.acceptor = Acceptor(self.hub, child.listening)
-        self.timeouts = TimeoutSweep(self.hub)
+        self.options = options
+        self.context: WorkerContext[Session] = WorkerContext(child.loop, board, child.row, child.log)
+        self.relay = WorkerRelay(self.context, options.listeners, options.pools, self._sockets_of, child.wake)
         self.deadline = 0.0
         self._drain_began = 0.0
         self._drain_sessions = 0
         self._drain_rest = 0  # sessions when the busy ones' turn came
 
     def start(self) -> None:
-        """Everything up to the moment the first client can be served."""
+        """Do everything up to the moment when the first client can be served."""
         child, loop = self.child, self.child.loop
         child.on_drain = self.drain
         child.on_cut = self.cut
         child.on_tick = self.tick
-        child.on_wake = self.hub.queue.serve
+        child.on_wake = self.relay.look_for_places
         loop.on_error = self.handler_failed
-        self.timeouts.start()
-        self.acceptor.serve([child.slot])
+        self.relay.timeouts.start()
+        self.relay.serve([child.slot])
         self.show_title()
-        if child.slot == 0:  # the same for all: said once
-            limit = self.hub.settings.maxconns or "none"
-            child.log.info("budget", sessions=f"{self.hub.budget} a worker", by="open files", maxconns=limit)
+        if child.slot == 0:  # the same for all workers: logged once
+            limits = ",".join(limit_text(one.name, one.maxconns) for one in self.options.listeners)
+            budget = f"{self.context.budget} a worker"
+            child.log.info("budget", sessions=budget, by="open files", maxconns=limits)
         loop.every(COLLECT, gc.collect)
         gc.disable()
 
     def tick(self, now: float) -> None:
-        """Four times a second, with the heartbeat."""
+        """Look around, four times a second, with the heartbeat."""
         if not self.child.draining:
-            self.acceptor.serve([self.child.slot, *self.child.adopted()])
-        self.hub.process[LOG_DROPPED] = self.child.log.dropped
+            self.relay.serve([self.child.slot, *self.child.adopted()])
+        self.context.cells[LOG_DROPPED] = self.child.log.dropped
         self.show_title()
 
     def show_title(self) -> None:
         now = self.child.loop.now
-        self.child.title.set(title_text(self.child.slot, len(self.hub.sessions), self.deadline, now), now)
+        title = title_text(self.child.slot, len(self.context.sessions), self.deadline, now)
+        self.child.title.set(title, now)
+
+    def _sockets_of(self, listener: str) -> Iterator[ListeningSocket]:
+        """Yield a listener's listening sockets, of all slots."""
+        return (one for many in self.child.listening.values() for one in many if one.name == listener)
 
     # -- drain
 
@@ -82,18 +83,18 @@ class Worker:
         if self.deadline:
             return
         loop = self.child.loop
-        self.acceptor.empty_queues()
-        self.acceptor.serve([])
+        self.relay.accept_waiting()
+        self.relay.serve([])
         self.deadline = deadline
         self._drain_began = loop.now
-        self._drain_sessions = len(self.hub.sessions)
+        self._drain_sessions = len(self.context.sessions)
         window = f"{max(0.0, deadline - loop.now):.0f}s"
         self.child.log.info("drain", sessions=self._drain_sessions, window=window)
         loop.every(DRAIN_LOOK, self._drain_on)
         loop.call_later(0, self._drain_on)
 
     def _drain_on(self) -> None:
-        now, sessions = self.child.loop.now, self.hub.sessions
+        now, sessions = self.child.loop.now, self.context.sessions
         if not sessions:
             self.child.loop.stop()
         elif now < self.deadline:
@@ -104,28 +105,28 @@ class Worker:
                 self._close_some(living, BUSY_PART, now)
 
     def _close_some(self, candidates: Sequence[Session], part: float, now: float) -> None:
-        """As many of them as are too many by now."""
-        sessions = self.hub.sessions
-        living = sum(not session.closed for session in sessions)
+        """Close as many of them as are too many by now."""
+        living = sum(not session.closed for session in self.context.sessions)
         began_with = self._drain_sessions if part == IDLE_PART else self._drain_rest
         too_many = living - staying(began_with, self._drain_began, self.deadline, now, part)
         for session in candidates[: max(0, too_many)]:
             session.close(ends.KILLED, "drain: idle" if part == IDLE_PART else "drain: its last part")
 
     def cut(self) -> None:
-        """The deadline, or SIGQUIT."""
-        sessions = [session for session in self.hub.sessions if not session.closed]
+        """Close every session: at the deadline, or on SIGQUIT."""
+        sessions = [session for session in self.context.sessions if not session.closed]
         if sessions:
             self.child.log.warning("cut", sessions=len(sessions), then="exit")
         for session in sessions:
             session.close(ends.KILLED, "drain-timeout" if self.deadline else "stopped")
         self.child.loop.stop()
 
-    # -- the unforeseen
+    # -- defects
 
     def handler_failed(self, fd: int, error: Exception) -> None:
-        """A defect must cost one session, not all of them; without a session to blame it costs the process."""
-        session = self.hub.session_with(fd)
+        """Close the session whose handler has raised: a defect costs one session. Without a session to blame it costs
+        the process."""
+        session = self.relay.session_with(fd)
         if session is None:
             raise error
         text = "".join(traceback.format_exception(error))
@@ -133,16 +134,22 @@ class Worker:
         session.close(ends.OWN_FAULT, type(error).__name__)
 
 
+def limit_text(listener: str, maxconns: int) -> str:
+    """Return a listener's limit for the log; the listener `main` needs no name."""
+    limit = str(maxconns or "none")
+    return limit if listener == "main" else f"{listener}:{limit}"
+
+
 def title_text(slot: int, sessions: int, deadline: float, now: float) -> str:
-    """What `ps` shows after the program's name."""
+    """Return what `ps` shows after the program's name."""
     if deadline:
         return f"worker {slot} draining [{sessions} sessions, {max(0, round(deadline - now))} s left]"
     return f"worker {slot} [{sessions} sessions]"
 
 
 def staying(sessions: int, began: float, deadline: float, now: float, part: float) -> int:
-    """How many of the `sessions` a drain began with may stay at `now`: all until the last `part` of the window, then ever
-    fewer; the last one has until the deadline."""
+    """Return how many of the `sessions` a drain began with may stay at `now`: all until the last `part` of the window,
+    then ever fewer; the last one has until the deadline."""
     window = deadline - began
     if window <= 0:
         return 0
@@ -151,16 +158,16 @@ def staying(sessions: int, began: float, deadline: float, now: float, part: floa
 
 
 def is_idle(session: Session, now: float) -> bool:
-    """Nothing is under way: both ends silent, nothing held back, and the backend had the last word."""
-    activity, splicing = session.activity, session.splicing
-    if activity is None or session.closed or (splicing is not None and splicing.is_holding()):
+    """Return whether nothing is under way: both sides silent, nothing held back, and the backend had the last word."""
+    activity, relay = session.activity, session.splicing
+    if activity is None or session.closed or (relay is not None and relay.is_holding()):
         return False
     return now - activity.last_activity >= IDLE and (activity.answered or not session.given()[0])
 
 
-def run(child: Child, options: Options, board: Board, backends: Sequence[Backend]) -> int:
-    """The role's function: serve until drained or cut; the exit code."""
-    worker = Worker(child, options, board, backends)
+def run(child: Child, options: Options, board: Board) -> int:
+    """Serve until drained or cut; return the exit code. The function of the role."""
+    worker = RelayWorker(child, options, board)
     worker.start()
     child.ready()
     return child.run()

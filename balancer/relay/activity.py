@@ -1,17 +1,17 @@
 """What the sweep remembers of a session from one look to the next.
 
-RULES: made at the first look, so that a session that is over before it costs nothing here.
+RULES: made at the first sweep after the accept, so a session that ends before it costs nothing here.
 """
 
 
 class Activity:
-    """Of one session. Times as the loop's clock has them."""
+    """The last sweep's view of one session. Times are the loop's."""
 
-    __slots__ = ("answered", "counted_in", "counted_out", "last_activity", "seen", "tuned")
+    __slots__ = ("answered", "counted_in", "counted_out", "has_probes", "last_activity", "movement")
 
     def __init__(self, accepted_at: float) -> None:
-        self.last_activity = accepted_at
-        self.answered = False  # of the last bytes the sweep saw, some came from the backend
-        self.seen = 0  # the sweep's measure of movement
-        self.counted_in = self.counted_out = 0  # bytes already folded into the board
-        self.tuned = False  # the backend socket has its keepalive options
+        self.last_activity = accepted_at  # time of the last sweep that saw bytes move
+        self.answered = False  # of the bytes that sweep saw, some came from the backend
+        self.movement = 0  # `Session.movement()` then
+        self.counted_in = self.counted_out = 0  # bytes that are on the board already
+        self.has_probes = False  # the backend's socket has its keepalive options

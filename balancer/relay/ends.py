@@ -1,7 +1,8 @@
-"""How a session can end: two letters, who and when, as HAProxy's logs taught everybody to read them.
+"""How a session ends: two letters, as in HAProxy's log.
 
-RULES: names only. First letter: C client, S backend, c/s the same by a timeout, P our own limit, R our own resources,
-K an operator or a drain, - nobody. Second: C while connecting, Q while queued, D while bytes flowed, - done.
+RULES: names only. First letter: C the client, S the backend, c and s the same by a timeout, P a limit of ours, R a
+resource of ours, K an operator or a drain, - neither side. Second: C while connecting, Q while queued, D while bytes
+flowed, - done.
 """
 
 CLEAN = "--"

@@ -1,32 +1,34 @@
-"""One half with its descriptors: reads the source, writes the sink, by copying or by splice(2).
+"""One half of a session at work: reads the source, writes the sink, by copying or by splice(2).
 
-RULES: knows two descriptors and the pool of pipes; knows neither the loop nor the session. Edge-triggered: every
-verb goes on until the source is dry (a short read, or EAGAIN), the sink refuses, or the turn's share is used up.
-What the caller has to do is the return value; nothing calls back.
+RULES: knows two streams and the pool of pipes; knows neither the loop nor the session. Edge-triggered: a method goes on
+until the source is dry, the sink refuses, or the turn's share is used up. It calls nothing back; its return value says
+what the caller has to do.
 
     pump()   the source has something      flush()   the sink has room again
     QUIET    wait for the next event
     CHANGED  an end was reached or a side is gone: ask `next_step`
     MORE     the turn's share is used up: call pump() again in the next turn
-    BLOCKED  as QUIET, and what the next event must be is room at the sink
+    BLOCKED  as QUIET, and the next event must be room at the sink
 
 Small messages are copied: one read, one write, no state in between. A read of BULK bytes or more turns the half to
-splicing, where bytes stay in the kernel: a 100 KB reply costs 37 us instead of 58, 100 MB 20 ms instead of 67.
+splicing, where bytes stay in the kernel: a 100 KB reply costs 37 us instead of 58, 100 MB 20 ms instead of 67. Splicing
+needs a descriptor on both sides; a stream without one is copied.
 """
 
 import errno
 import os
-from os import read, splice, write
+from os import splice
 
 from balancer.eventloop.errnos import TRANSIENT, UNSPLICEABLE
 from balancer.relay.half import GONE, LIMIT, Half
 from balancer.relay.pipes import Pipe, Pipes
+from balancer.relay.stream import Stream
 
 QUIET, CHANGED, MORE, BLOCKED = range(4)
 
-# How `final` a flow is: what is known of its source's end.
-ANNOUNCED = 1  # it comes soon, as an end or an error: read until it is seen
-FIN_BEHIND = 2  # TCP, and the FIN is in the receive queue: what a short read leaves behind is the end
+# Flow.final: what epoll has said of the source's end.
+ANNOUNCED = 1  # an end or an error comes: read until it is there
+FIN_BEHIND = 2  # TCP, and the FIN is in the receive queue: behind the read that empties the queue is the end
 
 BULK = 32_768
 SMALL_BURST = 16_384  # a spliced burst below this ends splicing
@@ -38,7 +40,7 @@ _FLAGS = os.SPLICE_F_MOVE | os.SPLICE_F_NONBLOCK
 
 
 class Flow(Half):
-    """A half at work."""
+    """A half with its streams and what stands between them."""
 
     __slots__ = (
         "bulk",
@@ -50,30 +52,30 @@ class Flow(Half):
         "pipe",
         "pipes",
         "queued",
+        "reader",
         "rest",
-        "sink_fd",
-        "source_fd",
+        "writer",
     )
 
-    def __init__(self, source_fd: int, sink_fd: int, pipes: Pipes | None) -> None:
+    def __init__(self, reader: Stream, writer: Stream, pipes: Pipes | None) -> None:
         self.taken = self.pending = self.lost = self.pauses = 0
         self.source = self.sink = 0  # FLOWING, OPEN
         self.paused = self.doomed = False
-        self.source_fd = source_fd
-        self.sink_fd = sink_fd
-        self.pipes = pipes  # None: this half only copies
-        self.pipe: Pipe | None = None  # held from the first splice until it runs dry
-        self.held = 0  # bytes of ours the pool knows to stand in the pipe
+        self.reader = reader  # the source's stream
+        self.writer = writer  # the sink's
+        self.pipes = pipes if reader.fd is not None and writer.fd is not None else None  # None: copies only
+        self.pipe: Pipe | None = None  # from the first splice of a burst until the source is dry
+        self.held = 0  # bytes in the pipe that the pool counts as held
         self.burst = 0  # `taken` when the pipe was lent
         self.bulk = False
-        self.final = 0  # 0: a short read means dry for now
-        self.is_waiting = False  # BLOCKED was returned once: the loop tells of room at the sink
+        self.final = 0  # 0, ANNOUNCED or FIN_BEHIND
+        self.is_waiting = False  # BLOCKED was returned once: the loop reports room at the sink
         self.queued = False  # MORE was returned and the next pump is on its way
-        self.rest = b""  # read but not written; when spliced, pending bytes are in the pipe instead
+        self.rest = b""  # read and not written; of a spliced half, pending bytes are in the pipe instead
         self.error = 0  # errno of what broke source or sink
 
     def pump(self) -> int:
-        """Move what the source has, as much as a turn allows."""
+        """Move what the source has, as much as one turn allows."""
         if self.paused or self.source:
             return QUIET
         moved = 0
@@ -90,11 +92,11 @@ class Flow(Half):
         return MORE
 
     def flush(self) -> int:
-        """The sink has room: give it what is pending, and resume reading."""
+        """Write what is pending, now that the sink has room, and resume reading."""
         if self.pending:
             try:
                 if self.rest:
-                    sent = write(self.sink_fd, self.rest)
+                    sent = self.writer.write(self.rest)
                     self.rest = self.rest[sent:]
                 else:
                     sent = self._unload()
@@ -110,7 +112,7 @@ class Flow(Half):
         return QUIET if self.paused else self.pump()
 
     def lose_sink(self) -> None:
-        """The sink is gone: forget what waits for it, and from now on throw away what comes."""
+        """Drop what is pending for a sink that is gone, and from now on what comes."""
         standing = self.pending if not self.rest else 0
         self.rest = b""
         self.sink_gone()
@@ -119,13 +121,13 @@ class Flow(Half):
         self.bulk = False
 
     def discharge(self) -> None:
-        """The session is over: return the pipe."""
+        """Return the pipe: the session is over."""
         self._return_pipe(0 if self.rest else self.pending)
 
     # -- taking over from the fast path
 
     def look_behind(self, size: int) -> int:
-        """`size` bytes have been read and written: many, or what is known of the source's end is in `final`."""
+        """Go on behind `size` bytes that the fast path has read and written: they were many, or `final` is set."""
         self.bulk = size >= BULK and self.pipes is not None
         if size < LIMIT and self.final == FIN_BEHIND:
             self.ended()
@@ -133,7 +135,7 @@ class Flow(Half):
         return self.pump() if size == LIMIT or self.final else QUIET
 
     def stopped(self, data: bytes, sent: int, error: OSError | None) -> int:
-        """`data` has been read, the sink took `sent` bytes of it and then no more."""
+        """Go on behind `data` that the fast path has read, and of which the sink took `sent` bytes."""
         self.took(len(data))
         self.gave(sent)
         if error is not None and error.errno not in TRANSIENT:
@@ -145,10 +147,10 @@ class Flow(Half):
     # -- copying
 
     def _copy(self) -> int:
-        """One read behind whatever is pending, or into nowhere; MORE when the source may have more."""
+        """Read once and write what is pending; drop it when the sink is gone. MORE when the source may have more."""
         room = LIMIT - self.pending
         try:
-            data = read(self.source_fd, room)
+            data, is_dry = self.reader.read(room)
         except OSError as error:
             return self.source_failed(error)
         size = len(data)
@@ -157,10 +159,10 @@ class Flow(Half):
             return CHANGED
         self.took(size)
         if self.sink == GONE:
-            return MORE if size == room or self.final else QUIET
+            return QUIET if is_dry and not self.final else MORE
         self.rest += data
         try:
-            sent = write(self.sink_fd, self.rest)
+            sent = self.writer.write(self.rest)
         except OSError as error:
             if error.errno not in TRANSIENT:
                 return self._sink_failed(error)
@@ -172,8 +174,8 @@ class Flow(Half):
             return BLOCKED
         if size >= BULK:
             self.bulk = self.pipes is not None
-            if size == room:
-                return MORE
+        if not is_dry:
+            return MORE
         if self.final == FIN_BEHIND:
             self.ended()
             return CHANGED
@@ -182,13 +184,14 @@ class Flow(Half):
     # -- splicing
 
     def _splice(self) -> int:
-        """Fill the pipe, empty it; MORE as long as the source has something and the sink takes it all."""
+        """Fill the pipe and empty it. MORE as long as the source has something and the sink takes all of it."""
         pipe = self.pipe or self._take_pipe()
         if pipe is None or self.pipes is None:
             self.bulk = False
             return MORE
+        assert self.reader.fd is not None
         try:
-            moved = splice(self.source_fd, pipe[1], self.pipes.fill() - self.pending, flags=_FLAGS)
+            moved = splice(self.reader.fd, pipe[1], self.pipes.fill() - self.pending, flags=_FLAGS)
         except OSError as error:
             return self._splice_failed(error)
         if moved:
@@ -199,7 +202,7 @@ class Flow(Half):
         return self._empty_pipe()
 
     def _splice_failed(self, error: OSError) -> int:
-        """The source gave nothing: it is dry, or the pipe is full of what stands in it, or there is no splicing."""
+        """Judge a splice that moved nothing: the source is dry, the pipe is full, or the kernel does not splice here."""
         if error.errno in TRANSIENT:
             if self.pending:
                 self.pause()
@@ -233,9 +236,9 @@ class Flow(Half):
         return MORE
 
     def _unload(self) -> int:
-        """Pipe to sink, as much as it takes."""
-        assert self.pipe is not None
-        sent = splice(self.pipe[0], self.sink_fd, self.pending, flags=_FLAGS)
+        """Move from the pipe to the sink as much as it takes."""
+        assert self.pipe is not None and self.writer.fd is not None
+        sent = splice(self.pipe[0], self.writer.fd, self.pending, flags=_FLAGS)
         if self.held:
             self._stands(self.pending - sent)
         return sent
@@ -247,7 +250,7 @@ class Flow(Half):
         return self.pipe
 
     def _return_pipe(self, standing: int) -> None:
-        """The burst is over. A small one is not worth the third system call: back to copying."""
+        """Return the pipe at the end of a burst. After a small one go back to copying: it saves the third system call."""
         if self.pipe is not None and self.pipes is not None:
             self._stands(0)
             self.pipes.give_back(self.pipe, standing)
@@ -255,7 +258,7 @@ class Flow(Half):
             self.bulk = self.taken - self.burst >= SMALL_BURST
 
     def _stands(self, amount: int) -> None:
-        """Tell the pool how much of this half's stands in a pipe."""
+        """Tell the pool how many bytes of this half its pipe holds."""
         if self.pipes is not None:
             self.pipes.held += amount - self.held
             self.held = amount
@@ -263,7 +266,7 @@ class Flow(Half):
     # -- ends
 
     def source_failed(self, error: OSError) -> int:
-        """A read failed."""
+        """Judge a read that failed."""
         code = error.errno
         if code == errno.EAGAIN:
             return QUIET

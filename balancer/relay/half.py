@@ -1,13 +1,13 @@
-"""The pure accounting of a session: amounts and ends of its two halves, and what they ask for next.
+"""The accounting of a session: amounts and ends of its two halves, and the next step that follows from them.
 
-RULES: counts bytes, never carries them, never sees a socket, a pipe or a clock; so the copying and the splicing
-shell share it, and a test is a transcript of amounts. Changes only through its own verbs.
+RULES: pure. Counts bytes and carries none; knows no socket, pipe or clock. Copying and splicing share it, and a test is a
+transcript of amounts. A half changes only through its own methods.
 
               took(n)                       gave(n)
     source  ----------->  pending  ----------------------->  sink
-    FLOWING               0 <= pending                       OPEN      takes bytes
-    ENDED  said FIN       taken == given + pending + lost    SHUT      was told FIN, after the last byte
-    BROKEN was reset                                         GONE      cannot be told anything; what comes is lost
+    FLOWING                0 <= pending                      OPEN      takes bytes
+    ENDED   sent FIN       taken == given + pending + lost   SHUT      got FIN, after the last byte
+    BROKEN  sent RST                                         GONE      takes nothing more; what comes is lost
 
 A half-close is forwarded, never promoted to a close: one half may be over for hours while the other flows.
 """
@@ -20,26 +20,26 @@ OPEN, SHUT, GONE = range(3)  # the sink
 
 
 class Half:
-    """One direction of a session."""
+    """One direction of a session: from `source` to `sink`."""
 
     __slots__ = ("doomed", "lost", "paused", "pauses", "pending", "sink", "source", "taken")
 
     def __init__(self) -> None:
         self.taken = 0  # bytes read from the source, ever
         self.pending = 0  # of those: not yet given to the sink
-        self.lost = 0  # of those: thrown away because the sink was gone
+        self.lost = 0  # of those: dropped because the sink was gone
         self.source = FLOWING
         self.sink = OPEN
         self.paused = False  # the sink was slow: the source is not read until pending <= RESUME
         self.pauses = 0
-        self.doomed = False  # a write has consumed the news of the source's reset: its end will look clean
+        self.doomed = False  # a failed write has consumed the source's reset: reading will return a clean end
 
     @property
     def given(self) -> int:
         return self.taken - self.pending - self.lost
 
     def took(self, amount: int) -> None:
-        """`amount` bytes came from the source."""
+        """Count `amount` bytes read from the source."""
         self.taken += amount
         if self.sink == GONE:
             self.lost += amount
@@ -47,40 +47,40 @@ class Half:
             self.pending += amount
 
     def gave(self, amount: int) -> None:
-        """`amount` of the pending bytes went to the sink, which may want more of them later."""
+        """Count `amount` of the pending bytes as written to the sink; resume reading when few are left."""
         self.pending -= amount
         if self.paused and self.pending <= RESUME:
             self.paused = False
 
     def pause(self) -> None:
-        """The sink refused bytes: stop reading."""
+        """Stop reading: the sink takes no more for now."""
         if not self.paused:
             self.paused = True
             self.pauses += 1
 
     def ended(self) -> None:
-        """Reading gave the end: a FIN, unless the source is known to be reset."""
+        """Note that reading returned the end: a FIN, or a reset that a write has consumed."""
         if self.source == FLOWING:
             self.source = BROKEN if self.doomed else ENDED
 
     def broke(self) -> None:
-        """The source was reset or declared dead: its bytes end here, and not by its will."""
+        """Note that the source was reset, or that the kernel has given it up."""
         self.source = BROKEN
 
     def sink_gone(self) -> None:
-        """The sink takes no more. What is pending is lost, what is still to come will be."""
+        """Note that the sink takes no more: what is pending is lost, and so is what still comes."""
         self.sink = GONE
         self.lost += self.pending
         self.pending = 0
         self.paused = False
 
     def shut(self) -> None:
-        """The sink was told that nothing more comes."""
+        """Note that FIN was sent to the sink."""
         if self.sink == OPEN:
             self.sink = SHUT
 
     def is_sound(self) -> bool:
-        """The invariants, for tests."""
+        """Return whether the invariants hold (for tests)."""
         return (
             self.pending >= 0
             and self.lost >= 0
@@ -90,28 +90,29 @@ class Half:
         )
 
 
-# What the session should do now. Plain numbers: members of an Enum cost 0.2 us each time one is named.
+# What the session does next. Plain numbers: a member of an Enum costs 0.2 us at each use.
 (
     GO_ON,
     SHUT_BACKEND,  # pass the client's FIN on
     SHUT_CLIENT,
     CLOSE,  # both directions are over: close() loses nothing
-    RESET_CLIENT,  # once it has acknowledged what was sent to it
+    RESET_CLIENT,  # once the client has acknowledged every byte
     RESET_BACKEND,
-    LINGER,  # swallow what the client still sends until its FIN: a close now would reset it under our bytes
+    LINGER,  # drop what the client still sends until its FIN: close() with unread input would reset it under our bytes
 ) = range(7)
 
 
 def next_step(up: Half, down: Half) -> int:
-    """Decide from the two halves alone; `up` is client -> backend, `down` backend -> client.
+    """Return the next step of a session; `up` is client -> backend, `down` backend -> client.
 
-    The client is protected to the last byte, the backend to the last acknowledged one: a client reads an answer
-    that cannot be had again, while a backend whose client has gone has nobody left to work for.
+    Bytes that were read come before a reset, in both directions. A client whose backend takes nothing more is kept
+    (LINGER): it cannot ask again for the answer that it reads. A backend whose client is gone is reset: its work is of
+    no use.
     """
     up_over = up.source and not up.pending
     down_over = down.source and not down.pending
     if up_over and down_over and (up.source == BROKEN) == (down.source == BROKEN):
-        return CLOSE  # both ended, or both broken: nobody is left to be told, and close() sends the FIN
+        return CLOSE  # both ended, or both broken: neither needs a reset, and close() sends the FIN
     if up_over and up.source == ENDED and up.sink == OPEN:
         return SHUT_BACKEND
     if down_over and down.source == ENDED and down.sink == OPEN:

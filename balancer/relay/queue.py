@@ -1,54 +1,67 @@
-"""Clients waiting for a place at a backend, because every eligible one has its `maxconn` sessions.
+"""Clients that wait for a place at a pool's backends, because every eligible one has its `maxconn` sessions.
 
-RULES: first come first served in this worker; over the workers whoever waits longest is rung when a place is freed.
-Bounded in number and time. A bell can be lost (its ringer killed), so the room also looks by itself every LOOK seconds
-while somebody waits.
+RULES: first come first served in one worker; over the workers of the pool, a freed place goes to the client that has
+waited longest. Bounded in number and time. A wake-up (SIGURG) can be lost when its sender is killed, so a worker also
+looks for places itself every LOOK seconds while clients wait.
 """
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import Protocol
 
+from balancer.eventloop.loop import Loop
 from balancer.eventloop.timers import Timer
-from balancer.pool.board import P_OLDEST_WAIT_MS, P_QUEUED, P_QUEUED_TOTAL
+from balancer.options import Pool
+from balancer.pool.board import P_OLDEST_WAIT_MS, P_QUEUED, P_QUEUED_TOTAL, Board
 from balancer.relay import ends
-
-if TYPE_CHECKING:
-    from balancer.relay.dial import Dial
-    from balancer.relay.hub import Hub
 
 LOOK = 0.05
 
 
+class QueuedSession(Protocol):
+    """What the queue needs of a session."""
+
+    closed: bool
+
+    def dial(self) -> None: ...
+    def close(self, end: str, reason: str = "") -> None: ...
+
+
 class PendingQueue:
-    """One worker's queue. `ring(row)` wakes another worker."""
+    """One pool's queue in one worker. `wake(row)` wakes the worker of another row."""
 
-    def __init__(self, hub: "Hub") -> None:
-        self._hub = hub
-        self.since: dict[Dial, float] = {}
+    def __init__(self, loop: Loop, board: Board, row: int, pool: Pool, wake: Callable[[int], object]) -> None:
+        self._loop = loop
+        self._board = board
+        self._row = row
+        self._pool = pool.index
+        self._at = board.pool_at(pool.index)
+        self._cells = board.counts.row(row)[self._at : board.pool_at(pool.index + 1)]
+        self._timeout = pool.queue_timeout
+        self._limit = pool.max_queue
+        self._wake = wake
         self._timer: Timer | None = None
-        self.wake: Callable[[int], object] = lambda row: None
+        self.since: dict[QueuedSession, float] = {}
 
-    def enqueue(self, session: "Dial") -> None:
-        """Queue it, or close it when the room is full or nobody may wait. Who already waits keeps the place."""
-        hub = self._hub
+    def enqueue(self, session: QueuedSession) -> None:
+        """Queue a session, or close it when the queue is full. One that is queued keeps its place."""
         if session in self.since:
             return
-        if not hub.settings.queue_timeout or len(self.since) >= hub.settings.max_queue:
-            session.close(ends.QUEUE_TIMEOUT, f"queue={len(self.since)}/{hub.settings.max_queue}")
+        if not self._timeout or len(self.since) >= self._limit:
+            session.close(ends.QUEUE_TIMEOUT, f"queue={len(self.since)}/{self._limit}")
             return
-        self.since[session] = hub.loop.now
-        hub.pool_cells[P_QUEUED_TOTAL] += 1
+        self.since[session] = self._loop.now
+        self._cells[P_QUEUED_TOTAL] += 1
         self._show()
         if self._timer is None:
-            self._timer = hub.loop.every(LOOK, self._look)
+            self._timer = self._loop.every(LOOK, self._look)
 
-    def remove(self, session: "Dial") -> None:
-        """It got its backend, or is closed."""
+    def remove(self, session: QueuedSession) -> None:
+        """Take a session out: it has a backend, or it is closed."""
         if self.since.pop(session, None) is not None:
             self._show()
 
     def serve(self) -> None:
-        """Dial for the longest waiting, as long as there are places."""
+        """Dial for the sessions that wait, the oldest first, as long as there are places."""
         while self.since:
             session = next(iter(self.since))
             if session.closed:
@@ -59,20 +72,19 @@ class PendingQueue:
                 return
 
     def place_freed(self) -> None:
-        """This worker has released a place at a limited backend: it goes to whoever waits longest, here or elsewhere."""
-        hub = self._hub
-        row = hub.board.longest_waiting_row(hub.pool, but=hub.row)
+        """Give a place that this worker has freed to the client that has waited longest, here or in another worker."""
+        row = self._board.longest_waiting_row(self._pool, but=self._row)
         if row is not None:
-            theirs = hub.board.cells[row * hub.board.columns + hub.board.pool_at(hub.pool) + P_OLDEST_WAIT_MS]
-            ours = hub.pool_cells[P_OLDEST_WAIT_MS]
+            theirs = self._board.counts.row(row)[self._at + P_OLDEST_WAIT_MS]
+            ours = self._cells[P_OLDEST_WAIT_MS]
             if not ours or theirs < ours:
-                self.wake(row)
+                self._wake(row)
                 return
         self.serve()
 
     def _look(self) -> None:
-        hub = self._hub
-        limit = hub.loop.now - hub.settings.queue_timeout
+        """Close the sessions that have waited too long; look for a place for the others."""
+        limit = self._loop.now - self._timeout
         for session, since in list(self.since.items()):
             if since > limit:
                 break
@@ -84,7 +96,7 @@ class PendingQueue:
             self._timer = None
 
     def _show(self) -> None:
-        cells = self._hub.pool_cells
-        cells[P_QUEUED] = len(self.since)
+        """Publish the length and the oldest wait."""
+        self._cells[P_QUEUED] = len(self.since)
         oldest = next(iter(self.since.values()), 0.0)
-        cells[P_OLDEST_WAIT_MS] = int(oldest * 1000)
+        self._cells[P_OLDEST_WAIT_MS] = int(oldest * 1000)

@@ -1,72 +1,285 @@
-"""A session: a client, a backend, the fast path between them, and the one closer.
+"""A session: a client, the dial of a backend for it, the fast path between the two, and the one way to end: `close`.
 
-RULES: nearly every session is plain all its life: what is read is written at once and whole, each side says FIN when it
-has finished, and two sums are the whole accounting. Nothing is pending here, nobody is reset, nothing is spliced.
-Whatever else happens (a write falls short or fails, a read fails, many bytes at once, an event that says more than
-bytes and FIN) goes to the splicing relay, which takes over for good. Two flows for everybody were 30,000 of
-105,000 user instructions of a connection that carries one small request.
+RULES
+- The state is the current handler of each descriptor. Phases that a listener asks for (phases.py) own the client's
+  handler first and hand on to `begin`:
 
-Everything ends in `close`, with an end and a reason, exactly once. Holds no reference that leads back to itself once it
-is closed (the collector is off in workers).
+      begin  ->  dialling  ->  relaying
+      queued for a place  <->  dialling  ->  next backend, or closed
+
+- A backend is counted before the dial and released after the close of its socket. Another backend may be tried until a
+  byte of the client has gone upstream. A shortage of this machine (ports, descriptors) is not held against a backend.
+- A connect(2) within this machine has succeeded when it returns, and most clients have sent their request before they are
+  accepted. So `dial` relays to a near backend at once: of the five events of a connection with one request two are left.
+- The fast path is for the ordinary case: what is read is written at once and whole, each side sends FIN when it is
+  done, and two sums are all the accounting. A write that falls short or fails, a read that fails, many bytes at once,
+  an event that reports more than bytes and FIN: then the splicing relay takes over for good. Two flows for every
+  session were 30,000 of 105,000 user instructions of a connection with one small request.
+- `close` takes an end and a reason and works once. A closed session is part of no reference cycle: workers run with the
+  garbage collector off.
 """
 
 import errno
+from _socket import AF_UNIX, SO_ERROR, SOL_SOCKET
+from _socket import socket as Socket
+from collections.abc import Callable
+from dataclasses import dataclass
 from os import read, write
 
-from balancer.eventloop.errnos import TRANSIENT
-from balancer.eventloop.loop import ERROR, READ, READ_HANGUP, URGENT, WRITE
+from balancer.eventloop.errnos import CAPACITY, TRANSIENT, name_of
+from balancer.eventloop.loop import ERROR, READ, READ_HANGUP, URGENT, WRITE, Loop
+from balancer.pool.backend import Backend
+from balancer.pool.election import NONE_TRIED, Elector
 from balancer.relay import ends
-from balancer.relay.dial import Dial
+from balancer.relay.account import Account
+from balancer.relay.activity import Activity
+from balancer.relay.context import WorkerContext
 from balancer.relay.flow import BULK
 from balancer.relay.half import LIMIT
-from balancer.relay.sockets import PROMPT, apply, shut_writing
-from balancer.relay.splicing import BACKEND, CLIENT, LAST, READABLE, SplicingRelay
+from balancer.relay.pipes import Pipes
+from balancer.relay.queue import PendingQueue
+from balancer.relay.sockets import NODELAY, STREAM, TcpOption, apply, shut_writing
+from balancer.relay.splicing import BACKEND, CLIENT, DEAD, LAST, READABLE, SplicingRelay
 
 _UNUSUAL = ERROR | URGENT
-MAX_EARLY_READ_BACKOFF = (
-    31  # near dials in a row that are not tried at once: looking for what is not there costs 2 us
-)
+MAX_EARLY_READ_BACKOFF = 31  # early reads skipped in a row; a read that finds nothing costs 2 us
 
 
-class Session(Dial):
-    """One client connection plus its backend connection."""
+@dataclass(slots=True, eq=False)
+class Lane:
+    """The way of a session: what it must know of its listener and its pool. A worker has one per listener and pool.
 
-    __slots__ = ()
+    `dialling` is shared by the lanes of a pool, `queue` and `elector` likewise; `account` and the callables by the
+    lanes of a listener. `early_read_backoff` grows while clients of this lane have sent nothing when they are accepted;
+    `early_read_skips` dials from now on are not tried at once.
+    """
 
-    # -- the beginning
+    context: "WorkerContext[Session]"
+    loop: Loop
+    pipes: Pipes | None  # None: the listener does not splice
+    account: Account
+    elector: Elector
+    queue: PendingQueue
+    dialling: (
+        "dict[Session, float]"  # -> since when; all wait equally long, so this is the order of deadlines
+    )
+    retries: int
+    idle_timeout: float  # seconds, 0: no limit
+    half_close_timeout: float
+    linger_limit: float
+    probe_options: tuple[TcpOption, ...]  # keepalive, for the backend's socket of a session that lasts
+    end_session: "Callable[[Session], None]"
+    drop_backend: "Callable[[Session, Socket | None, Backend], None]"
+    await_acknowledgement: Callable[[SplicingRelay], None]
+    new_socket: Callable[[int, int], Socket] = Socket
+    listener_name: str = "main"
+    pool_name: str = "main"
+    early_read_backoff: int = 0
+    early_read_skips: int = 0
 
-    def relay_at_once(self) -> bool:
-        """Straight after connect(2): give the backend what the client has said. False when one of them is not so far;
-        True also for a client that turns out to be gone."""
-        hub = self.hub
+
+class Session:
+    """One client and the backend that serves it."""
+
+    __slots__ = (
+        "accepted_at", "activity", "backend", "backend_fd", "backend_is_tcp", "backend_socket", "bytes_in", "bytes_out",
+        "client_fd", "client_is_tcp", "closed", "connected_at", "early", "end", "first", "has_nodelay", "is_watched",
+        "lane", "over", "peer", "reason", "retries", "source_ip", "splicing", "tried",
+    )  # fmt: skip
+
+    def __init__(self, lane: Lane, client_fd: int, address: object) -> None:
+        self.lane = lane
+        self.client_fd = client_fd
+        self.peer = address
+        if type(address) is tuple:
+            self.client_is_tcp = True
+            self.source_ip: str = address[0]  # what elections and the log go by
+        else:
+            self.client_is_tcp = False
+            self.source_ip = ""
+        self.backend: Backend | None = None
+        self.backend_socket: Socket | None = None
+        self.backend_fd = -1
+        self.backend_is_tcp: bool  # with the dial
+        self.accepted_at = lane.loop.now
+        self.connected_at = 0.0
+        self.tried: set[int] | frozenset[int] = NONE_TRIED
+        self.retries = self.early = 0  # early: events of the client before there is a backend
+        self.first = b""  # bytes for the backend that it gets before anything else
+        self.is_watched = False  # the client's descriptor is in the loop
+        self.has_nodelay = False  # the backend's socket does not hold small writes back
+        self.closed = False
+        self.end: str  # with the close
+        self.reason: str
+        self.bytes_in = self.bytes_out = 0  # passed on by the fast path
+        self.over = 0  # the side that has sent FIN
+        self.splicing: SplicingRelay | None = None  # once it has taken over
+        self.activity: Activity | None = None  # once the sweep has seen this session
+
+    def begin(self) -> None:
+        """Dial, or join the clients that wait for a place already."""
+        queue = self.lane.queue
+        if queue.since:
+            self.watch_client()
+            queue.enqueue(self)
+        else:
+            self.dial()
+
+    # -- before there is a backend
+
+    def watch_client(self) -> None:
+        """Have the loop report what the client does while there is something to wait for."""
+        if not self.is_watched:
+            self.is_watched = True
+            self.lane.loop.watch_reading(self.client_fd, self.on_client_early)
+
+    def on_client_early(self, mask: int) -> None:
+        """Remember an event of the client; its bytes stay in the kernel."""
+        self.early |= mask
+        if mask & DEAD:
+            is_queued = self in self.lane.queue.since
+            self.close(ends.CLIENT_LEFT_QUEUED if is_queued else ends.CLIENT_LEFT_CONNECTING)
+
+    def on_backend_dialling(self, mask: int) -> None:
+        """Judge the outcome of the connect."""
+        if mask & DEAD:
+            assert self.backend_socket is not None
+            code = self.backend_socket.getsockopt(SOL_SOCKET, SO_ERROR)
+            if self.dial_failed(code or errno.ECONNREFUSED):
+                self.dial()
+        elif mask & WRITE:
+            lane = self.lane
+            lane.dialling.pop(self, None)
+            lane.loop.set_handler(self.backend_fd, self.on_backend)
+            self.connected(mask)
+
+    def on_connect_timeout(self) -> None:
+        """Try another backend: the connect has taken too long (called by the sweep)."""
+        if self.dial_failed(errno.ETIMEDOUT):
+            self.dial()
+
+    def dial(self) -> None:
+        """Elect and connect until a connect is under way; queue the session or close it when no backend is to be had."""
+        lane = self.lane
+        loop, elector = lane.loop, lane.elector
+        while True:
+            backend = self.backend = elector.elect(self.source_ip, self.tried)
+            if backend is None:
+                self._without_backend()
+                return
+            if lane.queue.since:
+                lane.queue.remove(self)
+            family, address, is_near = elector.target(backend)
+            try:
+                self.backend_socket = sock = lane.new_socket(family, STREAM)
+            except OSError as error:
+                if self.dial_failed(error.errno or errno.EIO):  # this machine may lack one family only
+                    continue
+                return
+            self.backend_fd = sock.fileno()
+            self.backend_is_tcp = family != AF_UNIX
+            code = sock.connect_ex(address)
+            if code and code != errno.EINPROGRESS:
+                if self.dial_failed(code):
+                    continue
+                return
+            if is_near and self._relay_at_once():
+                return
+            self.watch_client()
+            if code:
+                lane.dialling[self] = loop.now
+                loop.watch(self.backend_fd, self.on_backend_dialling)
+            else:  # a unix socket is connected already; a backend that hangs up on it has not refused the dial
+                loop.watch(self.backend_fd, self.on_backend)
+                self.connected(0)
+            return
+
+    def _without_backend(self) -> None:
+        """No backend could be elected: wait for a place, or close."""
+        if self.lane.elector.why == "full":
+            self.watch_client()
+            self.lane.queue.enqueue(self)
+        else:
+            self.close(ends.NO_BACKEND, "all backends tried" if self.tried else "no backend is up")
+
+    def dial_failed(self, code: int) -> bool:
+        """Give the backend up. Return True when another one may be dialled; else the session is closed."""
+        lane, backend = self.lane, self.backend
+        lane.dialling.pop(self, None)
+        if code in CAPACITY:
+            lane.context.log_shortage(code)
+            self.close(ends.OWN_RESOURCES, name_of(code))
+            return False
+        assert backend is not None
+        lane.elector.connect_failed(backend)
+        tries = self.retries + 1
+        lane.context.log.debug(
+            "connect", client=self.peer_name(), backend=backend.identity, error=name_of(code), tries=tries
+        )
+        if self.retries >= lane.retries:
+            self.close(ends.CONNECT_TIMEOUT if code == errno.ETIMEDOUT else ends.NO_BACKEND, name_of(code))
+            return False
+        self._abandon_backend(backend)
+        self.retries = tries
+        lane.account.retried()
+        return True
+
+    def _abandon_backend(self, backend: Backend) -> None:
+        """Drop the backend for another one: its socket is closed, and its count released, at the end of the batch."""
+        sock = self.backend_socket
+        self.tried = {*self.tried, backend.index}
+        self.backend = self.backend_socket = None
+        self.has_nodelay = False
+        if sock is not None:
+            self.lane.loop.forget_closing(self.backend_fd)
+        self.backend_fd = -1
+        self.lane.drop_backend(self, sock, backend)
+
+    def dial_again(self, code: int) -> bool:
+        """Try another backend after one that broke with `code` before any byte moved; False when retries are used up."""
+        if self.retries >= self.lane.retries:
+            return False
+        if self.dial_failed(code):
+            self.splicing = None
+            self.connected_at = 0.0
+            self.lane.loop.set_handler(self.client_fd, self.on_client_early)
+            self.dial()
+        return True
+
+    # -- the first bytes
+
+    def _relay_at_once(self) -> bool:
+        """Write what the client has sent right after connect(2). Return False when one side is not ready for it, and True
+        also for a client that turns out to be gone."""
+        lane = self.lane
         data = self.first
         if not data:
-            if hub.early_read_skips:
-                hub.early_read_skips -= 1
+            if lane.early_read_skips:
+                lane.early_read_skips -= 1
                 return False
             try:
                 data = read(self.client_fd, LIMIT)
             except OSError as error:
                 if error.errno not in TRANSIENT:
-                    # A reset is told once: the loop would see an end only.
+                    # read(2) reports a reset once: the loop would report an end only.
                     self.close(ends.CLIENT_LEFT_CONNECTING)
                     return True
                 data = b""
-            if not data:  # nothing yet; or an end, which the loop will tell again
-                hub.early_read_skips = hub.early_read_backoff
-                hub.early_read_backoff = min(2 * hub.early_read_backoff + 1, MAX_EARLY_READ_BACKOFF)
+            if not data:  # nothing yet; or an end, which the loop reports again
+                lane.early_read_skips = lane.early_read_backoff
+                lane.early_read_backoff = min(2 * lane.early_read_backoff + 1, MAX_EARLY_READ_BACKOFF)
                 return False
-            hub.early_read_backoff = 0
+            lane.early_read_backoff = 0
         try:
             sent = write(self.backend_fd, data)
-        except OSError:  # not connected yet, or refused: the loop will tell
+        except OSError:  # not connected yet, or refused: the loop reports which
             self.first = data
             return False
-        loop = hub.loop
+        loop = lane.loop
         self.connected_at = loop.now
         self.first = b""
         loop.watch_reading(self.backend_fd, self.on_backend)
-        # Either way the loop tells what is left of the client's, be it an end or the rest of a big read.
+        # Either way the loop reports what is left of the client's: an end, or the rest of a big read.
         if self.is_watched:
             loop.set_handler(self.client_fd, self.on_client_again)
             loop.rearm(self.client_fd)
@@ -76,13 +289,15 @@ class Session(Dial):
         if sent == len(data):
             self.bytes_in = sent
         else:
-            self.take_over().write_failed(self.client_fd, data, sent, None)
+            self.take_over().write_failed(CLIENT, data, sent, None)
         return True
 
     def connected(self, mask: int) -> None:
-        self.connected_at = self.hub.loop.now
-        self.hub.loop.set_handler(self.client_fd, self.on_client)
-        self._be_prompt()
+        """Relay: the connect has succeeded. `mask` is what the loop has reported of the backend."""
+        loop = self.lane.loop
+        self.connected_at = loop.now
+        loop.set_handler(self.client_fd, self.on_client)
+        self._set_nodelay()
         if self.first:
             self._give_first()
         if self.early & READABLE and not self.closed:
@@ -90,35 +305,34 @@ class Session(Dial):
         if mask & READABLE and not self.closed:
             (self.splicing or self).on_backend(mask & ~WRITE)
 
-    def on_client_again(self, mask: int) -> None:
-        """The second that a client says to a near backend. Its end alone is said without delay anyway, so a connection
-        that carries one request does without the option and its system call."""
-        if not mask & READ_HANGUP:
-            self.hub.loop.set_handler(self.client_fd, self.on_client)
-            self._be_prompt()
-        self.on_client(mask)
-
-    def _be_prompt(self) -> None:
-        """From now on a small write does not wait for the acknowledgement of the one before it."""
-        if self.is_tcp and not self.is_prompt and self.backend_socket is not None:
-            self.is_prompt = True
-            apply(self.backend_socket, PROMPT)
-
     def _give_first(self) -> None:
         data, self.first = self.first, b""
         try:
             sent = write(self.backend_fd, data)
         except OSError as error:
-            self.take_over().write_failed(self.client_fd, data, 0, error)
+            self.take_over().write_failed(CLIENT, data, 0, error)
             return
         if sent == len(data):
             self.bytes_in = sent
         else:
-            self.take_over().write_failed(self.client_fd, data, sent, None)
+            self.take_over().write_failed(CLIENT, data, sent, None)
 
-    # -- handlers while relaying
+    def on_client_again(self, mask: int) -> None:
+        """Handle the next event of a client whose first bytes went to a near backend at once. Bytes need TCP_NODELAY from
+        here on; FIN alone is sent without delay, so a connection with one request saves the system call."""
+        if not mask & READ_HANGUP:
+            self.lane.loop.set_handler(self.client_fd, self.on_client)
+            self._set_nodelay()
+        self.on_client(mask)
 
-    # One is the mirror of the other, written out: a call more would cost every message 0.1 us.
+    def _set_nodelay(self) -> None:
+        if self.backend_is_tcp and not self.has_nodelay and self.backend_socket is not None:
+            self.has_nodelay = True
+            apply(self.backend_socket, NODELAY)
+
+    # -- the fast path
+
+    # The two handlers mirror each other. They are written out because one more call costs every message 0.1 us.
 
     def on_client(self, mask: int) -> None:
         if (mask != READ and mask & _UNUSUAL) or self.over == CLIENT:
@@ -127,7 +341,7 @@ class Session(Dial):
         try:
             data = read(self.client_fd, LIMIT)
         except OSError as error:
-            self._read_failed(self.client_fd, error)
+            self._read_failed(CLIENT, error)
             return
         if not data:
             self._ended(CLIENT)
@@ -135,10 +349,10 @@ class Session(Dial):
         try:
             sent = write(self.backend_fd, data)
         except OSError as error:
-            self.take_over().write_failed(self.client_fd, data, 0, error)
+            self.take_over().write_failed(CLIENT, data, 0, error)
             return
         if sent != len(data):
-            self.take_over().write_failed(self.client_fd, data, sent, None)
+            self.take_over().write_failed(CLIENT, data, sent, None)
             return
         self.bytes_in += sent
         if sent >= BULK or (mask != READ and mask & LAST):
@@ -148,12 +362,12 @@ class Session(Dial):
         if (mask != READ and mask & _UNUSUAL) or self.over == BACKEND:
             self.take_over().on_backend(mask)
             return
-        if mask == WRITE:  # a far backend's: its dial waited for room
+        if mask == WRITE:  # of a far backend, whose connect waited for it
             return
         try:
             data = read(self.backend_fd, LIMIT)
         except OSError as error:
-            self._read_failed(self.backend_fd, error)
+            self._read_failed(BACKEND, error)
             return
         if not data:
             self._ended(BACKEND)
@@ -161,81 +375,94 @@ class Session(Dial):
         try:
             sent = write(self.client_fd, data)
         except OSError as error:
-            self.take_over().write_failed(self.backend_fd, data, 0, error)
+            self.take_over().write_failed(BACKEND, data, 0, error)
             return
         if sent != len(data):
-            self.take_over().write_failed(self.backend_fd, data, sent, None)
+            self.take_over().write_failed(BACKEND, data, sent, None)
             return
         self.bytes_out += sent
         if sent >= BULK or (mask != READ and mask & LAST):
             self._look_behind(BACKEND, sent, mask)
 
-    def _read_failed(self, source_fd: int, error: OSError) -> None:
+    def _read_failed(self, side: int, error: OSError) -> None:
         if error.errno != errno.EAGAIN:
-            self.take_over().read_failed(source_fd, error)
+            self.take_over().read_failed(side, error)
 
     def _look_behind(self, side: int, size: int, mask: int) -> None:
-        """The read was a big one, or the side has announced its end. TCP with the FIN alone (no reset, no hang-up): what
-        a short read leaves behind is the end."""
-        is_tcp = self.source_ip if side == CLIENT else self.is_tcp
+        """Go on behind a big read, or behind one of a side that has announced its end. On TCP, EPOLLRDHUP alone (no
+        reset, no hang-up) says that the end follows a short read."""
+        is_tcp = self.client_is_tcp if side == CLIENT else self.backend_is_tcp
         if size < BULK and mask & LAST == READ_HANGUP and is_tcp:
             self._ended(side)
         else:
-            source_fd = self.client_fd if side == CLIENT else self.backend_fd
-            self.take_over().look_behind(source_fd, size, mask)
+            self.take_over().look_behind(side, size, mask)
 
     def _ended(self, side: int) -> None:
-        """A side has said FIN, and everything before it has been passed on."""
+        """Pass FIN on; everything before it has been written."""
         if self.over:
             self.close(ends.CLEAN)
         else:
             self.over = side
             shut_writing(self.backend_fd if side == CLIENT else self.client_fd)
 
-    # -- leaving the plain way
-
     def take_over(self) -> SplicingRelay:
-        """From now on the splicing relay has the handlers."""
-        self._be_prompt()
-        self.splicing = splicing = SplicingRelay(self)
-        self.hub.loop.set_handler(self.client_fd, splicing.on_client)
-        self.hub.loop.set_handler(self.backend_fd, splicing.on_backend)
-        return splicing
+        """Leave the fast path: the splicing relay gets the handlers for good."""
+        self._set_nodelay()
+        lane = self.lane
+        loop = lane.loop
+        self.splicing = relay = SplicingRelay(
+            self, loop, lane.pipes, lane.linger_limit, lane.await_acknowledgement
+        )
+        loop.set_handler(self.client_fd, relay.on_client)
+        loop.set_handler(self.backend_fd, relay.on_backend)
+        return relay
 
-    def dial_again(self, code: int) -> None:
-        """The backend broke with `code` before any byte moved: as if the dial had failed."""
-        if self.dial_failed(code):
-            self.splicing = None
-            self.connected_at = 0.0
-            self.hub.loop.set_handler(self.client_fd, self.on_client_early)
-            self.dial()
+    # -- asked by the sweep, the drain and the closer
 
-    # -- asked by the sweep, the drain and the accounts
+    def peer_name(self) -> str:
+        return peer_name(self.peer)
 
     def given(self) -> tuple[int, int]:
-        """Bytes that the backend and the client have been given, ever."""
+        """Return the bytes that the backend and the client have been given so far."""
         return (self.bytes_in, self.bytes_out) if self.splicing is None else self.splicing.given()
 
+    def uncounted(self) -> tuple[int, int]:
+        """Return the bytes (in, out) given since the last call; the caller counts them."""
+        bytes_in, bytes_out = self.given()
+        activity = self.activity
+        if activity is None:
+            return bytes_in, bytes_out
+        uncounted = bytes_in - activity.counted_in, bytes_out - activity.counted_out
+        activity.counted_in, activity.counted_out = bytes_in, bytes_out
+        return uncounted
+
     def movement(self) -> int:
-        """A number that changes whenever a byte is read or written."""
+        """Return a number that changes whenever a byte is read or written."""
         return 2 * (self.bytes_in + self.bytes_out) if self.splicing is None else self.splicing.movement()
 
     def is_half_closed(self) -> bool:
         return bool(self.over) if self.splicing is None else self.splicing.is_half_closed()
 
     def blame_for_silence(self) -> str:
-        """Nothing has moved for too long: whose fault is it?"""
-        splicing = self.splicing
-        is_backends = self.over == CLIENT if splicing is None else splicing.is_backends_turn()
+        """Return the end of a session in which nothing has moved for too long: the side whose turn it was."""
+        relay = self.splicing
+        is_backends = self.over == CLIENT if relay is None else relay.is_backends_turn()
         return ends.BACKEND_IDLE if is_backends and self.backend_fd >= 0 else ends.CLIENT_IDLE
 
-    # -- ending
+    # -- the end
 
     def close(self, end: str, reason: str = "") -> None:
-        """The one closer. Descriptors are closed at the end of the batch, counts change after that."""
+        """End the session. The closer closes its descriptors at the end of the batch, and counts it after that."""
         if self.closed:
             return
         self.closed = True
         self.end = end
         self.reason = reason
-        self.hub.retire_session(self)
+        self.lane.end_session(self)
+
+
+def peer_name(peer: object) -> str:
+    """Return a client's address as people write it: 10.0.0.9:5012, [::1]:5012, unix."""
+    if isinstance(peer, tuple):
+        return f"[{peer[0]}]:{peer[1]}" if len(peer) == 4 else f"{peer[0]}:{peer[1]}"
+    return "unix"

@@ -1,7 +1,7 @@
 """What the relay does to sockets beyond reading and writing.
 
-RULES: works on raw descriptors (a `socket.socket` object per client costs two system calls and 1.5 us at accept);
-no state. Every call is either non-blocking or an option.
+RULES: works on raw descriptors: a `socket.socket` object for each client costs two system calls and 1.5 us at accept.
+Keeps no state. No call blocks.
 """
 
 import _socket
@@ -15,18 +15,18 @@ from collections.abc import Sequence
 STREAM = socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
 _RESET = struct.pack("ii", 1, 0)
 _NOTHING = b"\0\0\0\0"
-# os has no shutdown(2), and a socket object made for one costs a getsockname(2) and 2 us for each session. PyDLL: the
-# call cannot block, so the interpreter lock is not worth releasing. No argtypes: to check two ints by them costs more
-# than all the rest of the call.
+# `os` has no shutdown(2), and a socket object made for it costs a getsockname(2) and 2 us a session. PyDLL keeps the
+# interpreter lock, since the call cannot block. Without argtypes, because their check of two ints costs more than the
+# call.
 _shutdown = ctypes.PyDLL(None).shutdown
 
 TcpOption = tuple[int, int, int]
-PROMPT: tuple[TcpOption, ...] = ((socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),)  # small writes leave at once
+NODELAY: tuple[TcpOption, ...] = ((socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),)
 
 
 def tcp_options(keepalive: float, user_timeout: float) -> tuple[TcpOption, ...]:
-    """Options that find a dead peer: probes after `keepalive` idle seconds (10 s apart, 3 of them; 0 = none), and
-    `user_timeout` seconds for sent bytes to be acknowledged (0 = the kernel's own, some 15 minutes)."""
+    """Return options that detect a dead peer: 3 probes, 10 s apart, after `keepalive` idle seconds (0: none), and
+    `user_timeout` seconds for the acknowledgement of sent bytes (0: the kernel's default, some 15 minutes)."""
     options: list[TcpOption] = []
     if keepalive:
         options += [
@@ -41,12 +41,12 @@ def tcp_options(keepalive: float, user_timeout: float) -> tuple[TcpOption, ...]:
 
 
 def listener_options(keepalive: float, user_timeout: float) -> tuple[TcpOption, ...]:
-    """What is set on a TCP listener, once, for all that it accepts: accepted sockets inherit it."""
-    return (*PROMPT, *tcp_options(keepalive, user_timeout))
+    """Return options for a TCP listening socket; the sockets that it accepts inherit them."""
+    return (*NODELAY, *tcp_options(keepalive, user_timeout))
 
 
 def apply(sock: _socket.socket, options: Sequence[TcpOption]) -> None:
-    """Set options as far as this socket knows them (a unix socket knows none)."""
+    """Set options, up to the first that the socket does not know (a unix socket knows none)."""
     for option in options:
         try:
             sock.setsockopt(*option)
@@ -55,12 +55,12 @@ def apply(sock: _socket.socket, options: Sequence[TcpOption]) -> None:
 
 
 def shut_writing(fd: int) -> None:
-    """Send FIN after what is queued. A peer that is already gone (ENOTCONN) does not mind: the next read says so."""
+    """Send FIN after what is queued. A peer that is gone (ENOTCONN) is no error here: the next read reports it."""
     _shutdown(fd, socket.SHUT_WR)
 
 
 def reset_on_close(fd: int) -> None:
-    """Make close() send RST instead of FIN; it also discards what is still queued, so ask `unacknowledged` first."""
+    """Make close() send RST instead of FIN. It then drops what is queued, so look at `unacknowledged` first."""
     sock = _borrow(fd)
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
@@ -71,7 +71,7 @@ def reset_on_close(fd: int) -> None:
 
 
 def unacknowledged(fd: int) -> int:
-    """Bytes (a FIN counts as one) sent on this socket which its peer's kernel has not acknowledged."""
+    """Return how many sent bytes the peer's kernel has not acknowledged (SIOCOUTQ); a FIN counts as one."""
     try:
         return int.from_bytes(fcntl.ioctl(fd, termios.TIOCOUTQ, _NOTHING), "little", signed=True)
     except OSError:
@@ -79,5 +79,5 @@ def unacknowledged(fd: int) -> int:
 
 
 def _borrow(fd: int) -> _socket.socket:
-    """A socket object on a descriptor that stays ours: detach() it. Family and type are only what it believes."""
+    """Return a socket object on a descriptor that it must not close: detach() it. Family and type need not be true."""
     return _socket.socket(socket.AF_INET, socket.SOCK_STREAM, 0, fileno=fd)

@@ -1,20 +1,21 @@
 """The splicing relay: two flows and every way in which they can end.
 
-RULES: takes a session over when something out of the ordinary happens to it (session.py tells when), and for good.
-Moves descriptors and calls `next_step`; the accounting is half.py's, the bytes are flow.py's. Whatever it decides to
-close goes through the session's one closer.
+RULES: takes a session over for good when something out of the ordinary happens to it (session.py tells when). Moves
+bytes through its flows (flow.py), counts with their halves (half.py) and does what `next_step` says. The session's
+`close` ends it.
 
-Who is gone is learnt in three ways, and each keeps the order of what was said:
-- a read that fails or ends: everything before it has been read;
-- a write that fails: the other direction is read to its end first, because the last answer lies there;
-- a hang-up event for a side whose reading is over: nothing else would tell.
+A side that is gone shows in three ways, and each keeps the order of the bytes:
+- a read fails or ends: everything before it has been read;
+- a write fails: the other direction is read to its end first, because the last answer lies there;
+- a hang-up is reported for a side whose reading is over: no read would report it.
 """
 
 import errno
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import Protocol
 
 from balancer.eventloop.errnos import name_of
-from balancer.eventloop.loop import ERROR, HANGUP, READ, READ_HANGUP, URGENT, WRITE
+from balancer.eventloop.loop import ERROR, HANGUP, READ, READ_HANGUP, URGENT, WRITE, Loop
 from balancer.relay import ends
 from balancer.relay.flow import ANNOUNCED, BLOCKED, CHANGED, FIN_BEHIND, MORE, Flow
 from balancer.relay.half import (
@@ -33,10 +34,8 @@ from balancer.relay.half import (
     SHUT_CLIENT,
     next_step,
 )
-from balancer.relay.sockets import reset_on_close, shut_writing, unacknowledged
-
-if TYPE_CHECKING:
-    from balancer.relay.session import Session
+from balancer.relay.pipes import Pipes
+from balancer.relay.stream import RawStream, Stream
 
 CLIENT, BACKEND = 1, 2  # a side of a session
 DEAD = ERROR | HANGUP
@@ -44,52 +43,78 @@ LAST = READ_HANGUP | HANGUP | ERROR | URGENT
 READABLE = READ | LAST
 
 
+class RelayedSession(Protocol):
+    """What the splicing relay needs of the session that it takes over."""
+
+    client_fd: int
+    backend_fd: int
+    client_is_tcp: bool
+    backend_is_tcp: bool
+    bytes_in: int
+    bytes_out: int
+    over: int
+    closed: bool
+
+    def close(self, end: str, reason: str = "") -> None: ...
+    def dial_again(self, code: int) -> bool: ...
+
+
 class SplicingRelay:
-    """Both halves of one session. `up` is client -> backend, `down` backend -> client."""
+    """Both halves of one session. `up` is client -> backend, `down` backend -> client.
+
+    `linger_limit`: seconds to wait for a FIN or an acknowledgement before the close. `await_acknowledgement(relay)` has
+    `may_reset` called soon, until it returns True.
+    """
 
     __slots__ = (
-        "closing_at",
-        "counted_pauses",
-        "counted_resumes",
-        "down",
-        "hub",
-        "resetting",
-        "session",
-        "up",
-    )
+        "_await_acknowledgement", "_linger_limit", "_loop", "backend", "client", "closing_at", "counted_pauses",
+        "counted_resumes", "down", "resetting", "session", "up",
+    )  # fmt: skip
 
-    def __init__(self, session: "Session") -> None:
+    def __init__(
+        self,
+        session: RelayedSession,
+        loop: Loop,
+        pipes: Pipes | None,
+        linger_limit: float,
+        await_acknowledgement: "Callable[[SplicingRelay], None]",
+    ) -> None:
         self.session = session
-        self.hub = hub = session.hub
-        self.up = Flow(session.client_fd, session.backend_fd, hub.pipes)
-        self.down = Flow(session.backend_fd, session.client_fd, hub.pipes)
+        self._loop = loop
+        self._linger_limit = linger_limit
+        self._await_acknowledgement = await_acknowledgement
+        self.client: Stream = RawStream(session.client_fd)
+        self.backend: Stream = RawStream(session.backend_fd)
+        self.up = Flow(self.client, self.backend, pipes)
+        self.down = Flow(self.backend, self.client, pipes)
         self.up.taken, self.down.taken = session.bytes_in, session.bytes_out
         if session.over:
-            over = self.up if session.over == CLIENT else self.down
+            over = self.flow_from(session.over)
             over.ended()
             over.shut()
-        self.counted_pauses = self.counted_resumes = 0
-        self.closing_at = 0.0  # when lingering or waiting for acknowledgement ends
-        self.resetting = -1  # descriptor to be reset once its peer has acknowledged everything
+        self.counted_pauses = self.counted_resumes = 0  # on the board already
+        self.closing_at = 0.0  # when lingering, or waiting for an acknowledgement, ends
+        self.resetting = 0  # the side to reset once it has acknowledged everything
 
-    # -- taking over
+    # -- taking over from the fast path
 
-    def flow_of(self, source_fd: int) -> Flow:
-        """The half that reads this descriptor."""
-        return self.up if source_fd == self.session.client_fd else self.down
+    def flow_from(self, side: int) -> Flow:
+        """Return the half that reads this side."""
+        return self.up if side == CLIENT else self.down
 
-    def read_failed(self, source_fd: int, error: OSError) -> None:
-        flow = self.flow_of(source_fd)
+    def read_failed(self, side: int, error: OSError) -> None:
+        """Go on behind a read of this side that failed."""
+        flow = self.flow_from(side)
         self._after(flow.source_failed(error), flow)
 
-    def write_failed(self, source_fd: int, data: bytes, sent: int, error: OSError | None) -> None:
-        """Of `data`, read from this descriptor, the other one took `sent` bytes."""
-        flow = self.flow_of(source_fd)
+    def write_failed(self, side: int, data: bytes, sent: int, error: OSError | None) -> None:
+        """Go on behind `data` read from this side, of which the other one took `sent` bytes."""
+        flow = self.flow_from(side)
         self._after(flow.stopped(data, sent, error), flow)
 
-    def look_behind(self, source_fd: int, size: int, mask: int) -> None:
-        """`size` bytes were read from this descriptor and written; they were many, or its end has been announced."""
-        flow = self.flow_of(source_fd)
+    def look_behind(self, side: int, size: int, mask: int) -> None:
+        """Go on behind `size` bytes read from this side and written: they were many, or its end is announced."""
+        flow = self.flow_from(side)
         self._announce(flow, mask)
         self._after(flow.look_behind(size), flow)
 
@@ -102,7 +127,7 @@ class SplicingRelay:
         self._on_event(mask, self.down, self.up)
 
     def _on_event(self, mask: int, source: Flow, sink: Flow) -> None:
-        """Any event of one side: `source` reads from it, `sink` writes to it."""
+        """Handle an event of one side: `source` reads from it, `sink` writes to it."""
         if mask & READABLE:
             if mask & LAST:
                 self._announce(source, mask)
@@ -115,9 +140,10 @@ class SplicingRelay:
             self._hung_up(source, sink)
 
     def _announce(self, flow: Flow, mask: int) -> None:
+        """Note what the event says of the end of this flow's source."""
         if mask & LAST:
-            is_tcp = self.session.source_ip if flow is self.up else self.session.is_tcp
-            flow.final = FIN_BEHIND if mask & LAST == READ_HANGUP and is_tcp else ANNOUNCED
+            is_tcp = self.session.client_is_tcp if flow is self.up else self.session.backend_is_tcp
+            flow.final = FIN_BEHIND if is_tcp and mask & LAST == READ_HANGUP else ANNOUNCED
 
     def _flush(self, flow: Flow) -> None:
         outcome = flow.flush()
@@ -125,13 +151,13 @@ class SplicingRelay:
             self._after(outcome, flow)
 
     def nudge(self) -> None:
-        """The sweep's second look at paused halves: a send that failed for want of memory brings no event."""
+        """Try paused halves again: after a send that failed for want of memory no event follows (called by the sweep)."""
         for flow in (self.up, self.down):
             if flow.paused and not self.session.closed:
                 self._flush(flow)
 
     def _hung_up(self, source: Flow, sink: Flow) -> None:
-        """A side is gone in both directions. When its reading is over already, no read will say so."""
+        """Handle a hang-up of a side whose reading is over: it takes nothing more either."""
         if not self.session.closed and source.source != FLOWING and sink.sink == OPEN:
             sink.lose_sink()
             self.settle()
@@ -139,19 +165,22 @@ class SplicingRelay:
     # -- deciding
 
     def _after(self, outcome: int, flow: Flow) -> None:
-        if self.session.closed:
+        """Do what a flow's outcome asks for."""
+        session = self.session
+        if session.closed:
             return
         if outcome == MORE:
             if not flow.queued:
                 flow.queued = True
-                self.hub.loop.call_next_turn(
-                    self._pump_up if flow is self.up else self._pump_down, flow.source_fd
-                )
+                if flow is self.up:
+                    self._loop.call_next_turn(self._pump_up, session.client_fd)
+                else:
+                    self._loop.call_next_turn(self._pump_down, session.backend_fd)
         elif outcome == CHANGED:
             self.settle()
         elif outcome == BLOCKED and not flow.is_waiting:
             flow.is_waiting = True
-            self.hub.loop.watch_writing(flow.sink_fd)
+            self._loop.watch_writing(session.backend_fd if flow is self.up else session.client_fd)
 
     def _pump_up(self) -> None:
         self._pump_again(self.up)
@@ -167,12 +196,12 @@ class SplicingRelay:
                 self._after(outcome, flow)
 
     def settle(self) -> None:
-        """An end was reached somewhere: do what the halves ask for, until they ask for nothing."""
+        """An end was reached: do what the halves ask for, until they ask for nothing."""
         up, down, session = self.up, self.down, self.session
         while not session.closed:
             self._follow(up, down)
             self._follow(down, up)
-            if down.source == BROKEN and self._may_redial():
+            if down.source == BROKEN and self._has_redialled():
                 return
             self._swallow(up)
             self._swallow(down)
@@ -182,10 +211,10 @@ class SplicingRelay:
             if step == CLOSE:
                 session.close(self._natural_end())
             elif step == SHUT_CLIENT:
-                shut_writing(session.client_fd)
+                self.client.shut()
                 down.shut()
             elif step == SHUT_BACKEND:
-                shut_writing(session.backend_fd)
+                self.backend.shut()
                 up.shut()
             else:
                 self._end_badly(step)
@@ -193,14 +222,14 @@ class SplicingRelay:
 
     def _end_badly(self, step: int) -> None:
         if step == RESET_CLIENT:
-            self._reset(self.session.client_fd)
+            self._reset(CLIENT)
         elif step == RESET_BACKEND:
-            self._reset(self.session.backend_fd)
+            self._reset(BACKEND)
         elif step == LINGER:
             self._linger()
 
     def _follow(self, flow: Flow, back: Flow) -> None:
-        """What the state of one half tells about the other."""
+        """Apply what the state of one half says about the other."""
         if flow.source == BROKEN and back.sink == OPEN:
             back.lose_sink()
         if flow.sink == GONE and back.source == FLOWING and not back.final:
@@ -211,54 +240,57 @@ class SplicingRelay:
                 self._after(outcome, back)
 
     def _swallow(self, flow: Flow) -> None:
-        """Nobody is left to take its bytes. Those that already wait bring no new edge, while their sender, blocked for
-        want of room, may read nothing and end nothing until they are gone."""
+        """Read on although the sink is gone. Bytes that have arrived bring no new edge, and their sender, whose window is
+        full, may send no FIN before they are read."""
         if flow.sink == GONE and flow.source == FLOWING:
             self._after(MORE, flow)
 
-    def _may_redial(self) -> bool:
-        """The backend reset the session before a byte moved either way: a dial that failed late."""
-        up, down, session = self.up, self.down, self.session
-        if up.taken or down.taken or up.source != FLOWING or session.retries >= self.hub.retries:
+    def _has_redialled(self) -> bool:
+        """A backend that resets before a byte has moved either way is a dial that failed late: try another backend."""
+        up, down = self.up, self.down
+        if up.taken or down.taken or up.source != FLOWING:
             return False
-        session.dial_again(down.error or errno.ECONNRESET)
-        return True
+        return self.session.dial_again(down.error or errno.ECONNRESET)
 
     def _linger(self) -> None:
         if not self.closing_at:
-            self.closing_at = self.hub.loop.now + self.hub.half_close_timeout
+            self.closing_at = self._loop.now + self._linger_limit
 
-    def _reset(self, fd: int) -> None:
-        """Pass a reset on: after the last byte sent to this peer has arrived, since RST overtakes what is queued."""
-        if self.resetting == fd:
+    def _reset(self, side: int) -> None:
+        """Pass a reset on, once this side has acknowledged the last byte: RST overtakes what is queued."""
+        if self.resetting == side:
             return
-        if self._is_acknowledged(fd):
-            self._finish_reset(fd)
+        if self._is_acknowledged(side):
+            self._finish_reset(side)
         else:
-            self.resetting = fd
+            self.resetting = side
             self._linger()
-            self.hub.await_acknowledgement(self)
+            self._await_acknowledgement(self)
 
     def may_reset(self, now: float) -> bool:
-        """Whether the peer to be reset has every byte, or has had time enough: reset it then (called by the keeper)."""
+        """Reset the side that has acknowledged every byte or has had time enough; return whether it has."""
         if not self._is_acknowledged(self.resetting) and now < self.closing_at:
             return False
         self._finish_reset(self.resetting)
         return True
 
-    def _is_acknowledged(self, fd: int) -> bool:
-        """Every byte sent there. A FIN counts as one and need not be: its acknowledgement may be delayed by 40 ms."""
-        half = self.up if fd == self.session.backend_fd else self.down
-        return unacknowledged(fd) <= (half.sink == SHUT)
+    def _is_acknowledged(self, side: int) -> bool:
+        """Every byte sent to this side. A FIN is not waited for: its acknowledgement may be delayed by 40 ms."""
+        if side == BACKEND:
+            return self.backend.unacknowledged() <= (self.up.sink == SHUT)
+        return self.client.unacknowledged() <= (self.down.sink == SHUT)
 
-    def _finish_reset(self, fd: int) -> None:
-        session = self.session
-        reset_on_close(fd)
-        session.close(ends.CLIENT_RESET if fd == session.backend_fd else ends.BACKEND_RESET, self._cause())
+    def _finish_reset(self, side: int) -> None:
+        if side == BACKEND:
+            self.backend.reset()
+            self.session.close(ends.CLIENT_RESET, self._cause())
+        else:
+            self.client.reset()
+            self.session.close(ends.BACKEND_RESET, self._cause())
 
     def end_waiting(self) -> None:
-        """Lingering or waiting for acknowledgements has lasted long enough (called by the sweep)."""
-        if self.resetting >= 0:
+        """Close: lingering, or waiting for an acknowledgement, has lasted long enough (called by the sweep)."""
+        if self.resetting:
             self._finish_reset(self.resetting)
         else:
             self.session.close(self._natural_end(), "half-close-timeout")
@@ -278,16 +310,16 @@ class SplicingRelay:
     # -- asked by the session
 
     def given(self) -> tuple[int, int]:
-        """Bytes that the backend and the client have been given, ever."""
+        """Return the bytes that the backend and the client have been given so far."""
         return self.up.given, self.down.given
 
     def movement(self) -> int:
-        """A number that changes whenever a byte is read or written."""
+        """Return a number that changes whenever a byte is read or written."""
         up, down = self.up, self.down
         return 2 * (up.taken + down.taken) - up.pending - down.pending
 
     def is_holding(self) -> bool:
-        """Bytes wait here for a slow peer."""
+        """Return whether bytes wait here for a slow peer."""
         return bool(self.up.pending or self.down.pending)
 
     def is_half_closed(self) -> bool:
@@ -295,14 +327,23 @@ class SplicingRelay:
         return up.sink == SHUT or down.sink == SHUT or up.source != FLOWING or down.source != FLOWING
 
     def is_backends_turn(self) -> bool:
-        """The backend has been given everything there is, or cannot take it: it is for it to move."""
+        """Return whether the next move is the backend's: it has been given everything, or takes nothing more."""
         up, down = self.up, self.down
         if down.pending or (down.source == ENDED and not up.pending):
             return False
         return bool(up.pending) or up.source == ENDED
 
+    def uncounted_pauses(self) -> tuple[int, int]:
+        """Return (pauses, resumes) since the last call; the caller counts them."""
+        up, down = self.up, self.down
+        pauses = up.pauses + down.pauses
+        resumes = pauses - up.paused - down.paused
+        uncounted = pauses - self.counted_pauses, resumes - self.counted_resumes
+        self.counted_pauses, self.counted_resumes = pauses, resumes
+        return uncounted
+
     def discharge(self) -> None:
-        """The session is over: pipes go back, and nobody is paused any more."""
+        """Return the pipes, and end every pause: the session is over."""
         for flow in (self.up, self.down):
             flow.discharge()
             flow.paused = False

@@ -1,97 +1,120 @@
-"""What time does to sessions: idle and half-close limits, connect deadlines, awaited answers, bytes made visible.
+"""Limits in time: idle and half-closed sessions, connects, awaited acknowledgements; and bytes made visible on the board.
 
-RULES: no timer per session. Dials wait equally long, so their order is their deadline order; everything else is looked at
-in one sweep, at most once a second. Whether a session moved is read off its amounts: the data path never
-touches a clock.
+RULES: no timer per session. The connects of a pool wait equally long, so their order is the order of their deadlines.
+The rest is looked at in one sweep, at most once a second. Whether a session has moved follows from its amounts: the
+data path reads no clock.
 """
 
+from collections.abc import Sequence
+
 from balancer.relay.activity import Activity
-from balancer.relay.hub import Hub
+from balancer.relay.context import WorkerContext
 from balancer.relay.session import Session
 from balancer.relay.sockets import apply
+from balancer.relay.splicing import SplicingRelay
 
 SWEEP = 1.0
 FINEST = 0.02
-ACKNOWLEDGED = 0.01  # how often awaited acknowledgements are looked for
+ACKNOWLEDGED = 0.01  # seconds between two looks at awaited acknowledgements
+LASTING = 1.0  # seconds after which a session's backend is worth its keepalive options (four system calls)
+
+Dials = tuple[dict[Session, float], float]  # a pool's connects under way, and its connect-timeout
 
 
 class TimeoutSweep:
-    """One worker's timekeeper."""
+    """One worker's limits in time. `limits` are all idle and half-close timeouts of its listeners, 0 is none."""
 
-    def __init__(self, hub: Hub) -> None:
-        self._hub = hub
-        settings = hub.settings
-        self._idle = settings.idle_timeout
-        self._half_close = settings.half_close_timeout
-        limits = [limit / 4 for limit in (self._idle, self._half_close) if limit]
-        self.interval = max(FINEST, min([SWEEP, *limits]))
-        self._look = max(FINEST, min(0.1, settings.connect_timeout / 8))
-        self._acknowledging = False
+    def __init__(
+        self, context: WorkerContext[Session], limits: Sequence[float], dials: Sequence[Dials]
+    ) -> None:
+        self._context = context
+        self._dials = dials
+        self._unacknowledged: dict[SplicingRelay, None] = {}
+        self._is_looking = False
+        self.interval = max(FINEST, min([SWEEP, *(limit / 4 for limit in limits if limit)]))
 
     def start(self) -> None:
-        loop = self._hub.loop
+        """Begin to look; called once the loop runs."""
+        loop = self._context.loop
         loop.every(self.interval, self.sweep)
-        loop.every(self._look, self.look_at_dials)
-        self._hub.on_unacknowledged = self.watch_acknowledgements
+        shortest = min((timeout for _, timeout in self._dials), default=SWEEP)
+        loop.every(max(FINEST, min(0.1, shortest / 8)), self.look_at_dials)
 
     def sweep(self) -> None:
-        """One look at every session."""
-        now = self._hub.loop.now
-        for session in list(self._hub.sessions):
+        """Look at every session once."""
+        now = self._context.loop.now
+        for session in list(self._context.sessions):
             if not session.closed:
                 self._look_at(session, now)
 
     def look_at_dials(self) -> None:
-        hub = self._hub
-        limit = hub.loop.now - hub.settings.connect_timeout
-        while hub.dialling:
-            session, since = next(iter(hub.dialling.items()))
-            if since > limit:
-                break
-            session.on_connect_timeout()
+        """End the connects that have taken too long."""
+        now = self._context.loop.now
+        for dialling, timeout in self._dials:
+            while dialling:
+                session, since = next(iter(dialling.items()))
+                if since > now - timeout:
+                    break
+                session.on_connect_timeout()
+
+    def await_acknowledgement(self, relay: SplicingRelay) -> None:
+        """Call `may_reset` soon, until it returns True."""
+        self._unacknowledged[relay] = None
+        self._look_again()
+
+    def _look_again(self) -> None:
+        if self._unacknowledged and not self._is_looking:
+            self._is_looking = True
+            self._context.loop.call_later(ACKNOWLEDGED, self._look_for_acknowledgements)
 
     def _look_for_acknowledgements(self) -> None:
-        hub = self._hub
-        self._acknowledging = False
-        for splicing in list(hub.unacknowledged):
-            if splicing.session.closed or splicing.may_reset(hub.loop.now):
-                del hub.unacknowledged[splicing]
-        self.watch_acknowledgements()
-
-    def watch_acknowledgements(self) -> None:
-        hub = self._hub
-        if hub.unacknowledged and not self._acknowledging:
-            self._acknowledging = True
-            hub.loop.call_later(ACKNOWLEDGED, self._look_for_acknowledgements)
+        self._is_looking = False
+        now = self._context.loop.now
+        for relay in list(self._unacknowledged):
+            if relay.session.closed or relay.may_reset(now):
+                del self._unacknowledged[relay]
+        self._look_again()
 
     def _look_at(self, session: Session, now: float) -> None:
         activity = session.activity
         if activity is None:
             activity = session.activity = Activity(session.accepted_at)
-        seen = session.movement()
-        if seen != activity.seen:
-            activity.seen = seen
+        movement = session.movement()
+        if movement != activity.movement:
+            activity.movement = movement
             activity.last_activity = now
             activity.answered = session.given()[1] > activity.counted_out
-            self._hub.fold(session)
-        elif self._is_too_quiet(session, now - activity.last_activity):
-            session.close(
-                session.blame_for_silence(),
-                "half-close-timeout" if session.is_half_closed() else "idle-timeout",
-            )
+            count_progress(session)
+        elif is_too_quiet(session, now - activity.last_activity):
+            reason = "half-close-timeout" if session.is_half_closed() else "idle-timeout"
+            session.close(session.blame_for_silence(), reason)
             return
-        splicing = session.splicing
-        if splicing is not None:
-            if splicing.closing_at and now >= splicing.closing_at:
-                splicing.end_waiting()
+        relay = session.splicing
+        if relay is not None:
+            if relay.closing_at and now >= relay.closing_at:
+                relay.end_waiting()
                 return
-            splicing.nudge()
-        if not activity.tuned and session.connected_at and now - session.accepted_at >= 1.0:
-            activity.tuned = True
+            relay.nudge()
+        if not activity.has_probes and session.connected_at and now - session.accepted_at >= LASTING:
+            activity.has_probes = True
             if session.backend_socket is not None:
-                apply(session.backend_socket, self._hub.backend_options)
+                apply(session.backend_socket, session.lane.probe_options)
 
-    def _is_too_quiet(self, session: Session, quiet: float) -> bool:
-        if self._idle and quiet >= self._idle:
-            return True
-        return bool(self._half_close) and quiet >= self._half_close and session.is_half_closed()
+
+def count_progress(session: Session) -> None:
+    """Put what a session has moved since the last time on the board."""
+    lane, backend, relay = session.lane, session.backend, session.splicing
+    if backend is not None:
+        bytes_in, bytes_out = session.uncounted()
+        lane.account.moved(bytes_in, bytes_out)
+        lane.elector.count_bytes(backend, bytes_in, bytes_out)
+    if relay is not None:
+        lane.account.paused(*relay.uncounted_pauses())
+
+
+def is_too_quiet(session: Session, quiet: float) -> bool:
+    """Return whether `quiet` seconds without a byte are over the session's limits."""
+    lane = session.lane
+    if lane.idle_timeout and quiet >= lane.idle_timeout:
+        return True
+    return bool(lane.half_close_timeout) and quiet >= lane.half_close_timeout and session.is_half_closed()

@@ -72,12 +72,14 @@ ORDER = {
         ("election", "verdicts"),
     ),
     "balancer.relay": (
-        ("activity", "ends", "half", "pipes", "sockets", "stream"),
-        ("context", "flow"),
-        ("phases", "queue", "splicing"),
-        ("account", "session"),
-        ("closer", "timeouts"),
+        ("activity", "ends", "half", "pipes", "routes", "sockets"),
+        ("account", "context", "queue", "stream"),
+        ("flow",),
+        ("splicing",),
+        ("session",),
+        ("closer", "phases", "timeouts"),
         ("accept",),
+        ("assembly",),
     ),
 }
 # Roots a module may import from. The two products never know each other; scripts may know both.
@@ -86,29 +88,8 @@ MAY_REACH = {"balancer": ("balancer",), "workers": ("workers", *MACHINE), "scrip
 USE_PILLOW = ("workers.imaging", "scripts")
 
 TO_MEND: set[str] = {
-    # relay
-    "balancer.relay.dial has no place in ORDER",
-    "balancer.relay.dial imports balancer.relay.hub in a circle",
-    "balancer.relay.dial imports balancer.relay.splicing in a circle",
-    "balancer.relay.dial.close is a stub",
-    "balancer.relay.dial.connected is a stub",
-    "balancer.relay.dial.on_backend is a stub",
-    "balancer.relay.dial.relay_at_once is a stub",
-    "balancer.relay.hub has no place in ORDER",
-    "balancer.relay.hub imports balancer.relay.dial in a circle",
-    "balancer.relay.hub imports balancer.relay.queue in a circle",
-    "balancer.relay.hub imports balancer.relay.session in a circle",
-    "balancer.relay.hub imports balancer.relay.splicing in a circle",
-    "balancer.relay.queue imports balancer.relay.dial in a circle",
-    "balancer.relay.queue imports balancer.relay.hub in a circle",
-    "balancer.relay.session imports balancer.relay.dial in a circle",
-    "balancer.relay.session imports balancer.relay.splicing in a circle",
-    "balancer.relay.splicing imports balancer.relay.session against ORDER",
-    "balancer.relay.splicing imports balancer.relay.session in a circle",
     # config, console
     "class HttpError is defined more than once",
-    # eventloop
-    "class Acceptor is defined more than once",
 }
 
 

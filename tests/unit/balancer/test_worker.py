@@ -54,7 +54,7 @@ def worker() -> Iterator[WorkerSimulation]:
 def test_idle_is_who_waits_for_nothing(worker: WorkerSimulation) -> None:
     """Silent for a while, nothing held back, and the backend had the last word: such a client loses no answer."""
     client, backend = worker.pair()
-    [session] = worker.hub.sessions
+    [session] = worker.sessions
     assert not is_idle(session, worker.time)  # not looked at yet
     worker.pass_time(2 * IDLE)
     assert is_idle(session, worker.time)  # it has never said anything
@@ -71,7 +71,7 @@ def test_idle_is_who_waits_for_nothing(worker: WorkerSimulation) -> None:
 def test_who_holds_bytes_for_a_slow_reader_is_not_idle(worker: WorkerSimulation) -> None:
     client, backend = worker.pair()
     client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-    [session] = worker.hub.sessions
+    [session] = worker.sessions
     client.send(b"ask")
     for _ in range(200):
         try:

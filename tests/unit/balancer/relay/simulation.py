@@ -1,51 +1,34 @@
-"""One worker without a process: real sockets, loop, board and election; time only passes when a test says so.
+"""A worker's relay without a process: real sockets, loop, board and election; time passes only when a test says so.
 
     worker = WorkerSimulation(backends=1, idle_timeout=5.0)
     client = worker.connect(); worker.settle(); backend = worker.accept(); ...
     worker.pass_time(5.0)
 
-RULES: nothing sleeps and nothing blocks: `settle` turns the loop until nothing is left to do. Every session that ends is
-in `worker.ends` as the log would tell it.
+RULES: nothing sleeps and nothing blocks: `settle` turns the loop until nothing is left to do. Every session that has
+ended is in `worker.ends`, as the log shows it.
 """
 
+import contextlib
 import errno
 import os
 import socket
 import struct
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any
+from _socket import socket as Socket
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Self
 
 from balancer.eventloop.loop import Loop
-from balancer.options import Pool
+from balancer.options import MAIN, Listener, Pool, Route
 from balancer.pool.backend import parse_upstream, with_indexes
 from balancer.pool.board import Board, columns_for
-from balancer.pool.election import Elector
-from balancer.relay.accept import Acceptor
-from balancer.relay.hub import Hub
-from balancer.relay.timeouts import TimeoutSweep
+from balancer.relay.assembly import WorkerRelay
+from balancer.relay.context import WorkerContext
+from balancer.relay.session import Session
 from balancer.shm.layout import FIRST_LEASE, MASTER_LIVE_ROWS, MASTER_ROW, make_shared
 
 OWN, SIBLING = FIRST_LEASE, FIRST_LEASE + 1
 CAPACITY = 8
-
-
-@dataclass
-class Choices:
-    """What the relay reads of the options."""
-
-    maxconns: int = 0
-    overflow: str = "drop"
-    defer_connect: bool = False
-    retries: int = 2
-    connect_timeout: float = 1.0
-    idle_timeout: float = 60.0
-    half_close_timeout: float = 30.0
-    queue_timeout: float = 10.0
-    max_queue: int = 4
-    keepalive: float = 0.0
-    user_timeout: float = 0.0
-    splice: bool = True
 
 
 @dataclass
@@ -66,22 +49,39 @@ class Lines:
 
 
 @dataclass(frozen=True)
-class Queue:
-    """A listener as the prefork machine hands it over."""
+class OneSocket:
+    """A listening socket as the prefork machine hands it over."""
 
     sock: socket.socket
-
-    @property
-    def fd(self) -> int:
-        return self.sock.fileno()
+    slot: int = 0
 
     @property
     def address(self) -> object:
         return self.sock.getsockname()
 
 
+# What a test says nothing of.
+LISTENER = Listener(
+    MAIN, (), idle_timeout=60.0, keepalive=0.0, user_timeout=0.0, routes=(Route(MAIN),), index=0
+)
+POOL = Pool(MAIN, (), balance="roundrobin", connect_timeout=1.0, retries=2, queue_timeout=10.0, max_queue=4)
+
+
 class WorkerSimulation:
-    def __init__(self, backends: int = 1, upstream: str = "", **choices: Any) -> None:
+    """`options` are fields of the listener and of its pools; `pools` gets one backend each, the only one gets all.
+    `new_socket` and `close` stand for the system calls. `clogged`: connects to the backends neither succeed nor fail."""
+
+    def __init__(
+        self,
+        backends: int = 1,
+        upstream: str = "",
+        pools: Sequence[str | Pool] = (MAIN,),
+        listening_socket: socket.socket | None = None,
+        clogged: bool = False,
+        new_socket: Callable[[int, int], Socket] = Socket,
+        close: Callable[[int], None] = os.close,
+        **options: Any,
+    ) -> None:
         self.time = 100.0
         self.loop = Loop(clock=lambda: self.time)
         shared = make_shared(columns_for(CAPACITY), rows=FIRST_LEASE + 2)
@@ -92,37 +92,76 @@ class WorkerSimulation:
         parsed = [parse_upstream(text) for text in texts]
         self.backends = with_indexes(parsed, {each.name: place for place, each in enumerate(parsed)})
         self.lines = Lines()
-        self.queue = listening()
-        self.settings = Choices(**choices)
-        self.pool = Pool("main", self.backends, balance="roundrobin", index=0)
-        elector = Elector(self.board, self.pool, OWN)
-        self.hub = Hub(self.loop, self.settings, self.board, elector, OWN, self.lines)  # type: ignore[arg-type]
-        self.acceptor = Acceptor(self.hub, {0: (Queue(self.queue),)})
-        self.timeouts = TimeoutSweep(self.hub)
-        self.timeouts.start()
-        self.acceptor.serve([0])
+        self.listening = listening_socket or listening()
         self._opened: list[socket.socket] = []
+        if clogged:
+            for server in self.servers:
+                self.clog(server)
+        self.woken: list[int] = []  # rows
+        of_pool = {name: options.pop(name) for name in list(options) if name in Pool.__slots__}
+        self.context: WorkerContext[Session] = WorkerContext(self.loop, self.board, OWN, self.lines)  # type: ignore[arg-type]
+        records = self._pools(pools, of_pool)
+        self.pool = records[0]
+        self.relay = WorkerRelay(
+            self.context,
+            [replace(LISTENER, **options)],
+            records,
+            lambda name: [OneSocket(self.listening)],
+            self.woken.append,
+            new_socket,
+            close,
+        )
+        self.acceptor = self.relay.starters[0].acceptor
+        self.closer = self.relay.closers[0]
+        self.lane = next(iter(self.relay.lanes.values()))
+        self.relay.timeouts.start()
+        self.relay.serve([0])
+
+    def _pools(self, pools: Sequence[str | Pool], options: dict[str, Any]) -> list[Pool]:
+        records = [
+            replace(POOL, name=one, index=place, **options)
+            if isinstance(one, str)
+            else replace(one, index=place)
+            for place, one in enumerate(pools)
+        ]
+        if len(records) == 1:
+            return [replace(records[0], backends=self.backends)]
+        return [
+            replace(one, backends=(backend,)) for one, backend in zip(records, self.backends, strict=True)
+        ]
 
     def close(self) -> None:
         """Everything that the test opened, and whatever is still at work."""
-        for session in list(self.hub.sessions):
+        for session in list(self.context.sessions):
             session.close("KD")
         self.turn()
-        for sock in (*self._opened, *self.servers, self.queue):
+        for sock in (*self._opened, *self.servers, self.listening):
             sock.close()
-        if self.hub.pipes is not None:
-            self.hub.pipes.close()
+        self.context.pipes.close()
         self.loop.close()
         os.close(self.board.lock_fd)
 
     # -- acts
 
-    def connect(self) -> socket.socket:
+    def connect(self, source: str = "127.0.0.1") -> socket.socket:
         """A client in the queue."""
-        client = socket.create_connection(self.queue.getsockname())
+        if self.listening.family == socket.AF_UNIX:
+            client = socket.socket(socket.AF_UNIX)
+            client.connect(self.listening.getsockname())
+        else:
+            client = socket.create_connection(self.listening.getsockname(), source_address=(source, 0))
         client.setblocking(False)
         self._opened.append(client)
         return client
+
+    def clog(self, server: socket.socket) -> None:
+        """From now on connects to it neither succeed nor fail."""
+        server.listen(0)
+        for _ in range(3):
+            filler = socket.socket()
+            filler.setblocking(False)
+            filler.connect_ex(server.getsockname())
+            self._opened.append(filler)
 
     def accept(self, server: int = 0) -> socket.socket:
         """The other end of what the worker has dialled."""
@@ -154,17 +193,23 @@ class WorkerSimulation:
 
     # -- questions
 
+    def process_cell(self, column: int) -> int:
+        return int(self.context.cells[column])
+
     def cell(self, column: int) -> int:
-        return int(self.hub.cells[column])
+        """Of the listener."""
+        return self.process_cell(self.board.listener_at(0) + column)
+
+    def pool_cell(self, column: int, pool: int = 0) -> int:
+        return self.process_cell(self.board.pool_at(pool) + column)
 
     def backend_cell(self, column: int, server: int = 0) -> int:
         return self.process_cell(self.board.backend_at(self.backends[server].index) + column)
 
-    def process_cell(self, column: int) -> int:
-        return int(self.hub.process[column])
-
-    def pool_cell(self, column: int) -> int:
-        return int(self.hub.pool_cells[column])
+    @property
+    def sessions(self) -> list[Session]:
+        """Those that live, oldest first."""
+        return list(self.context.sessions)
 
     @property
     def ends(self) -> list[str]:
@@ -181,6 +226,53 @@ def listening() -> socket.socket:
     server = socket.create_server(("127.0.0.1", 0), backlog=64)
     server.setblocking(False)
     return server
+
+
+def listening_unix() -> socket.socket:
+    """A listening socket in the abstract namespace."""
+    server = socket.socket(socket.AF_UNIX)
+    server.bind("")
+    server.listen(64)
+    return server
+
+
+class PairedSocket(socket.socket):
+    """A backend's socket that is connected to `other` from its beginning, with a small send buffer."""
+
+    other: socket.socket
+
+    @classmethod
+    def make(cls) -> Self:
+        ours, other = socket.socketpair()
+        ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)
+        sock = cls(fileno=ours.detach())
+        sock.other = other
+        for side in (sock, other):
+            side.setblocking(False)
+        return sock
+
+    def connect_ex(self, address: object) -> int:
+        return 0
+
+    def drain(self) -> bytes:
+        """All that has arrived at `other`."""
+        return read_all(self.other)
+
+
+def fill(sock: socket.socket) -> None:
+    """Write `?` until the peer takes no more."""
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            sock.send(b"?")
+
+
+def read_all(sock: socket.socket) -> bytes:
+    """All that has arrived; the end is not told."""
+    parts = []
+    with contextlib.suppress(BlockingIOError):
+        while data := sock.recv(1 << 20):
+            parts.append(data)
+    return b"".join(parts)
 
 
 def reset(sock: socket.socket) -> None:

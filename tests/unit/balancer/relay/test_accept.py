@@ -1,39 +1,43 @@
-"""The door: how many at a time, which queues, and what happens when there is no room."""
+"""From accepted clients to sessions: counts, the limit over all workers, routes. Rests are the acceptor's own tests."""
 
 import errno
 import os
-from collections.abc import Iterator
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from ipaddress import ip_network
+from typing import Any
 
 import pytest
 
+from balancer.eventloop.acceptor import MAX_ACCEPTS, REST_SECONDS
+from balancer.options import Pool, Route
 from balancer.pool.board import L_ACCEPTED, L_CLOSED, L_REFUSED, L_SESSIONS
-from balancer.relay.accept import LOOK, MAX_ACCEPTS, REST
+from balancer.relay.accept import LOOK
 from balancer.shm.layout import ACCEPTING, LOAD
-from tests.unit.balancer.relay.simulation import WorkerSimulation, heard
+from tests.unit.balancer.relay.simulation import WorkerSimulation, heard, listening
+
+Make = Callable[..., WorkerSimulation]
 
 
 @pytest.fixture
-def worker() -> Iterator[WorkerSimulation]:
-    worker = WorkerSimulation()
-    yield worker
-    worker.close()
+def make() -> Iterator[Make]:
+    with ExitStack() as stack:
+
+        def build(**options: Any) -> WorkerSimulation:
+            worker = WorkerSimulation(**options)
+            stack.callback(worker.close)
+            return worker
+
+        yield build
 
 
 @pytest.fixture
-def limited() -> Iterator[WorkerSimulation]:
-    worker = WorkerSimulation(maxconns=2)
-    yield worker
-    worker.close()
+def worker(make: Make) -> WorkerSimulation:
+    return make()
 
 
-@pytest.fixture
-def patient() -> Iterator[WorkerSimulation]:
-    worker = WorkerSimulation(maxconns=2, overflow="queue")
-    yield worker
-    worker.close()
-
-
-def test_greed_doubles_while_the_queue_is_full(worker: WorkerSimulation) -> None:
+def test_accepts_double_while_the_queue_is_full(worker: WorkerSimulation) -> None:
     worker.settle()
     for _ in range(40):
         worker.connect()
@@ -46,11 +50,11 @@ def test_greed_doubles_while_the_queue_is_full(worker: WorkerSimulation) -> None
 
 
 def test_only_the_named_queues_are_served(worker: WorkerSimulation) -> None:
-    worker.acceptor.serve([])
+    worker.relay.serve([])
     worker.connect()
     worker.settle()
     assert worker.cell(L_ACCEPTED) == worker.process_cell(ACCEPTING) == 0
-    worker.acceptor.serve([0])
+    worker.relay.serve([0])
     worker.settle()
     assert worker.cell(L_ACCEPTED) == worker.process_cell(ACCEPTING) == 1
 
@@ -58,107 +62,165 @@ def test_only_the_named_queues_are_served(worker: WorkerSimulation) -> None:
 def test_queues_are_emptied_before_they_are_left(worker: WorkerSimulation) -> None:
     for _ in range(30):
         worker.connect()
-    worker.acceptor.empty_queues()
+    worker.relay.accept_waiting()
     assert worker.cell(L_ACCEPTED) == worker.process_cell(LOAD) == 30
 
 
-@pytest.mark.parametrize("code", [errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM])
-def test_out_of_something_it_rests(worker: WorkerSimulation, code: int) -> None:
-    """Accepting fails with EMFILE even when the queue is empty: whoever asks again at once spins."""
-    asked = []
+class FailingSocket(socket.socket):
+    """A listening socket whose accept(2) fails as often as `failures` says."""
 
-    def fails() -> tuple[int, object]:
-        asked.append(worker.time)
-        raise OSError(code, "none left")
+    failures: list[int]
 
-    [door] = worker.acceptor._open.values()
-    accept, door._accept = door._accept, fails
-    worker.connect()
+    def _accept(self) -> tuple[int, object]:
+        if self.failures:
+            raise OSError(self.failures.pop(), "as told")
+        return super()._accept()  # type: ignore[misc, no-any-return]
+
+
+def test_out_of_something_it_rests_and_the_board_shows_it(make: Make) -> None:
+    sock = FailingSocket(fileno=listening().detach())
+    sock.failures = [errno.EMFILE]
+    worker = make(listening_socket=sock)
+    client = worker.connect()
     worker.settle(50)
-    assert len(asked) == 1
-    assert worker.process_cell(ACCEPTING) == 0
-    assert not worker.acceptor.is_accepting()
-    worker.pass_time(REST * 0.9, 0.02)
-    assert len(asked) == 1
-    worker.pass_time(REST * 0.2, 0.02)
-    assert len(asked) == 2
-    door._accept = accept
-    worker.pass_time(REST * 1.1, 0.02)
+    assert worker.cell(L_ACCEPTED) == worker.process_cell(ACCEPTING) == 0
+    worker.pass_time(REST_SECONDS * 1.1, 0.02)
     assert worker.cell(L_ACCEPTED) == worker.process_cell(ACCEPTING) == 1
-    assert len(worker.lines.others) == 1, "said once, not five times a second"
-    assert f"error={errno.errorcode[code]}" in worker.lines.others[0]
-
-
-def test_a_stillborn_connection_is_passed_over(worker: WorkerSimulation) -> None:
-    [door] = worker.acceptor._open.values()
-    accept, first = door._accept, [OSError(errno.ECONNABORTED, "gone")]
-
-    def once() -> tuple[int, object]:
-        if first:
-            raise first.pop()
-        return accept()
-
-    door._accept = once
-    worker.connect()
-    worker.settle()
-    assert worker.cell(L_ACCEPTED) == worker.process_cell(ACCEPTING) == 1
+    assert heard(client) == "|open"
+    assert worker.lines.others == [
+        f"accept error=EMFILE sessions=0/{worker.context.budget} then=again in 0.2 s"
+    ]
 
 
 def test_sessions_fill_the_descriptors_there_are(worker: WorkerSimulation) -> None:
-    worker.hub.budget = 3
+    worker.context.budget = 3
     for _ in range(5):
         worker.connect()
     worker.settle(20)
     assert worker.process_cell(LOAD) == 3
     assert worker.process_cell(ACCEPTING) == 0
-    next(iter(worker.hub.sessions)).close("KD")
-    worker.pass_time(REST * 1.2, 0.02)
+    worker.sessions[0].close("KD")
+    worker.pass_time(REST_SECONDS * 1.2, 0.02)
     assert worker.cell(L_ACCEPTED) == 4
     assert worker.process_cell(LOAD) == 3
 
 
 def test_pipes_take_room_as_sessions_do(worker: WorkerSimulation) -> None:
-    worker.hub.budget = 4
-    pipe = worker.hub.pipes.take() if worker.hub.pipes is not None else None
+    worker.context.budget = 4
+    pipe = worker.context.pipes.take()
+    assert pipe is not None
     for _ in range(5):
         worker.connect()
     worker.settle(20)
-    assert worker.process_cell(LOAD) == 4 - (pipe is not None)
-    if pipe is not None and worker.hub.pipes is not None:
-        worker.hub.pipes.give_back(pipe, 1)
-        worker.pass_time(REST * 1.2, 0.02)
-        assert worker.process_cell(LOAD) == 4
+    assert worker.process_cell(LOAD) == 3
+    worker.context.pipes.give_back(pipe, 1)
+    worker.pass_time(REST_SECONDS * 1.2, 0.02)
+    assert worker.process_cell(LOAD) == 4
 
 
-def test_who_exceeds_maxconns_is_refused_and_counted(limited: WorkerSimulation) -> None:
-    clients = [limited.connect() for _ in range(5)]
-    limited.settle(20)
+def test_clients_above_maxconns_are_refused_and_counted(make: Make) -> None:
+    worker = make(maxconns=2)
+    clients = [worker.connect() for _ in range(5)]
+    worker.settle(20)
     assert [heard(client) for client in clients].count("|end") == 3
-    assert (limited.cell(L_ACCEPTED), limited.cell(L_REFUSED), limited.cell(L_CLOSED)) == (5, 3, 3)
-    assert limited.cell(L_SESSIONS) == 2
-    assert "sessions=2/2 reason=maxconns" in limited.lines.others[0]
+    assert (worker.cell(L_ACCEPTED), worker.cell(L_REFUSED), worker.cell(L_CLOSED)) == (5, 3, 3)
+    assert worker.cell(L_SESSIONS) == 2
+    assert worker.lines.others[0].endswith(" sessions=2/2 reason=maxconns then=close")
 
 
-def test_with_overflow_queue_the_kernel_keeps_them(patient: WorkerSimulation) -> None:
-    clients = [patient.connect() for _ in range(3)]
-    patient.settle(20)
-    assert patient.cell(L_ACCEPTED) == patient.cell(L_SESSIONS) == 2
+def test_with_overflow_queue_the_kernel_keeps_them(make: Make) -> None:
+    worker = make(maxconns=2, overflow="queue")
+    clients = [worker.connect() for _ in range(3)]
+    worker.settle(20)
+    assert worker.cell(L_ACCEPTED) == worker.cell(L_SESSIONS) == 2
     assert heard(clients[2]) == "|open"
-    patient.pass_time(1.0, LOOK)
-    assert patient.cell(L_ACCEPTED) == 2
-    next(iter(patient.hub.sessions)).close("KD")
-    patient.settle()
-    assert patient.cell(L_ACCEPTED) == 3, "a seat of our own is taken again at once"
-    assert patient.cell(L_SESSIONS) == 2
+    worker.pass_time(1.0, LOOK)
+    assert worker.cell(L_ACCEPTED) == 2
+    worker.sessions[0].close("KD")
+    worker.settle()
+    assert worker.cell(L_ACCEPTED) == 3, "a place of our own is taken again at once"
+    assert worker.cell(L_SESSIONS) == 2
 
 
 def test_a_removed_address_is_not_asked_again(worker: WorkerSimulation) -> None:
-    """A reload has shut the listener down: level-triggered, it would be reported for ever."""
-    spare = os.dup(worker.queue.fileno())
-    worker.queue.shutdown(0)
+    """A reload has shut the socket down: watched level-triggered, it would be reported in every turn."""
+    spare = os.dup(worker.listening.fileno())
+    worker.listening.shutdown(0)
     worker.settle()
-    assert not worker.acceptor.is_accepting()
+    assert not worker.acceptor.is_accepting
+    assert worker.listening.fileno() == -1
     turns = worker.loop.turns
     worker.settle(3)
     assert worker.loop.turns == turns + 3
     os.close(spare)
+
+
+ROUTES = (Route("near", ip_network("127.0.0.2/32")), Route("local", ip_network("127.0.0.0/30")))
+
+
+def routed(make: Make, routes: tuple[Route, ...], **options: Any) -> WorkerSimulation:
+    """Three pools of one backend each: near, local, main."""
+    return make(backends=3, pools=("near", "local", "main"), routes=routes, **options)
+
+
+def test_the_first_route_that_holds_the_address_decides(make: Make) -> None:
+    worker = routed(make, (*ROUTES, Route("main")))
+    for source, server in (("127.0.0.2", 0), ("127.0.0.1", 1), ("127.0.0.9", 2)):
+        client = worker.connect(source)
+        client.send(source.encode())
+        worker.settle()
+        assert heard(worker.accept(server)) == f"{source}|open"
+    assert len(worker.sessions) == worker.cell(L_SESSIONS) == 3
+
+
+@pytest.mark.parametrize("limit", [{}, {"maxconns": 5}, {"maxconns": 5, "overflow": "queue"}])
+def test_a_client_without_route_is_refused_and_takes_no_place(make: Make, limit: dict[str, Any]) -> None:
+    worker = routed(make, ROUTES, **limit)
+    stranger = worker.connect("127.0.0.9")
+    worker.settle()
+    assert heard(stranger) == "|end"
+    counts = (
+        worker.cell(L_ACCEPTED),
+        worker.cell(L_REFUSED),
+        worker.cell(L_CLOSED),
+        worker.cell(L_SESSIONS),
+    )
+    assert counts == (1, 1, 1, 0)
+    assert worker.lines.others[0].endswith(" reason=no-route then=close")
+
+
+def test_queued_clients_of_one_pool_do_not_wait_for_the_other(make: Make) -> None:
+    """Both pools are full; the place that is freed in one goes to its own client, although the other's came first."""
+    worker = routed(make, (*ROUTES, Route("main")), upstream="maxconn=1")
+    first = {source: worker.connect(source) for source in ("127.0.0.1", "127.0.0.2")}
+    worker.settle()
+    waiting = []
+    for source in ("127.0.0.1", "127.0.0.2"):
+        waiting.append(worker.connect(source))
+        waiting[-1].send(source.encode())
+        worker.pass_time(0.01, 0.01)
+    first["127.0.0.2"].close()
+    worker.accept(0).close()
+    worker.settle()
+    assert heard(worker.accept(0)) == "127.0.0.2|open"
+    worker.accept(1)
+    with pytest.raises(BlockingIOError):
+        worker.accept(1)
+
+
+def test_pools_with_other_connect_timeouts_keep_their_own(make: Make) -> None:
+    """The order of dials is the order of deadlines in one pool only."""
+    pools = (
+        Pool("near", (), connect_timeout=3.0, retries=0),
+        Pool("main", (), connect_timeout=1.0, retries=0),
+    )
+    worker = make(backends=2, pools=pools, routes=(ROUTES[0], Route("main")), clogged=True)
+    slow, quick = worker.connect("127.0.0.2"), worker.connect("127.0.0.1")
+    worker.settle()
+    worker.pass_time(1.5, 0.1)
+    assert (heard(slow), heard(quick)) == ("|open", "|end")
+    worker.pass_time(2.0, 0.1)
+    assert heard(slow) == "|end"
+    assert [line.split(" pool=")[1].split()[0] for line in worker.lines.sessions if " pool=" in line] == [
+        "near"
+    ]

@@ -2,16 +2,15 @@
 
 import contextlib
 import errno
-import os
 import socket
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from balancer.options import Pool
-from balancer.pool.backend import parse_upstream, with_indexes
+from balancer.pool.backend import Backend, parse_upstream, with_indexes
 from balancer.pool.board import (
     B_CONNECT_FAILURES,
     B_SESSIONS,
@@ -24,9 +23,9 @@ from balancer.pool.board import (
     L_SESSIONS,
 )
 from balancer.pool.election import Elector
-from balancer.relay import dial, session
+from balancer.pool.targets import SocketAddress
 from balancer.relay.flow import BULK
-from tests.unit.balancer.relay.simulation import OWN, WorkerSimulation, heard, reset
+from tests.unit.balancer.relay.simulation import OWN, PairedSocket, WorkerSimulation, fill, heard, reset
 
 Make = Callable[..., WorkerSimulation]
 
@@ -41,18 +40,6 @@ def make() -> Iterator[Make]:
             return worker
 
         yield build
-
-
-def clog(server: socket.socket) -> list[socket.socket]:
-    """From now on connects to it neither succeed nor fail."""
-    server.listen(0)
-    fillers = []
-    for _ in range(3):
-        filler = socket.socket()
-        filler.setblocking(False)
-        filler.connect_ex(server.getsockname())
-        fillers.append(filler)
-    return fillers
 
 
 def test_a_refused_dial_goes_to_the_next_backend(make: Make) -> None:
@@ -95,7 +82,7 @@ def test_retries_are_bounded(make: Make) -> None:
 
 def test_a_dial_counts_before_it_has_an_outcome_and_ends_with_its_timeout(make: Make) -> None:
     worker = make(retries=0, connect_timeout=1.0)
-    fillers = clog(worker.servers[0])
+    worker.clog(worker.servers[0])
     client = worker.connect()
     worker.settle()
     assert (worker.backend_cell(B_SESSIONS), worker.backend_cell(B_SESSIONS_TOTAL)) == (1, 1)
@@ -105,32 +92,25 @@ def test_a_dial_counts_before_it_has_an_outcome_and_ends_with_its_timeout(make: 
     assert heard(client) == "|end"
     assert worker.ends == ["sC ETIMEDOUT"]
     assert worker.backend_cell(B_SESSIONS) == 0
-    for filler in fillers:
-        filler.close()
 
 
 def test_a_client_that_resets_while_we_dial_is_forgotten(make: Make) -> None:
     worker = make()
-    fillers = clog(worker.servers[0])
+    worker.clog(worker.servers[0])
     client = worker.connect()
     worker.settle()
     reset(client)
     worker.settle()
     assert worker.ends == ["CC"]
-    assert not worker.hub.dialling
+    assert not worker.lane.dialling
     assert worker.backend_cell(B_SESSIONS) == worker.backend_cell(B_CONNECT_FAILURES) == 0
-    for filler in fillers:
-        filler.close()
 
 
-def test_our_own_shortage_is_not_held_against_the_backend(
-    make: Make, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def none_left(*_: object) -> None:
+def test_our_own_shortage_is_not_held_against_the_backend(make: Make) -> None:
+    def none_left(*_: int) -> socket.socket:
         raise OSError(errno.EMFILE, "too many")
 
-    worker = make(backends=2)
-    monkeypatch.setattr(dial, "Socket", none_left)
+    worker = make(backends=2, new_socket=none_left)
     client = worker.connect()
     worker.settle()
     assert heard(client) == "|end"
@@ -140,9 +120,7 @@ def test_our_own_shortage_is_not_held_against_the_backend(
     assert worker.cell(L_FAILED) == 1
 
 
-def test_a_family_this_machine_lacks_costs_one_backend_not_the_client(
-    make: Make, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_family_this_machine_lacks_costs_one_backend_not_the_client(make: Make) -> None:
     refused = [errno.EAFNOSUPPORT]
 
     def lacking(*about: int) -> socket.socket:
@@ -150,8 +128,7 @@ def test_a_family_this_machine_lacks_costs_one_backend_not_the_client(
             raise OSError(refused.pop(), "no such family")
         return socket.socket(*about)
 
-    worker = make(backends=2)
-    monkeypatch.setattr(dial, "Socket", lacking)
+    worker = make(backends=2, new_socket=lacking)
     worker.connect()
     worker.settle()
     assert worker.cell(L_RETRIES) == 1
@@ -163,7 +140,7 @@ def test_a_backend_that_resets_at_once_is_replaced_while_nothing_was_said(make: 
     worker = make(backends=2)
     client = worker.connect()
     worker.settle()
-    [session] = worker.hub.sessions
+    [session] = worker.sessions
     assert session.backend is not None
     first = session.backend.index
     reset(worker.accept(first))
@@ -179,14 +156,14 @@ def test_a_session_that_ends_during_its_second_dial_waits_for_no_deadline(make: 
     worker = make(backends=2)
     worker.connect()
     worker.settle()
-    [session] = worker.hub.sessions
+    [session] = worker.sessions
     assert session.backend is not None
     reset(worker.accept(session.backend.index))
-    while session not in worker.hub.dialling:
+    while session not in worker.lane.dialling:
         worker.turn()
     session.close("CC")
     worker.turn()
-    assert not worker.hub.dialling
+    assert not worker.lane.dialling
 
 
 def test_deferred_dials_wait_for_the_first_byte(make: Make) -> None:
@@ -221,7 +198,7 @@ def test_a_client_that_has_spoken_reaches_a_near_backend_within_the_turn(make: M
     worker.turn()
     backend = worker.accept()
     assert heard(backend) == "ask|open"
-    assert not worker.hub.dialling
+    assert not worker.lane.dialling
     backend.send(b"answer")
     backend.close()
     worker.settle()
@@ -232,39 +209,47 @@ def test_a_client_that_has_spoken_reaches_a_near_backend_within_the_turn(make: M
     assert (worker.cell(L_BYTES_IN), worker.cell(L_BYTES_OUT)) == (3, 6)
 
 
+class FarElector(Elector):
+    """As if the backends were on another machine."""
+
+    def target(self, backend: Backend) -> tuple[int, SocketAddress, bool]:
+        return (*super().target(backend)[:2], False)
+
+
 def test_a_far_backend_is_given_time(make: Make) -> None:
     worker = make()
-    [backend] = worker.backends
-    family, address, _ = worker.hub.elector.target(backend)
-    worker.hub.elector._targets[backend.index] = (family, address, False)
+    worker.lane.elector = FarElector(worker.board, worker.pool, OWN)
     spoken(worker)
     worker.turn()
-    assert len(worker.hub.dialling) == 1
+    assert len(worker.lane.dialling) == 1
     worker.settle()
     assert heard(worker.accept()) == "ask|open"
 
 
+class UnreadySocket(PairedSocket):
+    """Its connect(2) returns before there is a connection, as one to a full queue does."""
+
+    def connect_ex(self, address: object) -> int:
+        fill(self)
+        return errno.EINPROGRESS
+
+
 @pytest.mark.parametrize("text", [b"ask", bytes(60_000)])
-def test_what_was_read_too_early_is_given_once_the_backend_takes_it(
-    make: Make, monkeypatch: pytest.MonkeyPatch, text: bytes
-) -> None:
-    """A queue that is full for a moment: connect(2) returns before there is a connection."""
-    answers: list[int | None] = [None, 1]  # EAGAIN, then room for one byte, then as the kernel has it
-
-    def write(fd: int, data: bytes) -> int:
-        most = answers.pop(0) if answers else len(data)
-        if most is None:
-            raise BlockingIOError(errno.EAGAIN, "not connected yet")
-        return os.write(fd, data[:most])
-
-    worker = make()
+def test_what_was_read_too_early_is_given_once_the_backend_takes_it(make: Make, text: bytes) -> None:
+    """The small request is taken whole, the large one in pieces."""
+    sock = UnreadySocket.make()
+    worker = make(new_socket=lambda *_: sock)
     client = spoken(worker, text)
-    monkeypatch.setattr(session, "write", write)
     worker.settle()
+    [session] = worker.sessions
+    assert session.first == text
+    assert session in worker.lane.dialling
+    got = sock.drain()
     client.send(b"more")
-    worker.settle()
-    backend = worker.accept()
-    assert backend.recv(1 << 20) == text + b"more"
+    for _ in range(40):
+        worker.settle(3)
+        got += sock.drain()
+    assert got.lstrip(b"?") == text + b"more"
     worker.pass_time(2.0)
     assert worker.cell(L_BYTES_IN) == len(text) + 4
 
@@ -293,7 +278,7 @@ def test_a_client_that_has_spoken_and_left_is_heard_to_the_end(make: Make) -> No
 
 def test_small_writes_are_not_delayed_from_the_second_thing_said_on(make: Make) -> None:
     def is_prompt() -> bool:
-        [session] = worker.hub.sessions
+        [session] = worker.sessions
         assert session.backend_socket is not None
         return bool(session.backend_socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
 
@@ -318,28 +303,24 @@ def test_the_splicing_relay_does_not_delay_small_writes_either(make: Make) -> No
     worker.settle()
     worker.accept().send(bytes(BULK))
     worker.settle()
-    [session] = worker.hub.sessions
+    [session] = worker.sessions
     assert session.splicing is not None and session.backend_socket is not None
     assert session.backend_socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
 
-def test_silent_clients_are_asked_ever_more_rarely(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = []
-
-    def read(fd: int, size: int) -> bytes:
-        asked.append(fd)
-        return os.read(fd, size)
-
+def test_silent_clients_are_asked_ever_more_rarely(make: Make) -> None:
     worker = make()
-    monkeypatch.setattr(session, "read", read)
-    for _ in range(40):
+    asked = []
+    for number in range(1, 41):
+        if not worker.lane.early_read_skips:
+            asked.append(number)
         worker.connect()
         worker.settle()
-    assert len(asked) == 6  # the 1st, 2nd, 4th, 8th, 16th and 32nd
+    assert asked == [1, 2, 4, 8, 16, 32]
     for _ in range(40):
         spoken(worker)
         worker.settle()
-    assert worker.hub.early_read_backoff == worker.hub.early_read_skips == 0
+    assert worker.lane.early_read_backoff == worker.lane.early_read_skips == 0
 
 
 @pytest.mark.parametrize("choices", [{"defer_connect": True}, {"upstream": "maxconn=1"}])
@@ -362,7 +343,7 @@ def test_an_end_that_came_before_the_dial_is_told_after_it(make: Make, choices: 
 
 def test_what_a_client_says_during_a_dial_in_vain_is_not_forgotten(make: Make) -> None:
     worker = make(backends=2)
-    fillers = clog(worker.servers[0])
+    worker.clog(worker.servers[0])
     clients = [spoken(worker) for _ in range(2)]
     worker.settle()
     for client in clients:
@@ -370,9 +351,7 @@ def test_what_a_client_says_during_a_dial_in_vain_is_not_forgotten(make: Make) -
         client.shutdown(socket.SHUT_WR)
     worker.pass_time(1.5, 0.1)
     assert [heard(worker.accept(server=1)) for _ in clients] == ["askmore|end"] * 2
-    assert all(not session.first for session in worker.hub.sessions)
-    for filler in fillers:
-        filler.close()
+    assert all(not session.first for session in worker.sessions)
 
 
 def with_unix_backend(worker: WorkerSimulation, path: Path) -> socket.socket:
@@ -382,9 +361,7 @@ def with_unix_backend(worker: WorkerSimulation, path: Path) -> socket.socket:
     server.setblocking(False)
     worker.servers.append(server)
     worker.backends = with_indexes([parse_upstream(f"unix:{path}")], {f"unix:{path}": 0})
-    worker.hub.elector = Elector(
-        worker.board, Pool("main", worker.backends, balance="roundrobin", index=0), OWN
-    )
+    worker.lane.elector = Elector(worker.board, replace(worker.pool, backends=worker.backends), OWN)
     return server
 
 
@@ -411,7 +388,7 @@ def test_a_unix_backend_that_answers_and_hangs_up_has_answered(
     client = worker.connect()
     if text:
         client.send(text)
-        worker.hub.early_read_skips = 1  # so that it is passed on in the patient way
+        worker.lane.early_read_skips = 1  # so that it is passed on in the patient way
     worker.turn()
     backend, _ = server.accept()
     backend.send(b"banner")

@@ -68,7 +68,7 @@ def live(
     worker.settle()
     client, backend = Peer(sock), Peer(worker.accept())
     if splicing:
-        [session] = worker.hub.sessions
+        [session] = worker.sessions
         session.take_over()
     end: list[list[tuple[str, str | int]]] = [[("client", "reads"), ("backend", "reads")]]
     end += [[("client", "closes")], [("backend", "reads"), ("backend", "closes")]]
@@ -78,7 +78,7 @@ def live(
         worker.settle()
         worker.pass_time(0.03, 0.01)
     worker.pass_time(70.0, 1.0)
-    assert not worker.hub.sessions
+    assert not worker.sessions
     counted = worker.cell(L_BYTES_IN), worker.cell(L_BYTES_OUT)
     worker.close()
     return client.heard, client.was_reset, backend.heard, backend.was_reset, worker.ends, counted

@@ -1,5 +1,6 @@
 """One half over socket pairs: source -> flow -> sink, nothing else running."""
 
+import errno
 import os
 import select
 import socket
@@ -11,6 +12,7 @@ import pytest
 from balancer.relay.flow import ANNOUNCED, BULK, CHANGED, FIN_BEHIND, MORE, QUIET, SPLICE_SHARE, Flow
 from balancer.relay.half import BROKEN, ENDED, GONE, LIMIT
 from balancer.relay.pipes import Pipes
+from balancer.relay.stream import RawStream
 
 
 @dataclass
@@ -53,7 +55,8 @@ def bench(request: pytest.FixtureRequest) -> Iterator[Bench]:
     writer, source = tcp_pair()
     sink, reader = tcp_pair()
     pipes = Pipes(most=4)
-    flow = Flow(source.fileno(), sink.fileno(), pipes if request.param == "splice" else None)
+    streams = RawStream(source.fileno()), RawStream(sink.fileno())
+    flow = Flow(*streams, pipes if request.param == "splice" else None)
     bench = Bench(writer, reader, (source, sink), flow, pipes)
     yield bench
     flow.discharge()
@@ -208,3 +211,55 @@ def test_pipes_are_capped() -> None:
     assert pipes.take() == first
     pipes.give_back(first, 0)
     pipes.close()
+
+
+class RecordStream:
+    """A stream of records, as TLS is: one read returns one of them, however much else has arrived."""
+
+    fd = None
+
+    def __init__(self, *records: bytes) -> None:
+        self.records = list(records)
+        self.written: list[bytes] = []
+
+    def read(self, size: int) -> tuple[bytes, bool]:
+        if not self.records:
+            raise BlockingIOError(errno.EAGAIN, "dry")
+        return self.records.pop(0), not self.records
+
+    def write(self, data: bytes) -> int:
+        self.written.append(data)
+        return len(data)
+
+    def shut(self) -> None: ...
+    def reset(self) -> None: ...
+
+    def unacknowledged(self) -> int:
+        return 0
+
+
+def test_a_short_read_of_a_stream_is_not_its_last() -> None:
+    """Only the stream knows whether it is dry: a short read of a descriptor says so, one record of three does not."""
+    source, sink = RecordStream(b"one", b"two", b"three"), RecordStream()
+    flow = Flow(source, sink, None)
+    assert flow.pump() == QUIET
+    assert sink.written == [b"one", b"two", b"three"]
+
+
+@pytest.mark.parametrize("final", [FIN_BEHIND, ANNOUNCED])
+def test_an_end_lies_behind_the_last_record(final: int) -> None:
+    source, sink = RecordStream(b"one", b"two", b""), RecordStream()
+    flow = Flow(source, sink, None)
+    flow.final = final
+    assert flow.pump() == CHANGED
+    assert sink.written == [b"one", b"two"]
+    assert flow.source == ENDED
+
+
+def test_a_stream_without_descriptor_is_copied_however_large() -> None:
+    pipes = Pipes(most=4)
+    source, sink = RecordStream(bytes(BULK), bytes(BULK)), RecordStream()
+    flow = Flow(source, sink, pipes)
+    assert flow.pump() == QUIET
+    assert flow.given == 2 * BULK
+    assert pipes.made == 0

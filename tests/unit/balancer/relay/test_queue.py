@@ -25,8 +25,13 @@ def arrive(worker: WorkerSimulation, count: int) -> list[object]:
 
 
 def waiting(worker: WorkerSimulation) -> int:
-    assert worker.pool_cell(P_QUEUED) == len(worker.hub.queue.since)
+    assert worker.pool_cell(P_QUEUED) == len(worker.lane.queue.since)
     return worker.pool_cell(P_QUEUED)
+
+
+def theirs(worker: WorkerSimulation, pool: int = 0) -> memoryview:
+    """What another worker shows of its queue for a pool."""
+    return worker.board.counts.row(SIBLING)[worker.board.pool_at(pool) :]
 
 
 def serve_one(worker: WorkerSimulation) -> str:
@@ -87,38 +92,31 @@ def test_who_leaves_the_queue_gives_the_turn_to_the_next(worker: WorkerSimulatio
 
 
 def test_a_freed_place_rings_the_sibling_who_waits_longest(worker: WorkerSimulation) -> None:
-    rung: list[int] = []
-    worker.hub.queue.wake = rung.append
     first, _ = arrive(worker, 2)
-    theirs = worker.board.shared.rows.row(SIBLING)
-    theirs[worker.board.pool_at(0) + P_OLDEST_WAIT_MS] = worker.pool_cell(P_OLDEST_WAIT_MS) - 5
+    theirs(worker)[P_OLDEST_WAIT_MS] = worker.pool_cell(P_OLDEST_WAIT_MS) - 5
     conn = worker.accept()
     first.close()  # type: ignore[attr-defined]
     conn.close()
     worker.settle()
-    assert rung == [SIBLING]
+    assert worker.woken == [SIBLING]
     assert waiting(worker) == 1  # ours was not served out of turn
 
 
 def test_a_freed_place_is_ours_when_we_have_waited_longer(worker: WorkerSimulation) -> None:
-    rung: list[int] = []
-    worker.hub.queue.wake = rung.append
     first, _ = arrive(worker, 2)
-    worker.board.shared.rows.row(SIBLING)[worker.board.pool_at(0) + P_OLDEST_WAIT_MS] = (
-        worker.pool_cell(P_OLDEST_WAIT_MS) + 5
-    )
+    theirs(worker)[P_OLDEST_WAIT_MS] = worker.pool_cell(P_OLDEST_WAIT_MS) + 5
     conn = worker.accept()
     first.close()  # type: ignore[attr-defined]
     conn.close()
     worker.settle()
-    assert rung == []
+    assert worker.woken == []
     assert waiting(worker) == 0
 
 
 def test_a_lost_bell_costs_a_moment_only(worker: WorkerSimulation) -> None:
     """The sibling that was rung has been killed: nobody takes the place, so the room looks by itself."""
     first, _ = arrive(worker, 2)
-    worker.board.shared.rows.row(SIBLING)[worker.board.pool_at(0) + P_OLDEST_WAIT_MS] = 1
+    theirs(worker)[P_OLDEST_WAIT_MS] = 1
     conn = worker.accept()
     first.close()  # type: ignore[attr-defined]
     conn.close()

@@ -26,7 +26,7 @@ def test_a_slow_reader_stops_its_sender_and_lets_it_go_on(worker: WorkerSimulati
     while (more := push(backend, total - sent)) > 0:
         sent += more
         worker.settle(3)
-    [session] = worker.hub.sessions
+    [session] = worker.sessions
     assert session.splicing is not None and session.splicing.down.paused
     assert session.splicing.down.pending <= 1 << 20
     while got < total:
@@ -57,7 +57,7 @@ def test_what_waits_for_a_backend_that_is_gone_is_swallowed(worker: WorkerSimula
 def test_an_end_beside_a_backend_that_takes_nothing_more_lingers(worker: WorkerSimulation) -> None:
     """Both are learnt in one look: the client is told the end, and its further bytes are swallowed, not reset."""
     client, _ = worker.pair()
-    [session] = worker.hub.sessions
+    [session] = worker.sessions
     splicing = session.take_over()
     splicing.up.lose_sink()
     splicing.down.ended()
@@ -68,7 +68,7 @@ def test_an_end_beside_a_backend_that_takes_nothing_more_lingers(worker: WorkerS
 
 def test_many_bytes_at_once_are_a_matter_for_the_splicing_relay(worker: WorkerSimulation) -> None:
     client, backend = worker.pair()
-    [session] = worker.hub.sessions
+    [session] = worker.sessions
     for size, is_splicing in ((BULK - 1, False), (BULK, True)):
         backend.send(bytes(size))
         worker.settle()
@@ -94,7 +94,7 @@ def test_an_end_behind_many_bytes_is_passed_on(worker: WorkerSimulation) -> None
 def test_a_last_answer_that_finds_no_room_is_told_of_room(worker: WorkerSimulation) -> None:
     """The backend takes nothing more; its last answer is fetched on that occasion, while the client's queue is full."""
     client, backend = worker.pair()
-    [session] = worker.hub.sessions
+    [session] = worker.sessions
     with contextlib.suppress(BlockingIOError):
         while True:
             os.write(session.client_fd, bytes(1 << 18))

@@ -33,7 +33,7 @@ def test_the_sweep_is_as_fine_as_the_shortest_limit_asks(
     make: Make, idle: float, half: float, interval: float
 ) -> None:
     worker = make(idle_timeout=idle, half_close_timeout=half)
-    assert worker.timeouts.interval == pytest.approx(interval)
+    assert worker.relay.timeouts.interval == pytest.approx(interval)
 
 
 def test_an_idle_limit_is_kept_within_a_sweep(make: Make) -> None:
@@ -58,7 +58,7 @@ def test_without_limits_nobody_is_closed_for_silence(make: Make) -> None:
 def test_a_session_that_is_over_within_a_second_was_never_looked_at(make: Make) -> None:
     worker = make()
     client, backend = worker.pair()
-    [session] = worker.hub.sessions
+    [session] = worker.sessions
     worker.pass_time(0.5)
     client.close()
     backend.close()
@@ -80,7 +80,7 @@ def test_a_backend_is_probed_once_a_session_has_lasted(make: Make) -> None:
     """Keepalive costs four system calls; a session of a moment does not need them."""
     worker = make(keepalive=30.0)
     worker.pair()
-    [session] = worker.hub.sessions
+    [session] = worker.sessions
     assert session.backend_socket is not None
 
     def is_probed() -> bool:

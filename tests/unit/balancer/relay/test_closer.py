@@ -1,7 +1,7 @@
 """Endings: what is closed, counted and woken, and in which order."""
 
 import errno
-from typing import Any
+import os
 
 import pytest
 
@@ -17,36 +17,34 @@ from balancer.pool.board import (
     L_REFUSED,
     L_SESSIONS,
 )
-from balancer.relay import ends, hub
-from balancer.relay.hub import session_budget
+from balancer.relay import ends
+from balancer.relay.context import session_budget
 from balancer.shm.layout import LOAD
 from tests.unit.balancer.relay.simulation import WorkerSimulation, heard
 
 
-def test_descriptors_are_closed_before_anything_is_counted(
-    worker: WorkerSimulation, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A seat that is free on the board while its socket is open would let one session too many in."""
-    worker.pair()
+def test_descriptors_are_closed_before_anything_is_counted() -> None:
+    """A place that is free on the board while its socket is open would let one session too many in."""
     counts = []
-    close = hub.close
-    monkeypatch.setattr(
-        hub,
-        "close",
-        lambda fd: (counts.append((worker.cell(L_SESSIONS), worker.backend_cell(B_SESSIONS))), close(fd)),
-    )
-    [session] = worker.hub.sessions
-    session.close(ends.KILLED, "test")
+
+    def close(fd: int) -> None:
+        counts.append((worker.cell(L_SESSIONS), worker.backend_cell(B_SESSIONS)))
+        os.close(fd)
+
+    worker = WorkerSimulation(close=close)
+    worker.pair()
+    worker.sessions[0].close(ends.KILLED, "test")
     worker.turn()
     assert counts == [(1, 1)]
     assert (worker.cell(L_SESSIONS), worker.backend_cell(B_SESSIONS), worker.process_cell(LOAD)) == (0, 0, 0)
+    worker.close()
 
 
 def test_those_who_wait_are_woken_last(worker: WorkerSimulation) -> None:
     worker.pair()
     seen = []
-    worker.hub.on_room = lambda: seen.append((worker.cell(L_SESSIONS), worker.cell(L_CLOSED)))
-    [session] = worker.hub.sessions
+    worker.closer.on_closed = lambda: seen.append((worker.cell(L_SESSIONS), worker.cell(L_CLOSED)))
+    [session] = worker.sessions
     session.close(ends.CLEAN)
     assert seen == []
     worker.turn()
@@ -56,7 +54,7 @@ def test_those_who_wait_are_woken_last(worker: WorkerSimulation) -> None:
 def test_every_byte_is_counted_once_whoever_asks_when(worker: WorkerSimulation) -> None:
     """By the sweep while the session lives, by its end, and after the splicing relay has taken it over."""
     client, backend = worker.pair()
-    [session] = worker.hub.sessions
+    [session] = worker.sessions
     for round_ in range(1, 4):
         client.send(b"12345")
         backend.send(b"123")
@@ -88,7 +86,7 @@ def test_every_byte_is_counted_once_whoever_asks_when(worker: WorkerSimulation) 
 )
 def test_an_end_counts_where_it_belongs(worker: WorkerSimulation, end: str, column: int) -> None:
     worker.pair()
-    [session] = worker.hub.sessions
+    [session] = worker.sessions
     session.close(end, "test")
     worker.turn()
     assert {each: worker.cell(each) for each in (L_CUT, L_REFUSED, L_FAILED)} == {
@@ -98,37 +96,27 @@ def test_an_end_counts_where_it_belongs(worker: WorkerSimulation, end: str, colu
 
 def test_our_own_shortage_is_said_once_a_second(worker: WorkerSimulation) -> None:
     for _ in range(5):
-        worker.hub.short_of(errno.EMFILE)
+        worker.context.log_shortage(errno.EMFILE)
     worker.pass_time(1.1)
-    worker.hub.short_of(errno.EMFILE)
+    worker.context.log_shortage(errno.EMFILE)
     assert [line.split()[1] for line in worker.lines.others if line.startswith("dial ")] == [
         "error=EMFILE"
     ] * 2
 
 
-@pytest.mark.parametrize(("limit", "budget"), [(20_000, 9968), (65, 1), (1, 1), (-1, (1 << 19) - 32)])
-def test_sessions_that_the_descriptors_are_enough_for(
-    monkeypatch: pytest.MonkeyPatch, limit: int, budget: int
-) -> None:
-    def limits(_: Any) -> tuple[int, int]:
-        return (limit, limit) if limit >= 0 else (1 << 40, 1 << 40)
-
-    monkeypatch.setattr("resource.getrlimit", limits)
-    assert session_budget() == budget
+@pytest.mark.parametrize(("limit", "budget"), [(20_000, 9968), (65, 1), (1, 1), (1 << 40, (1 << 19) - 32)])
+def test_sessions_that_the_descriptors_are_enough_for(limit: int, budget: int) -> None:
+    assert session_budget(limit) == budget
 
 
 def test_the_session_of_a_descriptor_is_found_even_after_it_gave_it_up(worker: WorkerSimulation) -> None:
     """A defect is blamed on the session of its descriptor, and a dial that failed has a new one by then."""
     worker.pair()
-    session = next(iter(worker.hub.sessions))
+    session = worker.sessions[0]
     first = session.backend_fd
-    assert [worker.hub.session_with(fd) for fd in (session.client_fd, first, -1, 999)] == [
-        session,
-        session,
-        None,
-        None,
-    ]
-    session.abandon_backend()
+    found = [worker.relay.session_with(fd) for fd in (session.client_fd, first, -1, 999)]
+    assert found == [session, session, None, None]
+    assert session.dial_failed(errno.ECONNREFUSED)
     assert session.backend_fd == -1
-    assert worker.hub.session_with(first) is session
+    assert worker.relay.session_with(first) is session
     session.close("KD")

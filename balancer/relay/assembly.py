@@ -1,0 +1,149 @@
+"""The relay of one worker, put together: listeners, pools, the lanes between them, and the limits in time.
+
+RULES: builds and connects the parts, once, before the loop runs. Each part has its own module.
+"""
+
+import os
+from _socket import socket as Socket
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import chain
+
+from balancer.eventloop.acceptor import ShortageLog
+from balancer.options import Listener, Pool
+from balancer.pool.election import Elector
+from balancer.relay.accept import Listening, SessionStarter
+from balancer.relay.account import Account
+from balancer.relay.closer import Closer
+from balancer.relay.context import WorkerContext
+from balancer.relay.queue import PendingQueue
+from balancer.relay.routes import RouteTable
+from balancer.relay.session import Lane, Session
+from balancer.relay.sockets import tcp_options
+from balancer.relay.timeouts import TimeoutSweep
+from balancer.shm.layout import ACCEPTING
+
+LINGER_SECONDS = 30.0  # where --half-close-timeout 0 sets no limit
+
+
+@dataclass(frozen=True)
+class PoolAccess:
+    """What all lanes to one pool share in one worker."""
+
+    pool: Pool
+    elector: Elector
+    queue: PendingQueue
+    dialling: dict[Session, float]
+
+
+class WorkerRelay:
+    """All that relays in one worker. `sockets(name)` gives a listener's listening sockets; `wake(row)` wakes another
+    worker; `new_socket` and `close` are socket(2) and close(2)."""
+
+    def __init__(
+        self,
+        context: WorkerContext[Session],
+        listeners: Sequence[Listener],
+        pools: Sequence[Pool],
+        sockets: Callable[[str], Iterable[Listening]],
+        wake: Callable[[int], object],
+        new_socket: Callable[[int, int], Socket] = Socket,
+        close: Callable[[int], None] = os.close,
+    ) -> None:
+        self.context = context
+        self._new_socket = new_socket
+        self.pools = {pool.name: self._pool_access(pool, wake) for pool in pools}
+        limits = [limit for one in listeners for limit in (one.idle_timeout, one.half_close_timeout)]
+        dials = [(one.dialling, one.pool.connect_timeout) for one in self.pools.values()]
+        self.timeouts = TimeoutSweep(context, limits, dials)
+        self.lanes: dict[tuple[str, str], Lane] = {}  # by the names of listener and pool
+        self.closers: list[Closer] = []
+        self.starters: list[SessionStarter] = []
+        shortage = ShortageLog(context.loop, context.log, self._occupancy)
+        for listener in listeners:
+            at = context.board.listener_at
+            account = Account(context.cells[at(listener.index) : at(listener.index + 1)])
+            closer = Closer(context, account, close)
+            for name in {route.pool for route in listener.routes}:
+                lane = self._lane(listener, self.pools[name], account, closer)
+                self.lanes[listener.name, name] = lane
+            routes = RouteTable(
+                (route.network, self.lanes[listener.name, route.pool]) for route in listener.routes
+            )
+            self.closers.append(closer)
+            self.starters.append(
+                SessionStarter(
+                    context,
+                    listener,
+                    account,
+                    closer,
+                    routes,
+                    partial(sockets, listener.name),
+                    shortage,
+                    self._show_accepting,
+                )
+            )
+
+    def _pool_access(self, pool: Pool, wake: Callable[[int], object]) -> PoolAccess:
+        context = self.context
+        elector = Elector(context.board, pool, context.row)
+        queue = PendingQueue(context.loop, context.board, context.row, pool, wake)
+        return PoolAccess(pool, elector, queue, {})
+
+    def _lane(self, listener: Listener, access: PoolAccess, account: Account, closer: Closer) -> Lane:
+        context = self.context
+        return Lane(
+            context=context,
+            loop=context.loop,
+            pipes=context.pipes if listener.splice else None,
+            account=account,
+            elector=access.elector,
+            queue=access.queue,
+            dialling=access.dialling,
+            retries=access.pool.retries,
+            idle_timeout=listener.idle_timeout,
+            half_close_timeout=listener.half_close_timeout,
+            linger_limit=listener.half_close_timeout or LINGER_SECONDS,
+            probe_options=tcp_options(listener.keepalive, listener.user_timeout),
+            end_session=closer.end_session,
+            drop_backend=closer.drop_backend,
+            await_acknowledgement=self.timeouts.await_acknowledgement,
+            new_socket=self._new_socket,
+            listener_name=listener.name,
+            pool_name=access.pool.name,
+        )
+
+    # -- what the worker asks for
+
+    def serve(self, slots: Sequence[int]) -> None:
+        """Accept from the queues of exactly these slots."""
+        for starter in self.starters:
+            starter.serve(slots)
+
+    def accept_waiting(self) -> None:
+        """Accept the clients that wait already, as far as the limits go."""
+        for starter in self.starters:
+            starter.acceptor.accept_waiting()
+
+    def look_for_places(self) -> None:
+        """Dial for queued sessions: another worker says that it has freed a place."""
+        for access in self.pools.values():
+            access.queue.serve()
+
+    def session_with(self, fd: int) -> Session | None:
+        """Return the session that holds a descriptor, or has dropped it in this batch."""
+        held = (
+            (each, session)
+            for session in self.context.sessions
+            for each in (session.client_fd, session.backend_fd)
+        )
+        dropped = (pair for closer in self.closers for pair in closer.dropped())
+        return next((session for each, session in chain(dropped, held) if each == fd >= 0), None)
+
+    def _occupancy(self) -> dict[str, object]:
+        return {"sessions": f"{len(self.context.sessions)}/{self.context.budget}"}
+
+    def _show_accepting(self) -> None:
+        is_accepting = any(starter.acceptor.is_accepting for starter in self.starters)
+        self.context.cells[ACCEPTING] = int(is_accepting)

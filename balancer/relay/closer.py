@@ -1,0 +1,139 @@
+"""The end of sessions: at the end of a batch, and in an order on which exact limits depend.
+
+RULES: descriptors are closed, THEN the counts go down, THEN those that wait for a place are woken. Were a count lower
+than the number of open sockets for a moment, a limit would let one session too many in. One closer per listener, so
+that a batch is added up once.
+"""
+
+import os
+from _socket import socket as Socket
+from collections.abc import Callable, Iterator
+
+from balancer.pool.backend import Backend
+from balancer.relay import ends
+from balancer.relay.account import Account
+from balancer.relay.context import WorkerContext
+from balancer.relay.queue import PendingQueue
+from balancer.relay.session import Session
+from balancer.shm.layout import LOAD
+
+
+class Closer:
+    """Closes what the sessions of one listener leave. `on_closed` is called after each batch in which sessions ended."""
+
+    __slots__ = (
+        "_account",
+        "_cells",
+        "_close",
+        "_dropped",
+        "_ending",
+        "_log",
+        "_loop",
+        "_sessions",
+        "on_closed",
+    )
+
+    def __init__(
+        self, context: WorkerContext[Session], account: Account, close: Callable[[int], None] = os.close
+    ) -> None:
+        self._loop, self._log = context.loop, context.log
+        self._sessions, self._cells = context.sessions, context.cells
+        self._account = account
+        self._close = close
+        self._ending: list[Session] = []
+        self._dropped: list[tuple[Session, Socket | None, Backend]] = []
+        self.on_closed: Callable[[], None] | None = None
+
+    def end_session(self, session: Session) -> None:
+        """Close a session's descriptors at the end of the batch."""
+        ending, loop = self._ending, self._loop
+        if not ending and not self._dropped:
+            loop.retire(self._finish)
+        ending.append(session)
+        loop.forget_closing(session.client_fd, session.backend_fd)
+
+    def drop_backend(self, session: Session, sock: Socket | None, backend: Backend) -> None:
+        """Close the backend's socket of a session that goes on without it, at the end of the batch."""
+        if not self._ending and not self._dropped:
+            self._loop.retire(self._finish)
+        self._dropped.append((session, sock, backend))
+
+    def dropped(self) -> Iterator[tuple[int, Session]]:
+        """Yield the descriptors that sessions have dropped in this batch."""
+        return ((sock.fileno(), session) for session, sock, _ in self._dropped if sock is not None)
+
+    def _finish(self) -> None:
+        """Close, then count, then wake."""
+        sessions, log, close = self._sessions, self._log, self._close
+        ending, self._ending = self._ending, []
+        freed: list[PendingQueue] = []  # of the pools that have a free place now
+        if self._dropped:
+            self._close_dropped(freed)
+        bytes_in = bytes_out = 0
+        for session in ending:
+            if session.backend_socket is not None:
+                session.backend_socket.close()
+            close(session.client_fd)
+            del sessions[session]
+            if session.activity is None and session.splicing is None:
+                more_in, more_out = session.bytes_in, session.bytes_out
+            else:
+                more_in, more_out = session.uncounted()
+            bytes_in += more_in
+            bytes_out += more_out
+            backend = session.backend
+            if backend is not None:
+                lane = session.lane
+                lane.elector.release(backend, more_in, more_out)
+                if backend.maxconn and lane.queue not in freed:
+                    freed.append(lane.queue)
+            if session.end != ends.CLEAN or session.splicing is not None:
+                self._forget(session)
+            if log.level >= 1:
+                log.session(session_line(session, self._loop.now))
+            session.splicing = None  # it refers to the session
+        self._account.closed(len(ending), bytes_in, bytes_out)
+        self._cells[LOAD] = len(sessions)
+        for queue in freed:
+            queue.place_freed()
+        if self.on_closed is not None:
+            self.on_closed()
+
+    def _close_dropped(self, freed: list[PendingQueue]) -> None:
+        dropped, self._dropped = self._dropped, []
+        for session, sock, backend in dropped:
+            if sock is not None:
+                sock.close()
+            lane = session.lane
+            lane.elector.release(backend)
+            if backend.maxconn and lane.queue not in freed:
+                freed.append(lane.queue)
+
+    def _forget(self, session: Session) -> None:
+        """Undo what only sessions with an unusual life leave behind."""
+        lane = session.lane
+        if not session.connected_at:
+            lane.dialling.pop(session, None)
+            if lane.queue.since:
+                lane.queue.remove(session)
+        relay = session.splicing
+        if relay is not None:
+            relay.discharge()
+            self._account.paused(*relay.uncounted_pauses())
+        self._account.failed(session.end, bool(session.tried) or session.backend is not None)
+
+
+def session_line(session: Session, now: float) -> str:
+    """Return the log line of a session that has ended."""
+    begun, lane, backend = session.accepted_at, session.lane, session.backend
+    connect = f"{(session.connected_at - begun) * 1000:.1f}ms" if session.connected_at else "-1"
+    where = f" listener={lane.listener_name}" if lane.listener_name != "main" else ""
+    if lane.pool_name != "main":
+        where += f" pool={lane.pool_name}"
+    bytes_in, bytes_out = session.given()
+    reason = f' reason="{session.reason}"' if session.reason else ""
+    return (
+        f"session client={session.peer_name()}{where} backend={backend.name if backend is not None else '<NOSRV>'} "
+        f"end={session.end} connect={connect} total={(now - begun) * 1000:.1f}ms in={bytes_in} out={bytes_out} "
+        f"retries={session.retries}{'+' if session.tried else ''}{reason}"
+    )

@@ -1,0 +1,48 @@
+"""What every session of a worker shares: the loop, the log, the pipes, the descriptors there are.
+
+RULES: a leaf; knows no other module of the relay but the pipes. Nothing here runs per message.
+"""
+
+import resource
+from typing import Generic, TypeVar
+
+from balancer.eventloop.errnos import name_of
+from balancer.eventloop.log import Log
+from balancer.eventloop.loop import Loop
+from balancer.pool.board import Board
+from balancer.relay.pipes import Pipes
+
+AnySession = TypeVar("AnySession")
+
+
+class WorkerContext(Generic[AnySession]):
+    """One per worker. `row` is the worker's lease on the board, `cells` that row."""
+
+    __slots__ = ("_shortage_logged_at", "board", "budget", "cells", "log", "loop", "pipes", "row", "sessions")
+
+    def __init__(self, loop: Loop, board: Board, row: int, log: Log) -> None:
+        self.loop = loop
+        self.board = board
+        self.row = row
+        self.cells = board.counts.row(row)
+        self.log = log
+        self.sessions: dict[AnySession, None] = {}  # in the order of their accepts
+        self.budget = session_budget(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+        self.pipes = Pipes(most=max(8, self.budget // 8))
+        self._shortage_logged_at = 0.0
+
+    def room(self) -> int:
+        """Return how many more sessions there are descriptors for; a pipe takes as many as a session."""
+        return self.budget - len(self.sessions) - self.pipes.made
+
+    def log_shortage(self, code: int) -> None:
+        """Log, at most once a second, that this machine is out of something that a dial needs."""
+        if self.loop.now - self._shortage_logged_at >= 1.0:
+            self._shortage_logged_at = self.loop.now
+            sessions = len(self.sessions)
+            self.log.error("dial", error=name_of(code), sessions=sessions, then="refuse this client")
+
+
+def session_budget(descriptors: int) -> int:
+    """Return how many sessions `descriptors` are enough for: two each, beside 64 for everything else."""
+    return max(1, (min(descriptors, 1 << 20) - 64) // 2)

@@ -1,0 +1,58 @@
+"""The bytes of one side of a session, as the splicing relay sees them.
+
+RULES: the seam between a connection and what it carries. Only Flow and SplicingRelay know streams; the fast path reads
+and writes its descriptors itself. Errors are OSErrors, as read(2) and write(2) report them.
+"""
+
+from os import read, write
+from typing import Protocol
+
+from balancer.relay.sockets import reset_on_close, shut_writing, unacknowledged
+
+
+class Stream(Protocol):
+    """One side of a session."""
+
+    @property
+    def fd(self) -> int | None:
+        """The descriptor for splice(2); None when the bytes on it are not the bytes of the stream."""
+
+    def read(self, size: int) -> tuple[bytes, bool]:
+        """Return up to `size` bytes, and whether a further read would find none now; no bytes are the end."""
+
+    def write(self, data: bytes) -> int:
+        """Write what the peer takes now; return how many bytes of `data` that is."""
+
+    def shut(self) -> None:
+        """Tell the peer that no more bytes come."""
+
+    def reset(self) -> None:
+        """Make the close of the connection a reset."""
+
+    def unacknowledged(self) -> int:
+        """Return how many sent bytes the peer has not acknowledged; its FIN counts as one."""
+
+
+class RawStream:
+    """A socket's own bytes."""
+
+    __slots__ = ("fd",)
+
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+
+    def read(self, size: int) -> tuple[bytes, bool]:
+        data = read(self.fd, size)
+        return data, len(data) < size  # a socket's short read has emptied its receive queue
+
+    def write(self, data: bytes) -> int:
+        return write(self.fd, data)
+
+    def shut(self) -> None:
+        shut_writing(self.fd)
+
+    def reset(self) -> None:
+        reset_on_close(self.fd)
+
+    def unacknowledged(self) -> int:
+        return unacknowledged(self.fd)
