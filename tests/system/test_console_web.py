@@ -55,7 +55,7 @@ def raw(address: Address, request: bytes) -> bytes:
 
 
 def is_closed(port: int) -> bool:
-    """Nobody listens there; while its sockets are being shut down, a client may be reset."""
+    """Whether connections are refused there. While the sockets are being shut down, a client may be reset."""
     try:
         ask(("127.0.0.1", port), "/health")
     except ConnectionRefusedError:
@@ -84,7 +84,7 @@ def test_every_view_tells_the_same_as_balancerctl(lb: Windowed) -> None:
     assert int(samples["balancer_accepted_total"]) == status["totals"]["accepted_total"] == 3
     assert int(samples["balancer_bytes_in_total"]) == status["totals"]["bytes_in_total"] == 71001
     name = status["backends"][0]["name"]
-    assert int(samples[f'balancer_backend_bytes_out_total{{backend="{name}"}}']) == 71001
+    assert int(samples[f'balancer_backend_bytes_out_total{{pool="main",backend="{name}"}}']) == 71001
     assert samples['balancer_workers{state="ready"}'] == "2"
     assert "1 of 1 backend up, 0 sessions" in ask(lb.window, "/")[2]
     title = f"balancer: console [127.0.0.1:{lb.window[1]}]"

@@ -322,7 +322,7 @@ def test_a_connect_that_succeeds(family: int) -> None:
 
 @pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_UNIX])
 def test_a_connect_that_fails_is_told_from_the_loop(family: int) -> None:
-    with socket.socket(family) as server:  # bound, and nobody listens
+    with socket.socket(family) as server:  # bound, not listening
         server.bind(("127.0.0.1", 0) if family == socket.AF_INET else "")
         loop, protocol = Loop(), Record()
         connection = BufferedConnection(
