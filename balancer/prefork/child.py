@@ -23,7 +23,7 @@ from balancer.eventloop.log import Log
 from balancer.eventloop.loop import READ, Loop
 from balancer.eventloop.signals import Signals, send
 from balancer.prefork.slots import TICK
-from balancer.prefork.sockets import ListeningSocket
+from balancer.prefork.sockets import BySlot, ListeningSocket
 from balancer.prefork.titles import Title
 from balancer.shm.layout import (
     ADOPTER,
@@ -94,7 +94,7 @@ class Child:
         shared: Shared,
         log: Log,
         title: Title,
-        listening: Mapping[int, tuple[ListeningSocket, ...]],
+        listening: BySlot,
         channels: Mapping[str, tuple[socket.socket, ...]],
         channel: socket.socket | None,
     ) -> None:
@@ -105,7 +105,7 @@ class Child:
         self.log = log
         self.title = title
         self._listening = dict(listening)
-        self.listening: Mapping[int, tuple[ListeningSocket, ...]] = self._listening
+        self.listening: BySlot = self._listening
         self.channels = channels
         self.channel = channel
         self.draining = False

@@ -18,7 +18,7 @@ import signal
 import socket
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from balancer.eventloop.log import Log
@@ -27,7 +27,7 @@ from balancer.prefork.channels import Channels
 from balancer.prefork.child import Child, ChildPipes, ChildSpec
 from balancer.prefork.limits import limit_child
 from balancer.prefork.plan import Plan, Role
-from balancer.prefork.sockets import ListeningSocket
+from balancer.prefork.sockets import BySlot
 from balancer.prefork.titles import Title
 from balancer.shm.layout import BEAT_MS, GENERATION, PID, ROLE, SLOT, STARTED_MS, STARTING, STATE, Shared
 
@@ -43,7 +43,7 @@ class ChildParts:
     shared: Shared
     log: Log
     channels: Channels
-    listening: Mapping[int, tuple[ListeningSocket, ...]]
+    listening: BySlot
     ready_fd: int
 
 

@@ -6,7 +6,7 @@ back-off (children.py). The only writer of the master's row and of RETIRED_ROW.
 
 import os
 import signal
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable
 
 from balancer.eventloop.log import Log
 from balancer.eventloop.signals import send
@@ -16,7 +16,7 @@ from balancer.prefork.children import ChildProcess, Children, Leases, NoLease, P
 from balancer.prefork.fork import ChildParts, fork_child, seed_row
 from balancer.prefork.plan import Plan
 from balancer.prefork.slots import DUMP_TIME, HeartbeatWatch, wants_abort
-from balancer.prefork.sockets import ListeningSocket, PlanSockets, Sockets
+from balancer.prefork.sockets import BySlot, ListeningSocket, PlanSockets, Sockets
 from balancer.shm.layout import (
     BEAT_MS,
     FIRST_LEASE,
@@ -77,20 +77,23 @@ class ProcessManager:
 
     def fork_due(self, now: float) -> None:
         """Fork what is due. A failed fork is tried again in a second; the others serve meanwhile."""
+        by_slot: dict[tuple[int, str], BySlot] = {}  # the same for all processes of a role
         for place in self.children.due(now):
+            key = place.generation, place.role
+            if key not in by_slot:
+                by_slot[key] = self.listening[place.generation].by_slot(place.role)
             try:
-                self._fork(place, now)
+                self._fork(place, by_slot[key], now)
             except (OSError, NoLease) as error:
                 self.children.fork_failed(place, now)
                 self.log.warning("spawn", role=place.role, slot=place.slot, error=error, then="again in 1 s")
 
-    def _fork(self, place: Place, now: float) -> None:
+    def _fork(self, place: Place, listening: BySlot, now: float) -> None:
         plan = self.plans[place.generation]
         row = self.children.leases.take()
         self._write_live_rows()
         spec = ChildSpec(place.role, place.slot, place.generation, row, os.getpid(), plan.drain_timeout)
         seed_row(self.shared, plan, spec, now)
-        listening = self.listening[place.generation].by_slot(place.role)
         parts = ChildParts(self.shared, self.log, self.channels, listening, self._ready_writer)
         try:
             pid, control = fork_child(plan, spec, parts, lambda: self._close_in_child(listening))
@@ -103,7 +106,7 @@ class ProcessManager:
         process.given, process.reach = len(in_order(listening)), len(listening)
         self.log.info("spawn", role=process, child=pid, generation=place.generation, row=row)
 
-    def _close_in_child(self, kept: Mapping[int, tuple[ListeningSocket, ...]]) -> None:
+    def _close_in_child(self, kept: BySlot) -> None:
         """The master's pipe, the other children's control sockets, and every listening socket but those of its own
         plan and role: a generation must not serve an address that its configuration does not know."""
         os.close(self.ready_fd)
@@ -233,6 +236,6 @@ class ProcessManager:
         self.listening.pop(generation, None)
 
 
-def in_order(listening: Mapping[int, Iterable[ListeningSocket]]) -> list[ListeningSocket]:
+def in_order(listening: BySlot) -> list[ListeningSocket]:
     """The sockets one after another, by slot."""
     return [one for slot in sorted(listening) for one in listening[slot]]

@@ -12,7 +12,7 @@ RULES
 import contextlib
 import os
 import socket
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from balancer.config.units import Address, parse_address
@@ -41,6 +41,9 @@ class ListeningSocket:
     fd: int
     sock: socket.socket
     name: str = ""
+
+
+BySlot = Mapping[int, tuple[ListeningSocket, ...]]
 
 
 class SocketGroup:
@@ -174,7 +177,7 @@ class PlanSockets:
     pairs: tuple[tuple[Bind, SocketGroup], ...] = ()
     added: tuple[SocketGroup, ...] = ()  # those made for this plan
 
-    def by_slot(self, role: str) -> dict[int, tuple[ListeningSocket, ...]]:
+    def by_slot(self, role: str) -> BySlot:
         """The sockets of a role by slot; what the whole role shares is under slot 0."""
         found: dict[int, list[ListeningSocket]] = {}
         for bind, group in self.pairs:
