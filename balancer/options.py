@@ -268,56 +268,6 @@ class Options:
     pools: tuple[Pool, ...]
     notes: tuple[str, ...] = ()
 
-    # What follows is the flat view of the one listener and pool `main`; it goes when its last reader has gone.
-
-    @property
-    def maxconns(self) -> int:
-        return self.listeners[0].maxconns
-
-    @property
-    def overflow(self) -> str:
-        return self.listeners[0].overflow
-
-    @property
-    def defer_connect(self) -> bool:
-        return self.listeners[0].defer_connect
-
-    @property
-    def idle_timeout(self) -> float:
-        return self.listeners[0].idle_timeout
-
-    @property
-    def half_close_timeout(self) -> float:
-        return self.listeners[0].half_close_timeout
-
-    @property
-    def keepalive(self) -> float:
-        return self.listeners[0].keepalive
-
-    @property
-    def user_timeout(self) -> float:
-        return self.listeners[0].user_timeout
-
-    @property
-    def splice(self) -> bool:
-        return self.listeners[0].splice
-
-    @property
-    def connect_timeout(self) -> float:
-        return self.pools[0].connect_timeout
-
-    @property
-    def retries(self) -> int:
-        return self.pools[0].retries
-
-    @property
-    def queue_timeout(self) -> float:
-        return self.pools[0].queue_timeout
-
-    @property
-    def max_queue(self) -> int:
-        return self.pools[0].max_queue
-
 
 def admin_path(port: int, environ: Mapping[str, str], user: str = "") -> str:
     """Where the console of a balancer on `port` listens unless told: balancerctl -p looks at the same place.
