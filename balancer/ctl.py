@@ -1,6 +1,6 @@
 """`balancerctl`: asks the console of a running balancer, over its admin socket, and prints what it answers.
 
-RULES: parse, send one line, read one JSON object, print. No knowledge of the board, nothing remembered between calls.
+RULES: parses, sends one line, reads one JSON object, prints it. Knows nothing of the board, keeps nothing between calls.
 The exit code is the answer's: 0 done, 1 refused by the console or no balancer there, 2 usage.
 """
 
@@ -12,7 +12,7 @@ import sys
 from collections.abc import Mapping, Sequence
 
 from balancer import __version__
-from balancer.console.table import draw_status
+from balancer.console.table import status_text
 from balancer.options import admin_path
 
 DEFAULT_PORT = 9090  # as the balancer's own
@@ -39,7 +39,7 @@ def ask(path: str, words: Sequence[str], timeout: float) -> dict[str, object]:
     """Send one command to the admin socket at `path` and return its decoded reply.
 
     `timeout` is in seconds, for the whole exchange's single steps.
-    Raises CannotAsk when nobody listens, permission is denied, or the answer is not JSON.
+    Raises CannotAsk when the connect fails, the answer does not come in time, or it is not a JSON object.
     """
     line = " ".join(words).encode() + b"\n"
     chunks: list[bytes] = []
@@ -137,7 +137,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         elif args.json:
             print(json.dumps(reply, indent=2))
         else:
-            print(draw_status(reply, colour=sys.stdout.isatty() and "NO_COLOR" not in os.environ))
+            print(status_text(reply, colour=sys.stdout.isatty() and "NO_COLOR" not in os.environ))
     except BrokenPipeError:
         # `balancerctl status | head -1`: the reader has what it wanted.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,10 +1,10 @@
 """What the console answers over HTTP: a method and a path in, an answer out.
 
-RULES: pure, no socket and no parser. No request changes a state, so every method but GET and HEAD is refused. The answer
-of a path is used again for FRESH seconds: many clients cost what one costs.
+RULES: pure, no socket and no parser. No request changes a state, so every method but GET and HEAD is refused. An
+answer is used again for FRESH seconds, so that many clients cost as much as one.
 
-    /             the page for people        /metrics       for Prometheus
-    /status.json  the same for programs      /health        200 while at least one backend is up, else 503
+    /             the status page            /metrics       for Prometheus
+    /status.json  the status as JSON         /health        200 while at least one backend is up, else 503
 """
 
 import json
@@ -43,11 +43,11 @@ Paths = Mapping[str, Callable[[Status], HttpAnswer]]
 
 
 def paths(
-    draw: Callable[[Status], str] = page.draw, exposition: Callable[[Status], str] = prometheus.exposition
+    render: Callable[[Status], str] = page.render, exposition: Callable[[Status], str] = prometheus.exposition
 ) -> Paths:
-    """What is answered where."""
+    """The answer of each path."""
     return {
-        "/": lambda status: answer_with(200, page.CONTENT_TYPE, draw(status), *page.HEADERS),
+        "/": lambda status: answer_with(200, page.CONTENT_TYPE, render(status), *page.HEADERS),
         "/status.json": lambda status: answer_with(
             200, "application/json", json.dumps(status, indent=1) + "\n"
         ),
@@ -71,11 +71,11 @@ class Answers:
         """The answer to a request line at monotonic time `now`; a query is ignored."""
         path = target.partition("?")[0]
         if path not in self._paths:
-            return refusal(404, f"there is nothing here but {', '.join(self._paths)}")
+            return refusal(404, f"no such path; there are {', '.join(self._paths)}")
         if method not in METHODS:
             return refusal(
                 405,
-                f"nothing can be changed here, only read: {' or '.join(METHODS)}",
+                f"this server changes nothing; it takes {' or '.join(METHODS)}",
                 ("Allow", ", ".join(METHODS)),
             )
         made_at, answer = self._fresh.get(path, (0.0, None))

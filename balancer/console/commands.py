@@ -1,11 +1,11 @@
-"""What the admin commands do: read the board, or write the few words that are the console's to write.
+"""The admin commands: each reads the board, or writes the few words whose writer is the console.
 
 RULES
 - The console is the only writer of admin states (drain, ready, maint, weight) and of the wanted number of workers. Each
-  is a plain store, so that a console which is replaced at a reload continues where the old one stopped.
-- The master is asked, never called: `workers` leaves a number that it reads within a quarter of a second, `reload` sends
-  SIGHUP, and the outcome is what the master writes into its notice.
-- Every refusal is a sentence that names what is wrong and, where there is one, the way out.
+  is a plain store on the board, so that nothing is lost when a reload replaces the console.
+- The master acts by itself: it reads the number that `workers` stores within 0.25 s; `reload` sends it SIGHUP, and it
+  writes the outcome into its notice.
+- Every refusal is a sentence that names what is wrong and, where possible, what to do instead.
 """
 
 import json
@@ -23,7 +23,7 @@ from balancer.shm.layout import ADMIN_ROW, MAX_SLOTS, WANTED_WORKERS, WORKERS_RE
 
 MAX_WEIGHT = 256
 MOST_NAMES = 20  # of backends that one refusal lists
-RELOAD_PATIENCE = 50.0  # seconds; below the asking side's own limit
+RELOAD_DEADLINE = 50.0  # seconds; below the timeout of balancerctl
 RELOAD_POLL = 0.05  # seconds between two looks at the notice
 
 ADMIN_STATES = {"drain": ADMIN_DRAIN, "ready": ADMIN_READY, "maint": ADMIN_MAINT}
@@ -119,21 +119,21 @@ class Commands:
         return {"text": f"{count} workers wanted", "workers": count}
 
     def reload(self, reply: Reply) -> None:
-        """Have the master read its configuration again; answer when it has told the outcome."""
+        """Send SIGHUP to the master; answer when its notice has the outcome."""
         before, _ = self.board.shared.notice.read()
-        give_up = self.loop.now + RELOAD_PATIENCE
+        give_up = self.loop.now + RELOAD_DEADLINE
         self._send_signal(self.master_pid, signal.SIGHUP)
 
-        def look() -> None:
+        def poll() -> None:
             serial, text = self.board.shared.notice.read()
             if serial > before:
                 reply.send(outcome_of(text))
             elif self.loop.now > give_up:
-                reply.send({"error": f"no outcome after {RELOAD_PATIENCE:.0f} s; see the log"})
+                reply.send({"error": f"no outcome after {RELOAD_DEADLINE:.0f} s; see the log"})
             else:
-                self.loop.call_later(RELOAD_POLL, look)
+                self.loop.call_later(RELOAD_POLL, poll)
 
-        look()
+        poll()
 
 
 def outcome_of(text: str) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The console: the one process that shows the state and takes commands. It touches no traffic.
+"""The console: the process that shows the state and takes commands. It touches no traffic.
 
 RULES: one status for all workers of all generations; figures of processes are sampled once a second, here, never in the
 master.
@@ -40,7 +40,7 @@ def run(child: Child, options: Options, board: Board) -> int:
         AdminServer(child.loop, one.sock, commands.handle, child.log) for one in admin
     ]
     servers += [WebServer(child.loop, one.sock, Answers(status), child.log) for one in metrics]
-    child.on_drain = leaving(child, servers)
+    child.on_drain = drain_of(child, servers)
     sample()
     child.loop.every(SAMPLE_EVERY, sample)
     where = ", ".join(str(one.address) for one in metrics or admin)
@@ -49,8 +49,8 @@ def run(child: Child, options: Options, board: Board) -> int:
     return child.run()
 
 
-def leaving(child: Child, servers: Iterable[AdminServer | WebServer]) -> Callable[[float], None]:
-    """The act of a drain: accept no new clients, end once no client is left."""
+def drain_of(child: Child, servers: Iterable[AdminServer | WebServer]) -> Callable[[float], None]:
+    """What a drain does: accept no more clients, end once the last one is served."""
 
     def leave_when_done() -> None:
         if all(server.is_empty() for server in servers):

@@ -2,10 +2,10 @@
 
 RULES
 - Pure: the dictionary of `status.py` in, text out. Everything that comes from outside passes `text()`.
-- Troubles come first, as sentences. Colour never says anything alone.
-- The page is drawn here only: the script in page.html asks for the page again and replaces its content, so that the same
-  is shown with and without script. The script adds rates, which need two samples: an element with `data-key` carries a
-  figure in `data-value`, and `data-as` says how to write its rate.
+- What needs attention comes first, as sentences. No meaning is in a colour alone.
+- The page is rendered here only: the script in page.html fetches it again and replaces the content, so that it shows the
+  same with and without script. The script adds rates, which need two samples: an element with `data-key` has the figure
+  in `data-value` and the format of its rate in `data-as`.
 - The page loads nothing, and its Content-Security-Policy allows this script and this style only.
 """
 
@@ -48,15 +48,15 @@ def text(value: object) -> str:
     return escape(str(value), quote=True)
 
 
-def draw(status: Status) -> str:
+def render(status: Status) -> str:
     """The whole page."""
-    level, troubles = judge(status)
+    level, problems = assess(status)
     parts = {
         "level": level,
         "title": text(headline(status)),
         "headline": text(headline(status)),
         "facts": text(facts(status)),
-        "troubles": draw_troubles(troubles),
+        "problems": problem_items(problems),
         "tiles": "\n".join(tiles(status)),
         "listeners": "\n".join(listener_rows(status)),
         "pools": "\n".join(pool_rows(status)),
@@ -67,7 +67,7 @@ def draw(status: Status) -> str:
     return re.sub(r"\{\{(\w+)\}\}", lambda found: parts[found[1]], TEMPLATE)
 
 
-# -- what is the matter
+# -- what needs attention
 
 
 def headline(status: Status) -> str:
@@ -81,14 +81,14 @@ def counted(count: int, noun: str) -> str:
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
-def judge(status: Status) -> tuple[str, list[tuple[str, str]]]:
-    """How it stands, and why: (level, sentence) of everything that is not as it should be."""
+def assess(status: Status) -> tuple[str, list[tuple[str, str]]]:
+    """The level of the page, and (level, sentence) for everything that needs attention."""
     found: list[tuple[str, str]] = []
     if not any(backend["state"] == "up" for backend in status["backends"]):
         found.append((BAD, "No backend is up: every new session fails."))
     if not any(worker["state"] == "ready" for worker in status["workers"]):
-        found.append((BAD, "No worker is ready: nobody is accepted."))
-    found += [trouble for backend in status["backends"] for trouble in backend_trouble(backend)]
+        found.append((BAD, "No worker is ready: no client is accepted."))
+    found += [problem for backend in status["backends"] for problem in backend_problems(backend)]
     for worker in status["workers"]:
         if worker["state"] == "hung":
             then = "a sibling serves its queue until it is replaced"
@@ -102,7 +102,7 @@ def judge(status: Status) -> tuple[str, list[tuple[str, str]]]:
     return BAD if BAD in levels else WARN if WARN in levels else GOOD, found
 
 
-def backend_trouble(backend: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
+def backend_problems(backend: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
     name, state, since = identity(backend), backend["state"], backend["since_s"]
     if state == "down":
         ago = "" if since is None else f" for {human_age(since)}"
@@ -110,7 +110,7 @@ def backend_trouble(backend: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
         yield WARN, f"{name} at {backend['address']} has been down{ago}{why}."
     elif state != "up":
         held = counted(backend["sessions"], "session")
-        # No alarm: it is shown so that it is not forgotten.
+        # no warning: an operator wants it so; the note keeps it from being forgotten
         yield "note", f"{name} is in {state} by an operator's command; {held} left there."
 
 
@@ -131,10 +131,10 @@ def facts(status: Status) -> str:
     return " · ".join(parts)
 
 
-def draw_troubles(troubles: Iterable[tuple[str, str]]) -> str:
+def problem_items(problems: Iterable[tuple[str, str]]) -> str:
     words = {BAD: "alarm", WARN: "warning", "note": "note"}
     items = [
-        f'<li class="{level}"><b>{words[level]}</b> {text(sentence)}</li>' for level, sentence in troubles
+        f'<li class="{level}"><b>{words[level]}</b> {text(sentence)}</li>' for level, sentence in problems
     ]
     return "\n".join(items) or '<li class="calm">Nothing needs attention.</li>'
 
@@ -143,7 +143,7 @@ def draw_troubles(troubles: Iterable[tuple[str, str]]) -> str:
 
 
 def tiles(status: Status) -> Iterable[str]:
-    """The few figures one looks at first; the script adds their course."""
+    """The most important figures; the script adds their rates over time."""
     sums = status["totals"]
     lost = sums["refused_total"] + sums["failed_total"]
     for key, label, value, kind in (
@@ -159,7 +159,7 @@ def tiles(status: Status) -> Iterable[str]:
             f'<div class="tile {kind}"><h3>{label}</h3>'
             f'<p class="rate" data-key="{key}" data-value="{value}" data-as="{kind}"></p>'
             f'<p class="sum"><b>{shown}</b>{total}</p>'
-            f'<svg data-course="{key}" viewBox="0 0 120 28" preserveAspectRatio="none" aria-hidden="true">'
+            f'<svg data-history="{key}" viewBox="0 0 120 28" preserveAspectRatio="none" aria-hidden="true">'
             "<polyline></polyline></svg></div>"
         )
 
@@ -171,7 +171,7 @@ def listener_rows(status: Status) -> Iterable[str]:
         yield row(
             f"<th scope=row>{text(listener['name'])}<small>{text(', '.join(listener['addresses']))}</small></th>",
             f"<td>{text(', '.join(listener['pools']))}</td>",
-            measured(of_limit(sessions, limit), sessions, limit or status["totals"]["sessions"]),
+            bar_cell(of_limit(sessions, limit), sessions, limit or status["totals"]["sessions"]),
             figure(key + "/accepted", listener["accepted_total"], "count"),
             cell(human_number(refused), "some" if refused else ""),
             cell(human_number(failed), "some" if failed else ""),
@@ -191,7 +191,7 @@ def pool_rows(status: Status) -> Iterable[str]:
         yield row(
             f"<th scope=row>{text(pool['name'])}<small>{text(pool['balance'])}</small></th>",
             f"<td>{up} of {len(backends)} up</td>",
-            measured(human_number(sessions), sessions, every),
+            bar_cell(human_number(sessions), sessions, every),
             cell(of_limit(queued, pool["max_queue"]), "some" if queued else ""),
             figure(f"pool {pool['name']}/queued", pool["queued_total"], "count"),
         )
@@ -209,13 +209,13 @@ def backend_rows(status: Status) -> Iterable[str]:
         yield row(
             f"<th scope=row>{name}{backup}{small}</th>",
             f"<td>{pill(backend['state'], backend['since_s'])}</td>",
-            measured(of_limit(sessions, limit), sessions, limit or every),
+            bar_cell(of_limit(sessions, limit), sessions, limit or every),
             cell(human_number(backend["weight"])),
             figure(key + "/total", backend["sessions_total"], "count"),
             cell(human_number(failed), "some" if failed else ""),
             figure(key + "/in", backend["bytes_in_total"], "bytes"),
             figure(key + "/out", backend["bytes_out_total"], "bytes"),
-            f"<td>{text(check_text(backend))}{falls(backend['downs_total'])}</td>",
+            f"<td>{text(check_text(backend))}{down_count(backend['downs_total'])}</td>",
         )
 
 
@@ -227,9 +227,9 @@ def worker_rows(status: Status) -> Iterable[str]:
             f"<th scope=row>worker {worker['slot']}<small>pid {worker['pid']}, generation "
             f"{worker['generation']}</small></th>",
             f"<td>{pill(worker['state'], left=worker['drain_left_s'])}</td>",
-            measured(human_number(worker["sessions"]), worker["sessions"], every),
+            bar_cell(human_number(worker["sessions"]), worker["sessions"], every),
             figure(f"worker {worker['pid']}", worker["accepted_total"], "count"),
-            measured("-" if cpu is None else f"{cpu:.0f} %", cpu or 0, 100),
+            bar_cell("-" if cpu is None else f"{cpu:.0f} %", cpu or 0, 100),
             cell(human_bytes(worker["rss_bytes"])),
             cell(human_number(worker["fds"])),
             cell("-" if share is None else f"{share:.0f} %"),
@@ -257,7 +257,7 @@ def cell(shown: str, kind: str = "") -> str:
 
 
 def figure(key: str, value: int, kind: str) -> str:
-    """A total, with room for its rate under it."""
+    """A cell with a total, and an element for its rate below."""
     shown = human_bytes(value) if kind == "bytes" else human_number(value)
     return f'<td class="n">{shown}{rate_of(key, value, kind)}</td>'
 
@@ -266,7 +266,7 @@ def rate_of(key: str, value: int, kind: str) -> str:
     return f'<small data-key="{text(key)}" data-value="{value}" data-as="{kind}"></small>'
 
 
-def falls(count: int) -> str:
+def down_count(count: int) -> str:
     return f"<small>fell {counted(count, 'time')}</small>" if count else ""
 
 
@@ -276,7 +276,7 @@ def pill(state: str, since: float | None = None, left: float | None = None) -> s
     return f'<span class="pill {STATE_LEVELS.get(state, WARN)}">{text(state)}</span>{age}'
 
 
-def measured(shown: str, part: float, whole: float) -> str:
+def bar_cell(shown: str, part: float, whole: float) -> str:
     """A figure over a bar of its share; drawn as SVG, since the policy forbids styles on elements."""
     width = round(100 * min(part / whole, 1.0), 1) if whole else 0
     rects = f'<rect class="of" width="100%"></rect><rect width="{width}%"></rect>'

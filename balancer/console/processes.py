@@ -1,4 +1,4 @@
-"""What the kernel says of our processes: CPU, memory, open files. The only importer of psutil.
+"""CPU, memory and open files of our processes. The only importer of psutil.
 
 RULES: one `psutil.Process` per pid is kept, since its CPU figure is the difference to the call before; sampled once a
 second by the console's loop, never by a request, so a hundred status calls a second cost a hundred dictionary look-ups.
@@ -12,7 +12,7 @@ import psutil
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """One process, seen from outside; None where the kernel would not tell."""
+    """Figures of one process; None where the kernel does not give them."""
 
     cpu_percent: float | None  # of one core, over the last second
     rss_bytes: int | None

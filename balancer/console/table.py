@@ -1,4 +1,4 @@
-"""Draws the status a person reads: pure text out of the same dictionary that `status --json` prints.
+"""The status as tables for a terminal: text from the dictionary that `status --json` prints.
 
 RULES: no socket, no board, no clock. A number that is not known is shown as `-`, never as 0.
 """
@@ -61,7 +61,7 @@ def human_number(value: Any) -> str:
     return f"{value:,}" if isinstance(value, int) else f"{value:.1f}"
 
 
-def draw_columns(head: Sequence[str], rows: Sequence[Sequence[str]], colour: bool) -> list[str]:
+def columns_text(head: Sequence[str], rows: Sequence[Sequence[str]], colour: bool) -> list[str]:
     """Aligned columns: the first is left-aligned, numbers right-aligned, a STATE column coloured."""
     table = [list(head), *[list(row) for row in rows]]
     widths = [max(len(row[i]) for row in table) for i in range(len(head))]
@@ -155,8 +155,8 @@ def check_text(backend: Mapping[str, Any]) -> str:
     return f"{shown}, {streak} in a row" if streak else shown
 
 
-def draw_status(status: Mapping[str, Any], colour: bool = False) -> str:
-    """The whole page of `balancerctl status`."""
+def status_text(status: Mapping[str, Any], colour: bool = False) -> str:
+    """Everything that `balancerctl status` prints."""
     totals = status["totals"]
     title = (
         f"balancer {status['version']}  generation {status['generation']}  up {human_age(status['uptime_s'])}"
@@ -171,8 +171,8 @@ def draw_status(status: Mapping[str, Any], colour: bool = False) -> str:
     if reload and not reload.get("ok", True):
         text = f"last reload FAILED: {reload.get('text', '')}"
         lines.append(f"{RED}{text}{PLAIN}" if colour else text)
-    lines += ["", *draw_columns(LISTENER_HEAD, [listener_row(one) for one in status["listeners"]], colour)]
-    lines += ["", *draw_columns(POOL_HEAD, [pool_row(one) for one in status["pools"]], colour)]
-    lines += ["", *draw_columns(BACKEND_HEAD, [backend_row(b) for b in status["backends"]], colour)]
-    lines += ["", *draw_columns(WORKER_HEAD, [worker_row(w) for w in status["workers"]], colour)]
+    lines += ["", *columns_text(LISTENER_HEAD, [listener_row(one) for one in status["listeners"]], colour)]
+    lines += ["", *columns_text(POOL_HEAD, [pool_row(one) for one in status["pools"]], colour)]
+    lines += ["", *columns_text(BACKEND_HEAD, [backend_row(b) for b in status["backends"]], colour)]
+    lines += ["", *columns_text(WORKER_HEAD, [worker_row(w) for w in status["workers"]], colour)]
     return "\n".join(lines)

@@ -1,4 +1,4 @@
-"""The console's HTTP window: limits and a router between eventloop/http.py and the answers.
+"""The console's HTTP server: limits, and the router between eventloop/http.py and the answers.
 
 RULES
 - Knows connections and deadlines, not what is answered: `Answers` is handed in.
@@ -49,11 +49,11 @@ class WebServer:
             next(iter(self.idle)).connection.close("makes room")
 
     def begin(self, exchange: HttpExchange) -> None:
-        """HttpRouter: every question is answered at once, and none has a body."""
+        """HttpRouter: a request is answered at once; none may have a body."""
         target = exchange.target if exchange.body_length == 0 else "/"
         answer = self.answers.to(exchange.method, target, self.loop.now)
         if exchange.body_length != 0 and answer.status != 405:
-            answer = refusal(413, "a question has no body")
+            answer = refusal(413, "a request here has no body")
         exchange.answer(answer)
 
     def refusal(self, error: HttpError) -> HttpAnswer:

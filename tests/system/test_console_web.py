@@ -1,4 +1,4 @@
-"""The console's HTTP window: the same figures as everywhere, read-only, and clients that cost nothing."""
+"""The console's HTTP server: the same figures as everywhere, reading only, bounded clients."""
 
 import http.client
 import json
@@ -17,19 +17,19 @@ from scripts.lab.waiting import wait_for
 from tests.system.harness import Balancer
 
 
-class Windowed(Balancer):
-    """A balancer whose HTTP window is on a port of the kernel's choice."""
+class WithMetrics(Balancer):
+    """A balancer whose console answers HTTP on a port of the kernel's choice."""
 
     @property
-    def window(self) -> Address:
+    def http(self) -> Address:
         lines = re.findall(r"bind address=(127\.0\.0\.1):(\d+) slots=1 role=console", self.log())
         host, port = lines[-1]
         return host, int(port)
 
 
 @pytest.fixture
-def lb() -> Iterator[Windowed]:
-    with Echo() as backend, Windowed(upstreams=[backend.address], metrics="localhost:0") as balancer:
+def lb() -> Iterator[WithMetrics]:
+    with Echo() as backend, WithMetrics(upstreams=[backend.address], metrics="localhost:0") as balancer:
         balancer.wait_backend(text_of(backend.address), "up")
         yield balancer
 
@@ -72,13 +72,13 @@ def relay(address: Address, data: bytes) -> None:
         assert b"".join(iter(lambda: sock.recv(65536), b"")) == data
 
 
-def test_every_view_tells_the_same_as_balancerctl(lb: Windowed) -> None:
+def test_every_view_tells_the_same_as_balancerctl(lb: WithMetrics) -> None:
     for size in (1, 1000, 70000):
         relay(lb.address, b"x" * size)
     status = lb.wait_idle()
     time.sleep(0.25)  # an answer may be 0.2 s old
-    assert json.loads(ask(lb.window, "/status.json")[2])["totals"] == status["totals"]
-    code, headers, text = ask(lb.window, "/metrics")
+    assert json.loads(ask(lb.http, "/status.json")[2])["totals"] == status["totals"]
+    code, headers, text = ask(lb.http, "/metrics")
     assert (code, headers["Content-Type"]) == (200, "text/plain; version=0.0.4; charset=utf-8")
     samples = dict(line.rsplit(" ", 1) for line in text.splitlines() if not line.startswith("#"))
     assert int(samples["balancer_accepted_total"]) == status["totals"]["accepted_total"] == 3
@@ -86,41 +86,41 @@ def test_every_view_tells_the_same_as_balancerctl(lb: Windowed) -> None:
     name = status["backends"][0]["name"]
     assert int(samples[f'balancer_backend_bytes_out_total{{pool="main",backend="{name}"}}']) == 71001
     assert samples['balancer_workers{state="ready"}'] == "2"
-    assert "1 of 1 backend up, 0 sessions" in ask(lb.window, "/")[2]
-    title = f"balancer: console [127.0.0.1:{lb.window[1]}]"
+    assert "1 of 1 backend up, 0 sessions" in ask(lb.http, "/")[2]
+    title = f"balancer: console [127.0.0.1:{lb.http[1]}]"
     wait_for(lambda: title in lb.titles().values(), "the title")
     lb.check_at_rest()
 
 
 def test_health_follows_the_backends() -> None:
     port = free_port()
-    with Windowed(f"--upstream=127.0.0.1:{port}", metrics="127.0.0.1:0", check_interval="100ms") as lb:
+    with WithMetrics(f"--upstream=127.0.0.1:{port}", metrics="127.0.0.1:0", check_interval="100ms") as lb:
         lb.expect("prober .* all-down")
-        wait_for(lambda: ask(lb.window, "/health")[0] == 503, "503 without a backend")
+        wait_for(lambda: ask(lb.http, "/health")[0] == 503, "503 without a backend")
         with Echo(port=port):
-            wait_for(lambda: ask(lb.window, "/health")[::2] == (200, "ok\n"), "200 with a backend")
+            wait_for(lambda: ask(lb.http, "/health")[::2] == (200, "ok\n"), "200 with a backend")
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "PATCH", "OPTIONS"])
-def test_nothing_can_be_changed(lb: Windowed, method: str) -> None:
+def test_nothing_can_be_changed(lb: WithMetrics, method: str) -> None:
     for body in (None, b"x" * 200_000):  # read past and thrown away, or a reset would overtake the answer
-        code, headers, _ = ask(lb.window, "/", method, body)
+        code, headers, _ = ask(lb.http, "/", method, body)
         assert (code, headers["Allow"]) == (405, "GET, HEAD")
 
 
-def test_a_question_has_no_body_and_a_head_of_8_kib(lb: Windowed) -> None:
-    assert raw(lb.window, b"GET / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhello").startswith(
+def test_a_request_has_no_body_and_a_head_of_8_kib(lb: WithMetrics) -> None:
+    assert raw(lb.http, b"GET / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhello").startswith(
         b"HTTP/1.1 413 "
     )
     head = b"GET /health HTTP/1.1\r\nHost: a\r\nConnection: close\r\nX: "
-    assert raw(lb.window, head + b"a" * 7900 + b"\r\n\r\n").startswith(b"HTTP/1.1 200 ")
-    assert raw(lb.window, head + b"a" * 8200 + b"\r\n\r\n").startswith(b"HTTP/1.1 431 ")
-    assert raw(lb.window, b"\x16\x03\x01\x02\x00\x01\x00\r\n\r\n").startswith(b"HTTP/1.1 400 ")
+    assert raw(lb.http, head + b"a" * 7900 + b"\r\n\r\n").startswith(b"HTTP/1.1 200 ")
+    assert raw(lb.http, head + b"a" * 8200 + b"\r\n\r\n").startswith(b"HTTP/1.1 431 ")
+    assert raw(lb.http, b"\x16\x03\x01\x02\x00\x01\x00\r\n\r\n").startswith(b"HTTP/1.1 400 ")
     lb.check_at_rest()
 
 
-def test_one_connection_for_many_questions(lb: Windowed) -> None:
-    conn = http.client.HTTPConnection(*lb.window, timeout=5)
+def test_one_connection_for_many_requests(lb: WithMetrics) -> None:
+    conn = http.client.HTTPConnection(*lb.http, timeout=5)
     for path, code in (("/health", 200), ("/nowhere", 404), ("/metrics", 200), ("/", 200)):
         conn.request("GET", path)
         reply = conn.getresponse()
@@ -132,12 +132,12 @@ def test_one_connection_for_many_questions(lb: Windowed) -> None:
     conn.close()
     pipelined = b"GET /health HTTP/1.1\r\nHost: a\r\n\r\n" * 50
     last = b"GET /health HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
-    assert raw(lb.window, pipelined + last).count(b"HTTP/1.1 200 ") == 51
+    assert raw(lb.http, pipelined + last).count(b"HTTP/1.1 200 ") == 51
 
 
-def test_a_slow_client_is_cut(lb: Windowed) -> None:
+def test_a_slow_client_is_cut(lb: WithMetrics) -> None:
     began = time.monotonic()
-    with socket.create_connection(lb.window, 10) as sock:
+    with socket.create_connection(lb.http, 10) as sock:
         sock.sendall(b"GET / HTTP/1.1\r\nHost:")
         for _ in range(8):
             time.sleep(0.5)
@@ -147,12 +147,12 @@ def test_a_slow_client_is_cut(lb: Windowed) -> None:
     lb.check_at_rest()
 
 
-def test_idlers_make_room_and_keep_no_client_out(lb: Windowed) -> None:
-    with held(lb.window, 32) as idlers:
+def test_idle_connections_make_room(lb: WithMetrics) -> None:
+    with held(lb.http, 32) as idlers:
         for sock in idlers:
             sock.sendall(b"GET /health HTTP/1.1\r\nHost: a\r\n\r\n")
             assert sock.recv(4096).startswith(b"HTTP/1.1 200 ")
-        assert ask(lb.window, "/health")[0] == 200
+        assert ask(lb.http, "/health")[0] == 200
         gone = select.select(idlers, [], [], 2.0)[0]
         assert gone == [idlers[0]] and gone[0].recv(1) == b""
         idlers[-1].sendall(b"GET /health HTTP/1.1\r\nHost: a\r\n\r\n")
@@ -160,7 +160,7 @@ def test_idlers_make_room_and_keep_no_client_out(lb: Windowed) -> None:
     lb.check_at_rest()
 
 
-def test_a_reload_opens_moves_and_closes_the_window(tmp_path: Path) -> None:
+def test_a_reload_opens_moves_and_closes_the_http_server(tmp_path: Path) -> None:
     path = tmp_path / "balancer.ini"
 
     def configure(*lines: str) -> None:
@@ -168,7 +168,7 @@ def test_a_reload_opens_moves_and_closes_the_window(tmp_path: Path) -> None:
 
     with Echo() as backend:
         configure()
-        with Windowed("-c", str(path), "--bind=127.0.0.1") as lb:
+        with WithMetrics("-c", str(path), "--bind=127.0.0.1") as lb:
             first, second = free_port(), free_port()
             assert not lb.ctl("reload").returncode
             configure(f"metrics = 127.0.0.1:{first}")
@@ -180,12 +180,12 @@ def test_a_reload_opens_moves_and_closes_the_window(tmp_path: Path) -> None:
             wait_for(lambda: is_closed(first), "the old place closed")
             configure()
             assert not lb.ctl("reload").returncode
-            wait_for(lambda: is_closed(second), "the window closed")
+            wait_for(lambda: is_closed(second), "the HTTP server closed")
             wait_for(lambda: len(lb.processes()) == 5, "one generation", 8)
             assert lb.cpu_share(0.5) < 0.3, "a listener that was shut down spins"
 
 
-def test_a_window_that_is_not_on_loopback_is_warned_of() -> None:
+def test_an_http_server_off_loopback_is_warned_of() -> None:
     environment = {"BALANCER_UPSTREAMS": "a:1"}
     with (
         Echo() as backend,
@@ -195,7 +195,7 @@ def test_a_window_that_is_not_on_loopback_is_warned_of() -> None:
         assert re.search(r"warning master pid=\d+ config note=.*did you mean BALANCER_UPSTREAM\?", lb.log())
 
 
-def test_a_unix_window(tmp_path: Path) -> None:
+def test_http_on_a_unix_socket(tmp_path: Path) -> None:
     with Echo() as backend, Balancer(upstreams=[backend.address], metrics=f"unix:{tmp_path}/w") as lb:
         with socket.socket(socket.AF_UNIX) as sock:
             sock.settimeout(5)

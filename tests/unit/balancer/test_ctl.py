@@ -1,4 +1,4 @@
-"""The command line of balancerctl, and how it answers when nobody does."""
+"""The command line of balancerctl, and what it says without an answer."""
 
 import socket
 import threading
@@ -30,7 +30,7 @@ def test_misuse_exits_2(argv: list[str], capsys: pytest.CaptureFixture[str]) -> 
     assert "usage: balancerctl" in capsys.readouterr().err
 
 
-def test_nobody_there_is_one_sentence_and_1(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_no_balancer_there_is_one_sentence_and_1(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert ctl.main(["--admin", str(tmp_path / "none.sock"), "status"]) == 1
     assert capsys.readouterr().err == (
         f"balancerctl: cannot reach a balancer at {tmp_path}/none.sock: No such file or directory\n"

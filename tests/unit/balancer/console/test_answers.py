@@ -64,7 +64,7 @@ def test_elsewhere_is_nothing() -> None:
     assert answer.status == 404 and b"/status.json" in answer.body
 
 
-def test_a_crowd_costs_what_one_costs() -> None:
+def test_many_requests_cost_one_answer() -> None:
     source = StatusSource("up")
     fresh = Answers(source, PLAIN)
     first = fresh.to("GET", "/status.json", 5.0)

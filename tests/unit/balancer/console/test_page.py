@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from balancer.console.page import BAD, GOOD, HEADERS, WARN, draw, headline, judge
+from balancer.console.page import BAD, GOOD, HEADERS, WARN, assess, headline, render
 from tests.unit.balancer.console.sample_status import backend, listener, status, worker
 
 
@@ -36,7 +36,7 @@ def test_the_big_line() -> None:
     assert headline(three) == "3 of 3 backends up, 17 sessions"
     one = status(backends=[backend("a", state="down")], totals=status()["totals"] | {"sessions": 1})
     assert headline(one) == "0 of 1 backend up, 1 session"
-    page = draw(three)
+    page = render(three)
     assert "<h1>3 of 3 backends up, 17 sessions</h1>" in page
     assert "Nothing needs attention." in page and "{{" not in page
 
@@ -50,37 +50,37 @@ def test_the_big_line() -> None:
         ({"backends": [backend("a"), backend("b", state="maint")]}, GOOD,
          "b is in maint by an operator's command; 2 sessions left there."),
         ({"workers": [worker(0), worker(1, state="hung")]}, WARN, "Worker 1 (pid 4711) is hung"),
-        ({"workers": []}, BAD, "No worker is ready: nobody is accepted."),
+        ({"workers": []}, BAD, "No worker is ready: no client is accepted."),
         ({"reload": {"ok": False, "text": "conf:3: unknown key", "age_s": 4.0}}, WARN,
          "The last reload failed, the old configuration stays: conf:3: unknown key"),
         ({"totals": status()["totals"] | {"queued": 5}}, WARN, "5 sessions waiting"),
     ],
 )  # fmt: skip
 def test_what_is_wrong_stands_on_top(changed: dict[str, Any], level: str, sentence: str) -> None:
-    found, troubles = judge(status(**changed))
+    found, problems = assess(status(**changed))
     assert found == level
-    assert any(sentence in text for _, text in troubles), troubles
-    page = draw(status(**changed))
+    assert any(sentence in text for _, text in problems), problems
+    page = render(status(**changed))
     assert f'<main class="level-{level}">' in page
     assert sentence in "".join(Reader(page).texts)
     assert "Nothing needs attention" not in page
 
 
 def test_figures_and_their_shares() -> None:
-    page = draw(status(backends=[backend("a", sessions=3, maxconn=8), backend("b", sessions=1)]))
+    page = render(status(backends=[backend("a", sessions=3, maxconn=8), backend("b", sessions=1)]))
     assert 'width="37.5%"' in page and 'width="25.0%"' in page  # of its maxconn, of all sessions
     text = " ".join(Reader(page).texts)
     assert "3/8" in text and "4.0 KiB" in text and "12 %" in text and "up 1m 1s" in text
     keys = [attributes["data-key"] for _, attributes in Reader(page).tags if "data-key" in attributes]
     assert len(keys) == len(set(keys))
-    courses = {
-        attributes["data-course"] for _, attributes in Reader(page).tags if "data-course" in attributes
+    histories = {
+        attributes["data-history"] for _, attributes in Reader(page).tags if "data-history" in attributes
     }
-    assert courses <= set(keys)
+    assert histories <= set(keys)
 
 
 def test_listeners_and_pools_are_named() -> None:
-    page = draw(
+    page = render(
         status(
             listeners=[
                 listener("web", maxconns=68, addresses=["0.0.0.0:80", "[::]:80"], pools=["api", "main"])
@@ -95,7 +95,7 @@ def test_listeners_and_pools_are_named() -> None:
 
 
 def test_the_policy_allows_this_script_and_style_and_nothing_else() -> None:
-    page = draw(status())
+    page = render(status())
     policy = dict(HEADERS)["Content-Security-Policy"]
     for name in ("script", "style"):
         [inner] = re.findall(rf"<{name}>(.*?)</{name}>", page, re.DOTALL)
@@ -119,13 +119,13 @@ def test_nothing_from_outside_becomes_markup(name: str, reason: str) -> None:
         reload={"ok": False, "text": reason},
     )
     # An empty check or an address that equals the name has its own drawing; everything else has the same skeleton.
-    skeleton = [tag for tag, _ in Reader(draw(wild)).tags]
-    expected = [tag for tag, _ in Reader(draw(plain)).tags]
+    skeleton = [tag for tag, _ in Reader(render(wild)).tags]
+    expected = [tag for tag, _ in Reader(render(plain)).tags]
     assert skeleton == expected or name == reason
 
 
 def test_a_name_that_looks_like_a_placeholder_or_a_tag_stays_text() -> None:
     name = """{{level}}<script>alert("1")</script>'&amp;"""
-    page = draw(status(backends=[backend(name)]))
+    page = render(status(backends=[backend(name)]))
     assert page.count("<script>") == 1
     assert name in Reader(page).texts

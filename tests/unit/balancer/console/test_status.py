@@ -5,7 +5,7 @@ import pytest
 from balancer.config.units import parse_address
 from balancer.console.processes import UNKNOWN, Figures
 from balancer.console.status import snapshot, worker_state
-from balancer.console.table import check_text, draw_status, human_age, human_bytes
+from balancer.console.table import check_text, human_age, human_bytes, status_text
 from balancer.options import Listener, Options, Pool, ProcessOptions, Route
 from balancer.pool import board as b
 from balancer.pool.backend import Backend
@@ -72,7 +72,7 @@ def test_listeners_and_pools_have_their_own_figures(board: b.Board) -> None:
     assert (pool["name"], pool["balance"], pool["queued"], pool["queued_total"]) == ("main", "p2c", 3, 4)
     assert pool["backends"] == status["backends"] and {one["pool"] for one in pool["backends"]} == {"main"}
     assert status["schema"] == 2
-    table = draw_status(status)
+    table = status_text(status)
     assert "2/9" in table and "3/5" in table and "p2c" in table
 
 
@@ -144,12 +144,12 @@ def test_the_last_reload_is_told(board: b.Board) -> None:
     board.shared.notice.write('{"ok": false, "at_ms": 98500, "text": "conf:3: unknown key"}')
     status = look(board)
     assert (status["reload"]["ok"], status["reload"]["age_s"]) == (False, 1.5)
-    assert "last reload FAILED: conf:3: unknown key" in draw_status(status)
+    assert "last reload FAILED: conf:3: unknown key" in status_text(status)
 
 
 def test_the_table_shows_unknown_as_a_dash(board: b.Board) -> None:
     lease(board, 3, pid=99, state=c.READY, beat_ms=100_000, sessions=1234567)
-    page = draw_status(look(board))
+    page = status_text(look(board))
     line = next(line for line in page.splitlines() if " 99 " in line)
     assert "1,234,567" in line and " - " in line
     assert "generation 3  up 1m" in page

@@ -1,4 +1,4 @@
-"""The HTTP window: questions only, bounded connections, the idle ones make room."""
+"""The HTTP server: reading only, bounded connections, idle ones make room."""
 
 import os
 import socket
@@ -12,7 +12,7 @@ from balancer.eventloop.log import Log
 from balancer.eventloop.loop import Loop
 from tests.unit.balancer.eventloop.sockets import received
 
-QUESTION = b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n"
+REQUEST = b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n"
 
 
 class Fixture:
@@ -66,7 +66,7 @@ def web() -> Iterator[Fixture]:
 
 @pytest.mark.parametrize(("method", "status"), [("GET", 413), ("HEAD", 413), ("POST", 405), ("DELETE", 405)])
 @pytest.mark.parametrize("framing", ["Content-Length: 5", "Transfer-Encoding: chunked"])
-def test_a_question_has_no_body(web: Fixture, method: str, status: int, framing: str) -> None:
+def test_a_request_has_no_body(web: Fixture, method: str, status: int, framing: str) -> None:
     client = web.say(f"{method} /health HTTP/1.1\r\nHost: x\r\n{framing}\r\n\r\nhello".encode())
     answer = received(client)
     assert answer.startswith(f"HTTP/1.1 {status} ".encode()) and answer.endswith(b"|end")
@@ -74,18 +74,18 @@ def test_a_question_has_no_body(web: Fixture, method: str, status: int, framing:
 
 
 def test_the_idle_make_room_the_longest_idle_first(web: Fixture) -> None:
-    idle = [web.say(QUESTION) for _ in range(CLIENT_LIMIT)]
+    idle = [web.say(REQUEST) for _ in range(CLIENT_LIMIT)]
     assert all(received(client).endswith(b"ok\n|open") for client in idle)
-    idle[0].send(QUESTION)
+    idle[0].send(REQUEST)
     web.turn()
-    assert received(web.say(QUESTION)).endswith(b"ok\n|open")
+    assert received(web.say(REQUEST)).endswith(b"ok\n|open")
     assert received(idle[1]) == b"|end" and received(idle[0]).endswith(b"ok\n|open")
 
 
 def test_those_under_way_keep_their_place(web: Fixture) -> None:
-    under_way = [web.say(QUESTION[:10]) for _ in range(CLIENT_LIMIT)]
+    under_way = [web.say(REQUEST[:10]) for _ in range(CLIENT_LIMIT)]
     assert received(web.say()) == b"|end"
-    under_way[0].send(QUESTION[10:])
+    under_way[0].send(REQUEST[10:])
     web.turn()
     assert received(under_way[0]).endswith(b"ok\n|open")
     web.pass_time(HTTP_LIMITS.head_seconds)
@@ -93,11 +93,11 @@ def test_those_under_way_keep_their_place(web: Fixture) -> None:
 
 
 def test_stopped_it_closes_the_idle_and_answers_the_others(web: Fixture) -> None:
-    idle, under_way = web.say(QUESTION), web.say(QUESTION[:10])
+    idle, under_way = web.say(REQUEST), web.say(REQUEST[:10])
     received(idle)
     web.server.stop()
     web.turn()
     assert received(idle) == b"|end" and received(under_way) == b"|open"
-    under_way.send(QUESTION[10:])
+    under_way.send(REQUEST[10:])
     web.turn()
     assert received(under_way).endswith(b"ok\n|end")
