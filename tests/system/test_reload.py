@@ -6,6 +6,7 @@ import socket
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
+from typing import Any
 
 import pytest
 
@@ -15,6 +16,7 @@ from scripts.lab.network import Address, free_port, held, text_of
 from scripts.lab.waiting import wait_for
 from tests.system.faults import report
 from tests.system.harness import FileBalancer
+from tests.system.random_sections import random_sections
 from tests.system.sampler import Sampler
 
 GENERATIONS = 3  # alive at once, at most
@@ -83,6 +85,51 @@ def test_reloads_under_load_fail_no_request() -> None:
 @pytest.mark.soak
 def test_twenty_reloads_over_a_hundred_thousand_requests() -> None:
     reload_under_load(20, 100_000)
+
+
+class StayingSampler(Sampler):
+    """Looks at the totals of all, and at those of the listener and the pool `stay`."""
+
+    def look(self, status: dict[str, Any]) -> None:
+        (listener,) = (one for one in status["listeners"] if one["name"] == "stay")
+        own = {f"listener {key}": value for key, value in listener.items() if key.endswith("_total")}
+        backends = [one for one in status["backends"] if one["pool"] == "stay"]
+        super().look({**status, "totals": status["totals"] | own, "backends": backends})
+
+
+def change_listeners_under_load(seed: int, reloads: int) -> None:
+    with ExitStack() as stack:
+        dice = random.Random(seed)
+        backends = [stack.enter_context(Digest(index)) for index in range(3)]
+        ports = free_port(), free_port()
+        texts = [text_of(backend.address) for backend in backends]
+        lb = stack.enter_context(FileBalancer(random_sections(dice, ports, texts)))
+        sampler = stack.enter_context(StayingSampler(lb))
+        loads = [stack.enter_context(Load(("127.0.0.1", port), clients=8, pause=0.002)) for port in ports]
+        for turn in range(reloads):
+            before = lb.status()["totals"]["accepted_total"]
+            wait_for(lambda b=before: lb.status()["totals"]["accepted_total"] > b + 50, "load", 20)
+            lb.write(random_sections(dice, ports, texts))
+            lb.reload(turn + 2)
+        lb.wait_one_generation()
+        outcomes = [load.finish() for load in loads]
+        sampler.check()
+        attempts, failed = (sum(getattr(one, name) for one in outcomes) for name in ("attempts", "failed"))
+        report("listeners and pools", seed=seed, reloads=reloads, requests=attempts, failed=failed)
+        for outcome in outcomes:
+            outcome.check_nothing_lost(reloads * 10)
+        lb.check_at_rest(more_descriptors=20)
+
+
+def test_listeners_and_pools_change_under_load() -> None:
+    """They are added, removed, renamed and routed to other pools. Fails where a renamed listener is bound anew."""
+    change_listeners_under_load(1, 20)
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("seed", range(2, 8))
+def test_listeners_and_pools_change_under_load_for_long(seed: int) -> None:
+    change_listeners_under_load(seed, 60)
 
 
 class Generations:

@@ -1,5 +1,6 @@
 """USR2: the program's next version takes over the sockets; a broken one is a line in the log and nothing else."""
 
+import random
 import re
 import signal
 import socket
@@ -16,6 +17,7 @@ from scripts.lab.network import free_port, held, text_of
 from scripts.lab.process import is_running
 from scripts.lab.waiting import wait_for
 from tests.system.faults import report
+from tests.system.random_sections import random_sections
 from tests.system.upgradable import SERVES, Successor, UpgradableBalancer, status_or_none, subreaper
 
 
@@ -190,6 +192,45 @@ def test_a_reload_and_an_upgrade_cross_and_nothing_is_lost(tmp_path: Path, first
         report("crossed", first=first.name, requests=outcome.attempts, failed=outcome.failed)
         outcome.check_nothing_lost(300)
         lb.check_at_rest()
+
+
+def test_listeners_and_pools_change_in_an_upgrade(tmp_path: Path) -> None:
+    """They are added, removed, renamed and routed to other pools. Fails where a successor takes the sockets of a
+    listener by its name, and where the addresses that it does not have any more stay open without a process that
+    accepts."""
+    with ExitStack() as stack:
+        dice = random.Random(8)
+        backends = [stack.enter_context(Digest(index)) for index in range(3)]
+        ports, gone = (free_port(), free_port()), free_port()
+        texts = [text_of(backend.address) for backend in backends]
+        path = tmp_path / "balancer.ini"
+        path.write_text(
+            random_sections(dice, ports, texts) + f"[listener gone]\nbind = 127.0.0.1:{gone}\npool = stay\n"
+        )
+        lb = stack.enter_context(UpgradableBalancer(tmp_path, port=None, config=path))
+        loads = [stack.enter_context(Load(("127.0.0.1", port), clients=8, pause=0.002)) for port in ports]
+        socket.create_connection(("127.0.0.1", gone), 1).close()
+        for turn in range(4):
+            path.write_text(random_sections(dice, ports, texts))
+            lb.upgrade()
+            wait_for(lambda: refuses(gone), "the removed address refuses", 1)
+            assert lb.old.wait(10) == 0, turn
+            status = wait_for(lambda: status_or_none(lb), "a status of the new version")
+            assert "stay" in {listener["name"] for listener in status["listeners"]}
+        outcomes = [load.finish() for load in loads]
+        attempts, failed = (sum(getattr(one, name) for one in outcomes) for name in ("attempts", "failed"))
+        report("upgrades of listeners and pools", upgrades=4, requests=attempts, failed=failed)
+        for outcome in outcomes:
+            outcome.check_nothing_lost(100)
+        lb.check_at_rest(more_descriptors=20)
+
+
+def refuses(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), 1).close()
+    except ConnectionError:
+        return True
+    return False
 
 
 def test_an_upgraded_master_can_reload(tmp_path: Path) -> None:
