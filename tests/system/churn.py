@@ -15,18 +15,21 @@ import socket
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from scripts.lab.helpers import HelperProcess
 from scripts.lab.network import Address, is_open
 
 
 class Counting(HelperProcess):
-    """A backend that greets, echoes, and at each accept counts the connections that the peer has not closed."""
+    """Backends that greet, echo, and at each accept count the connections that the peer has not closed.
 
-    def __init__(self) -> None:
-        super().__init__("tests.system.churn", "counting")
-        self.address = ("127.0.0.1", int(self.read_line()))
+    `backends` addresses in one process: the count is over all of them."""
+
+    def __init__(self, backends: int = 1) -> None:
+        super().__init__("tests.system.churn", "counting", backends)
+        self.addresses = [("127.0.0.1", int(self.read_line())) for _ in range(backends)]
+        self.address = self.addresses[0]
 
     @property
     def name(self) -> str:
@@ -51,7 +54,6 @@ class Counts:
     turned_away: int = 0
     broken: int = 0
     refused: int = 0
-    by_size: dict[str, int] = field(default_factory=dict)
 
     def see(self, holding: Iterator[socket.socket]) -> None:
         """After an accept, or a greeting: count the open ones by a peek at each.
@@ -65,43 +67,54 @@ def wants_end(selector: selectors.BaseSelector) -> None:
     selector.register(sys.stdin, selectors.EVENT_READ, None)
 
 
-def count_connections() -> Counts:
-    """The backend's process."""
-    listener = socket.create_server(("127.0.0.1", 0), backlog=4096)
-    listener.setblocking(False)
-    print(listener.getsockname()[1], flush=True)
+def count_connections(backends: int) -> Counts:
+    """The process of the backends."""
     counts = Counts()
     selector = selectors.DefaultSelector()
     wants_end(selector)
-    selector.register(listener, selectors.EVENT_READ, listener)
+    listening = [socket.create_server(("127.0.0.1", 0), backlog=4096) for _ in range(backends)]
+    for sock in listening:
+        sock.setblocking(False)
+        print(sock.getsockname()[1], flush=True)
+        selector.register(sock, selectors.EVENT_READ, sock)
     holding: set[socket.socket] = set()
     while True:
         for key, _ in selector.select():
             if key.data is None:
                 return counts
-            if key.data is listener:
-                with contextlib.suppress(BlockingIOError):
-                    while True:
-                        conn, _ = listener.accept()
-                        conn.setblocking(False)
-                        holding.add(conn)
-                        counts.see(iter(holding))
-                        with contextlib.suppress(OSError):
-                            conn.send(b"hello")
-                        selector.register(conn, selectors.EVENT_READ, conn)
-                continue
-            try:
-                data = key.data.recv(4096)
-                if data:
-                    key.data.send(data)
-                    continue
-            except BlockingIOError:
-                continue
-            except OSError:
-                pass
-            selector.unregister(key.data)
-            holding.discard(key.data)
-            key.data.close()
+            if key.data in listening:
+                greet_all(key.data, holding, counts, selector)
+            elif not echo(key.data):
+                selector.unregister(key.data)
+                holding.discard(key.data)
+                key.data.close()
+
+
+def greet_all(
+    listening: socket.socket, holding: set[socket.socket], counts: Counts, selector: selectors.BaseSelector
+) -> None:
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            conn, _ = listening.accept()
+            conn.setblocking(False)
+            holding.add(conn)
+            counts.see(iter(holding))
+            with contextlib.suppress(OSError):
+                conn.send(b"hello")
+            selector.register(conn, selectors.EVENT_READ, conn)
+
+
+def echo(conn: socket.socket) -> bool:
+    """Send back what has come; False at the end of the connection."""
+    try:
+        data = conn.recv(4096)
+        if data:
+            conn.send(data)
+        return bool(data)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
 
 
 class Churner:
@@ -188,7 +201,7 @@ class Crowd:
 
 def main(words: list[str]) -> None:
     if words[0] == "counting":
-        counts = count_connections()
+        counts = count_connections(int(words[1]))
     else:
         host, port, clients, hold, seed = words[1:]
         counts = Crowd((host, int(port)), int(clients), float(hold), int(seed)).run()

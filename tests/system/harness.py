@@ -300,6 +300,16 @@ class Balancer(Daemon):
         return [each for each in waiting if each.inode in inodes]
 
 
+def ini_section(header: str, **keys: object) -> str:
+    """A section of a file; a list or tuple is one item a line."""
+    lines = [f"[{header}]"]
+    for key, value in keys.items():
+        items = value if isinstance(value, list | tuple) else [value]
+        lines.append(f"{key.replace('_', '-')} =")
+        lines += [f"    {item}" for item in items]
+    return "\n".join(lines) + "\n"
+
+
 class FileBalancer(Balancer):
     """A balancer with a configuration file: `write` replaces the file, `reload` makes it hold."""
 

@@ -1,4 +1,4 @@
-"""Samples of a balancer's status: no gauge is ever negative, no total ever falls."""
+"""Samples of a balancer's status: no gauge is ever negative, no total of what stays ever falls."""
 
 import time
 from typing import Any
@@ -37,11 +37,12 @@ class Sampler(BackgroundThread):
         for name, value in gauges(status).items():
             if value < 0:
                 self.faults.append(f"sample {self.samples}: {name} is {value}")
-        for name, value in totals(status).items():
+        now = totals(status)
+        for name, value in now.items():
             before = self.totals.get(name, 0)
             if value < before:
                 self.faults.append(f"sample {self.samples}: {name} fell from {before} to {value}")
-            self.totals[name] = value
+        self.totals = now  # what a reload has removed begins anew when it comes back
 
     def check(self) -> None:
         assert not self.faults, "\n".join(self.faults[:20])
@@ -52,12 +53,19 @@ def gauges(status: dict[str, Any]) -> dict[str, int]:
     """Every gauge of a status under a name."""
     found = {"sessions": status["totals"]["sessions"], "queued": status["totals"]["queued"]}
     found |= {f"worker {row['pid']}": row["sessions"] for row in status["workers"]}
-    return found | {f"backend {row['name']}": row["sessions"] for row in status["backends"]}
+    found |= {f"listener {row['name']}": row["sessions"] for row in status["listeners"]}
+    found |= {f"pool {row['name']}": row["queued"] for row in status["pools"]}
+    return found | {f"backend {row['pool']}/{row['name']}": row["sessions"] for row in status["backends"]}
 
 
 def totals(status: dict[str, Any]) -> dict[str, int]:
     """Every total of a status under a name."""
-    found = {key: value for key, value in status["totals"].items() if key.endswith("_total")}
-    for row in status["backends"]:
-        found |= {f"{row['name']} {key}": value for key, value in row.items() if key.endswith("_total")}
-    return found
+    rows = {"all": status["totals"]}
+    rows |= {f"listener {row['name']}": row for row in status["listeners"]}
+    rows |= {f"backend {row['pool']}/{row['name']}": row for row in status["backends"]}
+    return {
+        f"{name} {key}": value
+        for name, row in rows.items()
+        for key, value in row.items()
+        if key.endswith("_total")
+    }

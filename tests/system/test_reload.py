@@ -6,7 +6,6 @@ import socket
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
-from typing import Any
 
 import pytest
 
@@ -87,16 +86,6 @@ def test_twenty_reloads_over_a_hundred_thousand_requests() -> None:
     reload_under_load(20, 100_000)
 
 
-class StayingSampler(Sampler):
-    """Looks at the totals of all, and at those of the listener and the pool `stay`."""
-
-    def look(self, status: dict[str, Any]) -> None:
-        (listener,) = (one for one in status["listeners"] if one["name"] == "stay")
-        own = {f"listener {key}": value for key, value in listener.items() if key.endswith("_total")}
-        backends = [one for one in status["backends"] if one["pool"] == "stay"]
-        super().look({**status, "totals": status["totals"] | own, "backends": backends})
-
-
 def change_listeners_under_load(seed: int, reloads: int) -> None:
     with ExitStack() as stack:
         dice = random.Random(seed)
@@ -104,7 +93,7 @@ def change_listeners_under_load(seed: int, reloads: int) -> None:
         ports = free_port(), free_port()
         texts = [text_of(backend.address) for backend in backends]
         lb = stack.enter_context(FileBalancer(random_sections(dice, ports, texts)))
-        sampler = stack.enter_context(StayingSampler(lb))
+        sampler = stack.enter_context(Sampler(lb))
         loads = [stack.enter_context(Load(("127.0.0.1", port), clients=8, pause=0.002)) for port in ports]
         for turn in range(reloads):
             before = lb.status()["totals"]["accepted_total"]
