@@ -163,6 +163,14 @@ def test_the_makefile_has_every_target_that_the_readme_names() -> None:
     assert spoken <= targets
 
 
+def test_the_readme_shows_the_file_with_several_pools() -> None:
+    path = "conf/balancer-pools.ini"
+    block = (
+        (ROOT / "README.md").read_text().partition(f"<!-- {path} -->")[2].partition(f"<!-- /{path} -->")[0]
+    )
+    assert block == f"\n```ini\n{(ROOT / path).read_text()}```\n"
+
+
 @pytest.mark.parametrize("document", ["README.md", "CONTRIBUTING.md", "docs/SIGNALS.md"])
 def test_every_file_that_a_document_names_exists(document: str) -> None:
     text = (ROOT / document).read_text()
