@@ -31,6 +31,7 @@ from balancer.pool.health import HealthState, PassiveHealth, Schedule, first_due
 from balancer.pool.targets import Target, target_of
 from balancer.pool.verdicts import VerdictWriter
 from balancer.prefork.child import Child
+from balancer.shm.events import EventWriter, Level, Verb, tell
 
 
 @dataclass(slots=True)
@@ -113,6 +114,7 @@ class Prober:
     ) -> None:
         self._child, self._board = child, board
         self._loop, self._log = child.loop, child.log
+        self._events = EventWriter(board.shared.events, child.row)
         self._writer = VerdictWriter(board, child.row)
         self._resolver = resolver or Resolver()
         self._probe = probe
@@ -226,20 +228,21 @@ class Prober:
         address = one.backend.address
         if health.up:
             passed = {"passed": f"{health.rise}/{health.rise}"} if isinstance(health, HealthState) else {}
-            self._log.info("up", **labels, address=address, **passed, up=share)
+            self._tell("info", "up", **labels, address=address, **passed, up=share)
         else:
             self._writer.count_down(index)
             failed = f"{health.fall}/{health.fall}"
             then = f"next try in {format_duration(one.schedule.interval)}"
-            self._log.warning(
-                "down", **labels, address=address, check=one.reason, failures=failed, up=share, then=then
-            )
+            about = {"address": address, "check": one.reason, "failures": failed, "up": share}
+            self._tell("warning", "down", **labels, **about, then=then)
         if not pool.count_up():
             del labels["backend"]
-            self._log.error(
-                "all-down", **labels, up=share, then="clients are refused until a backend is back"
-            )
+            then = "clients are refused until a backend is back"
+            self._tell("error", "all-down", **labels, up=share, then=then)
         self._show(now)
+
+    def _tell(self, level: Level, verb: Verb, **fields: object) -> None:
+        tell(self._log, self._events, level, verb, **fields)
 
     def _show(self, now: float) -> None:
         up = sum(pool.count_up() for pool in self._pools)
@@ -271,7 +274,7 @@ class Prober:
                     self._log.debug("resolve", **one.labels(), error=error, then=f"keeps {kept}")
 
     def _moved(self, one: MonitoredBackend, host: str) -> None:
-        self._log.info("resolve", **one.labels(), old=one.host or "-", address=host)
+        self._tell("info", "resolve", **one.labels(), old=one.host or "-", address=host)
         one.host = host
         self._writer.write_address(one.backend.index, host)
         one.schedule.hasten(self._loop.now)

@@ -19,6 +19,7 @@ import socket
 import stat
 import time
 from collections.abc import Callable
+from typing import NamedTuple
 
 LONGEST_LINE = 4000  # below PIPE_BUF (4096): one write of a whole line to a pipe is atomic
 BUFFERED_LINES = 512  # session lines held until flush(); at this number they are written at once
@@ -40,6 +41,14 @@ def _value(value: object) -> str:
     if text and _SAFE.issuperset(text):
         return text
     return '"' + _escape(text.replace("\\", "\\\\").replace('"', '\\"')) + '"'
+
+
+class LoggedLine(NamedTuple):
+    """A line as it was logged: its fields (key=value ...), the time of day and the monotonic time."""
+
+    text: str
+    wall_ns: int
+    at_ms: int
 
 
 class Sink:
@@ -139,6 +148,7 @@ class Log:
         self._info = f"Z info {self._prefix}"
         self._second = -1
         self._stamp = ""
+        self._wall = 0.0  # the time of day of the last line
         self._retry_at = 0.0
 
     @property
@@ -147,17 +157,29 @@ class Log:
         return self._sink.problem
 
     def info(self, verb: str, **fields: object) -> None:
-        self._write_line("info", verb, fields)
+        self.write("info", verb, fields)
 
     def warning(self, verb: str, **fields: object) -> None:
-        self._write_line("warning", verb, fields)
+        self.write("warning", verb, fields)
 
     def error(self, verb: str, **fields: object) -> None:
-        self._write_line("error", verb, fields)
+        self.write("error", verb, fields)
 
     def debug(self, verb: str, **fields: object) -> None:
         if self.level >= 2:
-            self._write_line("debug", verb, fields)
+            self.write("debug", verb, fields)
+
+    def write(self, level: str, verb: str, fields: dict[str, object]) -> LoggedLine:
+        """Log a line of any level; returns what was logged. `fields` may hold `then`, which comes last."""
+        then = fields.get("then")
+        words = [f"{key}={_value(value)}" for key, value in fields.items() if key != "then"]
+        if then is not None:
+            words.append(f"then={_escape(str(then))}")
+        text = " ".join(words)
+        after = f" {text}\n" if words else "\n"
+        self._buffer.append(f"{self._timestamp()}Z {level} {self._prefix}{verb}{after}")
+        self.flush()
+        return LoggedLine(text, int(self._wall * 1e9), int(self._clock() * 1000))
 
     def session(self, line: str) -> None:
         """Log the line of one session, from its verb on; buffered until flush(). 1.7 us, the write included."""
@@ -197,21 +219,12 @@ class Log:
         return Log(process, level=level, sink=self._sink, clock=self._clock)
 
     def _timestamp(self) -> str:
-        now = time.time()
+        self._wall = now = time.time()
         second = int(now)
         if second != self._second:
             self._second = second
             self._stamp = time.strftime("%Y-%m-%dT%H:%M:%S.", time.gmtime(second))
         return f"{self._stamp}{int((now - second) * 1000):03d}"
-
-    def _write_line(self, level: str, verb: str, fields: dict[str, object]) -> None:
-        then = fields.pop("then", None)
-        words = [f"{self._timestamp()}Z {level} {self._prefix}{verb}"]
-        words += [f"{key}={_value(value)}" for key, value in fields.items()]
-        if then is not None:
-            words.append(f"then={_escape(str(then))}")
-        self._buffer.append(" ".join(words) + "\n")
-        self.flush()
 
     def _encode(self, line: str) -> bytes:
         data = line.encode("utf-8", "backslashreplace")

@@ -1,1 +1,1 @@
-"""Memory that all processes of one master share: the table of counters, its layout, the notice."""
+"""Memory that all processes of one master share: the table of counters, its layout, the notice, the events."""

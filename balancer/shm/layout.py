@@ -22,6 +22,7 @@ queue, which sibling is named to help, and which share of new connections is ste
 
 from dataclasses import dataclass
 
+from balancer.shm.events import EventRing
 from balancer.shm.notice import Notice
 from balancer.shm.table import Table
 
@@ -63,6 +64,7 @@ class Shared:
     rows: Table
     slots: Table
     notice: Notice
+    events: EventRing
 
 
 def make_shared(columns: int, rows: int = MAX_ROWS) -> Shared:
@@ -71,4 +73,5 @@ def make_shared(columns: int, rows: int = MAX_ROWS) -> Shared:
         rows=Table(rows, max(columns, PREFORK_COLUMNS)),
         slots=Table(MAX_SLOTS, SLOT_COLUMNS),
         notice=Notice(),
+        events=EventRing(rows),
     )

@@ -75,17 +75,18 @@ class Loop:
 
 
 class Log:
+    """Lines without quotes and prefix."""
+
     def __init__(self) -> None:
         self.lines: list[str] = []
 
-    def __getattr__(self, level: str) -> Callable[..., None]:
-        def say(verb: str, **fields: object) -> None:
-            if level != "debug":
-                self.lines.append(
-                    " ".join([level, verb, *(f"{key}={value}" for key, value in fields.items())])
-                )
+    def write(self, level: str, verb: str, fields: dict[str, object]) -> tuple[str, int, int]:
+        text = " ".join(f"{key}={value}" for key, value in fields.items())
+        self.lines.append(f"{level} {verb} {text}")
+        return text, 0, 0
 
-        return say
+    def debug(self, verb: str, **fields: object) -> None:
+        pass
 
 
 class ProberSimulation:
@@ -193,6 +194,8 @@ def test_a_death_is_told_once_and_the_return_too(sim: ProberSimulation) -> None:
         "warning down backend=a address=10.0.0.1:80 check=refused failures=3/3 up=1/2 then=next try in 2s",
         "info up backend=a address=10.0.0.1:80 passed=2/2 up=2/2",
     ]
+    events = [f"{event.verb} {event.text}" for event in sim.board.shared.events.read()]
+    assert events == [line.partition(" ")[2] for line in sim.log.lines]
     own = sim.board.shared.rows.row(PROBER)
     assert own[Board.backend_at(sim.backends[0].index) + B_DOWNS] == 1
     assert own[Board.backend_at(sim.backends[0].index) + B_CHECKS] == sum(

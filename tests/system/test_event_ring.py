@@ -1,0 +1,64 @@
+"""The event rings over real processes: appended by several at once, followed by one, some of them killed meanwhile."""
+
+import os
+import random
+import signal
+import time
+from itertools import pairwise
+
+from balancer.shm.events import Event, EventRing
+
+WRITERS = 4
+
+
+def write_for_ever(ring: EventRing, row: int) -> None:
+    number = 0
+    while True:
+        number += 1
+        ring.append(row, "up", f"pid={os.getpid()} n={number}", number, number)
+        time.sleep(0.002)
+
+
+def fork_writer(ring: EventRing, row: int) -> int:
+    pid = os.fork()
+    if not pid:
+        try:
+            write_for_ever(ring, row)
+        finally:
+            os._exit(1)
+    return pid
+
+
+def test_a_follower_sees_every_event_of_every_writer_once_and_in_order() -> None:
+    ring = EventRing(WRITERS)
+    pids = {row: fork_writer(ring, row) for row in range(WRITERS)}
+    seen: list[Event] = []
+    kills = 0
+    end = time.monotonic() + 3
+    try:
+        while time.monotonic() < end:
+            seen += ring.read(seen[-1].serial if seen else 0)
+            if len(seen) > 150 * (kills + 1):
+                kills += 1
+                row = random.randrange(WRITERS)
+                os.kill(pids[row], signal.SIGKILL)
+                os.waitpid(pids[row], 0)
+                pids[row] = fork_writer(ring, row)  # the row is leased again
+            time.sleep(0.01)
+    finally:
+        for pid in pids.values():
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+    ring.read(seen[-1].serial)
+    time.sleep(1.1)  # for those that were killed in the middle of an append
+    seen += ring.read(seen[-1].serial)
+    assert kills > 5 and len(seen) > 1000
+    assert all(first.serial <= second.serial for first, second in pairwise(seen))
+    by_writer: dict[str, list[int]] = {}
+    for event in seen:
+        pid, number = event.text.split()
+        by_writer.setdefault(pid, []).append(int(number[2:]))
+    assert len(by_writer) == WRITERS + kills
+    for numbers in by_writer.values():
+        assert numbers == list(range(1, len(numbers) + 1))
+    assert ring.read() == seen[-500:]
