@@ -270,7 +270,7 @@ def check_console(
         where = f"{each} listens ({place_of(each, item)})" if each.settings.begins else "clients are served"
         if process.metrics == address and address.is_certain:
             raise main.refuse("metrics", f"{address} is where {where}")
-        if address.family == "unix" and address.path == process.admin:
+        if address == process.admin_address:
             raise main.refuse("admin", f"{process.admin} is where {where}")
 
 

@@ -22,7 +22,8 @@ from balancer.config.units import (
     parse_duration,
     parse_positive_duration,
 )
-from balancer.pool.backend import MAIN_POOL, Backend, parse_upstream
+from balancer.config.words import quote, unquote
+from balancer.pool.backend import MAIN_POOL, Backend, is_source, parse_upstream
 from balancer.prefork.options import DaemonOptions, addresses_of, parse_listen, parse_processes
 
 SECTION = "balancer"
@@ -30,14 +31,17 @@ ABOUT = "spreads TCP connections over backends (layer 4), from forked workers"
 EXAMPLE = (
     "balancer -p 9090 -u 10.0.0.1:9000 -u '10.0.0.2:9000 weight=2' -u '10.0.0.3:9000 backup' --maxconns 1024"
 )
+ADMIN_OFF = "off"
 POLICIES = ("leastconn", "roundrobin", "random", "p2c", "source")
 
 
 def _parse_socket_path(text: str) -> str:
-    """An absolute path short enough for a unix socket: a reload must find it wherever the master then stands."""
-    path = os.path.abspath(text) if text else ""
-    if path:
-        parse_address(f"unix:{path}")
+    """Off, or an absolute path short enough for a unix socket: a reload must find it wherever the master then stands."""
+    path = unquote(text)
+    if path in ("", ADMIN_OFF):
+        return path
+    path = os.path.abspath(path)
+    parse_address(f"unix:{quote(path)}")
     return path
 
 
@@ -175,9 +179,12 @@ class Pool:
     name: str
     backends: tuple[Backend, ...] = _backends(
         "",
-        "backend: host:port, [v6]:port or unix:/path, then weight=N maxconn=N backup name=X as wanted",
+        "backend: host:port, [v6]:port or unix:/path, then weight=N maxconn=N backup name=X source=ADDRESS[,ADDRESS...] "
+        "as wanted; source is the addresses of this machine to connect from, for more ports than one address has",
         parse_upstream,
         name="upstream",
+        words=True,
+        continues=is_source,
         short="u",
         metavar="BACKEND",
         repeat=True,
@@ -235,11 +242,28 @@ class ProcessOptions(DaemonOptions):
         flag=True,
     )
     drain_timeout: float = _processes(
-        "30s", "time sessions have to end on a stop or reload before they are cut", parse_duration
+        "30s", "time sessions have to end on a stop before they are cut", parse_duration
+    )
+    drain_spread: bool = _processes(
+        "yes",
+        "close sessions spread over the end of the drain, idle ones first, so that their clients do not all come back in "
+        "one moment; no lets every session have the whole time",
+        flag=True,
+    )
+    reload_timeout: float = _processes(
+        "0",
+        "time sessions have to end after a reload, in the processes of the configuration before; 0 lets them go on until "
+        "they end",
+        parse_duration,
+    )
+    resolver_refresh: float = _processes(
+        "10s",
+        "time between two lookups of a backend's name, where the answer does not say how long it holds",
+        parse_positive_duration,
     )
     admin: str = _processes(
         "",
-        "unix socket of the console, mode 0600, for balancerctl",
+        "unix socket of the console, mode 0600, for balancerctl; off is none",
         _parse_socket_path,
         metavar="PATH",
         unset="prefork-balancer-PORT.sock in the runtime directory",
@@ -252,6 +276,11 @@ class ProcessOptions(DaemonOptions):
         metavar="ADDRESS",
         unset="off",
     )
+
+    @property
+    def admin_address(self) -> Address | None:
+        """Of the admin socket; None when it is off."""
+        return None if self.admin == ADMIN_OFF else Address("unix", path=self.admin)
 
 
 KINDS = (SectionKind("listener", options_of(Listener)), SectionKind("pool", options_of(Pool)))

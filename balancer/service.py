@@ -10,7 +10,6 @@ from dataclasses import replace
 
 from balancer import prober, worker
 from balancer.config.option import ConfigError
-from balancer.config.units import parse_address
 from balancer.configuration import parse, summary_of
 from balancer.console import console
 from balancer.options import MOST_LISTENERS, MOST_POOLS, Listener, Options
@@ -83,7 +82,8 @@ class BalancerService:
         assert self.blocks is not None
         process = options.process
         binds = [bind for listener in options.listeners for bind in binds_of(listener)]
-        binds.append(Bind("console", parse_address(f"unix:{process.admin}"), backlog=16, per_slot=False))
+        if process.admin_address is not None:
+            binds.append(Bind("console", process.admin_address, backlog=16, per_slot=False))
         if process.metrics is not None:
             binds.append(Bind("console", process.metrics, backlog=64, per_slot=False, mode=0o660))
         return Plan(

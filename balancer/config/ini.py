@@ -10,7 +10,7 @@
 RULES: text in, entries out; knows sections and keys only as names it is given. The standard configparser and
 ConfigArgParse's own INI classes expand `%`, keep inline comments as part of the value, ignore a section whose name is
 mistyped and evaluate `[...]` as a Python list. Each of these turns a slip into a wrong setting; this reader does none of
-them. Quotes keep a ` #` or a ` ;` anywhere in a value, and blanks at its ends when they enclose the whole value."""
+them. Quotes keep a ` #` or a ` ;` anywhere in a value; they are still part of the values that this reader returns."""
 
 import difflib
 import re
@@ -18,13 +18,12 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from balancer.config.option import ConfigError
+from balancer.config.words import QUOTED, unquote
 
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,31}")
 _SECTION = re.compile(r"\[\s*([^\[\]]*?)\s*\]")
 _KEY = re.compile(r"([^\s=:\[][^=:]*?)\s*[=:]\s*(.*)")
 _COMMENT = re.compile(r"(^|\s+)[;#].*$")
-# A quote opens after no letter or digit and closes before none: an apostrophe is no quote.
-_QUOTED = re.compile(r"""(?<!\w)(?:"(?:\\.|[^"\\])*"|'(?:\\.|[^'\\])*')(?!\w)""")
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,20 +133,13 @@ class _Reader:
 
 
 def _item(number: int, text: str) -> tuple[tuple[int, str], ...]:
-    value = _clean(text)
-    return ((number, value),) if value else ()
-
-
-def _clean(text: str) -> str:
-    """A value without its inline comment and without quotes around the whole of it."""
-    text = text.strip()
-    if text[:1] in ("'", '"') and (end := text.find(text[0], 1)) > 0 and not _uncommented(text[end + 1 :]):
-        return text[1:end]
-    return _uncommented(text)
+    value = _uncommented(text)
+    return ((number, value),) if unquote(value) else ()
 
 
 def _uncommented(text: str) -> str:
-    quoted = [match.span() for match in _QUOTED.finditer(text)]
+    """A value without its inline comment."""
+    quoted = [match.span() for match in QUOTED.finditer(text)]
     for comment in re.finditer(r"(?:^|(?<=\s))[;#]", text):
         if not any(start < comment.start() < end for start, end in quoted):
             return text[: comment.start()].strip()

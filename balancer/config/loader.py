@@ -128,6 +128,7 @@ def settle(options: Sequence[Option], given: Sources, notes: tuple[str, ...] = (
             values[name], texts[name] = below.values[name], below.texts[name]
             sources[name], places[name] = below.sources[name], below.places[name]
             continue
+        is_in_file = False
         if raw is None:
             sources[name], items = "default", [(option.default, "default")]
         elif name in on_line or name in given.variables:
@@ -135,11 +136,12 @@ def settle(options: Sequence[Option], given: Sources, notes: tuple[str, ...] = (
             sources[name] = source
             items = [(text, source) for text in ([raw] if isinstance(raw, str) else raw)]
         else:
-            entry = given.entries[name]
+            is_in_file, entry = True, given.entries[name]
             sources[name] = f"{given.path}:{entry.line}"
             items = [(text, f"{given.path}:{number}") for number, text in entry.items]
         if option.repeat:
             items = [(part, place) for text, place in items for part in option.split(text)]
+        items = [(option.bare(text, is_in_file), place) for text, place in items]
         parsed = [_parse(option, text, where(name, place, given.title)) for text, place in items]
         values[name] = tuple(parsed) if option.repeat else parsed[0]
         texts[name] = tuple(text for text, _ in items)

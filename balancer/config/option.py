@@ -17,6 +17,8 @@ from dataclasses import Field, dataclass, field, fields, replace
 from functools import partial
 from typing import Any, TypeVar
 
+from balancer.config.words import split_list, unquote
+
 T = TypeVar("T")
 _DECLARED = "options"  # key in the metadata of a dataclass field
 
@@ -36,7 +38,8 @@ class Option:
     `default` is text and is parsed like any input, so that the documents show what a user would write. `parse` raises
     ValueError with a text that quotes the input. `repeat`: the value is a tuple of parsed items; several are given by
     repeating the flag, by one per line in the file, or (with `commas`) separated by commas anywhere. `flag`: yes or no.
-    `choices`: the only values besides the default.
+    `choices`: the only values besides the default. `words`: an item is several words, and `parse` reads their quotes.
+    `continues(before, text)`: whether a text behind a comma is still part of the item before.
     `unset`: what help and tables show where the default is empty ("stderr", "no limit").
 
     For programs whose file has sections with a name: `named_only`: these alone take it, so there is no flag. `inherited`:
@@ -52,6 +55,8 @@ class Option:
     choices: tuple[str, ...] = ()
     repeat: bool = False
     commas: bool = True
+    words: bool = False
+    continues: Callable[[str, str], bool] | None = None
     flag: bool = False
     unset: str = ""
     command_line_only: bool = False
@@ -68,9 +73,20 @@ class Option:
         return f"{section}_{self.name}".replace("-", "_").upper()
 
     def split(self, text: str) -> list[str]:
-        """The items of a list that is written as one text."""
-        text = text.replace(",", "\n") if self.commas else text
-        return [item.strip() for item in text.split("\n") if item.strip()]
+        """The items of a list that is written as one text, quotes as they were."""
+        if not self.commas:
+            return [item.strip() for item in text.split("\n") if item.strip()]
+        items: list[str] = []
+        for item in split_list(text):
+            if items and self.continues is not None and self.continues(items[-1], item):
+                items[-1] += f",{item}"
+            else:
+                items.append(item)
+        return items
+
+    def bare(self, text: str, is_quoted: bool) -> str:
+        """What `parse` gets of a text. `is_quoted`: it comes from a file, where quotes may enclose any value."""
+        return unquote(text) if not self.words and (is_quoted or (self.repeat and self.commas)) else text
 
     def default_value(self) -> Any:
         """The default, parsed."""

@@ -9,6 +9,8 @@ import re
 import socket
 from dataclasses import dataclass
 
+from balancer.config.words import quote, unquote
+
 _DURATION_UNITS = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _DURATION_PART = re.compile(r"(\d+(?:\.\d+)?)(us|ms|s|m|h|d)")
 _NUMBER = re.compile(r"(\d+(?:\.\d+)?)([a-z]*)")
@@ -102,7 +104,7 @@ class Address:
 
     def __str__(self) -> str:
         if self.family == "unix":
-            return f"unix:{self.path}"
+            return f"unix:{quote(self.path)}"
         return f"[{self.host}]:{self.port}" if self.family == "inet6" else f"{self.host}:{self.port}"
 
     @property
@@ -147,12 +149,12 @@ def parse_port(text: str) -> int:
 
 def parse_address(text: str, port: int | None = None) -> Address:
     """Address of "host:port", "1.2.3.4:port", "[v6]:port", "unix:/path", "unix:@abstract"; ":port" is every
-    IPv4 address.
+    IPv4 address. Quotes may enclose a path or the whole text.
 
     With `port` given, a missing port takes it ("[::1]", "10.0.0.1", "::1"), as --bind's does."""
-    word = text.strip()
+    word = unquote(text)
     if word.startswith("unix:"):
-        path = word.removeprefix("unix:")
+        path = unquote(word.removeprefix("unix:"))
         if len(path) < 2 or path[0] not in "/@." or len(path.encode()) > LONGEST_UNIX_PATH or "\0" in path:
             raise ValueError(
                 f"{text!r} is not an address: write unix:/path of at most {LONGEST_UNIX_PATH} bytes"

@@ -16,6 +16,7 @@ from balancer.config.units import (
     parse_size,
     parse_timeout,
 )
+from balancer.config.words import enclose
 
 _DURATIONS = (parse_duration, parse_positive_duration, parse_timeout)
 _SHAPES: dict[object, str] = {parse_size: "SIZE", parse_count: "N"}
@@ -166,7 +167,7 @@ def _section_text(options: Iterable[Option], settings: SectionSettings, resolved
             continue
         if settings.begins and not option.inherited and settings.sources[option.name] == "default":
             continue  # of port and bind, or of pool and route, one is enough
-        texts = [quoted(text) for text in settings.texts[option.name]]
+        texts = [quoted(option, text) for text in settings.texts[option.name]]
         if (
             option.parse in _DURATIONS
         ):  # a bare number is seconds here and milliseconds elsewhere: show the unit
@@ -180,12 +181,12 @@ def _section_text(options: Iterable[Option], settings: SectionSettings, resolved
     return "\n".join(lines)
 
 
-def quoted(text: str) -> str:
-    """A value as the file's reader gives it back unchanged."""
-    special = text != text.strip() or re.search(r"(^|\s)[;#]", text) or (text[:1] in "\"'" and text)
-    if not special:
+def quoted(option: Option, text: str) -> str:
+    """A value as it has to stand in a file to be read back unchanged."""
+    special = text != text.strip() or re.search(r"(^|\s)[;#]", text) or text[:1] in ('"', "'")
+    if option.words or not (special or (option.repeat and option.commas and "," in text)):
         return text
-    return f"'{text}'" if '"' in text else f'"{text}"'
+    return enclose(text)
 
 
 def markdown_table(section: str, options: Iterable[Option], kinds: Sequence[SectionKind] = ()) -> str:

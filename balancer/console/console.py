@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from balancer import __version__
-from balancer.config.units import Address, parse_address
+from balancer.config.units import Address
 from balancer.console.admin import AdminServer
 from balancer.console.answers import Answers
 from balancer.console.commands import Commands
@@ -34,7 +34,7 @@ def run(child: Child, options: Options, board: Board) -> int:
         return snapshot(board, options, __version__, child.loop.now, processes.of)
 
     commands = Commands(board, options.pools, child.loop, child.master_pid, status)
-    admin = listening_at(parse_address(f"unix:{options.process.admin}"), child)
+    admin = listening_at(options.process.admin_address, child)
     metrics = listening_at(options.process.metrics, child)
     servers: list[AdminServer | WebServer] = [
         AdminServer(child.loop, one.sock, commands.handle, child.log) for one in admin
@@ -43,7 +43,7 @@ def run(child: Child, options: Options, board: Board) -> int:
     child.on_drain = drain_of(child, servers)
     sample()
     child.loop.every(SAMPLE_EVERY, sample)
-    where = ", ".join(str(one.address) for one in metrics or admin)
+    where = ", ".join(str(one.address) for one in metrics or admin) or "off"
     child.title.set(f"console [{where}]", child.loop.now)
     child.ready()
     return child.run()

@@ -5,14 +5,17 @@ RULES: plain data and the parser of one `--upstream` text; no state (that is on 
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import NoReturn
+from ipaddress import ip_address
 
+from balancer.config.ini import did_you_mean
 from balancer.config.units import Address, parse_address
+from balancer.config.words import split_words
 
 HEAVIEST = 256
 MOST_SESSIONS = 1_000_000
 MAIN_POOL = "main"  # the pool of a configuration without sections
-FORM = "host:port [weight=N] [maxconn=N] [backup] [name=X]"
+WORDS = ("weight", "maxconn", "backup", "name", "source")
+FORM = "host:port [weight=N] [maxconn=N] [backup] [name=X] [source=ADDRESS,...]"
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +29,7 @@ class Backend:
     backup: bool = False  # serves only while no other is eligible
     index: int = -1  # given when the configuration is put on the board
     pool: str = MAIN_POOL
+    sources: tuple[Address, ...] = ()  # what it is dialled from, each with port 0; empty: the kernel chooses
 
     @property
     def identity(self) -> str:
@@ -35,49 +39,97 @@ class Backend:
     def terms(self) -> str:
         """Everything but its name, as a user would write it."""
         backup = " backup" if self.backup else ""
-        return f"{self.address} weight={self.weight} maxconn={self.maxconn}{backup}"
+        sources = f" source={','.join(one.host for one in self.sources)}" if self.sources else ""
+        return f"{self.address} weight={self.weight} maxconn={self.maxconn}{backup}{sources}"
 
 
 def parse_upstream(text: str) -> Backend:
     """A backend from "host:port weight=2 maxconn=8 backup name=x". Raises ValueError with a sentence."""
-
-    def refuse(why: str) -> NoReturn:
-        raise ValueError(f"upstream {text.strip()!r}: {why}; write {FORM}")
-
-    words = text.split()
-    if not words:
-        refuse("no address")
     try:
-        address = parse_address(words[0])
+        return _parse(split_words(text))
     except ValueError as error:
         raise ValueError(f"upstream {text.strip()!r}: {error}") from None
+
+
+def _parse(words: list[str]) -> Backend:
+    if not words:
+        raise ValueError(f"no address; write {FORM}")
+    address = parse_address(words[0])
     if address.family != "unix" and address.port == 0:
-        refuse("port 0 cannot be dialled")
-    settings: dict[str, str] = {}
-    for word in words[1:]:
-        key, equals, value = word.partition("=")
-        if key not in ("weight", "maxconn", "backup", "name") or (key == "backup") == bool(equals):
-            refuse(f"{word!r} is not understood")
-        if key in settings:
-            refuse(f"{key} is given twice")
-        settings[key] = value
+        raise ValueError(f"port 0 cannot be dialled; write {FORM}")
+    settings = _settings_of(words[1:])
     name = settings.get("name", str(address))
     if not name.isprintable() or not name:
-        refuse("the name is empty or not printable")
-    weight = _number(settings.get("weight", "1"), 1, HEAVIEST)
-    if weight is None:
-        refuse(f"weight is a number from 1 to {HEAVIEST}")
-    maxconn = _number(settings.get("maxconn", "0"), 0, MOST_SESSIONS)
-    if maxconn is None:
-        refuse("maxconn is a number of sessions, 0 = no limit")
-    return Backend(name, address, weight, maxconn, "backup" in settings)
+        raise ValueError("the name is empty or not printable")
+    return Backend(
+        name,
+        address,
+        _number("weight", settings.get("weight", "1"), 1, HEAVIEST),
+        _number("maxconn", settings.get("maxconn", "0"), 0, MOST_SESSIONS),
+        "backup" in settings,
+        sources=_parse_sources(settings["source"], address) if "source" in settings else (),
+    )
 
 
-def _number(text: str, least: int, most: int) -> int | None:
-    if not text.isascii() or not text.isdigit() or len(text) > 9:
+def _settings_of(words: list[str]) -> dict[str, str]:
+    settings: dict[str, str] = {}
+    for word in words:
+        key, equals, value = word.partition("=")
+        if key not in WORDS:
+            raise ValueError(f"{word!r} is not understood{did_you_mean(key, WORDS)}; write {FORM}")
+        if (key == "backup") == bool(equals):
+            raise ValueError(f"{word!r} is not understood; write {FORM}")
+        if key in settings:
+            raise ValueError(f"{key} is given twice")
+        settings[key] = value
+    return settings
+
+
+def _number(key: str, text: str, least: int, most: int) -> int:
+    number = int(text) if text.isascii() and text.isdigit() and len(text) <= 9 else -1
+    if not least <= number <= most:
+        raise ValueError(f"{key} is a number from {least} to {most}, not {text!r}")
+    return number
+
+
+def is_source(before: str, text: str) -> bool:
+    """Whether the text behind a comma continues a list of source addresses: no backend is a bare address."""
+    return before.split()[-1].startswith("source=") and _family_of(_bare(text.split()[0])) is not None
+
+
+def _parse_sources(text: str, target: Address) -> tuple[Address, ...]:
+    """The addresses to connect to `target` from, each with port 0."""
+    if target.family == "unix":
+        raise ValueError("a unix socket is not connected from an address: leave source out")
+    found: list[Address] = []
+    for host in text.split(","):
+        family = _family_of(_bare(host))
+        if family is None:
+            raise ValueError(
+                f"source {host!r} is no numeric address without port: write 10.0.0.5 or 2001:db8::5"
+            )
+        source = Address(family, str(ip_address(_bare(host))))
+        if target.family not in ("name", family):
+            raise ValueError(
+                f"nothing can be connected to {target} from {host}, an address of another family"
+            )
+        if ip_address(source.host).is_unspecified:
+            raise ValueError(f"source {host} is every address: leave source out")
+        if source in found:
+            raise ValueError(f"source {host} is given twice")
+        found.append(source)
+    return tuple(found)
+
+
+def _bare(host: str) -> str:
+    return host[1:-1] if host.startswith("[") and host.endswith("]") else host
+
+
+def _family_of(host: str) -> str | None:
+    try:
+        return "inet" if ip_address(host).version == 4 else "inet6"
+    except ValueError:
         return None
-    number = int(text)
-    return number if least <= number <= most else None
 
 
 def with_indexes(backends: Iterable[Backend], blocks: Mapping[str, int]) -> tuple[Backend, ...]:

@@ -1,6 +1,7 @@
 """One reading of the configuration: flat, with sections, and the sentence for each thing that is wrong."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from ipaddress import ip_network
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from balancer import __version__, configuration
 from balancer.config.cpus import available_cores
 from balancer.config.option import CommandLineAnswer, ConfigError
 from balancer.config.units import parse_address
+from balancer.config.words import quote
 from balancer.configuration import parse, summary_of
 from balancer.options import (
     EVERY_OPTION,
@@ -178,6 +180,40 @@ def test_the_admin_socket_has_a_place_derived_from_the_port(
     assert admin_path(80, {"XDG_RUNTIME_DIR": "/absent"}).endswith("/prefork-balancer-1000-80.sock")
     monkeypatch.setattr("os.geteuid", lambda: 0)
     assert admin_path(80, environ) == "/run/prefork-balancer-80.sock"
+
+
+@pytest.mark.parametrize(
+    ("argv", "environ"),
+    [(["--admin", "off"], {}), (["--admin=off"], {"BALANCER_ADMIN": "/x"}), ([], {"BALANCER_ADMIN": "off"})],
+)
+def test_the_admin_socket_can_be_turned_off(argv: list[str], environ: dict[str, str]) -> None:
+    read = parse([*NEEDED, *argv], environ)
+    assert read.process.admin_address is None
+    assert ("admin", "off") in summary_of(read)
+
+
+@pytest.mark.parametrize("path", ["/run/my app/b.sock", "/run/a,b", '/run/"b"', "/run/#b", "/run/it's"])
+def test_unix_paths_with_blanks_and_the_like_are_read_and_printed_with_quotes(
+    ini: Callable[[str], list[str]], tmp_path: Path, path: str
+) -> None:
+    """In each place where an address may stand, from each source, and again from what --print-config prints."""
+    listen, upstream, metrics = (f"unix:{quote(path + end)}" for end in "lum")
+    admin = quote(f"{path}a")
+    argv = ["--bind", listen, "-u", f"{upstream} weight=2", "--metrics", metrics, "--admin", admin]
+    environ = {"BALANCER_BIND": listen, "BALANCER_UPSTREAM": f"{upstream} weight=2"}
+    environ |= {"BALANCER_METRICS": metrics, "BALANCER_ADMIN": admin}
+    rows = (f"{name.removeprefix('BALANCER_').lower()} = {text}\n" for name, text in environ.items())
+    first = parse(argv, {})
+    with pytest.raises(CommandLineAnswer) as answer:
+        parse([*argv, "--print-config"], {})
+    copy = tmp_path / "copy.ini"
+    copy.write_text(str(answer.value))
+    file = ini("[balancer]\n" + "".join(rows))
+    for again in (parse([], environ), parse(file, {}), parse(["-c", str(copy)], {})):
+        assert replace(again, process=replace(again.process, config="")) == first
+    addresses = (first.listeners[0].addresses[0], first.pools[0].backends[0].address, first.process.metrics)
+    assert [one and one.path for one in addresses] == [path + end for end in "lum"]
+    assert (first.process.admin, first.pools[0].backends[0].weight) == (f"{path}a", 2)
 
 
 def test_a_master_that_has_become_another_user_keeps_its_admin_socket(

@@ -5,6 +5,7 @@ from ipaddress import ip_network
 
 import pytest
 
+from balancer.config.units import Address
 from balancer.options import (
     EVERY_OPTION,
     OPTIONS,
@@ -64,6 +65,26 @@ def test_what_is_no_route(text: str, why: str) -> None:
     with pytest.raises(ValueError) as refused:
         parse_route(text)
     assert why in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "items"),
+    [
+        ("a:1 source=10.0.0.5,10.0.0.6, b:2", ["a:1 source=10.0.0.5,10.0.0.6", "b:2"]),
+        ("a:1 source=10.0.0.5, ::6 weight=2, [::1]:80", ["a:1 source=10.0.0.5,::6 weight=2", "[::1]:80"]),
+        ("a:1, 10.0.0.6", ["a:1", "10.0.0.6"]),
+        ('unix:"/a, b" weight=2, "unix:/c"', ['unix:"/a, b" weight=2', '"unix:/c"']),
+    ],
+)
+def test_a_comma_between_sources_or_quotes_begins_no_other_backend(text: str, items: list[str]) -> None:
+    [upstream] = [option for option in OPTIONS if option.name == "upstream"]
+    assert upstream.split(text) == items
+    assert upstream.split(",".join(items)) == items
+
+
+def test_the_admin_socket_may_be_off() -> None:
+    assert ProcessOptions(admin="off").admin_address is None
+    assert ProcessOptions(admin="/run/a b").admin_address == Address("unix", path="/run/a b")
 
 
 def test_names_of_pools() -> None:

@@ -5,14 +5,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from balancer.config.ini import Entry, read_ini
-from balancer.config.option import ConfigError
+from balancer.config.option import ConfigError, Option
 from balancer.config.usage import quoted
+from balancer.config.words import unquote
 
 
 def value_of(text: str) -> str:
     """What the line `key = text` gives."""
     entry = read_ini("f", f"[a]\nkey = {text}\n", ("a",), (), lambda title, key: "")["a"].entries["key"]
-    return entry.items[0][1] if entry.items else ""
+    return unquote(entry.items[0][1]) if entry.items else ""
 
 
 @pytest.mark.parametrize(
@@ -38,10 +39,9 @@ def test_quotes_keep_what_would_begin_a_comment(text: str, value: str) -> None:
     assert value_of(text) == value
 
 
-@given(st.text("a #;'=[\\", max_size=12) | st.text('a #;"=[\\', max_size=12))
+@given(st.text("a #;\"'=[\\", max_size=12))
 def test_a_printed_value_is_read_back_unchanged(text: str) -> None:
-    """A text with both kinds of quotes around comments cannot be quoted; no option takes one."""
-    assert value_of(quoted(text)) == text
+    assert value_of(quoted(Option("key", "", "any text"), text)) == text
 
 
 def test_each_value_has_its_line() -> None:

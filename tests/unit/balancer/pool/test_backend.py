@@ -22,6 +22,42 @@ def test_unix_path_and_host_name() -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "path"),
+    [
+        ('unix:"/run/my app/x.sock" weight=2', "/run/my app/x.sock"),
+        ('"unix:/run/my app/x.sock" weight=2', "/run/my app/x.sock"),
+        ("unix:'/run/a, b' weight=2", "/run/a, b"),
+        (r'unix:"/run/\"x\"" weight=2', '/run/"x"'),
+    ],
+)
+def test_a_path_between_quotes_may_have_blanks(text: str, path: str) -> None:
+    backend = parse_upstream(text)
+    assert (backend.address, backend.weight) == (Address("unix", path=path), 2)
+    assert parse_upstream(str(backend.address)).address == backend.address
+    assert parse_upstream(backend.terms()).address == backend.address
+
+
+def test_a_name_may_have_blanks() -> None:
+    assert parse_upstream('10.0.0.1:80 name="first one" backup').name == "first one"
+
+
+@pytest.mark.parametrize(
+    ("text", "sources"),
+    [
+        ("10.0.0.1:80 source=10.0.0.5", [("10.0.0.5", 0)]),
+        ("10.0.0.1:80 source=10.0.0.5,10.0.0.6 backup", [("10.0.0.5", 0), ("10.0.0.6", 0)]),
+        ("[::1]:80 source=2001:db8::5,[2001:DB8::6]", [("2001:db8::5", 0, 0, 0), ("2001:db8::6", 0, 0, 0)]),
+        ("host:80 source=10.0.0.5,::5", [("10.0.0.5", 0), ("::5", 0, 0, 0)]),
+        ("10.0.0.1:80", []),
+    ],
+)
+def test_source_addresses(text: str, sources: list[object]) -> None:
+    backend = parse_upstream(text)
+    assert [one.sockaddr() for one in backend.sources] == sources
+    assert parse_upstream(backend.terms()) == backend
+
+
+@pytest.mark.parametrize(
     "text, culprit",
     [
         ("", "no address"),
@@ -38,6 +74,19 @@ def test_unix_path_and_host_name() -> None:
         ("10.0.0.1:9000 wieght=2", "'wieght=2'"),
         ("10.0.0.1:9000 weight=1 weight=2", "twice"),
         ("10.0.0.1:9000 name=", "name"),
+        ("10.0.0.1:9000 wieght=2", "did you mean weight?"),
+        ("10.0.0.1:9000 sources=::1", "did you mean source?"),
+        ("10.0.0.1:9000 source=", "source '' is no numeric address"),
+        ("10.0.0.1:9000 source=10.0.0.5,", "source '' is no numeric address"),
+        ("10.0.0.1:9000 source=10.0.0.5:80", "without port"),
+        ("10.0.0.1:9000 source=eth0", "source 'eth0' is no numeric address"),
+        ("10.0.0.1:9000 source=::1", "another family"),
+        ("[::1]:9000 source=10.0.0.5", "another family"),
+        ("10.0.0.1:9000 source=0.0.0.0", "every address"),
+        ("h:9000 source=[::]", "every address"),
+        ("10.0.0.1:9000 source=10.0.0.5,10.0.0.5", "twice"),
+        ("unix:/x source=10.0.0.5", "unix socket"),
+        ("unix:/run/my app/x", "'app/x' is not understood"),
     ],
 )
 def test_a_mistake_is_named(text: str, culprit: str) -> None:
