@@ -8,6 +8,7 @@ import argparse
 import json
 import os
 import socket
+import struct
 import sys
 from collections.abc import Mapping, Sequence
 
@@ -18,6 +19,7 @@ from balancer.options import admin_path
 DEFAULT_PORT = 9090  # as the balancer's own
 REPLY_LIMIT = 16 * 1024 * 1024  # bytes; a status of ten thousand backends is about 3 MB
 ANSWER_TIMEOUT = 5.0  # seconds; every command but `reload` is answered from memory
+TIMEVAL = struct.Struct("@ll")
 RELOAD_TIMEOUT = 60.0  # seconds; `reload` answers when the new generation is ready or was given up
 
 EPILOG = """examples:
@@ -46,15 +48,17 @@ def ask(path: str, words: Sequence[str], timeout: float) -> dict[str, object]:
     size = 0
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as conn:
-            conn.settimeout(timeout)
+            # connect(2) waits while the queue is full, as long as SO_SNDTIMEO says; a non-blocking one fails at once.
+            conn.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, TIMEVAL.pack(int(timeout), 0))
             conn.connect(path)
+            conn.settimeout(timeout)
             while line:
                 line = line[conn.send(line) :]
             conn.shutdown(socket.SHUT_WR)
             while size < REPLY_LIMIT and (chunk := conn.recv(65536)):
                 chunks.append(chunk)
                 size += len(chunk)
-    except TimeoutError:
+    except (TimeoutError, BlockingIOError):
         raise CannotAsk(f"the balancer at {path} did not answer within {timeout:g} s") from None
     except OSError as error:
         raise CannotAsk(f"cannot reach a balancer at {path}: {error.strerror or error}") from None

@@ -83,7 +83,7 @@ class BalancerService:
         process = options.process
         binds = [bind for listener in options.listeners for bind in binds_of(listener)]
         if process.admin_address is not None:
-            binds.append(Bind("console", process.admin_address, backlog=16, per_slot=False))
+            binds.append(Bind("console", process.admin_address, backlog=64, per_slot=False))
         if process.metrics is not None:
             binds.append(Bind("console", process.metrics, backlog=64, per_slot=False, mode=0o660))
         return Plan(

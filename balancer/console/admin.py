@@ -3,7 +3,7 @@
 RULES
 - Knows lines and deadlines, not what a command means: `handle(words, connection)` is handed in.
 - A client costs little: its uid is checked (root or the balancer's own), a line has at most 4096 bytes and one second to
-  arrive, and at most 16 clients are served at once; the next one's connection is closed.
+  arrive, and at most 32 clients are served at once (eventloop/connections.py says which one makes room for a new one).
 - An answer may come later (`reload` waits for the new generation): `AdminConnection.send` is called once.
 """
 
@@ -15,21 +15,23 @@ from collections.abc import Callable
 from math import inf
 from typing import Any
 
-from balancer.eventloop.acceptor import Acceptor, Connections, ShortageLog
+from balancer.eventloop.acceptor import Acceptor, ShortageLog
 from balancer.eventloop.connection import (
     ENDED,
     OPEN,
     BufferedConnection,
+    Claim,
     ConnectionLimits,
     ConnectionProtocol,
 )
+from balancer.eventloop.connections import Connections
 from balancer.eventloop.log import Log
 from balancer.eventloop.loop import Loop
 
 LINE_LIMIT = 4096  # bytes of a command
 LINE_DEADLINE = 1.0  # seconds from accept to the end of the line
 SEND_DEADLINE = 5.0  # seconds for the peer to take the answer
-CLIENT_LIMIT = 16
+CLIENT_LIMIT = 32
 LIMITS = ConnectionLimits(reads_after_reset=True)  # a command counts although its sender has closed already
 UCRED = struct.Struct("3i")
 
@@ -65,6 +67,9 @@ class AdminConnection(ConnectionProtocol):
     def expired(self) -> None:
         self.connection.close("timeout")
 
+    def claim(self) -> Claim:
+        return Claim.ASKED if self.connection.is_paused else Claim.SILENT
+
     def send(self, answer: dict[str, Any]) -> None:
         """Answer, then close once the peer has taken it, at most SEND_DEADLINE later."""
         connection = self.connection
@@ -95,7 +100,7 @@ class AdminServer:
         self.log = log
         self.connections: Connections[AdminConnection] = Connections(CLIENT_LIMIT, self.connection_on)
         shortage = ShortageLog(loop, log, lambda: {"socket": "admin"})
-        self.acceptor = Acceptor(loop, self.connections.begin, shortage)
+        self.acceptor = Acceptor(loop, self.connections.begin, shortage, room=self.connections.room)
         self.acceptor.serve([listening_socket])
 
     def connection_on(self, sock: socket.socket) -> AdminConnection | None:

@@ -2,20 +2,21 @@
 
 RULES
 - Knows connections and deadlines, not what is answered: `Answers` is handed in.
-- A client costs little: 32 connections at once (the one that was idle longest makes room for a new one), a head of 8 KiB,
-  no body, 5 s for a head to arrive and for an answer to be taken, one answer per connection and turn of the loop.
+- A client costs little: 64 connections at once (eventloop/connections.py says which one makes room for a new one), a head
+  of 8 KiB, no body, 5 s for a head to arrive and for an answer to be taken, one answer per connection and turn.
 """
 
 import socket
 
 from balancer.console.answers import Answers, refusal
-from balancer.eventloop.acceptor import Acceptor, Connections, ShortageLog
+from balancer.eventloop.acceptor import Acceptor, ShortageLog
 from balancer.eventloop.connection import BufferedConnection, ConnectionLimits
+from balancer.eventloop.connections import Connections
 from balancer.eventloop.http import HttpAnswer, HttpConnection, HttpError, HttpExchange, HttpLimits
 from balancer.eventloop.log import Log
 from balancer.eventloop.loop import Loop
 
-CLIENT_LIMIT = 32
+CLIENT_LIMIT = 64
 LIMITS = ConnectionLimits(linger_seconds=2.0, linger_bytes=256 * 1024)
 # 75 s between two requests: longer than the usual interval of Prometheus
 HTTP_LIMITS = HttpLimits(head_bytes=8192, head_seconds=5.0, send_seconds=5.0, idle_seconds=75.0)
@@ -27,26 +28,18 @@ class WebServer:
     def __init__(self, loop: Loop, listening_socket: socket.socket, answers: Answers, log: Log) -> None:
         self.loop = loop
         self.answers = answers
-        self.idle: dict[HttpConnection, None] = {}  # longest idle first
-        self.connections: Connections[HttpConnection] = Connections(
-            CLIENT_LIMIT, self.connection_on, self.make_room
-        )
+        self.connections: Connections[HttpConnection] = Connections(CLIENT_LIMIT, self.connection_on)
         shortage = ShortageLog(loop, log, lambda: {"socket": "metrics"})
-        self.acceptor = Acceptor(loop, self.connections.begin, shortage)
+        self.acceptor = Acceptor(loop, self.connections.begin, shortage, room=self.connections.room)
         self.acceptor.serve([listening_socket])
 
     def connection_on(self, sock: socket.socket) -> HttpConnection:
         connection = BufferedConnection(
             self.loop, sock, lambda closed, reason: self.connections.discard(http), LIMITS
         )
-        http = HttpConnection(connection, self, HTTP_LIMITS, self.idle)
+        http = HttpConnection(connection, self, HTTP_LIMITS)
         connection.start(http)
         return http
-
-    def make_room(self) -> None:
-        """Close the connection that was idle longest."""
-        if self.idle:
-            next(iter(self.idle)).connection.close("makes room")
 
     def begin(self, exchange: HttpExchange) -> None:
         """HttpRouter: a request is answered at once; none may have a body."""

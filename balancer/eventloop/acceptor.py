@@ -18,15 +18,13 @@ before it begins the first (a worker may be killed in between). `room` is the nu
 descriptors for. `acquire` takes a place of a shared limit before each accept, `release` gives it back when accept(2)
 fails; an `acquire` that returns False ends the wake-up, and it calls `rest` first, with its own time to the next look.
 `on_change` is the moment to publish `is_accepting`.
-For the resizer and the console: `socket_of` makes a non-blocking socket object of an accepted pair. `Connections` keeps
-the connections of one server below a limit.
+For the resizer and the console: `socket_of` makes a non-blocking socket object of an accepted pair; see connections.py.
 """
 
 import errno
-import os
 import socket
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, Generic, TypeVar
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 from balancer.eventloop.errnos import STILLBORN, name_of
 from balancer.eventloop.log import Log
@@ -38,7 +36,6 @@ REST_SECONDS = 0.2  # without accepting after running out of something
 REPORT_SECONDS = 10.0  # between two log lines about that: there may be many processes
 
 Accepted = tuple[int, Any]  # descriptor, the client's address
-C = TypeVar("C")
 
 
 def socket_of(accepted: Accepted) -> socket.socket:
@@ -212,42 +209,3 @@ class _Queue:
         if failure and failure != errno.EAGAIN:
             acceptor.failed(self.sock, failure)
         return not failure
-
-
-class Connections(Generic[C]):
-    """The open connections of one server, at most `limit`; `begin` is an Acceptor's.
-
-    `make` returns the connection that serves a socket, or None when it refused the client and closed the socket.
-    `make_room` is called when the limit is reached and may close a connection, which must then call `discard`. Without
-    room the new client's connection is closed.
-    """
-
-    def __init__(
-        self,
-        limit: int,
-        make: Callable[[socket.socket], C | None],
-        make_room: Callable[[], object] = lambda: None,
-    ) -> None:
-        self._limit = limit
-        self._make = make
-        self._make_room = make_room
-        self._open: dict[C, None] = {}  # oldest first
-
-    def __len__(self) -> int:
-        return len(self._open)
-
-    def __iter__(self) -> Iterator[C]:
-        return iter(list(self._open))
-
-    def begin(self, batch: list[Accepted]) -> None:
-        for accepted in batch:
-            if len(self._open) >= self._limit:
-                self._make_room()
-            if len(self._open) >= self._limit:
-                os.close(accepted[0])
-            elif (connection := self._make(socket_of(accepted))) is not None:
-                self._open[connection] = None
-
-    def discard(self, connection: C) -> None:
-        """The connection is closed."""
-        self._open.pop(connection, None)

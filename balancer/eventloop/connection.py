@@ -23,7 +23,7 @@ import os
 import socket
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from enum import Enum
+from enum import Enum, IntEnum
 from math import inf
 from typing import Any
 
@@ -46,6 +46,16 @@ class ConnectionState(Enum):
 
 
 CONNECTING, OPEN, ENDED, FINISHING, LINGERING, CLOSED = ConnectionState
+
+
+class Claim(IntEnum):
+    """What an accepted connection does with its place in a server that is full: the lowest yields first (connections.py).
+
+    ANSWERED: everything was sent. IDLE: answered, and nothing of another request is here. SILENT: no whole request yet.
+    UNREAD: its answer waits for the peer to read. ASKED: the peer waits for our answer; such a one does not yield.
+    """
+
+    ANSWERED, IDLE, SILENT, UNREAD, ASKED = range(5)
 
 
 class ConnectionProtocol:
@@ -74,6 +84,10 @@ class ConnectionProtocol:
 
     def closed(self, reason: str) -> None:
         """The connection is closed, for the first and last time."""
+
+    def claim(self) -> Claim:
+        """What this connection does with its place, as far as the protocol knows: IDLE, SILENT or ASKED."""
+        return Claim.SILENT
 
 
 @dataclass(frozen=True, slots=True)

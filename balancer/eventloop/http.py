@@ -24,7 +24,7 @@ from typing import Any, Protocol
 
 import h11
 
-from balancer.eventloop.connection import ENDED, OPEN, BufferedConnection, ConnectionProtocol
+from balancer.eventloop.connection import ENDED, OPEN, BufferedConnection, Claim, ConnectionProtocol
 from balancer.eventloop.output import Release
 
 Header = tuple[str, str]
@@ -126,15 +126,10 @@ class HttpRouter(Protocol):
 
 
 class HttpConnection(ConnectionProtocol):
-    """The protocol on one BufferedConnection.
-
-    `exchange`: the one under way. `idle`: connections between two requests, longest idle first; the server's dict, if
-    it wants to know.
-    """
+    """The protocol on one BufferedConnection. `exchange`: the one under way."""
 
     __slots__ = (
         "_behind",
-        "_idle",
         "_is_advancing",
         "_is_bypassed",
         "_is_draining",
@@ -152,14 +147,12 @@ class HttpConnection(ConnectionProtocol):
         connection: BufferedConnection,
         router: HttpRouter,
         limits: HttpLimits = DEFAULT_HTTP_LIMITS,
-        idle: "dict[HttpConnection, None] | None" = None,
     ) -> None:
         self.connection = connection
         self.router = router
         self.limits = limits
         self.exchange: HttpExchange | None = None
         self.is_between = False  # the last answer was sent, and nothing of the next request is here
-        self._idle: dict[HttpConnection, None] = {} if idle is None else idle
         self._is_advancing = False
         self._is_draining = False
         self._is_bypassed = False  # the body does not pass through the parser,
@@ -195,7 +188,7 @@ class HttpConnection(ConnectionProtocol):
                 self._refuse(error)
             return
         if self.is_between:
-            self._leave_idle()
+            self.is_between = False
             self.connection.set_deadline(self.limits.head_seconds)
         self._parser.receive_data(data)
         self._advance()
@@ -216,10 +209,17 @@ class HttpConnection(ConnectionProtocol):
         self.connection.close("idle" if self.is_between else "timeout")
 
     def closed(self, reason: str) -> None:
-        self._leave_idle()
+        self.is_between = False
         exchange, self.exchange = self.exchange, None
         if exchange is not None:
             exchange.on_abandoned()
+
+    def claim(self) -> Claim:
+        """A request whose body is still coming is not whole. One that waits in the parser for its turn is."""
+        if self.is_between:
+            return Claim.IDLE
+        has_asked = self.connection.is_paused if self.exchange is None else not self._is_body_coming()
+        return Claim.ASKED if has_asked else Claim.SILENT
 
     def drain(self) -> None:
         """Accept no further request: close between two requests, or after the answer under way."""
@@ -367,7 +367,6 @@ class HttpConnection(ConnectionProtocol):
             self.connection.set_deadline(self.limits.head_seconds)
         else:
             self.is_between = True
-            self._idle[self] = None
             self.connection.set_deadline(self.limits.idle_seconds)
         self.connection.loop.call_next_turn(self._resume, self.connection.fd)
 
@@ -375,7 +374,3 @@ class HttpConnection(ConnectionProtocol):
         self.connection.is_paused = False
         self._advance()
         self.connection.read()
-
-    def _leave_idle(self) -> None:
-        self.is_between = False
-        self._idle.pop(self, None)

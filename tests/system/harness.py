@@ -197,8 +197,10 @@ class Balancer(Daemon):
     def status(self) -> dict[str, Any]:
         """The status as the console tells it over its socket; no `balancerctl` is started."""
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as conn:
+            conn.connect(
+                str(self.admin)
+            )  # waits while the queue is full, which a socket with a timeout does not
             conn.settimeout(5)
-            conn.connect(str(self.admin))
             conn.sendall(b"status\n")
             conn.shutdown(socket.SHUT_WR)
             reply: dict[str, Any] = json.loads(b"".join(iter(lambda: conn.recv(65536), b"")))

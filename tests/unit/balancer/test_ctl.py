@@ -74,3 +74,25 @@ def test_the_socket_is_found_where_the_daemon_puts_it() -> None:
     assert ctl.admin_of(8000, environ).endswith("-8000.sock")
     assert ctl.admin_of(None, {**environ, "BALANCER_ADMIN": ""}).endswith("-7000.sock")
     assert ctl.admin_of(None, {}).endswith("-9090.sock")
+
+
+def test_a_full_queue_is_waited_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A connect(2) that does not block fails with EAGAIN as soon as the queue of a unix socket is full."""
+    path = str(tmp_path / "a.sock")
+    with socket.socket(socket.AF_UNIX) as listener, socket.socket(socket.AF_UNIX) as other:
+        listener.bind(path)
+        listener.listen(0)
+        other.connect(path)
+
+        def serve() -> None:
+            listener.accept()[0].close()
+            conn, _ = listener.accept()
+            with conn, conn.makefile("rb") as lines:
+                lines.readline()
+                conn.send(b'{"text": "done"}\n')
+
+        thread = threading.Timer(0.05, serve)
+        thread.start()
+        assert ctl.main(["--admin", path, "drain", "a"]) == 0
+        thread.join()
+    assert capsys.readouterr().out == "done\n"

@@ -16,6 +16,7 @@ from balancer.console.admin import (
     AdminConnection,
     AdminServer,
 )
+from balancer.eventloop.acceptor import REST_SECONDS
 from balancer.eventloop.log import Log
 from balancer.eventloop.loop import Loop
 from tests.unit.balancer.eventloop.sockets import received
@@ -148,10 +149,23 @@ def test_a_slow_line_and_an_answer_not_taken_are_cut(admin: Fixture) -> None:
     assert received(deaf).endswith(b"x|end")
 
 
-def test_clients_are_bounded(admin: Fixture) -> None:
-    clients = [admin.connect() for _ in range(CLIENT_LIMIT + 1)]
-    assert [received(client) for client in clients].count(b"|end") == 1
-    assert received(clients[-1]) == b"|end"
+@pytest.mark.parametrize("said", [b"", b"sta"])
+def test_a_command_is_answered_whatever_silent_clients_do(admin: Fixture, said: bytes) -> None:
+    others = [admin.say(said) for _ in range(2 * CLIENT_LIMIT)]
+    assert answer(admin.say(b"status\n")) == {"heard": "status"}
+    assert [received(client) for client in others].count(b"|end") == CLIENT_LIMIT + 1
+
+
+def test_those_that_wait_for_an_answer_are_bounded_too(admin: Fixture) -> None:
+    waiting = [admin.say(b"later\n") for _ in range(CLIENT_LIMIT)]
+    late = admin.say(b"status\n")
+    assert received(late) == b"|open"
+    admin.waiting[0].send({"done": 1})
+    assert answer(waiting[0]) == {"done": 1}
+    admin.pass_time(REST_SECONDS)
+    assert answer(late) == {"heard": "status"}
+    for admin_client in admin.waiting:
+        admin_client.send({"done": 1})
 
 
 def test_stopped_it_answers_what_is_under_way(admin: Fixture) -> None:

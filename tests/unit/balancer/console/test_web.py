@@ -52,7 +52,7 @@ class Fixture:
         for client in self.clients:
             client.close()
         self.turn()
-        assert self.server.is_empty() and not self.server.idle
+        assert self.server.is_empty()
         self.socket.close()
         self.loop.close()
 
@@ -73,23 +73,20 @@ def test_a_request_has_no_body(web: Fixture, method: str, status: int, framing: 
     assert (b"allow: get, head" in answer.lower()) == (status == 405)
 
 
-def test_the_idle_make_room_the_longest_idle_first(web: Fixture) -> None:
-    idle = [web.say(REQUEST) for _ in range(CLIENT_LIMIT)]
-    assert all(received(client).endswith(b"ok\n|open") for client in idle)
-    idle[0].send(REQUEST)
-    web.turn()
+@pytest.mark.parametrize("said", [b"", REQUEST[:10], REQUEST])
+def test_health_is_answered_whatever_the_other_clients_do(web: Fixture, said: bytes) -> None:
+    others = [web.say(said) for _ in range(2 * CLIENT_LIMIT)]
     assert received(web.say(REQUEST)).endswith(b"ok\n|open")
-    assert received(idle[1]) == b"|end" and received(idle[0]).endswith(b"ok\n|open")
+    assert [received(client).endswith(b"|end") for client in others].count(True) == CLIENT_LIMIT + 1
+    assert len(web.server.connections) == CLIENT_LIMIT
 
 
-def test_those_under_way_keep_their_place(web: Fixture) -> None:
-    under_way = [web.say(REQUEST[:10]) for _ in range(CLIENT_LIMIT)]
-    assert received(web.say()) == b"|end"
-    under_way[0].send(REQUEST[10:])
+def test_a_slow_head_is_cut(web: Fixture) -> None:
+    slow, whole = web.say(REQUEST[:10]), web.say(REQUEST[:10])
+    whole.send(REQUEST[10:])
     web.turn()
-    assert received(under_way[0]).endswith(b"ok\n|open")
     web.pass_time(HTTP_LIMITS.head_seconds)
-    assert [received(client) for client in under_way[1:]] == [b"|end"] * (CLIENT_LIMIT - 1)
+    assert received(whole).endswith(b"ok\n|open") and received(slow) == b"|end"
 
 
 def test_stopped_it_closes_the_idle_and_answers_the_others(web: Fixture) -> None:

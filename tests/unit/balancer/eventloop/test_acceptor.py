@@ -14,7 +14,6 @@ from balancer.eventloop.acceptor import (
     REST_SECONDS,
     Accepted,
     Acceptor,
-    Connections,
     ShortageLog,
     socket_of,
 )
@@ -237,31 +236,6 @@ def test_a_socket_that_was_shut_down_is_let_go_of(fixture: Fixture) -> None:
     assert (fixture.gone, first.asked, len(fixture.accepted)) == ([first], asked, 1)
     assert fixture.acceptor.is_accepting
     assert first.fileno() >= 0, "it is the owner's to close"
-
-
-def test_connections_are_bounded_and_the_oldest_may_make_room() -> None:
-    made: list[socket.socket] = []
-    sent_away: list[socket.socket] = []
-
-    def make(sock: socket.socket) -> socket.socket | None:
-        made.append(sock)
-        return sock
-
-    connections: Connections[socket.socket] = Connections(2, make, lambda: None)
-    strict: Connections[socket.socket] = Connections(0, make)
-    polite: Connections[socket.socket] = Connections(
-        1, make, lambda: sent_away.append(next(iter(polite))) or polite.discard(sent_away[-1])
-    )
-    pairs = [socket.socketpair() for _ in range(6)]
-    batch = [(near.detach(), "") for near, _ in pairs]
-    connections.begin(batch[:3])
-    strict.begin(batch[3:4])
-    polite.begin(batch[4:])
-    assert (len(connections), len(strict), len(polite), len(sent_away)) == (2, 0, 1, 1)
-    assert [far.recv(1, socket.MSG_DONTWAIT) for _, far in (pairs[2], pairs[3])] == [b"", b""]
-    assert not made[0].getblocking() and made[0].family == socket.AF_UNIX
-    for sock in (*made, *(far for _, far in pairs)):
-        sock.close()
 
 
 def test_the_family_is_told_by_the_address() -> None:

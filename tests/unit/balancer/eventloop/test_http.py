@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from balancer.eventloop.connection import BufferedConnection
+from balancer.eventloop.connection import BufferedConnection, Claim
 from balancer.eventloop.http import (
     HttpAnswer,
     HttpConnection,
@@ -100,9 +100,8 @@ class Fixture:
         near, self.far = tcp_pair()
         self.router = Router()
         self.reasons: list[str] = []
-        self.idle: dict[HttpConnection, None] = {}
         self.connection = BufferedConnection(self.loop, near, lambda _, reason: self.reasons.append(reason))
-        self.http = HttpConnection(self.connection, self.router, limits, self.idle)
+        self.http = HttpConnection(self.connection, self.router, limits)
         self.connection.start(self.http)
 
     def turn(self, turns: int = 6) -> None:
@@ -145,7 +144,6 @@ class Fixture:
         self.turn()
         self.far.close()
         self.loop.close()
-        assert not self.idle
 
 
 def get(target: str, *headers: str, method: str = "GET") -> bytes:
@@ -170,7 +168,7 @@ def test_one_connection_for_many_requests(http: Fixture) -> None:
     for target in ("/a", "/b"):
         http.say(get(target))
         assert http.answers() == [(200, target.encode())] and http.state == b"open"
-        assert list(http.idle) == [http.http]
+        assert http.http.claim() is Claim.IDLE
     http.say(get("/c", method="HEAD"))
     assert http.answers("HEAD") == [(200, b"")] and b"Content-Length: 2\r\n" in http.raw.title()
     http.say(get("/d", "Connection: close"))
@@ -434,7 +432,7 @@ def test_an_idle_connection_is_closed_and_one_under_way_is_not(http: Fixture) ->
     http.turn()
     http.now += LIMITS.idle_seconds
     http.turn()
-    assert http.reasons == ["idle"] and not http.idle
+    assert http.reasons == ["idle"]
 
 
 def test_a_client_that_does_not_take_its_answer_is_cut(http: Fixture) -> None:
@@ -443,7 +441,7 @@ def test_a_client_that_does_not_take_its_answer_is_cut(http: Fixture) -> None:
     http.router.begun[0].answer(HttpAnswer(200, (), bytes(32 << 20)), lambda: released.append(1))
     http.now += LIMITS.send_seconds - 0.1
     http.turn()
-    assert http.reasons == [] and not http.idle
+    assert http.reasons == []
     http.now += 0.2
     http.turn()
     assert http.reasons == ["timeout"] and released == [1]
