@@ -22,7 +22,7 @@ SESSIONS = 1000
 
 
 def greeting(sock: socket.socket) -> str:
-    """The name a greeting Echo says first."""
+    """The name that a greeting Echo sends first."""
     name = b""
     while not name.endswith(b"\n"):
         name += receive(sock, 1)
@@ -36,7 +36,7 @@ def pool(stack: ExitStack, weights: Sequence[int]) -> tuple[list[Echo], list[str
 
 
 def short_sessions(lb: Balancer, count: int) -> Counter[str]:
-    """One after the other: connect, hear the name, leave."""
+    """One after the other: connect, read the name, close."""
     heard: Counter[str] = Counter()
     for _ in range(count):
         with socket.create_connection(lb.address, 5) as client:

@@ -18,7 +18,7 @@ MAXCONN = 8
 
 
 def usable(lb: Balancer, tries: int) -> int:
-    """Sessions that can be had at once, of `tries` clients that stay."""
+    """How many sessions can be had at once, of `tries` clients that stay."""
     with held(lb.address, tries, timeout=1.0) as clients:
         served = 0
         for client in clients:
@@ -34,7 +34,7 @@ def seats_taken(lb: Balancer, name: str) -> int:
 
 
 def storm_at_both_limits(clients: int, kills: int, every: float) -> None:
-    """One backend with 8 places and one without a limit, behind a door with 100: both are always full."""
+    """One backend with 8 places and one without a limit, behind a limit of 100: both are always full."""
     with Counting() as small, Counting() as large, ExitStack() as stack:
         upstreams = [f"{text_of(small.address)} maxconn={MAXCONN}", text_of(large.address)]
         options = {"maxconns": MAXCONNS, "workers": WORKERS, "check": "none"}

@@ -40,7 +40,7 @@ def in_pipes(pid: int) -> int:
                 fcntl.ioctl(fd, termios.FIONREAD, count)
                 os.close(fd)
                 standing += count[0]
-    return standing // 2  # each pipe has two ends here, and both say the same
+    return standing // 2  # each pipe has two ends here, and both show the same
 
 
 @contextlib.contextmanager
@@ -92,14 +92,14 @@ def test_both_ways_at_once(total: int, splice: str) -> None:
     sent: dict[str, bytes] = {}
     got: dict[str, tuple[int, bytes]] = {}
 
-    def exchange(conn: socket.socket, who: str, seed: int) -> None:
+    def exchange(conn: socket.socket, name: str, seed: int) -> None:
         def send() -> None:
-            sent[who] = send_randomly(conn, total, seed)
+            sent[name] = send_randomly(conn, total, seed)
 
         sender = threading.Thread(target=send, daemon=True)
         sender.start()
         time.sleep(0.5)  # what has been sent so far is too much for a relay that keeps it all
-        got[who] = digest_of_rest(conn)
+        got[name] = digest_of_rest(conn)
         sender.join()
 
     with Scripted(lambda conn: exchange(conn, "backend", 1)) as backend:

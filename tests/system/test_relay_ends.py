@@ -438,7 +438,7 @@ def test_urgent_data_neither_spins_nor_breaks_the_stream() -> None:
 
 
 def test_a_refused_dial_is_logged_by_its_letters() -> None:
-    """Nobody listens: the client is closed at once, and the line says SC."""
+    """No process listens: the client is closed at once, and the log line has SC."""
     unheard = socket.socket()
     unheard.bind(("127.0.0.1", 0))
     with Balancer(upstreams=[unheard.getsockname()], check="none", loglevel=1) as lb:

@@ -1,13 +1,30 @@
-"""A drain's arithmetic, and what the title says of it."""
+"""A worker process: a drain and its arithmetic, a defect, the title."""
 
+import gc
+import os
 import socket
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import pairwise
+from types import SimpleNamespace
 
 import pytest
 
-from balancer.worker import IDLE, is_idle, staying, title_text
-from tests.unit.balancer.relay.simulation import WorkerSimulation
+from balancer.eventloop.loop import Loop
+from balancer.options import MAIN, Options, ProcessOptions
+from balancer.pool.backend import parse_upstream, with_indexes
+from balancer.worker import IDLE, RelayWorker, is_idle, limit_text, staying, title_text
+from tests.unit.balancer.relay.simulation import (
+    LISTENER,
+    OWN,
+    POOL,
+    Lines,
+    OneSocket,
+    WorkerSimulation,
+    heard,
+    listening,
+    make_board,
+)
 
 
 @pytest.mark.parametrize(
@@ -27,11 +44,11 @@ def test_how_many_may_stay(now: float, part: float, sessions: int, left: int) ->
     assert staying(sessions, 100.0, 120.0, now, part) == left
 
 
-def test_without_a_window_nobody_stays() -> None:
+def test_without_a_window_none_may_stay() -> None:
     assert staying(5, 100.0, 100.0, 100.0, 0.5) == 0
 
 
-def test_who_leaves_is_spread_over_the_window_and_nobody_comes_back() -> None:
+def test_the_closes_are_spread_over_the_window() -> None:
     """A thousand sessions in steps of a tenth of a second: never more than some of them at once."""
     course = [staying(1000, 0.0, 30.0, step / 10, 0.5) for step in range(301)]
     assert course == sorted(course, reverse=True)
@@ -44,6 +61,10 @@ def test_the_title() -> None:
     assert title_text(0, 0, 30.0, 31.0) == "worker 0 draining [0 sessions, 0 s left]"
 
 
+def test_a_limit_in_the_log_names_its_listener_unless_it_is_main() -> None:
+    assert [limit_text("main", 0), limit_text("main", 5), limit_text("web", 7)] == ["none", "5", "web:7"]
+
+
 @pytest.fixture
 def worker() -> Iterator[WorkerSimulation]:
     worker = WorkerSimulation()
@@ -51,13 +72,13 @@ def worker() -> Iterator[WorkerSimulation]:
     worker.close()
 
 
-def test_idle_is_who_waits_for_nothing(worker: WorkerSimulation) -> None:
+def test_a_session_is_idle_when_no_answer_is_due(worker: WorkerSimulation) -> None:
     """Silent for a while, nothing held back, and the backend had the last word: such a client loses no answer."""
     client, backend = worker.pair()
     [session] = worker.sessions
     assert not is_idle(session, worker.time)  # not looked at yet
     worker.pass_time(2 * IDLE)
-    assert is_idle(session, worker.time)  # it has never said anything
+    assert is_idle(session, worker.time)  # no byte yet
     client.send(b"ask")
     worker.pass_time(1.5)
     assert not is_idle(session, worker.time + 100)  # however long: an answer is due
@@ -68,7 +89,7 @@ def test_idle_is_who_waits_for_nothing(worker: WorkerSimulation) -> None:
     assert is_idle(session, worker.time)
 
 
-def test_who_holds_bytes_for_a_slow_reader_is_not_idle(worker: WorkerSimulation) -> None:
+def test_a_session_with_bytes_for_a_slow_reader_is_not_idle(worker: WorkerSimulation) -> None:
     client, backend = worker.pair()
     client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     [session] = worker.sessions
@@ -83,3 +104,107 @@ def test_who_holds_bytes_for_a_slow_reader_is_not_idle(worker: WorkerSimulation)
     assert session.splicing is not None and session.splicing.is_holding()
     worker.pass_time(5.0)
     assert not is_idle(session, worker.time)
+
+
+class SimulatedChild:
+    """What a worker needs of its process: a loop with a clock that the test turns, a log, a row, a listening socket."""
+
+    def __init__(self) -> None:
+        self.time = 100.0
+        self.loop = Loop(clock=lambda: self.time)
+        self.log = Lines()
+        self.row, self.slot, self.draining = OWN, 0, False
+        self.title = SimpleNamespace(text="", set=self.set_title)
+        self.listening = {0: (OneSocket(listening(), name=MAIN), OneSocket(listening(), name="other"))}
+
+    def set_title(self, text: str, now: float) -> None:
+        self.title.text = text
+
+    def wake(self, row: int) -> None: ...
+
+
+@pytest.fixture
+def child() -> Iterator[SimulatedChild]:
+    child = SimulatedChild()
+    yield child
+    for one in child.listening[0]:
+        one.sock.close()
+    child.loop.close()
+
+
+@pytest.fixture
+def relay_worker(child: SimulatedChild) -> Iterator[RelayWorker]:
+    board = make_board()
+    server = listening()
+    backends = with_indexes([parse_upstream(f"127.0.0.1:{server.getsockname()[1]} name=b")], {"b": 0})
+    options = Options(ProcessOptions(), (LISTENER,), (replace(POOL, backends=backends, index=0),))
+    worker = RelayWorker(child, options, board)  # type: ignore[arg-type]
+    worker.start()
+    yield worker
+    gc.enable()
+    worker.cut()
+    child.loop.run_once(0)
+    server.close()
+    os.close(board.lock_fd)
+
+
+def connect(child: SimulatedChild, place: int = 0) -> socket.socket:
+    client = socket.create_connection(child.listening[0][place].sock.getsockname())
+    client.setblocking(False)
+    for _ in range(4):
+        child.loop.run_once(0)
+    return client
+
+
+def test_a_worker_accepts_from_the_sockets_of_its_listeners(
+    child: SimulatedChild, relay_worker: RelayWorker
+) -> None:
+    with connect(child), connect(child, place=1):
+        assert len(relay_worker.context.sessions) == 1
+
+
+def test_a_defect_costs_the_session_of_the_descriptor(
+    child: SimulatedChild, relay_worker: RelayWorker
+) -> None:
+    with connect(child) as first, connect(child) as second:
+        session = next(iter(relay_worker.context.sessions))
+        child.loop.set_handler(session.client_fd, lambda mask: 1 / 0)
+        first.send(b"x")
+        second.send(b"y")
+        for _ in range(3):
+            child.loop.run_once(0)
+        assert [heard(first), heard(second)] == ["|reset", "|open"]  # its byte was not read
+    assert "fault client=127.0.0.1:" in child.log.others[-1] and "ZeroDivisionError" in child.log.others[-1]
+    assert " end=RD " in child.log.sessions[0]
+
+
+def test_a_defect_without_a_session_ends_the_process(
+    child: SimulatedChild, relay_worker: RelayWorker
+) -> None:
+    with socket.socket() as other:
+        child.loop.watch(other.fileno(), lambda mask: 1 / 0)  # epoll reports HUP for it
+        with pytest.raises(ZeroDivisionError):
+            child.loop.run_once(0)
+        child.loop.forget(other.fileno())
+
+
+def test_a_drain_closes_idle_sessions_in_its_second_half(
+    child: SimulatedChild, relay_worker: RelayWorker
+) -> None:
+    clients = [connect(child) for _ in range(4)]
+    for _ in range(40):  # the sweep has seen them silent for longer than IDLE
+        child.time += 0.25
+        child.loop.run_once(0)
+    relay_worker.drain(child.time + 20.0)
+    left = {}
+    for step in range(1, 41):
+        child.time += 0.5
+        child.loop.run_once(0)
+        left[step / 2] = len(relay_worker.context.sessions)
+    assert (left[9.5], left[15.0], left[17.5]) == (4, 2, 1)
+    assert left[20.0] == 1  # the last one has until the deadline, when the process is cut
+    relay_worker.cut()
+    child.loop.run_once(0)
+    assert not relay_worker.context.sessions
+    for client in clients:
+        client.close()

@@ -54,6 +54,7 @@ class OneSocket:
 
     sock: socket.socket
     slot: int = 0
+    name: str = MAIN
 
     @property
     def address(self) -> object:
@@ -65,6 +66,13 @@ LISTENER = Listener(
     MAIN, (), idle_timeout=60.0, keepalive=0.0, user_timeout=0.0, routes=(Route(MAIN),), index=0
 )
 POOL = Pool(MAIN, (), balance="roundrobin", connect_timeout=1.0, retries=2, queue_timeout=10.0, max_queue=4)
+
+
+def make_board() -> Board:
+    """A board with two live rows."""
+    shared = make_shared(columns_for(CAPACITY), rows=FIRST_LEASE + 2)
+    shared.rows.row(MASTER_ROW)[MASTER_LIVE_ROWS] = FIRST_LEASE + 2
+    return Board(shared, CAPACITY)
 
 
 class WorkerSimulation:
@@ -84,9 +92,7 @@ class WorkerSimulation:
     ) -> None:
         self.time = 100.0
         self.loop = Loop(clock=lambda: self.time)
-        shared = make_shared(columns_for(CAPACITY), rows=FIRST_LEASE + 2)
-        shared.rows.row(MASTER_ROW)[MASTER_LIVE_ROWS] = FIRST_LEASE + 2
-        self.board = Board(shared, CAPACITY)
+        self.board = make_board()
         self.servers = [listening() for _ in range(backends)]
         texts = [f"127.0.0.1:{server.getsockname()[1]} {upstream}" for server in self.servers]
         parsed = [parse_upstream(text) for text in texts]
@@ -214,12 +220,12 @@ class WorkerSimulation:
     @property
     def ends(self) -> list[str]:
         """`SD ECONNRESET`: the letters, and the reason when there is one."""
-        told = []
+        ended = []
         for line in self.lines.sessions:
             letters = line.split(" end=")[1].split()[0]
             reason = line.split('reason="')[1][:-1] if 'reason="' in line else ""
-            told.append(f"{letters} {reason}".strip())
-        return told
+            ended.append(f"{letters} {reason}".strip())
+        return ended
 
 
 def listening() -> socket.socket:
@@ -267,7 +273,7 @@ def fill(sock: socket.socket) -> None:
 
 
 def read_all(sock: socket.socket) -> bytes:
-    """All that has arrived; the end is not told."""
+    """All that has arrived, without whether it is the end."""
     parts = []
     with contextlib.suppress(BlockingIOError):
         while data := sock.recv(1 << 20):

@@ -73,7 +73,7 @@ class FailingSocket(socket.socket):
 
     def _accept(self) -> tuple[int, object]:
         if self.failures:
-            raise OSError(self.failures.pop(), "as told")
+            raise OSError(self.failures.pop(), "injected")
         return super()._accept()  # type: ignore[misc, no-any-return]
 
 
@@ -176,9 +176,9 @@ def test_the_first_route_that_holds_the_address_decides(make: Make) -> None:
 @pytest.mark.parametrize("limit", [{}, {"maxconns": 5}, {"maxconns": 5, "overflow": "queue"}])
 def test_a_client_without_route_is_refused_and_takes_no_place(make: Make, limit: dict[str, Any]) -> None:
     worker = routed(make, ROUTES, **limit)
-    stranger = worker.connect("127.0.0.9")
+    client = worker.connect("127.0.0.9")
     worker.settle()
-    assert heard(stranger) == "|end"
+    assert heard(client) == "|end"
     counts = (
         worker.cell(L_ACCEPTED),
         worker.cell(L_REFUSED),
@@ -190,7 +190,7 @@ def test_a_client_without_route_is_refused_and_takes_no_place(make: Make, limit:
 
 
 def test_queued_clients_of_one_pool_do_not_wait_for_the_other(make: Make) -> None:
-    """Both pools are full; the place that is freed in one goes to its own client, although the other's came first."""
+    """Both pools are full; a freed place goes to a client of its own pool, although the other pool's came first."""
     worker = routed(make, (*ROUTES, Route("main")), upstream="maxconn=1")
     first = {source: worker.connect(source) for source in ("127.0.0.1", "127.0.0.2")}
     worker.settle()

@@ -1,4 +1,4 @@
-"""Endings: what is closed, counted and woken, and in which order."""
+"""The end of sessions: what is closed, counted and woken, and in which order."""
 
 import errno
 import os
@@ -40,7 +40,7 @@ def test_descriptors_are_closed_before_anything_is_counted() -> None:
     worker.close()
 
 
-def test_those_who_wait_are_woken_last(worker: WorkerSimulation) -> None:
+def test_waiting_clients_are_woken_last(worker: WorkerSimulation) -> None:
     worker.pair()
     seen = []
     worker.closer.on_closed = lambda: seen.append((worker.cell(L_SESSIONS), worker.cell(L_CLOSED)))
@@ -51,7 +51,7 @@ def test_those_who_wait_are_woken_last(worker: WorkerSimulation) -> None:
     assert seen == [(0, 1)]
 
 
-def test_every_byte_is_counted_once_whoever_asks_when(worker: WorkerSimulation) -> None:
+def test_every_byte_is_counted_once_by_sweep_and_closer(worker: WorkerSimulation) -> None:
     """By the sweep while the session lives, by its end, and after the splicing relay has taken it over."""
     client, backend = worker.pair()
     [session] = worker.sessions
@@ -94,7 +94,7 @@ def test_an_end_counts_where_it_belongs(worker: WorkerSimulation, end: str, colu
     }  # fmt: skip
 
 
-def test_our_own_shortage_is_said_once_a_second(worker: WorkerSimulation) -> None:
+def test_a_shortage_is_logged_once_a_second(worker: WorkerSimulation) -> None:
     for _ in range(5):
         worker.context.log_shortage(errno.EMFILE)
     worker.pass_time(1.1)
@@ -109,8 +109,8 @@ def test_sessions_that_the_descriptors_are_enough_for(limit: int, budget: int) -
     assert session_budget(limit) == budget
 
 
-def test_the_session_of_a_descriptor_is_found_even_after_it_gave_it_up(worker: WorkerSimulation) -> None:
-    """A defect is blamed on the session of its descriptor, and a dial that failed has a new one by then."""
+def test_a_session_is_found_by_its_descriptors_and_by_those_it_has_dropped(worker: WorkerSimulation) -> None:
+    """A defect costs the session of its descriptor; after a failed dial the session has another one."""
     worker.pair()
     session = worker.sessions[0]
     first = session.backend_fd

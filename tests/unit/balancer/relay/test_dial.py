@@ -1,4 +1,4 @@
-"""From an accepted client to a backend that has answered: what is counted, tried again, and held against whom."""
+"""From an accepted client to a connected backend: what is counted, retried, and counted as the backend's failure."""
 
 import contextlib
 import errno
@@ -34,8 +34,8 @@ Make = Callable[..., WorkerSimulation]
 def make() -> Iterator[Make]:
     with contextlib.ExitStack() as stack:
 
-        def build(**choices: Any) -> WorkerSimulation:
-            worker = WorkerSimulation(**choices)
+        def build(**options: Any) -> WorkerSimulation:
+            worker = WorkerSimulation(**options)
             stack.callback(worker.close)
             return worker
 
@@ -106,7 +106,7 @@ def test_a_client_that_resets_while_we_dial_is_forgotten(make: Make) -> None:
     assert worker.backend_cell(B_SESSIONS) == worker.backend_cell(B_CONNECT_FAILURES) == 0
 
 
-def test_our_own_shortage_is_not_held_against_the_backend(make: Make) -> None:
+def test_a_shortage_of_this_machine_is_no_failure_of_the_backend(make: Make) -> None:
     def none_left(*_: int) -> socket.socket:
         raise OSError(errno.EMFILE, "too many")
 
@@ -120,7 +120,7 @@ def test_our_own_shortage_is_not_held_against_the_backend(make: Make) -> None:
     assert worker.cell(L_FAILED) == 1
 
 
-def test_a_family_this_machine_lacks_costs_one_backend_not_the_client(make: Make) -> None:
+def test_an_address_family_that_this_machine_lacks_costs_one_retry(make: Make) -> None:
     refused = [errno.EAFNOSUPPORT]
 
     def lacking(*about: int) -> socket.socket:
@@ -136,7 +136,7 @@ def test_a_family_this_machine_lacks_costs_one_backend_not_the_client(make: Make
     assert worker.ends == []
 
 
-def test_a_backend_that_resets_at_once_is_replaced_while_nothing_was_said(make: Make) -> None:
+def test_a_backend_that_resets_before_any_byte_is_replaced(make: Make) -> None:
     worker = make(backends=2)
     client = worker.connect()
     worker.settle()
@@ -152,7 +152,7 @@ def test_a_backend_that_resets_at_once_is_replaced_while_nothing_was_said(make: 
     assert session.backend_socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
 
-def test_a_session_that_ends_during_its_second_dial_waits_for_no_deadline(make: Make) -> None:
+def test_a_session_that_ends_during_its_second_dial_leaves_no_deadline(make: Make) -> None:
     worker = make(backends=2)
     worker.connect()
     worker.settle()
@@ -186,13 +186,13 @@ def test_without_an_eligible_backend_the_client_is_refused(make: Make) -> None:
 
 
 def spoken(worker: WorkerSimulation, text: bytes = b"ask") -> socket.socket:
-    """A client in the queue that has already said something."""
+    """A client in the queue that has sent its request already."""
     client = worker.connect()
     client.send(text)
     return client
 
 
-def test_a_client_that_has_spoken_reaches_a_near_backend_within_the_turn(make: Make) -> None:
+def test_a_request_sent_before_the_accept_reaches_a_near_backend_within_the_turn(make: Make) -> None:
     worker = make()
     client = spoken(worker)
     worker.turn()
@@ -216,7 +216,7 @@ class FarElector(Elector):
         return (*super().target(backend)[:2], False)
 
 
-def test_a_far_backend_is_given_time(make: Make) -> None:
+def test_a_far_backend_is_waited_for(make: Make) -> None:
     worker = make()
     worker.lane.elector = FarElector(worker.board, worker.pool, OWN)
     spoken(worker)
@@ -235,7 +235,7 @@ class UnreadySocket(PairedSocket):
 
 
 @pytest.mark.parametrize("text", [b"ask", bytes(60_000)])
-def test_what_was_read_too_early_is_given_once_the_backend_takes_it(make: Make, text: bytes) -> None:
+def test_a_request_read_before_the_connect_is_over_is_written_then(make: Make, text: bytes) -> None:
     """The small request is taken whole, the large one in pieces."""
     sock = UnreadySocket.make()
     worker = make(new_socket=lambda *_: sock)
@@ -254,7 +254,7 @@ def test_what_was_read_too_early_is_given_once_the_backend_takes_it(make: Make, 
     assert worker.cell(L_BYTES_IN) == len(text) + 4
 
 
-def test_a_client_that_had_spoken_is_passed_on_whole_by_the_next_backend(make: Make) -> None:
+def test_a_request_read_early_goes_whole_to_the_next_backend(make: Make) -> None:
     worker = make(backends=2)
     worker.servers[0].close()
     clients = [spoken(worker) for _ in range(4)]
@@ -263,7 +263,7 @@ def test_a_client_that_had_spoken_is_passed_on_whole_by_the_next_backend(make: M
     assert worker.cell(L_RETRIES) > 0
 
 
-def test_a_client_that_has_spoken_and_left_is_heard_to_the_end(make: Make) -> None:
+def test_a_request_with_fin_behind_it_is_passed_on_with_its_fin(make: Make) -> None:
     worker = make()
     client = spoken(worker)
     client.shutdown(socket.SHUT_WR)
@@ -276,7 +276,7 @@ def test_a_client_that_has_spoken_and_left_is_heard_to_the_end(make: Make) -> No
     assert heard(client) == "late|end"
 
 
-def test_small_writes_are_not_delayed_from_the_second_thing_said_on(make: Make) -> None:
+def test_small_writes_are_not_delayed_from_the_second_one_on(make: Make) -> None:
     def is_prompt() -> bool:
         [session] = worker.sessions
         assert session.backend_socket is not None
@@ -292,7 +292,7 @@ def test_small_writes_are_not_delayed_from_the_second_thing_said_on(make: Make) 
     client.close()
     worker.accept().close()
     worker.settle()
-    worker.connect()  # silent: dialled in the patient way
+    worker.connect()  # silent: no early read finds its bytes
     worker.settle()
     assert is_prompt()
 
@@ -308,7 +308,7 @@ def test_the_splicing_relay_does_not_delay_small_writes_either(make: Make) -> No
     assert session.backend_socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
 
-def test_silent_clients_are_asked_ever_more_rarely(make: Make) -> None:
+def test_early_reads_become_rare_while_they_find_nothing(make: Make) -> None:
     worker = make()
     asked = []
     for number in range(1, 41):
@@ -323,25 +323,25 @@ def test_silent_clients_are_asked_ever_more_rarely(make: Make) -> None:
     assert worker.lane.early_read_backoff == worker.lane.early_read_skips == 0
 
 
-@pytest.mark.parametrize("choices", [{"defer_connect": True}, {"upstream": "maxconn=1"}])
-def test_an_end_that_came_before_the_dial_is_told_after_it(make: Make, choices: dict[str, Any]) -> None:
-    """The loop has told of it once, while there was no backend to tell."""
-    worker = make(**choices)
-    if "upstream" in choices:
+@pytest.mark.parametrize("options", [{"defer_connect": True}, {"upstream": "maxconn=1"}])
+def test_a_fin_that_came_before_the_dial_is_passed_on_after_it(make: Make, options: dict[str, Any]) -> None:
+    """The loop has reported it once, while there was no backend."""
+    worker = make(**options)
+    if "upstream" in options:
         first = spoken(worker)
         worker.settle()
         ahead = worker.accept()
     client = spoken(worker)
     client.shutdown(socket.SHUT_WR)
     worker.settle()
-    if "upstream" in choices:
+    if "upstream" in options:
         first.close()
         ahead.close()
         worker.pass_time(0.3)
     assert heard(worker.accept()) == "ask|end"
 
 
-def test_what_a_client_says_during_a_dial_in_vain_is_not_forgotten(make: Make) -> None:
+def test_bytes_sent_during_a_dial_that_fails_reach_the_next_backend(make: Make) -> None:
     worker = make(backends=2)
     worker.clog(worker.servers[0])
     clients = [spoken(worker) for _ in range(2)]
@@ -366,9 +366,7 @@ def with_unix_backend(worker: WorkerSimulation, path: Path) -> socket.socket:
 
 
 @pytest.mark.parametrize("is_unix", [False, True])
-def test_a_client_that_reset_before_it_was_accepted_is_gone(
-    make: Make, tmp_path: Path, is_unix: bool
-) -> None:
+def test_a_client_that_reset_before_its_accept_is_closed(make: Make, tmp_path: Path, is_unix: bool) -> None:
     worker = make()
     server = with_unix_backend(worker, tmp_path / "s") if is_unix else worker.servers[0]
     reset(worker.connect())
@@ -380,7 +378,7 @@ def test_a_client_that_reset_before_it_was_accepted_is_gone(
 
 
 @pytest.mark.parametrize("text", [b"", b"ask"])
-def test_a_unix_backend_that_answers_and_hangs_up_has_answered(
+def test_a_unix_backend_that_answers_and_hangs_up_has_not_refused(
     make: Make, tmp_path: Path, text: bytes
 ) -> None:
     worker = make()
@@ -388,7 +386,7 @@ def test_a_unix_backend_that_answers_and_hangs_up_has_answered(
     client = worker.connect()
     if text:
         client.send(text)
-        worker.lane.early_read_skips = 1  # so that it is passed on in the patient way
+        worker.lane.early_read_skips = 1  # no early read
     worker.turn()
     backend, _ = server.accept()
     backend.send(b"banner")

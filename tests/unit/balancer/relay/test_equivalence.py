@@ -19,8 +19,8 @@ step = st.lists(
 
 
 @dataclass
-class Peer:
-    """One end, and what it has learnt: how many bytes, and whether they ended by a reset. At which call it learns of a
+class RandomPeer:
+    """One peer, and what it has read: how many bytes, and whether a reset ended them. At which call it learns of a
     reset depends on when the kernel acknowledges, so that is not held against anybody."""
 
     sock: socket.socket
@@ -66,15 +66,15 @@ def live(
     if first:
         sock.send(bytes(first))
     worker.settle()
-    client, backend = Peer(sock), Peer(worker.accept())
+    client, backend = RandomPeer(sock), RandomPeer(worker.accept())
     if splicing:
         [session] = worker.sessions
         session.take_over()
     end: list[list[tuple[str, str | int]]] = [[("client", "reads"), ("backend", "reads")]]
     end += [[("client", "closes")], [("backend", "reads"), ("backend", "closes")]]
     for acts in (*steps, *end):
-        for who, what in acts:
-            (client if who == "client" else backend).act(what)
+        for side, what in acts:
+            (client if side == "client" else backend).act(what)
         worker.settle()
         worker.pass_time(0.03, 0.01)
     worker.pass_time(70.0, 1.0)
@@ -86,7 +86,7 @@ def live(
 
 @settings(max_examples=100, deadline=None, derandomize=True)
 @given(st.lists(step, max_size=7))
-def test_a_life_is_the_same_in_both(steps: list[list[tuple[str, str | int]]]) -> None:
+def test_both_relays_behave_the_same(steps: list[list[tuple[str, str | int]]]) -> None:
     """What differs once may be the kernel's doing (when it acknowledges, how much it queues); what differs every time is
     ours."""
     assert any(live(steps) == live(steps, splicing=True) for _ in range(5))
@@ -94,7 +94,7 @@ def test_a_life_is_the_same_in_both(steps: list[list[tuple[str, str | int]]]) ->
 
 @settings(max_examples=60, deadline=None, derandomize=True)
 @given(st.sampled_from(SIZES), st.lists(step, max_size=7))
-def test_a_life_is_the_same_whenever_the_client_has_spoken(
+def test_a_request_sent_before_the_accept_makes_no_difference(
     size: int, steps: list[list[tuple[str, str | int]]]
 ) -> None:
     assert any(live([[("client", size)], *steps]) == live(steps, first=size) for _ in range(5))

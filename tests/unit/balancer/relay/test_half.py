@@ -26,7 +26,7 @@ NAMES = {
     "reset backend": RESET_BACKEND,
     "linger": LINGER,
 }
-STORIES = {
+TRANSCRIPTS = {
     "nothing happened": [
         "go on",
     ],
@@ -59,19 +59,19 @@ STORIES = {
         "down took 4", "down gave 4", "down ended", "shut client", "down shut", "up took 7", "up sink_gone",
         "linger", "up took 7", "linger", "up ended", "close",
     ],
-    "client said all, then went away": [
+    "client ended, then is gone": [
         "up ended", "shut backend", "up shut", "down took 5", "down sink_gone", "reset backend",
     ],
-    "a reset already told by a failed write is not an end": [
+    "a reset that a failed write has consumed is not an end": [
         "down doomed", "up sink_gone", "down ended", "reset client",
     ],
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("story", STORIES)
-def test_story(story: str) -> None:
+@pytest.mark.parametrize("transcript", TRANSCRIPTS)
+def test_transcript(transcript: str) -> None:
     halves = {"up": Half(), "down": Half()}
-    for line in STORIES[story]:
+    for line in TRANSCRIPTS[transcript]:
         if line in NAMES:
             assert next_step(halves["up"], halves["down"]) == NAMES[line], f"at {line!r}"
             continue
@@ -105,7 +105,7 @@ def test_a_paused_half_resumes_at_half_of_the_limit() -> None:
     assert not half.paused
 
 
-def test_shut_is_said_once() -> None:
+def test_fin_is_sent_once() -> None:
     half = Half()
     half.ended()
     half.shut()

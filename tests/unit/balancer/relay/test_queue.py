@@ -1,4 +1,4 @@
-"""The queue for a full backend: first come first served, bounded, and over workers whoever waits longest."""
+"""The queue for a full backend: first come first served, bounded, and over workers the client that has waited longest."""
 
 from collections.abc import Iterator
 
@@ -19,7 +19,7 @@ def arrive(worker: WorkerSimulation, count: int) -> list[object]:
     clients = []
     for _ in range(count):
         clients.append(worker.connect())
-        worker.time += 0.002  # so that who came first can be told by the millisecond
+        worker.time += 0.002  # so that the clients differ by milliseconds
         worker.settle()
     return list(clients)
 
@@ -35,12 +35,12 @@ def theirs(worker: WorkerSimulation, pool: int = 0) -> memoryview:
 
 
 def serve_one(worker: WorkerSimulation) -> str:
-    """The backend serves the client that has the place, and ends; what that client said."""
+    """Have the backend read the request of the client that has the place, and close; return the request."""
     conn = worker.accept()
-    said = heard(conn).split("|")[0]
+    request = heard(conn).split("|")[0]
     conn.close()
     worker.settle()
-    return said
+    return request
 
 
 def test_first_come_first_served(worker: WorkerSimulation) -> None:
@@ -61,7 +61,7 @@ def test_first_come_first_served(worker: WorkerSimulation) -> None:
     assert worker.pool_cell(P_QUEUED_TOTAL) == 3
 
 
-def test_the_room_is_bounded(worker: WorkerSimulation) -> None:
+def test_the_queue_is_bounded(worker: WorkerSimulation) -> None:
     clients = arrive(worker, 6)  # one served, four wait (max_queue), one too many
     assert waiting(worker) == 4
     assert worker.ends == ["sQ queue=4/4"]
@@ -69,7 +69,7 @@ def test_the_room_is_bounded(worker: WorkerSimulation) -> None:
     assert worker.cell(L_REFUSED) == 1
 
 
-def test_nobody_waits_longer_than_the_timeout(worker: WorkerSimulation) -> None:
+def test_a_client_waits_no_longer_than_the_timeout(worker: WorkerSimulation) -> None:
     arrive(worker, 2)
     worker.pass_time(9.9, 0.1)
     assert waiting(worker) == 1
@@ -78,7 +78,7 @@ def test_nobody_waits_longer_than_the_timeout(worker: WorkerSimulation) -> None:
     assert worker.ends == ["sQ queue-timeout"]
 
 
-def test_who_leaves_the_queue_gives_the_turn_to_the_next(worker: WorkerSimulation) -> None:
+def test_a_client_that_leaves_the_queue_is_passed_over(worker: WorkerSimulation) -> None:
     first, second, third = (worker.connect() for _ in range(3))
     for client in (first, second, third):
         client.send(b"x")
@@ -91,7 +91,7 @@ def test_who_leaves_the_queue_gives_the_turn_to_the_next(worker: WorkerSimulatio
     assert worker.ends == ["CQ"]
 
 
-def test_a_freed_place_rings_the_sibling_who_waits_longest(worker: WorkerSimulation) -> None:
+def test_a_freed_place_wakes_the_worker_whose_client_has_waited_longest(worker: WorkerSimulation) -> None:
     first, _ = arrive(worker, 2)
     theirs(worker)[P_OLDEST_WAIT_MS] = worker.pool_cell(P_OLDEST_WAIT_MS) - 5
     conn = worker.accept()
@@ -102,7 +102,7 @@ def test_a_freed_place_rings_the_sibling_who_waits_longest(worker: WorkerSimulat
     assert waiting(worker) == 1  # ours was not served out of turn
 
 
-def test_a_freed_place_is_ours_when_we_have_waited_longer(worker: WorkerSimulation) -> None:
+def test_a_freed_place_is_ours_when_our_client_has_waited_longer(worker: WorkerSimulation) -> None:
     first, _ = arrive(worker, 2)
     theirs(worker)[P_OLDEST_WAIT_MS] = worker.pool_cell(P_OLDEST_WAIT_MS) + 5
     conn = worker.accept()
@@ -113,8 +113,8 @@ def test_a_freed_place_is_ours_when_we_have_waited_longer(worker: WorkerSimulati
     assert waiting(worker) == 0
 
 
-def test_a_lost_bell_costs_a_moment_only(worker: WorkerSimulation) -> None:
-    """The sibling that was rung has been killed: nobody takes the place, so the room looks by itself."""
+def test_a_lost_wake_up_costs_a_moment_only(worker: WorkerSimulation) -> None:
+    """The worker that was woken has been killed and takes no place, so this one looks by itself."""
     first, _ = arrive(worker, 2)
     theirs(worker)[P_OLDEST_WAIT_MS] = 1
     conn = worker.accept()

@@ -1,8 +1,9 @@
 """The close state machine as transcripts: what both peers do, what each of them then sees, and what the log says.
 
-A line is `who does`: `client sends x`, `backend ends` (shuts its writing side), `client resets`, `backend closes`,
-`client hears x|open` (all that has come, and whether the stream is open, at its end, or reset), `log SD ECONNRESET`,
-`5 s pass`. The loop turns between two lines, never inside `both`: `both client ends, backend ends` is one batch.
+A line is a peer and what it does: `client sends x`, `backend ends` (shuts its writing side), `client resets`, `backend
+closes`, `client reads x|open` (all that has come, and whether the stream is open, at its end, or reset), `log SD
+ECONNRESET`, `5 s pass`. The loop turns between two lines, never inside `both`: `both client ends, backend ends` is one
+batch.
 """
 
 import gc
@@ -33,81 +34,81 @@ from tests.unit.balancer.relay.simulation import (
     reset,
 )
 
-STORIES = {
+TRANSCRIPTS = {
     "a request and its answer": [
-        "client sends ask", "backend hears ask|open", "backend sends answer", "client hears answer|open",
-        "client closes", "backend hears |end", "backend closes", "log --",
+        "client sends ask", "backend reads ask|open", "backend sends answer", "client reads answer|open",
+        "client closes", "backend reads |end", "backend closes", "log --",
     ],
-    "the client shuts first and still hears the answer": [
-        "client sends ask", "client ends", "backend hears ask|end", "backend sends late", "client hears late|open",
-        "backend closes", "client hears |end", "log --",
+    "the client shuts first and still reads the answer": [
+        "client sends ask", "client ends", "backend reads ask|end", "backend sends late", "client reads late|open",
+        "backend closes", "client reads |end", "log --",
     ],
-    "the backend shuts first and still hears the rest": [
-        "backend sends hi", "backend ends", "client hears hi|end", "client sends more", "backend hears more|open",
-        "client ends", "backend hears |end", "log --",
+    "the backend shuts first and still reads the rest": [
+        "backend sends hi", "backend ends", "client reads hi|end", "client sends more", "backend reads more|open",
+        "client ends", "backend reads |end", "log --",
     ],
     "both end in one batch": [
-        "both client ends, backend ends", "client hears |end", "backend hears |end", "log --",
+        "both client ends, backend ends", "client reads |end", "backend reads |end", "log --",
     ],
     "both close in one batch": [
         "both client closes, backend closes", "log --",
     ],
     "bytes and ends in one batch": [
         "both client sends a, client ends, backend sends b, backend ends",
-        "client hears b|end", "backend hears a|end", "log --",
+        "client reads b|end", "backend reads a|end", "log --",
     ],
     "one ends, the other resets, in one batch": [
-        "both backend sends x, client ends, backend resets", "client hears x|reset", "log SD",
+        "both backend sends x, client ends, backend resets", "client reads x|reset", "log SD",
     ],
     "both reset in one batch": [
         "both client resets, backend resets", "log CD|SD",
     ],
     "a reset of the backend after its bytes": [
-        "client sends ask", "backend hears ask|open", "both backend sends half, backend resets",
-        "client hears half|reset", "log SD ECONNRESET",
+        "client sends ask", "backend reads ask|open", "both backend sends half, backend resets",
+        "client reads half|reset", "log SD ECONNRESET",
     ],
     "a reset of the client": [
-        "client sends ask", "backend hears ask|open", "client resets", "backend hears |reset", "log CD ECONNRESET",
+        "client sends ask", "backend reads ask|open", "client resets", "backend reads |reset", "log CD ECONNRESET",
     ],
     "a reset of the client after its bytes": [
-        "both client sends ask, client resets", "backend hears ask|reset", "log CD",
+        "both client sends ask, client resets", "backend reads ask|reset", "log CD",
     ],
     "a reset of the client after its end": [
-        "client sends ask", "client ends", "backend hears ask|end", "client resets", "backend hears |end", "log C",
+        "client sends ask", "client ends", "backend reads ask|end", "client resets", "backend reads |end", "log C",
     ],
     "a backend that closes with input unread resets; its answer comes first": [
-        "client sends ask", "backend sends answer", "backend closes", "client hears answer|reset", "log SD",
+        "client sends ask", "backend sends answer", "backend closes", "client reads answer|reset", "log SD",
     ],
     "a backend that ended and refuses the upload: the client may go on sending": [
-        "backend sends no", "backend ends", "client hears no|end", "client sends a", "backend closes",
-        "client sends b", "client sends c", "client hears |end", "client closes", "log SD",
+        "backend sends no", "backend ends", "client reads no|end", "client sends a", "backend closes",
+        "client sends b", "client sends c", "client reads |end", "client closes", "log SD",
     ],
     "a refused upload that never ends is given up": [
-        "backend ends", "client hears |end", "client sends a", "backend closes", "client sends b", "29 s pass",
+        "backend ends", "client reads |end", "client sends a", "backend closes", "client sends b", "29 s pass",
         "client sends c", "5 s pass", "log SD half-close-timeout",
     ],
     "half closed and silent": [
-        "client ends", "backend hears |end", "29 s pass", "backend sends x", "client hears x|open", "29 s pass",
-        "client hears |open", "3 s pass", "log sD half-close-timeout",
+        "client ends", "backend reads |end", "29 s pass", "backend sends x", "client reads x|open", "29 s pass",
+        "client reads |open", "3 s pass", "log sD half-close-timeout",
     ],
     "silent from the start": [
-        "59 s pass", "client hears |open", "3 s pass", "log cD idle-timeout",
+        "59 s pass", "client reads |open", "3 s pass", "log cD idle-timeout",
     ],
-    "silent after the client's last word": [
-        "client sends ask", "59 s pass", "client hears |open", "4 s pass", "log cD idle-timeout",
+    "silent after the client's last bytes": [
+        "client sends ask", "59 s pass", "client reads |open", "4 s pass", "log cD idle-timeout",
     ],
     "never silent long enough": [
-        "40 s pass", "client sends a", "backend hears a|open", "40 s pass", "backend sends b", "40 s pass",
-        "client hears b|open", "client closes", "backend closes", "log --",
+        "40 s pass", "client sends a", "backend reads a|open", "40 s pass", "backend sends b", "40 s pass",
+        "client reads b|open", "client closes", "backend closes", "log --",
     ],
     "the client leaves before a byte": [
-        "client closes", "backend hears |end", "backend closes", "log --",
+        "client closes", "backend reads |end", "backend closes", "log --",
     ],
 }  # fmt: skip
 
 
-class Storyteller:
-    """Performs the lines of a story."""
+class Transcript:
+    """Performs its lines."""
 
     def __init__(self, worker: WorkerSimulation, splicing: bool) -> None:
         self.worker = worker
@@ -127,15 +128,15 @@ class Storyteller:
                 assert any(end.startswith(" ".join([one, *reason])) for one in letters.split("|")), end
             case [seconds, "s", "pass"]:
                 self.worker.pass_time(float(seconds))
-            case [who, "hears", expected]:
-                assert heard(self.peers[who]) == expected, line
-            case [who, *act]:
-                self.act(who, *act)
+            case [name, "reads", expected]:
+                assert heard(self.peers[name]) == expected, line
+            case [name, *act]:
+                self.act(name, *act)
         self.worker.settle()
         self.worker.pass_time(0.03, 0.01)  # awaited acknowledgements are looked for every 10 ms
 
-    def act(self, who: str, verb: str, what: str = "") -> None:
-        peer = self.peers[who]
+    def act(self, name: str, verb: str, what: str = "") -> None:
+        peer = self.peers[name]
         match verb:
             case "sends":
                 assert peer.send(what.encode()) == len(what)
@@ -148,12 +149,12 @@ class Storyteller:
 
 
 @pytest.mark.parametrize("splicing", [False, True], ids=["fast", "splicing"])
-@pytest.mark.parametrize("story", STORIES)
-def test_story(worker: WorkerSimulation, story: str, splicing: bool) -> None:
+@pytest.mark.parametrize("name", TRANSCRIPTS)
+def test_transcript(worker: WorkerSimulation, name: str, splicing: bool) -> None:
     """Whether the splicing relay has the session from the start or takes it over on the way."""
-    teller = Storyteller(worker, splicing)
-    for line in STORIES[story]:
-        teller.perform(line)
+    transcript = Transcript(worker, splicing)
+    for line in TRANSCRIPTS[name]:
+        transcript.perform(line)
     assert not worker.sessions
     assert worker.cell(L_SESSIONS) == worker.backend_cell(B_SESSIONS) == 0
     assert worker.cell(L_CLOSED) == 1
@@ -161,7 +162,7 @@ def test_story(worker: WorkerSimulation, story: str, splicing: bool) -> None:
     assert worker.context.pipes.held == 0
 
 
-def test_a_session_shows_its_bytes_while_it_lives(worker: WorkerSimulation) -> None:
+def test_the_bytes_of_a_session_are_counted_while_it_lives(worker: WorkerSimulation) -> None:
     client, backend = worker.pair()
     client.send(b"12345")
     worker.settle()
@@ -176,7 +177,7 @@ def test_a_session_shows_its_bytes_while_it_lives(worker: WorkerSimulation) -> N
 
 
 def test_a_number_used_again_in_the_same_batch_is_another_session(worker: WorkerSimulation) -> None:
-    """Many close and come at once; every byte finds its own way."""
+    """Many close and come at once; no byte reaches another session."""
     for generation in range(5):
         pairs = [worker.pair() for _ in range(20)]
         for number, (client, backend) in enumerate(pairs):
@@ -246,7 +247,7 @@ def test_an_ordinary_session_needs_no_splicing_relay(worker: WorkerSimulation) -
 
 
 def test_nothing_leads_back_to_a_session_that_is_over(worker: WorkerSimulation) -> None:
-    """The collector is off in workers: what counts references must be enough."""
+    """The garbage collector is off in workers: reference counts must be enough."""
     client, backend = worker.pair()
     [session] = worker.sessions
     splicing = session.take_over()
@@ -260,7 +261,7 @@ def test_nothing_leads_back_to_a_session_that_is_over(worker: WorkerSimulation) 
 
 @pytest.mark.parametrize("mask", [READ | WRITE | READ_HANGUP, READ | READ_HANGUP, WRITE])
 def test_an_event_that_repeats_an_end_is_not_the_other_sides(worker: WorkerSimulation, mask: int) -> None:
-    """epoll may tell of a state again; the backend's answer is still to come."""
+    """epoll may report a state again; the backend's answer is still to come."""
     client, backend = worker.pair()
     [session] = worker.sessions
     client.shutdown(1)
@@ -307,8 +308,8 @@ def test_what_a_peer_does_not_take_at_once_is_kept_for_it(way: str, is_full: boo
     worker.close()
 
 
-def test_a_peer_that_is_gone_when_we_write_ends_the_session() -> None:
-    """The answer that it sent before it went still arrives."""
+def test_a_failed_write_ends_the_session_after_the_last_answer() -> None:
+    """What the backend has sent before it closed still arrives."""
     backend = PairedSocket.make()
     worker = WorkerSimulation(new_socket=lambda *_: backend)
     client = worker.connect()

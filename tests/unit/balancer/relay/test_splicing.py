@@ -1,4 +1,4 @@
-"""What the splicing relay is there for: slow peers, lost peers, bytes nobody takes. Ends are told in test_session.py."""
+"""What the splicing relay is for: slow peers, lost peers, bytes that no peer takes. The ends are in test_session.py."""
 
 import contextlib
 import os
@@ -41,7 +41,7 @@ def test_a_slow_reader_stops_its_sender_and_lets_it_go_on(worker: WorkerSimulati
     assert worker.cell(L_BYTES_OUT) == total
 
 
-def test_what_waits_for_a_backend_that_is_gone_is_swallowed(worker: WorkerSimulation) -> None:
+def test_bytes_for_a_backend_that_is_gone_are_dropped(worker: WorkerSimulation) -> None:
     """The client sends before it reads, and has filled every buffer when the backend resets."""
     client, backend = worker.pair()
     while push(client, 1 << 20):
@@ -55,7 +55,7 @@ def test_what_waits_for_a_backend_that_is_gone_is_swallowed(worker: WorkerSimula
 
 
 def test_an_end_beside_a_backend_that_takes_nothing_more_lingers(worker: WorkerSimulation) -> None:
-    """Both are learnt in one look: the client is told the end, and its further bytes are swallowed, not reset."""
+    """Both are found in one event: the client gets the end, and its further bytes are dropped, not reset."""
     client, _ = worker.pair()
     [session] = worker.sessions
     splicing = session.take_over()
@@ -66,7 +66,7 @@ def test_an_end_beside_a_backend_that_takes_nothing_more_lingers(worker: WorkerS
     assert heard(client) == "|end"
 
 
-def test_many_bytes_at_once_are_a_matter_for_the_splicing_relay(worker: WorkerSimulation) -> None:
+def test_many_bytes_at_once_go_to_the_splicing_relay(worker: WorkerSimulation) -> None:
     client, backend = worker.pair()
     [session] = worker.sessions
     for size, is_splicing in ((BULK - 1, False), (BULK, True)):
@@ -91,7 +91,7 @@ def test_an_end_behind_many_bytes_is_passed_on(worker: WorkerSimulation) -> None
     assert worker.cell(L_BYTES_OUT) == LIMIT + 10
 
 
-def test_a_last_answer_that_finds_no_room_is_told_of_room(worker: WorkerSimulation) -> None:
+def test_a_last_answer_that_finds_no_room_is_written_when_there_is(worker: WorkerSimulation) -> None:
     """The backend takes nothing more; its last answer is fetched on that occasion, while the client's queue is full."""
     client, backend = worker.pair()
     [session] = worker.sessions

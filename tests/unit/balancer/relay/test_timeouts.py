@@ -1,4 +1,4 @@
-"""What the clock does to sessions, looked at from outside: limits, and nobody looked at twice for nothing."""
+"""What time does to sessions: limits, and what a session that lasts gets."""
 
 import socket
 from collections.abc import Callable, Iterator
@@ -46,7 +46,7 @@ def test_an_idle_limit_is_kept_within_a_sweep(make: Make) -> None:
     assert worker.ends == ["cD idle-timeout"]
 
 
-def test_without_limits_nobody_is_closed_for_silence(make: Make) -> None:
+def test_without_limits_no_session_is_closed_for_silence(make: Make) -> None:
     worker = make(idle_timeout=0.0, half_close_timeout=0.0)
     client, backend = worker.pair()
     client.shutdown(socket.SHUT_WR)
@@ -67,7 +67,7 @@ def test_a_session_that_is_over_within_a_second_was_never_looked_at(make: Make) 
     assert session.activity is None
 
 
-def test_who_is_given_up_for_silence_depends_on_whose_turn_it_is(make: Make) -> None:
+def test_the_end_after_silence_names_the_side_whose_turn_it_was(make: Make) -> None:
     worker = make(idle_timeout=4.0, half_close_timeout=0.0)
     for talk in ("client", "backend"):
         client, backend = worker.pair()
@@ -77,7 +77,7 @@ def test_who_is_given_up_for_silence_depends_on_whose_turn_it_is(make: Make) -> 
 
 
 def test_a_backend_is_probed_once_a_session_has_lasted(make: Make) -> None:
-    """Keepalive costs four system calls; a session of a moment does not need them."""
+    """Keepalive options cost four system calls; a short session does without them."""
     worker = make(keepalive=30.0)
     worker.pair()
     [session] = worker.sessions
