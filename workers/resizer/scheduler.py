@@ -312,11 +312,23 @@ class Scheduler:
 
     # -- messages and ends of processes --
 
-    def on_packet(self, worker: WorkerSlot, mask: int = 0) -> None:
-        """The channel of a worker has a packet. The loop calls again while there are more."""
+    def on_packet(self, worker: WorkerSlot, mask: int = 0) -> bool:
+        """The channel of a worker is readable: handle one message; False when there is none. The loop calls again while
+        there are more.
+        """
         message = self.pool.receive(worker)
-        if message is not None:
-            self._handle(worker, message)
+        if isinstance(message, Result):
+            self._on_result(worker, message)
+        elif isinstance(message, Hello):
+            if worker.pid not in (0, message.worker_pid):
+                self._on_death(worker)  # the Hello of the successor came before the event of the pidfd
+            if self.pool.welcome(worker, message):
+                self.assign()
+        elif isinstance(message, Bye):
+            for task in self.pool.dismiss(worker, message):
+                self._requeue(task)
+            self.assign()
+        return message is not None
 
     def on_exit(self, worker: WorkerSlot, mask: int = 0) -> None:
         """The process of a worker has ended; its last result may still be in the channel."""
@@ -326,21 +338,8 @@ class Scheduler:
             self._on_death(worker)
 
     def _receive_all(self, worker: WorkerSlot) -> None:
-        while (message := self.pool.receive(worker)) is not None:
-            self._handle(worker, message)
-
-    def _handle(self, worker: WorkerSlot, message: Result | Hello | Bye) -> None:
-        if isinstance(message, Result):
-            self._on_result(worker, message)
-        elif isinstance(message, Hello):
-            if worker.pid not in (0, message.worker_pid):
-                self._on_death(worker)  # the Hello of the successor came before the event of the pidfd
-            if self.pool.welcome(worker, message):
-                self.assign()
-        else:
-            for task in self.pool.dismiss(worker, message):
-                self._requeue(task)
-            self.assign()
+        while self.on_packet(worker):
+            pass
 
     def _on_result(self, worker: WorkerSlot, result: Result) -> None:
         task = self.pool.finish(worker, result)

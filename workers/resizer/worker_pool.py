@@ -125,7 +125,7 @@ class WorkerPool:
             except OrderError as error:
                 self.log.error("receive", role=worker.name, error=error, then="ignore")
                 continue
-            if isinstance(message, Result | Hello | Bye):
+            if isinstance(message, (Result, Hello, Bye)):  # a union would be built for each message
                 return message
             self.log.error("receive", role=worker.name, error="not for a front", then="ignore")
 
