@@ -44,19 +44,18 @@ class FrameAssembler:
         return not self.length and not self._held
 
     def place(self) -> memoryview | None:
-        """Where the next bytes belong; None: anywhere, then `append`."""
+        """Where the next bytes belong; None: anywhere."""
         return None if self._into is None else self._into[self.filled : self.length + SPARE]
 
-    def append(self, data: memoryview) -> None:
-        """Keep bytes that were not read into `place`."""
-        self._held += data
-
-    def fill(self, count: int) -> bool:
-        """`count` bytes were read into `place`; True when the payload is complete."""
-        self.filled += count
+    def received(self, data: memoryview) -> bool:
+        """`data` was read, into `place` or elsewhere. False while the payload in its place is not complete."""
+        if self._into is None:
+            self._held += data
+            return True
+        self.filled += len(data)
         if self.filled < self.length:
             return False
-        if self.filled > self.length and self._into is not None:
+        if self.filled > self.length:
             self._held += self._into[self.length : self.filled]
             self.filled = self.length
         return True

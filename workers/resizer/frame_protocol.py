@@ -13,14 +13,18 @@ for an empty picture. Dry runs and refusals need no slot and are answered at onc
 import socket
 from collections import deque
 from dataclasses import dataclass
+from enum import Enum
+from functools import partial
 
+from balancer.eventloop.connection import ENDED, OPEN
 from workers.imaging.limits import PictureRefused
 from workers.resizer import counters
 from workers.resizer.frame_assembler import SPARE, FrameAssembler, FrameStep
 from workers.resizer.front_connection import FrontConnection
 from workers.resizer.orders import Result
-from workers.resizer.protocol import FrontConnectionState, PauseReason
+from workers.resizer.protocol import ClientProtocol
 from workers.resizer.replies import response_to, task_of
+from workers.resizer.scheduler import Scheduler
 from workers.resizer.task import BUSY, DRAINING, OK, Task, refusal
 from workers.wire.frames import FrameError
 from workers.wire.messages import (
@@ -34,6 +38,16 @@ from workers.wire.messages import (
 
 SHUTTING_DOWN = "this resizer is shutting down; ask another"
 ANSWER_BYTES = 8 << 20  # of unsent answers, from which on the client is not read
+# One read without a slot. More would be copied twice when it is the beginning of a big payload.
+SCRATCH = FrontConnection.scratch[: 16 * 1024]
+
+
+class PauseReason(Enum):
+    """What a connection that is not read from waits for."""
+
+    SLOT = "slot"
+    QUEUE = "queue"
+    PIPELINE = "pipeline"  # too many requests or answers of this connection in flight
 
 
 @dataclass(slots=True, eq=False)
@@ -45,18 +59,18 @@ class PendingReply:
     result: Result | None = None
 
 
-class FrameProtocol:
+class FrameProtocol(ClientProtocol):
     """The frames of one connection. `order`: unanswered requests of an original peer; `tasks`: of either kind, in
     work."""
 
-    def __init__(self, client: FrontConnection, max_frame: int) -> None:
-        self.client = client
-        self.scheduler = client.scheduler
-        self.frames = FrameAssembler(max_frame)
-        self.place = self.frames.place
-        self.fill = self.frames.fill
-        self.append = self.frames.append
-        self.is_between_requests = self.frames.is_between_frames
+    def __init__(
+        self, connection: FrontConnection, scheduler: Scheduler, answer_bytes: int = ANSWER_BYTES
+    ) -> None:
+        self.connection = connection
+        self.scheduler = scheduler
+        self.answer_bytes = answer_bytes
+        self.frames = FrameAssembler(scheduler.options.max_frame)
+        self.paused_for: PauseReason | None = None
         self.tasks: set[Task] = set()
         self.order: deque[PendingReply] = deque()
         self.slot = -1  # being read into
@@ -65,23 +79,81 @@ class FrameProtocol:
         self.parked: Task | None = None  # complete, but without a slot or a place in the queue
         self.is_original = False
 
+    # -- ConnectionProtocol and ClientProtocol --
+
+    def place(self) -> memoryview:
+        place = self.frames.place()
+        return SCRATCH if place is None else place
+
+    def received(self, data: memoryview) -> None:
+        self.connection.count_received(len(data))
+        if self.frames.received(data):
+            self._advance()
+
+    def ended(self) -> None:
+        if not self._in_flight() and not self.connection.output.pending:
+            self.connection.close("done" if self.frames.is_between_frames() else "cut-short")
+
+    def sent(self, count: int) -> None:
+        connection = self.connection
+        connection.count_sent(count)
+        if connection.output.pending:
+            return
+        if connection.state is ENDED:
+            if not self._in_flight():
+                connection.close("done")
+        elif self.paused_for is PauseReason.PIPELINE:
+            connection.loop.call_next_turn(self._resume, connection.fd)
+
+    def closed(self, reason: str) -> None:
+        self._drop()
+
+    def is_reading(self) -> bool:
+        return not self._in_flight() and not self.frames.is_between_frames()
+
+    def is_idle(self) -> bool:
+        return not self._in_flight() and self.frames.is_between_frames()
+
+    def drain(self) -> None:
+        """Refuse a task that has no place in the queue yet."""
+        parked, self.parked = self.parked, None
+        if parked is not None:
+            self.scheduler.release_slot(parked.slot)
+            self._refuse(parked.context, refusal(DRAINING, SHUTTING_DOWN))
+        self._end_when_drained()
+        self.connection.flush()
+
     # -- reading --
 
-    def in_flight(self) -> int:
+    def _in_flight(self) -> int:
+        """Requests that have not been answered."""
         return max(len(self.tasks), len(self.order)) + (self.parked is not None)
 
-    def advance(self) -> None:
-        client, frames = self.client, self.frames
+    def _pause(self, reason: PauseReason) -> None:
+        self.paused_for = reason
+        self.connection.is_paused = True
+
+    def _resume(self) -> None:
+        """Go on: what `paused_for` waited for may be there."""
+        connection = self.connection
+        if connection.state is OPEN and self.paused_for is not None:
+            self.paused_for = None
+            connection.is_paused = False
+            connection.end_request()
+            self._advance()
+            connection.read()
+
+    def _advance(self) -> None:
+        """Handle what is complete, until the connection is paused or nothing is left."""
+        connection, frames, scheduler = self.connection, self.frames, self.scheduler
         try:
-            while client.paused_for is None and client.state is FrontConnectionState.OPEN:
+            while self.paused_for is None and connection.state is OPEN:
                 if self.parked is not None:
                     self._submit(self.parked)
                     continue
-                if (
-                    self.in_flight() >= self.scheduler.options.pipeline
-                    or client.outbox.pending > ANSWER_BYTES
-                ):
-                    client.paused_for = PauseReason.PIPELINE
+                is_full = self._in_flight() >= scheduler.options.pipeline
+                if is_full or connection.output.pending > self.answer_bytes:
+                    self._pause(PauseReason.PIPELINE)
                     return
                 match frames.step():
                     case FrameStep.READ:
@@ -96,11 +168,11 @@ class FrameProtocol:
                         slot, self.slot = self.slot, -1
                         self._on_payload(frames.full(), slot)
         except (FrameError, MessageError) as error:
-            client.fail(str(error))
+            self._fail(str(error))
 
     def _on_head(self) -> None:
         """The head of a big frame is complete: read the rest into a slot, or discard it."""
-        client, scheduler, frames = self.client, self.scheduler, self.frames
+        scheduler, frames = self.scheduler, self.frames
         if self.announced is None:
             head = decode_request_head(frames.head(), frames.length)
             if head is not None and head[0].id:
@@ -110,16 +182,16 @@ class FrameProtocol:
                     self._discard()
                     return
         if self.announced is None and self.is_original and scheduler.is_queue_full():
-            client.paused_for = PauseReason.QUEUE
-            scheduler.wait_for_queue(client.resume)
+            self._pause(PauseReason.QUEUE)
+            scheduler.wait_for_queue(self._resume)
             return
         if self.announced is not None and scheduler.is_full_for(self.announced):
             self._refuse(self.announced.context, scheduler.busy_result())
             self._discard()
             return
-        slot = scheduler.claim_slot(client.resume)
+        slot = scheduler.claim_slot(self._resume)
         if slot is None:
-            client.paused_for = PauseReason.SLOT
+            self._pause(PauseReason.SLOT)
             return
         self.slot = slot
         scheduler.expect(self.announced, slot, frames.length + SPARE)
@@ -128,15 +200,13 @@ class FrameProtocol:
     def _discard(self) -> None:
         """The request has been answered: throw the rest of its frame away."""
         self.announced = None
-        self.frames.provide(
-            self.scheduler.discard[: self.frames.length]
-        )  # exactly its length: the next frame is kept
-        self.client.reading_flags = socket.MSG_TRUNC  # the kernel counts the bytes and copies none
+        self.frames.provide(self.scheduler.discard[: self.frames.length])  # the next frame is not discarded
+        self.connection.read_flags = socket.MSG_TRUNC  # the kernel counts the bytes and copies none
 
     def _discarded(self) -> None:
         """The rest of a refused frame has been read."""
-        self.client.reading_flags = 0
-        self.client.end_request()
+        self.connection.read_flags = 0
+        self.connection.end_request()
         self.frames.drop()
         self._end_when_drained()
 
@@ -144,7 +214,7 @@ class FrameProtocol:
 
     def _on_payload(self, payload: bytes | memoryview, slot: int) -> None:
         """A payload is complete."""
-        self.client.end_request()
+        self.connection.end_request()
         task, self.announced = self.announced, None
         try:
             task = self._decode(payload, slot) if task is None else self._complete(task, payload, slot)
@@ -187,7 +257,7 @@ class FrameProtocol:
         try:
             if scheduler.draining:
                 raise PictureRefused(DRAINING, SHUTTING_DOWN)
-            if self.client.is_over_limit:
+            if self.connection.is_over_limit:
                 raise PictureRefused(BUSY, "busy: too many connections; try again")
             return task_of(request, size, self, scheduler.next_serial(), scheduler.options)
         except PictureRefused as refused:
@@ -196,13 +266,13 @@ class FrameProtocol:
 
     def _submit(self, task: Task) -> None:
         """Queue the task, or park it until there is a slot and a place, or refuse it."""
-        client, scheduler = self.client, self.scheduler
+        scheduler = self.scheduler
         request: Request = task.context
         self.parked = None
         if task.slot < 0:
-            if not scheduler.store(task, request.data, client.resume):
+            if not scheduler.store(task, request.data, self._resume):
                 self.parked = task
-                client.paused_for = PauseReason.SLOT
+                self._pause(PauseReason.SLOT)
                 return
             request.data = b""
         self.tasks.add(task)
@@ -217,8 +287,8 @@ class FrameProtocol:
             return
         self.order.pop()
         self.parked = task
-        client.paused_for = PauseReason.QUEUE
-        scheduler.wait_for_queue(client.resume)
+        self._pause(PauseReason.QUEUE)
+        scheduler.wait_for_queue(self._resume)
 
     # -- answers --
 
@@ -230,9 +300,7 @@ class FrameProtocol:
         else:
             next(pending for pending in self.order if pending.task is task).result = result
             self._reply_in_order()
-        client = self.client
-        if client.outbox.pending or client.paused_for is PauseReason.PIPELINE:
-            client.flush()
+        self.connection.flush()
         self._end_when_drained()
 
     def _dry_run(self, request: Request) -> None:
@@ -258,7 +326,7 @@ class FrameProtocol:
             pending = self.order.popleft()
             if result.status != OK:
                 self.scheduler.count_status(result.status)
-                self.client.fail(f"{result.status} {result.text}")
+                self._fail(f"{result.status} {result.text}")
                 return
             self._reply(pending.request, pending.task, result)
 
@@ -267,31 +335,28 @@ class FrameProtocol:
         scheduler.count_status(result.status)
         load = (scheduler.options.name, len(scheduler.queue), scheduler.worker_count)
         response = response_to(request, result, load)
-        slot = -1
         if task is not None and result.status == OK:
             slot, task.slot = task.slot, -1
             response.data = scheduler.arena.slot(slot)[: result.length]
-        self.client.write(encode_response_parts(response), slot)
+            self.connection.write(encode_response_parts(response), partial(scheduler.release_slot, slot))
+        else:
+            self.connection.write(encode_response_parts(response))
 
     # -- ending --
 
-    def drain(self) -> None:
-        """Refuse a task that has no place in the queue yet."""
-        parked, self.parked = self.parked, None
-        if parked is not None:
-            self.scheduler.release_slot(parked.slot)
-            self._refuse(parked.context, refusal(DRAINING, SHUTTING_DOWN))
-        self._end_when_drained()
-
     def _end_when_drained(self) -> None:
-        if (
-            self.scheduler.draining
-            and not self.in_flight()
-            and (self.is_original or self.is_between_requests())
-        ):
-            self.client.finish()
+        is_between = self.is_original or self.frames.is_between_frames()
+        if self.scheduler.draining and is_between and not self._in_flight():
+            self._drop()
+            self.connection.finish()
 
-    def drop(self) -> None:
+    def _fail(self, reason: str) -> None:
+        """End the connection after what was written so far."""
+        self._drop()
+        self.connection.refuse(reason)
+
+    def _drop(self) -> None:
+        """Nothing more is read: release the slot being read into, abandon the tasks."""
         slot, self.slot = self.slot, -1
         self.scheduler.release_slot(slot)
         self.announced = None

@@ -5,31 +5,25 @@ decides what is worked on, the protocols read the bytes. Over `maxconns` a clien
 refusals, but no work: a service that is full must still be able to say so.
 """
 
-import errno
-import socket
 from collections.abc import Callable
-from functools import partial
 
-from balancer.eventloop.errnos import CAPACITY, STILLBORN, WOULD_BLOCK, name_of
+from balancer.eventloop.acceptor import Accepted, Acceptor, ShortageLog, socket_of
+from balancer.eventloop.connection import BufferedConnection
 from balancer.prefork.child import Child
-from balancer.prefork.sockets import ListeningSocket
 from balancer.shm.layout import FIRST_LEASE, GENERATION, LOAD, MASTER_LIVE_ROWS, MASTER_ROW, PID, ROLE, SLOT
 from workers.resizer import counters
 from workers.resizer.arena import Arena
-from workers.resizer.frame_protocol import FrameProtocol
+from workers.resizer.frame_protocol import SCRATCH, FrameProtocol
 from workers.resizer.front_connection import FrontConnection
 from workers.resizer.http_protocol import HttpProtocol
 from workers.resizer.idle_set import WorkerSlot
 from workers.resizer.options import ResizerOptions
-from workers.resizer.protocol import ClientProtocol, FrontConnectionState
+from workers.resizer.protocol import ClientProtocol
 from workers.resizer.scheduler import Scheduler
 from workers.wire.frames import MAGIC
 
-ACCEPTS = 16  # per wake-up of a listening socket
 SPARE = 64  # clients over maxconns that are still answered
-REARM_SECONDS = 0.2  # after the kernel had no descriptor or memory for a connection
-REPORT_SECONDS = 10.0  # between two log lines about that
-CHECK_SECONDS = 1.0
+CHECK_SECONDS = 1.0  # between two checks of time limits
 
 
 def run(
@@ -39,6 +33,31 @@ def run(
     front = Front(child, options, arena, describe)
     front.start()
     return child.run()
+
+
+class FirstByte(ClientProtocol):
+    """The protocol of a connection until its first byte decides between frames (0xaa) and HTTP."""
+
+    __slots__ = ("_choose", "_connection")
+
+    def __init__(
+        self, connection: FrontConnection, choose: Callable[[FrontConnection, int], ClientProtocol]
+    ) -> None:
+        self._connection = connection
+        self._choose = choose
+
+    def place(self) -> memoryview:
+        return SCRATCH
+
+    def received(self, data: memoryview) -> None:
+        protocol = self._connection.protocol = self._choose(self._connection, data[0])
+        protocol.received(data)
+
+    def ended(self) -> None:
+        self._connection.close("done")
+
+    def drain(self) -> None:
+        self._connection.finish()
 
 
 class Front:
@@ -55,16 +74,21 @@ class Front:
         slots = range(first, first + options.slots)
         workers = self._workers()
         self.scheduler = Scheduler(child.loop, child.log, options, arena, slots, child.cells, workers)
-        self.clients: set[FrontConnection] = set()
-        self.listening: dict[int, ListeningSocket] = {}
+        self.clients: dict[int, FrontConnection] = {}  # by descriptor
+        shortage = ShortageLog(child.loop, child.log, lambda: {"clients": self._of_maxconns()})
+        self.acceptor = Acceptor(
+            child.loop,
+            self.begin,
+            shortage,
+            room=lambda: options.maxconns + SPARE - len(self.clients),
+            on_shutdown=lambda sock: sock.close(),  # its only event of this batch is being handled
+        )
         self.checked_at = child.loop.now
-        self.is_resting = False  # accepts nothing for a moment
-        self.silent_until = 0.0  # no log line about that before
 
     def start(self) -> None:
         child = self.child
         self.scheduler.start(self._alive())
-        self._open_sockets()
+        self._serve()
         child.on_drain = self.drain
         child.on_cut = self.cut
         child.on_tick = self.tick
@@ -91,81 +115,42 @@ class Front:
                 found.append((f"{role} {row[SLOT]}", row[PID]))
         return found
 
-    # -- accepting --
-
-    def _open_sockets(self) -> None:
-        for slot in {self.child.slot, *self.child.adopted()}:
-            for listener in self.child.listening.get(slot, ()):
-                if listener.fd not in self.listening and listener.sock.fileno() >= 0:
-                    self.listening[listener.fd] = listener
-                    self.loop.watch_level(listener.fd, partial(self.accept, listener))
-        self.is_resting = False
-
-    def _close_sockets(self) -> None:
-        for fd in self.listening:
-            self.loop.forget(fd)
-        self.listening.clear()
-
-    def accept(self, listener: ListeningSocket, mask: int = 0) -> None:
-        """Accept up to ACCEPTS clients of one listening socket."""
-        for _ in range(ACCEPTS):
-            if len(self.clients) >= self.options.maxconns + SPARE:
-                self._rest(f"clients={len(self.clients)}/{self.options.maxconns}")
-                return
-            try:
-                sock, address = listener.sock.accept()
-            except OSError as error:
-                if error.errno in CAPACITY:
-                    self._rest(name_of(error.errno))
-                elif error.errno == errno.EINVAL:
-                    self._remove(listener)
-                elif error.errno not in WOULD_BLOCK | STILLBORN:
-                    self._rest(name_of(error.errno))
-                return
-            sock.setblocking(False)
-            self._begin(sock, address)
-
-    def _remove(self, listener: ListeningSocket) -> None:
-        """A reload has removed this address and the master has shut the socket down, which is reported in every turn."""
-        self.loop.forget(listener.fd)
-        del self.listening[listener.fd]
-        self.loop.retire(listener.sock.close)
-
-    def _begin(self, sock: socket.socket, address: object) -> None:
-        name = f"{address[0]}:{address[1]}" if isinstance(address, tuple) else "unix"
-        is_over_limit = len(self.clients) >= self.options.maxconns
-        client = FrontConnection(sock, name, self.scheduler, self, is_over_limit)
-        self.clients.add(client)
-        self.scheduler.count(counters.CLIENTS_TOTAL)
-        self.child.cells[LOAD] = len(self.clients)
-        self.loop.watch(client.fd, client.on_event)
-
-    def _rest(self, reason: str) -> None:
-        """Leave new connections in the kernel's queue for a moment; the level-triggered loop would spin on them."""
-        self.is_resting = True
-        if self.loop.now >= self.silent_until:
-            self.silent_until = self.loop.now + REPORT_SECONDS
-            self.child.log.warning("accept", error=reason, then=f"again in {REARM_SECONDS:g} s")
-        self._close_sockets()
-        self.loop.call_later(REARM_SECONDS, self._resume)
-
-    def _resume(self) -> None:
-        if self.child.draining:
-            return
-        self._open_sockets()
-
     # -- clients --
 
-    def protocol_for(self, client: FrontConnection, first: int) -> ClientProtocol:
-        if first == MAGIC[0] or not self.options.http:
-            return FrameProtocol(client, self.options.max_frame)
-        return HttpProtocol(client, self._describe_now)
+    def _serve(self) -> None:
+        """Accept from the queues of this front's slot and of those it has adopted."""
+        child = self.child
+        slots = {child.slot, *child.adopted()}
+        self.acceptor.serve(one.sock for slot in slots for one in child.listening.get(slot, ()))
 
-    def gone(self, client: FrontConnection) -> None:
-        self.clients.discard(client)
+    def begin(self, batch: list[Accepted]) -> None:
+        """Serve accepted clients."""
+        child, clients = self.child, self.clients
+        for accepted in batch:
+            address = accepted[1]
+            name = f"{address[0]}:{address[1]}" if isinstance(address, tuple) else "unix"
+            is_over_limit = len(clients) >= self.options.maxconns
+            connection = FrontConnection(
+                child.loop, child.log, socket_of(accepted), name, child.cells, is_over_limit, self._gone
+            )
+            clients[connection.fd] = connection
+            connection.start(FirstByte(connection, self._protocol_for))
+        self.scheduler.count(counters.CLIENTS_TOTAL, len(batch))
+        child.cells[LOAD] = len(clients)
+
+    def _protocol_for(self, connection: FrontConnection, first: int) -> ClientProtocol:
+        if first == MAGIC[0] or not self.options.http:
+            return FrameProtocol(connection, self.scheduler)
+        return HttpProtocol(connection, self.scheduler, self._describe_now)
+
+    def _gone(self, connection: BufferedConnection, reason: str) -> None:
+        del self.clients[connection.fd]
         self.child.cells[LOAD] = len(self.clients)
         if self.child.draining and not self.clients:
             self._leave()
+
+    def _of_maxconns(self) -> str:
+        return f"{len(self.clients)}/{self.options.maxconns}"
 
     # -- the master's orders --
 
@@ -187,10 +172,10 @@ class Front:
         if now - self.checked_at >= CHECK_SECONDS:
             self.checked_at = now
             scheduler.slots.sweep(now)
-            for client in list(self.clients):
+            for client in list(self.clients.values()):
                 client.check_timeouts(now, self.options.frame_timeout, self.options.idle_timeout)
-        if not self.child.draining and not self.is_resting:
-            self._open_sockets()  # of a sibling whose queue this front has adopted
+        if not self.child.draining:
+            self._serve()  # a slot may have been adopted or given back
         text = f"front [{len(self.clients)} clients, {scheduler.queued} queued]"
         if self.child.draining:
             text = f"front draining [{len(self.clients)} clients, {scheduler.queued} queued]"
@@ -199,21 +184,18 @@ class Front:
     def drain(self, deadline: float) -> None:
         """Accept no clients and no work; requests in flight are answered."""
         self.scheduler.draining = True
-        self._close_sockets()
+        self.acceptor.serve(())
         pictures = self.scheduler.queued + self.scheduler.working
-        then = "answer what is under way"
+        then = "answer what is in flight"
         self.child.log.info("drain", clients=len(self.clients), pictures=pictures, then=then)
-        for client in list(self.clients):
-            if client.protocol is None:
-                client.finish()
-            elif client.state is FrontConnectionState.OPEN:
-                client.protocol.drain()
+        for client in list(self.clients.values()):
+            client.protocol.drain()
         if not self.clients:
             self._leave()
 
     def cut(self) -> None:
         """The time of the drain is over."""
-        for client in list(self.clients):
+        for client in list(self.clients.values()):
             client.close("cut")
         self._leave()
 

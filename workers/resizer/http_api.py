@@ -1,6 +1,6 @@
 """The HTTP interface in plain values: what a request asks for, and the heads of answers and errors.
 
-RULES: pure; no socket and no parser (h11 reads and writes the protocol in `http_protocol.py`). An unknown parameter is an
+RULES: pure; no socket and no parser (eventloop/http.py reads and writes the protocol). An unknown parameter is an
 error: were it ignored, `?width=200` would return the picture at a size that was not asked for.
 
     POST /resize?w=&h=&fit=&format=&quality=&orient=     picture in, picture out
@@ -10,26 +10,16 @@ error: were it ignored, `?width=200` would return the picture at a size that was
 
 import json
 from dataclasses import dataclass
-from http import HTTPStatus
 from urllib.parse import parse_qsl, urlsplit
+
+from balancer.eventloop.http import Header, HttpAnswer, HttpError
+from workers.resizer.orders import Result
 
 PARAMETERS = ("w", "h", "fit", "format", "quality", "orient")
 ALLOWED = {"/resize": ("POST",), "/health": ("GET", "HEAD"), "/status": ("GET", "HEAD")}
 LONGEST_NUMBER = 9  # digits: no side has more, and int() of a million digits is an attack
 RETRY_SECONDS = 1
 YES_NO = {"1": True, "yes": True, "true": True, "0": False, "no": False, "false": False}
-
-Header = tuple[str, str]
-
-
-class HttpError(ValueError):
-    """The request is refused with an HTTP status and a sentence."""
-
-    def __init__(self, status: int, sentence: str, headers: tuple[Header, ...] = ()) -> None:
-        super().__init__(sentence)
-        self.status = status
-        self.sentence = sentence
-        self.headers = headers
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,35 +91,26 @@ def _switch(values: dict[str, str], name: str) -> bool:
     return YES_NO.get(text, True)
 
 
-def reason(status: int) -> bytes:
-    """The reason phrase of a status."""
-    return HTTPStatus(status).phrase.encode()
-
-
-def error_answer(status: int, sentence: str) -> tuple[list[Header], bytes]:
-    """Headers and JSON body of an error; 429 and 503 have a Retry-After."""
-    body = json.dumps({"status": status, "error": sentence}).encode() + b"\n"
-    headers = [("Content-Type", "application/json"), ("Content-Length", str(len(body)))]
-    if status in (429, 503):
+def error_answer(error: HttpError) -> HttpAnswer:
+    """A JSON body with the sentence; 429 and 503 have a Retry-After."""
+    body = json.dumps({"status": error.status, "error": error.sentence}).encode() + b"\n"
+    headers: list[Header] = [("Content-Type", "application/json"), *error.headers]
+    if error.status in (429, 503):
         headers.append(("Retry-After", str(RETRY_SECONDS)))
-    return headers, body
+    return HttpAnswer(error.status, tuple(headers), body)
 
 
-def json_answer(document: dict[str, object]) -> tuple[list[Header], bytes]:
-    """Headers and body of a JSON document."""
+def json_answer(document: dict[str, object]) -> HttpAnswer:
+    """A JSON document."""
     body = json.dumps(document, indent=2).encode() + b"\n"
-    return [
-        ("Content-Type", "application/json"),
-        ("Content-Length", str(len(body))),
-        ("Cache-Control", "no-store"),
-    ], body
+    return HttpAnswer(200, (("Content-Type", "application/json"), ("Cache-Control", "no-store")), body)
 
 
-def picture_headers(name: str, length: int, width: int, height: int, elapsed_ns: int) -> list[Header]:
-    """Headers of a resized picture; `name` is its format."""
-    return [
-        ("Content-Type", f"image/{name}"),
-        ("Content-Length", str(length)),
-        ("X-Picture-Size", f"{width}x{height}"),
-        ("Server-Timing", f"resize;dur={elapsed_ns / 1e6:.1f}"),
-    ]
+def picture_answer(result: Result, body: memoryview) -> HttpAnswer:
+    """A resized picture."""
+    headers = (
+        ("Content-Type", f"image/{result.text}"),
+        ("X-Picture-Size", f"{result.width}x{result.height}"),
+        ("Server-Timing", f"resize;dur={result.elapsed_ns / 1e6:.1f}"),
+    )
+    return HttpAnswer(200, headers, body)

@@ -1,274 +1,206 @@
-"""The protocol of HTTP: h11 reads and writes it, this shell moves bodies into slots and answers out of them.
+"""The protocol of HTTP: the common HttpConnection with a router for pictures, health and status.
 
-RULES: one request at a time per connection; pipelined ones wait inside h11's bounded buffer. An error known from the head
-of a request with a body ends the connection after the answer, so that no body is read only to be refused. Every refusal
-is an answer with a sentence; only a broken connection is closed without one.
+RULES: what is known from the head of a request is refused before its body is read. The body is read into a slot, and the
+answer is sent out of it. Without a free slot the body is not read.
+
+    head --> /health, /status: answered at once
+         '-> /resize --> slot --> body --> task --> answer out of the slot
 """
 
 from collections.abc import Callable
-from typing import Any
+from functools import partial
 
-import h11
-
+from balancer.eventloop.http import HttpAnswer, HttpConnection, HttpError, HttpExchange
+from workers.imaging.job import ResizeJob
 from workers.imaging.limits import PictureRefused
 from workers.resizer import counters
 from workers.resizer.front_connection import FrontConnection
-from workers.resizer.http_api import (
-    ApiRequest,
-    Header,
-    HttpError,
-    error_answer,
-    json_answer,
-    parse_request,
-    picture_headers,
-    reason,
-)
+from workers.resizer.http_api import ApiRequest, error_answer, json_answer, parse_request, picture_answer
 from workers.resizer.orders import Result
-from workers.resizer.protocol import PauseReason
+from workers.resizer.protocol import ClientProtocol
+from workers.resizer.scheduler import Scheduler
 from workers.resizer.task import BUSY, DRAINING, OK, Task, job_for
 
-LONGEST_HEAD = 16 * 1024
-READ_BYTES = 256 * 1024
+
+class HttpProtocol(HttpConnection, ClientProtocol):
+    """The HTTP of one connection. `status` gives the document of GET /status."""
+
+    __slots__ = ("_front",)
+
+    def __init__(
+        self, connection: FrontConnection, scheduler: Scheduler, status: Callable[[], dict[str, object]]
+    ) -> None:
+        super().__init__(connection, ResizeRouter(connection, scheduler, status))
+        self._front = connection
+
+    def received(self, data: memoryview) -> None:
+        self._front.count_received(len(data))
+        super().received(data)
+
+    def sent(self, count: int) -> None:
+        self._front.count_sent(count)
+        super().sent(count)
+
+    def is_reading(self) -> bool:
+        return not self.is_between
+
+    def is_idle(self) -> bool:
+        return self.is_between
 
 
-class HttpProtocol:
-    """The HTTP of one connection. `request` is being read or worked on; `task` is its picture once complete."""
+class ResizeRouter:
+    """Answers the requests of one connection."""
 
-    _scratch = memoryview(bytearray(READ_BYTES))  # shared: its content is valid within one `fill`
+    def __init__(
+        self, connection: FrontConnection, scheduler: Scheduler, status: Callable[[], dict[str, object]]
+    ) -> None:
+        self.connection = connection
+        self.scheduler = scheduler
+        self._status = status
 
-    def __init__(self, client: FrontConnection, status: Callable[[], dict[str, object]]) -> None:
-        self.client = client
-        self.scheduler = client.scheduler
-        self.status = status
-        self.conn = h11.Connection(h11.SERVER, max_incomplete_event_size=LONGEST_HEAD)
-        self.request: ApiRequest | None = None
-        self.is_head = False
-        self.task: Task | None = None
-        self.slot = -1
-        self.filled = 0
+    # -- HttpRouter --
 
-    # -- reading --
-
-    def place(self) -> memoryview | None:
-        # h11 limits what is incomplete: a head that arrives whole in one big read would pass at any length.
-        return self._scratch if self._has_body_coming() else None
-
-    def fill(self, count: int) -> bool:
-        self.append(self._scratch[:count])
-        return True
-
-    def append(self, data: memoryview) -> None:
-        self.conn.receive_data(bytes(data))
-
-    def is_between_requests(self) -> bool:
-        return self.conn.their_state in (h11.IDLE, h11.DONE) and not self.conn.trailing_data[0]
-
-    def in_flight(self) -> int:
-        return int(self.task is not None)
-
-    def advance(self) -> None:
-        try:
-            while self.client.may_read():
-                if self.task is not None:
-                    self.client.paused_for = PauseReason.PIPELINE
-                    return
-                if self.request is not None and self.slot < 0 and not self._claim():
-                    return
-                event = self.conn.next_event()
-                if event is h11.NEED_DATA:
-                    if self.conn.they_are_waiting_for_100_continue:
-                        self._send(h11.InformationalResponse(status_code=100, headers=[]))
-                    return
-                self._handle(event)
-        except h11.RemoteProtocolError as error:
-            status = error.error_status_hint
-            sentence = "the request is too long" if status == 431 else f"not HTTP as it should be: {error}"
-            self._refuse(HttpError(status, sentence), ending=True)
-        except HttpError as error:
-            self._refuse(error, ending=self._has_body_coming())
-
-    def _handle(self, event: Any) -> None:
-        if isinstance(event, h11.Request):
-            self._begin(event)
-        elif isinstance(event, h11.Data):
-            self._body(event.data)
-        elif isinstance(event, h11.EndOfMessage):
-            if self.request is not None:
-                self._submit(self.request)
-        elif event is h11.PAUSED:
-            if self.conn.our_state is h11.DONE:
-                self.conn.start_next_cycle()
-            else:
-                self.client.finish()
-        elif isinstance(event, h11.ConnectionClosed):
-            self.client.finish()
-
-    def _begin(self, head: Any) -> None:
+    def begin(self, exchange: HttpExchange) -> None:
         scheduler = self.scheduler
         scheduler.count(counters.HTTP_REQUESTS)
-        method = head.method.decode("ascii", "replace")
-        self.is_head = method == "HEAD"
-        request = parse_request(method, head.target.decode("ascii", "replace"))
+        request = parse_request(exchange.method, exchange.target)
+        if exchange.body_length == 0:
+            self.connection.end_request()
         if request.path == "/health":
-            self._health()
+            self.answer(exchange, json_answer(self._health()))
         elif request.path == "/status":
-            self._answer(200, *json_answer(self.status()))
+            self.answer(exchange, json_answer(self._status()))
         else:
             scheduler.count(counters.REQUESTS)
-            self._check(request, dict(head.headers))
-            self.request, self.filled = request, 0
+            Upload(self, exchange, self._check(request, exchange)).begin()
 
-    def _check(self, request: ApiRequest, headers: dict[bytes, bytes]) -> None:
-        """Check what is known before the body is read. Raises HttpError."""
-        scheduler = self.scheduler
-        if scheduler.draining:
-            scheduler.count(counters.DRAINED)
-            raise HttpError(DRAINING, "this resizer is shutting down; ask another")
-        if self.client.is_over_limit:
-            raise HttpError(BUSY, "busy: too many connections; try again")
-        length = headers.get(b"content-length", b"0")
-        limit = scheduler.options.limits.max_bytes
-        if int(length) > limit:  # h11 has checked that it is a number
-            raise HttpError(413, f"picture of {int(length)} bytes is over the limit of {limit} bytes")
-        self._job(request)
-
-    def _job(self, request: ApiRequest) -> Any:
-        options = self.scheduler.options
-        upright = request.orient and options.wants_upright(True)
-        try:
-            return job_for(
-                request.width,
-                request.height,
-                request.fit,
-                request.format,
-                request.quality,
-                upright,
-                options.icc,
-                options.limits,
-            )
-        except PictureRefused as refused:
-            raise HttpError(refused.status, refused.sentence) from None
-
-    def _claim(self) -> bool:
-        slot = self.scheduler.claim_slot(self.client.resume)
-        if slot is None:
-            self.client.paused_for = PauseReason.SLOT
-            return False
-        self.slot = slot
-        return True
-
-    def _body(self, data: bytes) -> None:
-        if self.request is None:
-            return
-        end = self.filled + len(data)
-        limit = self.scheduler.options.limits.max_bytes
-        if end > min(limit, self.scheduler.arena.slot_bytes):
-            raise HttpError(413, f"picture is over the limit of {limit} bytes")
-        self.scheduler.slots.touch(self.slot, end)
-        self.scheduler.arena.slot(self.slot)[self.filled : end] = data
-        self.filled = end
-
-    def _submit(self, request: ApiRequest) -> None:
-        scheduler, slot = self.scheduler, self.slot
-        if not self.filled:
-            raise HttpError(415, "no picture in the request: send it as the body")
-        self.client.end_request()
-        is_small = self.filled <= scheduler.options.express_bytes
-        task = Task(
-            scheduler.next_serial(),
-            self,
-            self._job(request),
-            slot,
-            scheduler.arena.start(slot),
-            self.filled,
-            is_small,
-        )
-        self.task = task
-        if scheduler.submit(task):
-            self.slot, self.request = -1, None
-            return
-        self.task = None
-        refused = scheduler.busy_result()
-        raise HttpError(refused.status, refused.text)
+    def refusal(self, error: HttpError) -> HttpAnswer:
+        self.connection.end_request()
+        self.scheduler.count_status(error.status)
+        return self._signed(error_answer(error))
 
     # -- answers --
 
-    def answer(self, task: Task, result: Result) -> None:
-        self.task = self.request = None
-        self.slot = -1
-        if result.status == OK:
-            slot, task.slot = task.slot, -1
-            headers = picture_headers(
-                result.text, result.length, result.width, result.height, result.elapsed_ns
-            )
-            self._answer(200, headers, self.scheduler.arena.slot(slot)[: result.length], slot)
-        else:
-            self._refuse(HttpError(result.status, result.text), ending=False)
-        client = self.client
-        if client.outbox.pending or client.paused_for is PauseReason.PIPELINE:
-            client.flush()
+    def answer(
+        self, exchange: HttpExchange, answer: HttpAnswer, release: Callable[[], object] | None = None
+    ) -> None:
+        """Count and send an answer."""
+        self.scheduler.count_status(answer.status)
+        exchange.answer(self._signed(answer), release)
 
-    def _health(self) -> None:
+    def _signed(self, answer: HttpAnswer) -> HttpAnswer:
+        headers = (*answer.headers, ("Server", self.scheduler.options.name))
+        return HttpAnswer(answer.status, headers, answer.body)
+
+    def _health(self) -> dict[str, object]:
         scheduler = self.scheduler
         if scheduler.draining:
             raise HttpError(DRAINING, "this resizer is shutting down")
-        document: dict[str, object] = {
+        return {
             "status": "ok",
             "name": scheduler.options.name,
             "queue": len(scheduler.queue),
             "workers": scheduler.worker_count,
         }
-        self._answer(200, *json_answer(document))
 
-    def _has_body_coming(self) -> bool:
-        return bool(self.conn.their_state is h11.SEND_BODY)
+    def _check(self, request: ApiRequest, exchange: HttpExchange) -> ResizeJob:
+        """The job of a request, as far as it can be refused before the body is read. Raises HttpError."""
+        scheduler, options = self.scheduler, self.scheduler.options
+        if scheduler.draining:
+            scheduler.count(counters.DRAINED)
+            raise HttpError(DRAINING, "this resizer is shutting down; ask another")
+        if self.connection.is_over_limit:
+            raise HttpError(BUSY, "busy: too many connections; try again")
+        length, limit = exchange.body_length, options.limits.max_bytes
+        if length is not None and length > limit:
+            raise HttpError(413, f"picture of {length} bytes is over the limit of {limit} bytes")
+        try:
+            job = job_for(
+                request.width,
+                request.height,
+                request.fit,
+                request.format,
+                request.quality,
+                request.orient and options.wants_upright(True),
+                options.icc,
+                options.limits,
+            )
+        except PictureRefused as refused:
+            raise HttpError(refused.status, refused.sentence) from None
+        if length == 0:
+            raise HttpError(415, "no picture in the request: send it as the body")
+        return job
 
-    def _refuse(self, error: HttpError, ending: bool) -> None:
-        slot, self.slot, self.request = self.slot, -1, None
-        self.scheduler.release_slot(slot)
-        if self.conn.our_state not in (h11.IDLE, h11.SEND_RESPONSE):
-            self.client.finish()
+
+class Upload:
+    """One POST /resize, from its head to its answer: the HttpBody of its exchange and the Requester of its task."""
+
+    def __init__(self, router: ResizeRouter, exchange: HttpExchange, job: ResizeJob) -> None:
+        self.router = router
+        self.scheduler = router.scheduler
+        self.exchange = exchange
+        self.job = job
+        self.slot = -1  # being read into
+        self.size = 0  # bytes of the picture so far
+        self.task: Task | None = None
+        self.is_abandoned = False
+
+    def begin(self) -> None:
+        self.exchange.on_abandoned = self._abandon
+        self._claim()
+
+    def _claim(self) -> None:
+        """Read the body once there is a slot for it."""
+        if self.is_abandoned:
             return
-        headers, body = error_answer(error.status, error.sentence)
-        self._answer(error.status, [*headers, *error.headers], body, ending=ending)
+        slot = self.scheduler.claim_slot(self._claim)
+        if slot is not None:
+            self.slot = slot
+            self.exchange.receive(self)
 
-    def _answer(
-        self,
-        status: int,
-        headers: list[Header],
-        body: bytes | memoryview,
-        slot: int = -1,
-        ending: bool = False,
-    ) -> None:
-        self.client.end_request()
-        self.scheduler.count_status(status)
-        headers = [*headers, ("Server", self.scheduler.options.name)]
-        if ending or self.scheduler.draining:
-            headers.append(("Connection", "close"))
-        parts: list[Any] = [
-            self.conn.send(h11.Response(status_code=status, headers=headers, reason=reason(status)))
-        ]
-        if not self.is_head:
-            parts += self.conn.send_with_data_passthrough(h11.Data(data=body)) or []  # type: ignore[arg-type]
-        parts += [self.conn.send(h11.EndOfMessage())]
-        self.client.write(tuple(part for part in parts if part), slot)
-        if ending or self.conn.our_state is h11.MUST_CLOSE:
-            self.client.finish()
-
-    def _send(self, event: Any) -> None:
-        data = self.conn.send(event)
-        if data:
-            self.client.write((data,))
-
-    # -- ending --
-
-    def drain(self) -> None:
-        if self.task is None and self.is_between_requests():
-            self.client.finish()
-
-    def drop(self) -> None:
-        slot, self.slot, self.request = self.slot, -1, None
+    def _abandon(self) -> None:
+        self.is_abandoned = True
+        slot, self.slot = self.slot, -1
         self.scheduler.release_slot(slot)
         task, self.task = self.task, None
         if task is not None:
             self.scheduler.abandon(task)
+
+    # -- HttpBody --
+
+    def place(self, count: int) -> memoryview:
+        limit = self.scheduler.options.limits.max_bytes
+        if self.size >= limit:
+            raise HttpError(413, f"picture is over the limit of {limit} bytes")
+        return self.scheduler.arena.slot(self.slot)[self.size : limit]
+
+    def filled(self, count: int) -> None:
+        self.size += count
+        self.scheduler.slots.touch(self.slot, self.size)
+
+    def complete(self) -> None:
+        scheduler = self.scheduler
+        self.router.connection.end_request()
+        if not self.size:
+            raise HttpError(415, "no picture in the request: send it as the body")
+        is_small = self.size <= scheduler.options.express_bytes
+        start, serial = scheduler.arena.start(self.slot), scheduler.next_serial()
+        self.task = task = Task(serial, self, self.job, self.slot, start, self.size, is_small)
+        if scheduler.submit(task):
+            self.slot = -1
+        else:
+            self.task = None
+            refused = scheduler.busy_result()
+            raise HttpError(refused.status, refused.text)
+
+    # -- Requester --
+
+    def answer(self, task: Task, result: Result) -> None:
+        self.task, self.slot = None, -1
+        if result.status == OK:
+            slot, task.slot = task.slot, -1
+            body = self.scheduler.arena.slot(slot)[: result.length]
+            release = partial(self.scheduler.release_slot, slot)
+            self.router.answer(self.exchange, picture_answer(result, body), release)
+        else:
+            self.router.answer(self.exchange, error_answer(HttpError(result.status, result.text)))

@@ -15,13 +15,14 @@ from balancer.eventloop.log import Log
 from balancer.eventloop.loop import Loop
 from tests.unit.workers.resizer.scheduler_fixture import FakeProcesses, row_of_cells
 from workers.resizer.arena import Arena
-from workers.resizer.frame_protocol import FrameProtocol
+from workers.resizer.frame_protocol import ANSWER_BYTES, FrameProtocol
+from workers.resizer.front import FirstByte
 from workers.resizer.front_connection import FrontConnection
 from workers.resizer.http_protocol import HttpProtocol
 from workers.resizer.idle_set import WorkerSlot
 from workers.resizer.options import ResizerOptions
 from workers.resizer.orders import LONGEST, Hello, Order, Ping, Result, decode, encode
-from workers.resizer.protocol import Protocol
+from workers.resizer.protocol import ClientProtocol
 from workers.resizer.scheduler import Scheduler
 from workers.resizer.task import OK
 from workers.wire.frames import MAGIC, FrameReader, frame
@@ -51,7 +52,7 @@ class FramePeer:
     """The client's end of a connection."""
 
     sock: socket.socket
-    client: FrontConnection
+    connection: FrontConnection
     reader: FrameReader = field(default_factory=FrameReader)
     is_closed: bool = False  # the front has closed the connection
 
@@ -88,13 +89,15 @@ class FrontFixture:
         self.loop = Loop(lambda: self.now)
         self.cells = row_of_cells()
         self.arena = Arena(options.slots, options.slot_bytes)
+        self.log = Log("front", os.devnull)
+        self.answer_bytes = ANSWER_BYTES
         self.processes = FakeProcesses()
         pairs = [socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET) for _ in range(cpus)]
         self.channels = [channel for channel, _ in pairs]
         self.ends = {FIRST_PID + number: end for number, (_, end) in enumerate(pairs)}
         self.scheduler = Scheduler(
             self.loop,
-            Log("front", os.devnull),
+            self.log,
             options,
             self.arena,
             range(options.slots),
@@ -113,23 +116,13 @@ class FrontFixture:
     def close(self) -> None:
         for peer in self.peers:
             peer.sock.close()
-            peer.client.close("test is over")
+            peer.connection.close("test is over")
         self.settle()
         self.loop.close()
         for end in (*self.channels, *self.ends.values()):
             end.close()
         for fd in self.processes.life.values():
             os.close(fd)
-
-    # -- the part of a Front --
-
-    def protocol_for(self, client: FrontConnection, first: int) -> Protocol:
-        if first == MAGIC[0]:
-            return FrameProtocol(client, self.options.max_frame)
-        return HttpProtocol(client, lambda: {"name": "here"})
-
-    def gone(self, client: FrontConnection) -> None:
-        pass
 
     # -- what a test calls --
 
@@ -138,10 +131,17 @@ class FrontFixture:
         for end in (near, far):
             end.setblocking(False)
             end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
-        client = FrontConnection(near, "peer", self.scheduler, self, is_over_limit)
-        self.loop.watch(client.fd, client.on_event)
-        self.peers.append(FramePeer(far, client))
+        connection = FrontConnection(
+            self.loop, self.log, near, "peer", self.cells, is_over_limit, lambda connection, reason: None
+        )
+        connection.start(FirstByte(connection, self._protocol_for))
+        self.peers.append(FramePeer(far, connection))
         return self.peers[-1]
+
+    def _protocol_for(self, connection: FrontConnection, first: int) -> ClientProtocol:
+        if first == MAGIC[0]:
+            return FrameProtocol(connection, self.scheduler, self.answer_bytes)
+        return HttpProtocol(connection, self.scheduler, lambda: {"name": "here"})
 
     def settle(self) -> None:
         for _ in range(12):
@@ -150,8 +150,7 @@ class FrontFixture:
     def drain(self) -> None:
         self.scheduler.draining = True
         for peer in self.peers:
-            if peer.client.protocol is not None:
-                peer.client.protocol.drain()
+            peer.connection.protocol.drain()
         self.settle()
 
     def order(self) -> Order | None:

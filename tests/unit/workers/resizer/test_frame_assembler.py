@@ -21,14 +21,11 @@ def run(stream: bytes, cuts: list[int]) -> list[bytes]:
         piece = memoryview(stream)[begin:end]
         while len(piece):
             place = frames.place()
-            if place is None:
-                frames.append(piece)
-                piece = piece[len(piece) :]
-            else:
-                count = min(len(place), len(piece))
+            count = len(piece) if place is None else min(len(place), len(piece))
+            if place is not None:
                 place[:count] = piece[:count]
-                frames.fill(count)
-                piece = piece[count:]
+            frames.received(piece[:count])
+            piece = piece[count:]
             while (step := frames.step()) is not FrameStep.READ:
                 if step is FrameStep.HEAD:
                     assert frames.length > SMALL
@@ -60,7 +57,7 @@ def test_every_split_of_two_frames() -> None:
 @pytest.mark.parametrize("length", [0, LIMIT + 1, 2**31, 2**32 - 1, 2**63])
 def test_a_length_is_checked_before_anything_is_kept_for_it(length: int) -> None:
     frames = FrameAssembler(LIMIT)
-    frames.append(memoryview(MAGIC + struct.pack(">Q", length)))
+    frames.received(memoryview(MAGIC + struct.pack(">Q", length)))
     with pytest.raises(FrameError):
         frames.step()
 
@@ -68,14 +65,14 @@ def test_a_length_is_checked_before_anything_is_kept_for_it(length: int) -> None
 @pytest.mark.parametrize("wrong", [b"G", b"\xaaX", MAGIC[:7] + b"\x00", b"GET / HTTP/1.1\r\n\r\n"])
 def test_a_wrong_magic_is_found_at_its_first_wrong_byte(wrong: bytes) -> None:
     frames = FrameAssembler(LIMIT)
-    frames.append(memoryview(wrong))
+    frames.received(memoryview(wrong))
     with pytest.raises(FrameError):
         frames.step()
 
 
 def test_nothing_more_is_to_be_read_until_there_is_a_place() -> None:
     frames = FrameAssembler(LIMIT)
-    frames.append(memoryview(frame(b"z" * 9000))[:5000])
+    frames.received(memoryview(frame(b"z" * 9000))[:5000])
     assert frames.step() is FrameStep.HEAD is frames.step()
     assert frames.head() == b"z" * SMALL and not frames.is_between_frames()
     buffer = memoryview(bytearray(9000))
@@ -87,15 +84,15 @@ def test_nothing_more_is_to_be_read_until_there_is_a_place() -> None:
 
 def test_a_place_is_asked_for_when_the_whole_head_is_here() -> None:
     frames = FrameAssembler(LIMIT)
-    frames.append(memoryview(frame(b"z" * 9000))[: 16 + SMALL - 1])
+    frames.received(memoryview(frame(b"z" * 9000))[: 16 + SMALL - 1])
     assert frames.step() is FrameStep.READ
-    frames.append(memoryview(b"z"))
+    frames.received(memoryview(b"z"))
     assert frames.step() is FrameStep.HEAD
 
 
 def test_a_dropped_frame_leaves_no_place_behind() -> None:
     frames = FrameAssembler(LIMIT)
-    frames.append(memoryview(frame(b"z" * 9000))[: 16 + SMALL])
+    frames.received(memoryview(frame(b"z" * 9000))[: 16 + SMALL])
     assert frames.step() is FrameStep.HEAD
     frames.provide(memoryview(bytearray(9000)))
     frames.drop()
@@ -105,14 +102,14 @@ def test_a_dropped_frame_leaves_no_place_behind() -> None:
 def test_bytes_read_beyond_the_end_belong_to_the_next_frame() -> None:
     stream = frame(b"x" * 9000) + frame(b"y" * 20)
     frames = FrameAssembler(LIMIT)
-    frames.append(memoryview(stream)[:5000])
+    frames.received(memoryview(stream)[:5000])
     assert frames.step() is FrameStep.HEAD
     frames.provide(memoryview(bytearray(20_000)))
     place = frames.place()
     assert place is not None and len(place) == HEADER + 9000 - 5000 + SPARE
     rest = stream[5000:]
     place[: len(rest)] = rest
-    assert frames.fill(len(rest)) and frames.step() is FrameStep.FULL
+    assert frames.received(place[: len(rest)]) and frames.step() is FrameStep.FULL
     assert bytes(frames.full()) == b"x" * 9000
     assert frames.step() is FrameStep.SMALL and frames.small() == b"y" * 20
     assert frames.is_between_frames()

@@ -4,11 +4,11 @@ from collections.abc import Iterator
 
 import pytest
 
+from balancer.eventloop.connection import CLOSED
 from tests.unit.workers.resizer.front_fixture import OPTIONS, FramePeer, FrontFixture, request_frame
 from workers.resizer import counters
 from workers.resizer.frame_assembler import SMALL
 from workers.resizer.orders import Bye, encode
-from workers.resizer.protocol import FrontConnectionState
 from workers.resizer.scheduler import PROMPT
 from workers.wire.frames import HEADER, MAGIC, frame
 from workers.wire.gob import StructCodec
@@ -186,16 +186,14 @@ def test_a_full_pipeline_is_not_read_from_until_something_is_answered(front: Fro
     assert names(peer) == [f"{number}" for number in range(OPTIONS.pipeline + 3)]
 
 
-def test_a_client_that_does_not_read_its_answers_is_not_read_from(
-    front: FrontFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("workers.resizer.frame_protocol.ANSWER_BYTES", 300_000)
+def test_a_client_that_does_not_read_its_answers_is_not_read_from(front: FrontFixture) -> None:
+    front.answer_bytes = 300_000
     peer = front.connect()
     for number in range(1, 60):
         send(front, peer, id=number, data=b"tiny", target_width=9)
         if (order := front.order()) is not None:
             front.finish(order, bytes(90_000))
-    assert peer.client.outbox.pending < 300_000 + 100_000, "the limit and one answer more"
+    assert peer.connection.output.pending < 300_000 + 100_000, "the limit and one answer more"
     assert front.cells[counters.REQUESTS] < 59
     found = []
     for _ in range(200):
@@ -275,7 +273,7 @@ def test_a_client_that_leaves_in_a_frame_leaves_no_slot_in_use(front: FrontFixtu
     front.settle()
     peer.sock.close()
     front.settle()
-    assert peer.client.state is FrontConnectionState.CLOSED and front.taken() == 0
+    assert peer.connection.state is CLOSED and front.taken() == 0
 
 
 def test_slots_of_a_client_that_leaves_are_free_at_once_or_with_their_result(front: FrontFixture) -> None:
@@ -389,3 +387,12 @@ def test_draining_refuses_at_the_head_and_reads_the_frame_to_its_end(front: Fron
     peer.send(whole[9000:])
     front.settle()
     assert peer.received() == b"" and peer.is_closed
+
+
+def test_draining_refuses_a_request_that_has_no_slot_yet(front: FrontFixture) -> None:
+    held = [front.scheduler.claim_slot(lambda: None) for _ in range(OPTIONS.slots)]
+    peer = front.connect()
+    send(front, peer, id=1, data=b"tiny", target_width=9)
+    assert status_of(peer) == [] and len(held) == OPTIONS.slots
+    front.drain()
+    assert status_of(peer) == [(1, 503)] and peer.is_closed

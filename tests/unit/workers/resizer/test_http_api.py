@@ -6,15 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from workers.resizer.http_api import (
-    ApiRequest,
-    HttpError,
-    error_answer,
-    json_answer,
-    parse_request,
-    picture_headers,
-    reason,
-)
+from balancer.eventloop.http import HttpError
+from workers.resizer.http_api import ApiRequest, error_answer, json_answer, parse_request, picture_answer
+from workers.resizer.orders import Result
 
 
 @pytest.mark.parametrize(
@@ -74,19 +68,20 @@ def test_any_target_is_a_request_or_an_error(method: str, target: str) -> None:
 
 def test_busy_and_draining_have_a_retry_after() -> None:
     for status, again in ((429, True), (503, True), (422, False), (504, False)):
-        headers, body = error_answer(status, "a sentence")
-        assert json.loads(body) == {"status": status, "error": "a sentence"}
-        assert dict(headers)["Content-Length"] == str(len(body))
-        assert ("Retry-After" in dict(headers)) is again
+        answer = error_answer(HttpError(status, "a sentence", (("Allow", "GET"),)))
+        assert json.loads(answer.body) == {"status": status, "error": "a sentence"}
+        assert answer.status == status and dict(answer.headers)["Allow"] == "GET"
+        assert ("Retry-After" in dict(answer.headers)) is again
 
 
 def test_headers_of_answers() -> None:
-    headers, body = json_answer({"a": 1})
-    assert json.loads(body) == {"a": 1} and dict(headers)["Content-Length"] == str(len(body))
-    found = dict(picture_headers("png", 99, 20, 10, 1_500_000))
-    assert (found["Content-Type"], found["X-Picture-Size"], found["Server-Timing"]) == (
-        "image/png",
-        "20x10",
-        "resize;dur=1.5",
+    answer = json_answer({"a": 1})
+    assert json.loads(answer.body) == {"a": 1} and dict(answer.headers)["Cache-Control"] == "no-store"
+    picture = picture_answer(
+        Result(1, 2, 200, 99, 20, 10, elapsed_ns=1_500_000, text="png"), memoryview(b"x")
     )
-    assert (reason(200), reason(429)) == (b"OK", b"Too Many Requests")
+    assert dict(picture.headers) == {
+        "Content-Type": "image/png",
+        "X-Picture-Size": "20x10",
+        "Server-Timing": "resize;dur=1.5",
+    }

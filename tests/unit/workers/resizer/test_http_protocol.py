@@ -173,7 +173,7 @@ def test_a_body_over_the_limit_is_refused_by_its_length_or_at_the_limit(front: F
     announced.send(f"POST /resize?w=9 HTTP/1.1\r\nHost: x\r\nContent-Length: {limit + 1}\r\n\r\n".encode())
     chunked.send(b"POST /resize?w=9 HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n")
     for _ in range(OPTIONS.slot_bytes // 50_000 + 2):
-        if chunked.peer.client.state.value != "open":
+        if chunked.peer.connection.state.value != "open":
             break
         chunked.send(b"c350\r\n" + bytes(50_000) + b"\r\n")
     for one in (announced, chunked):
@@ -202,7 +202,7 @@ def test_a_full_queue_is_answered_with_a_retry_after(front: FrontFixture, client
 
 def test_too_many_clients_get_health_but_no_work(front: FrontFixture) -> None:
     client = HttpPeer(front)
-    client.peer.client.is_over_limit = True
+    client.peer.connection.is_over_limit = True
     assert client.get("/health")[0] == 200
     client.post(BIG)
     assert client.answer()[0] == 429
@@ -223,7 +223,7 @@ def test_an_endless_head_is_cut(client: HttpPeer) -> None:
     client.heads.append("GET")
     client.send(b"GET / HTTP/1.1\r\n")
     for _ in range(20):
-        if client.peer.client.state.value != "open":
+        if client.peer.connection.state.value != "open":
             break
         client.send(b"X: " + b"y" * 990 + b"\r\n")
     assert client.answer()[0] == 431
@@ -257,7 +257,7 @@ def test_without_a_slot_the_connection_is_not_read_until_there_is_one(
 ) -> None:
     held = [front.scheduler.claim_slot(lambda: None) for _ in range(OPTIONS.slots)]
     client.post(BIG)
-    assert front.order() is None and client.peer.client.paused_for is not None
+    assert front.order() is None and client.peer.connection.is_paused
     assert held[0] is not None
     front.scheduler.release_slot(held[0])
     front.settle()
@@ -303,8 +303,8 @@ def test_each_request_is_timed_from_its_own_beginning(front: FrontFixture, clien
         assert client.get("/health")[0] == 200
     client.send(b"GET /hea")
     front.now += timeout - 0.1
-    client.peer.client.check_timeouts(front.now, timeout, for_ever)
-    assert client.peer.client.state.value == "open"
+    client.peer.connection.check_timeouts(front.now, timeout, for_ever)
+    assert client.peer.connection.state.value == "open"
     front.now += 0.2
-    client.peer.client.check_timeouts(front.now, timeout, for_ever)
-    assert client.peer.client.state.value == "closed"
+    client.peer.connection.check_timeouts(front.now, timeout, for_ever)
+    assert client.peer.connection.state.value == "closed"
