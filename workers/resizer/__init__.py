@@ -17,6 +17,6 @@
     worker    the front's view of a CPU process: its state, its tasks, and its channel, which outlives the process
     slot      (of the arena) holds one payload, and then the answer written over it
 
-Where to start reading: `task.py`, `dispatch.py`, `frame_assembler.py` and `outbox.py` (pure), `worker_pool.py` and
-`scheduler.py` (what is worked on where), then the shells: `front_connection.py`, `front.py`, `cpu.py`, `service.py`.
+Where to start reading: `task.py`, `dispatch.py` and `frame_assembler.py` (pure), `worker_pool.py` and `scheduler.py`
+(what is worked on where), then the shells: `frame_protocol.py`, `http_protocol.py`, `front.py`, `cpu.py`, `service.py`.
 """
