@@ -199,6 +199,7 @@ def test_never_more_than_three_generations() -> None:
                 client.sendall(b"x")
                 assert receive(client, 1) == b"x"
             lb.reload(turn + 2)
+            wait_for(lambda g=turn + 2: is_alone_in_accepting(lb, g), "the old generation accepts no more")
             generations.look()
         assert generations.most == GENERATIONS
         for client in clients[-8:]:  # the two generations before this one go on
@@ -206,6 +207,11 @@ def test_never_more_than_three_generations() -> None:
             assert receive(client, 1) == b"y"
         assert lb.status()["totals"]["cut_total"] == len(clients) - 8
         lb.stop(signal.SIGQUIT)
+
+
+def is_alone_in_accepting(lb: FileBalancer, generation: int) -> bool:
+    """Until the signal arrives, workers of the old generation accept clients beside those of the new one."""
+    return {one["generation"] for one in lb.status()["workers"] if one["accepting"]} == {generation}
 
 
 BROKEN: dict[str, bytes | None] = {
