@@ -218,6 +218,7 @@ def drive(address: tuple[str, int], plan: dict[str, Any], stop: threading.Event)
     ]
     threads = [threading.Thread(target=client.run) for client in clients]
     began = time.monotonic()
+    print("started", flush=True)
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -255,6 +256,7 @@ class Load(HelperProcess):
         given = locals()
         self.plan = {name: given[name] for name in names}
         super().__init__("scripts.lab.load", "client", *address, json.dumps(self.plan))
+        self.read_line()  # its interpreter has started: the first requests are on their way
 
     def finish(self, stop: bool = True, seconds: float = 60.0) -> LoadOutcome:
         """Tell it to stop, or let it end its requests, and return what happened."""

@@ -18,8 +18,6 @@ from signal import SIGKILL, SIGSTOP, SIGTERM, Signals
 from types import TracebackType
 from typing import Self
 
-import psutil
-
 from scripts.lab.waiting import WaitFailed, wait_for
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -166,27 +164,28 @@ class LabProcess:
 
         return wait_for(found, f"/{pattern}/ in the log", seconds)
 
-    def session(self) -> list[psutil.Process]:
-        """Every live process of the session that this program leads."""
+    def session(self) -> list[int]:
+        """Pids of the live processes of the session that this program leads."""
         members = []
-        for process in psutil.process_iter():
-            with contextlib.suppress(ProcessLookupError, psutil.NoSuchProcess):
-                if os.getsid(process.pid) == self.session_id and process.status() != psutil.STATUS_ZOMBIE:
-                    members.append(process)
+        for name in os.listdir("/proc"):
+            with contextlib.suppress(ProcessLookupError, ValueError):
+                pid = int(name)
+                if os.getsid(pid) == self.session_id and is_running(pid):
+                    members.append(pid)
         return members
 
     def kill_everything(self) -> list[str]:
-        """SIGKILL by pid to all that is left of the session; "pid command line" of each."""
+        """SIGKILL by pid to all that is left of the session; "pid title" of each."""
         if self.process is None:
             return []
         left = []
         deadline = time.monotonic() + 0.5
         while (found := self.session()) and self.has_ended and time.monotonic() < deadline:
             time.sleep(0.01)  # children die with their master, but not in the same instant
-        for process in found:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                left.append(f"{process.pid} {' '.join(process.cmdline())}")
-                process.kill()
+        for pid in found:
+            left.append(f"{pid} {title_of(pid)}")
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, SIGKILL)
         if not self.has_ended:
             self.process.kill()
         self.process.wait()

@@ -263,7 +263,7 @@ def many_backends(backends: int, pools: int) -> None:
         began = time.monotonic()
         lb = stack.enter_context(FileBalancer(text, workers=WORKERS))
         booted = time.monotonic() - began
-        with held(local(port), 50) as clients:
+        with held(local(port), 50, timeout=20) as clients:
             for client in clients:
                 client.sendall(b"x")
                 assert receive(client, 1) == b"x"

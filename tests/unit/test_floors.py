@@ -11,6 +11,7 @@ whose offence is gone: the list only shrinks.
 import ast
 from collections import Counter
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -124,13 +125,13 @@ def within(name: str, *packages: str) -> bool:
     return any(name == package or name.startswith(package + ".") for package in packages)
 
 
-def imports(name: str, tree: ast.Module) -> Iterator[tuple[str, int]]:
-    """(module, line) of each import, inside functions too; `from package import module` is an import of the module."""
+def imports(name: str, tree: ast.Module) -> Iterator[str]:
+    """Each imported module, inside functions too; `from package import module` is an import of the module."""
     is_package = MODULES[name].name == "__init__.py"
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             for alias in node.names:
-                yield known(name, alias.name), node.lineno
+                yield known(name, alias.name)
         elif isinstance(node, ast.ImportFrom):
             base = node.module or ""
             if node.level:
@@ -139,7 +140,7 @@ def imports(name: str, tree: ast.Module) -> Iterator[tuple[str, int]]:
                 base = ".".join(up + ([node.module] if node.module else []))
             for alias in node.names:
                 whole = known(name, f"{base}.{alias.name}")
-                yield (whole if whole in MODULES else known(name, base)), node.lineno
+                yield whole if whole in MODULES else known(name, base)
 
 
 def known(name: str, target: str) -> str:
@@ -147,12 +148,15 @@ def known(name: str, target: str) -> str:
     return f"scripts.{target}" if within(name, "scripts") and f"scripts.{target}" in MODULES else target
 
 
-def edges() -> Iterator[tuple[str, str]]:
+@cache
+def edges() -> list[tuple[str, str]]:
     """(module, module it imports), both of this tree."""
-    for name, tree in TREES.items():
-        for target, _ in imports(name, tree):
-            if within(target, *PACKAGES, "tests") and target != name:
-                yield name, target
+    return [
+        (name, target)
+        for name, tree in TREES.items()
+        for target in imports(name, tree)
+        if within(target, *PACKAGES, "tests") and target != name
+    ]
 
 
 def functions(tree: ast.AST) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
@@ -223,7 +227,7 @@ def reachable(name: str, graph: dict[str, set[str]]) -> set[str]:
 
 def pillow_outside() -> Iterator[str]:
     for name, tree in TREES.items():
-        for target, _ in imports(name, tree):
+        for target in imports(name, tree):
             if target.split(".")[0] in ("PIL", "cykooz", "cykooz_resizer") and not within(name, *USE_PILLOW):
                 yield f"{name} imports {target}"
 
@@ -280,16 +284,21 @@ CHECKS = (
 )
 
 
+@cache
+def offences() -> set[str]:
+    return {offence for check in CHECKS for offence in check()}
+
+
 def test_every_module_has_a_floor() -> None:
     assert MODULES, "no module found: the test looks in the wrong place"
     assert not [name for name in MODULES if name.split(".")[0] not in FLOORS]
 
 
 def test_no_offence() -> None:
-    found = sorted({offence for check in CHECKS for offence in check()} - TO_MEND)
+    found = sorted(offences() - TO_MEND)
     assert not found, "\n".join(found)
 
 
 def test_nothing_mended_is_still_listed() -> None:
-    mended = sorted(TO_MEND - {offence for check in CHECKS for offence in check()})
+    mended = sorted(TO_MEND - offences())
     assert not mended, "remove from TO_MEND:\n" + "\n".join(mended)
