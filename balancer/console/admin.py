@@ -72,9 +72,13 @@ class AdminConnection(ConnectionProtocol):
 
     def send(self, answer: dict[str, Any]) -> None:
         """Answer, then close once the peer has taken it, at most SEND_DEADLINE later."""
+        self.send_bytes(json.dumps(answer, separators=(",", ":")).encode() + b"\n")
+
+    def send_bytes(self, answer: bytes | memoryview) -> None:
+        """As `send`, an answer that is JSON already."""
         connection = self.connection
         if connection.state in (OPEN, ENDED):
-            connection.write((json.dumps(answer, separators=(",", ":")).encode() + b"\n",))
+            connection.write((answer,))
             connection.set_deadline(SEND_DEADLINE)
             connection.finish()
             connection.flush()

@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from balancer.config.ini import did_you_mean
+from balancer.console.answers import STATUS_JSON, Answers
 from balancer.eventloop.loop import Loop
 from balancer.options import Pool
 from balancer.pool.backend import Backend
@@ -34,6 +35,8 @@ class Reply(Protocol):
 
     def send(self, answer: dict[str, Any]) -> None: ...
 
+    def send_bytes(self, answer: bytes | memoryview) -> None: ...
+
 
 class CommandRefused(Exception):
     """The command cannot be done; the text is for the person who typed it."""
@@ -48,22 +51,24 @@ class Commands:
         pools: Sequence[Pool],
         loop: Loop,
         master_pid: int,
-        status: Callable[[], dict[str, Any]],
+        answers: Answers,
         send_signal: Callable[[int, int], object] = os.kill,
     ) -> None:
         self.board = board
         self.backends = [backend for pool in pools for backend in pool.backends]
         self.loop = loop
         self.master_pid = master_pid
-        self.status = status
+        self.answers = answers
         self._send_signal = send_signal
 
     def handle(self, words: list[str], reply: Reply) -> None:
-        """Run one command; `reply.send` is called once, now or (reload) later."""
+        """Run one command; the answer is sent once, now or (status, reload) later."""
         try:
             match words:
                 case ["status"]:
-                    reply.send(self.status())
+                    self.answers.ask(
+                        STATUS_JSON, lambda answer: reply.send_bytes(answer.body), is_shared=False
+                    )
                 case ["drain" | "ready" | "maint" as state, name]:
                     reply.send(self.set_admin_state(state, name))
                 case ["weight", name, weight]:

@@ -33,13 +33,14 @@ def run(child: Child, options: Options, board: Board) -> int:
     def status() -> dict[str, Any]:
         return snapshot(board, options, __version__, child.loop.now, processes.of)
 
-    commands = Commands(board, options.pools, child.loop, child.master_pid, status)
+    answers = Answers(child.loop, status)
+    commands = Commands(board, options.pools, child.loop, child.master_pid, answers)
     admin = listening_at(options.process.admin_address, child)
     metrics = listening_at(options.process.metrics, child)
     servers: list[AdminServer | WebServer] = [
         AdminServer(child.loop, one.sock, commands.handle, child.log) for one in admin
     ]
-    servers += [WebServer(child.loop, one.sock, Answers(status), child.log) for one in metrics]
+    servers += [WebServer(child.loop, one.sock, answers, child.log) for one in metrics]
     child.on_drain = drain_of(child, servers)
     sample()
     child.loop.every(SAMPLE_EVERY, sample)

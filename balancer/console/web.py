@@ -42,12 +42,14 @@ class WebServer:
         return http
 
     def begin(self, exchange: HttpExchange) -> None:
-        """HttpRouter: a request is answered at once; none may have a body."""
-        target = exchange.target if exchange.body_length == 0 else "/"
-        answer = self.answers.to(exchange.method, target, self.loop.now)
-        if exchange.body_length != 0 and answer.status != 405:
-            answer = refusal(413, "a request here has no body")
-        exchange.answer(answer)
+        """HttpRouter: nothing but reading, and without a body; a query is ignored."""
+        path = exchange.target.partition("?")[0]
+        if refused := self.answers.refuse(exchange.method, path if exchange.body_length == 0 else "/"):
+            exchange.answer(refused)
+        elif exchange.body_length != 0:
+            exchange.answer(refusal(413, "a request here has no body"))
+        else:
+            self.answers.ask(path, exchange.answer)
 
     def refusal(self, error: HttpError) -> HttpAnswer:
         """HttpRouter."""

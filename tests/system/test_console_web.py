@@ -7,6 +7,7 @@ import re
 import socket
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -182,6 +183,36 @@ def test_the_admin_socket_answers_whatever_other_clients_do(lb: WithMetrics, sai
         for _ in range(20):
             assert lb.status()["schema"] == 2
     lb.check_at_rest(seconds=8.0)
+
+
+def everything(family: socket.AddressFamily, address: object, request: bytes) -> bytes:
+    """What one client of a window gets, who reads only when all have asked."""
+    with socket.socket(family) as sock:
+        sock.connect(address)  # type: ignore[arg-type]
+        sock.settimeout(30)
+        sock.sendall(request)
+        return b"".join(iter(lambda: sock.recv(1 << 20), b""))
+
+
+def test_32_clients_of_each_kind_at_once_with_a_thousand_backends(tmp_path: Path) -> None:
+    path = tmp_path / "many.ini"
+    backends = "".join(f"    127.0.0.1:{20000 + n} name=backend-{n}\n" for n in range(1000))
+    path.write_text(f"[balancer]\nupstream =\n{backends}")
+    with WithMetrics("-c", str(path), "--bind=127.0.0.1", metrics="127.0.0.1:0", check="none") as lb:
+        before = [pid for pid, title in lb.titles().items() if "console" in title]
+        kinds = [
+            (socket.AF_INET, lb.http, f"GET {path} HTTP/1.0\r\nHost: a\r\n\r\n".encode())
+            for path in ("/", "/status.json", "/metrics", "/health")
+        ]
+        kinds.append((socket.AF_UNIX, str(lb.admin), b"status\n"))
+        with ThreadPoolExecutor(160) as threads:
+            for kind in kinds:
+                for reply in threads.map(everything, *zip(*[kind] * 32, strict=True)):
+                    assert len(reply) > 100_000 or b"\r\n\r\nok\n" in reply
+            replies = list(threads.map(everything, *zip(*kinds * 32, strict=True)))
+        assert all(replies)
+        assert [pid for pid, title in lb.titles().items() if "console" in title] == before
+        assert " hang " not in lb.log()
 
 
 def test_a_reload_opens_moves_and_closes_the_http_server(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from balancer.config.units import parse_address
+from balancer.console.answers import Answers
 from balancer.console.commands import Commands, outcome_of
 from balancer.eventloop.loop import Loop
 from balancer.options import Pool
@@ -16,9 +17,12 @@ from balancer.pool.backend import Backend
 from balancer.shm import layout as c
 
 
-class Answers(list[dict[str, Any]]):
+class Replies(list[dict[str, Any]]):
     def send(self, answer: dict[str, Any]) -> None:
         self.append(answer)
+
+    def send_bytes(self, answer: bytes | memoryview) -> None:
+        self.append(json.loads(bytes(answer)))
 
 
 @pytest.fixture
@@ -42,14 +46,16 @@ def commands(board: b.Board, loop: Loop) -> Commands:
         ),
     )
     api = Pool("api", backends=(Backend("both", parse_address("127.0.0.1:3"), index=3, pool="api"),))
-    return Commands(board, (main, api), loop, os.getpid(), lambda: {"workers": []})
+    return Commands(board, (main, api), loop, os.getpid(), Answers(loop, lambda: {"workers": []}))
 
 
 def say(commands: Commands, line: str) -> dict[str, Any]:
-    answers = Answers()
-    commands.handle(line.split(), answers)
-    assert len(answers) == 1
-    return answers[0]
+    replies = Replies()
+    commands.handle(line.split(), replies)
+    for _ in range(4):
+        commands.loop.run_once(0)
+    assert len(replies) == 1
+    return replies[0]
 
 
 def test_status_is_passed_on(commands: Commands) -> None:
@@ -115,16 +121,18 @@ def test_refusals_name_the_culprit(commands: Commands, line: str, culprit: str) 
 
 def test_reload_answers_when_the_master_has_told_the_outcome(board: b.Board, loop: Loop) -> None:
     sent: list[tuple[int, int]] = []
-    commands = Commands(board, (), loop, os.getpid(), dict, lambda pid, number: sent.append((pid, number)))
-    answers = Answers()
-    commands.handle(["reload"], answers)
-    assert sent == [(os.getpid(), signal.SIGHUP)] and not answers
+    commands = Commands(
+        board, (), loop, os.getpid(), Answers(loop, dict), lambda pid, number: sent.append((pid, number))
+    )
+    replies = Replies()
+    commands.handle(["reload"], replies)
+    assert sent == [(os.getpid(), signal.SIGHUP)] and not replies
     board.shared.notice.write(json.dumps({"ok": True, "text": "generation 2", "added": ["backend c"]}))
     for _ in range(20):
         loop.run_once(0.1)
-        if answers:
+        if replies:
             break
-    assert answers[0]["text"] == "generation 2\nadded: backend c"
+    assert replies[0]["text"] == "generation 2\nadded: backend c"
 
 
 def test_a_failed_reload_is_an_error_with_its_reason() -> None:

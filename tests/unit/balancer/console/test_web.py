@@ -6,10 +6,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from balancer.console.answers import Answers, paths
+from balancer.console.answers import Answers
 from balancer.console.web import CLIENT_LIMIT, HTTP_LIMITS, WebServer
 from balancer.eventloop.log import Log
 from balancer.eventloop.loop import Loop
+from tests.unit.balancer.console.sample_status import status
 from tests.unit.balancer.eventloop.sockets import received
 
 REQUEST = b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n"
@@ -25,9 +26,7 @@ class Fixture:
         self.socket.bind("")
         self.socket.listen(64)
         self.clients: list[socket.socket] = []
-        answers = Answers(
-            lambda: {"backends": [{"state": "up"}]}, paths(lambda status: "", lambda status: "")
-        )
+        answers = Answers(self.loop, status)
         self.server = WebServer(self.loop, self.socket, answers, Log("console", os.devnull))
 
     def say(self, data: bytes = b"") -> socket.socket:
