@@ -16,7 +16,7 @@ balancer between them.
                  extension: ID Fit Format Quality in front of these and ImgInfo behind them, so that a request
                  can be refused when the head of its frame has been read
     Response     ImgInfo{...} ResizedWidth ResizedHeight ProcessingTime CreatedAt
-                 extension: ID Status Error Server Queue Workers
+                 extension: ID Status Error Server Queue Workers Note
 
     without ID   replies in the order of the requests; a picture that cannot be read ends the connection
     with ID      replies in any order; a failure is a reply: 400 413 415 422 429 busy 503 draining 504 timeout

@@ -3,10 +3,12 @@
 RULES: the only package of the service that imports Pillow. It knows no frames, sockets or processes.
 
     transform  the order of all steps: start reading here
-    job        what is asked for, the result          resample  Lanczos3, in SIMD or by Pillow
-    limits     what a picture may be, refusals        malloc    glibc keeps freed pages
-    geometry   sizes and boxes, in numbers only       formats   the allow-list; opening and writing
-    modes      conversions between pixel layouts      jpeg png gif webp   what each format needs
+    job        what is asked for, the result          sources    an open picture of any format, its frames
+    limits     what a picture may be, refusals        formats    the allow-list; writing
+    geometry   sizes and boxes, in numbers only       jpeg png gif webp avif   what each format needs
+    modes      conversions between pixel layouts      animation  frames one over another, times
+    resample   Lanczos3, in SIMD or by Pillow         exif       orientation
+    malloc     glibc keeps freed pages
 
 Call `prepare()` once in a process, before its first picture. `resize` keeps no state between pictures, starts no thread
 and opens no file.

@@ -5,18 +5,17 @@ Other data than JPEG, PNG, GIF, WebP and AVIF reaches no decoder (EPS would star
 decoder is raised as `PictureRefused`.
 """
 
-import io
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from PIL import Image, UnidentifiedImageError, features
 
-from workers.imaging import gif, jpeg, png, webp
+from workers.imaging import avif, gif, jpeg, png, webp
+from workers.imaging.animation import whole_delays
 from workers.imaging.limits import PictureLimits, PictureRefused
 
 READABLE = ("jpeg", "png", "gif", "webp", "avif")
-ANIMATED = ("gif", "webp")  # of other formats the first frame is read and written
-AVIF_SPEED = 9  # of 0..10: a tenth of the time of the default 6, same size, 0.5 dB worse
+ANIMATED = ("gif", "webp")  # an animation of any format can be written in these
 _TOO_LARGE = (Image.DecompressionBombError, Image.DecompressionBombWarning)
 _AVIF_BRANDS = (b"avif", b"avis")
 
@@ -72,29 +71,53 @@ def decoder_errors(kind: str, limits: PictureLimits) -> Iterator[None]:
         raise PictureRefused(422, f"{kind} picture is damaged: {reason}") from error
 
 
-def open_header(data: bytes, kind: str) -> Image.Image:
-    """The picture with its header read; no pixel is decoded."""
-    return Image.open(io.BytesIO(data), formats=(kind.upper(),))
+def holds_animation(kind: str, source: str) -> bool:
+    """True when an animation of the format `source` is written as one in the format `kind`. PNG and AVIF hold those that
+    they held before: asked for instead of a GIF, they are asked for as stills."""
+    return kind in ANIMATED or kind == source
 
 
-def encode(
-    frames: Sequence[Image.Image],
-    kind: str,
-    quality: int,
-    icc: bytes = b"",
-    photo: bool = True,
-    durations: Sequence[int] = (),
-    loop: int | None = None,
-) -> bytes:
-    """The encoded file. `frames`: in a mode of the format (for GIF with palettes); one, except for ANIMATED formats."""
+def encode(image: Image.Image, kind: str, quality: int, icc: bytes = b"", photo: bool = True) -> bytes:
+    """The encoded file of a picture in a mode of the format."""
     if kind == "jpeg":
-        return jpeg.encode(frames[0], quality, icc)
+        return jpeg.encode(image, quality, icc)
     if kind == "png":
-        return png.encode(frames[0], photo, icc)
+        return png.encode(image, photo, icc)
     if kind == "gif":
-        return gif.encode(frames, durations, loop)
+        return gif.encode(image)
     if kind == "webp":
-        return webp.encode(frames, durations, loop, quality, icc)
-    out = io.BytesIO()
-    frames[0].save(out, "AVIF", quality=quality, speed=AVIF_SPEED, max_threads=1, icc_profile=icc or None)
-    return out.getvalue()
+        return webp.encode(image, quality, icc)
+    return avif.encode([image], [0], quality, "4:2:0", icc)
+
+
+class AnimationWriter:
+    """Collects the frames of an animation in the format `kind` and encodes them. `plays`: 0 for ever."""
+
+    def __init__(self, kind: str, quality: int, plays: int) -> None:
+        self._kind = kind
+        self._quality = quality
+        self._plays = plays
+        self._gif = gif.GifWriter()
+        self._frames: list[Image.Image] = []
+        self._delays: list[float] = []
+        self._icc = b""
+
+    def add(self, image: Image.Image, icc: bytes, delay: float) -> None:
+        """Append a picture in a mode of the format, shown for `delay` milliseconds."""
+        self._icc = icc
+        self._delays.append(delay)
+        if self._kind == "gif":
+            self._gif.add(image)
+        else:
+            self._frames.append(image)
+
+    def finish(self) -> bytes:
+        """The encoded file."""
+        if self._kind == "gif":
+            return self._gif.finish(self._delays, self._plays)
+        if self._kind == "png":
+            return png.encode_animation(self._frames, self._delays, self._plays, self._icc)
+        if self._kind == "webp":
+            return webp.encode_animation(self._frames, self._delays, self._plays, self._quality, self._icc)
+        delays = whole_delays(self._delays, 1, avif.LONGEST_TOTAL // len(self._delays))
+        return avif.encode(self._frames, delays, self._quality, "4:2:0", self._icc)

@@ -33,7 +33,8 @@ class ResizeJob:
 
 @dataclass(frozen=True)
 class ResizedPicture:
-    """An encoded picture with its format and size, and the size of its source as stored (before EXIF orientation)."""
+    """An encoded picture with its format and size, and the size of its source as stored (before EXIF orientation).
+    `note`: what the result lacks, a sentence, or ""."""
 
     data: bytes
     format: str
@@ -41,6 +42,7 @@ class ResizedPicture:
     height: int
     source_width: int
     source_height: int
+    note: str = ""
 
 
 def check_job(job: ResizeJob) -> None:

@@ -45,6 +45,15 @@ def to_resizable(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
+def without_needless_alpha(image: Image.Image) -> Image.Image:
+    """The picture in RGB when it is RGBA and opaque everywhere."""
+    return (
+        image.convert("RGB")
+        if image.mode == "RGBA" and image.getchannel("A").getextrema()[0] == 255
+        else image
+    )
+
+
 def to_writable(image: Image.Image, kind: str) -> Image.Image:
     """The resized picture in a mode of the format `kind`; alpha that the format cannot hold is flattened on white."""
     if image.mode in _WRITABLE[kind]:

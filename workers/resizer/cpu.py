@@ -195,6 +195,7 @@ class CpuWorker:
             answer.source_height,
             time.perf_counter_ns() - began,
             answer.format,
+            answer.note,
         )
 
     def _failed(self, order: Order, status: int, sentence: str) -> Result:

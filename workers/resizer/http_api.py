@@ -108,9 +108,11 @@ def json_answer(document: dict[str, object]) -> HttpAnswer:
 
 def picture_answer(result: Result, body: memoryview) -> HttpAnswer:
     """A resized picture."""
-    headers = (
+    headers: list[Header] = [
         ("Content-Type", f"image/{result.text}"),
         ("X-Picture-Size", f"{result.width}x{result.height}"),
         ("Server-Timing", f"resize;dur={result.elapsed_ns / 1e6:.1f}"),
-    )
-    return HttpAnswer(200, headers, body)
+    ]
+    if result.note:
+        headers.append(("X-Picture-Note", result.note))
+    return HttpAnswer(200, tuple(headers), body)

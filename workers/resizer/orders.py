@@ -69,7 +69,7 @@ class Hello:
 @dataclass(slots=True)
 class Result:
     """How a task ended. `text`: the format of the answer when `status` is 200, else a sentence for a person.
-    `elapsed_ns`: of the resize itself.
+    `elapsed_ns`: of the resize itself. `note`: what the answer lacks, a sentence, or "".
     """
 
     worker_pid: int
@@ -82,6 +82,7 @@ class Result:
     source_height: int = 0
     elapsed_ns: int = 0
     text: str = ""
+    note: str = ""
 
 
 @dataclass(slots=True)
@@ -144,7 +145,8 @@ def _encode_result(result: Result) -> bytes:
         result.source_height,
         result.elapsed_ns,
     )
-    return head + result.text.encode("utf-8", "replace")[:LONGEST_TEXT]
+    text = f"{result.text}\0{result.note}" if result.note else result.text
+    return head + text.encode("utf-8", "replace")[:LONGEST_TEXT]
 
 
 def decode(packet: bytes) -> Message:
@@ -181,5 +183,5 @@ def _decode_result(packet: bytes) -> Result:
     _, worker, serial, status, length, width, height, from_width, from_height, elapsed = _RESULT.unpack_from(
         packet
     )
-    text = packet[_RESULT.size :].decode("utf-8", "replace")
-    return Result(worker, serial, status, length, width, height, from_width, from_height, elapsed, text)
+    text, _, note = packet[_RESULT.size :].decode("utf-8", "replace").partition("\0")
+    return Result(worker, serial, status, length, width, height, from_width, from_height, elapsed, text, note)

@@ -48,6 +48,7 @@ def response_to(request: Request, result: Result, load: tuple[str, int, int]) ->
         response.id = request.id
         response.status = result.status
         response.server, response.queue, response.workers = load
+        response.note = result.note
         if result.status != OK:
             response.error = result.text
     return response

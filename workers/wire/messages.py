@@ -44,7 +44,8 @@ class Request:
 
 @dataclass(slots=True)
 class Response:
-    """One reply. `status` 0 (original peers) or 200 is success; `error` is a sentence for a person."""
+    """One reply. `status` 0 (original peers) or 200 is success; `error` is a sentence for a person; `note` says what a
+    picture lacks."""
 
     original_name: str = ""
     typ: int = JPEG
@@ -61,6 +62,7 @@ class Response:
     server: str = ""
     queue: int = 0
     workers: int = 0
+    note: str = ""
 
     def is_ok(self) -> bool:
         """True when the request succeeded."""
@@ -92,6 +94,7 @@ _RESPONSE_EXTENSION = (
     ("Server", STRING),
     ("Queue", UINT),
     ("Workers", UINT),
+    ("Note", STRING),
 )
 _IMAGE = (("ImgInfo", IMG_INFO),)
 

@@ -38,8 +38,8 @@ def test_decodes_no_larger_than_twice_the_target_needs(draw, save, target, decod
 
 
 def test_baseline_and_progressive_are_told_apart(draw, save):
-    assert not jpeg.is_multi_scan(save(draw(), "JPEG"))
-    assert jpeg.is_multi_scan(save(draw(), "JPEG", progressive=True))
+    assert not jpeg.read(save(draw(), "JPEG")).is_multi_scan
+    assert jpeg.read(save(draw(), "JPEG", progressive=True)).is_multi_scan
     assert jpeg.count_scans(save(draw(), "JPEG"), 100) == 1
     assert jpeg.count_scans(save(draw(), "JPEG", progressive=True), 100) == 10
 
@@ -49,7 +49,7 @@ def test_a_sequential_picture_with_a_scan_for_each_component_is_multi_scan(draw,
     scan = data.index(b"\xff\xda")
     assert data[scan + 4] == 3
     data[scan + 4] = 1
-    assert jpeg.is_multi_scan(bytes(data))
+    assert jpeg.read(bytes(data)).is_multi_scan
 
 
 def test_scans_of_a_thumbnail_in_the_metadata_are_not_counted(draw, save):
@@ -63,7 +63,7 @@ def test_scans_of_a_thumbnail_in_the_metadata_are_not_counted(draw, save):
 @pytest.mark.parametrize("cut", [2, 3, 4, 20, 200, 400])
 def test_a_truncated_file_is_counted_up_to_its_end(draw, save, cut):
     data = save(draw(), "JPEG", progressive=True)[:cut]
-    jpeg.is_multi_scan(data)
+    jpeg.read(data)
     assert jpeg.count_scans(data, 100) < 10
 
 

@@ -85,3 +85,5 @@ def test_headers_of_answers() -> None:
         "X-Picture-Size": "20x10",
         "Server-Timing": "resize;dur=1.5",
     }
+    noted = picture_answer(Result(1, 2, 200, text="png", note="first of 3 frames"), memoryview(b"x"))
+    assert dict(noted.headers)["X-Picture-Note"] == "first of 3 frames"

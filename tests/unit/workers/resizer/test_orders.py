@@ -69,3 +69,8 @@ def test_a_long_sentence_is_cut_and_a_long_format_refused() -> None:
         encode(Order(1, 2, 3, 4, 5, 6, 7, 8, "sideways", 75, False, ""))
     with pytest.raises(OrderError):
         encode(Order(1, 2, 3, 4, 2**40, 6, 7, 8, "stretch", 75, False, ""))
+
+
+def test_a_note_travels_with_the_format() -> None:
+    result = Result(1, 2, 200, text="png", note="first of 3 frames")
+    assert decode(encode(result)) == result

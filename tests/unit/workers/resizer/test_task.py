@@ -55,6 +55,9 @@ def test_a_reply_with_an_id_has_server_queue_and_workers() -> None:
     found = (response.id, response.status, response.error, response.server, response.queue, response.workers)
     assert found == (8, 429, "busy", "backend-1", 3, 2)
     assert response_to(request, Result(1, 2, 200), ("b", 0, 1)).error == ""
+    assert response_to(request, Result(1, 2, 200, note="no colours"), ("b", 0, 1)).note == "no colours"
+    request.id = 0
+    assert response_to(request, Result(1, 2, 200, note="no colours"), ("b", 0, 1)).note == ""
 
 
 def test_slots_follow_from_the_other_options() -> None:
