@@ -15,7 +15,7 @@ from balancer.config import usage
 from balancer.config.common import ALL_SECTIONS, check_debug
 from balancer.config.ini import did_you_mean
 from balancer.config.loader import answer_early, answer_late
-from balancer.config.option import ConfigError, SectionSettings, build
+from balancer.config.option import ConfigError, SectionSettings, UsageError, build
 from balancer.config.sections import Configuration, load_sections
 from balancer.config.units import Address
 from balancer.options import (
@@ -131,7 +131,7 @@ def pools_of(read: Configuration) -> list[PoolSection]:
     """The pools with their backends."""
     if read.is_flat():
         if not read.main.values["upstream"]:
-            raise ConfigError(
+            raise UsageError(
                 "no upstream: name a backend with -u host:port, key upstream in [balancer], or BALANCER_UPSTREAM"
             )
         return [PoolSection(build(Pool, read.main, name=MAIN), read.main)]

@@ -43,10 +43,12 @@ class FileSection:
     entries: dict[str, Entry] = field(default_factory=dict)
 
 
-def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """ "; did you mean X?", or nothing when nothing is near."""
-    near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
-    return f"; did you mean {near[0]}?" if near else ""
+def did_you_mean(word: str, known: Iterable[str], prefix: str = "") -> str:
+    """ "; did you mean X?" with the prefix before X, or nothing when nothing is near."""
+    words = list(known)
+    near = [each for each in words if len(word) >= 3 and each.startswith(word)]
+    near += difflib.get_close_matches(word, words, n=1, cutoff=0.6)
+    return f"; did you mean {prefix}{near[0]}?" if near else ""
 
 
 def refuse_name(kind: str, name: str) -> str:

@@ -28,10 +28,13 @@ from balancer.config.option import (
     ConfigError,
     Option,
     SectionSettings,
+    UsageError,
+    error_at,
     parse_flag,
     where,
 )
 from balancer.config.sources import canonical, environment_of, given_on, name_of, read_file
+from balancer.config.streams import answer, complain
 
 T = TypeVar("T")
 
@@ -142,7 +145,7 @@ def settle(options: Sequence[Option], given: Sources, notes: tuple[str, ...] = (
         if option.repeat:
             items = [(part, place) for text, place in items for part in option.split(text)]
         items = [(option.bare(text, is_in_file), place) for text, place in items]
-        parsed = [_parse(option, text, where(name, place, given.title)) for text, place in items]
+        parsed = [_parse(option, text, place, given.title) for text, place in items]
         values[name] = tuple(parsed) if option.repeat else parsed[0]
         texts[name] = tuple(text for text, _ in items)
         places[name] = tuple(place for _, place in items)
@@ -171,14 +174,16 @@ def _merge(options: Sequence[Option], given: Sources) -> configargparse.Namespac
     return merged
 
 
-def _parse(option: Option, text: str, place: str) -> Any:
+def _parse(option: Option, text: str, source: str, title: str) -> Any:
     try:
         if option.choices and text not in (*option.choices, option.default):
             choices = ", ".join(option.choices)
             raise ValueError(f"{text!r} is not one of {choices}{did_you_mean(text, option.choices)}")
         return parse_flag(text) if option.flag else option.parse(text)
     except ValueError as error:
-        raise ConfigError(f"{place}: {error}") from None
+        raise error_at(source, f"{where(option.name, source, title)}: {error}") from None
+    except OSError as error:
+        raise error_at(source, f"{where(option.name, source, title)}: {error.strerror}") from None
 
 
 def answer_early(argv: Sequence[str], version: str, text: Callable[[], str]) -> None:
@@ -208,13 +213,16 @@ def answer_late(
         )
 
 
-def ask(program: str, parse: Callable[[], T]) -> T:
-    """For entry points: parse(), with errors and answers turned into text and SystemExit (2 and 0)."""
+def ask(program: str, act: Callable[[], T]) -> T:
+    """For entry points: act(), with answers and errors turned into text and SystemExit (0, or 1 for an answer that cannot
+    be written, and 2)."""
     try:
-        return parse()
-    except CommandLineAnswer as answer:
-        print(answer)
-        sys.exit(0)
+        return act()
+    except CommandLineAnswer as text:
+        sys.exit(answer(program, str(text)))
+    except UsageError as error:
+        complain(program, f"{error} (see {program} --help)")
+        sys.exit(2)
     except ConfigError as error:
-        print(f"{program}: {error}", file=sys.stderr)
+        complain(program, str(error))
         sys.exit(2)

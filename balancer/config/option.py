@@ -27,6 +27,10 @@ class ConfigError(ValueError):
     """One sentence for the user, naming the culprit (file:line and key, environment name or flag). Exit code 2."""
 
 
+class UsageError(ConfigError):
+    """The command line is wrong, or lacks something: --help tells what it takes."""
+
+
 class CommandLineAnswer(Exception):
     """The command line asked a question (--help, --version, --check-config ...): this is the text, exit code 0."""
 
@@ -170,7 +174,13 @@ class SectionSettings:
 
     def refuse(self, name: str, sentence: str, item: int | None = None) -> ConfigError:
         """The error to raise about that option's value."""
-        return ConfigError(f"{self.where(name, item)}: {sentence}")
+        source = self.sources[name] if item is None else self.places[name][item]
+        return error_at(source, f"{self.where(name, item)}: {sentence}")
+
+
+def error_at(source: str, sentence: str) -> ConfigError:
+    """The error about a value that came from `source`."""
+    return (UsageError if source in ("command line", "--set", "default") else ConfigError)(sentence)
 
 
 def where(name: str, source: str, title: str = "") -> str:

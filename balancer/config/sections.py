@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from balancer.config.ini import FileSection, did_you_mean, read_ini
 from balancer.config.loader import Sources, config_path, keys_of, settle
-from balancer.config.option import ConfigError, Option, SectionKind, SectionSettings
+from balancer.config.option import ConfigError, Option, SectionKind, SectionSettings, UsageError
 from balancer.config.sources import (
     canonical,
     environment_of,
@@ -145,13 +145,13 @@ class _Overrides:
     def _assign(self, text: str) -> None:
         match = _ASSIGNMENT.fullmatch(text)
         if match is None:
-            raise ConfigError(f"--set {text!r} is not understood: write 'SECTION NAME: KEY=VALUE'")
+            raise UsageError(f"--set {text!r} is not understood: write 'SECTION NAME: KEY=VALUE'")
         title, key = " ".join(match[1].split()), match[2].lower().replace("_", "-")
         if title not in self._named:
             guess = did_you_mean(f"[{title}]", [f"[{each}]" for each in self._named])
-            raise ConfigError(f"--set {text!r}: the file has no section [{title}]{guess}")
+            raise UsageError(f"--set {text!r}: the file has no section [{title}]{guess}")
         if complaint := self._scope.complain(title, key):
-            raise ConfigError(f"--set {text!r}: {complaint}")
+            raise UsageError(f"--set {text!r}: {complaint}")
         self.lines.setdefault(title, []).append(f"--{key}={match[3].strip()}")
 
     def _refuse_shared_names(self) -> None:

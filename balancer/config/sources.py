@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 
 from balancer.config import usage
 from balancer.config.ini import did_you_mean
-from balancer.config.option import ConfigError, Option
+from balancer.config.option import ConfigError, Option, UsageError
 from balancer.config.units import format_size
 
 LONGEST_FILE = 1 << 20  # characters; 100 MB of comments kept a master from its signals for 6 s
@@ -26,7 +26,7 @@ def canonical(argv: Sequence[str], options: Sequence[Option]) -> list[str]:
     while words:
         word = words.pop()
         if not word.startswith("-") or word in ("-", "--"):
-            raise ConfigError(f"{word!r} was not expected; every value follows an option")
+            raise UsageError(f"{word!r} was not expected; every value follows an option")
         name, equals, value = word.lstrip("-").partition("=")
         option = table.get(name)
         negated = table.get(name[3:]) if name.startswith("no-") and not equals else None
@@ -37,17 +37,17 @@ def canonical(argv: Sequence[str], options: Sequence[Option]) -> list[str]:
             value = word[2:].removeprefix("=")
             equals = word[2:]
         if option is None:
-            known = [f"--{each.name}" for each in options if not each.named_only]
-            raise ConfigError(f"option {word.partition('=')[0]} is unknown{did_you_mean('--' + name, known)}")
+            near = did_you_mean(name, [each.name for each in options if not each.named_only], "--")
+            raise UsageError(f"option {word.partition('=')[0]} is unknown{near}")
         if option.named_only:
-            raise ConfigError(
+            raise UsageError(
                 f"--{name} is no option: only a section with a name takes {name}; use --set 'SECTION: {name}=...'"
             )
         if not equals and option.flag:
             value = "yes"
         elif not equals:
             if not words or (words[-1][:1] == "-" and not words[-1][1:2].isdigit()):
-                raise ConfigError(f"--{option.name} needs a value ({usage.metavar(option)})")
+                raise UsageError(f"--{option.name} needs a value ({usage.metavar(option)})")
             value = words.pop()
         line.append(f"--{option.name}={value}")
     return line

@@ -15,7 +15,6 @@ is taken a turn, in a flat match. What a turn does is decided here; how, in the 
 import gc
 import os
 import signal
-import sys
 import time
 
 from balancer.config.option import ConfigError
@@ -56,20 +55,15 @@ GIVE_UP_AFTER = 14.0  # seconds without one ready process
 
 
 def run_master(service: Service) -> int:
-    """Run a service until it is told to stop; the exit code.
+    """Run a service until it is told to stop; the exit code. Raises ConfigError when the first plan is refused.
 
     0 done, 1 runtime, 2 configuration, 3 cannot bind, 4 no process ever gets ready, 5 stopped with sessions left.
     """
-    try:
-        plan = service.plan(None)
-        owner = identity(plan)
-    except ConfigError as error:
-        print(error, file=sys.stderr)
-        return EXIT_USAGE
+    plan = service.plan(None)
+    owner = identity(plan)
     log = Log("master", plan.log_path, plan.loglevel)
     if log.problem:
-        print(log.problem, file=sys.stderr)
-        return EXIT_USAGE
+        raise ConfigError(f"--log: {log.problem}")
     return profiled(plan.debug_dir, "master", lambda: _boot_and_serve(service, plan, owner, log))
 
 

@@ -12,6 +12,7 @@ import socket
 import sys
 import time
 
+from balancer.config.loader import ask
 from balancer.config.option import ConfigError
 from balancer.config.units import parse_address
 from balancer.eventloop.loop import READ
@@ -180,4 +181,4 @@ class ToyService:
 
 
 if __name__ == "__main__":
-    sys.exit(run_master(ToyService(sys.argv[1])))
+    sys.exit(ask("toy", lambda: run_master(ToyService(sys.argv[1]))))

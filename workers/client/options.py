@@ -11,7 +11,7 @@ from balancer import __version__
 from balancer.config import usage
 from balancer.config.common import ALL_SECTIONS, QUESTIONS, CommonOptions, check_debug
 from balancer.config.loader import answer_early, answer_late, load
-from balancer.config.option import ConfigError, at_least, between, build, options_in, options_of
+from balancer.config.option import UsageError, at_least, between, build, options_in, options_of
 from balancer.config.units import Address, parse_address, parse_positive_duration, parse_size
 
 ABOUT = "sends a directory of pictures through a balancer to its resizers and saves the results"
@@ -120,11 +120,14 @@ def parse_client(argv: Sequence[str], environ: Mapping[str, str]) -> ClientOptio
     maxconns = settings.values["maxconns"] or settings.values["minconns"]
     options = build(ClientOptions, settings, maxconns=maxconns, notes=settings.notes)
     if not options.input:
-        raise ConfigError("no input: name the directory of the pictures with --input DIR")
+        raise UsageError("no input: name the directory of the pictures with --input DIR")
     if not os.path.isdir(options.input):
         raise settings.refuse("input", f"{options.input} is not a directory")
+    if not options.dry_run and os.path.realpath(options.output) == os.path.realpath(options.input):
+        sentence = f"{options.output} is the input directory; results would be found as pictures"
+        raise settings.refuse("output", sentence)
     if not options.width and not options.height:
-        raise ConfigError("no size: give the width with -w, the height with -h, or both")
+        raise UsageError("no size: give the width with -w, the height with -h, or both")
     if options.maxconns < options.minconns:
         raise settings.refuse("maxconns", f"{options.maxconns} is below minconns, {options.minconns}")
     if options.report and not options.report.endswith((".json", ".csv")):

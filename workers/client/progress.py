@@ -8,6 +8,7 @@ import shutil
 import sys
 from collections import Counter
 
+from balancer.config.streams import is_terminal
 from workers.client.report import printable
 
 BAR_EVERY = 0.1  # seconds
@@ -43,7 +44,7 @@ class Progress:
     def __init__(self, total: int, now: float) -> None:
         self._total = total
         self._started_at = now
-        self._is_terminal = sys.stderr.isatty()
+        self._is_terminal = is_terminal(sys.stderr)
         self.every = BAR_EVERY if self._is_terminal else LINE_EVERY
 
     def show(self, done: int, failed: int, servers: Counter[str], now: float) -> None:
@@ -62,6 +63,7 @@ class Progress:
 
     def _write(self, text: str) -> None:
         try:
-            os.write(sys.stderr.fileno(), text.encode("utf-8", "replace"))
+            if sys.stderr is not None:
+                os.write(sys.stderr.fileno(), text.encode(sys.stderr.encoding, "backslashreplace"))
         except (OSError, ValueError):
             pass

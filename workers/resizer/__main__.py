@@ -5,11 +5,13 @@ import sys
 from collections.abc import Sequence
 
 from balancer.config.loader import ask
+from balancer.config.streams import open_streams
 from balancer.prefork.master import run_master
 from workers.resizer.service import ResizerService
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    open_streams()
     service = ResizerService(sys.argv[1:] if argv is None else argv, os.environ)
     return ask("resizer", lambda: run_master(service))
 

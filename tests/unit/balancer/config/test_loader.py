@@ -160,6 +160,8 @@ def test_spellings_of_a_flag(argv: list[str], value: bool) -> None:
         (["--prot", "1"], "option --prot is unknown; did you mean --port?"),
         (["-idle-timeuot=1s"], "option -idle-timeuot is unknown; did you mean --idle-timeout?"),
         (["-x"], "option -x is unknown"),
+        (["--bogus"], "option --bogus is unknown"),
+        (["-idle=1s"], "option -idle is unknown; did you mean --idle-timeout?"),
         (["--no-port"], "option --no-port is unknown; did you mean --port?"),
         (["9090"], "'9090' was not expected; every value follows an option"),
         (["--"], "'--' was not expected; every value follows an option"),
@@ -386,7 +388,9 @@ def test_entry_points_exit_2_with_the_sentence_and_0_with_an_answer(
 ) -> None:
     with pytest.raises(SystemExit, match="2"):
         config.ask("balancer", lambda: load(["--prot=1"]))
-    assert capsys.readouterr().err == "balancer: option --prot is unknown; did you mean --port?\n"
+    assert capsys.readouterr().err == (
+        "balancer: option --prot is unknown; did you mean --port? (see balancer --help)\n"
+    )
 
     def answer() -> None:
         raise CommandLineAnswer("fine")
