@@ -8,8 +8,9 @@ RULES
   prober that holds the lease writes (see pool.board). While there is no prober, traffic goes on with the last verdicts.
 
     workers' failed connects (totals) --+                                        +--> verdict, since --> version
-    checks ------- outcome -------------+--> health state (rise, fall) --changed-+--> log: down, up, all-down
+    checks ------- outcome -------------+--> health state (rise, fall) --changed-+--> log: down, up
     resolver ----- address --------------------------------------------------------> address words ----> version
+    versions: verdicts, addresses, admin states, weights --> serving: is one up? --changed--> log: all-down, some-up
 
 A drain ends it at once: it has no sessions.
 """
@@ -28,10 +29,13 @@ from balancer.options import Pool
 from balancer.pool.backend import MAIN_POOL, Backend
 from balancer.pool.board import B_CONNECT_FAILURES, BACKENDS, Board
 from balancer.pool.health import HealthState, PassiveHealth, Schedule, first_due
+from balancer.pool.serving import Serving, availability
 from balancer.pool.targets import Target, target_of
 from balancer.pool.verdicts import VerdictWriter
 from balancer.prefork.child import Child
 from balancer.shm.events import EventWriter, Level, Verb, tell
+
+NOT_COUNTED = Serving(0, 0, False, "")
 
 
 @dataclass(slots=True)
@@ -42,13 +46,21 @@ class MonitoredPool:
     timeout: float  # seconds a check may take
     backends: "list[MonitoredBackend]" = field(default_factory=list)
     resolve_at: float = 0.0  # when its names are looked up again
+    judged: tuple[int, int] | None = None  # versions of the board that `serving` was found at
+    serving: Serving = NOT_COUNTED
+
+    def labels(self) -> dict[str, object]:
+        """The field that names it in the log; the pool main needs none."""
+        return {} if self.pool.name == MAIN_POOL else {"pool": self.pool.name}
+
+    def names(self) -> set[str]:
+        """The names that its backends are given by."""
+        addresses = [one.backend.address for one in self.backends]
+        return {address.host for address in addresses if address.family == "name"}
 
     def share(self) -> str:
         """Backends that are up, of all."""
-        return f"{self.count_up()}/{len(self.backends)}"
-
-    def count_up(self) -> int:
-        return sum(one.health.up for one in self.backends)
+        return f"{self.serving.up}/{self.serving.all}"
 
 
 @dataclass(slots=True)
@@ -65,14 +77,13 @@ class MonitoredBackend:
     timer: Timer | None = None
     reason: str = ""
 
+    def lacks_address(self) -> bool:
+        """It is given by a name of which no address is known."""
+        return self.backend.address.family == "name" and not self.host
+
     def labels(self) -> dict[str, object]:
         """The fields that name it in the log."""
-        name = self.backend.pool
-        return (
-            {"backend": self.backend.name}
-            if name == MAIN_POOL
-            else {"pool": name, "backend": self.backend.name}
-        )
+        return {**self.pool.labels(), "backend": self.backend.name}
 
 
 def run(child: Child, pools: Sequence[Pool], board: Board) -> int:
@@ -121,13 +132,18 @@ class Prober:
         self._random = random.Random().random
         self._pools = [monitor(pool) for pool in pools]
         self._backends = [one for pool in self._pools for one in pool.backends]
+        self._unanswered: set[str] = set()  # names without an address that were not answered since the start
+        self._names_until = 0.0  # when they are not waited for any longer
 
     def start(self) -> None:
         """Acquire the lease, continue with the last verdicts, begin to check."""
         self._loop.watch_level(self._resolver.wake_fd, self._collect)
+        now = self._loop.now
         self._take_over()
-        self._resolve_names(self._loop.now)
-        self._show(self._loop.now)
+        self._unanswered = {one.backend.address.host for one in self._backends if one.lacks_address()}
+        self._names_until = now + max(pool.pool.connect_timeout for pool in self._pools)
+        self._resolve_names(now)
+        self._judge_all(now)
 
     def tick(self, now: float) -> None:
         """Four times a second: what workers, operators and time have changed."""
@@ -142,7 +158,7 @@ class Prober:
             one.failures = total
             if isinstance(one.health, PassiveHealth) and one.health.has_recovered(now):
                 self._publish(one, now)
-        self._show(now)
+        self._judge_all(now)
 
     # -- the lease
 
@@ -224,28 +240,59 @@ class Prober:
         self._writer.write_verdict(index, health.up, health.since or now)
         if not changed:
             return
-        share, labels = pool.share(), one.labels()
-        address = one.backend.address
+        self._recount(pool)
+        labels, address = one.labels(), one.backend.address
         if health.up:
             passed = {"passed": f"{health.rise}/{health.rise}"} if isinstance(health, HealthState) else {}
-            self._tell("info", "up", **labels, address=address, **passed, up=share)
+            self._tell("info", "up", **labels, address=address, **passed, up=pool.share())
         else:
             self._writer.count_down(index)
             failed = f"{health.fall}/{health.fall}"
+            about = {"address": address, "check": one.reason, "failures": failed, "up": pool.share()}
             then = f"next try in {format_duration(one.schedule.interval)}"
-            about = {"address": address, "check": one.reason, "failures": failed, "up": share}
             self._tell("warning", "down", **labels, **about, then=then)
-        if not pool.count_up():
-            del labels["backend"]
-            then = "clients are refused until a backend is back"
-            self._tell("error", "all-down", **labels, up=share, then=then)
+        self._announce(pool, now)
         self._show(now)
+
+    # -- pools
+
+    def _judge_all(self, now: float) -> None:
+        """Whatever has changed what a pool can serve: a check, an operator, a name, a reload."""
+        for pool in self._pools:
+            if self._recount(pool):
+                self._announce(pool, now)
+        self._show(now)
+
+    def _recount(self, pool: MonitoredPool) -> bool:
+        """Count the backends that are up again; False when nothing has changed since the last time."""
+        versions = self._board.versions(pool.pool.index)
+        if versions == pool.judged:
+            return False
+        pool.judged = versions
+        pool.serving = availability(self._board, pool.pool)
+        return True
+
+    def _announce(self, pool: MonitoredPool, now: float) -> None:
+        """Log it when the last backend has gone or the first one is back, compared with what the log has said last."""
+        found, index = pool.serving, pool.pool.index
+        was_down, since = self._writer.announced(index)
+        if found.is_serving != was_down:
+            return
+        if not found.is_serving and now < self._names_until and self._unanswered & pool.names():
+            pool.judged = None  # it has only just started: look again at the next tick
+            return
+        self._writer.announce(index, not found.is_serving, now)
+        if found.is_serving:
+            self._tell("info", "some-up", **pool.labels(), up=pool.share(), after=f"{now - since:.1f}s")
+        else:
+            then = "clients are refused until a backend is back"
+            self._tell("error", "all-down", **pool.labels(), up=pool.share(), reason=found.reason, then=then)
 
     def _tell(self, level: Level, verb: Verb, **fields: object) -> None:
         tell(self._log, self._events, level, verb, **fields)
 
     def _show(self, now: float) -> None:
-        up = sum(pool.count_up() for pool in self._pools)
+        up = sum(pool.serving.up for pool in self._pools)
         self._child.title.set(f"prober [{up}/{len(self._backends)} up]", now)
 
     # -- names
@@ -255,13 +302,13 @@ class Prober:
             if now < pool.resolve_at:
                 continue
             pool.resolve_at = now + pool.pool.check_interval
-            addresses = [one.backend.address for one in pool.backends]
-            for name in {address.host for address in addresses if address.family == "name"}:
+            for name in pool.names():
                 self._resolver.ask(name)
 
     def _collect(self, mask: int) -> None:
         """Lookups have ended: publish new addresses, keep the last good ones where there is none."""
         for name, answers, error in self._resolver.collect():
+            self._unanswered.discard(name)
             for one in self._backends:
                 address = one.backend.address
                 if address.family != "name" or address.host != name:

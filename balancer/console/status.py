@@ -72,6 +72,7 @@ from balancer.pool.board import (
     W_SINCE_MS,
     W_STREAK,
     W_VERDICT,
+    WORKER_ROLE,
     Board,
 )
 from balancer.prefork.slots import is_hung
@@ -97,7 +98,6 @@ from balancer.shm.layout import (
 )
 
 SCHEMA = 2
-WORKER_ROLE = 0  # the first role of the balancer's plan
 LISTENER_TOTALS = {
     "accepted_total": L_ACCEPTED,
     "refused_total": L_REFUSED,

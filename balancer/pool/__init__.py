@@ -10,6 +10,6 @@
                     v                                |
      election:  eligible backends -> policy (pure) -> shared limit (maxconn) -> backend
 
-Start at `board` for the cells, at `election` for the choice. `policies` and `health` are pure; `shared_limit` holds the
-only lock of the balancer.
+Start at `board` for the cells, at `election` for the choice, at `serving` for whether a client can be served now.
+`policies` and `health` are pure; `shared_limit` holds the only lock of the balancer.
 """

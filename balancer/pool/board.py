@@ -21,7 +21,7 @@ counts: one row per process. A dead process's totals are folded into RETIRED_ROW
 words: one row. What outlives its writer: a killed prober leaves its last verdicts, and its successor continues.
 
     0..15 the prober's lease, blocks given out | pools, 8 each: versions | backends, 16 each: verdict and address
-    by the prober and the master               | by prober and console   | by the prober, admin state by the console
+    by the prober and the master               | and all-down or some-up | by the prober, admin state by the console
 
 A verdict of 0 is "unknown" and counts as up: before the first check has ended a fresh board must serve.
 
@@ -81,6 +81,8 @@ _FIRST_WORDS = 16
 # words: a pool's
 VERDICTS_VERSION = 0
 ADMIN_VERSION = 1
+ANNOUNCED = 2  # by the prober: what the log has said last, 0 nothing, ALL_DOWN or SOME_UP
+ANNOUNCED_MS = 3  # ... and when, monotonic ms
 _POOL_WORDS = 8
 # words: a backend's, by the prober
 W_VERDICT = 0
@@ -93,15 +95,19 @@ W_FAMILY, W_ADDRESS_HI, W_ADDRESS_LO = 6, 7, 8  # a resolved name: 0 | 4 | 6 and
 # ... by the console
 W_ADMIN_STATE = 12
 W_WEIGHT = 13  # 0 = as configured, else weight + 1
+WEIGHT_ZERO = 1  # its value for weight 0
 # ... by the master
 W_POOL = 14  # the pool it belongs to
 _BACKEND_WORDS = 16
 
 UNKNOWN, UP, DOWN = range(3)  # values of W_VERDICT
+ALL_DOWN, SOME_UP = 1, 2  # values of ANNOUNCED
 ADMIN_READY, ADMIN_DRAIN, ADMIN_MAINT = range(3)  # values of W_ADMIN_STATE
 VERDICT_NAMES = ("up", "up", "down")
 ADMIN_NAMES = ("ready", "drain", "maint")
 CHECK_NAMES = ("none", "ok", "refused", "timeout", "unreachable", "unresolved", "session-failed", "error")
+
+WORKER_ROLE = 0  # value of ROLE: the first role of the balancer's plan
 
 LEAST_BACKENDS = 1024
 FEW = (

@@ -20,7 +20,6 @@ from collections.abc import Collection, Sequence
 from balancer.options import Pool
 from balancer.pool.backend import Backend
 from balancer.pool.board import (
-    ADMIN_READY,
     ADMIN_VERSION,
     B_BYTES_IN,
     B_BYTES_OUT,
@@ -28,13 +27,11 @@ from balancer.pool.board import (
     B_SESSIONS,
     B_SESSIONS_TOTAL,
     BACKENDS,
-    DOWN,
     VERDICTS_VERSION,
-    W_ADMIN_STATE,
-    W_VERDICT,
     Board,
 )
 from balancer.pool.policies import POLICIES, Candidate, Choice, Pick
+from balancer.pool.serving import state_of
 from balancer.pool.shared_limit import SharedLimit
 from balancer.pool.targets import SocketAddress, is_near, target_of
 
@@ -144,7 +141,7 @@ class Elector:
         resolved = {b.index: target_of(board, b) for b in self._names}
         weights = {b.index: board.weight_of(b.index, b.weight) for b in pool.backends}
         everyone = [b for b in pool.backends if weights[b.index]]
-        eligible = [b for b in everyone if self._is_up(b.index) and resolved.get(b.index, True)]
+        eligible = [b for b in pool.backends if state_of(board, b) == "up" and resolved.get(b.index, True)]
         if board.versions(pool.index) != versions and self._verdicts >= 0:
             return
         is_backup = bool(eligible) and all(backend.backup for backend in eligible)
@@ -164,10 +161,6 @@ class Elector:
         loads = self._board.loads_reader([candidate.index for candidate in eligible])
         choice = Choice(eligible, everyone, loads, self._board.load_reader(), self._start)
         return POLICIES[self._pool.balance](choice)
-
-    def _is_up(self, index: int) -> bool:
-        word = self._board.word
-        return word(index, W_VERDICT) != DOWN and word(index, W_ADMIN_STATE) == ADMIN_READY
 
 
 def candidates(backends: Sequence[Backend], backup: bool, weights: dict[int, int]) -> list[Candidate]:

@@ -11,11 +11,15 @@ from zlib import crc32
 from balancer.pool.backend import Backend
 from balancer.pool.board import (
     ADMIN_MAINT,
+    ALL_DOWN,
+    ANNOUNCED,
+    ANNOUNCED_MS,
     B_CHECK_FAILURES,
     B_CHECKS,
     B_DOWNS,
     CHECK_NAMES,
     DOWN,
+    SOME_UP,
     UNKNOWN,
     UP,
     W_ADDRESS_HI,
@@ -94,6 +98,19 @@ class VerdictWriter:
     def is_in_maintenance(self, index: int) -> bool:
         """An operator has put it into maintenance: it is not checked."""
         return self._board.word(index, W_ADMIN_STATE) == ADMIN_MAINT
+
+    # -- what the log has said of a pool
+
+    def announced(self, pool: int) -> tuple[bool, float]:
+        """(whether the log has said last that no backend of it is up, when); of this prober or one before it."""
+        words, at = self._board.words.cells, self._board.pool_words_at(pool)
+        return words[at + ANNOUNCED] == ALL_DOWN, words[at + ANNOUNCED_MS] / 1000
+
+    def announce(self, pool: int, is_all_down: bool, now: float) -> None:
+        """The log says now that all are down, or that some are up again."""
+        words, at = self._board.words.cells, self._board.pool_words_at(pool)
+        words[at + ANNOUNCED] = ALL_DOWN if is_all_down else SOME_UP
+        words[at + ANNOUNCED_MS] = round(now * 1000)
 
     # -- addresses
 

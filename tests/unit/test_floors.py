@@ -69,7 +69,7 @@ ORDER = {
     "balancer.pool": (
         ("backend", "blocks", "health", "policies"),
         ("board",),
-        ("handover_state", "shared_limit", "targets"),
+        ("handover_state", "serving", "shared_limit", "targets"),
         ("election", "verdicts"),
     ),
     "balancer.relay": (

@@ -13,7 +13,9 @@ import pytest
 from balancer.options import Pool
 from balancer.pool.backend import MAIN_POOL, Backend, parse_upstream, with_indexes
 from balancer.pool.board import (
+    ADMIN_DRAIN,
     ADMIN_MAINT,
+    ADMIN_READY,
     B_CHECKS,
     B_CONNECT_FAILURES,
     B_DOWNS,
@@ -143,6 +145,9 @@ class ProberSimulation:
         prober.start()
         return prober
 
+    def verbs(self, verb: str) -> list[str]:
+        return [line for line in self.log.lines if line.split()[1] == verb]
+
     def verdict(self, backend: Backend) -> int:
         return self.board.word(backend.index, W_VERDICT)
 
@@ -218,7 +223,140 @@ def test_all_down_is_told_once_and_the_service_comes_back_by_itself(sim: ProberS
     assert sim.title == "prober [0/2 up]"
     sim.network.clear()
     sim.loop.advance(5.0, prober.tick)
-    assert [line.split()[1] for line in sim.log.lines] == ["down", "down", "all-down", "up", "up"]
+    assert [line.split()[1] for line in sim.log.lines] == [
+        "down", "down", "all-down", "up", "some-up", "up"
+    ]  # fmt: skip
+    assert (
+        "error all-down up=0/2 reason=every backend is down then=clients are refused until a backend is back"
+        in (sim.log.lines)
+    )
+
+
+Act = Callable[["ProberSimulation", int], object]
+
+
+def refuse(sim: ProberSimulation, place: int) -> None:
+    sim.network[(A, B)[place]] = "refused"
+
+
+def accept_again(sim: ProberSimulation, place: int) -> None:
+    del sim.network[(A, B)[place]]
+
+
+def admin(state: int) -> Act:
+    return lambda sim, place: sim.board.set_admin_state(sim.backends[place].index, state)
+
+
+def weight(value: int | None) -> Act:
+    return lambda sim, place: sim.board.set_weight(sim.backends[place].index, value)
+
+
+CAUSES = {  # what takes a backend out, what brings it back, what is said of both, what of one
+    "check": (refuse, accept_again, "every backend is down", "1 down"),
+    "drain": (admin(ADMIN_DRAIN), admin(ADMIN_READY), "every backend is drained by an operator", "1 drained"),
+    "maint": (
+        admin(ADMIN_MAINT),
+        admin(ADMIN_READY),
+        "every backend is in maintenance by an operator",
+        "1 in maintenance",
+    ),
+    "weight": (weight(0), weight(None), "every backend has weight 0", "1 with weight 0"),
+}
+
+
+@pytest.mark.parametrize("second", CAUSES)
+@pytest.mark.parametrize("first", CAUSES)
+def test_all_down_and_some_up_are_said_whatever_the_cause(
+    sim: ProberSimulation, first: str, second: str
+) -> None:
+    prober = sim.prober()
+    sim.loop.advance(1.0, prober.tick)
+    CAUSES[first][0](sim, 0)
+    sim.loop.advance(6.0, prober.tick)
+    assert sim.verbs("all-down") == []
+    CAUSES[second][0](sim, 1)
+    sim.loop.advance(6.0, prober.tick)
+    order = list(CAUSES)
+    wording = [CAUSES[cause][3] for cause in sorted((first, second), key=["check", "weight", *order].index)]
+    reason = CAUSES[first][2] if first == second else ", ".join(wording)
+    (said,) = sim.verbs("all-down")
+    assert said.startswith(f"error all-down up=0/2 reason={reason} then=")
+    assert sim.title == "prober [0/2 up]"
+    sim.loop.advance(20.0, prober.tick)
+    assert len(sim.verbs("all-down")) == 1 and sim.verbs("some-up") == []
+    CAUSES[first][1](sim, 0)
+    sim.loop.advance(6.0, prober.tick)
+    (back,) = sim.verbs("some-up")
+    assert back.startswith("info some-up up=1/2 after=")
+    CAUSES[second][1](sim, 1)
+    sim.loop.advance(6.0, prober.tick)
+    assert len(sim.verbs("all-down")) == len(sim.verbs("some-up")) == 1
+
+
+def test_an_act_of_an_operator_is_said_within_a_tick(sim: ProberSimulation) -> None:
+    prober = sim.prober()
+    sim.loop.advance(1.0, prober.tick)
+    for backend in sim.backends:
+        sim.board.set_admin_state(backend.index, ADMIN_DRAIN)
+    sim.loop.advance(0.25, prober.tick)
+    assert len(sim.verbs("all-down")) == 1
+
+
+def test_a_reload_that_leaves_only_backends_that_are_down_is_said(sim: ProberSimulation) -> None:
+    first = sim.prober()
+    refuse(sim, 0)
+    sim.loop.advance(6.0, first.tick)
+    sim.backends = sim.backends[:1]  # the one that was up is not configured any more
+    second = sim.prober(SECOND)
+    assert len(sim.verbs("all-down")) == 1
+    accept_again(sim, 0)
+    sim.loop.advance(6.0, second.tick)
+    assert len(sim.verbs("some-up")) == 1
+
+
+def test_a_reload_that_brings_a_backend_that_is_up_is_said(sim: ProberSimulation) -> None:
+    whole = sim.backends
+    sim.backends = whole[:1]
+    first = sim.prober()
+    refuse(sim, 0)
+    sim.loop.advance(6.0, first.tick)
+    assert len(sim.verbs("all-down")) == 1
+    sim.backends = whole
+    sim.prober(SECOND)
+    assert [line.split(" after")[0] for line in sim.verbs("some-up")] == ["info some-up up=1/2"]
+
+
+def test_a_successor_does_not_say_again_what_was_said(sim: ProberSimulation) -> None:
+    first = sim.prober()
+    for place in (0, 1):
+        refuse(sim, place)
+    sim.loop.advance(6.0, first.tick)
+    sim.board.shared.rows.zero(PROBER)  # killed and reaped
+    second = sim.prober(SECOND)
+    sim.loop.advance(6.0, second.tick)
+    assert len(sim.verbs("all-down")) == 1
+
+
+def test_a_name_not_answered_yet_is_no_outage_until_connect_timeout_has_passed() -> None:
+    sim = ProberSimulation("web:80")
+    prober = sim.prober(check="none")
+    sim.loop.advance(4.5, prober.tick)
+    assert sim.log.lines == []
+    sim.loop.advance(1.0, prober.tick)
+    (said,) = sim.log.lines
+    assert said.startswith("error all-down up=0/1 reason=names not resolved yet then=")
+    sim.names["web"] = ["10.0.0.1"]
+    sim.loop.handlers[0](1)
+    sim.loop.advance(0.25, prober.tick)
+    assert sim.verbs("some-up")
+
+
+def test_a_name_that_has_failed_is_an_outage_at_once() -> None:
+    sim = ProberSimulation("web:80")
+    prober = sim.prober(check="none")
+    sim.loop.handlers[0](1)  # no such name
+    sim.loop.advance(0.25, prober.tick)
+    assert len(sim.verbs("all-down")) == 1
 
 
 def test_failed_sessions_bring_it_down_long_before_the_checks_would(sim: ProberSimulation) -> None:
@@ -357,10 +495,11 @@ def test_each_pool_has_its_own_checks_and_its_own_share() -> None:
     assert sim.title == "prober [2/3 up]"
     sim.network[C] = "ok"
     sim.loop.advance(0.6, prober.tick)
-    assert sim.log.lines == [
+    assert [line.partition(" after=")[0] for line in sim.log.lines] == [
         "warning down pool=api backend=a address=10.0.0.3:80 check=refused failures=1/1 up=0/1 then=next try in 500ms",
-        "error all-down pool=api up=0/1 then=clients are refused until a backend is back",
+        "error all-down pool=api up=0/1 reason=every backend is down then=clients are refused until a backend is back",
         "info up pool=api backend=a address=10.0.0.3:80 passed=1/1 up=1/1",
+        "info some-up pool=api up=1/1",
     ]
     asked = [target for when, target in sim.asked]
     assert asked.count(C) >= 2 * asked.count(A) >= 2

@@ -1,0 +1,140 @@
+"""Whether a client of a pool can be served now, and why not: the one answer for log, page, /health, metrics, status,
+elections and what drain, maint and weight say.
+
+RULES: pure over the board; reads words and gauges, writes nothing.
+
+A backend takes new sessions when its state is "up":
+
+    maint, drain   an operator has taken it out          (admin state)
+    weight-0       an operator has given it weight 0     (weight)
+    unresolved     no address of its name is known       (address words)
+    down           the checks, or sessions, speak against it     (verdict)
+    up             none of these
+
+A pool serves while a backend is up and a client finds a place there, or may wait for one.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Literal, NamedTuple
+
+from balancer.options import Options, Pool
+from balancer.pool.backend import Backend
+from balancer.pool.board import (
+    ADMIN_MAINT,
+    ADMIN_READY,
+    DOWN,
+    P_QUEUED,
+    W_ADMIN_STATE,
+    W_FAMILY,
+    W_VERDICT,
+    W_WEIGHT,
+    WEIGHT_ZERO,
+    WORKER_ROLE,
+    Board,
+)
+from balancer.shm.layout import FIRST_LEASE, PID, READY, ROLE, STATE
+
+BackendState = Literal["up", "down", "unresolved", "weight-0", "drain", "maint"]
+
+# (state, what is said when it is that of every backend, and of some)
+_REASONS: tuple[tuple[BackendState, str, str], ...] = (
+    ("down", "every backend is down", "down"),
+    ("unresolved", "names not resolved yet", "not resolved"),
+    ("weight-0", "every backend has weight 0", "with weight 0"),
+    ("drain", "every backend is drained by an operator", "drained"),
+    ("maint", "every backend is in maintenance by an operator", "in maintenance"),
+)
+FULL = "full: every backend has its maxconn sessions, and no client may wait"
+
+
+class Serving(NamedTuple):
+    """`up` backends of `all` take new sessions; `reason` says why a client cannot be served, "" when it can.
+
+    `is_serving` can be False while some are up: when they are full. Of several pools (`whole`) it is True while one of
+    them serves, and the reason names those that do not."""
+
+    up: int
+    all: int
+    is_serving: bool
+    reason: str
+
+
+def state_of(board: Board, backend: Backend) -> BackendState:
+    """Whether the backend takes new sessions ("up"), and what keeps it from that."""
+    words, at = board.words.cells, board.backend_words_at(backend.index)
+    admin = words[at + W_ADMIN_STATE]
+    if admin != ADMIN_READY:
+        return "maint" if admin == ADMIN_MAINT else "drain"
+    if words[at + W_WEIGHT] == WEIGHT_ZERO:
+        return "weight-0"
+    if backend.address.family == "name" and not words[at + W_FAMILY]:
+        return "unresolved"
+    return "down" if words[at + W_VERDICT] == DOWN else "up"
+
+
+def availability(board: Board, pool: Pool) -> Serving:
+    """As `serving`, without a look at sessions: what stays until a check, an operator or a name changes it."""
+    states = Counter(state_of(board, backend) for backend in pool.backends)
+    up, count = states["up"], len(pool.backends)
+    return Serving(up, count, up > 0, "" if up else _reason(states, count))
+
+
+def serving(board: Board, pool: Pool) -> Serving:
+    """Whether a client of the pool can be served now."""
+    found = availability(board, pool)
+    if found.is_serving and _is_full(board, pool) and not _may_wait(board, pool):
+        return found._replace(is_serving=False, reason=FULL)
+    return found
+
+
+def whole(pools: Mapping[str, Serving]) -> Serving:
+    """Several pools together, by their names."""
+    reasons = {name: found.reason for name, found in pools.items() if not found.is_serving}
+    one = len(pools) == 1
+    return Serving(
+        sum(found.up for found in pools.values()),
+        sum(found.all for found in pools.values()),
+        len(reasons) < len(pools),
+        "; ".join(reason if one else f"pool {name}: {reason}" for name, reason in reasons.items()),
+    )
+
+
+def serving_by_pool(board: Board, options: Options) -> dict[str, Serving]:
+    """For each pool that a listener leads to."""
+    used = {route.pool for listener in options.listeners for route in listener.routes}
+    return {pool.name: serving(board, pool) for pool in options.pools if pool.name in used}
+
+
+def _reason(states: Mapping[BackendState, int], count: int) -> str:
+    """Why no backend is up: one sentence when all have the same cause, else the causes with their numbers."""
+    for state, of_all, _ in _REASONS:
+        if states.get(state) == count:
+            return of_all
+    return ", ".join(f"{states[state]} {of_some}" for state, _, of_some in _REASONS if states.get(state))
+
+
+def _is_full(board: Board, pool: Pool) -> bool:
+    """Whether each backend that a new session could get has its maxconn sessions. Backups serve while no other is up."""
+    up = [backend for backend in pool.backends if state_of(board, backend) == "up"]
+    first = [backend for backend in up if not backend.backup] or up
+    return all(_has_no_place(board, backend) for backend in first)
+
+
+def _has_no_place(board: Board, backend: Backend) -> bool:
+    return bool(backend.maxconn) and board.sessions(backend.index) >= backend.maxconn
+
+
+def _may_wait(board: Board, pool: Pool) -> bool:
+    """Whether the queue of a worker has room."""
+    if not pool.queue_timeout or not pool.max_queue:
+        return False
+    column = board.pool_at(pool.index) + P_QUEUED
+    return any(cells[column] < pool.max_queue for cells in _workers(board))
+
+
+def _workers(board: Board) -> Iterable[memoryview]:
+    """The rows of the workers that accept clients; of all that live when there is none (a reload has just begun)."""
+    rows = [board.counts.row(row) for row in range(FIRST_LEASE, board.live_rows())]
+    living: Sequence[memoryview] = [cells for cells in rows if cells[PID] and cells[ROLE] == WORKER_ROLE]
+    return [cells for cells in living if cells[STATE] == READY] or living
