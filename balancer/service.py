@@ -102,10 +102,10 @@ class BalancerService:
             steering=process.steering,
             summary=summary_of(options),
             notes=options.notes,
-            handover_state=self.bequest(backends),
+            handover_state=self.handover(backends),
         )
 
-    def bequest(self, backends: tuple[Backend, ...]) -> Callable[[], str]:
+    def handover(self, backends: tuple[Backend, ...]) -> Callable[[], str]:
         board = self.board
         return str if board is None else lambda: export_state(board, backends)
 

@@ -29,7 +29,7 @@ def usable(lb: Balancer, tries: int) -> int:
         return served
 
 
-def seats_taken(lb: Balancer, name: str) -> int:
+def sessions_at(lb: Balancer, name: str) -> int:
     return int(lb.backend(name)["sessions"])
 
 
@@ -43,12 +43,12 @@ def storm_at_both_limits(clients: int, kills: int, every: float) -> None:
         churn = stack.enter_context(Churn(lb.address, clients, hold=0.3))
         wait_for(lambda: lb.status()["totals"]["refused_total"] > 100, "clients turned away", 10)
         kill_at_random(lb, WORKERS, kills, every, seed=47)
-        wait_for(lambda: seats_taken(lb, small.name) == MAXCONN, "a full backend", 5)
+        wait_for(lambda: sessions_at(lb, small.name) == MAXCONN, "a full backend", 5)
         crowd = churn.figures()
         lb.wait_idle()
         with held(lb.address, MAXCONNS) as first:
             assert all(receive(client, 5) == b"hello" for client in first)
-            assert seats_taken(lb, small.name) == MAXCONN
+            assert sessions_at(lb, small.name) == MAXCONN
             more = usable(lb, 20)
         lb.wait_idle()
         at_small, at_large = small.figures(), large.figures()
@@ -59,7 +59,7 @@ def storm_at_both_limits(clients: int, kills: int, every: float) -> None:
             served=crowd["ever"],
             turned_away=crowd["turned_away"],
             broken=crowd["broken"],
-            most_at_the_door=crowd["most"],
+            most_clients=crowd["most"],
             most_at_the_small_backend=at_small["most"],
             sessions_of_the_small_backend=at_small["ever"],
             most_at_the_large_backend=at_large["most"],
