@@ -49,6 +49,7 @@ class RelayWorker:
         child.on_cut = self.cut
         child.on_tick = self.tick
         child.on_wake = self.relay.look_for_places
+        child.on_new_sockets = self.relay.refresh
         loop.on_error = self.handler_failed
         self.relay.timeouts.start()
         self.relay.serve([child.slot])

@@ -11,7 +11,7 @@ import json
 import os
 import socket
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from math import inf
 from typing import Any
 
@@ -90,22 +90,28 @@ class AdminConnection(ConnectionProtocol):
 
 
 class AdminServer:
-    """Serves admin clients of a listening unix socket that the master owns."""
+    """Serves admin clients of listening unix sockets that the master owns. `sockets()`: those that there are by now."""
 
     def __init__(
         self,
         loop: Loop,
-        listening_socket: socket.socket,
+        sockets: Callable[[], Iterable[socket.socket]],
         handle: Callable[[list[str], AdminConnection], None],
         log: Log,
     ) -> None:
         self.loop = loop
+        self.sockets = sockets
         self.handle = handle
         self.log = log
+        self.is_stopped = False
         self.connections: Connections[AdminConnection] = Connections(CLIENT_LIMIT, self.connection_on)
         shortage = ShortageLog(loop, log, lambda: {"socket": "admin"})
         self.acceptor = Acceptor(loop, self.connections.begin, shortage, room=self.connections.room)
-        self.acceptor.serve([listening_socket])
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Accept from the sockets that there are by now."""
+        self.acceptor.serve(() if self.is_stopped else self.sockets())
 
     def connection_on(self, sock: socket.socket) -> AdminConnection | None:
         if not self.may_command(sock):
@@ -135,7 +141,8 @@ class AdminServer:
 
     def stop(self) -> None:
         """Accept no more clients. Answers under way end by their own deadlines."""
-        self.acceptor.serve([])
+        self.is_stopped = True
+        self.refresh()
 
     def is_empty(self) -> bool:
         return not self.connections

@@ -4,6 +4,7 @@ RULES: one status for all workers of all generations; figures of processes are s
 master.
 """
 
+import socket
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -35,17 +36,18 @@ def run(child: Child, options: Options, board: Board) -> int:
 
     answers = Answers(child.loop, status)
     commands = Commands(board, options.pools, child.loop, child.master_pid, answers)
-    admin = listening_at(options.process.admin_address, child)
-    metrics = listening_at(options.process.metrics, child)
-    servers: list[AdminServer | WebServer] = [
-        AdminServer(child.loop, one.sock, commands.handle, child.log) for one in admin
-    ]
-    servers += [WebServer(child.loop, one.sock, answers, child.log) for one in metrics]
+    servers: list[AdminServer | WebServer] = []
+    admin_address, metrics_address = options.process.admin_address, options.process.metrics
+    if admin_address is not None:
+        sockets = sockets_at(admin_address, child)
+        servers.append(AdminServer(child.loop, sockets, commands.handle, child.log))
+    if metrics_address is not None:
+        servers.append(WebServer(child.loop, sockets_at(metrics_address, child), answers, child.log))
     child.on_drain = drain_of(child, servers)
+    child.on_new_sockets = refresh_of(servers)
     sample()
     child.loop.every(SAMPLE_EVERY, sample)
-    where = ", ".join(str(one.address) for one in metrics or admin) or "off"
-    child.title.set(f"console [{where}]", child.loop.now)
+    child.title.set(f"console [{place_of(child, metrics_address or admin_address)}]", child.loop.now)
     child.ready()
     return child.run()
 
@@ -67,11 +69,30 @@ def drain_of(child: Child, servers: Iterable[AdminServer | WebServer]) -> Callab
     return on_drain
 
 
-def listening_at(wanted: Address | None, child: Child) -> list[ListeningSocket]:
+def refresh_of(servers: Iterable[AdminServer | WebServer]) -> Callable[[], None]:
+    """What new sockets do: they are accepted from, too."""
+
+    def on_new_sockets() -> None:
+        for server in servers:
+            server.refresh()
+
+    return on_new_sockets
+
+
+def sockets_at(wanted: Address, child: Child) -> Callable[[], list[socket.socket]]:
+    """The listening sockets of one address that there are by the time of the call."""
+    return lambda: [one.sock for one in listening_at(wanted, child)]
+
+
+def place_of(child: Child, wanted: Address | None) -> str:
+    """Where the console listens, for its title."""
+    found = [] if wanted is None else listening_at(wanted, child)
+    return str(found[0].address) if found else "off"
+
+
+def listening_at(wanted: Address, child: Child) -> list[ListeningSocket]:
     """The console's listening sockets of one configured address. While a reload moves it, the sockets of both places are
     inherited: the old one is the old console's. Port 0 means the port that the kernel has chosen."""
-    if wanted is None:
-        return []
     mine = child.listening.get(0, ())
     exact = [one for one in mine if one.address == wanted]
     return exact or [

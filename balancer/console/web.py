@@ -7,6 +7,7 @@ RULES
 """
 
 import socket
+from collections.abc import Callable, Iterable
 
 from balancer.console.answers import Answers, refusal
 from balancer.eventloop.acceptor import Acceptor, ShortageLog
@@ -23,15 +24,24 @@ HTTP_LIMITS = HttpLimits(head_bytes=8192, head_seconds=5.0, send_seconds=5.0, id
 
 
 class WebServer:
-    """Serves the HTTP clients of one listening socket that the master owns. It is its connections' router."""
+    """Serves the HTTP clients of listening sockets that the master owns; `sockets()`: those that there are by now. It is
+    its connections' router."""
 
-    def __init__(self, loop: Loop, listening_socket: socket.socket, answers: Answers, log: Log) -> None:
+    def __init__(
+        self, loop: Loop, sockets: Callable[[], Iterable[socket.socket]], answers: Answers, log: Log
+    ) -> None:
         self.loop = loop
+        self.sockets = sockets
         self.answers = answers
+        self.is_stopped = False
         self.connections: Connections[HttpConnection] = Connections(CLIENT_LIMIT, self.connection_on)
         shortage = ShortageLog(loop, log, lambda: {"socket": "metrics"})
         self.acceptor = Acceptor(loop, self.connections.begin, shortage, room=self.connections.room)
-        self.acceptor.serve([listening_socket])
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Accept from the sockets that there are by now."""
+        self.acceptor.serve(() if self.is_stopped else self.sockets())
 
     def connection_on(self, sock: socket.socket) -> HttpConnection:
         connection = BufferedConnection(
@@ -57,7 +67,8 @@ class WebServer:
 
     def stop(self) -> None:
         """Accept no more clients. Answers under way end by their own deadlines."""
-        self.acceptor.serve([])
+        self.is_stopped = True
+        self.refresh()
         for http in self.connections:
             http.drain()
 

@@ -114,6 +114,7 @@ class Child:
         self.on_cut: Callable[[], None] = self.loop.stop
         self.on_tick: Callable[[float], None] = lambda _now: None
         self.on_wake: Callable[[], None] = lambda: None
+        self.on_new_sockets: Callable[[], None] = lambda: None
         self._drain_timeout = spec.drain_timeout
         self._pipes = pipes
         self._adopted: list[int] = []
@@ -199,7 +200,7 @@ class Child:
         self.on_wake()
 
     def _hear_master(self, _mask: int) -> None:
-        """Listening sockets of slots made after this process; or EOF, the master's end (SIGKILL by PR_SET_PDEATHSIG
+        """Listening sockets made after this process; or EOF, the master's end (SIGKILL by PR_SET_PDEATHSIG
         usually comes first)."""
         try:
             words, fds, _flags, _address = socket.recv_fds(self._pipes.control, 65536, KERNEL_MOST_FDS)
@@ -215,8 +216,26 @@ class Child:
                 "extend", sockets=f"{len(fds)}/{len(announced)}", then="go on without the others"
             )
         for (slot, address, name), fd in zip(announced, fds, strict=False):
-            one = ListeningSocket(parse_address(address), slot, fd, socket.socket(fileno=fd), name)
-            self._listening[slot] = (*self._listening.get(slot, ()), one)
+            self._add_socket(
+                ListeningSocket(parse_address(address), slot, fd, socket.socket(fileno=fd), name)
+            )
+
+    def _add_socket(self, new: ListeningSocket) -> None:
+        before = self._listening.get(new.slot, ())
+        self._listening[new.slot], outdated = with_socket(before, new)
+        if any(one.address == new.address for one in before):
+            self.on_new_sockets()
+        for one in outdated:
+            self.loop.retire(one.sock.close)
+
+
+def with_socket(
+    before: Sequence[ListeningSocket], new: ListeningSocket
+) -> tuple[tuple[ListeningSocket, ...], list[ListeningSocket]]:
+    """The sockets of a slot with a new one, and those to close. It may replace one whose file was removed; that one is
+    kept until the next time, since clients may still wait in its queue."""
+    outdated = [one for one in before if one.address == new.address][:-1]
+    return (*(one for one in before if one not in outdated), new), outdated
 
 
 def send_sockets(control: socket.socket, listening: Sequence[ListeningSocket], given: int) -> int:

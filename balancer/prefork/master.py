@@ -32,6 +32,7 @@ from balancer.prefork.plan import Plan, Service
 from balancer.prefork.processes import ProcessManager
 from balancer.prefork.slot_table import SlotTable
 from balancer.prefork.slots import TICK
+from balancer.prefork.socket_files import SocketFiles
 from balancer.prefork.sockets import PlanSockets
 from balancer.prefork.titles import Title
 from balancer.prefork.upgrade import InheritedFds, Upgrade, forget_inheritance, read_inheritance, say_ready
@@ -119,6 +120,7 @@ class Master:
         self.generations = Generations(processes, service, self.notifier)
         self.slot_table = SlotTable(processes)
         self.upgrade = Upgrade(self.log, processes.sockets)
+        self._socket_files = SocketFiles(processes.sockets, self.log)
         self._title = title
         self._pidfile = pidfile
         self._ready_fd = inherited.ready_fd  # on which a former master waits for our word; -1: none
@@ -254,6 +256,8 @@ class Master:
             self.notifier.beat(now)
             if not generations.is_stopping:
                 self.notifier.status(generations.status())
+                if not self.upgrade.pid:  # what is bound now, a successor would not know
+                    processes.send_again(self._socket_files.look(now))
 
     def _update_slots(self, now: float) -> None:
         """Every turn: a death or a fork changes what may be steered to, and waiting for the tick would cost clients."""

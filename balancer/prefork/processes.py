@@ -6,7 +6,7 @@ back-off (children.py). The only writer of the master's row and of RETIRED_ROW.
 
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from balancer.eventloop.log import Log
 from balancer.eventloop.signals import send
@@ -16,7 +16,7 @@ from balancer.prefork.children import ChildProcess, Children, Leases, NoLease, P
 from balancer.prefork.fork import ChildParts, fork_child, seed_row
 from balancer.prefork.plan import Plan
 from balancer.prefork.slots import DUMP_TIME, HeartbeatWatch, wants_abort
-from balancer.prefork.sockets import BySlot, ListeningSocket, PlanSockets, Sockets
+from balancer.prefork.sockets import BySlot, ListeningSocket, PlanSockets, SocketGroup, Sockets
 from balancer.shm.layout import (
     BEAT_MS,
     FIRST_LEASE,
@@ -53,6 +53,7 @@ class ProcessManager:
         self.plans: dict[int, Plan] = {}
         self.listening: dict[int, PlanSockets] = {}
         self.current = 0  # the generation that serves
+        self._owed: dict[int, list[SocketGroup]] = {}  # pid -> groups whose new sockets it has not been sent
         self.was_cut = False  # a process ended with sessions left, by the master's order
         self.close_masters: Callable[[], None] = lambda: (
             None
@@ -145,6 +146,7 @@ class ProcessManager:
             if process is None:
                 unknown.append((pid, status))
                 continue
+            self._owed.pop(pid, None)
             if process.control is not None:
                 process.control.close()
             self._log_death(process, status, now)
@@ -221,6 +223,25 @@ class ProcessManager:
             process.given = send_sockets(process.control, sockets, process.given)
             rest = sockets[process.given :]
             process.reach = rest[0].slot if rest else listening.slots(process.role)
+
+    def send_again(self, groups: Iterable[SocketGroup]) -> None:
+        """Send living processes the new sockets of these groups, in this tick or as soon as they take them."""
+        for group in groups:
+            for process in self.children.living():
+                pairs = self.listening[process.generation].pairs
+                if any(one is group and bind.role == process.role for bind, one in pairs):
+                    self._owed.setdefault(process.pid, []).append(group)
+        for pid, owed in list(self._owed.items()):
+            owed[:] = [group for group in owed if not self._has_sent(self.children.processes[pid], group)]
+            if not owed:
+                del self._owed[pid]
+
+    def _has_sent(self, process: ChildProcess, group: SocketGroup) -> bool:
+        if process.control is None or process.draining or group not in self.sockets.groups:
+            return True
+        every = in_order(self.listening[process.generation].by_slot(process.role))
+        sockets = [one for one in every if one.address == group.address]
+        return send_sockets(process.control, sockets, 0) == len(sockets)
 
     def tell_all(self, number: int) -> None:
         for process in self.children.living():

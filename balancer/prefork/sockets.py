@@ -61,7 +61,7 @@ class SocketGroup:
         self.is_steerable = True  # until the kernel refuses the program
         self.is_external = False  # a service manager's: never shut down, its file never removed
         self._owner = owner
-        self._inode = 0
+        self.inode = 0  # of the socket file
 
     def serves(self, bind: Bind) -> bool:
         """Whether this is the group of the bind's role and address, whatever the listener's name."""
@@ -112,9 +112,9 @@ class SocketGroup:
 
     def _note_file(self) -> None:
         """Remember which socket file is ours."""
-        if (path := self._path()) and not self._inode:
+        if (path := self._path()) and not self.inode:
             with contextlib.suppress(OSError):
-                self._inode = os.stat(path).st_ino
+                self.inode = os.stat(path).st_ino
 
     def rebind(self, bind: Bind) -> None:
         """Take the name, backlog, options and mode of a new plan; best effort, nothing is closed."""
@@ -131,11 +131,35 @@ class SocketGroup:
         path = self.bind.address.path if self.bind.address.family == "unix" else ""
         return "" if path.startswith("@") else path
 
+    def file_in_place(self) -> int:
+        """The inode of what is at the path now, 0 for nothing; of our own file where we cannot see, or have none."""
+        path = self._path()
+        if not path or self.is_external:
+            return self.inode
+        try:
+            return os.stat(path).st_ino
+        except FileNotFoundError:
+            return 0
+        except OSError:
+            return self.inode
+
+    def bind_again(self) -> None:
+        """A new socket at the same path, in place of one whose file is gone. Raises OSError. Processes that hold the old
+        socket still serve its queue."""
+        fresh = bind_unix(self.bind, self._owner)
+        fresh.listen(self.bind.backlog)
+        old, self.sockets = self.sockets, [fresh]
+        self.sockets += [fresh.dup() for _ in old[1:]]
+        for sock in old:
+            sock.close()
+        self.inode = 0
+        self._note_file()
+
     def unlink(self) -> None:
         """Remove the socket file, unless another process has put its own there meanwhile."""
         if (path := self._path()) and not self.is_external:
             with contextlib.suppress(OSError):
-                if os.stat(path).st_ino == self._inode:
+                if os.stat(path).st_ino == self.inode:
                     os.unlink(path)
 
     def undo(self, given: Sequence[socket.socket]) -> None:

@@ -88,9 +88,10 @@ class SessionStarter:
         wanted = frozenset(slots)
         if wanted != self._slots:
             self._slots = wanted
-            self._serve()
+            self.refresh()
 
-    def _serve(self) -> None:
+    def refresh(self) -> None:
+        """Accept from the sockets of these slots that there are by now."""
         self.acceptor.serve(
             one.sock
             for one in self._sockets()
@@ -101,7 +102,7 @@ class SessionStarter:
         """Close the sockets of an address, in all slots: a reload has removed it, and the master has shut them down."""
         every = list(self._sockets())
         self._removed |= {one.address for one in every if one.sock is sock}
-        self._serve()
+        self.refresh()
         for one in every:
             if one.address in self._removed:
                 self._context.loop.retire(one.sock.close)

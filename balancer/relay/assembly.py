@@ -121,6 +121,11 @@ class WorkerRelay:
         for starter in self.starters:
             starter.serve(slots)
 
+    def refresh(self) -> None:
+        """Accept from the sockets of the same slots that there are by now."""
+        for starter in self.starters:
+            starter.refresh()
+
     def accept_waiting(self) -> None:
         """Accept the clients that wait already, as far as the limits go."""
         for starter in self.starters:

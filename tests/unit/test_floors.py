@@ -58,7 +58,7 @@ ORDER = {
         ("bind", "children", "limits", "notify", "options", "slots", "steering", "titles"),
         ("inherited", "pidfile"),
         ("sockets",),
-        ("child", "upgrade"),
+        ("child", "socket_files", "upgrade"),
         ("plan",),
         ("changes", "channels"),
         ("fork",),

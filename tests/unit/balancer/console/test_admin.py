@@ -34,7 +34,7 @@ class Fixture:
         self.commands: list[list[str]] = []
         self.waiting: list[AdminConnection] = []
         self.clients: list[socket.socket] = []
-        self.server = AdminServer(self.loop, self.socket, self.handle, Log("console", os.devnull))
+        self.server = AdminServer(self.loop, lambda: [self.socket], self.handle, Log("console", os.devnull))
 
     def handle(self, words: list[str], admin: AdminConnection) -> None:
         self.commands.append(words)

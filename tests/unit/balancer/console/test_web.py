@@ -27,7 +27,7 @@ class Fixture:
         self.socket.listen(64)
         self.clients: list[socket.socket] = []
         answers = Answers(self.loop, status)
-        self.server = WebServer(self.loop, self.socket, answers, Log("console", os.devnull))
+        self.server = WebServer(self.loop, lambda: [self.socket], answers, Log("console", os.devnull))
 
     def say(self, data: bytes = b"") -> socket.socket:
         client = socket.socket(socket.AF_UNIX)

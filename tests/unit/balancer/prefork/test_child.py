@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from balancer.config.units import parse_address
-from balancer.prefork.child import MOST_FDS, send_sockets
+from balancer.prefork.child import MOST_FDS, send_sockets, with_socket
 from balancer.prefork.sockets import ListeningSocket
 
 ADDRESS = parse_address("127.0.0.1:80")
@@ -58,3 +58,20 @@ def test_a_child_that_is_gone_is_given_nothing(control: tuple[socket.socket, soc
     sockets = [ListeningSocket(ADDRESS, 0, masters.fileno(), masters)]
     childs.close()
     assert send_sockets(masters, sockets, 0) == 0
+
+
+def test_a_socket_bound_again_is_served_beside_the_one_before_it(
+    control: tuple[socket.socket, socket.socket],
+) -> None:
+    """Clients may wait in the queue whose file was removed; of three, the oldest is closed."""
+    file = parse_address("unix:/run/x")
+    made = [
+        ListeningSocket(address, 0, number, control[0])
+        for number, address in enumerate((file, ADDRESS, file, file, file))
+    ]
+    sockets: tuple[ListeningSocket, ...] = ()
+    closed = []
+    for one in made:
+        sockets, outdated = with_socket(sockets, one)
+        closed += outdated
+    assert [one.fd for one in sockets] == [1, 3, 4] and [one.fd for one in closed] == [0, 2]
