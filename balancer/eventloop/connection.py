@@ -233,7 +233,8 @@ class BufferedConnection:
                 break
         if self.bytes_in != before:
             self.active_at = self.loop.now
-        self.flush()
+        if self.output.pending:
+            self.flush()
 
     # -- writing
 

@@ -26,102 +26,74 @@ from workers.resizer.task import Task
 
 
 class TaskQueue:
-    """Tasks that wait: at most `limit` in all, at most three quarters of it big.
+    """Tasks that wait: at most `limit` in all, at most three quarters of it big. `small` and `big`: oldest first, changed
+    by the methods here and by `pairs` only.
 
     0 <= len(big) <= big_limit <= limit; len(small) + len(big) <= limit; tasks put back are not counted again. Without the
     limit of big tasks a burst of them would cause small ones to be refused that express has time for.
     """
 
-    __slots__ = ("_big", "_big_limit", "_limit", "_small")
+    __slots__ = ("_big_limit", "big", "limit", "small")
 
     def __init__(self, limit: int) -> None:
-        self._limit = limit
+        self.limit = limit
         self._big_limit = limit - limit // 4
-        self._small: deque[Task] = deque()
-        self._big: deque[Task] = deque()
+        self.small: deque[Task] = deque()
+        self.big: deque[Task] = deque()
 
     def __len__(self) -> int:
-        return len(self._small) + len(self._big)
+        return len(self.small) + len(self.big)
 
     def __iter__(self) -> Iterator[Task]:
-        return chain(self._small, self._big)
-
-    @property
-    def limit(self) -> int:
-        return self._limit
+        return chain(self.small, self.big)
 
     def is_full_for(self, task: Task, ahead: int = 0) -> bool:
         """True when `task` would be over the limit once `ahead` others have arrived before it."""
-        if len(self) + ahead >= self._limit:
+        if len(self.small) + len(self.big) + ahead >= self.limit:
             return True
-        return not task.is_small and len(self._big) + ahead >= self._big_limit
+        return not task.is_small and len(self.big) + ahead >= self._big_limit
 
     def put(self, task: Task) -> bool:
         """Queue `task`; False when the queue is full for its class."""
         if self.is_full_for(task):
             return False
-        (self._small if task.is_small else self._big).append(task)
+        (self.small if task.is_small else self.big).append(task)
         return True
 
     def put_back(self, task: Task) -> None:
         """Put a task that was taken out and not begun at the head of its class. Not subject to the limit."""
-        (self._small if task.is_small else self._big).appendleft(task)
+        (self.small if task.is_small else self.big).appendleft(task)
 
     def cancel(self, task: Task) -> bool:
         """Take `task` out; False when it does not wait any more."""
-        queue = self._small if task.is_small else self._big
+        queue = self.small if task.is_small else self.big
         try:
             queue.remove(task)
         except ValueError:
             return False
         return True
 
-    def pop_small(self) -> Task | None:
-        """Take out the oldest small task."""
-        return self._small.popleft() if self._small else None
-
-    def pop_oldest(self) -> Task | None:
-        """Take out the oldest task of both classes."""
-        if not self._small:
-            return self._big.popleft() if self._big else None
-        if self._big and self._big[0].serial < self._small[0].serial:
-            return self._big.popleft()
-        return self._small.popleft()
-
-    def pop_big(self) -> Task | None:
-        """Take out the oldest big task."""
-        return self._big.popleft() if self._big else None
-
-    @property
-    def has_big(self) -> bool:
-        return bool(self._big)
-
-    @property
-    def has_both(self) -> bool:
-        return bool(self._small and self._big)
+    def pop_oldest(self) -> Task:
+        """Take out the oldest task of both classes. Raises IndexError when none waits."""
+        small, big = self.small, self.big
+        if not small or (big and big[0].serial < small[0].serial):
+            return big.popleft()
+        return small.popleft()
 
 
 def pairs(queue: TaskQueue, idle: IdleSet) -> Iterator[tuple[Task, WorkerSlot]]:
     """Tasks and the workers that get them, to begin at once or to prefetch. Takes both out of `queue` and `idle`. The
     caller updates the worker of each pair before it asks for the next."""
+    small, big = queue.small, queue.big
     cpus, express, can_prefetch = idle.cpus, idle.express, idle.can_prefetch
-    while cpus and len(queue):
-        if express and queue.has_both and len(cpus) == 1:
-            task = queue.pop_big()
+    while cpus and (small or big):
+        if small and big and express and len(cpus) == 1:
+            yield big.popleft(), cpus.pop()
         else:
-            task = queue.pop_oldest()
-        if task is None:
-            break
-        yield task, cpus.pop()
-    while express and idle.wants_express:
-        task = queue.pop_small()
-        if task is None:
-            return
-        yield task, express.pop()
-    while can_prefetch and not queue.has_big:
-        task = queue.pop_small()
-        if task is None:
-            return
+            yield queue.pop_oldest(), cpus.pop()
+    while small and express and idle.wants_express:
+        yield small.popleft(), express.pop()
+    while small and can_prefetch and not big:
         worker = next(iter(can_prefetch))
         del can_prefetch[worker]
-        yield task, worker
+        yield small.popleft(), worker

@@ -345,8 +345,9 @@ class FrameProtocol(ClientProtocol):
     # -- ending --
 
     def _end_when_drained(self) -> None:
-        is_between = self.is_original or self.frames.is_between_frames()
-        if self.scheduler.draining and is_between and not self._in_flight():
+        if not self.scheduler.draining or self._in_flight():
+            return
+        if self.is_original or self.frames.is_between_frames():
             self._drop()
             self.connection.finish()
 

@@ -19,20 +19,17 @@ def fingerprint_of(picture: memoryview) -> int:
 
 
 class Quarantine:
-    """The crashes of the last QUARANTINE_SECONDS; empty as long as no process crashes."""
+    """`crashes`: those of the last QUARANTINE_SECONDS by fingerprint; empty as long as no process crashes."""
 
-    __slots__ = ("_crashes",)
+    __slots__ = ("crashes",)
 
     def __init__(self) -> None:
-        # fingerprint -> crashes in a row, and the time of the last one; the latest at the end
-        self._crashes: OrderedDict[int, tuple[int, float]] = OrderedDict()
-
-    def __len__(self) -> int:
-        return len(self._crashes)
+        # crashes in a row, and the time of the last one; the latest at the end
+        self.crashes: OrderedDict[int, tuple[int, float]] = OrderedDict()
 
     def crashes_of(self, fingerprint: int) -> int:
         """Crashes in a row of this picture."""
-        return self._crashes.get(fingerprint, (0, 0.0))[0]
+        return self.crashes.get(fingerprint, (0, 0.0))[0]
 
     def is_quarantined(self, fingerprint: int) -> bool:
         """True when this picture is to be refused."""
@@ -40,16 +37,16 @@ class Quarantine:
 
     def record(self, fingerprint: int, now: float) -> None:
         """This picture has crashed a process."""
-        self._crashes[fingerprint] = self._crashes.pop(fingerprint, (0, 0.0))[0] + 1, now
-        if len(self._crashes) > REMEMBERED:
-            self._crashes.popitem(last=False)
+        self.crashes[fingerprint] = self.crashes.pop(fingerprint, (0, 0.0))[0] + 1, now
+        if len(self.crashes) > REMEMBERED:
+            self.crashes.popitem(last=False)
 
     def forgive(self, fingerprint: int) -> None:
         """This picture was resized."""
-        self._crashes.pop(fingerprint, None)
+        self.crashes.pop(fingerprint, None)
 
     def expire(self, now: float) -> None:
         """Forget what is over its time."""
-        crashes = self._crashes
+        crashes = self.crashes
         while crashes and next(iter(crashes.values()))[1] < now - QUARANTINE_SECONDS:
             crashes.popitem(last=False)

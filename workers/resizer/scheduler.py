@@ -142,7 +142,7 @@ class Scheduler:
     def submit(self, task: Task) -> bool:
         """Queue a task whose picture is in its slot; False when the queue is full for it."""
         self._arriving.pop(task, None)
-        if len(self.quarantine) and self._is_quarantined(task):
+        if self.quarantine.crashes and self._is_quarantined(task):
             sentence = f"this picture has killed {QUARANTINE_CRASHES} CPU processes here"
             self._end(task, refusal(422, sentence))
             return True
@@ -228,19 +228,21 @@ class Scheduler:
 
     def assign(self) -> None:
         """Give the tasks that wait to workers."""
-        pool = self.pool
+        pool, queue = self.pool, self.queue
         if self._want_slot and len(self.slots) and not pool.has_unverified:
             self.loop.call_next_turn(self._serve_want_slot)
-        if not len(self.queue):
+        if not queue.small and not queue.big:
             return
-        for task, worker in pairs(self.queue, pool.idle):
+        for task, worker in pairs(queue, pool.idle):
             task.stage = TaskStage.WORKING
             if not pool.give(worker, task):
                 if worker.task is not task:
                     self._requeue(task)
                 self._kill(worker, refusal(DRAINING, "the CPU process takes no orders; try again"), "deaf")
-        self._watch_slow()
-        self._queue_moved()
+        if pool.idle.short and not self.is_watching_slow:
+            self._watch_slow()
+        if self._want_queue:
+            self._queue_moved()
 
     def _requeue(self, task: Task) -> None:
         """A task that was given to a worker, and not begun, is the first of its class again."""
@@ -302,8 +304,10 @@ class Scheduler:
         if self.worker_count:
             self._served_at = now
         elif now - self._served_at > timeout:
-            while (task := self.queue.pop_oldest()) is not None:
-                self._end(task, refusal(DRAINING, "no CPU process is left here; ask another"))
+            while len(self.queue):
+                self._end(
+                    self.queue.pop_oldest(), refusal(DRAINING, "no CPU process is left here; ask another")
+                )
             self._queue_moved()
 
     def _kill(self, worker: WorkerSlot, result: Result, reason: str) -> None:

@@ -108,7 +108,7 @@ def test_a_kill_for_another_picture_does_not_count_as_a_crash(ready: SchedulerFi
     fixture.scheduler.tick(fixture.now + 10.1)
     fixture.finish(fixture.cpu, 11, first.serial)
     fixture.die(11)
-    assert fixture.scheduler.cells[counters.DIED] == 0 and not len(fixture.scheduler.quarantine)
+    assert fixture.scheduler.cells[counters.DIED] == 0 and not fixture.scheduler.quarantine.crashes
 
 
 def test_a_death_at_a_tombstone_does_not_count_as_a_crash(ready: SchedulerFixture) -> None:
@@ -117,7 +117,7 @@ def test_a_death_at_a_tombstone_does_not_count_as_a_crash(ready: SchedulerFixtur
     fixture.wait(2 * SLOW_SECONDS)
     fixture.finish(fixture.cpu, 11, slow.serial)
     fixture.die(11)
-    assert fixture.scheduler.cells[counters.DIED] == 0 and not len(fixture.scheduler.quarantine)
+    assert fixture.scheduler.cells[counters.DIED] == 0 and not fixture.scheduler.quarantine.crashes
 
 
 def test_crashes_are_counted_until_the_picture_is_resized(ready: SchedulerFixture) -> None:
@@ -128,11 +128,13 @@ def test_crashes_are_counted_until_the_picture_is_resized(ready: SchedulerFixtur
         fixture.die(pid)
         pid += 10
         fixture.hello(fixture.cpu, pid)
-        assert len(fixture.scheduler.quarantine) == 1 == fixture.scheduler.cells[counters.DIED] - number
+        assert (
+            len(fixture.scheduler.quarantine.crashes) == 1 == fixture.scheduler.cells[counters.DIED] - number
+        )
     task = fixture.ask(BIG, b"A" * BIG)
     assert fixture.scheduler.submit(task)
     fixture.finish(fixture.cpu, pid, task.serial)
-    assert not len(fixture.scheduler.quarantine)
+    assert not fixture.scheduler.quarantine.crashes
 
 
 def test_an_order_that_could_not_be_sent_is_requeued(ready: SchedulerFixture) -> None:

@@ -142,6 +142,5 @@ def test_first_in_first_out_within_a_class_without_loss_or_duplicate(
         assert serials == [n for n, letter in enumerate(words) if (letter == "s") is small][: len(serials)]
     assert len(given_out) + len(waiting) == len(words)
     assert not idle_set.cpus or not len(waiting), "no cpu idles while a task waits"
-    has_small = waiting.pop_small() is not None
-    assert not (has_small and idle_set.express and wants)
-    assert not (has_small and idle_set.can_prefetch) or waiting.has_big
+    assert not (waiting.small and idle_set.express and wants)
+    assert not (waiting.small and idle_set.can_prefetch) or waiting.big
