@@ -13,7 +13,7 @@ balancer between them.
                  | n | -64 Request{..} | n | -65 ImgInfo{..} | n | 64 ImgInfo{name, type, data} size .. 0 |
 
     Request      ImgInfo{OriginalName Typ Width Height ImgData} TargetWidth TargetHeight CreatedAt DryRun
-                 extension: ID Fit Format Quality in front of these and ImgInfo behind them, so that a request
+                 extension: ID Fit Format Quality Parameters in front of these and ImgInfo behind them, so that a request
                  can be refused when the head of its frame has been read
     Response     ImgInfo{...} ResizedWidth ResizedHeight ProcessingTime CreatedAt
                  extension: ID Status Error Server Queue Workers Note

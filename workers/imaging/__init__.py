@@ -8,10 +8,10 @@ RULES: the only package of the service that imports Pillow. It knows no frames, 
     geometry   sizes and boxes, in numbers only       jpeg png gif webp avif   what each format needs
     modes      conversions between pixel layouts      animation  frames one over another, times
     resample   Lanczos3, in SIMD or by Pillow         exif       orientation
-    malloc     glibc keeps freed pages
+    malloc     glibc keeps freed pages                colour     profiles, conversion to sRGB
 
-Call `prepare()` once in a process, before its first picture. `resize` keeps no state between pictures, starts no thread
-and opens no file.
+Call `prepare()` once in a process, before its first picture. `resize` keeps no state between pictures but
+the transforms of a few colour profiles; it starts no thread and opens no file.
 """
 
 import gc

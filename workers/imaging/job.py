@@ -3,7 +3,10 @@
 RULES: does not import Pillow, because the front process checks jobs without it.
 """
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
 
 from workers.imaging.limits import PictureRefused
 
@@ -20,15 +23,62 @@ class ResizeJob:
     """What is asked for. A side of 0 keeps the aspect ratio; a quality of 0 is the default.
 
     fit: `stretch` gives exactly width x height; `contain` the largest picture of the source's aspect ratio within it;
-    `cover` fills it and crops equally on both sides. format: "" keeps the source's."""
+    `cover` fills it and crops equally on both sides. format: "" keeps the source's. icc: `srgb` converts to sRGB what is
+    of another colour space, `keep` embeds the profile, `drop` ignores it."""
 
     width: int
     height: int
     fit: str = "stretch"
     format: str = ""
-    quality: int = DEFAULT_QUALITY  # 1..100, of the lossy formats
+    quality: int = 0  # 1..100, of the lossy formats
     orient: bool = False  # turn the picture upright as its EXIF tag says
-    icc: str = "drop"
+    icc: str = "srgb"
+
+
+def _one_of(*choices: str) -> Callable[[str], object]:
+    def parse(text: str) -> object:
+        if text not in choices:
+            raise ValueError(f"is unknown: one of {', '.join(choices)}")
+        return text
+
+    return parse
+
+
+# What a request may say beyond size, fit, format, quality and orientation. In frames and orders it is one text, as
+# `icc=keep&enlarge=no`; each parameter is a field of ResizeJob.
+PARAMETERS: Mapping[str, Callable[[str], object]] = {"icc": _one_of(*ICC)}
+
+
+@lru_cache(maxsize=256)  # requests say few different things, each of them many times
+def parse_parameters(text: str) -> Mapping[str, Any]:
+    """Fields of ResizeJob by name; of two with one name the later. Raises PictureRefused(400)."""
+    found: dict[str, object] = {}
+    for part in text.split("&") if text else ():
+        name, _, value = part.partition("=")
+        if name not in PARAMETERS:
+            known = ", ".join(PARAMETERS)
+            raise PictureRefused(400, f"parameter {name[:40]!r} is unknown: there are {known}")
+        try:
+            found[name] = PARAMETERS[name](value)
+        except ValueError as error:
+            raise PictureRefused(400, f"{name} {value[:40]!r} {error}") from None
+    return found
+
+
+@lru_cache(maxsize=256)
+def parameters_of(job: ResizeJob) -> str:
+    """The text of the parameters of `job`, without those that have their default."""
+    fields = ResizeJob.__dataclass_fields__
+    changed = (
+        (name, getattr(job, name)) for name in PARAMETERS if getattr(job, name) != fields[name].default
+    )
+    return "&".join(f"{name}={_text(value)}" for name, value in changed)
+
+
+def _text(value: object) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return ",".join(value) if isinstance(value, tuple) else str(value)
 
 
 @dataclass(frozen=True)
@@ -46,13 +96,12 @@ class ResizedPicture:
 
 
 def check_job(job: ResizeJob) -> None:
-    """Raises PictureRefused(400) for an unknown fit or icc or a quality out of range."""
+    """Raises PictureRefused(400) for an unknown fit or parameter or a quality out of range."""
     if job.fit not in FITS:
         raise PictureRefused(400, f"fit {job.fit!r} is unknown: one of {', '.join(FITS)}")
-    if job.icc not in ICC:
-        raise PictureRefused(400, f"icc {job.icc!r} is unknown: one of {', '.join(ICC)}")
     if not 0 <= job.quality <= 100:
         raise PictureRefused(400, f"quality {job.quality} is outside 1..100")
+    parse_parameters(parameters_of(job))
 
 
 def parse_format(text: str) -> str:

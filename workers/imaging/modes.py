@@ -12,9 +12,7 @@ premultiplied here.
     L LA RGB RGBA CMYK  themselves
 """
 
-import io
-
-from PIL import Image, ImageCms
+from PIL import Image
 
 _RESIZABLE = ("L", "LA", "RGB", "RGBA", "CMYK", "I;16")
 _WRITABLE = {
@@ -54,6 +52,19 @@ def without_needless_alpha(image: Image.Image) -> Image.Image:
     )
 
 
+def writable_mode(mode: str, kind: str) -> str:
+    """The mode in which a picture of `mode` is written in the format `kind`."""
+    if mode in _WRITABLE[kind]:
+        return mode
+    if mode == "I;16":
+        mode = "L"
+    if kind == "jpeg" and mode in ("LA", "RGBA"):
+        return "L" if mode == "LA" else "RGB"
+    if mode == "LA":
+        return "RGBA"
+    return mode if mode in _WRITABLE[kind] else "RGB"
+
+
 def to_writable(image: Image.Image, kind: str) -> Image.Image:
     """The resized picture in a mode of the format `kind`; alpha that the format cannot hold is flattened on white."""
     if image.mode in _WRITABLE[kind]:
@@ -74,23 +85,3 @@ def flattened(image: Image.Image) -> Image.Image:
     ground = Image.new(opaque, image.size, "white")
     ground.paste(image.convert(opaque), mask=image.getchannel("A"))
     return ground
-
-
-def to_srgb(image: Image.Image, profile: bytes) -> Image.Image:
-    """The picture converted from `profile` to sRGB. An unusable profile is ignored, as in browsers."""
-    alpha = image.getchannel("A") if image.mode in ("RGBA", "LA") else None
-    if image.mode in ("I;16", "L", "LA") or not profile:
-        return image
-    try:
-        opaque = image.convert("RGB") if image.mode == "RGBA" else image
-        made = ImageCms.profileToProfile(
-            opaque, io.BytesIO(profile), ImageCms.createProfile("sRGB"), outputMode="RGB"
-        )
-    except (ImageCms.PyCMSError, OSError, ValueError):
-        return image
-    if made is None:
-        return image
-    if alpha is not None:
-        made.putalpha(alpha)
-    made.info = {}
-    return made

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from PIL import Image, ImageChops
 
 from workers.imaging.animation import CLEAR, KEEP, RESTORE, Canvas
+from workers.imaging.colour import Primaries
 from workers.imaging.geometry import Size
 
 PHOTO_BYTES_PER_SAMPLE = 0.4  # a source PNG above this compressed badly: noise, so a photograph
@@ -163,6 +164,31 @@ def profile(found: PngFile) -> bytes:
     """The colour profile of the iCCP chunk, empty without one."""
     _, _, body = found.notes.get(b"iCCP", b"").partition(b"\0")
     return unpacked(body[1:]) if body[:1] == b"\0" else b""
+
+
+def coding(found: PngFile) -> tuple[int, int] | None:
+    """(primaries, transfer) of the cICP chunk as H.273 numbers them; None without one."""
+    body = found.notes.get(b"cICP", b"")
+    return (body[0], body[1]) if len(body) == 4 else None
+
+
+def gamma(found: PngFile) -> float | None:
+    """The exponent of the gAMA chunk, about 0.4545 of most files; None without one."""
+    body = found.notes.get(b"gAMA", b"")
+    value = int.from_bytes(body, "big") / 100_000
+    return value if len(body) == 4 and 0.01 <= value <= 100 else None
+
+
+def chromaticities(found: PngFile) -> Primaries | None:
+    """White, red, green and blue of the cHRM chunk; None without one."""
+    body = found.notes.get(b"cHRM", b"")
+    if len(body) != 32:
+        return None
+    values = [value / 100_000 for value in struct.unpack(">8I", body)]
+    if any(not 0 <= value <= 1 for value in values):
+        return None
+    white, red, green, blue = zip(values[::2], values[1::2], strict=True)
+    return white, red, green, blue
 
 
 def plain(data: bytes, found: PngFile) -> bytes:

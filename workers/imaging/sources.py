@@ -9,9 +9,11 @@ from collections.abc import Callable, Iterator
 
 from PIL import Image
 
-from workers.imaging import avif, exif, gif, jpeg, limits, modes, png, webp
+from workers.imaging import avif, colour, exif, gif, jpeg, limits, modes, png, webp
 from workers.imaging.geometry import Box, ResizePlan, Size
 from workers.imaging.limits import PictureLimits
+
+_SAME_GAMMA = 0.05  # what libpng does not correct
 
 Shot = tuple[Image.Image, float]  # a frame in a mode that can be resampled, its time in milliseconds
 
@@ -70,7 +72,7 @@ class PngSource(Source):
         self._image = _opened("png", self._plain)
         self.size = self._image.size
         self.orientation = exif.orientation(self._found.notes.get(b"eXIf", b""))
-        self.profile = png.profile(self._found)
+        self.profile = _png_colours(self._found)
         self.frames = len(self._found.frames) or 1
         self.plays = self._found.plays
 
@@ -117,7 +119,7 @@ class DecodedSource(Source):
         info = self._image.info
         self.size = self._image.size
         self.orientation = exif.orientation(info.get("exif", b""))
-        self.profile = info.get("icc_profile", b"")
+        self.profile = info.get("icc_profile") or b""
         self.frames = getattr(self._image, "n_frames", 1)
         self.plays = info.get("loop", 1)
 
@@ -146,7 +148,21 @@ def open_source(data: bytes, kind: str, bounds: PictureLimits) -> Source:
         return DecodedSource(kind, data, webp.without_metadata)
     source = DecodedSource(kind, data, avif.without_metadata)
     source.plays = avif.plays(data)
+    source.profile = source.profile or colour.described(*avif.colours(data))
     return source
+
+
+def _png_colours(found: png.PngFile) -> bytes:
+    """The profile that the chunks of a PNG state or describe; the first of cICP, iCCP, sRGB, gAMA with cHRM counts."""
+    if numbers := png.coding(found):
+        return colour.described(*numbers)
+    if profile := png.profile(found):
+        return profile
+    gamma, primaries = png.gamma(found), png.chromaticities(found)
+    is_common = gamma is None or abs(gamma * 2.2 - 1) <= _SAME_GAMMA
+    if b"sRGB" in found.notes or (is_common and colour.is_srgb(primaries)):
+        return b""
+    return colour.made_profile(primaries or colour.SRGB_PRIMARIES, 1 / gamma if gamma else colour.srgb_curve)
 
 
 def _opened(kind: str, data: bytes, without_metadata: Callable[[bytes], bytes] | None = None) -> Image.Image:

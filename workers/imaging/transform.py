@@ -10,7 +10,7 @@ are checked; nothing is decoded before its pixels, frames and scans are checked.
 
 from PIL import Image
 
-from workers.imaging import formats, geometry, limits, modes, resample
+from workers.imaging import colour, formats, geometry, limits, modes, resample
 from workers.imaging.job import DEFAULT_QUALITY, ResizedPicture, ResizeJob, check_job, parse_format
 from workers.imaging.limits import PictureLimits
 from workers.imaging.sources import Source, open_source
@@ -25,7 +25,6 @@ _TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 _SWAPS_SIDES = (5, 6, 7, 8)
-_MAX_PROFILE = 4 << 20  # bytes; a larger colour profile is ignored
 
 
 def resize(data: bytes, job: ResizeJob, bounds: PictureLimits) -> ResizedPicture:
@@ -84,10 +83,6 @@ def _finished(
     """The resampled picture upright and in a mode of the format `out`, and the profile to embed."""
     if turn in _TURNS:
         small = small.transpose(_TURNS[turn])
-    profile = source.profile if job.icc != "drop" and len(source.profile) <= _MAX_PROFILE else b""
-    if job.icc == "srgb":
-        small, profile = modes.to_srgb(small, profile), b""
-    made = modes.to_writable(small, out)
-    if made.mode != small.mode and "CMYK" in (made.mode, small.mode):
-        profile = b""  # the profile is of the other colour space
-    return made, profile
+    written = "" if out == "gif" else modes.writable_mode(small.mode, out)
+    small, profile = colour.managed(small, source.profile, job.icc, written)
+    return modes.to_writable(small, out), profile

@@ -16,7 +16,7 @@ import time
 from balancer.prefork.child import Child
 from balancer.shm.layout import LOAD
 from workers import imaging
-from workers.imaging.job import ResizeJob
+from workers.imaging.job import ResizeJob, parse_parameters
 from workers.imaging.limits import PictureRefused
 from workers.resizer import counters
 from workers.resizer.arena import Arena
@@ -64,6 +64,19 @@ def _address_space() -> int:
     """Bytes of address space that this process has now, the arena included."""
     with open("/proc/self/statm") as statm:
         return int(statm.read().split()[0]) * resource.getpagesize()
+
+
+def job_of(order: Order) -> ResizeJob:
+    """What `order` asks for."""
+    return ResizeJob(
+        width=order.width,
+        height=order.height,
+        fit=order.fit or "stretch",
+        format=order.format,
+        quality=order.quality,
+        orient=order.orient,
+        **parse_parameters(order.parameters),
+    )
 
 
 class CpuWorker:
@@ -157,18 +170,9 @@ class CpuWorker:
         self.child.loop.stop()
 
     def _resize(self, order: Order, began: int) -> Result:
-        job = ResizeJob(
-            width=order.width,
-            height=order.height,
-            fit=order.fit or "stretch",
-            format=order.format,
-            quality=order.quality,
-            orient=order.orient,
-            icc=self.options.icc,
-        )
         try:
             answer = imaging.resize(
-                bytes(self.arena.piece(order.offset, order.length)), job, self.options.limits
+                bytes(self.arena.piece(order.offset, order.length)), job_of(order), self.options.limits
             )
         except PictureRefused as refused:
             return self._failed(order, refused.status, refused.sentence)

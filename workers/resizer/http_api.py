@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from urllib.parse import parse_qsl, urlsplit
 
 from balancer.eventloop.http import Header, HttpAnswer, HttpError
+from workers.imaging.job import PARAMETERS
 from workers.resizer.orders import Result
 
-PARAMETERS = ("w", "h", "fit", "format", "quality", "orient")
+NAMES = ("w", "h", "fit", "format", "quality", "orient", *PARAMETERS)
 ALLOWED = {"/resize": ("POST",), "/health": ("GET", "HEAD"), "/status": ("GET", "HEAD")}
 LONGEST_NUMBER = 9  # digits: no side has more, and int() of a million digits is an attack
 RETRY_SECONDS = 1
@@ -33,6 +34,7 @@ class ApiRequest:
     format: str = ""
     quality: int = 0
     orient: bool = True
+    parameters: str = ""  # as in workers.imaging.job
 
 
 def parse_request(method: str, target: str) -> ApiRequest:
@@ -54,13 +56,13 @@ def parse_request(method: str, target: str) -> ApiRequest:
 
 def _parse_resize(query: str) -> ApiRequest:
     try:
-        pairs = parse_qsl(query, keep_blank_values=True, strict_parsing=bool(query), max_num_fields=16)
+        pairs = parse_qsl(query, keep_blank_values=True, strict_parsing=bool(query), max_num_fields=32)
     except ValueError:
         raise HttpError(400, "the query cannot be read: write it as ?w=200&h=100") from None
     values: dict[str, str] = {}
     for name, value in pairs:
-        if name not in PARAMETERS:
-            raise HttpError(400, f"parameter {name[:40]!r} is unknown: there are {', '.join(PARAMETERS)}")
+        if name not in NAMES:
+            raise HttpError(400, f"parameter {name[:40]!r} is unknown: there are {', '.join(NAMES)}")
         if name in values:
             raise HttpError(400, f"parameter {name!r} is given twice")
         values[name] = value
@@ -72,6 +74,7 @@ def _parse_resize(query: str) -> ApiRequest:
         values.get("format", ""),
         _number(values, "quality"),
         _switch(values, "orient"),
+        "&".join(f"{name}={values[name]}" for name in PARAMETERS if name in values),
     )
 
 

@@ -122,7 +122,7 @@ class ResizeRouter:
                 request.format,
                 request.quality,
                 request.orient and options.wants_upright(True),
-                options.icc,
+                f"{options.parameters}&{request.parameters}" if request.parameters else options.parameters,
                 options.limits,
             )
         except PictureRefused as refused:

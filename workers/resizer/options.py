@@ -105,7 +105,9 @@ class ResizerOptions(DaemonOptions):
         choices=("auto", "yes", "no"),
     )
     icc: str = _pictures(
-        "drop", "colour profile: keep it, convert to sRGB, or drop it", choices=("keep", "srgb", "drop")
+        "srgb",
+        "colours that are not sRGB: convert them, keep the profile, or drop it; requests may say otherwise",
+        choices=("keep", "srgb", "drop"),
     )
     cpus: int = _work(
         "auto",
@@ -176,6 +178,11 @@ class ResizerOptions(DaemonOptions):
     def slot_bytes(self) -> int:
         """Bytes of one slot."""
         return self.max_frame + HEADROOM
+
+    @cached_property
+    def parameters(self) -> str:
+        """The parameters of a request that says none."""
+        return f"icc={self.icc}"
 
     def wants_upright(self, has_id: bool) -> bool:
         """Whether the EXIF orientation is obeyed for this peer: the original program ignores it."""

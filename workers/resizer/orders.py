@@ -35,6 +35,7 @@ class Order:
     """Resize the `length` bytes at `offset` of the arena and write the answer to the start of `slot`.
 
     `worker_pid` is to carry it out, `front_pid` has sent it. `format`: at most 12 ASCII letters, "" for the source's.
+    `parameters`: as in workers.imaging.job.
     """
 
     worker_pid: int
@@ -49,6 +50,7 @@ class Order:
     quality: int
     orient: bool
     format: str
+    parameters: str = ""
 
 
 @dataclass(slots=True)
@@ -129,7 +131,7 @@ def _encode_order(order: Order) -> bytes:
         order.quality,
         order.orient,
         name,
-    )
+    ) + order.parameters.encode("ascii")
 
 
 def _encode_result(result: Result) -> bytes:
@@ -170,12 +172,25 @@ def decode(packet: bytes) -> Message:
 
 
 def _decode_order(packet: bytes) -> Order:
-    _, worker, front, serial, offset, length, slot, width, height, fit, quality, orient, name = _ORDER.unpack(
-        packet
+    _, worker, front, serial, offset, length, slot, width, height, fit, quality, orient, name = (
+        _ORDER.unpack_from(packet)
     )
     text = name.rstrip(b"\0").decode("ascii")
+    parameters = packet[_ORDER.size :].decode("ascii")
     return Order(
-        worker, front, serial, offset, length, slot, width, height, FITS[fit], quality, bool(orient), text
+        worker,
+        front,
+        serial,
+        offset,
+        length,
+        slot,
+        width,
+        height,
+        FITS[fit],
+        quality,
+        bool(orient),
+        text,
+        parameters,
     )
 
 

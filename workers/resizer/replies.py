@@ -23,7 +23,7 @@ def task_of(request: Request, size: int, requester: Requester, serial: int, opti
         request.format,
         request.quality,
         options.wants_upright(bool(request.id)),
-        options.icc,
+        f"{options.parameters}&{request.parameters}" if request.parameters else options.parameters,
         options.limits,
     )
     if not size:

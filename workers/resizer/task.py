@@ -9,7 +9,7 @@ from enum import Enum
 from functools import lru_cache
 from typing import Any, Protocol
 
-from workers.imaging.job import ResizeJob, check_job, parse_format
+from workers.imaging.job import ResizeJob, check_job, parameters_of, parse_format, parse_parameters
 from workers.imaging.limits import PictureLimits, check_request, check_target
 from workers.resizer.orders import Order, Result
 
@@ -63,10 +63,11 @@ def job_for(
     format_name: str,
     quality: int,
     orient: bool,
-    icc: str,
+    parameters: str,
     limits: PictureLimits,
 ) -> ResizeJob:
-    """The ResizeJob of a request. Raises PictureRefused (400, 422) for a request that no picture can satisfy."""
+    """The ResizeJob of a request; `parameters` as parse_parameters takes them. Raises PictureRefused (400, 422) for a
+    request that no picture can satisfy."""
     job = ResizeJob(
         width=width,
         height=height,
@@ -74,7 +75,7 @@ def job_for(
         format=parse_format(format_name) if format_name else "",
         quality=quality,
         orient=orient,
-        icc=icc,
+        **parse_parameters(parameters),
     )
     check_job(job)
     check_request(width, height, limits)
@@ -99,6 +100,7 @@ def order_of(task: Task, worker_pid: int, front_pid: int) -> Order:
         job.quality,
         job.orient,
         job.format,
+        parameters_of(job),
     )
 
 

@@ -25,7 +25,8 @@ class MessageError(ValueError):
 
 @dataclass(slots=True)
 class Request:
-    """One picture to resize. Times in nanoseconds since the epoch; a target side of 0 keeps the aspect ratio."""
+    """One picture to resize. Times in nanoseconds since the epoch; a target side of 0 keeps the aspect ratio.
+    `parameters`: what else is asked for, as `icc=keep`."""
 
     original_name: str = ""
     typ: int = JPEG
@@ -40,6 +41,7 @@ class Request:
     fit: str = ""
     format: str = ""
     quality: int = 0
+    parameters: str = ""
 
 
 @dataclass(slots=True)
@@ -86,7 +88,13 @@ _RESPONSE = (
     ("ProcessingTime", INT),
     ("CreatedAt", INT),
 )
-_REQUEST_EXTENSION = (("ID", UINT), ("Fit", STRING), ("Format", STRING), ("Quality", UINT))
+_REQUEST_EXTENSION = (
+    ("ID", UINT),
+    ("Fit", STRING),
+    ("Format", STRING),
+    ("Quality", UINT),
+    ("Parameters", STRING),
+)
 _RESPONSE_EXTENSION = (
     ("ID", UINT),
     ("Status", UINT),

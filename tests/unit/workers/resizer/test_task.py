@@ -26,12 +26,12 @@ def test_refused_before_the_picture_is_read(
     width: int, height: int, fit: str, format_name: str, quality: int, status: int
 ) -> None:
     with pytest.raises(PictureRefused) as caught:
-        job_for(width, height, fit, format_name, quality, False, "drop", PictureLimits())
+        job_for(width, height, fit, format_name, quality, False, "icc=drop", PictureLimits())
     assert caught.value.status == status
 
 
 def test_the_job_of_a_request() -> None:
-    job = job_for(200, 0, "", "JPG", 0, True, "keep", PictureLimits())
+    job = job_for(200, 0, "", "JPG", 0, True, "icc=keep", PictureLimits())
     assert (job.width, job.height, job.fit, job.format, job.orient, job.icc) == (
         200,
         0,
