@@ -14,7 +14,7 @@ import traceback
 from collections.abc import Iterator, Sequence
 from math import ceil
 
-from balancer.options import Options
+from balancer.options import MAIN, Options
 from balancer.pool.board import LOG_DROPPED, Board
 from balancer.prefork.child import Child
 from balancer.prefork.sockets import ListeningSocket
@@ -138,7 +138,7 @@ class RelayWorker:
 def limit_text(listener: str, maxconns: int) -> str:
     """Return a listener's limit for the log; the listener `main` needs no name."""
     limit = str(maxconns or "none")
-    return limit if listener == "main" else f"{listener}:{limit}"
+    return limit if listener == MAIN else f"{listener}:{limit}"
 
 
 def title_text(slot: int, sessions: int, deadline: float, now: float) -> str:

@@ -11,7 +11,7 @@ from os import close, set_blocking
 from typing import Protocol
 
 from balancer.eventloop.acceptor import Accepted, Acceptor, ShortageLog
-from balancer.options import Listener
+from balancer.options import MAIN, Listener
 from balancer.pool.board import L_SESSIONS
 from balancer.pool.shared_limit import SharedLimit
 from balancer.relay.account import Account
@@ -147,7 +147,7 @@ class SessionStarter:
         fd, address = accepted
         close(fd)
         self._account.refused()
-        where = {} if self._name == "main" else {"listener": self._name}
+        where = {} if self._name == MAIN else {"listener": self._name}
         self._context.log.info("refuse", client=peer_name(address), **where, **fields, then="close")
 
     # -- places of the limit

@@ -9,6 +9,7 @@ import os
 from _socket import socket as Socket
 from collections.abc import Callable, Iterator
 
+from balancer.options import MAIN
 from balancer.pool.backend import Backend
 from balancer.relay import ends
 from balancer.relay.account import Account
@@ -127,8 +128,8 @@ def session_line(session: Session, now: float) -> str:
     """Return the log line of a session that has ended."""
     begun, lane, backend = session.accepted_at, session.lane, session.backend
     connect = f"{(session.connected_at - begun) * 1000:.1f}ms" if session.connected_at else "-1"
-    where = f" listener={lane.listener_name}" if lane.listener_name != "main" else ""
-    if lane.pool_name != "main":
+    where = f" listener={lane.listener_name}" if lane.listener_name != MAIN else ""
+    if lane.pool_name != MAIN:
         where += f" pool={lane.pool_name}"
     bytes_in, bytes_out = session.given()
     reason = f' reason="{session.reason}"' if session.reason else ""

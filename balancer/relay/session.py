@@ -28,6 +28,7 @@ from os import read, write
 
 from balancer.eventloop.errnos import CAPACITY, TRANSIENT, name_of
 from balancer.eventloop.loop import ERROR, READ, READ_HANGUP, URGENT, WRITE, Loop
+from balancer.options import MAIN
 from balancer.pool.backend import Backend
 from balancer.pool.election import NONE_TRIED, Elector
 from balancer.relay import ends
@@ -72,8 +73,8 @@ class Lane:
     drop_backend: "Callable[[Session, Socket | None, Backend], None]"
     await_acknowledgement: Callable[[SplicingRelay], None]
     new_socket: Callable[[int, int], Socket] = Socket
-    listener_name: str = "main"
-    pool_name: str = "main"
+    listener_name: str = MAIN
+    pool_name: str = MAIN
     early_read_backoff: int = 0
     early_read_skips: int = 0
 

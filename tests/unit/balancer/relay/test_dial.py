@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import os
 import socket
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -25,6 +26,7 @@ from balancer.pool.board import (
 from balancer.pool.election import Elector
 from balancer.pool.targets import SocketAddress
 from balancer.relay.flow import BULK
+from balancer.relay.session import Session
 from tests.unit.balancer.relay.simulation import OWN, PairedSocket, WorkerSimulation, fill, heard, reset
 
 Make = Callable[..., WorkerSimulation]
@@ -408,3 +410,26 @@ def test_a_unix_backend_is_reached_within_the_turn(make: Make, tmp_path: Path) -
         backend.send(b"answer")
         worker.settle()
         assert heard(client) == "answer|open"
+
+
+@pytest.mark.parametrize("is_far", [False, True])
+def test_what_a_phase_has_read_reaches_the_backend_before_anything_else(make: Make, is_far: bool) -> None:
+    """A phase leaves in `first` what it has read and does not use, behind a header of its own."""
+    worker = make()
+    if is_far:
+        worker.lane.elector = FarElector(worker.board, worker.pool, OWN)
+    worker.relay.serve([])
+    client = spoken(worker, b"more")
+    fd, address = worker.listening._accept()  # type: ignore[attr-defined]
+    os.set_blocking(fd, False)
+    session = Session(worker.lane, fd, address)
+    worker.context.sessions[session] = None
+    session.first = b"header, first "
+    session.begin()
+    worker.settle()
+    backend = worker.accept()
+    assert heard(backend) == "header, first more|open"
+    backend.send(b"answer")
+    client.shutdown(socket.SHUT_WR)
+    worker.settle()
+    assert (heard(client), heard(backend)) == ("answer|open", "|end")
