@@ -136,7 +136,7 @@ def backends_of(options: Options) -> tuple[Backend, ...]:
 
 def binds_of(listener: Listener) -> list[Bind]:
     """What the master binds for a listener."""
-    listen = listener_options(listener.keepalive, listener.user_timeout)
+    listen = listener_options(listener.keepalive)
     return [
         Bind(
             "worker",

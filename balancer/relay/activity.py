@@ -7,11 +7,23 @@ RULES: made at the first sweep after the accept, so a session that ends before i
 class Activity:
     """The last sweep's view of one session. Times are the loop's."""
 
-    __slots__ = ("answered", "counted_in", "counted_out", "has_probes", "last_activity", "movement")
+    __slots__ = (
+        "answered",
+        "backend_paused_since",
+        "client_paused_since",
+        "counted_in",
+        "counted_out",
+        "has_probes",
+        "is_under_way",
+        "last_activity",
+        "movement",
+    )
 
     def __init__(self, accepted_at: float) -> None:
         self.last_activity = accepted_at  # time of the last sweep that saw bytes move
         self.answered = False  # of the bytes that sweep saw, some came from the backend
         self.movement = 0  # `Session.movement()` then
         self.counted_in = self.counted_out = 0  # bytes that are on the board already
-        self.has_probes = False  # the backend's socket has its keepalive options
+        self.has_probes = False  # the sockets have the options of a session that lasts
+        self.is_under_way = False  # a peer has not acknowledged all that was sent to it
+        self.client_paused_since = self.backend_paused_since = 0.0  # receive window closed; 0.0: it is open

@@ -20,7 +20,7 @@ from balancer.relay.context import WorkerContext
 from balancer.relay.queue import PendingQueue
 from balancer.relay.routes import RouteTable
 from balancer.relay.session import Lane, Session
-from balancer.relay.sockets import tcp_options
+from balancer.relay.sockets import keepalive_options
 from balancer.relay.timeouts import TimeoutSweep
 from balancer.shm.layout import ACCEPTING
 
@@ -54,7 +54,11 @@ class WorkerRelay:
         self.context = context
         self._new_socket = new_socket
         self.pools = {pool.name: self._pool_access(pool, wake) for pool in pools}
-        limits = [limit for one in listeners for limit in (one.idle_timeout, one.half_close_timeout)]
+        limits = [
+            limit
+            for one in listeners
+            for limit in (one.idle_timeout, one.half_close_timeout, one.user_timeout)
+        ]
         dials = [(one.dialling, one.pool.connect_timeout) for one in self.pools.values()]
         self.timeouts = TimeoutSweep(context, limits, dials)
         self.lanes: dict[tuple[str, str], Lane] = {}  # by the names of listener and pool
@@ -105,7 +109,8 @@ class WorkerRelay:
             idle_timeout=listener.idle_timeout,
             half_close_timeout=listener.half_close_timeout,
             linger_limit=listener.half_close_timeout or LINGER_SECONDS,
-            probe_options=tcp_options(listener.keepalive, listener.user_timeout),
+            user_timeout=listener.user_timeout,
+            backend_options=keepalive_options(listener.keepalive),
             end_session=closer.end_session,
             drop_backend=closer.drop_backend,
             await_acknowledgement=self.timeouts.await_acknowledgement,

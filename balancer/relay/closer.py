@@ -14,6 +14,7 @@ from balancer.pool.backend import Backend
 from balancer.relay import ends
 from balancer.relay.account import Account
 from balancer.relay.context import WorkerContext
+from balancer.relay.pauses import leave_socket
 from balancer.relay.queue import PendingQueue
 from balancer.relay.session import Session
 from balancer.shm.layout import LOAD
@@ -28,6 +29,7 @@ class Closer:
         "_close",
         "_dropped",
         "_ending",
+        "_leave",
         "_log",
         "_loop",
         "_sessions",
@@ -35,12 +37,17 @@ class Closer:
     )
 
     def __init__(
-        self, context: WorkerContext[Session], account: Account, close: Callable[[int], None] = os.close
+        self,
+        context: WorkerContext[Session],
+        account: Account,
+        close: Callable[[int], None] = os.close,
+        leave: Callable[[int], None] = leave_socket,
     ) -> None:
         self._loop, self._log = context.loop, context.log
         self._sessions, self._cells = context.sessions, context.cells
         self._account = account
         self._close = close
+        self._leave = leave
         self._ending: list[Session] = []
         self._dropped: list[tuple[Session, Socket | None, Backend]] = []
         self.on_closed: Callable[[], None] | None = None
@@ -72,14 +79,17 @@ class Closer:
             self._close_dropped(freed)
         bytes_in = bytes_out = 0
         for session in ending:
-            if session.backend_socket is not None:
-                session.backend_socket.close()
-            close(session.client_fd)
-            del sessions[session]
             if session.activity is None and session.splicing is None:
                 more_in, more_out = session.bytes_in, session.bytes_out
             else:
                 more_in, more_out = session.uncounted()
+                if session.activity is not None and session.activity.has_probes:
+                    self._leave(session.client_fd)
+                    self._leave(session.backend_fd)
+            if session.backend_socket is not None:
+                session.backend_socket.close()
+            close(session.client_fd)
+            del sessions[session]
             bytes_in += more_in
             bytes_out += more_out
             backend = session.backend

@@ -68,7 +68,10 @@ class Lane:
     idle_timeout: float  # seconds, 0: no limit
     half_close_timeout: float
     linger_limit: float
-    probe_options: tuple[TcpOption, ...]  # keepalive, for the backend's socket of a session that lasts
+    user_timeout: float  # for the sockets of a session that lasts, as are
+    backend_options: tuple[
+        TcpOption, ...
+    ]  # the keepalive options, which clients inherit from their listening socket
     end_session: "Callable[[Session], None]"
     drop_backend: "Callable[[Session, Socket | None, Backend], None]"
     await_acknowledgement: Callable[[SplicingRelay], None]

@@ -11,10 +11,12 @@ import socket
 import struct
 import termios
 from collections.abc import Sequence
+from math import inf
 
 STREAM = socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
 _RESET = struct.pack("ii", 1, 0)
 _NOTHING = b"\0\0\0\0"
+_TCP_INFO = struct.Struct("24xI28xI168xI")  # tcpi_unacked, tcpi_last_ack_recv, tcpi_snd_wnd of linux/tcp.h
 # `os` has no shutdown(2), and a socket object made for it costs a getsockname(2) and 2 us a session. PyDLL keeps the
 # interpreter lock, since the call cannot block. Without argtypes, because their check of two ints costs more than the
 # call.
@@ -24,25 +26,51 @@ TcpOption = tuple[int, int, int]
 NODELAY: tuple[TcpOption, ...] = ((socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),)
 
 
-def tcp_options(keepalive: float, user_timeout: float) -> tuple[TcpOption, ...]:
-    """Return options that detect a dead peer: 3 probes, 10 s apart, after `keepalive` idle seconds (0: none), and
-    `user_timeout` seconds for the acknowledgement of sent bytes (0: the kernel's default, some 15 minutes)."""
-    options: list[TcpOption] = []
-    if keepalive:
-        options += [
-            (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
-            (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, max(1, round(keepalive))),
-            (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 10),
-            (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3),
-        ]
-    if user_timeout:
-        options.append((socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, max(1, round(user_timeout * 1000))))
-    return tuple(options)
+def keepalive_options(keepalive: float) -> tuple[TcpOption, ...]:
+    """Return options that detect a silent dead peer: 3 probes, 10 s apart, after `keepalive` idle seconds (0: none)."""
+    if not keepalive:
+        return ()
+    return (
+        (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+        (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, max(1, round(keepalive))),
+        (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 10),
+        (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3),
+    )
 
 
-def listener_options(keepalive: float, user_timeout: float) -> tuple[TcpOption, ...]:
+def listener_options(keepalive: float) -> tuple[TcpOption, ...]:
     """Return options for a TCP listening socket; the sockets that it accepts inherit them."""
-    return (*NODELAY, *tcp_options(keepalive, user_timeout))
+    return (*NODELAY, *keepalive_options(keepalive))
+
+
+def set_user_timeout(fd: int, seconds: float) -> None:
+    """Set TCP_USER_TIMEOUT, the time that sent bytes may stay unacknowledged; 0 is the kernel's own, some 15 minutes. A
+    socket that is not TCP stays as it is."""
+    sock = _borrow(fd)
+    try:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(seconds * 1000))
+    except OSError:
+        pass
+    finally:
+        sock.detach()
+
+
+def window_state(fd: int) -> tuple[bool, float]:
+    """Return, of a socket with bytes under way, whether the peer's receive window is closed, and how many seconds ago
+    the peer last acknowledged anything, window probes included. (False, inf) for a socket that is not TCP."""
+    sock = _borrow(fd)
+    try:
+        info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO.size)
+    except OSError:
+        return False, inf
+    finally:
+        sock.detach()
+    if len(info) < _TCP_INFO.size:  # Linux before 5.4
+        return False, inf
+    segments, last_ack_ms, window = _TCP_INFO.unpack(info)
+    # Nothing in flight although bytes wait: the window is closed or smaller than a segment. A receiver that has shrunk
+    # its window has segments in flight that it does not take.
+    return not segments or not window, last_ack_ms / 1000
 
 
 def apply(sock: _socket.socket, options: Sequence[TcpOption]) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from balancer.relay.activity import Activity
 from balancer.relay.context import WorkerContext
+from balancer.relay.pauses import PauseGuard
 from balancer.relay.session import Session
 from balancer.relay.sockets import apply
 from balancer.relay.splicing import SplicingRelay
@@ -22,7 +23,7 @@ Dials = tuple[dict[Session, float], float]  # a pool's connects under way, and i
 
 
 class TimeoutSweep:
-    """One worker's limits in time. `limits` are all idle and half-close timeouts of its listeners, 0 is none."""
+    """One worker's limits in time. `limits` are all idle, half-close and user timeouts of its listeners, 0 is none."""
 
     def __init__(
         self, context: WorkerContext[Session], limits: Sequence[float], dials: Sequence[Dials]
@@ -32,6 +33,7 @@ class TimeoutSweep:
         self._unacknowledged: dict[SplicingRelay, None] = {}
         self._is_looking = False
         self.interval = max(FINEST, min([SWEEP, *(limit / 4 for limit in limits if limit)]))
+        self.pauses = PauseGuard(self.interval)
 
     def start(self) -> None:
         """Begin to look; called once the loop runs."""
@@ -80,7 +82,10 @@ class TimeoutSweep:
         if activity is None:
             activity = session.activity = Activity(session.accepted_at)
         movement = session.movement()
-        if movement != activity.movement:
+        has_moved = movement != activity.movement
+        if activity.has_probes and (has_moved or activity.is_under_way):
+            self._look_at_peers(session, activity, now)
+        if has_moved:
             activity.movement = movement
             activity.last_activity = now
             activity.answered = session.given()[1] > activity.counted_out
@@ -96,9 +101,28 @@ class TimeoutSweep:
                 return
             relay.nudge()
         if not activity.has_probes and session.connected_at and now - session.accepted_at >= LASTING:
-            activity.has_probes = True
-            if session.backend_socket is not None:
-                apply(session.backend_socket, session.lane.probe_options)
+            self._set_probes(session, activity, now)
+
+    def _set_probes(self, session: Session, activity: Activity, now: float) -> None:
+        """Give the sockets of a session that lasts what detects a dead peer."""
+        activity.has_probes = True
+        lane = session.lane
+        if session.backend_socket is not None:
+            apply(session.backend_socket, lane.backend_options)
+        # A window may be closed since the accept; the first look at one that is open sets the user timeout as configured.
+        activity.client_paused_since = activity.backend_paused_since = session.accepted_at
+        self._look_at_peers(session, activity, now)
+
+    def _look_at_peers(self, session: Session, activity: Activity, now: float) -> None:
+        """Learn what is under way to either peer, and keep those that pause."""
+        limit, look = session.lane.user_timeout, self.pauses.look
+        to_client, activity.client_paused_since = look(
+            session.client_fd, activity.client_paused_since, now, limit
+        )
+        to_backend, activity.backend_paused_since = look(
+            session.backend_fd, activity.backend_paused_since, now, limit
+        )
+        activity.is_under_way = to_client or to_backend
 
 
 def count_progress(session: Session) -> None:
@@ -113,8 +137,14 @@ def count_progress(session: Session) -> None:
 
 
 def is_too_quiet(session: Session, quiet: float) -> bool:
-    """Return whether `quiet` seconds without a byte are over the session's limits."""
-    lane = session.lane
+    """Return whether `quiet` seconds without a byte are over the session's limits. The half-close limit is for a peer
+    that has been given everything; one with bytes to take has the idle limit."""
+    lane, activity = session.lane, session.activity
     if lane.idle_timeout and quiet >= lane.idle_timeout:
         return True
-    return bool(lane.half_close_timeout) and quiet >= lane.half_close_timeout and session.is_half_closed()
+    if not lane.half_close_timeout or quiet < lane.half_close_timeout or not session.is_half_closed():
+        return False
+    relay = session.splicing
+    return not (activity is not None and activity.is_under_way) and not (
+        relay is not None and relay.is_holding()
+    )
