@@ -74,7 +74,7 @@ ORDER = {
     ),
     "balancer.relay": (
         ("activity", "ends", "half", "pipes", "routes", "sockets"),
-        ("account", "context", "queue", "stream"),
+        ("account", "context", "pauses", "queue", "stream"),
         ("flow",),
         ("splicing",),
         ("session",),
