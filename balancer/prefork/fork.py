@@ -2,7 +2,7 @@
 
 RULES
 - The master is single-threaded and holds no epoll, so a fork copies nothing that could act twice. Signals are blocked
-  around it; the child sets its own dispositions before it unblocks them.
+  around it; Child sets its own dispositions and unblocks them.
 - The child asks for the parent-death signal after any setuid (a change of credentials clears it), then compares its
   parent: the master may have died before. EOF on the control socket is the second way to learn of the master's end.
 - A child closes the master's pipes and sockets, the sockets of other roles and other plans, the far ends of channels. It
@@ -105,7 +105,6 @@ def run_child(plan: Plan, spec: ChildSpec, parts: ChildParts, control: socket.so
     title.fresh(name, time.monotonic())
     pipes = ChildPipes(control, parts.ready_fd)
     child = Child(spec, pipes, parts.shared, log, title, parts.listening, channels, own)
-    signal.pthread_sigmask(signal.SIG_SETMASK, ())
     gc.enable()
     try:
         return profiled(plan.debug_dir, role.name, lambda: role.run(child))

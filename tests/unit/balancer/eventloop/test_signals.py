@@ -3,7 +3,7 @@
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 import pytest
@@ -59,6 +59,23 @@ def test_blocked_signals_are_delivered_later(signals: Signals) -> None:
         signal.pthread_kill(threading.get_ident(), signal.SIGUSR1)
         assert not signals.waiting()
     assert signals.take() == signal.SIGUSR1
+
+
+@pytest.mark.parametrize("blocked", [MINE, (signal.SIGUSR1,), signal.valid_signals()])
+def test_a_mask_that_a_parent_has_left_is_empty_once_there_are_handlers(
+    signals: Signals, blocked: Collection[signal.Signals]
+) -> None:
+    """Fails where the mask is kept: the process would hear nothing of what is blocked."""
+    signals.close()
+    signal.pthread_sigmask(signal.SIG_BLOCK, blocked)
+    try:
+        signal.pthread_kill(threading.get_ident(), signal.SIGUSR1)
+        again = Signals(MINE)
+        assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == set()
+        assert again.take() == signal.SIGUSR1
+        again.close()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
 
 def test_neither_a_group_nor_a_process_that_is_gone_is_signalled() -> None:
