@@ -9,6 +9,7 @@ from balancer.shm.memory import shared_memory
 
 NOTICE_BYTES = 4000
 _HEAD = 24  # serial, length, checksum
+SIZE = _HEAD + NOTICE_BYTES
 
 
 class Notice:
@@ -18,8 +19,8 @@ class Notice:
     way; the reader's retries are bounded because that writer never comes back.
     """
 
-    def __init__(self) -> None:
-        self._bytes = memoryview(shared_memory(_HEAD + NOTICE_BYTES))
+    def __init__(self, memory: memoryview | None = None) -> None:
+        self._bytes = memoryview(shared_memory(SIZE)) if memory is None else memory
         self._head = self._bytes[:_HEAD].cast("q")
 
     def write(self, text: str) -> int:

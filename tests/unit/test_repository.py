@@ -104,6 +104,38 @@ def test_no_forbidden_construct_in_the_sources() -> None:
     assert not found, "\n".join(found)
 
 
+def private_uses(tree: ast.AST) -> Iterator[str]:
+    """Private names of a module or of another object, with the line."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and is_private(node.attr):
+            if ast.unparse(node.value) not in ("self", "cls"):
+                yield f"{node.lineno}: {ast.unparse(node)}"
+        elif isinstance(node, ast.ImportFrom):
+            yield from (f"{node.lineno}: {alias.name}" for alias in node.names if is_private(alias.name))
+
+
+def is_private(name: str) -> bool:
+    return name.startswith("_") and not name.startswith("__") and name not in STANDARD_LIBRARY
+
+
+STANDARD_LIBRARY = ("_exit", "_accept")  # os._exit; socket._accept, which returns a descriptor
+
+
+@pytest.mark.parametrize("source", ["relay._queue", "from balancer.worker import _Worker", "f(x)._y.z"])
+def test_the_search_for_private_names_finds_each(source: str) -> None:
+    assert list(private_uses(ast.parse(source)))
+
+
+def test_tests_use_no_private_names() -> None:
+    """A test hands in what it wants to see; what it reaches into cannot be changed any more."""
+    found = [
+        f"{path.relative_to(ROOT)}:{what}"
+        for path in sorted((ROOT / "tests").rglob("*.py"))
+        for what in private_uses(ast.parse(path.read_text()))
+    ]
+    assert not found, "\n".join(found)
+
+
 def test_nothing_is_left_to_do_in_a_comment() -> None:
     marks = re.compile(r"\b(TODO|FIXME|XXX)\b")
     files = [*SOURCES, *(ROOT / "scripts").rglob("*.py")]

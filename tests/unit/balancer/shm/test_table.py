@@ -8,7 +8,7 @@ import pytest
 
 from balancer.shm.layout import FIRST_LEASE, FREE, LOAD, PREFORK_COLUMNS, READY, STATE
 from balancer.shm.memory import PAGE_BYTES
-from balancer.shm.notice import Notice
+from balancer.shm.notice import SIZE, Notice
 from balancer.shm.table import RETIRED_ROW, Table
 
 COUNT = PREFORK_COLUMNS
@@ -102,16 +102,18 @@ def test_a_notice_too_long_is_cut_between_characters() -> None:
 
 
 def test_a_reader_gives_up_on_a_writer_killed_half_way() -> None:
-    notice = Notice()
+    memory = memoryview(bytearray(SIZE))
+    notice = Notice(memory)
     notice.write("whole")
-    notice._head[0] += 1
+    memory.cast("q")[0] += 1  # the serial is odd while the writer writes
     assert notice.read() == (-1, "")
     notice.write("mended")
     assert notice.read()[1] == "mended"
 
 
 def test_a_torn_text_is_not_believed() -> None:
-    notice = Notice()
+    memory = memoryview(bytearray(SIZE))
+    notice = Notice(memory)
     notice.write("whole")
-    notice._bytes[24] = ord("W")
+    memory[24] = ord("W")
     assert notice.read() == (-1, "")
