@@ -8,7 +8,7 @@ import errno
 import socket
 from collections.abc import Callable
 
-from balancer.eventloop.errnos import CAPACITY, REFUSED, UNREACHABLE
+from balancer.eventloop.errnos import CAPACITY, CROWDED, REFUSED, UNREACHABLE
 from balancer.eventloop.loop import Loop
 from balancer.eventloop.timers import Timer
 from balancer.pool.targets import Target
@@ -21,7 +21,7 @@ def outcome_of(error: int) -> str:
     """The word for the errno that connect() gave."""
     if error == 0:
         return "ok"
-    if error in CAPACITY:
+    if error in CAPACITY or error in CROWDED:
         return ""
     if error == errno.ETIMEDOUT:
         return "timeout"

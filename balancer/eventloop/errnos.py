@@ -17,6 +17,10 @@ TRANSIENT = WOULD_BLOCK | {errno.ENOBUFS, errno.ENOMEM}
 # about the peer; asking again at once does not help.
 CAPACITY = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL})
 
+# connect: no place at the moment. The accept queue of a unix socket is full (TCP waits instead), or no local port is free
+# towards this destination. The backend has not failed; another one may have a place.
+CROWDED = frozenset({errno.EAGAIN, errno.EADDRNOTAVAIL})
+
 # accept: this one connection died in the queue, or its network or a firewall rule failed it (accept(2) reports both as
 # its own error). The next connection may be fine.
 STILLBORN = frozenset(

@@ -35,12 +35,12 @@ class WorkerContext(Generic[AnySession]):
         """Return how many more sessions there are descriptors for; a pipe takes as many as a session."""
         return self.budget - len(self.sessions) - self.pipes.made
 
-    def log_shortage(self, code: int) -> None:
+    def log_shortage(self, code: int, then: str = "refuse this client") -> None:
         """Log, at most once a second, that this machine is out of something that a dial needs."""
         if self.loop.now - self._shortage_logged_at >= 1.0:
             self._shortage_logged_at = self.loop.now
             sessions = len(self.sessions)
-            self.log.error("dial", error=name_of(code), sessions=sessions, then="refuse this client")
+            self.log.error("dial", error=name_of(code), sessions=sessions, then=then)
 
 
 def session_budget(descriptors: int) -> int:

@@ -15,6 +15,7 @@ from balancer.pool.board import P_OLDEST_WAIT_MS, P_QUEUED, P_QUEUED_TOTAL, Boar
 from balancer.relay import ends
 
 LOOK = 0.05
+SOON = 0.01  # seconds until a backend without room in its accept queue is dialled again
 
 
 class QueuedSession(Protocol):
@@ -40,6 +41,7 @@ class PendingQueue:
         self._limit = pool.max_queue
         self._wake = wake
         self._timer: Timer | None = None
+        self._soon: Timer | None = None
         self.since: dict[QueuedSession, float] = {}
 
     def enqueue(self, session: QueuedSession) -> None:
@@ -54,6 +56,15 @@ class PendingQueue:
         self._show()
         if self._timer is None:
             self._timer = self._loop.every(LOOK, self._look)
+
+    def look_soon(self) -> None:
+        """Look for a place again before the regular look: a backend had none for the moment."""
+        if self._soon is None:
+            self._soon = self._loop.call_later(SOON, self._look_again)
+
+    def _look_again(self) -> None:
+        self._soon = None
+        self.serve()
 
     def remove(self, session: QueuedSession) -> None:
         """Take a session out: it has a backend, or it is closed."""

@@ -10,7 +10,7 @@ RULES
 - A backend is counted before the dial and released after the close of its socket. Another backend may be tried until a
   byte of the client has gone upstream. A shortage of this machine (ports, descriptors) is not held against a backend.
 - A connect(2) within this machine has succeeded when it returns, and most clients have sent their request before they are
-  accepted. So `dial` relays to a near backend at once: of the five events of a connection with one request two are left.
+  accepted. So `dial` relays to a near backend at once: two of five events of a connection with one request are left.
 - The fast path is for the ordinary case: what is read is written at once and whole, each side sends FIN when it is
   done, and two sums are all the accounting. A write that falls short or fails, a read that fails, many bytes at once,
   an event that reports more than bytes and FIN: then the splicing relay takes over for good. Two flows for every
@@ -26,11 +26,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from os import read, write
 
-from balancer.eventloop.errnos import CAPACITY, TRANSIENT, name_of
+from balancer.eventloop.errnos import CAPACITY, CROWDED, TRANSIENT, name_of
 from balancer.eventloop.loop import ERROR, READ, READ_HANGUP, URGENT, WRITE, Loop
 from balancer.options import MAIN
 from balancer.pool.backend import Backend
 from balancer.pool.election import NONE_TRIED, Elector
+from balancer.pool.targets import SocketAddress
 from balancer.relay import ends
 from balancer.relay.account import Account
 from balancer.relay.activity import Activity
@@ -40,6 +41,7 @@ from balancer.relay.half import LIMIT
 from balancer.relay.pipes import Pipes
 from balancer.relay.queue import PendingQueue
 from balancer.relay.sockets import NODELAY, STREAM, TcpOption, apply, shut_writing
+from balancer.relay.sources import connect_from
 from balancer.relay.splicing import BACKEND, CLIENT, DEAD, LAST, READABLE, SplicingRelay
 
 _UNUSUAL = ERROR | URGENT
@@ -52,8 +54,7 @@ class Lane:
 
     `dialling` is shared by the lanes of a pool, `queue` and `elector` likewise; `account` and the callables by the
     lanes of a listener. `early_read_backoff` grows while clients of this lane have sent nothing when they are accepted;
-    `early_read_skips` dials from now on are not tried at once.
-    """
+    `early_read_skips` dials from now on are not tried at once."""
 
     context: "WorkerContext[Session]"
     loop: Loop
@@ -61,9 +62,7 @@ class Lane:
     account: Account
     elector: Elector
     queue: PendingQueue
-    dialling: (
-        "dict[Session, float]"  # -> since when; all wait equally long, so this is the order of deadlines
-    )
+    dialling: "dict[Session, float]"  # -> since when; all wait equally long: the order of their deadlines
     retries: int
     idle_timeout: float  # seconds, 0: no limit
     half_close_timeout: float
@@ -80,6 +79,7 @@ class Lane:
     pool_name: str = MAIN
     early_read_backoff: int = 0
     early_read_skips: int = 0
+    next_source: int = 0  # turns over the `source` addresses of a backend
 
 
 class Session:
@@ -182,8 +182,15 @@ class Session:
                 return
             self.backend_fd = sock.fileno()
             self.backend_is_tcp = family != AF_UNIX
-            code = sock.connect_ex(address)
+            code = (
+                sock.connect_ex(address)
+                if not backend.sources
+                else self._connect_from(backend, sock, address)
+            )
             if code and code != errno.EINPROGRESS:
+                if code in CROWDED:
+                    self._pass_by(backend, code)
+                    continue
                 if self.dial_failed(code):
                     continue
                 return
@@ -198,9 +205,29 @@ class Session:
                 self.connected(0)
             return
 
+    def _connect_from(self, backend: Backend, sock: Socket, address: SocketAddress) -> int:
+        """Connect from one of the backend's `source` addresses; return the errno."""
+        self.lane.next_source += 1
+        turn, new_socket = self.lane.next_source, self.lane.new_socket
+        self.backend_socket, code = connect_from(backend.sources, turn, sock, address, new_socket)
+        self.backend_fd = self.backend_socket.fileno()
+        return code
+
+    def _pass_by(self, backend: Backend, code: int) -> None:
+        """Dial another backend: this one has no place now (CROWDED). `~index` in `tried` says that it has not failed."""
+        if code == errno.EADDRNOTAVAIL:
+            self.lane.context.log_shortage(code, then="another backend, or the queue")
+        self._abandon_backend(backend)
+        self.tried = {*self.tried, ~backend.index}
+
     def _without_backend(self) -> None:
         """No backend could be elected: wait for a place, or close."""
-        if self.lane.elector.why == "full":
+        if any(mark < 0 for mark in self.tried):
+            self.tried = {index for index in self.tried if index >= 0 and ~index not in self.tried}
+            self.watch_client()
+            self.lane.queue.enqueue(self)
+            self.lane.queue.look_soon()
+        elif self.lane.elector.why == "full":
             self.watch_client()
             self.lane.queue.enqueue(self)
         else:
@@ -405,9 +432,9 @@ class Session:
         """Pass FIN on; everything before it has been written."""
         if self.over:
             self.close(ends.CLEAN)
-        else:
-            self.over = side
-            shut_writing(self.backend_fd if side == CLIENT else self.client_fd)
+            return
+        self.over = side
+        shut_writing(self.backend_fd if side == CLIENT else self.client_fd)
 
     def take_over(self) -> SplicingRelay:
         """Leave the fast path: the splicing relay gets the handlers for good."""

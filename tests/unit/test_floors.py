@@ -73,7 +73,7 @@ ORDER = {
     ),
     "balancer.relay": (
         ("activity", "ends", "half", "pipes", "routes", "sockets"),
-        ("account", "context", "pauses", "queue", "stream"),
+        ("account", "context", "pauses", "queue", "sources", "stream"),
         ("flow",),
         ("splicing",),
         ("session",),

@@ -1,5 +1,6 @@
 """From an accepted client to a connected backend: what is counted, retried, and counted as the backend's failure."""
 
+import _socket
 import contextlib
 import errno
 import os
@@ -410,6 +411,46 @@ def test_a_unix_backend_is_reached_within_the_turn(make: Make, tmp_path: Path) -
         backend.send(b"answer")
         worker.settle()
         assert heard(client) == "answer|open"
+
+
+def test_a_unix_backend_with_a_full_accept_queue_is_waited_for(make: Make, tmp_path: Path) -> None:
+    """EAGAIN is no failure: the client waits in the queue, and the backend keeps its health."""
+    worker = make()
+    server = with_unix_backend(worker, tmp_path / "s")
+    server.listen(0)
+    with contextlib.ExitStack() as crowd:
+        while True:
+            other = crowd.enter_context(socket.socket(socket.AF_UNIX))
+            other.setblocking(False)
+            if other.connect_ex(server.getsockname()):
+                break
+        client = spoken(worker)
+        worker.settle()
+        assert heard(client) == "|open" and worker.lane.queue.since
+        assert worker.backend_cell(B_CONNECT_FAILURES) == worker.backend_cell(B_SESSIONS) == 0
+        server.accept()[0].close()
+        worker.pass_time(0.05)
+        assert worker.backend_cell(B_SESSIONS) == 1 and not worker.lane.queue.since
+    assert worker.ends == []
+
+
+def test_a_backend_towards_which_no_port_is_free_is_passed_by(make: Make) -> None:
+    """The ports of a destination are used up: another backend has its own."""
+
+    class Portless(_socket.socket):
+        def connect_ex(self, address: Any) -> int:
+            return errno.EADDRNOTAVAIL if address[1] == taken else super().connect_ex(address)
+
+    worker = make(backends=2, new_socket=Portless)
+    taken = worker.servers[0].getsockname()[1]
+    clients = [worker.connect() for _ in range(3)]
+    worker.settle()
+    for _ in clients:
+        worker.accept(server=1).send(b"hi")
+    worker.settle()
+    assert [heard(client) for client in clients] == ["hi|open"] * 3
+    assert worker.backend_cell(B_CONNECT_FAILURES, 0) == worker.backend_cell(B_SESSIONS, 0) == 0
+    assert worker.cell(L_RETRIES) == 0
 
 
 @pytest.mark.parametrize("is_far", [False, True])
