@@ -7,6 +7,7 @@ everything as it was.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from math import inf
 
 from balancer import prober, worker
 from balancer.config.option import ConfigError
@@ -93,6 +94,7 @@ class BalancerService:
             columns=columns_for(self.blocks.backends),
             totals=self.board.totals() if self.board is not None else (),
             drain_timeout=process.drain_timeout,
+            reload_timeout=process.reload_timeout or inf,
             log_path=process.log,
             loglevel=process.loglevel,
             pidfile=process.pidfile,
@@ -103,6 +105,7 @@ class BalancerService:
             summary=summary_of(options),
             notes=options.notes,
             handover_state=self.handover(backends),
+            made_from=replace(options, notes=()),
         )
 
     def handover(self, backends: tuple[Backend, ...]) -> Callable[[], str]:

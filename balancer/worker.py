@@ -6,13 +6,14 @@ heartbeat prefork/'s.
 A drain: accept what already waits in the queues, accept no more, let sessions end by themselves. In the second half of
 the window idle sessions are closed, spread over it, so that their clients do not all come back in the same moment; in
 its last quarter the busy ones as well, oldest first, for the same reason. At the deadline the rest is cut. Every
-session that did not end by itself counts as cut.
+session that did not end by itself counts as cut. After a reload the window may have no end: all sessions end by
+themselves then, unless the master sets an end later.
 """
 
 import gc
 import traceback
 from collections.abc import Iterator, Sequence
-from math import ceil
+from math import ceil, inf
 
 from balancer.options import MAIN, Options
 from balancer.pool.board import LOG_DROPPED, Board
@@ -46,6 +47,7 @@ class RelayWorker:
         """Do everything up to the moment when the first client can be served."""
         child, loop = self.child, self.child.loop
         child.on_drain = self.drain
+        child.on_deadline = self.drain_until
         child.on_cut = self.cut
         child.on_tick = self.tick
         child.on_wake = self.relay.look_for_places
@@ -86,19 +88,23 @@ class RelayWorker:
         loop = self.child.loop
         self.relay.accept_waiting()
         self.relay.serve([])
-        self.deadline = deadline
-        self._drain_began = loop.now
-        self._drain_sessions = len(self.context.sessions)
-        window = f"{max(0.0, deadline - loop.now):.0f}s"
-        self.child.log.info("drain", sessions=self._drain_sessions, window=window)
+        self.drain_until(deadline)
         loop.every(DRAIN_LOOK, self._drain_on)
         loop.call_later(0, self._drain_on)
+
+    def drain_until(self, deadline: float) -> None:
+        """A window from now on; its end may be never."""
+        now = self.child.loop.now
+        self.deadline, self._drain_began = deadline, now
+        self._drain_sessions, self._drain_rest = len(self.context.sessions), 0
+        window = "none" if deadline == inf else f"{max(0.0, deadline - now):.0f}s"
+        self.child.log.info("drain", sessions=self._drain_sessions, window=window)
 
     def _drain_on(self) -> None:
         now, sessions = self.child.loop.now, self.context.sessions
         if not sessions:
             self.child.loop.stop()
-        elif now < self.deadline:
+        elif now < self.deadline < inf:
             self._close_some([session for session in sessions if is_idle(session, now)], IDLE_PART, now)
             living = [session for session in sessions if not session.closed]
             if self.deadline - now <= BUSY_PART * (self.deadline - self._drain_began):
@@ -143,6 +149,8 @@ def limit_text(listener: str, maxconns: int) -> str:
 
 def title_text(slot: int, sessions: int, deadline: float, now: float) -> str:
     """Return what `ps` shows after the program's name."""
+    if deadline == inf:
+        return f"worker {slot} draining [{sessions} sessions]"
     if deadline:
         return f"worker {slot} draining [{sessions} sessions, {max(0, round(deadline - now))} s left]"
     return f"worker {slot} [{sessions} sessions]"

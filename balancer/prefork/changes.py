@@ -5,7 +5,7 @@ RULES: pure; text in, text out. The report is one JSON text that fits the notice
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from balancer.prefork.plan import Plan
 from balancer.shm.notice import NOTICE_BYTES
@@ -40,9 +40,10 @@ def summary_of(plan: Plan) -> dict[str, str]:
     return summary | dict(plan.summary)
 
 
-def compare(old: Plan, new: Plan) -> PlanChanges:
-    """What changes from one plan to the next."""
+def compare(old: Plan, new: Plan, living: int) -> PlanChanges:
+    """What changes from one plan to the next. `living`: processes of the listening role, which may have been scaled."""
     before, after = summary_of(old), summary_of(new)
+    before[f"{old.listening()}s"] = str(living)
     return PlanChanges(
         added=tuple(f"{name} {after[name]}" for name in after if name not in before),
         removed=tuple(name for name in before if name not in after),
@@ -52,6 +53,18 @@ def compare(old: Plan, new: Plan) -> PlanChanges:
             if name in before and before[name] != after[name]
         ),
     )
+
+
+def is_same(old: Plan, new: Plan) -> bool:
+    """Whether a generation of one plan would be as one of the other: every value of both is equal."""
+    return _values(old) == _values(new)
+
+
+def _values(plan: Plan) -> list[object]:
+    """All of a plan but functions, which cannot be compared (see Plan.made_from), and notes, which change nothing."""
+    roles = [[getattr(role, one.name) for one in fields(role) if one.name != "run"] for role in plan.roles]
+    names = (one.name for one in fields(plan) if one.name not in ("roles", "handover_state", "notes"))
+    return [roles, *(getattr(plan, name) for name in names)]
 
 
 def obstacle(old: Plan, new: Plan) -> str:

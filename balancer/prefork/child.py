@@ -4,11 +4,13 @@ RULES: runs in the child only, `send_sockets` excepted. The heartbeat is written
 helper thread would go on while the loop hangs), so a role that blocks its loop counts as hung. What other processes may
 know is written to the own row.
 
-    TERM  drain: stop taking work, finish what there is, at most `drain_timeout`      QUIT  finish at once
+    TERM  drain: stop taking work, finish what there is, at most `drain_timeout` or as long as the master has said on the
+          control socket, which may be for ever; it may change its word later        QUIT  finish at once
     URG   wake: look at the board now (harmless when it reaches a wrong pid)          USR1  reopen the log
     ABRT  stack dump and death: what the master sends when the heartbeat stands still
 """
 
+import contextlib
 import gc
 import json
 import os
@@ -17,11 +19,13 @@ import socket
 import struct
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from math import inf
 
 from balancer.config.units import parse_address
 from balancer.eventloop.log import Log
 from balancer.eventloop.loop import READ, Loop
 from balancer.eventloop.signals import Signals, send
+from balancer.eventloop.timers import Timer
 from balancer.prefork.slots import TICK
 from balancer.prefork.sockets import BySlot, ListeningSocket
 from balancer.prefork.titles import Title
@@ -72,8 +76,8 @@ class ChildSpec:
 
 @dataclass(frozen=True)
 class ChildPipes:
-    """The ways from a child to its master. `control` brings sockets, and EOF when the master is gone; READY_WORD goes
-    into `ready_fd`."""
+    """The ways from a child to its master. `control` brings sockets, how long a drain may take, and EOF when the master
+    is gone; READY_WORD goes into `ready_fd`."""
 
     control: socket.socket
     ready_fd: int
@@ -111,11 +115,13 @@ class Child:
         self.draining = False
         self.loop = Loop()
         self.on_drain: Callable[[float], None] = lambda _deadline: self.loop.stop()
+        self.on_deadline: Callable[[float], None] = lambda _deadline: None  # the drain ends at another time
         self.on_cut: Callable[[], None] = self.loop.stop
         self.on_tick: Callable[[float], None] = lambda _now: None
         self.on_wake: Callable[[], None] = lambda: None
         self.on_new_sockets: Callable[[], None] = lambda: None
-        self._drain_timeout = spec.drain_timeout
+        self._drain_within = spec.drain_timeout
+        self._cut_timer: Timer | None = None
         self._pipes = pipes
         self._adopted: list[int] = []
         self._cut_load = 0
@@ -178,14 +184,30 @@ class Child:
                     self._on_wake_signal()
 
     def _drain(self) -> None:
+        while self._hear_one():
+            pass  # how long it may take was sent before the signal
         if self.draining:
             return
         self.draining = True
-        deadline = self.loop.now + self._drain_timeout
-        self.cells[DEADLINE_MS] = int(deadline * 1000)
         self.cells[STATE] = DRAINING
-        self.loop.call_at(deadline, self._cut)
-        self.on_drain(deadline)
+        self.on_drain(self._set_deadline())
+
+    def _drain_for(self, seconds: float | None) -> None:
+        """The master's word on a drain, before or after its begin; None is for ever."""
+        self._drain_within = inf if seconds is None else seconds
+        if self.draining:
+            self.on_deadline(self._set_deadline())
+
+    def _set_deadline(self) -> float:
+        """When the drain ends from now on."""
+        if self._cut_timer is not None:
+            self._cut_timer.cancel()
+            self._cut_timer = None
+        deadline = self.loop.now + self._drain_within
+        self.cells[DEADLINE_MS] = 0 if deadline == inf else int(deadline * 1000)
+        if deadline != inf:
+            self._cut_timer = self.loop.call_at(deadline, self._cut)
+        return deadline
 
     def _cut(self) -> None:
         self._cut_load += self.cells[LOAD]
@@ -200,17 +222,23 @@ class Child:
         self.on_wake()
 
     def _hear_master(self, _mask: int) -> None:
-        """Listening sockets made after this process; or EOF, the master's end (SIGKILL by PR_SET_PDEATHSIG
-        usually comes first)."""
+        self._hear_one()
+
+    def _hear_one(self) -> bool:
+        """Listening sockets made after this process, or how long a drain may take; or EOF, the master's end
+        (SIGKILL by PR_SET_PDEATHSIG usually comes first). False when there is nothing."""
         try:
             words, fds, _flags, _address = socket.recv_fds(self._pipes.control, 65536, KERNEL_MOST_FDS)
         except BlockingIOError:
-            return
+            return False
         except OSError:
             words, fds = b"", []
         if not words:
             os._exit(1)
         announced = json.loads(words)
+        if isinstance(announced, dict):
+            self._drain_for(announced["drain"])
+            return True
         if len(fds) < len(announced):  # out of descriptors: another process adopts the missing ones
             self.log.warning(
                 "extend", sockets=f"{len(fds)}/{len(announced)}", then="go on without the others"
@@ -219,6 +247,7 @@ class Child:
             self._add_socket(
                 ListeningSocket(parse_address(address), slot, fd, socket.socket(fileno=fd), name)
             )
+        return True
 
     def _add_socket(self, new: ListeningSocket) -> None:
         before = self._listening.get(new.slot, ())
@@ -252,3 +281,10 @@ def send_sockets(control: socket.socket, listening: Sequence[ListeningSocket], g
     except OSError:
         return given
     return given + len(chosen)
+
+
+def send_drain(control: socket.socket, within: float) -> None:
+    """Master: say how many seconds a drain may take. A child that takes no message keeps to what it knows."""
+    word = json.dumps({"drain": None if within == inf else max(0.0, within)}).encode()
+    with contextlib.suppress(OSError):
+        control.send(word)

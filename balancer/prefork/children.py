@@ -92,6 +92,11 @@ class Leases:
         heapq.heappush(self._free, row)
 
     @property
+    def free(self) -> int:
+        """How many more processes may live."""
+        return len(self._free)
+
+    @property
     def end(self) -> int:
         """One past the highest row held."""
         return max(self._held, default=self.first - 1) + 1

@@ -5,6 +5,9 @@ RULES: runs in the master, never blocks; `advance` carries everything one step f
   not noticed; the reason is in the log and in the notice that the console reads. HUPs during a reload become one more
   reload.
 - A generation sees the sockets of its own plan only, under the names of its own plan.
+- A reload to an equal plan (changes.is_same) forks nothing and says so.
+- Sessions of an old generation have its reload timeout, which may be for ever. At most MOST_GENERATIONS live: the next
+  reload waits until the oldest is gone, which then has the drain timeout. So has every one at a stop.
 - Only removed addresses are closed, as the last step of a reload: not before the processes that served them accept no
   more. Where a kept address covers a removed one (0.0.0.0 after 127.0.0.1), the removed one has no new clients meanwhile:
   those that came after its processes accept no more, and before it is closed, would be reset.
@@ -24,15 +27,23 @@ from dataclasses import dataclass
 from balancer.config.option import ConfigError
 from balancer.eventloop.log import Log
 from balancer.prefork.bind import CannotBind
-from balancer.prefork.changes import PlanChanges, compare, obstacle, report
+from balancer.prefork.changes import PlanChanges, compare, is_same, obstacle, report
 from balancer.prefork.notify import Notifier
 from balancer.prefork.plan import Plan, Service
 from balancer.prefork.processes import ProcessManager
 from balancer.prefork.sockets import PlanSockets, SocketGroup
-from balancer.shm.layout import ACCEPTING, DRAINING, MASTER_GENERATION, MASTER_UPCOMING, MAX_SLOTS, STATE
+from balancer.shm.layout import (
+    ACCEPTING,
+    DRAINING,
+    LOAD,
+    MASTER_GENERATION,
+    MASTER_UPCOMING,
+    MAX_SLOTS,
+    STATE,
+)
 
 READY_WITHIN = 12.0  # seconds for a whole new generation
-MOST_GENERATIONS = 3  # alive at once; the oldest is cut before a fourth begins
+MOST_GENERATIONS = 16  # alive at once
 CUT_GRACE = 0.5  # seconds after the drain's deadline: children cut their sessions by themselves
 KILL_GRACE = 1.0  # seconds after QUIT
 QUEUE_GRACE = (
@@ -49,17 +60,14 @@ class Reload:
     """One reload under way. `step` is called every turn until it returns True (commit) or raises GivenUp."""
 
     def __init__(
-        self, processes: ProcessManager, service: Service, generation: int, slots: int, now: float
+        self, processes: ProcessManager, plan: Plan, generation: int, slots: int, now: float
     ) -> None:
-        """Read, bind, ask for the new processes. Raises GivenUp with nothing changed."""
+        """Bind, ask for the new processes. Raises GivenUp with nothing changed."""
         self.generation = generation
         self._processes = processes
         self._deadline = now + READY_WITHIN
         self.old = processes.plan
-        self.plan = read_plan(service, processes)
-        reason = obstacle(self.old, self.plan)
-        if reason:
-            raise GivenUp(f"{reason}: that needs a restart")
+        self.plan = plan
         log_notes(self.plan, processes.log)
         self.wanted = self.plan.role(self.plan.listening()).count
         self.slots = max(slots, self.wanted)
@@ -115,48 +123,56 @@ class Retirement:
     die before.
     """
 
-    def __init__(self, processes: ProcessManager, generation: int, is_final: bool, now: float) -> None:
+    def __init__(
+        self, processes: ProcessManager, generation: int, is_final: bool, now: float, within: float
+    ) -> None:
         plan = processes.plans[generation]
         self.generation = generation
-        self.deadline = now + plan.drain_timeout
+        self.deadline = now + within
         self._processes = processes
         self._first = first_to_go(plan, is_final)
         self._all_told = False
         self._cut_at: float | None = None
-        self._stop(role.name for role in plan.roles if role.name in self._first)
+        self._stop((role.name for role in plan.roles if role.name in self._first), now)
 
-    def _stop(self, roles: Iterable[str]) -> None:
+    def hasten(self, now: float, within: float) -> bool:
+        """End within so many seconds; False when it does anyway."""
+        if now + within >= self.deadline:
+            return False
+        self.deadline = now + within
+        for process in self._processes.children.living(self.generation):
+            if process.draining:
+                self._processes.drain(process, within)
+        return True
+
+    def _stop(self, roles: Iterable[str], now: float) -> None:
         names = frozenset(roles)
         children = self._processes.children
         for place in children.of_generation(self.generation):
             if place.role in names:
                 process = children.unwant(*place.key)
                 if process is not None:
-                    self._processes.send(process.pid, signal.SIGTERM)
+                    self._processes.drain(process, self.deadline - now)
 
     def cut(self, now: float) -> None:
         """Sessions end at once. A second call changes nothing: it must not put off the kill."""
         if self._cut_at is not None:
             return
-        self._stop_the_rest()
+        self._stop_the_rest(now)
         self._cut_at = now
         for process in self._processes.children.living(self.generation):
             self._processes.send(process.pid, signal.SIGQUIT)
 
-    @property
-    def is_cut(self) -> bool:
-        return self._cut_at is not None
-
-    def _stop_the_rest(self) -> None:
+    def _stop_the_rest(self, now: float) -> None:
         if not self._all_told:
             self._all_told = True
-            self._stop({place.role for place in self._processes.children.of_generation(self.generation)})
+            self._stop({place.role for place in self._processes.children.of_generation(self.generation)}, now)
 
     def advance(self, now: float) -> bool:
         """One step; True when the generation is gone."""
         living = list(self._processes.children.living(self.generation))
         if not any(process.role in self._first for process in living):
-            self._stop_the_rest()
+            self._stop_the_rest(now)
         if not living and self._all_told:
             return True
         if self._cut_at is None and now > self.deadline + CUT_GRACE:
@@ -193,6 +209,7 @@ class Generations:
         self._newest = 0
         self._reports = 0
         self._wants_reload = False
+        self._needs_room = False  # the reload that is wanted waits for the end of the oldest generation
         self._reload: Reload | None = None
         self._retiring: list[Retirement] = []
         self._closing: Closing | None = None
@@ -248,27 +265,59 @@ class Generations:
             self._wants_reload = True
 
     def _begin_reload(self, now: float) -> None:
-        alive = self._processes.children.generations()
-        if len(alive) >= MOST_GENERATIONS:
-            for retirement in self._retiring[:1]:
-                if not retirement.is_cut:
-                    self._log.info(
-                        "drain", generation=retirement.generation, then="cut: too many generations alive"
-                    )
-                retirement.cut(now)
-            return  # tried again each turn until the oldest is gone
-        self._wants_reload = False
-        self._close_now()
-        self._notifier.reloading(now)
-        self._newest += 1
-        self._processes.row[MASTER_UPCOMING] = self._newest
-        try:
-            self._reload = Reload(self._processes, self._service, self._newest, self.slots, now)
-        except GivenUp as reason:
-            self._service.retired(self._newest)
-            self._report(now, str(reason), PlanChanges())
+        if self._needs_room and not self._has_room():
             return
-        self.slots = max(self.slots, self._reload.slots)  # sockets stay, even if the reload is given up
+        self._needs_room = self._wants_reload = False
+        self._notifier.reloading(now)
+        upcoming = self._processes.row[MASTER_UPCOMING] = self._newest + 1
+        try:
+            plan = self._read_plan()
+            if plan is None:
+                self._report(now, "", PlanChanges())
+            elif self._has_room():
+                self._close_now()
+                self._newest = upcoming
+                self._reload = Reload(self._processes, plan, upcoming, self.slots, now)
+                self.slots = max(
+                    self.slots, self._reload.slots
+                )  # sockets stay, even if the reload is given up
+            else:
+                self._needs_room = self._wants_reload = True
+                self._make_room(now)
+        except GivenUp as reason:
+            self._report(now, str(reason), PlanChanges())
+        if self._reload is None:
+            self._service.retired(upcoming)
+
+    def _read_plan(self) -> Plan | None:
+        """The new plan; None when a generation of it would be the one that serves. Raises GivenUp."""
+        old, plan = self._processes.plan, read_plan(self._service, self._processes)
+        reason = obstacle(old, plan)
+        if reason:
+            raise GivenUp(f"{reason}: that needs a restart")
+        return None if is_same(old, plan) and old.role(old.listening()).count == self.wanted else plan
+
+    def _has_room(self) -> bool:
+        """Whether one more generation may live. It has about as many processes as the one that serves."""
+        children = self._processes.children
+        count = sum(role.count for role in self._processes.plan.roles)
+        is_full = len(children.generations()) >= MOST_GENERATIONS or children.leases.free < count
+        return not (is_full and self._retiring)
+
+    def _make_room(self, now: float) -> None:
+        """The oldest generation ends within the drain timeout."""
+        oldest, within = self._retiring[0], self._processes.plan.drain_timeout
+        if oldest.hasten(now, within):
+            living = list(self._processes.children.living(oldest.generation))
+            sessions = sum(self._processes.shared.rows.row(process.row)[LOAD] for process in living)
+            self._log.warning(
+                "drain",
+                generation=oldest.generation,
+                sessions=sessions,
+                within=f"{within:g}s",
+                then=f"cut what is left: a reload waits, and {len(self._processes.children.generations())} "
+                "generations live",
+            )
 
     def _step_reload(self, reload: Reload, now: float) -> None:
         try:
@@ -288,17 +337,18 @@ class Generations:
             if group.is_part_of(kept):
                 group.divert()
         self._processes.current = self._processes.row[MASTER_GENERATION] = reload.generation
+        changes = compare(reload.old, reload.plan, self.wanted)
         self.wanted, self.slots = reload.wanted, max(self.slots, reload.slots)
-        self._retire(old, is_final=False, now=now)
+        self._retire(old, is_final=False, now=now, within=reload_window(reload.old))
         self._log.level = reload.plan.loglevel
         if removed:
             self._close_soon(removed, now)
-        self._report(now, "", compare(reload.old, reload.plan))
+        self._report(now, "", changes if any(vars(changes).values()) else PlanChanges(changed=("settings",)))
 
     def _give_up(self, reload: Reload, reason: str, now: float) -> None:
         """Processes of the new generation may hold sessions already: they drain like any other."""
         self._reload = None
-        self._retire(reload.generation, is_final=False, now=now)
+        self._retire(reload.generation, is_final=False, now=now, within=reload_window(reload.plan))
         self._report(now, reason, PlanChanges())
 
     def _report(self, now: float, error: str, changes: PlanChanges) -> None:
@@ -370,21 +420,25 @@ class Generations:
         processes.extend_reach()
         for process in leaving:
             if process is not None:
-                processes.send(process.pid, signal.SIGTERM)
+                processes.drain(process, plan.drain_timeout)
 
     # -- the end of all --
 
     def retire_all(self, now: float, is_final: bool) -> None:
-        """Every generation drains. `is_final`: the sockets go too, no successor uses them."""
+        """Every generation drains, within the drain timeout of the newest. `is_final`: the sockets go too, no successor
+        uses them."""
+        within = self._processes.plans[max(self._processes.plans)].drain_timeout
         self._wants_reload = False
         if self._reload is not None:
             self._give_up(self._reload, "the master is told to stop", now)
         self._processes.was_cut = False  # sessions that a reload has cut, maybe weeks ago, do not count
         self.is_stopping = True
+        for retirement in self._retiring:
+            retirement.hasten(now, within)
         retiring = {retirement.generation for retirement in self._retiring}
         for generation in self._processes.children.generations():
             if generation not in retiring:
-                self._retire(generation, is_final, now)
+                self._retire(generation, is_final, now, within)
 
     def close_all(self, now: float) -> None:
         """The final stop: no new clients, once those in the queues have been accepted."""
@@ -396,8 +450,8 @@ class Generations:
         for retirement in self._retiring:
             retirement.cut(now)
 
-    def _retire(self, generation: int, is_final: bool, now: float) -> None:
-        self._retiring.append(Retirement(self._processes, generation, is_final, now))
+    def _retire(self, generation: int, is_final: bool, now: float, within: float) -> None:
+        self._retiring.append(Retirement(self._processes, generation, is_final, now, within))
 
 
 def first_to_go(plan: Plan, is_final: bool) -> frozenset[str]:
@@ -405,6 +459,11 @@ def first_to_go(plan: Plan, is_final: bool) -> frozenset[str]:
     if is_final:
         return frozenset({plan.listening()})
     return frozenset(role.name for role in plan.roles if not role.channel)
+
+
+def reload_window(plan: Plan) -> float:
+    """Seconds that sessions of a generation have after a reload."""
+    return plan.drain_timeout if plan.reload_timeout is None else plan.reload_timeout
 
 
 def log_notes(plan: Plan, log: Log) -> None:

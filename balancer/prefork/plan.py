@@ -1,11 +1,11 @@
 """What a service asks of the prefork machine: roles to fork, addresses to bind, limits to keep.
 
 RULES: frozen data and one protocol; no sockets, no processes, no traffic. A plan is made anew at every reload and
-compared with the one before, so everything in it compares by value, except a role's `run`.
+compared with the one before, so everything in it compares by value, except a role's `run` and `handover_state`.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from balancer.prefork.bind import Bind
@@ -34,6 +34,9 @@ class Plan:
     """One reading of the configuration, as far as the machine must know it.
 
     `totals`: columns that only grow; they are folded when their process is reaped, every other cell is zeroed.
+    `reload_timeout`: seconds that sessions of an old generation have after a reload, inf for ever, None as a stop.
+    `made_from`: all that the roles' `run` were closed over, compared by value; a reload to an equal plan forks nothing.
+    What is not given counts as changed.
     `most`: processes the listening role may be scaled to while it runs, 0 = as many as the machine has slots for.
     `summary`: (name, value) pairs that a reload compares and reports, e.g. ("backend a", "10.0.0.1:80 weight=2").
     `handover_state`: gives a text that a successor (USR2) finds in its environment as PREFORK_HANDOVER_STATE: what only
@@ -47,6 +50,7 @@ class Plan:
     columns: int
     totals: tuple[range, ...] = ()
     drain_timeout: float = 30.0
+    reload_timeout: float | None = None
     log_path: str = ""
     loglevel: int = 0
     pidfile: str = ""
@@ -58,6 +62,7 @@ class Plan:
     summary: tuple[tuple[str, str], ...] = ()
     notes: tuple[str, ...] = ()
     handover_state: Callable[[], str] = str
+    made_from: object = field(default_factory=object)
 
     def role(self, name: str) -> Role:
         """Raises KeyError."""

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from balancer.eventloop.log import Log
 from balancer.eventloop.signals import send
 from balancer.prefork.channels import Channels
-from balancer.prefork.child import EXIT_CUT, READY_WORD, ChildSpec, send_sockets
+from balancer.prefork.child import EXIT_CUT, READY_WORD, ChildSpec, send_drain, send_sockets
 from balancer.prefork.children import ChildProcess, Children, Leases, NoLease, Place
 from balancer.prefork.fork import ChildParts, fork_child, seed_row
 from balancer.prefork.plan import Plan
@@ -242,6 +242,12 @@ class ProcessManager:
         every = in_order(self.listening[process.generation].by_slot(process.role))
         sockets = [one for one in every if one.address == group.address]
         return send_sockets(process.control, sockets, 0) == len(sockets)
+
+    def drain(self, process: ChildProcess, within: float) -> None:
+        """Tell a process to end within so many seconds; inf: when its sessions have ended. May be called again."""
+        if process.control is not None:
+            send_drain(process.control, within)
+        self.send(process.pid, signal.SIGTERM)
 
     def tell_all(self, number: int) -> None:
         for process in self.children.living():

@@ -54,7 +54,7 @@ SLOT_COLUMNS = 8
 SLOT_UNUSED, SLOT_SERVED, SLOT_STARTING, SLOT_PAUSED, SLOT_HUNG, SLOT_EMPTY, SLOT_SURPLUS = range(7)
 
 MAX_SLOTS = 128
-MAX_ROWS = 512  # 3 generations of as many workers, and helpers
+MAX_ROWS = 512  # 3 generations of as many workers, and helpers; old ones have workers with sessions only
 
 
 @dataclass(frozen=True)

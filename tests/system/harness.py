@@ -49,8 +49,23 @@ class Daemon(LabProcess):
         self.wrapper: list[str] = []  # a command that executes ours: `prlimit --nofile=256`
         self.expected: list[re.Pattern[str]] = []
         self.expected_exit: int | None = 0
+        self._changes = 0
 
     # --- life
+
+    def with_file(self) -> Self:
+        """Before the start: read a file too, for `change_file`."""
+        self.arguments += ["-c", str(self.directory / "changes.ini")]
+        self.change_file()
+        return self
+
+    def change_file(self) -> None:
+        """Change a value that no test looks at. A reload that finds nothing changed forks nothing."""
+        self._changes += 1
+        lines = f"[{self.module.rpartition('.')[2]}]\nidle-timeout = {600 + self._changes}s\n"
+        beside = self.directory / "changes.new"
+        beside.write_text(lines)
+        beside.rename(self.directory / "changes.ini")
 
     def start(self) -> Self:
         self.command = [*self.wrapper, sys.executable, "-m", self.module, *self.arguments]

@@ -2,8 +2,8 @@
 
     python -m tests.system.prefork_toy CONFIG      CONFIG is a JSON file, read again at every reload
 
-Keys: port and more (ports of the listener "main"), listeners (name -> addresses, besides), workers, drain, pidfile,
-admin (unix path), fail ("" | "config" | "boot"), ready_after (seconds), steering, loglevel, user, debug_dir.
+Keys: port and more (ports of the listener "main"), listeners (name -> addresses, besides), workers, drain, reload,
+pidfile, admin (unix path), fail ("" | "config" | "boot"), ready_after (seconds), steering, loglevel, user, debug_dir.
 """
 
 import json
@@ -11,6 +11,7 @@ import os
 import socket
 import sys
 import time
+from math import inf
 
 from balancer.config.loader import ask
 from balancer.config.option import ConfigError
@@ -169,6 +170,8 @@ class ToyService:
             columns=32,
             totals=(range(SERVED, SERVED + 1),),
             drain_timeout=config.get("drain", 5.0),
+            reload_timeout=inf if config.get("reload") == 0 else config.get("reload"),
+            made_from=config,
             loglevel=config.get("loglevel", 0),
             pidfile=config.get("pidfile", ""),
             user=config.get("user", ""),

@@ -73,15 +73,16 @@ class FaultInjector:
         return f"killed {role} {pid}"
 
     def _reload(self, daemon: Balancer | Resizer, name: str) -> str:
+        daemon.change_file()
         daemon.signal(signal.SIGHUP)
         return f"reloaded {name} {daemon.pid}"
 
 
 def test_a_thousand_pictures_while_processes_are_killed_and_reloaded(client: ClientFixture) -> None:
     with ExitStack() as stack:
-        resizers = [stack.enter_context(Resizer(name=f"backend-{n}", cpus=1)) for n in (1, 2, 3)]
+        resizers = [stack.enter_context(Resizer(name=f"backend-{n}", cpus=1).with_file()) for n in (1, 2, 3)]
         upstreams = [resizer.address for resizer in resizers]
-        balancer = stack.enter_context(Balancer(upstreams=upstreams, workers=2))
+        balancer = stack.enter_context(Balancer(upstreams=upstreams, workers=2).with_file())
         for daemon in (*resizers, balancer):
             daemon.expect("")
             daemon.expected_exit = None  # cut sessions are expected here

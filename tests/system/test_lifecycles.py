@@ -47,7 +47,7 @@ def act_at_random(directory: Path, seed: int, acts: int) -> None:
     dice = random.Random(seed)
     with ExitStack() as stack:
         backend = stack.enter_context(Digest())
-        lb = UpgradableBalancer(directory, upstreams=[backend.address], drain_timeout="3s")
+        lb = UpgradableBalancer(directory, upstreams=[backend.address], drain_timeout="3s").with_file()
         lb.expect(r"reload error=.*told to stop")  # overtaken by a successor
         stack.enter_context(lb)
         load = stack.enter_context(Load(lb.address, clients=8, pause=0.005))
@@ -55,6 +55,7 @@ def act_at_random(directory: Path, seed: int, acts: int) -> None:
         for _ in range(acts):
             act = dice.choice(ACTS)
             told.append(act.name)
+            lb.change_file()
             with contextlib.suppress(ProcessLookupError):  # superseded a moment ago
                 os.kill(lb.serving(), act)
             time.sleep(dice.random() * 0.3)

@@ -1,6 +1,7 @@
 """Reloads: a good one loses no client, a bad one changes nothing, and the last configuration is the one in force."""
 
 import random
+import re
 import signal
 import socket
 import time
@@ -18,7 +19,7 @@ from tests.system.harness import FileBalancer
 from tests.system.random_sections import random_sections
 from tests.system.sampler import Sampler
 
-GENERATIONS = 3  # alive at once, at most
+GENERATIONS = 16  # alive at once, at most
 
 
 class FlatFileBalancer(FileBalancer):
@@ -184,29 +185,44 @@ def test_fifty_reloads_in_five_seconds() -> None:
     reload_in_a_flood(50, 0.1)
 
 
-def test_never_more_than_three_generations() -> None:
-    """A client of each generation that never leaves: the oldest is cut before a fourth begins. Fails without the limit:
-    each reload then leaves a generation behind for the whole drain timeout."""
+def test_sessions_outlive_reloads_and_at_most_sixteen_generations_live() -> None:
+    """A client of each generation that never leaves. Fails where the drain timeout holds after a reload too: all but the
+    newest are cut; and without the limit: the oldest stays. A stop then ends all generations within the drain timeout."""
     with ExitStack() as stack:
         echo = stack.enter_context(Echo())
-        lb = stack.enter_context(FlatFileBalancer(echo.address, drain_timeout="60s"))
+        lb = stack.enter_context(FlatFileBalancer(echo.address, drain_timeout="1s", workers=1))
         lb.expected_exit = 5
         generations = Generations(lb)
         clients: list[socket.socket] = []
-        for turn in range(6):
-            clients += stack.enter_context(held(lb.address, 4))
-            for client in clients[-4:]:
-                client.sendall(b"x")
-                assert receive(client, 1) == b"x"
+        for turn in range(GENERATIONS + 1):
+            clients += stack.enter_context(held(lb.address, 1))
+            exchange(clients[-1])
+            if turn == GENERATIONS - 1:
+                workers = lb.worker_pids()
+                assert lb.ctl("reload").stdout.strip() == "nothing changed"
+                assert lb.worker_pids() == workers
+                for client in clients:
+                    exchange(client)
+            lb.rewrite(f"retries = {turn % 9}")
             lb.reload(turn + 2)
             wait_for(lambda g=turn + 2: is_alone_in_accepting(lb, g), "the old generation accepts no more")
             generations.look()
         assert generations.most == GENERATIONS
-        for client in clients[-8:]:  # the two generations before this one go on
-            client.sendall(b"y")
-            assert receive(client, 1) == b"y"
-        assert lb.status()["totals"]["cut_total"] == len(clients) - 8
-        lb.stop(signal.SIGQUIT)
+        warnings = [
+            line for line in lb.log().splitlines() if " warning master " in line and " drain " in line
+        ]
+        assert [re.findall(r"generation=\d+", line) for line in warnings[:1]] == [["generation=1"]]
+        for client in clients[2:]:
+            exchange(client)
+        assert lb.status()["totals"]["cut_total"] == 2
+        began = time.monotonic()
+        assert lb.stop(signal.SIGTERM) == 5
+        assert time.monotonic() - began < 4
+
+
+def exchange(client: socket.socket) -> None:
+    client.sendall(b"x")
+    assert receive(client, 1) == b"x"
 
 
 def is_alone_in_accepting(lb: FileBalancer, generation: int) -> bool:
@@ -347,6 +363,7 @@ def transfers_across_a_reload(clients: int, seconds: float) -> None:
         swarm = [stack.enter_context(socket.create_connection(lb.address, 10)) for _ in range(clients)]
         swarm_talks(swarm, rng)
         old = lb.worker_pids()
+        lb.rewrite("retries = 5")
         lb.reload(2)
         began = time.monotonic()
         rounds = 0

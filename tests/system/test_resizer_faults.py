@@ -291,7 +291,7 @@ def test_a_stop_answers_what_is_in_flight_and_refuses_the_rest() -> None:
 
 def test_a_reload_under_load_loses_nothing() -> None:
     data = picture(600, 400)
-    with Resizer(cpus=2) as resizer:
+    with Resizer(cpus=2).with_file() as resizer:
         stop = threading.Event()
         failures: list[object] = []
         done = Counter[str]()
@@ -320,6 +320,7 @@ def test_a_reload_under_load_loses_nothing() -> None:
             thread.start()
         for _ in range(3):
             before = set(pids(resizer, "front"))
+            resizer.change_file()
             resizer.signal(signal.SIGHUP)
             wait_for(
                 lambda before=before: not before & set(pids(resizer, "front")), "the next generation", 15

@@ -281,7 +281,8 @@ def test_a_drain_lets_idle_sessions_go_one_after_another_then_the_rest() -> None
     window, idle, busy = 4.0, 40, 20
     with ExitStack() as stack:
         echo = stack.enter_context(Echo())
-        lb = Balancer(upstreams=[echo.address], workers=1, drain_timeout=f"{window:g}s", loglevel=1)
+        lb = Balancer(upstreams=[echo.address], workers=1, reload_timeout=f"{window:g}s", loglevel=1)
+        lb.with_file()
         stack.enter_context(lb)
         clients = stack.enter_context(held(lb.address, idle + busy))
         for client in clients:
@@ -292,6 +293,7 @@ def test_a_drain_lets_idle_sessions_go_one_after_another_then_the_rest() -> None
         for client in clients:
             selector.register(client, selectors.EVENT_READ)
         ends: dict[socket.socket, float] = {}
+        lb.change_file()
         lb.signal(signal.SIGHUP)
         lb.wait_line(r"worker 0 pid=\d+ drain sessions=60")
         began = time.monotonic()

@@ -195,7 +195,7 @@ def test_sockets_of_the_manager_are_served_with_what_waits_in_them(count: int) -
         port = socks[0].getsockname()[1]
         early = stack.enter_context(socket.create_connection(("127.0.0.1", port), 5))
         early.sendall(b"early")
-        lb = Activated(socks, upstreams=[backend.address], port=port)
+        lb = Activated(socks, upstreams=[backend.address], port=port).with_file()
         for sock in socks:
             stack.callback(sock.close)
         stack.enter_context(lb)
@@ -207,6 +207,7 @@ def test_sockets_of_the_manager_are_served_with_what_waits_in_them(count: int) -
                 assert receive(client, 1) == b"x"
         seen = {worker["slot"] for worker in lb.status()["workers"] if worker["accepted_total"]}
         assert seen == {0, 1} or count == 1
+        lb.change_file()
         lb.signal(signal.SIGHUP)
         wait_for(lambda: lb.status()["generation"] == 2, "a reload with the manager's sockets")
         wait_for(lambda: len(lb.worker_pids()) == 2, "one generation")

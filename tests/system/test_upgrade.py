@@ -169,19 +169,21 @@ def test_a_reload_and_an_upgrade_cross_and_nothing_is_lost(tmp_path: Path, first
     master that is superseded meanwhile, or where the reload's end takes the sockets from the successor."""
     with ExitStack() as stack:
         backend = stack.enter_context(Digest())
-        lb = UpgradableBalancer(tmp_path, upstreams=[backend.address])
+        lb = UpgradableBalancer(tmp_path, upstreams=[backend.address]).with_file()
         lb.expect(r"reload error=.*told to stop")
         stack.enter_context(lb)
         load = stack.enter_context(Load(lb.address, clients=16, pause=0.002))
         for _ in range(3):
             before = {process.pid for process in lb.processes()}
             if first == signal.SIGHUP:
+                lb.change_file()
                 lb.signal(signal.SIGHUP)
                 lb.upgrade()
             else:
                 at = len(lb.log())
                 lb.signal(signal.SIGUSR2)
                 lb.wait_line(r"upgrade successor=\d+ sockets=", after=at)
+                lb.change_file()
                 lb.signal(signal.SIGHUP)
                 match = lb.wait_line(rf"upgrade successor=(\d+) then={SERVES}", 20, after=at)
                 lb.old, lb.process = lb.process, Successor(int(match[1]))  # type: ignore[assignment]
@@ -238,11 +240,12 @@ def test_an_upgraded_master_can_reload(tmp_path: Path) -> None:
     then, here the child's own control socket."""
     with ExitStack() as stack:
         echo = stack.enter_context(Echo())
-        lb = stack.enter_context(UpgradableBalancer(tmp_path, upstreams=[echo.address]))
+        lb = stack.enter_context(UpgradableBalancer(tmp_path, upstreams=[echo.address]).with_file())
         lb.upgrade()
         assert lb.old.wait(10) == 0
         wait_for(lambda: status_or_none(lb), "a status of the new version")
         for generation in (2, 3):
+            lb.change_file()
             assert lb.ctl("reload").returncode == 0
             wait_for(lambda g=generation: status_or_none(lb)["generation"] == g, "the new generation")
         lb.check_at_rest()

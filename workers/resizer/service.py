@@ -7,6 +7,7 @@ generation still write to theirs while the new one serves. It is unmapped with t
 import functools
 import socket
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from balancer import __version__
 from balancer.config.option import ConfigError
@@ -76,6 +77,7 @@ def make_plan(options: ResizerOptions, arena: Arena, shared: Shared | None) -> P
         most=options.fronts,
         summary=tuple(summary(options)),
         notes=options.notes,
+        made_from=replace(options, notes=()),
     )
 
 

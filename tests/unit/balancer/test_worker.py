@@ -6,6 +6,7 @@ import socket
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import pairwise
+from math import inf
 from types import SimpleNamespace
 
 import pytest
@@ -58,6 +59,7 @@ def test_the_closes_are_spread_over_the_window() -> None:
 def test_the_title() -> None:
     assert title_text(2, 17, 0.0, 5.0) == "worker 2 [17 sessions]"
     assert title_text(2, 17, 30.0, 7.0) == "worker 2 draining [17 sessions, 23 s left]"
+    assert title_text(1, 3, inf, 7.0) == "worker 1 draining [3 sessions]"
     assert title_text(0, 0, 30.0, 31.0) == "worker 0 draining [0 sessions, 0 s left]"
 
 
@@ -206,5 +208,27 @@ def test_a_drain_closes_idle_sessions_in_its_second_half(
     relay_worker.cut()
     child.loop.run_once(0)
     assert not relay_worker.context.sessions
+    for client in clients:
+        client.close()
+
+
+def test_a_drain_without_an_end_closes_nothing_until_it_is_given_one(
+    child: SimulatedChild, relay_worker: RelayWorker
+) -> None:
+    """Fails where a share of the window, which is never, has always begun."""
+    clients = [connect(child) for _ in range(4)]
+    relay_worker.drain(inf)
+    for _ in range(100):
+        child.time += 600.0
+        for client in clients:
+            client.send(b"x")  # less than the idle timeout is between two bytes
+        for _ in range(3):
+            child.loop.run_once(0)
+    assert len(relay_worker.context.sessions) == 4
+    child.on_deadline(child.time + 20.0)  # type: ignore[attr-defined]
+    for _ in range(39):
+        child.time += 0.5
+        child.loop.run_once(0)
+    assert len(relay_worker.context.sessions) == 1
     for client in clients:
         client.close()

@@ -38,11 +38,13 @@ class MasterSimulation:
         self.binds = binds
         self.workers = workers
         self.error = ""
+        self.reload_timeout: float | None = None
+        self.retired_generations: list[int] = []
         self.sent: list[tuple[int, int]] = []
         self.now = 10.0
         log = Log("master", os.devnull)
         self.processes = ProcessManager(
-            make_shared(16, rows=32),
+            make_shared(16, rows=64),
             Sockets(),
             log,
             self.now,
@@ -56,10 +58,11 @@ class MasterSimulation:
     def plan(self, shared: Shared | None) -> Plan:
         if self.error:
             raise ConfigError(self.error)
-        return replace(PLAN, roles=(replace(WORKER, count=self.workers), CPU), binds=self.binds)
+        roles = (replace(WORKER, count=self.workers), CPU)
+        return replace(PLAN, roles=roles, binds=self.binds, reload_timeout=self.reload_timeout)
 
     def retired(self, generation: int) -> None:
-        pass
+        self.retired_generations.append(generation)
 
     def fork(self, ready: bool = True) -> None:
         """Every process that is due, at once ready."""
@@ -99,6 +102,11 @@ class MasterSimulation:
         """Rows of the workers that drain."""
         living = self.processes.children.living()
         return [self.processes.shared.rows.row(p.row) for p in living if p.role == "worker" and p.draining]
+
+    def leave(self, generation: int) -> None:
+        """Every process of a generation ends. Its rows, and so its pids, are not used again."""
+        for process in self.processes.children.living(generation):
+            self.processes.children.reaped(process.pid, self.now)
 
     def close(self) -> None:
         for group in self.processes.sockets.groups:

@@ -1,11 +1,14 @@
 """What a reload changes, what it cannot change, and the text that reports it."""
 
 import json
-from dataclasses import replace
+from dataclasses import fields, replace
+from typing import Any
+
+import pytest
 
 from balancer.config.units import parse_address
 from balancer.prefork.bind import Bind
-from balancer.prefork.changes import PlanChanges, compare, obstacle, report
+from balancer.prefork.changes import PlanChanges, compare, is_same, obstacle, report
 from balancer.prefork.child import Child
 from balancer.prefork.plan import Plan, Role
 from balancer.shm.notice import NOTICE_BYTES
@@ -25,14 +28,61 @@ def make(*ports: int, workers: int = 2) -> Plan:
 
 
 def test_nothing_changed_is_said_so() -> None:
-    assert compare(make(80), make(80)) == PlanChanges()
+    assert compare(make(80), make(80), 2) == PlanChanges()
     assert str(PlanChanges()) == "nothing changed"
+
+
+def test_processes_that_were_scaled_are_a_change() -> None:
+    assert compare(make(80), make(80), 5).changed == ("workers 5 -> 2",)
+
+
+MADE = replace(make(80), made_from="options")
+OTHER: dict[str, object] = {
+    "title": "x",
+    "roles": (*MADE.roles, Role("more", 1, run)),
+    "binds": make(81).binds,
+    "columns": 33,
+    "totals": (range(1),),
+    "drain_timeout": 1.0,
+    "reload_timeout": 0.0,
+    "log_path": "x",
+    "loglevel": 1,
+    "pidfile": "x",
+    "user": "x",
+    "group": "x",
+    "debug_dir": "x",
+    "steering": False,
+    "most": 1,
+    "summary": (("a", "b"),),
+    "made_from": "other options",
+}
+NOT_COMPARED = {"notes": ("x",), "handover_state": lambda: ""}
+
+
+@pytest.mark.parametrize("name", [one.name for one in fields(Plan)])
+def test_every_value_of_a_plan_counts(name: str) -> None:
+    """Fails where a reload compares the summary only: what the summary does not name would never be in force."""
+    changes: dict[str, Any] = {name: {**OTHER, **NOT_COMPARED}[name]}
+    assert is_same(MADE, replace(MADE, **changes)) == (name in NOT_COMPARED)
+
+
+@pytest.mark.parametrize("name", [one.name for one in fields(Role)])
+def test_every_value_of_a_role_counts_but_its_function(name: str) -> None:
+    other = {"name": "x", "count": 3, "run": lambda _child: 1, "hang_after": 9.0, "channel": True}
+    changes: dict[str, Any] = {name: other[name]}
+    roles = (replace(MADE.roles[0], **changes), *MADE.roles[1:])
+    assert is_same(MADE, replace(MADE, roles=roles)) == (name == "run")
+
+
+def test_what_cannot_be_compared_counts_as_changed() -> None:
+    assert not is_same(make(80), make(80))
+    assert not is_same(replace(MADE, made_from=object()), replace(MADE, made_from=object()))
 
 
 def test_addresses_counts_and_summaries_are_compared() -> None:
     old = replace(make(80, 81), summary=(("backend a", "x:1"), ("backend b", "x:2")))
     new = replace(make(80, 82, workers=3), summary=(("backend a", "x:9"), ("backend c", "x:3")))
-    difference = compare(old, new)
+    difference = compare(old, new, 2)
     assert difference.added == ("bind 127.0.0.1:82 worker backlog=1024 mode=600", "backend c x:3")
     assert difference.removed == ("bind 127.0.0.1:81", "backend b")
     assert difference.changed == ("workers 2 -> 3", "backend a x:1 -> x:9")
@@ -44,10 +94,10 @@ def test_a_renamed_listener_is_a_change_of_its_address() -> None:
         binds = tuple(Bind("worker", parse_address("127.0.0.1:0"), name=name) for name in names)
         return replace(make(), binds=binds)
 
-    assert compare(named("web"), named("www")).changed == (
+    assert compare(named("web"), named("www"), 2).changed == (
         "bind 127.0.0.1:0 worker web backlog=1024 mode=600 -> worker www backlog=1024 mode=600",
     )
-    assert compare(named("web"), named("web", "mail")).added == (
+    assert compare(named("web"), named("web", "mail"), 2).added == (
         "bind 127.0.0.1:0 #2 worker mail backlog=1024 mode=600",
     )
 

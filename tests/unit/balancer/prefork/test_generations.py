@@ -5,10 +5,11 @@ import signal
 import socket
 from collections.abc import Iterator
 from dataclasses import replace
+from math import inf
 
 import pytest
 
-from balancer.prefork.generations import KILL_GRACE, QUEUE_GRACE, Retirement, first_to_go
+from balancer.prefork.generations import KILL_GRACE, MOST_GENERATIONS, QUEUE_GRACE, Retirement, first_to_go
 from balancer.prefork.plan import Role
 from balancer.shm.layout import ACCEPTING, DRAINING, STATE
 from tests.unit.balancer.prefork.simulation import PLAN, MasterSimulation, web
@@ -125,7 +126,7 @@ def test_a_second_cut_does_not_put_off_the_kill(master: MasterSimulation) -> Non
     """A reload that waits for the oldest generation asks every turn; so does an operator who is in a hurry."""
     worker = master.processes.children.holder(1, "worker", 0)
     assert worker is not None
-    going = Retirement(master.processes, 1, is_final=False, now=10.0)
+    going = Retirement(master.processes, 1, is_final=False, now=10.0, within=5.0)
     now = 11.0
     while now < 11.0 + KILL_GRACE + 0.5:
         going.cut(now)
@@ -133,3 +134,82 @@ def test_a_second_cut_does_not_put_off_the_kill(master: MasterSimulation) -> Non
         now += 0.25
     sent = [number for pid, number in master.sent if pid == worker.pid]
     assert sent[:2] == [signal.SIGTERM, signal.SIGQUIT] and set(sent[2:]) == {signal.SIGKILL}
+
+
+def test_a_reload_that_changes_nothing_forks_nothing_and_says_so(master: MasterSimulation) -> None:
+    before = dict(master.processes.children.processes)
+    for serial in (1, 2, 3):
+        outcome = master.reload(*master.binds)
+        assert (outcome["serial"], outcome["ok"], outcome["text"]) == (serial, True, "nothing changed")
+    assert master.processes.children.processes == before and master.sent == []
+    assert master.processes.current == 1 and master.retired_generations == [2, 2, 2]
+    assert master.reload(*web("a", "c"))["changed"] and master.processes.current == 2
+
+
+def test_a_reload_brings_the_configured_number_of_processes_back(master: MasterSimulation) -> None:
+    master.generations.scale(3, master.now)
+    master.fork()
+    assert master.reload(*master.binds)["changed"] == ["workers 3 -> 1"]
+    assert master.processes.current == 2
+
+
+def reloaded(master: MasterSimulation, times: int) -> None:
+    """Reloads, each with another name; sessions hold every generation."""
+    master.reload_timeout = inf
+    for _ in range(times):
+        master.reload(*web(f"name{master.processes.current}", "b"))
+
+
+def told(master: MasterSimulation, generation: int) -> list[int]:
+    pids = {process.pid for process in master.processes.children.living(generation)}
+    return [number for pid, number in master.sent if pid in pids]
+
+
+def test_sessions_of_an_old_generation_go_on_until_they_end(master: MasterSimulation) -> None:
+    """Fails where a reload cuts after the drain timeout: a long session ends for a change that is none of its own."""
+    reloaded(master, 2)  # the first of them brings the timeout
+    for _ in range(100):
+        master.turn(1000.0)
+    assert told(master, 2) == [signal.SIGTERM]
+    assert len(list(master.processes.children.living(2))) == 2
+    master.leave(2)
+    master.turn()
+    assert 2 in master.retired_generations
+
+
+@pytest.mark.parametrize("is_final", [True, False], ids=["stop", "upgrade"])
+def test_a_stop_ends_every_generation_within_the_drain_timeout(
+    master: MasterSimulation, is_final: bool
+) -> None:
+    reloaded(master, 4)
+    master.generations.retire_all(master.now, is_final)
+    master.turn(PLAN.drain_timeout)
+    assert not any(signal.SIGQUIT in told(master, generation) for generation in range(1, 6))
+    master.turn(1.0)
+    assert all(signal.SIGQUIT in told(master, generation) for generation in range(2, 6))
+
+
+def test_the_oldest_of_too_many_generations_has_the_drain_timeout(master: MasterSimulation) -> None:
+    """Fails where it is cut at once, and where there is no limit."""
+    reloaded(master, 1)
+    master.leave(1)
+    master.turn()
+    reloaded(master, MOST_GENERATIONS - 1)
+    assert len(master.processes.children.generations()) == MOST_GENERATIONS
+    newest = master.processes.current
+    assert master.reload(*master.binds)["text"] == "nothing changed"
+    assert told(master, 2) == [signal.SIGTERM]  # nothing is forked, so nothing has to go
+    master.reload(*web("one more", "b"))
+    assert master.processes.current == newest
+    assert told(master, 2) == [signal.SIGTERM, signal.SIGTERM] and told(master, 3) == [signal.SIGTERM]
+    for _ in range(4):
+        master.turn(1.0)
+    assert signal.SIGQUIT not in told(master, 2)
+    master.turn(2.0)
+    assert told(master, 2)[-1] == signal.SIGQUIT and signal.SIGQUIT not in told(master, 3)
+    master.leave(2)
+    master.turn()
+    master.fork()
+    master.turn()
+    assert master.processes.current == newest + 1
+    assert len(master.processes.children.generations()) == MOST_GENERATIONS
