@@ -102,7 +102,7 @@ class RelayWorker:
 
     def _drain_on(self) -> None:
         now, sessions = self.child.loop.now, self.context.sessions
-        if not sessions:
+        if not sessions and not self.relay.undecided:
             self.child.loop.stop()
         elif now < self.deadline < inf:
             self._close_some([session for session in sessions if is_idle(session, now)], IDLE_PART, now)
@@ -124,8 +124,10 @@ class RelayWorker:
         sessions = [session for session in self.context.sessions if not session.closed]
         if sessions:
             self.child.log.warning("cut", sessions=len(sessions), then="exit")
+        reason = "drain-timeout" if self.deadline else "stopped"
         for session in sessions:
-            session.close(ends.KILLED, "drain-timeout" if self.deadline else "stopped")
+            session.close(ends.KILLED, reason)
+        self.relay.refuse_undecided(reason)
         self.child.loop.stop()
 
     # -- defects

@@ -163,7 +163,7 @@ class Board:
         self.words = Table(1, _FIRST_BACKEND_WORDS + _BACKEND_WORDS * backends)
         self.columns = self.counts.columns
         self.cells = self.counts.cells
-        self.lock_fd = os.memfd_create("balancer-limits", os.MFD_CLOEXEC)
+        self.lock_fd = os.memfd_create("balancer-seats", os.MFD_CLOEXEC)
         self._live = MASTER_ROW * self.columns + MASTER_LIVE_ROWS
 
     # -- where a block is

@@ -12,7 +12,7 @@ RULES
   are full.
 
 After None, `why` says the reason: "down" (no backend is eligible, or all eligible ones were tried), "full" (those left
-have all their maxconn sessions).
+have all their maxconn sessions), "busy" (for one of those left that cannot be told now: ask again soon).
 """
 
 from collections.abc import Collection, Sequence
@@ -97,12 +97,17 @@ class Elector:
         self, first: Backend, source_ip: str, tried: Collection[int], pick: Pick
     ) -> Backend | None:
         """As elect, when the first choice has a maxconn: backends that are full are skipped."""
-        backend, skip = first, set(tried)
-        while not self._limit.acquire(BACKENDS.at(backend.index) + B_SESSIONS, backend.maxconn):
+        backend, skip, why = first, set(tried), "full"
+        while True:
+            answer = self._limit.acquire(BACKENDS.at(backend.index) + B_SESSIONS, backend.maxconn)
+            if answer == "acquired":
+                break
+            if answer == "busy":
+                why = "busy"
             skip.add(backend.index)
             index = pick(source_ip, skip)
             if index is None:
-                self.why = "full"
+                self.why = why
                 return None
             backend = self._by_index[index]
         self._cells[self._gauges + backend.index * _BLOCK + _SESSIONS_TOTAL] += 1

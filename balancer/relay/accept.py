@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from os import close, set_blocking
 from typing import Protocol
 
-from balancer.eventloop.acceptor import Accepted, Acceptor, ShortageLog
+from balancer.eventloop.acceptor import REPORT_SECONDS, Accepted, Acceptor, ShortageLog
 from balancer.options import MAIN, Listener
 from balancer.pool.board import L_SESSIONS
 from balancer.pool.shared_limit import SharedLimit
@@ -18,6 +18,7 @@ from balancer.relay.account import Account
 from balancer.relay.closer import Closer
 from balancer.relay.context import WorkerContext
 from balancer.relay.phases import first_phase
+from balancer.relay.queue import UNDECIDED
 from balancer.relay.routes import RouteTable
 from balancer.relay.session import Lane, Session, peer_name
 from balancer.shm.layout import LOAD
@@ -37,7 +38,8 @@ class Listening(Protocol):
 
 
 class SessionStarter:
-    """Starts the sessions of one listener. `sockets()` are its listening sockets, of all slots that there are by then."""
+    """Starts the sessions of one listener. `sockets()` are its listening sockets, of all slots that there are by then;
+    `patience` is for how long a client waits that cannot be told yet whether it has a place."""
 
     def __init__(
         self,
@@ -49,6 +51,7 @@ class SessionStarter:
         sockets: Callable[[], Iterable[Listening]],
         shortage: ShortageLog,
         on_change: Callable[[], object],
+        patience: float,
     ) -> None:
         self._context = context
         self._name = listener.name
@@ -65,6 +68,9 @@ class SessionStarter:
         self._limit = SharedLimit(context.board, context.row)
         self._limit_column = context.board.listener_at(listener.index) + L_SESSIONS
         self._lacks_place = False
+        self._undecided: list[tuple[Accepted, Lane, float]] = []  # accepted; no answer of the limit yet
+        self._patience = patience or UNDECIDED
+        self._silent_until = 0.0
         waits = bool(listener.maxconns) and listener.overflow == "queue"
         self._drops = bool(listener.maxconns) and not waits
         is_plain = routes.is_direct() and not listener.maxconns
@@ -133,15 +139,28 @@ class SessionStarter:
                 self._refuse(accepted, reason="no-route")
                 if not self._drops:
                     self._release()  # its place was taken before its address was known
-            elif self._drops and not self._limit.acquire(self._limit_column, self._maxconns):
-                held = self._limit.held(self._limit_column)
-                self._refuse(accepted, sessions=f"{held}/{self._maxconns}", reason="maxconns")
-            else:
-                set_blocking(fd, False)
+            elif not self._drops or self._has_place(accepted, lane, self._context.loop.now):
+                set_blocking(fd, False)  # as `_start`, whose call would be 1 % of a short session
                 session = Session(lane, fd, address)
                 self._sessions[session] = None
                 self._begin(session)
         self._cells[LOAD] = len(self._sessions)
+
+    def _start(self, accepted: Accepted, lane: Lane) -> None:
+        fd, address = accepted
+        set_blocking(fd, False)
+        session = Session(lane, fd, address)
+        self._sessions[session] = None
+        self._begin(session)
+
+    def _has_place(self, accepted: Accepted, lane: Lane, since: float) -> bool:
+        """--overflow drop: acquire a place for a client; else refuse it, or let it wait until that can be told."""
+        answer = self._limit.acquire(self._limit_column, self._maxconns)
+        if answer == "full":
+            self._refuse(accepted, sessions=f"{self._limit.measured}/{self._maxconns}", reason="maxconns")
+        elif answer == "busy":
+            self._hold(accepted, lane, since)
+        return answer == "acquired"
 
     def _refuse(self, accepted: Accepted, **fields: object) -> None:
         fd, address = accepted
@@ -152,10 +171,52 @@ class SessionStarter:
 
     # -- places of the limit
 
+    def _hold(self, accepted: Accepted, lane: Lane, since: float) -> None:
+        """Accept nothing more and ask again soon: the lock of the limit is held by a process that does not go on."""
+        if not self._undecided:
+            self._report_busy()
+            self.acceptor.rest(self._patience)
+            self._context.loop.call_later(LOOK, self._decide)
+        self._undecided.append((accepted, lane, since))
+
+    def _decide(self) -> None:
+        """Ask again for the clients that wait for an answer; refuse those that have waited for queue-timeout."""
+        waiting, self._undecided = self._undecided, []
+        now = self._context.loop.now
+        for accepted, lane, since in waiting:
+            if now - since >= self._patience:
+                self._refuse(accepted, waited=f"{now - since:.1f}s", reason="limit-busy")
+            elif self._has_place(accepted, lane, since):
+                self._start(accepted, lane)
+        self._cells[LOAD] = len(self._sessions)
+        if not self._undecided:
+            self.acceptor.resume()
+
+    @property
+    def undecided(self) -> int:
+        """Clients that wait until it can be told whether they have a place."""
+        return len(self._undecided)
+
+    def refuse_undecided(self, reason: str) -> None:
+        """The worker ends."""
+        waiting, self._undecided = self._undecided, []
+        for accepted, _, _ in waiting:
+            self._refuse(accepted, reason=reason)
+
+    def _report_busy(self) -> None:
+        now = self._context.loop.now
+        if now >= self._silent_until:
+            self._silent_until = now + REPORT_SECONDS
+            where = {} if self._name == MAIN else {"listener": self._name}
+            self._context.log.warning("accept", error="limit-busy", **where, then=f"again in {LOOK:g} s")
+
     def _acquire(self) -> bool:
         """--overflow queue: take a place before the accept; without one the client stays in the kernel's queue."""
-        if self._limit.acquire(self._limit_column, self._maxconns):
+        answer = self._limit.acquire(self._limit_column, self._maxconns)
+        if answer == "acquired":
             return True
+        if answer == "busy":
+            self._report_busy()
         self._lacks_place = True
         self.acceptor.rest(LOOK)
         return False

@@ -86,6 +86,9 @@ class WorkerRelay:
                     partial(sockets, listener.name),
                     shortage,
                     self._show_accepting,
+                    max(
+                        (self.pools[route.pool].pool.queue_timeout for route in listener.routes), default=0.0
+                    ),
                 )
             )
 
@@ -135,6 +138,16 @@ class WorkerRelay:
         """Accept the clients that wait already, as far as the limits go."""
         for starter in self.starters:
             starter.acceptor.accept_waiting()
+
+    @property
+    def undecided(self) -> int:
+        """Accepted clients that are no sessions yet."""
+        return sum(starter.undecided for starter in self.starters)
+
+    def refuse_undecided(self, reason: str) -> None:
+        """The worker ends: close the clients that are no sessions yet."""
+        for starter in self.starters:
+            starter.refuse_undecided(reason)
 
     def look_for_places(self) -> None:
         """Dial for queued sessions: another worker says that it has freed a place."""

@@ -1,7 +1,9 @@
-"""Clients that wait for a place at a pool's backends, because every eligible one has its `maxconn` sessions.
+"""Clients that wait for a place at a pool's backends, because every eligible one has its `maxconn` sessions ("full"), or
+because that cannot be told now ("busy": the lock of a limit is held by a process that does not go on).
 
 RULES: first come first served in one worker; over the workers of the pool, a freed place goes to the client that has
-waited longest. Bounded in number and time. A wake-up (SIGURG) can be lost when its sender is killed, so a worker also
+waited longest. Bounded in number and time; with queue-timeout 0 or max-queue 0 the full refuse at once, and the others
+wait for UNDECIDED at most. A wake-up (SIGURG) can be lost when its sender is killed, so a worker also
 looks for places itself every LOOK seconds while clients wait.
 """
 
@@ -16,6 +18,9 @@ from balancer.relay import ends
 
 LOOK = 0.05
 SOON = 0.01  # seconds until a backend without room in its accept queue is dialled again
+# Seconds that a client without a queue waits until it can be told whether it has a place: a process that is stopped with
+# a lock is killed as hung before that.
+UNDECIDED = 5.0
 
 
 class QueuedSession(Protocol):
@@ -43,13 +48,26 @@ class PendingQueue:
         self._timer: Timer | None = None
         self._soon: Timer | None = None
         self.since: dict[QueuedSession, float] = {}
+        self._why: dict[QueuedSession, str] = {}  # why those wait that do not wait for a place
 
-    def enqueue(self, session: QueuedSession) -> None:
-        """Queue a session, or close it when the queue is full. One that is queued keeps its place."""
-        if session in self.since:
-            return
-        if not self._timeout or len(self.since) >= self._limit:
-            session.close(ends.QUEUE_TIMEOUT, f"queue={len(self.since)}/{self._limit}")
+    @property
+    def why(self) -> str:
+        """What those wait for that join a queue: as those before them."""
+        return next(iter(self._why.values()), "full")
+
+    def enqueue(self, session: QueuedSession, why: str) -> None:
+        """Queue a session, or close it when it may not wait for a place. One that is queued keeps its place. `why` is the
+        election's."""
+        is_new = session not in self.since
+        if why != "full":
+            self._why[session] = why
+        else:
+            self._why.pop(session, None)
+            if not self._timeout or not self._limit or (is_new and len(self.since) >= self._limit):
+                waiting = len(self.since) - (not is_new)
+                session.close(ends.QUEUE_TIMEOUT, f"queue={waiting}/{self._limit}")
+                return
+        if not is_new:
             return
         self.since[session] = self._loop.now
         self._cells[P_QUEUED_TOTAL] += 1
@@ -69,6 +87,7 @@ class PendingQueue:
     def remove(self, session: QueuedSession) -> None:
         """Take a session out: it has a backend, or it is closed."""
         if self.since.pop(session, None) is not None:
+            self._why.pop(session, None)
             self._show()
 
     def serve(self) -> None:
@@ -95,11 +114,12 @@ class PendingQueue:
 
     def _look(self) -> None:
         """Close the sessions that have waited too long; look for a place for the others."""
-        limit = self._loop.now - self._timeout
+        limit = self._loop.now - (self._timeout or UNDECIDED)
         for session, since in list(self.since.items()):
             if since > limit:
                 break
-            session.close(ends.QUEUE_TIMEOUT, "queue-timeout")
+            why = self._why.get(session, "")
+            session.close(ends.QUEUE_TIMEOUT, f"queue-timeout: {why}" if why else "queue-timeout")
             self.remove(session)
         self.serve()
         if not self.since and self._timer is not None:

@@ -125,7 +125,7 @@ class Session:
         queue = self.lane.queue
         if queue.since:
             self.watch_client()
-            queue.enqueue(self)
+            queue.enqueue(self, queue.why)
         else:
             self.dial()
 
@@ -222,14 +222,15 @@ class Session:
 
     def _without_backend(self) -> None:
         """No backend could be elected: wait for a place, or close."""
+        why = self.lane.elector.why
         if any(mark < 0 for mark in self.tried):
             self.tried = {index for index in self.tried if index >= 0 and ~index not in self.tried}
             self.watch_client()
-            self.lane.queue.enqueue(self)
+            self.lane.queue.enqueue(self, "full")
             self.lane.queue.look_soon()
-        elif self.lane.elector.why == "full":
+        elif why != "down":
             self.watch_client()
-            self.lane.queue.enqueue(self)
+            self.lane.queue.enqueue(self, why)
         else:
             self.close(ends.NO_BACKEND, "all backends tried" if self.tried else "no backend is up")
 

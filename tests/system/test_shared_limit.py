@@ -4,6 +4,7 @@ The backend counts, at each accept, the connections that their holders have not 
 """
 
 import contextlib
+import fcntl
 import os
 import random
 import select
@@ -11,6 +12,7 @@ import signal
 import socket
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -18,6 +20,8 @@ import pytest
 from balancer.pool.board import L_SESSIONS, Board, columns_for
 from balancer.pool.shared_limit import SharedLimit
 from balancer.shm.layout import FIRST_LEASE, MASTER_LIVE_ROWS, MASTER_ROW, make_shared
+from scripts.lab.backends import Echo
+from tests.system.harness import Balancer
 
 LIMIT, WORKERS = 8, 4
 SESSIONS = Board.listener_at(0) + L_SESSIONS
@@ -78,7 +82,7 @@ def churn(address: str) -> Callable[[SharedLimit], None]:
         limited.held = slow_look  # type: ignore[method-assign]
         held: list[socket.socket] = []
         while True:
-            if random.random() < 0.6 and limited.acquire(SESSIONS, LIMIT):
+            if random.random() < 0.6 and limited.acquire(SESSIONS, LIMIT) == "acquired":
                 sock = socket.socket(socket.AF_UNIX)
                 sock.connect(address)
                 held.append(sock)
@@ -130,7 +134,7 @@ def test_never_one_too_many_in_a_storm_of_kills_and_the_whole_limit_is_there_aga
         holders.kill_all()
     assert board.gauge(SESSIONS) == 0
     fresh = SharedLimit(board, FIRST_LEASE)
-    assert [fresh.acquire(SESSIONS, LIMIT) for _ in range(LIMIT + 1)] == [True] * LIMIT + [False]
+    assert [fresh.acquire(SESSIONS, LIMIT) for _ in range(LIMIT + 1)] == ["acquired"] * LIMIT + ["full"]
 
 
 def stop_in_the_lock(limited: SharedLimit) -> None:
@@ -146,7 +150,7 @@ def stop_in_the_lock(limited: SharedLimit) -> None:
         return look(column)
 
     limited.held = stopping_look  # type: ignore[method-assign]
-    limited.acquire(SESSIONS, LIMIT)
+    limited.acquire(SESSIONS, WORKERS - 1)  # near enough for the lock
 
 
 def test_a_worker_stopped_in_the_lock_hangs_no_other_and_its_death_frees_the_lock(board: Board) -> None:
@@ -156,9 +160,77 @@ def test_a_worker_stopped_in_the_lock_hangs_no_other_and_its_death_frees_the_loc
         assert os.WIFSTOPPED(os.waitpid(pid, os.WUNTRACED)[1])
         neighbour = SharedLimit(board, FIRST_LEASE + 1)
         begun = time.monotonic()
-        assert neighbour.acquire(SESSIONS, LIMIT) is False
+        assert neighbour.acquire(SESSIONS, WORKERS - 1) == "busy"
         assert time.monotonic() - begun < 0.5
         holders.kill(pid)
-        assert neighbour.acquire(SESSIONS, LIMIT) is True
+        assert neighbour.acquire(SESSIONS, WORKERS - 1) == "acquired"
     finally:
         holders.kill_all()
+
+
+def lock_of(lb: Balancer) -> int:
+    """The file of the limits' locks, opened as another process would: a lock on it conflicts with the workers'."""
+    worker = lb.worker_pids()[0]
+    for link in Path(f"/proc/{worker}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            if "balancer-seats" in os.readlink(link):
+                return os.open(link, os.O_RDWR)
+    raise AssertionError("a worker has no file of locks")
+
+
+@contextlib.contextmanager
+def every_limit_locked(lb: Balancer) -> Iterator[None]:
+    """A process that is stopped in the middle of an acquisition, of every limit there is."""
+    fd = lock_of(lb)
+    try:
+        fcntl.lockf(fd, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(fd)
+
+
+@pytest.mark.parametrize("overflow", ["drop", "queue"])
+def test_a_process_stopped_in_the_lock_refuses_nobody_far_below_the_limit(overflow: str) -> None:
+    with Echo() as backend, ExitStack() as stack:
+        upstream = f"{backend.name} maxconn=2000"
+        lb = stack.enter_context(Balancer(upstreams=[upstream], maxconns=3000, overflow=overflow))
+        with every_limit_locked(lb):
+            for _ in range(40):
+                with socket.create_connection(lb.address, 5) as client:
+                    client.sendall(b"x")
+                    assert client.recv(1) == b"x"
+        assert lb.status()["totals"]["refused_total"] == 0
+        lb.check_at_rest()
+
+
+@pytest.mark.parametrize(
+    ("place", "options"),
+    [
+        ("maxconns", {"maxconns": 3}),
+        ("maxconns", {"maxconns": 3, "overflow": "queue"}),
+        ("maxconn", {}),
+        ("maxconn", {"queue_timeout": 0}),
+        ("maxconn", {"max_queue": 0}),
+    ],
+)
+def test_near_the_limit_clients_wait_while_the_lock_does_not_tell(
+    place: str, options: dict[str, object]
+) -> None:
+    with Echo() as backend, ExitStack() as stack:
+        upstream = backend.name + (" maxconn=3" if place == "maxconn" else "")
+        lb = stack.enter_context(Balancer(upstreams=[upstream], **options))
+        with every_limit_locked(lb):
+            clients = [stack.enter_context(socket.create_connection(lb.address, 5)) for _ in range(3)]
+            for client in clients:
+                client.sendall(b"x")
+                client.settimeout(0.5)
+            with pytest.raises(TimeoutError):
+                clients[0].recv(1)  # it waits, and nobody closes it
+        for client in clients:
+            client.settimeout(5)
+            assert client.recv(1) == b"x"
+        totals = lb.status()["totals"]
+        assert totals["refused_total"] == totals["failed_total"] == 0
+        for client in clients:
+            client.close()
+        lb.check_at_rest()

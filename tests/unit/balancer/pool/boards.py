@@ -1,5 +1,9 @@
 """Boards for tests: made as the master makes them, with their blocks given out."""
 
+import fcntl
+import os
+import struct
+
 from balancer.options import Pool
 from balancer.pool.backend import Backend
 from balancer.pool.board import BACKENDS, LISTENERS, POOLS, Board, columns_for
@@ -22,3 +26,24 @@ def pool_of(board: Board, backends: tuple[Backend, ...], balance: str = "leastco
     """A pool of these backends, known to the board."""
     board.assign_pool(index, [backend.index for backend in backends])
     return Pool("main", backends, balance=balance, index=index)
+
+
+class OtherProcess:
+    """Locks as another process would: an open file description of its own conflicts with record locks."""
+
+    def __init__(self, board: Board) -> None:
+        self.fd = os.open(f"/proc/self/fd/{board.lock_fd}", os.O_RDWR)
+
+    def lock(self, byte: int) -> None:
+        fcntl.fcntl(self.fd, fcntl.F_OFD_SETLK, self._flock(fcntl.F_WRLCK, byte))
+
+    def sees_locked(self, byte: int) -> bool:
+        answer = fcntl.fcntl(self.fd, fcntl.F_OFD_GETLK, self._flock(fcntl.F_WRLCK, byte))
+        return bool(struct.unpack("hhqqi4x", answer)[0] != fcntl.F_UNLCK)
+
+    @staticmethod
+    def _flock(kind: int, byte: int) -> bytes:
+        return struct.pack("hhqqi4x", kind, os.SEEK_SET, byte, 1, 0)
+
+    def leave(self) -> None:
+        os.close(self.fd)

@@ -20,7 +20,7 @@ from balancer.pool.election import Elector
 from balancer.pool.policies import POLICIES
 from balancer.pool.verdicts import VerdictWriter
 from balancer.shm.layout import FIRST_LEASE
-from tests.unit.balancer.pool.boards import make_board, pool_of
+from tests.unit.balancer.pool.boards import OtherProcess, make_board, pool_of
 
 OWN, OTHER = FIRST_LEASE, FIRST_LEASE + 1
 VERSION = Board.pool_words_at(0) + VERDICTS_VERSION
@@ -184,6 +184,21 @@ def test_a_full_pool_does_not_spill_into_the_backups(board: Board) -> None:
     a, b = pool("maxconn=1", "backup")
     elect = elector(board, (a, b))
     assert elect.elect("", ()) == a
+    assert elect.elect("", ()) is None
+    assert elect.why == "full"
+
+
+def test_when_a_lock_does_not_tell_whether_there_is_a_place_it_says_so(board: Board) -> None:
+    a, b, c = pool("maxconn=1", "maxconn=1", "maxconn=1")
+    elect = elector(board, (a, b, c))
+    other = OtherProcess(board)
+    for backend in (a, b):
+        other.lock(Board.backend_at(backend.index) + B_SESSIONS)
+    assert elect.elect("", ()) == c  # the others are passed over as the full are
+    assert elect.elect("", ()) is None
+    assert elect.why == "busy"
+    other.leave()
+    assert {elect.elect("", ()), elect.elect("", ())} == {a, b}
     assert elect.elect("", ()) is None
     assert elect.why == "full"
 

@@ -15,6 +15,7 @@ from balancer.options import Pool, Route
 from balancer.pool.board import L_ACCEPTED, L_CLOSED, L_REFUSED, L_SESSIONS
 from balancer.relay.accept import LOOK
 from balancer.shm.layout import ACCEPTING, LOAD
+from tests.unit.balancer.pool.boards import OtherProcess
 from tests.unit.balancer.relay.simulation import WorkerSimulation, heard, listening
 
 Make = Callable[..., WorkerSimulation]
@@ -126,6 +127,92 @@ def test_clients_above_maxconns_are_refused_and_counted(make: Make) -> None:
     assert (worker.cell(L_ACCEPTED), worker.cell(L_REFUSED), worker.cell(L_CLOSED)) == (5, 3, 3)
     assert worker.cell(L_SESSIONS) == 2
     assert worker.lines.others[0].endswith(" sessions=2/2 reason=maxconns then=close")
+
+
+@pytest.fixture
+def busy(make: Make) -> tuple[WorkerSimulation, OtherProcess]:
+    """A worker whose limit is locked by a process that does not go on."""
+    worker = make(maxconns=1, queue_timeout=2.0)
+    other = OtherProcess(worker.board)
+    other.lock(worker.board.listener_at(0) + L_SESSIONS)
+    return worker, other
+
+
+def test_clients_wait_until_it_can_be_told_whether_they_have_a_place(
+    busy: tuple[WorkerSimulation, OtherProcess],
+) -> None:
+    worker, other = busy
+    clients = [worker.connect() for _ in range(5)]
+    worker.settle(20)
+    worker.pass_time(1.0, LOOK)
+    assert [heard(client) for client in clients] == ["|open"] * 5
+    assert worker.cell(L_REFUSED) == worker.cell(L_SESSIONS) == 0
+    assert worker.relay.undecided == worker.cell(L_ACCEPTED) < 5  # the others are left in the kernel's queue
+    assert worker.lines.others == ["accept error=limit-busy then=again in 0.02 s"]
+    other.leave()
+    worker.pass_time(0.2, LOOK)
+    assert [heard(client) for client in clients] == ["|open"] + ["|end"] * 4
+    assert (worker.cell(L_ACCEPTED), worker.cell(L_REFUSED), worker.cell(L_CLOSED)) == (5, 4, 4)
+    assert worker.lines.others[-1].endswith(" sessions=1/1 reason=maxconns then=close")
+    assert worker.relay.undecided == 0
+
+
+def test_a_client_that_leaves_meanwhile_is_a_session_that_ends(
+    busy: tuple[WorkerSimulation, OtherProcess],
+) -> None:
+    worker, other = busy
+    worker.connect().close()
+    worker.settle()
+    other.leave()
+    worker.pass_time(0.2, LOOK)
+    worker.accept()
+    assert worker.cell(L_ACCEPTED) == 1 and worker.cell(L_REFUSED) == 0
+
+
+def test_who_has_waited_for_queue_timeout_is_refused_and_the_log_says_why(
+    busy: tuple[WorkerSimulation, OtherProcess],
+) -> None:
+    worker, _ = busy
+    client = worker.connect()
+    worker.settle()
+    worker.pass_time(2.1, LOOK)
+    assert heard(client) == "|end"
+    assert worker.lines.others[-1].endswith(" waited=2.0s reason=limit-busy then=close")
+    assert (worker.cell(L_ACCEPTED), worker.cell(L_REFUSED), worker.cell(L_CLOSED)) == (1, 1, 1)
+    assert worker.acceptor.is_accepting
+
+
+def test_a_worker_that_ends_closes_those_that_still_wait(
+    busy: tuple[WorkerSimulation, OtherProcess],
+) -> None:
+    worker, _ = busy
+    client = worker.connect()
+    worker.settle()
+    worker.relay.refuse_undecided("stopped")
+    assert heard(client) == "|end"
+    assert worker.relay.undecided == 0 and worker.cell(L_CLOSED) == 1
+
+
+def test_with_overflow_queue_a_lock_that_does_not_tell_leaves_them_to_the_kernel(make: Make) -> None:
+    worker = make(maxconns=1, overflow="queue")
+    other = OtherProcess(worker.board)
+    other.lock(worker.board.listener_at(0) + L_SESSIONS)
+    worker.connect()
+    worker.settle(20)
+    worker.pass_time(1.0, LOOK)
+    assert worker.cell(L_ACCEPTED) == 0
+    assert worker.lines.others == ["accept error=limit-busy then=again in 0.02 s"]
+    other.leave()
+    worker.pass_time(0.1, LOOK)
+    assert worker.cell(L_ACCEPTED) == worker.cell(L_SESSIONS) == 1
+
+
+def test_far_below_the_limit_a_lock_that_is_held_is_not_asked_for(make: Make) -> None:
+    worker = make(maxconns=3000)
+    OtherProcess(worker.board).lock(worker.board.listener_at(0) + L_SESSIONS)
+    clients = [worker.connect() for _ in range(40)]
+    worker.settle(40)
+    assert worker.cell(L_SESSIONS) == 40 and {heard(client) for client in clients} == {"|open"}
 
 
 def test_with_overflow_queue_the_kernel_keeps_them(make: Make) -> None:

@@ -1,18 +1,34 @@
 """The queue for a full backend: first come first served, bounded, and over workers the client that has waited longest."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from typing import Any
 
 import pytest
 
 from balancer.pool.board import B_SESSIONS, L_REFUSED, P_OLDEST_WAIT_MS, P_QUEUED, P_QUEUED_TOTAL
+from balancer.relay.queue import LOOK, UNDECIDED
+from tests.unit.balancer.pool.boards import OtherProcess
 from tests.unit.balancer.relay.simulation import SIBLING, WorkerSimulation, heard
+
+Make = Callable[..., WorkerSimulation]
 
 
 @pytest.fixture
-def worker() -> Iterator[WorkerSimulation]:
-    worker = WorkerSimulation(upstream="maxconn=1")
-    yield worker
-    worker.close()
+def make() -> Iterator[Make]:
+    with ExitStack() as stack:
+
+        def build(**options: Any) -> WorkerSimulation:
+            worker = WorkerSimulation(**options)
+            stack.callback(worker.close)
+            return worker
+
+        yield build
+
+
+@pytest.fixture
+def worker(make: Make) -> WorkerSimulation:
+    return make(upstream="maxconn=1")
 
 
 def arrive(worker: WorkerSimulation, count: int) -> list[object]:
@@ -125,3 +141,34 @@ def test_a_lost_wake_up_costs_a_moment_only(worker: WorkerSimulation) -> None:
     worker.pass_time(0.1, 0.05)
     assert waiting(worker) == 0
     assert worker.backend_cell(B_SESSIONS) == 1
+
+
+def test_who_cannot_be_told_whether_there_is_a_place_waits_also_where_no_client_may(make: Make) -> None:
+    worker = make(upstream="maxconn=1", queue_timeout=0.0)
+    other = OtherProcess(worker.board)
+    other.lock(worker.board.backend_at(0) + B_SESSIONS)
+    first, second = arrive(worker, 2)
+    assert waiting(worker) == 2 and worker.ends == []
+    worker.pass_time(3.0)
+    assert waiting(worker) == 2 and worker.cell(L_REFUSED) == 0
+    other.leave()
+    worker.pass_time(2 * LOOK, LOOK)
+    assert worker.backend_cell(B_SESSIONS) == 1
+    assert waiting(worker) == 0
+    assert worker.ends == ["sQ queue=0/4"]  # now that can be told: full, and none may wait
+    assert heard(first) == "|open"  # type: ignore[arg-type]
+    assert heard(second) == "|end"  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("timeout", "waited"), [(0.0, UNDECIDED), (2.0, 2.0)])
+def test_it_does_not_wait_for_ever_and_the_log_says_for_what(
+    make: Make, timeout: float, waited: float
+) -> None:
+    worker = make(upstream="maxconn=1", queue_timeout=timeout)
+    OtherProcess(worker.board).lock(worker.board.backend_at(0) + B_SESSIONS)
+    arrive(worker, 1)
+    worker.pass_time(waited - 0.1)
+    assert worker.ends == []
+    worker.pass_time(0.2, 0.05)
+    assert worker.ends == ["sQ queue-timeout: busy"]
+    assert waiting(worker) == 0
