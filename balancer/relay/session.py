@@ -171,8 +171,6 @@ class Session:
             if backend is None:
                 self._without_backend()
                 return
-            if lane.queue.since:
-                lane.queue.remove(self)
             family, address, is_near = elector.target(backend)
             try:
                 self.backend_socket = sock = lane.new_socket(family, STREAM)
@@ -194,6 +192,8 @@ class Session:
                 if self.dial_failed(code):
                     continue
                 return
+            if lane.queue.since:  # a backend without a place at the moment has left it in the queue
+                lane.queue.remove(self)
             if is_near and self._relay_at_once():
                 return
             self.watch_client()

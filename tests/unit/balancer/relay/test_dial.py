@@ -23,6 +23,8 @@ from balancer.pool.board import (
     L_REFUSED,
     L_RETRIES,
     L_SESSIONS,
+    P_QUEUED,
+    P_QUEUED_TOTAL,
 )
 from balancer.pool.election import Elector
 from balancer.pool.targets import SocketAddress
@@ -474,3 +476,20 @@ def test_what_a_phase_has_read_reaches_the_backend_before_anything_else(make: Ma
     client.shutdown(socket.SHUT_WR)
     worker.settle()
     assert (heard(client), heard(backend)) == ("answer|open", "|end")
+
+
+def test_a_client_waits_for_a_crowded_backend_no_longer_than_queue_timeout(make: Make) -> None:
+    """Each look for a place dials again; the client keeps its place in the queue, and the time it has waited."""
+
+    class Portless(_socket.socket):
+        def connect_ex(self, address: Any) -> int:
+            return errno.EADDRNOTAVAIL
+
+    worker = make(new_socket=Portless, queue_timeout=2.0)
+    clients = [worker.connect() for _ in range(2)]
+    worker.settle()
+    worker.pass_time(1.8)
+    assert [heard(client) for client in clients] == ["|open"] * 2
+    assert worker.pool_cell(P_QUEUED) == worker.pool_cell(P_QUEUED_TOTAL) == 2
+    worker.pass_time(0.5, 0.05)
+    assert worker.ends == ["sQ queue-timeout"] * 2
