@@ -5,6 +5,7 @@ import socket
 import time
 from collections import Counter
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,6 +21,7 @@ from tests.system.sampler import Sampler
 
 WORKERS = 2
 LIMITS = {"left": 5, "right": 7}  # maxconns of each listener
+OVERFLOW = {"left": "drop", "right": "queue"}
 LISTENER_TOTALS = ("accepted_total", "refused_total", "closed_total", "failed_total", "cut_total")
 
 
@@ -65,7 +67,11 @@ def limits_under_kills(kills: int, every: float, clients: int) -> None:
         text = ini_section("balancer", check="none")
         for name, limit in LIMITS.items():
             text += ini_section(
-                f"listener {name}", bind=f"127.0.0.1:{ports[name]}", maxconns=limit, pool=f"{name}-pool"
+                f"listener {name}",
+                bind=f"127.0.0.1:{ports[name]}",
+                maxconns=limit,
+                overflow=OVERFLOW[name],
+                pool=f"{name}-pool",
             )
             upstreams = [text_of(address) for address in counting[name].addresses]
             text += ini_section(f"pool {name}-pool", upstream=upstreams)
@@ -73,9 +79,7 @@ def limits_under_kills(kills: int, every: float, clients: int) -> None:
         lb.expect(REAPED)
         sampler = stack.enter_context(Sampler(lb))
         churns = {name: stack.enter_context(Churn(local(ports[name]), clients, hold=0.05)) for name in LIMITS}
-        wait_for(
-            lambda: all(row["refused_total"] > 50 for row in lb.status()["listeners"]), "clients turned away"
-        )
+        wait_for(lambda: named(lb.status()["listeners"], "left")["refused_total"] > 50, "clients turned away")
         kill_at_random(lb, WORKERS, kills, every, seed=5)
         crowds = {name: churn.figures() for name, churn in churns.items()}
         check_sums(lb.wait_idle())
@@ -88,6 +92,10 @@ def limits_under_kills(kills: int, every: float, clients: int) -> None:
         report("limits of two listeners", kills=kills, most=most, served_and_turned_away=figures)
         assert most == LIMITS
         assert all(crowd["most"] <= LIMITS[name] and not crowd["refused"] for name, crowd in crowds.items())
+        lost = crowds["right"][
+            "turned_away"
+        ]  # beyond this limit clients wait: only a killed worker loses one
+        assert lost <= kills * LIMITS["right"], "clients of the listener with overflow = queue turned away"
 
 
 def test_the_limits_of_two_listeners_are_exact_through_kills() -> None:
@@ -199,9 +207,9 @@ def test_a_full_pool_does_not_delay_another() -> None:
 
 
 def answers_from(address: Address, source: str) -> str:
-    """The name of the backend that serves a client of this address."""
+    """The name of the backend that serves a client of this address; empty when the client is refused."""
     with socket.create_connection(address, 5, source_address=(source, 0)) as client:
-        return client.makefile().readline().strip()
+        return greeting(client)
 
 
 def test_three_pools_keep_their_policies() -> None:
@@ -235,19 +243,61 @@ def test_three_pools_keep_their_policies() -> None:
         check_sums(lb.check_at_rest())
 
 
-def test_a_route_by_the_clients_network() -> None:
-    """The first route that matches counts; a client of the last line's pool reaches no other."""
+def greeting(sock: socket.socket) -> str:
+    """The name that a greeting Echo sends first."""
+    return sock.makefile().readline().strip()
+
+
+def test_clients_go_by_their_address_and_one_without_a_route_is_refused(tmp_path: Path) -> None:
+    """The first route that matches counts. A client of a unix socket has no address: it matches the last line only."""
     with ExitStack() as stack:
         inside, outside = (stack.enter_context(Echo(greeting=True)) for _ in range(2))
+        port, path = free_port(), tmp_path / "sock"
+        binds = [f"127.0.0.1:{port}", f"unix:{path}"]
+        routes = ["from 127.0.0.2/31 -> inside", "from 127.0.1.0/24 -> outside"]
+        text = ini_section("listener net", bind=binds, route=routes)
+        text += ini_section(
+            "listener rest", bind=f"unix:{path}2", route=["from 127.0.0.0/8 -> inside", "-> outside"]
+        )
+        text += ini_section("pool inside", upstream=inside.name, check="none")
+        text += ini_section("pool outside", upstream=outside.name, check="none")
+        lb = stack.enter_context(FileBalancer(text, workers=WORKERS, loglevel=1))
+        for source, echo in (("127.0.0.2", inside), ("127.0.0.3", inside), ("127.0.1.9", outside)):
+            assert answers_from(local(port), source) == echo.name
+        assert answers_from(local(port), "127.0.0.4") == ""
+        lb.wait_line(r" refuse client=127\.0\.0\.4:\d+ listener=net reason=no-route then=close")
+        for name, expected in ((path, ""), (f"{path}2", outside.name)):
+            with socket.socket(socket.AF_UNIX) as client:
+                client.settimeout(5)
+                client.connect(str(name))
+                assert greeting(client) == expected
+        lb.wait_line(r" session client=unix listener=rest pool=outside backend=\S+ end=-- ")
+        net, rest = lb.check_at_rest()["listeners"]
+        assert (net["accepted_total"], net["refused_total"], net["closed_total"]) == (5, 2, 5)
+        assert (rest["accepted_total"], rest["refused_total"]) == (1, 0)
+
+
+def test_a_freed_place_wakes_the_queue_of_its_own_pool() -> None:
+    """One listener, two pools; the first is full for the whole test, and its queue is older. Fails where a freed place of
+    the second wakes that queue: its clients are then served every 50 ms only."""
+    with ExitStack() as stack:
+        full, busy = stack.enter_context(Echo()), stack.enter_context(Counting())
         port = free_port()
-        routes = ["from 127.0.0.8/29 -> inside", "-> outside"]
-        text = ini_section("listener web", bind=f"127.0.0.1:{port}", route=routes)
-        text += ini_section("pool inside", upstream=inside.name)
-        text += ini_section("pool outside", upstream=outside.name)
-        with FileBalancer(text, workers=WORKERS) as lb:
-            for source, expected in (("127.0.0.9", inside), ("127.0.0.15", inside), ("127.0.0.16", outside)):
-                assert answers_from(local(port), source) == expected.name, source
-            check_sums(lb.check_at_rest())
+        text = ini_section("balancer", check="none", queue_timeout="30s")
+        routes = ["from 127.0.0.2 -> full", "-> busy"]
+        text += ini_section("listener both", bind=f"127.0.0.1:{port}", route=routes)
+        text += ini_section("pool full", upstream=f"{full.name} maxconn=1")
+        text += ini_section("pool busy", upstream=f"{busy.name} maxconn=1")
+        lb = stack.enter_context(FileBalancer(text, workers=WORKERS))
+        for _ in range(6):
+            stack.enter_context(socket.create_connection(local(port), 5, source_address=("127.0.0.2", 0)))
+        wait_for(lambda: queued(lb, "full") == 5, "a queue for the full pool")
+        churn = stack.enter_context(Churn(local(port), 4, hold=0.005))
+        wait_for(lambda: named(lb.status()["pools"], "busy")["queued_total"] > 400, "clients that waited", 4)
+        assert queued(lb, "full") == 5
+        counts = churn.figures()
+        assert counts["most"] == busy.figures()["most"] == 1
+        assert counts["turned_away"] == counts["broken"] == 0
 
 
 def many_backends(backends: int, pools: int) -> None:
