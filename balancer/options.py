@@ -242,7 +242,10 @@ class ProcessOptions(DaemonOptions):
         flag=True,
     )
     drain_timeout: float = _processes(
-        "30s", "time sessions have to end on a stop before they are cut", parse_duration
+        "30s",
+        "time sessions have to end on a stop before they are cut; with drain-spread idle ones are closed from half of "
+        "it on, busy ones in its last quarter",
+        parse_duration,
     )
     drain_spread: bool = _processes(
         "yes",

@@ -5,14 +5,15 @@ heartbeat prefork/'s.
 
 A drain: accept what already waits in the queues, accept no more, let sessions end by themselves. In the second half of
 the window idle sessions are closed, spread over it, so that their clients do not all come back in the same moment; in
-its last quarter the busy ones as well, oldest first, for the same reason. At the deadline the rest is cut. Every
-session that did not end by itself counts as cut. After a reload the window may have no end: all sessions end by
+its last quarter the busy ones as well, oldest first, for the same reason. A session that has no backend yet is not idle
+and is the last to be closed. At the deadline the rest is cut. Every session that did not end by itself counts as cut.
+--drain-spread no leaves every session the whole window. After a reload the window may have no end: all sessions end by
 themselves then, unless the master sets an end later.
 """
 
 import gc
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from math import ceil, inf
 
 from balancer.options import MAIN, Options
@@ -27,6 +28,7 @@ from balancer.relay.session import Session
 DRAIN_LOOK = 0.1
 IDLE_PART, BUSY_PART = 0.5, 0.25  # of the window, at its end: when idle and busy sessions are closed
 IDLE = 1.0  # seconds without a byte that make a session idle for the drain
+IDLE_LOOKS = round(IDLE / DRAIN_LOOK)
 COLLECT = 600.0  # seconds between collections: sessions leave no cycles, so this finds only what is a defect
 
 
@@ -42,6 +44,7 @@ class RelayWorker:
         self._drain_began = 0.0
         self._drain_sessions = 0
         self._drain_rest = 0  # sessions when the busy ones' turn came
+        self._drain_looks = DrainLooks(IDLE_LOOKS)
 
     def start(self) -> None:
         """Do everything up to the moment when the first client can be served."""
@@ -97,19 +100,25 @@ class RelayWorker:
         now = self.child.loop.now
         self.deadline, self._drain_began = deadline, now
         self._drain_sessions, self._drain_rest = len(self.context.sessions), 0
-        window = "none" if deadline == inf else f"{max(0.0, deadline - now):.0f}s"
-        self.child.log.info("drain", sessions=self._drain_sessions, window=window)
+        window = max(0.0, deadline - now)
+        if window < inf:
+            self._drain_looks = DrainLooks(min(IDLE_LOOKS, int(window * IDLE_PART / DRAIN_LOOK)))
+        shown = "none" if window == inf else f"{window:.0f}s"
+        self.child.log.info("drain", sessions=self._drain_sessions, window=shown)
 
     def _drain_on(self) -> None:
         now, sessions = self.child.loop.now, self.context.sessions
         if not sessions and not self.relay.undecided:
             self.child.loop.stop()
-        elif now < self.deadline < inf:
-            self._close_some([session for session in sessions if is_idle(session, now)], IDLE_PART, now)
+        elif self.options.process.drain_spread and now < self.deadline < inf:
+            looks = self._drain_looks
+            looks.look(sessions)
+            idle = [session for session in sessions if is_idle(session, now) and looks.are_quiet(session)]
+            self._close_some(idle, IDLE_PART, now)
             living = [session for session in sessions if not session.closed]
             if self.deadline - now <= BUSY_PART * (self.deadline - self._drain_began):
                 self._drain_rest = self._drain_rest or len(living)
-                self._close_some(living, BUSY_PART, now)
+                self._close_some(sorted(living, key=lambda one: one.backend is None), BUSY_PART, now)
 
     def _close_some(self, candidates: Sequence[Session], part: float, now: float) -> None:
         """Close as many of them as are too many by now."""
@@ -168,10 +177,35 @@ def staying(sessions: int, began: float, deadline: float, now: float, part: floa
     return sessions if left >= part else max(0, ceil(sessions * left / part))
 
 
+class DrainLooks:
+    """Whether a session has stood still over so many looks of the drain's own. A worker that was stopped for a while has
+    looked at nothing meanwhile, so that its silence is not taken for its sessions'."""
+
+    def __init__(self, looks: int) -> None:
+        self._looks = looks
+        self._seen: dict[Session, tuple[int, int]] = {}  # movement, and looks since it changed
+
+    def look(self, sessions: Iterable[Session]) -> None:
+        """Look at every session once."""
+        seen = self._seen
+        self._seen = {}
+        for session in sessions:
+            movement = session.movement()
+            before, looks = seen.get(session, (movement, -1))
+            self._seen[session] = movement, looks + 1 if movement == before else 0
+
+    def are_quiet(self, session: Session) -> bool:
+        """Return whether the last looks have seen the same."""
+        return self._seen[session][1] >= self._looks
+
+
 def is_idle(session: Session, now: float) -> bool:
-    """Return whether nothing is under way: both sides silent, nothing held back, and the backend had the last word."""
+    """Return whether nothing is under way: it has a backend, both sides are silent, nothing is held back, and the backend
+    had the last word."""
     activity, relay = session.activity, session.splicing
-    if activity is None or session.closed or (relay is not None and relay.is_holding()):
+    if activity is None or session.closed or session.backend is None:
+        return False
+    if session.movement() != activity.movement or (relay is not None and relay.is_holding()):
         return False
     return now - activity.last_activity >= IDLE and (activity.answered or not session.given()[0])
 

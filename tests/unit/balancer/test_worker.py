@@ -14,7 +14,16 @@ import pytest
 from balancer.eventloop.loop import Loop
 from balancer.options import MAIN, Options, ProcessOptions
 from balancer.pool.backend import parse_upstream, with_indexes
-from balancer.worker import IDLE, RelayWorker, is_idle, limit_text, staying, title_text
+from balancer.worker import (
+    IDLE,
+    IDLE_LOOKS,
+    DrainLooks,
+    RelayWorker,
+    is_idle,
+    limit_text,
+    staying,
+    title_text,
+)
 from tests.unit.balancer.relay.simulation import (
     LISTENER,
     OWN,
@@ -89,6 +98,44 @@ def test_a_session_is_idle_when_no_answer_is_due(worker: WorkerSimulation) -> No
     assert not is_idle(session, worker.time)  # a moment ago
     worker.pass_time(2 * IDLE)
     assert is_idle(session, worker.time)
+
+
+def test_a_session_that_has_moved_since_the_last_sweep_is_not_idle(worker: WorkerSimulation) -> None:
+    """Judged on what is so now: a note of the sweep may be as old as a stop of the process."""
+    client, backend = worker.pair()
+    client.send(b"ask")
+    worker.settle()
+    backend.send(b"answer")
+    worker.pass_time(3 * IDLE)
+    [session] = worker.sessions
+    assert is_idle(session, worker.time)
+    client.send(b"ask again")
+    worker.settle()
+    assert not is_idle(session, worker.time + 100)
+
+
+def test_a_session_without_a_backend_is_not_idle(worker: WorkerSimulation) -> None:
+    worker.pair()
+    worker.pass_time(3 * IDLE)
+    [session] = worker.sessions
+    backend, session.backend = session.backend, None
+    assert not is_idle(session, worker.time)
+    session.backend = backend
+
+
+def test_silence_is_counted_in_looks(worker: WorkerSimulation) -> None:
+    client, _ = worker.pair()
+    [session] = worker.sessions
+    looks = DrainLooks(IDLE_LOOKS)
+    course = []
+    for _ in range(IDLE_LOOKS + 1):
+        looks.look(worker.sessions)
+        course.append(looks.are_quiet(session))
+    assert course == [False] * IDLE_LOOKS + [True]
+    client.send(b"ask")
+    worker.settle()
+    looks.look(worker.sessions)
+    assert not looks.are_quiet(session)
 
 
 def test_a_session_with_bytes_for_a_slow_reader_is_not_idle(worker: WorkerSimulation) -> None:
@@ -232,3 +279,23 @@ def test_a_drain_without_an_end_closes_nothing_until_it_is_given_one(
     assert len(relay_worker.context.sessions) == 1
     for client in clients:
         client.close()
+
+
+@pytest.mark.parametrize(("spread", "left"), [(True, 1), (False, 2)])
+def test_drain_spread_no_leaves_sessions_the_whole_window(
+    child: SimulatedChild, relay_worker: RelayWorker, spread: bool, left: int
+) -> None:
+    process = replace(relay_worker.options.process, drain_spread=spread)
+    relay_worker.options = replace(relay_worker.options, process=process)
+    address = child.listening[0][0].sock.getsockname()
+    with socket.create_connection(address) as client, socket.create_connection(address) as other:
+        for one in (client, other):
+            one.send(b"ask")
+        for _ in range(5):
+            child.loop.run_once(0)
+        assert len(relay_worker.context.sessions) == 2
+        relay_worker.drain(child.time + 20.0)
+        for _ in range(199):
+            child.time += 0.1
+            child.loop.run_once(0)
+        assert len(relay_worker.context.sessions) == left
