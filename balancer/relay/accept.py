@@ -7,10 +7,12 @@ method that starts a batch is chosen when the listener is set up.
 
 import socket
 from collections.abc import Callable, Iterable
+from functools import partial
 from os import close, set_blocking
 from typing import Protocol
 
 from balancer.eventloop.acceptor import REPORT_SECONDS, Accepted, Acceptor, ShortageLog
+from balancer.eventloop.repeats import RepeatedLine
 from balancer.options import MAIN, Listener
 from balancer.pool.board import L_SESSIONS
 from balancer.pool.shared_limit import SharedLimit
@@ -65,6 +67,7 @@ class SessionStarter:
         self._slots: frozenset[int] = frozenset()
         self._removed: set[object] = set()  # addresses
         self._begin = first_phase(listener)
+        self._refusals = RepeatedLine(context.loop, partial(context.log.info, "refuse"))
         self._limit = SharedLimit(context.board, context.row)
         self._limit_column = context.board.listener_at(listener.index) + L_SESSIONS
         self._lacks_place = False
@@ -167,7 +170,7 @@ class SessionStarter:
         close(fd)
         self._account.refused()
         where = {} if self._name == MAIN else {"listener": self._name}
-        self._context.log.info("refuse", client=peer_name(address), **where, **fields, then="close")
+        self._refusals.report(client=peer_name(address), **where, **fields, then="close")
 
     # -- places of the limit
 
