@@ -5,7 +5,8 @@ given a `Child` (child.py) in every process it asked for.
 
     run_master(service)
       master.py       one turn after another: signals, boot, stop
-      generations.py  reload, retirement, growing and shrinking     changes.py     what a reload changes, in words
+      generations.py  reload, growing and shrinking            changes.py     what a reload changes, in words
+      retirement.py   the end of one generation
       upgrade.py      another program takes over the sockets        boot.py        lock, bind, drop privileges
       processes.py    fork, hear, reap, end the hung                slot_table.py  which queue is whose, shares
       fork.py         what a child closes and sets up               channels.py    socket pairs between children

@@ -8,6 +8,7 @@ RULES: runs in the master, never blocks; `advance` carries everything one step f
 - A reload to an equal plan (changes.is_same) forks nothing and says so.
 - Sessions of an old generation have its reload timeout, which may be for ever. At most MOST_GENERATIONS live: the next
   reload waits until the oldest is gone, which then has the drain timeout. So has every one at a stop.
+- Nothing binds while a successor starts (`may_bind`): reloads and growth wait for its end, or are owed to it.
 - Only removed addresses are closed, as the last step of a reload: not before the processes that served them accept no
   more. Where a kept address covers a removed one (0.0.0.0 after 127.0.0.1), the removed one has no new clients meanwhile:
   those that came after its processes accept no more, and before it is closed, would be reset.
@@ -15,13 +16,10 @@ RULES: runs in the master, never blocks; `advance` carries everything one step f
     reload:      read -> bind what is new -> fork -> all ready -> old ones drain -> close what was removed
                    |         |                 |
                    +---------+-----------------+--> given up: unbind, let the new ones go, the old configuration stays
-
-    retirement:  drain --processes that serve clients gone--> stop the rest --none left--> gone
-                   +-----deadline----> QUIT ----1 s----> KILL
 """
 
 import signal
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from balancer.config.option import ConfigError
@@ -31,6 +29,7 @@ from balancer.prefork.changes import PlanChanges, compare, is_same, obstacle, re
 from balancer.prefork.notify import Notifier
 from balancer.prefork.plan import Plan, Service
 from balancer.prefork.processes import ProcessManager
+from balancer.prefork.retirement import Retirement, reload_window
 from balancer.prefork.sockets import PlanSockets, SocketGroup
 from balancer.shm.layout import (
     ACCEPTING,
@@ -44,8 +43,6 @@ from balancer.shm.layout import (
 
 READY_WITHIN = 12.0  # seconds for a whole new generation
 MOST_GENERATIONS = 16  # alive at once
-CUT_GRACE = 0.5  # seconds after the drain's deadline: children cut their sessions by themselves
-KILL_GRACE = 1.0  # seconds after QUIT
 QUEUE_GRACE = (
     0.2  # seconds that draining processes have to empty the queues of an address before it is closed
 )
@@ -115,77 +112,6 @@ class Reload:
                 group.rebind(bind)
 
 
-class Retirement:
-    """One generation on its way out: drain, at the deadline cut, then kill.
-
-    Processes that serve clients drain first. Those that serve THEM (roles with channels; at the final stop the helpers
-    too, so that the console answers while sessions finish) are told when the first ones are gone, and replaced if they
-    die before.
-    """
-
-    def __init__(
-        self, processes: ProcessManager, generation: int, is_final: bool, now: float, within: float
-    ) -> None:
-        plan = processes.plans[generation]
-        self.generation = generation
-        self.deadline = now + within
-        self._processes = processes
-        self._first = first_to_go(plan, is_final)
-        self._all_told = False
-        self._cut_at: float | None = None
-        self._stop((role.name for role in plan.roles if role.name in self._first), now)
-
-    def hasten(self, now: float, within: float) -> bool:
-        """End within so many seconds; False when it does anyway."""
-        if now + within >= self.deadline:
-            return False
-        self.deadline = now + within
-        for process in self._processes.children.living(self.generation):
-            if process.draining:
-                self._processes.drain(process, within)
-        return True
-
-    def _stop(self, roles: Iterable[str], now: float) -> None:
-        names = frozenset(roles)
-        children = self._processes.children
-        for place in children.of_generation(self.generation):
-            if place.role in names:
-                process = children.unwant(*place.key)
-                if process is not None:
-                    self._processes.drain(process, self.deadline - now)
-
-    def cut(self, now: float) -> None:
-        """Sessions end at once. A second call changes nothing: it must not put off the kill."""
-        if self._cut_at is not None:
-            return
-        self._stop_the_rest(now)
-        self._cut_at = now
-        for process in self._processes.children.living(self.generation):
-            self._processes.send(process.pid, signal.SIGQUIT)
-
-    def _stop_the_rest(self, now: float) -> None:
-        if not self._all_told:
-            self._all_told = True
-            self._stop({place.role for place in self._processes.children.of_generation(self.generation)}, now)
-
-    def advance(self, now: float) -> bool:
-        """One step; True when the generation is gone."""
-        living = list(self._processes.children.living(self.generation))
-        if not any(process.role in self._first for process in living):
-            self._stop_the_rest(now)
-        if not living and self._all_told:
-            return True
-        if self._cut_at is None and now > self.deadline + CUT_GRACE:
-            left = ",".join(f"{process.role}-{process.slot}" for process in living)
-            self._processes.log.warning("drain", generation=self.generation, left=left, then="cut them")
-            self.cut(now)
-        elif self._cut_at is not None and now > self._cut_at + KILL_GRACE:
-            for process in living:
-                process.killed = True
-                self._processes.send(process.pid, signal.SIGKILL)
-        return False
-
-
 @dataclass
 class Closing:
     """Addresses about to be closed: when at the latest, and when to look again."""
@@ -209,6 +135,8 @@ class Generations:
         self._newest = 0
         self._reports = 0
         self._wants_reload = False
+        self._may_bind = True
+        self._growth = 0  # how many processes are wanted, where sockets for them may not be made now
         self._needs_room = False  # the reload that is wanted waits for the end of the oldest generation
         self._reload: Reload | None = None
         self._retiring: list[Retirement] = []
@@ -231,8 +159,10 @@ class Generations:
 
     # -- one turn --
 
-    def advance(self, now: float, may_reload: bool) -> None:
-        """Carry everything that is under way one step further."""
+    def advance(self, now: float, may_bind: bool, may_reload: bool = True) -> None:
+        """Carry everything that is under way one step further. `may_bind`: slots may be added, and a reload may begin if
+        `may_reload`."""
+        self._may_bind = may_bind
         for retirement in list(self._retiring):
             if retirement.advance(now):
                 self._retiring.remove(retirement)
@@ -245,8 +175,11 @@ class Generations:
                 self._closing.look_at = now + LOOK
         if self._reload is not None:
             self._step_reload(self._reload, now)
-        if self._wants_reload and self._reload is None and may_reload and not self.is_stopping:
-            self._begin_reload(now)
+        if may_bind and not self.is_stopping:
+            if self._growth:
+                self.scale(self._growth, now)
+            if self._wants_reload and self._reload is None and may_reload:
+                self._begin_reload(now)
 
     def next_moment(self) -> float | None:
         """When something is due between two ticks."""
@@ -256,6 +189,21 @@ class Generations:
     def is_gone(self) -> bool:
         """Whether no process and no retirement is left."""
         return not self._processes.children.processes and not self._retiring
+
+    @property
+    def is_changing(self) -> bool:
+        """Whether sockets are being made or closed: a reload is under way, or removed addresses are not closed yet."""
+        return self._reload is not None or self._closing is not None
+
+    @property
+    def wanted_at_last(self) -> int:
+        """Processes of the listening role, once growth that waits is done."""
+        return self._growth or self.wanted
+
+    def owed_signals(self) -> list[signal.Signals]:
+        """What a successor that serves now has to be told: what was asked for while it started."""
+        reload = [signal.SIGHUP] if self._wants_reload or self._reload is not None else []
+        return reload + [signal.SIGTTIN] * (self.wanted_at_last - self.wanted)
 
     # -- reload --
 
@@ -401,9 +349,17 @@ class Generations:
         """So many processes of the listening role from now on; a slot without process keeps its sockets."""
         plan, processes = self._processes.plan, self._processes
         wanted = min(max(1, wanted), plan.most or MAX_SLOTS)
+        before, self._growth = self._growth, 0
         if self.is_stopping or wanted == self.wanted:
             return
         role, generation = plan.listening(), processes.current
+        if wanted > self.slots and not self._may_bind:
+            self._growth = wanted
+            if before != wanted:
+                self._log.info(
+                    "scale", workers=f"{self.wanted}->{wanted}", then="once the successor serves or is gone"
+                )
+            return
         if wanted > self.slots:
             try:
                 processes.sockets.grow(wanted)
@@ -452,18 +408,6 @@ class Generations:
 
     def _retire(self, generation: int, is_final: bool, now: float, within: float) -> None:
         self._retiring.append(Retirement(self._processes, generation, is_final, now, within))
-
-
-def first_to_go(plan: Plan, is_final: bool) -> frozenset[str]:
-    """Roles that drain at once when their generation retires."""
-    if is_final:
-        return frozenset({plan.listening()})
-    return frozenset(role.name for role in plan.roles if not role.channel)
-
-
-def reload_window(plan: Plan) -> float:
-    """Seconds that sessions of a generation have after a reload."""
-    return plan.drain_timeout if plan.reload_timeout is None else plan.reload_timeout
 
 
 def log_notes(plan: Plan, log: Log) -> None:

@@ -52,6 +52,7 @@ from balancer.shm.layout import (
 
 EXIT_USAGE, EXIT_CANNOT_BIND, EXIT_NEVER_READY = 2, 3, 4
 GIVE_UP_DEATHS = 4  # of one process before ready: at 0, 1, 3 and 7 s
+SUCCESSOR_GRACE = 3.0  # seconds after its drain that a successor has which was called off
 GIVE_UP_AFTER = 14.0  # seconds without one ready process
 
 
@@ -127,6 +128,10 @@ class Master:
         self._is_successor = inherited.ready_fd >= 0  # the former master goes on if we fail
         self._is_ready = False
         self._is_superseded = False
+        self._wants_upgrade = False  # once no reload is under way
+        self._owed: list[
+            signal.Signals
+        ] = []  # signals for the successor, one a tick: the kernel merges equal ones
         self._files = 0
         self._started = time.monotonic()
         self._next_tick = self._started
@@ -160,7 +165,10 @@ class Master:
         self.processes.hear(now)
         if self.upgrade.hear(now):
             self._hand_over(now)
-        self.generations.advance(now, may_reload=self._is_ready)
+        is_upgrading = self._wants_upgrade or self.upgrade.is_under_way
+        self.generations.advance(now, may_bind=not is_upgrading, may_reload=self._is_ready)
+        if self._wants_upgrade and not self.generations.is_changing:
+            self._start_upgrade(now)
         is_booting = not self._is_ready and not self.generations.is_stopping
         if is_booting and (code := self._boot_step(now)) is not None:
             return code
@@ -186,11 +194,11 @@ class Master:
                 self.log.reopen()
                 self.processes.tell_all(signal.SIGUSR1)
             case signal.SIGUSR2:
-                self.start_upgrade(now)
+                self._wants_upgrade = True
             case signal.SIGTTIN:
-                self.generations.scale(self.generations.wanted + 1, now)
+                self.generations.scale(self.generations.wanted_at_last + 1, now)
             case signal.SIGTTOU:
-                self.generations.scale(self.generations.wanted - 1, now)
+                self.generations.scale(self.generations.wanted_at_last - 1, now)
 
     # -- parts of a turn --
 
@@ -244,6 +252,8 @@ class Master:
         self._next_tick = max(self._next_tick + TICK, now)
         processes, generations = self.processes, self.generations
         processes.row[BEAT_MS] = int(now * 1000)
+        if self._owed:
+            self.upgrade.hand_on(self._owed.pop(0))
         processes.extend_reach()
         if processes.watch.look(now):
             self.log.info("watch", then="the master's clock jumped: ages of heartbeats count from now")
@@ -275,25 +285,24 @@ class Master:
             self.cut(now)
             return
         plan = self.processes.plans[max(self.processes.plans)]
-        self._retire_all(now, is_final=True)
+        self.upgrade.call_off(signal.SIGTERM, now + plan.drain_timeout + SUCCESSOR_GRACE)
+        self.generations.retire_all(now, is_final=True)
         self.notifier.stopping()
         self.log.info("stop", within=f"{plan.drain_timeout:g}s", then="workers finish their sessions")
         self.generations.close_all(now)
 
     def cut(self, now: float) -> None:
         """All sessions end at once."""
+        self.upgrade.call_off(signal.SIGQUIT, now + SUCCESSOR_GRACE)
         if not self.generations.is_stopping:
-            self._retire_all(now, is_final=True)
+            self.generations.retire_all(now, is_final=True)
             self.notifier.stopping()
         self.log.info("stop", within="0s", then="sessions are cut")
         self.generations.cut_all(now)
 
-    def _retire_all(self, now: float, is_final: bool) -> None:
-        self.upgrade.call_off()
-        self.generations.retire_all(now, is_final)
-
-    def start_upgrade(self, now: float) -> None:
+    def _start_upgrade(self, now: float) -> None:
         """USR2: start this program anew with our sockets; we serve until it says that it does."""
+        self._wants_upgrade = False
         if self.generations.is_stopping or not self._is_ready:
             self.log.warning("upgrade", then="refused: not now")
             return
@@ -302,13 +311,18 @@ class Master:
     def _hand_over(self, now: float) -> None:
         """The successor serves: everything drains, the sockets stay open for it."""
         self._is_superseded = True
-        self._retire_all(now, is_final=False)
+        self._owed = self.generations.owed_signals()
+        self.generations.retire_all(now, is_final=False)
         self.notifier.superseded(self.upgrade.pid)  # last: a reload given up just now has named our own pid
 
     def _exit_code(self) -> int | None:
         """None while there is something left to do."""
         if not self.generations.is_stopping or not self.generations.is_gone:
             return None
+        if self.upgrade.is_under_way or self._owed:
+            return None
+        if self._is_superseded and (lost := self.upgrade.not_handed_over()):
+            self.log.error("upgrade", error=f"the successor does not know every socket of {', '.join(lost)}")
         code = EXIT_CUT if self.processes.was_cut else 0
         self.log.info("stop", exit=code, superseded="yes" if self._is_superseded else "no")
         return code

@@ -3,6 +3,10 @@
 RULES: runs in the master, never blocks. The environment carries numbers of descriptors; every one of them is checked
 before use (it must be a listening stream socket), and parsing is pure. LISTEN_FDS with another LISTEN_PID is another
 process's. A successor that ends, or is silent for too long, changes nothing.
+- While a successor is under way nothing binds: it would not know the socket. What was asked for meanwhile is done once it
+  is given up, or handed on once it serves (generations.py, master.py).
+- A master that is told to stop tells its successor too, and waits for it. Between fork and exec the child has the default
+  dispositions before it unblocks signals: a handler of ours would swallow the signal, and a whole balancer would stay.
 
     old master --fork, exec(same argv)--> new master: binds nothing it was handed, forks, all ready
         ^                                     |
@@ -18,7 +22,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from balancer.eventloop.log import Log
-from balancer.eventloop.signals import send, signals_blocked
+from balancer.eventloop.signals import IGNORED_BY_MASTER, MASTER_SIGNALS, send, signals_blocked
 from balancer.prefork.inherited import InheritedSocket
 from balancer.prefork.pidfile import PidFile
 from balancer.prefork.sockets import Sockets
@@ -111,6 +115,7 @@ class Successor:
     give_up_at: float
     serves: bool = False
     is_reaped: bool = False
+    is_called_off: bool = False
 
     def hears(self) -> bool | None:
         """True: it serves; False: it is gone without a word; None: not yet."""
@@ -142,14 +147,21 @@ def start_successor(
         os.close(writer)
         return Successor(pid, reader, now + GIVE_UP_AFTER)
     try:
-        _become(list(sockets), writer, pidfile_fd, handover_state)
+        become(list(sockets), writer, pidfile_fd, handover_state)
     except BaseException as error:
         with contextlib.suppress(OSError):
             os.write(2, f"upgrade: cannot run {sys.executable}: {error}\n".encode())
     os._exit(1)
 
 
-def _become(sockets: list[InheritedSocket], writer: int, pidfile_fd: int, handover_state: str) -> None:
+def become(
+    sockets: list[InheritedSocket],
+    writer: int,
+    pidfile_fd: int,
+    handover_state: str,
+    execve: Callable[[str, list[str], dict[str, str]], object] = os.execve,
+) -> None:
+    """In the forked child: exec this program anew, with default dispositions and no signal blocked."""
     environ = dict(os.environ)
     environ[LISTENERS] = format_listeners(sockets)
     environ[READY_FD] = str(writer)
@@ -162,10 +174,10 @@ def _become(sockets: list[InheritedSocket], writer: int, pidfile_fd: int, handov
     for fd in (*(item.fd for item in sockets), writer):
         os.set_inheritable(fd, True)
     signal.set_wakeup_fd(-1)
-    for number in (signal.SIGPIPE, signal.SIGURG, signal.SIGWINCH, signal.SIGALRM):
+    for number in (*MASTER_SIGNALS, *IGNORED_BY_MASTER):
         signal.signal(number, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
-    os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], environ)
+    execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], environ)
 
 
 StartSuccessor = Callable[[Iterable[InheritedSocket], int, str, float], Successor]
@@ -186,6 +198,13 @@ class Upgrade:
         self._start_successor = start_successor
         self._send = send
         self._successor: Successor | None = None
+        self._handed: set[int] = set()  # inodes of the sockets that it was given
+
+    @property
+    def is_under_way(self) -> bool:
+        """Whether a successor lives that does not serve yet; one that was called off, until it has been reaped."""
+        one = self._successor
+        return one is not None and not one.serves and not (one.is_called_off and one.is_reaped)
 
     @property
     def pid(self) -> int:
@@ -198,6 +217,7 @@ class Upgrade:
             self._log.warning("upgrade", successor=self.pid, then="refused: one is under way")
             return
         handed = self._sockets.to_hand_over()
+        self._handed = {os.fstat(one.fd).st_ino for one in handed}
         if len(handover_state) > MOST_STATE:
             size = f"{len(handover_state)}/{MOST_STATE}"
             self._log.warning("upgrade", handover_state=size, then="it starts without")
@@ -215,6 +235,10 @@ class Upgrade:
         """True once, when the successor has said that it serves."""
         successor = self._successor
         if successor is None or successor.serves:
+            return False
+        if successor.is_called_off:
+            if now > successor.give_up_at:
+                self._signal(signal.SIGKILL)
             return False
         word = successor.hears()
         if word:
@@ -235,14 +259,32 @@ class Upgrade:
         given to us as a container's init. Its pid may be another process's from now on."""
         if self._successor is not None and pid == self.pid:
             self._successor.is_reaped = True
-            self._log.error("upgrade", successor=pid, exit=code)
+            tell = self._log.info if self._successor.is_called_off else self._log.error
+            tell("upgrade", successor=pid, exit=code)
         else:
             self._log.debug("reap", unknown_child=pid, exit=code)
 
-    def call_off(self) -> None:
-        """This master is told to stop: a successor that does not serve yet stops too."""
+    def call_off(self, number: int, give_up_at: float) -> None:
+        """This master is told to stop: a successor that does not serve yet is told the same, and killed when it lives at
+        that time. Its word that it serves comes too late then. `is_under_way` until it is gone."""
         if self._successor is not None and not self._successor.serves:
-            self._signal(signal.SIGTERM)
+            self._successor.is_called_off = True
+            self._successor.give_up_at = give_up_at
+            self._signal(number)
+
+    def hand_on(self, number: int) -> None:
+        """A signal for the successor that serves."""
+        self._signal(number)
+
+    def not_handed_over(self) -> list[str]:
+        """Addresses with a socket that the successor does not know: its clients would be reset by our end."""
+        return sorted(
+            {
+                item.wanted
+                for item in self._sockets.to_hand_over()
+                if os.fstat(item.fd).st_ino not in self._handed
+            }
+        )
 
     def _signal(self, number: int) -> None:
         if self._successor is not None and not self._successor.is_reaped:
@@ -250,7 +292,8 @@ class Upgrade:
 
     def fds(self) -> list[int]:
         """The pipe on which it will speak."""
-        return [] if self._successor is None or self._successor.serves else [self._successor.ready_fd]
+        one = self._successor
+        return [] if one is None or one.serves or one.is_called_off else [one.ready_fd]
 
     def close_in_child(self) -> None:
         if self._successor is not None:

@@ -51,11 +51,13 @@ def test_socket_files_come_back_and_the_log_says_so(tmp_path: Path) -> None:
                     wait_for(partial(answers, path, request, reply), f"{path} for the {times}. time")
                 for path in requests:
                     assert lb.log().count(f"rebind address=unix:{path}") == times
+            lb.write(text + "retries = 5\n")
             lb.reload(2)
             lb.wait_one_generation()
             for path, (request, reply) in requests.items():
                 assert all(answers(path, request, reply) for _ in range(8))
             (tmp_path / "web").unlink()
+            lb.write(text)
             lb.signal(signal.SIGHUP)
             wait_for(partial(answers, tmp_path / "web", b"hello", b"hello"), "the listener, over a reload")
             lb.wait_idle()

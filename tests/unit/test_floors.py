@@ -62,7 +62,8 @@ ORDER = {
         ("changes", "channels"),
         ("fork",),
         ("boot", "processes"),
-        ("generations", "slot_table"),
+        ("retirement", "slot_table"),
+        ("generations",),
         ("master",),
     ),
     "balancer.pool": (

@@ -38,6 +38,7 @@ class MasterSimulation:
         self.binds = binds
         self.workers = workers
         self.error = ""
+        self.may_bind = True
         self.reload_timeout: float | None = None
         self.retired_generations: list[int] = []
         self.sent: list[tuple[int, int]] = []
@@ -79,7 +80,7 @@ class MasterSimulation:
 
     def turn(self, seconds: float = 0.0) -> None:
         self.now += seconds
-        self.generations.advance(self.now, may_reload=True)
+        self.generations.advance(self.now, may_bind=self.may_bind)
 
     def reload(self, *binds: Bind, error: str = "") -> dict[str, object]:
         """A whole reload; what it reports."""

@@ -9,8 +9,9 @@ from math import inf
 
 import pytest
 
-from balancer.prefork.generations import KILL_GRACE, MOST_GENERATIONS, QUEUE_GRACE, Retirement, first_to_go
+from balancer.prefork.generations import MOST_GENERATIONS, QUEUE_GRACE
 from balancer.prefork.plan import Role
+from balancer.prefork.retirement import KILL_GRACE, Retirement, first_to_go
 from balancer.shm.layout import ACCEPTING, DRAINING, STATE
 from tests.unit.balancer.prefork.simulation import PLAN, MasterSimulation, web
 
@@ -213,3 +214,48 @@ def test_the_oldest_of_too_many_generations_has_the_drain_timeout(master: Master
     master.turn()
     assert master.processes.current == newest + 1
     assert len(master.processes.children.generations()) == MOST_GENERATIONS
+
+
+def sockets_of(master: MasterSimulation) -> int:
+    return sum(len(group.sockets) for group in master.processes.sockets.groups)
+
+
+def ask_for(master: MasterSimulation, what: str) -> None:
+    """What makes listening sockets: growth, more workers or another address by a reload."""
+    if what == "growth":
+        master.generations.scale(master.generations.wanted_at_last + 1, master.now)
+        master.generations.scale(master.generations.wanted_at_last + 1, master.now)
+        return
+    if what == "workers":
+        master.workers = 3
+    else:
+        master.binds = web("a", "b", "c")
+    master.generations.ask_reload()
+
+
+@pytest.mark.parametrize("what", ["growth", "workers", "address"])
+def test_nothing_binds_while_a_successor_starts(master: MasterSimulation, what: str) -> None:
+    """Fails where a socket is made that the successor does not know: its clients hang, and are reset at our end."""
+    before = sockets_of(master)
+    master.may_bind = False
+    master.turn()
+    ask_for(master, what)
+    for _ in range(3):
+        master.turn(1.0)
+        assert sockets_of(master) == before and master.processes.children.next_due() is None
+    owed = [signal.SIGTTIN] * 2 if what == "growth" else [signal.SIGHUP]
+    assert master.generations.owed_signals() == owed
+    master.may_bind = True  # the successor was given up
+    master.turn()
+    assert sockets_of(master) > before
+    master.fork()
+    master.turn()
+    assert master.generations.owed_signals() == []
+
+
+def test_growth_that_waits_can_be_taken_back(master: MasterSimulation) -> None:
+    master.may_bind = False
+    master.turn()
+    ask_for(master, "growth")
+    master.generations.scale(1, master.now)
+    assert master.generations.owed_signals() == [] and master.generations.wanted_at_last == 1

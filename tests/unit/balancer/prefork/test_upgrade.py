@@ -3,17 +3,23 @@
 import os
 import signal
 import socket
+from collections.abc import Iterator
 
 import pytest
 
+from balancer.config.units import parse_address
 from balancer.eventloop.log import Log
+from balancer.eventloop.signals import IGNORED_BY_MASTER, MASTER_SIGNALS, signals_blocked
+from balancer.prefork.bind import Bind
 from balancer.prefork.inherited import InheritedSocket, adopt_sockets
 from balancer.prefork.sockets import Sockets
 from balancer.prefork.upgrade import (
+    READY_FD,
     InheritedFds,
     Successor,
     Upgrade,
     activated_sockets,
+    become,
     format_listeners,
     parse_listeners,
     read_inheritance,
@@ -106,3 +112,91 @@ def test_only_a_successor_that_is_not_reaped_yet_is_killed(is_reaped: bool) -> N
     os.close(writer)
     assert not upgrade.hear(2.0) and upgrade.fds() == []
     assert sent == ([] if is_reaped else [(4711, signal.SIGKILL)])
+
+
+@pytest.fixture
+def started() -> Iterator[tuple[Upgrade, list[tuple[int, int]], int]]:
+    """An upgrade under way, the signals that were sent, and the end that the successor speaks on."""
+    sent: list[tuple[int, int]] = []
+    reader, writer = os.pipe2(os.O_NONBLOCK)
+    upgrade = Upgrade(
+        Log("master", os.devnull),
+        Sockets(),
+        start_successor=lambda _sockets, _pidfile_fd, _state, now: Successor(4711, reader, now + 30),
+        send=lambda pid, number: sent.append((pid, number)),
+    )
+    assert not upgrade.is_under_way
+    upgrade.start(1.0, None)
+    yield upgrade, sent, writer
+    os.close(reader)
+    os.close(writer)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGQUIT])
+@pytest.mark.parametrize("speaks", [False, True])
+def test_a_successor_that_is_not_wanted_is_told_and_waited_for(
+    started: tuple[Upgrade, list[tuple[int, int]], int], number: int, speaks: bool
+) -> None:
+    """Fails where a stop leaves it: a whole balancer goes on. Its word that it serves, on its way, changes nothing."""
+    upgrade, sent, writer = started
+    if speaks:
+        os.write(writer, b"1")
+    upgrade.call_off(number, 5.0)
+    assert sent == [(4711, number)]
+    assert not upgrade.hear(2.0) and upgrade.is_under_way and upgrade.fds() == []
+    assert not upgrade.hear(5.1) and sent[1:] == [(4711, signal.SIGKILL)]
+    assert upgrade.is_under_way
+    upgrade.unknown_child_died(4711, -9)
+    assert not upgrade.is_under_way
+    assert not upgrade.hear(9.0) and len(sent) == 2
+
+
+def test_a_successor_that_serves_is_not_called_off(
+    started: tuple[Upgrade, list[tuple[int, int]], int],
+) -> None:
+    upgrade, sent, writer = started
+    os.write(writer, b"1")
+    assert upgrade.hear(2.0) and not upgrade.is_under_way
+    upgrade.call_off(signal.SIGTERM, 5.0)
+    assert sent == []
+
+
+def test_a_socket_that_the_successor_was_not_given_is_named() -> None:
+    sockets = Sockets()
+    sockets.open([Bind("worker", parse_address("127.0.0.1:0"))], 1)
+    reader, writer = os.pipe2(os.O_NONBLOCK)
+    upgrade = Upgrade(
+        Log("master", os.devnull), sockets, start_successor=lambda *_: Successor(4711, reader, 30.0)
+    )
+    upgrade.start(1.0, None)
+    assert upgrade.not_handed_over() == []
+    sockets.grow(2)
+    assert upgrade.not_handed_over() == ["127.0.0.1:0"]
+    for group in sockets.groups:
+        group.close()
+    os.close(reader)
+    os.close(writer)
+
+
+def test_before_its_exec_a_successor_has_default_dispositions() -> None:
+    """Fails where a handler of the old master is left: it swallows a stop that comes before the exec."""
+    before = {number: signal.getsignal(number) for number in (*MASTER_SIGNALS, *IGNORED_BY_MASTER)}
+    for number in before:
+        signal.signal(number, lambda *_: None)
+    reader, writer = os.pipe()
+    seen: list[object] = []
+
+    def execve(_program: str, _arguments: list[str], environ: dict[str, str]) -> None:
+        seen.append({number for number in before if signal.getsignal(number) != signal.SIG_DFL})
+        seen.append(signal.pthread_sigmask(signal.SIG_BLOCK, ()))
+        seen.append((environ[READY_FD], os.get_inheritable(writer)))
+
+    try:
+        with signals_blocked():
+            become([], writer, -1, "", execve)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        os.close(reader)
+        os.close(writer)
+    assert seen == [set(), set(), (str(writer), True)]

@@ -1,0 +1,62 @@
+"""While a successor starts: a stop ends it too, and nothing makes a socket that it does not know."""
+
+import os
+import signal
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+
+import pytest
+
+from scripts.lab.waiting import wait_for
+from tests.system.toy import Toy, make_toy, talk
+from tests.system.upgradable import subreaper
+
+__all__ = ["make_toy"]  # a fixture
+DELAYS = (0.0, 0.0005, 0.001, 0.002, 0.003, 0.02, 0.1, 0.3)  # the successor's exec comes after about 1 ms
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGQUIT])
+def test_a_stop_at_any_moment_of_an_upgrade_leaves_no_process(
+    make_toy: Callable[..., Toy], number: signal.Signals
+) -> None:
+    """Fails where the signal lands between fork and exec in a handler of the old master: a whole toy goes on."""
+    with subreaper():
+        for delay in DELAYS:
+            toy = make_toy(workers=1).boot()
+            toy.signal(signal.SIGUSR2)
+            time.sleep(delay)  # the fault's own schedule
+            toy.signal(number)
+            assert toy.wait_exit(8) == 0
+            wait_for(lambda t=toy: not t.session(), f"everything gone, {delay * 1000:g} ms", 8)
+
+
+@pytest.mark.parametrize("how", ["growth", "reload"])
+def test_what_makes_sockets_waits_for_the_successor_and_is_handed_on(
+    make_toy: Callable[..., Toy], how: str
+) -> None:
+    """Fails where the old master makes a slot of its own meanwhile: a third of the clients hangs in its queue."""
+    with subreaper(), ExitStack() as stack:
+        toy = make_toy(ready_after=0.7, drain=20).boot()
+        held = stack.enter_context(toy.connect())
+        talk(held, "x")
+        toy.signal(signal.SIGUSR2)
+        toy.wait_lines(r" upgrade successor=\d+ sockets=2 ")
+        if how == "growth":
+            toy.signal(signal.SIGTTIN)
+        else:
+            wait_for(
+                lambda: toy.log().count(" bind address") == 2, "the successor has read its configuration"
+            )
+            toy.configure(workers=3)
+            toy.signal(signal.SIGHUP)
+        toy.wait_lines(" upgrade .*it serves; we drain")
+        clients = [stack.enter_context(toy.connect()) for _ in range(40)]
+        assert [talk(client, "hello") for client in clients] == ["hello"] * 40
+        successor = int(toy.wait_line(r"successor=(\d+)")[1])
+        wait_for(lambda: toy.ask_board()["master"][15] == 3, "three slots of the successor", 5)
+        held.close()
+        assert toy.wait_exit(5) == 0
+        assert "does not know" not in toy.log()
+        os.kill(successor, signal.SIGQUIT)
+        wait_for(lambda: not toy.session(), "everything gone", 5)
