@@ -56,6 +56,7 @@ class Place:
     unready_deaths: int = 0
     was_ready: bool = False
     was_held: bool = False  # the next process is a replacement
+    ended: str = ""  # how the last process ended
 
     @property
     def key(self) -> tuple[int, str, int]:

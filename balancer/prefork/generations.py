@@ -31,6 +31,7 @@ from balancer.prefork.plan import Plan, Service
 from balancer.prefork.processes import ProcessManager
 from balancer.prefork.retirement import Retirement, reload_window
 from balancer.prefork.sockets import PlanSockets, SocketGroup
+from balancer.shm.events import tell
 from balancer.shm.layout import (
     ACCEPTING,
     DRAINING,
@@ -127,7 +128,6 @@ class Generations:
     def __init__(self, processes: ProcessManager, service: Service, notifier: Notifier) -> None:
         self.wanted = 0
         self.slots = 0
-        self.is_stopping = False
         self._processes = processes
         self._service = service
         self._notifier = notifier
@@ -184,6 +184,11 @@ class Generations:
     def next_moment(self) -> float | None:
         """When something is due between two ticks."""
         return self._closing.look_at if self._closing is not None else None
+
+    @property
+    def is_stopping(self) -> bool:
+        """Whether all generations have been told to end."""
+        return self._processes.is_stopping
 
     @property
     def is_gone(self) -> bool:
@@ -305,10 +310,11 @@ class Generations:
         text = error or str(changes)
         head = {"serial": self._reports, "ok": not error, "at_ms": int(now * 1000)}
         self._processes.shared.notice.write(report(head, text, changes))
+        events = self._processes.events
         if error:
-            self._log.error("reload", error=error, then="the old configuration stays")
+            tell(self._log, events, "error", "reload", error=error, then="the old configuration stays")
         else:
-            self._log.info("reload", generation=self._processes.current, result=text)
+            tell(self._log, events, "info", "reload", generation=self._processes.current, result=text)
         self._notifier.ready(f"reload failed: {error}" if error else self.status())
 
     def status(self) -> str:
@@ -388,7 +394,7 @@ class Generations:
         if self._reload is not None:
             self._give_up(self._reload, "the master is told to stop", now)
         self._processes.was_cut = False  # sessions that a reload has cut, maybe weeks ago, do not count
-        self.is_stopping = True
+        self._processes.is_stopping = True
         for retirement in self._retiring:
             retirement.hasten(now, within)
         retiring = {retirement.generation for retirement in self._retiring}

@@ -36,6 +36,7 @@ from balancer.prefork.socket_files import SocketFiles
 from balancer.prefork.sockets import PlanSockets
 from balancer.prefork.titles import Title
 from balancer.prefork.upgrade import InheritedFds, Upgrade, forget_inheritance, read_inheritance, say_ready
+from balancer.shm.events import tell
 from balancer.shm.layout import (
     ADMIN_ROW,
     BEAT_MS,
@@ -52,6 +53,7 @@ from balancer.shm.layout import (
 
 EXIT_USAGE, EXIT_CANNOT_BIND, EXIT_NEVER_READY = 2, 3, 4
 GIVE_UP_DEATHS = 4  # of one process before ready: at 0, 1, 3 and 7 s
+SAME_STOP = 1.0  # seconds from the first TERM or INT within which another one is the same
 SUCCESSOR_GRACE = 3.0  # seconds after its drain that a successor has which was called off
 GIVE_UP_AFTER = 14.0  # seconds without one ready process
 
@@ -120,7 +122,7 @@ class Master:
         self.notifier = Notifier(os.environ)
         self.generations = Generations(processes, service, self.notifier)
         self.slot_table = SlotTable(processes)
-        self.upgrade = Upgrade(self.log, processes.sockets)
+        self.upgrade = Upgrade(self.log, processes.sockets, processes.events)
         self._socket_files = SocketFiles(processes.sockets, self.log)
         self._title = title
         self._pidfile = pidfile
@@ -129,6 +131,7 @@ class Master:
         self._is_ready = False
         self._is_superseded = False
         self._wants_upgrade = False  # once no reload is under way
+        self._stop_at: float | None = None  # of the first TERM or INT
         self._owed: list[
             signal.Signals
         ] = []  # signals for the successor, one a tick: the kernel merges equal ones
@@ -244,6 +247,14 @@ class Master:
         self.notifier.ready(self.generations.status())
         if self._ready_fd >= 0:
             say_ready(self._ready_fd)
+            tell(
+                self.log,
+                self.processes.events,
+                "info",
+                "upgrade",
+                former=os.getppid(),
+                then="this one serves",
+            )
             self._ready_fd = -1  # closed: the number may be another descriptor's from now on
         self.generations.close_leftover(now)
 
@@ -280,15 +291,19 @@ class Master:
     # -- stop and upgrade --
 
     def stop(self, now: float) -> None:
-        """Drain everything, within the drain timeout; a second call cuts."""
-        if self.generations.is_stopping:
+        """TERM and INT: drain everything, within the drain timeout; a second one cuts. One that comes within SAME_STOP is
+        the same one: `timeout` and shells signal a process and its group. Of a superseded master, which drains already,
+        the first one changes nothing."""
+        first, self._stop_at = self._stop_at, now if self._stop_at is None else self._stop_at
+        if first is not None and now - first >= SAME_STOP:
             self.cut(now)
+        if self.generations.is_stopping:
             return
         plan = self.processes.plans[max(self.processes.plans)]
         self.upgrade.call_off(signal.SIGTERM, now + plan.drain_timeout + SUCCESSOR_GRACE)
         self.generations.retire_all(now, is_final=True)
         self.notifier.stopping()
-        self.log.info("stop", within=f"{plan.drain_timeout:g}s", then="workers finish their sessions")
+        self._tell_stop(within=f"{plan.drain_timeout:g}s", then="workers finish their sessions")
         self.generations.close_all(now)
 
     def cut(self, now: float) -> None:
@@ -297,7 +312,7 @@ class Master:
         if not self.generations.is_stopping:
             self.generations.retire_all(now, is_final=True)
             self.notifier.stopping()
-        self.log.info("stop", within="0s", then="sessions are cut")
+        self._tell_stop(within="0s", then="sessions are cut")
         self.generations.cut_all(now)
 
     def _start_upgrade(self, now: float) -> None:
@@ -324,8 +339,11 @@ class Master:
         if self._is_superseded and (lost := self.upgrade.not_handed_over()):
             self.log.error("upgrade", error=f"the successor does not know every socket of {', '.join(lost)}")
         code = EXIT_CUT if self.processes.was_cut else 0
-        self.log.info("stop", exit=code, superseded="yes" if self._is_superseded else "no")
+        self._tell_stop(exit=code, superseded="yes" if self._is_superseded else "no")
         return code
+
+    def _tell_stop(self, **fields: object) -> None:
+        tell(self.log, self.processes.events, "info", "stop", **fields)
 
     def title(self) -> str:
         """What `ps` shows after the program's name."""

@@ -17,6 +17,7 @@ from balancer.prefork.fork import ChildParts, fork_child, seed_row
 from balancer.prefork.plan import Plan
 from balancer.prefork.slots import DUMP_TIME, HeartbeatWatch, wants_abort
 from balancer.prefork.sockets import BySlot, ListeningSocket, PlanSockets, SocketGroup, Sockets
+from balancer.shm.events import EventWriter, tell
 from balancer.shm.layout import (
     BEAT_MS,
     FIRST_LEASE,
@@ -53,6 +54,8 @@ class ProcessManager:
         self.plans: dict[int, Plan] = {}
         self.listening: dict[int, PlanSockets] = {}
         self.current = 0  # the generation that serves
+        self.is_stopping = False
+        self.events = EventWriter(shared.events, MASTER_ROW)
         self._owed: dict[int, list[SocketGroup]] = {}  # pid -> groups whose new sockets it has not been sent
         self.was_cut = False  # a process ended with sessions left, by the master's order
         self.close_masters: Callable[[], None] = lambda: (
@@ -105,7 +108,11 @@ class ProcessManager:
         process = self.children.spawned(place, pid, row, now)
         process.control = control
         process.given, process.reach = len(in_order(listening)), len(listening)
-        self.log.info("spawn", role=process, child=pid, generation=place.generation, row=row)
+        about: dict[str, object] = {"child": pid, "generation": place.generation, "row": row}
+        if place.ended:
+            tell(self.log, self.events, "info", "respawn", role=process, after=place.ended, **about)
+        else:
+            self.log.info("spawn", role=process, **about)
 
     def _close_in_child(self, kept: BySlot) -> None:
         """The master's pipe, the other children's control sockets, and every listening socket but those of its own
@@ -172,12 +179,23 @@ class ProcessManager:
         if code == -signal.SIGKILL and not process.killed:
             words["hint"] = "out of memory, or a kill -9"
         place = self.children.places.get((process.generation, process.role, process.slot))
+        if self.is_stopping and place is not None and not code and not self._serves_children(process):
+            # A TERM to the process group: no replacement.
+            self.children.unwant(*place.key)
+            place = None
         if process.draining or place is None:
             self.log.info("reap", **words)
+            return
+        place.ended = f"exit {code}" if code >= 0 else f"signal {-code}"
+        if self.is_stopping:
+            self.log.warning("reap", **words, then="a new one for the sessions that are left")
             return
         delay = max(0.0, place.due - now)
         words["failures"] = place.failures
         self.log.warning("reap", **words, then=f"a new one in {delay:g} s" if delay else "a new one at once")
+
+    def _serves_children(self, process: ChildProcess) -> bool:
+        return self.plans[process.generation].role(process.role).channel
 
     # -- the watchdog --
 
@@ -196,7 +214,10 @@ class ProcessManager:
             hang_after = self.plans[process.generation].role(process.role).hang_after
             age = self.watch.age(self.shared.rows.row(process.row)[BEAT_MS], now)
             if wants_abort(age, process.ready_at is not None, hang_after):
-                self.log.error(
+                tell(
+                    self.log,
+                    self.events,
+                    "error",
                     "hang",
                     role=process,
                     child=process.pid,

@@ -26,6 +26,7 @@ from balancer.eventloop.signals import IGNORED_BY_MASTER, MASTER_SIGNALS, send, 
 from balancer.prefork.inherited import InheritedSocket
 from balancer.prefork.pidfile import PidFile
 from balancer.prefork.sockets import Sockets
+from balancer.shm.events import EventWriter, Level, tell
 
 LISTENERS, READY_FD, PIDFILE_FD = "PREFORK_LISTENERS", "PREFORK_READY_FD", "PREFORK_PIDFILE_FD"
 HANDOVER_STATE = "PREFORK_HANDOVER_STATE"
@@ -190,11 +191,13 @@ class Upgrade:
         self,
         log: Log,
         sockets: Sockets,
+        events: EventWriter,
         start_successor: StartSuccessor = start_successor,
         send: Callable[[int, int], object] = send,
     ) -> None:
         self._log = log
         self._sockets = sockets
+        self._events = events
         self._start_successor = start_successor
         self._send = send
         self._successor: Successor | None = None
@@ -214,7 +217,7 @@ class Upgrade:
     def start(self, now: float, pidfile: PidFile | None, handover_state: str = "") -> None:
         """Start this program anew with our sockets and with what only our memory knows."""
         if self._successor is not None:
-            self._log.warning("upgrade", successor=self.pid, then="refused: one is under way")
+            self._tell("warning", successor=self.pid, then="refused: one is under way")
             return
         handed = self._sockets.to_hand_over()
         self._handed = {os.fstat(one.fd).st_ino for one in handed}
@@ -227,9 +230,9 @@ class Upgrade:
                 pidfile_fd = -1 if pidfile is None else pidfile.fd
                 self._successor = self._start_successor(handed, pidfile_fd, handover_state, now)
         except OSError as error:
-            self._log.error("upgrade", error=error, then="the old version goes on")
+            self._tell("error", error=error, then="the old version goes on")
             return
-        self._log.info("upgrade", successor=self.pid, sockets=len(handed), then="it serves before we drain")
+        self._tell("info", successor=self.pid, sockets=len(handed), then="it serves before we drain")
 
     def hear(self, now: float) -> bool:
         """True once, when the successor has said that it serves."""
@@ -243,15 +246,14 @@ class Upgrade:
         word = successor.hears()
         if word:
             successor.serves = True
-            self._log.info("upgrade", successor=successor.pid, then="it serves; we drain")
+            self._tell("info", successor=successor.pid, then="it serves; we drain")
             return True
         if word is False or now > successor.give_up_at:
             self._signal(signal.SIGKILL)
             successor.close()
             self._successor = None
-            self._log.error(
-                "upgrade", successor=successor.pid, error="never got ready", then="the old version goes on"
-            )
+            pid, then = successor.pid, "the old version goes on"
+            self._tell("error", successor=pid, error="never got ready", then=then)
         return False
 
     def unknown_child_died(self, pid: int, code: int) -> None:
@@ -259,8 +261,7 @@ class Upgrade:
         given to us as a container's init. Its pid may be another process's from now on."""
         if self._successor is not None and pid == self.pid:
             self._successor.is_reaped = True
-            tell = self._log.info if self._successor.is_called_off else self._log.error
-            tell("upgrade", successor=pid, exit=code)
+            self._tell("info" if self._successor.is_called_off else "error", successor=pid, exit=code)
         else:
             self._log.debug("reap", unknown_child=pid, exit=code)
 
@@ -285,6 +286,9 @@ class Upgrade:
                 if os.fstat(item.fd).st_ino not in self._handed
             }
         )
+
+    def _tell(self, level: Level, **fields: object) -> None:
+        tell(self._log, self._events, level, "upgrade", **fields)
 
     def _signal(self, number: int) -> None:
         if self._successor is not None and not self._successor.is_reaped:

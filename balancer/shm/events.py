@@ -35,6 +35,7 @@ Verb = Literal[
     "limit",
     "upgrade",
     "resolve",
+    "stop",
 ]
 
 KEPT = 500

@@ -28,7 +28,7 @@ SERVED = PREFORK_COLUMNS  # a total
 
 
 class Echo:
-    """One worker. Words: pid, gen, name (the listener's), board, spin (hangs its loop); anything else comes back."""
+    """One worker. Words: pid, gen, name (the listener's), board, events, spin (hangs its loop); else an echo."""
 
     def __init__(self, child: Child, names: frozenset[str], fail: str) -> None:
         if fail == "boot":
@@ -95,6 +95,9 @@ class Echo:
                 data = name.encode() + b"\n"
             case b"board":
                 data = json.dumps(board(self.child.shared)).encode() + b"\n"
+            case b"events":
+                events = [(one.verb, one.text) for one in self.child.shared.events.read()]
+                data = json.dumps(events).encode() + b"\n"
             case b"spin":
                 time.sleep(60)
         conn.send(data)

@@ -16,6 +16,8 @@ from scripts.lab.network import held, text_of
 from scripts.lab.waiting import wait_for
 from tests.system.harness import Balancer
 
+SAME_STOP = 1.1  # seconds after which a second TERM or INT is one more
+
 
 def ping(sock: socket.socket) -> None:
     sock.sendall(b"x")
@@ -58,6 +60,7 @@ def test_a_second_signal_means_now(number: signal.Signals) -> None:
             ping(client)
             lb.signal(number)
             lb.wait_line(r"worker \d pid=\d+ drain")
+            time.sleep(SAME_STOP)
             lb.signal(number)
             assert lb.wait_exit(1.5) == 5
             assert ended(client)

@@ -37,8 +37,69 @@ def test_term_lets_sessions_finish_and_a_second_one_cuts_them(make_toy: Callable
     with pytest.raises(OSError):
         toy.ask("y")
     assert talk(sock, "still here") == "still here"
+    time.sleep(1.1)  # before, it would be the same TERM
     toy.signal(signal.SIGTERM)
     assert toy.wait_exit(2) == 5
+
+
+@pytest.mark.parametrize("second", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("first", [signal.SIGTERM, signal.SIGINT])
+def test_a_second_stop_within_a_second_is_the_same_one(
+    make_toy: Callable[..., Toy], first: signal.Signals, second: signal.Signals
+) -> None:
+    """Fails where it cuts: `timeout` signals the program and then its group, and every session is lost."""
+    toy = make_toy(drain=20).boot()
+    sock = toy.connect()
+    talk(sock, "x")
+    toy.signal(first)
+    toy.wait_lines(" stop within=20s")
+    for _ in range(3):
+        toy.signal(second)
+        assert talk(sock, "still here") == "still here"
+    sock.close()
+    assert toy.wait_exit(3) == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_stop_of_the_process_group_announces_no_replacement(
+    make_toy: Callable[..., Toy], number: signal.Signals
+) -> None:
+    toy = make_toy(drain=20).boot()
+    sock = toy.connect()
+    talk(sock, "x")
+    os.killpg(toy.session_id, number)
+    toy.wait_lines(" reap ")
+    assert talk(sock, "still here") == "still here"
+    sock.close()
+    assert toy.wait_exit(3) == 0
+    stopping = toy.log().partition(" stop within")[2]
+    assert "a new one" not in stopping and "spawn" not in stopping
+
+
+def test_what_happens_to_a_service_is_an_event(make_toy: Callable[..., Toy]) -> None:
+    """The line of the log and the event are one call; `events` of the toy reads the ring."""
+    toy = make_toy().boot()
+    os.kill(toy.worker(0), signal.SIGKILL)
+    toy.wait_lines(" respawn ")
+    os.kill(toy.worker(1), signal.SIGSTOP)
+    toy.wait_lines(" respawn ", count=2)
+    toy.reload(workers=1)
+    toy.configure(fail="config")
+    toy.signal(signal.SIGUSR2)
+    toy.wait_lines("the old version goes on")
+    events = [tuple(one) for one in json.loads(toy.ask("events"))]
+    assert [verb for verb, _ in events] == [
+        "respawn",
+        "hang",
+        "respawn",
+        "reload",
+        "upgrade",
+        "upgrade",
+        "upgrade",
+    ]
+    for verb, text in events:
+        assert f" {verb} {text}\n" in toy.log()
+    assert 'role="worker 0" after="signal 9"' in events[0][1] and "signal 9" in events[2][1]
 
 
 def test_drain_timeout_bounds_the_stop(make_toy: Callable[..., Toy]) -> None:
@@ -120,7 +181,7 @@ def test_a_busy_loop_is_dumped_and_replaced(make_toy: Callable[..., Toy]) -> Non
         toy.wait_lines(" hang ")
         toy.wait_lines("in talk")  # the stack dump names the function
         toy.wait_lines(r" reap .*signal=6")
-    toy.wait_lines(r" spawn role=\"worker", count=3)
+    toy.wait_lines(r" respawn role=\"worker")
 
 
 def test_a_stopped_master_kills_no_worker_when_it_continues(make_toy: Callable[..., Toy]) -> None:

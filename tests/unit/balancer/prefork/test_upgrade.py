@@ -24,6 +24,9 @@ from balancer.prefork.upgrade import (
     parse_listeners,
     read_inheritance,
 )
+from balancer.shm.events import EventRing, EventWriter
+
+EVENTS = EventWriter(EventRing(1), 0)
 
 
 def external(fd: int, name: str = "") -> InheritedSocket:
@@ -102,6 +105,7 @@ def test_only_a_successor_that_is_not_reaped_yet_is_killed(is_reaped: bool) -> N
     upgrade = Upgrade(
         Log("master", os.devnull),
         Sockets(),
+        EVENTS,
         start_successor=lambda _sockets, _pidfile_fd, _state, now: Successor(4711, reader, now + 30),
         send=lambda pid, number: sent.append((pid, number)),
     )
@@ -122,6 +126,7 @@ def started() -> Iterator[tuple[Upgrade, list[tuple[int, int]], int]]:
     upgrade = Upgrade(
         Log("master", os.devnull),
         Sockets(),
+        EVENTS,
         start_successor=lambda _sockets, _pidfile_fd, _state, now: Successor(4711, reader, now + 30),
         send=lambda pid, number: sent.append((pid, number)),
     )
@@ -166,7 +171,7 @@ def test_a_socket_that_the_successor_was_not_given_is_named() -> None:
     sockets.open([Bind("worker", parse_address("127.0.0.1:0"))], 1)
     reader, writer = os.pipe2(os.O_NONBLOCK)
     upgrade = Upgrade(
-        Log("master", os.devnull), sockets, start_successor=lambda *_: Successor(4711, reader, 30.0)
+        Log("master", os.devnull), sockets, EVENTS, start_successor=lambda *_: Successor(4711, reader, 30.0)
     )
     upgrade.start(1.0, None)
     assert upgrade.not_handed_over() == []
