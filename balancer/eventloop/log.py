@@ -9,11 +9,15 @@ or not at all. No character of a value can end a line or begin another. This mod
 
 Not to block takes O_NONBLOCK, a flag of the open file description, which a shell shares with every other process that
 writes to the same terminal or pipe. The log therefore opens its own description of the file through /proc. A socket
-(journald's stream) cannot be opened that way; there each call has MSG_DONTWAIT."""
+(journald's stream) cannot be opened that way; there each call has MSG_DONTWAIT.
+
+A symbolic link is not followed: root would write to a file that the owner of the log's directory has chosen, and give it
+away."""
 
 import errno
 import fcntl
 import os
+import re
 import select
 import socket
 import stat
@@ -23,6 +27,9 @@ from typing import NamedTuple
 
 LONGEST_LINE = 4000  # below PIPE_BUF (4096): one write of a whole line to a pipe is atomic
 BUFFERED_LINES = 512  # session lines held until flush(); at this number they are written at once
+_OWN_DESCRIPTOR = re.compile(
+    r"/dev/(stdout|stderr|fd/\d+)|/proc/self/fd/\d+"
+)  # links that the kernel's own file systems make
 _SAFE = frozenset(map(chr, range(33, 127))) - {'"', "\\"}
 
 
@@ -60,6 +67,7 @@ class Sink:
         self.fd = -1
         self._socket: socket.socket | None = None
         self.is_pipe = False
+        self.is_new = False  # the file was created by the last open()
         self._must_poll = False  # the description is shared and may block: poll(2) before every write
         self.open()
 
@@ -67,14 +75,26 @@ class Sink:
         """Open or reopen. On failure the file that is open stays open, and stderr is used if there is none."""
         self.problem = ""
         if self.path:
-            flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
             try:
-                self._replace(os.open(self.path, flags, 0o640))
+                self._replace(self._open_path())
                 return
             except OSError as error:
-                self.problem = f"cannot open log {self.path}: {error.strerror}"
+                reason = "it is a symbolic link" if error.errno == errno.ELOOP else error.strerror
+                self.problem = f"cannot open log {self.path}: {reason}"
         if self.fd < 0:
             self._open_stderr()
+
+    def _open_path(self) -> int:
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
+        if not _OWN_DESCRIPTOR.fullmatch(self.path):
+            flags |= os.O_NOFOLLOW
+        try:
+            fd = os.open(self.path, flags | os.O_EXCL, 0o640)
+        except FileExistsError:
+            self.is_new = False
+            return os.open(self.path, flags, 0o640)
+        self.is_new = True
+        return fd
 
     def _open_stderr(self) -> None:
         try:
@@ -207,8 +227,9 @@ class Log:
             self.warning("log", problem=self._sink.problem, then="keep the old file")
 
     def chown(self, uid: int, gid: int) -> None:
-        """Give the log file to the user that the process will run as, so that a later reopen() succeeds."""
-        if self._sink.path and not self._sink.problem:
+        """Give the log file to the user that the process will run as, so that a later reopen() succeeds: only one that
+        was created here."""
+        if self._sink.path and not self._sink.problem and self._sink.is_new:
             try:
                 os.fchown(self._sink.fd, uid, gid)
             except OSError:

@@ -69,15 +69,14 @@ def bind_unix(bind: Bind, owner: tuple[int, int] | None = None) -> socket.socket
     """A bound unix socket with its mode and owner set before anyone can connect. Raises OSError."""
     path = str(bind.address.sockaddr())
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
-    umask = os.umask(0o177)
+    umask = os.umask(0)
     try:
         if not path.startswith("\0"):
             _clear_stale(path)
+        os.fchmod(sock.fileno(), bind.mode)  # bind(2) gives the file this mode
         sock.bind(path)
-        if not path.startswith("\0"):
-            os.chmod(path, bind.mode)
-            if owner is not None:
-                os.chown(path, *owner)
+        if not path.startswith("\0") and owner is not None:
+            _give(path, owner)
         set_options(sock, bind)
     except BaseException:
         sock.close()
@@ -85,6 +84,16 @@ def bind_unix(bind: Bind, owner: tuple[int, int] | None = None) -> socket.socket
     finally:
         os.umask(umask)
     return sock
+
+
+def _give(path: str, owner: tuple[int, int]) -> None:
+    """Change the owner of a socket file, and of nothing that something else has put in its place. Raises OSError."""
+    fd = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        if stat.S_ISSOCK(os.fstat(fd).st_mode):
+            os.chown(f"/proc/self/fd/{fd}", *owner)
+    finally:
+        os.close(fd)
 
 
 def _clear_stale(path: str) -> None:

@@ -145,7 +145,7 @@ def _dump_file(log_path: str) -> int:
     """Where a stack dump goes: the log file, or stderr when there is none or it cannot be opened any more."""
     if log_path:
         try:
-            return os.open(log_path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC | os.O_NONBLOCK)
+            return os.open(log_path, os.O_WRONLY | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
         except OSError:
             pass
     return 2

@@ -86,8 +86,6 @@ def _boot_and_serve(service: Service, plan: Plan, owner: tuple[int, int] | None,
         return EXIT_CANNOT_BIND
     if owner is not None:
         log.chown(*owner)
-        if pidfile is not None:
-            pidfile.give_to(*owner)
     if pidfile is not None and inherited.ready_fd < 0:
         pidfile.write(os.getpid())
     processes = ProcessManager(make_shared(plan.columns), sockets, log, time.monotonic())

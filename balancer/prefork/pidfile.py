@@ -2,7 +2,8 @@
 
 RULES: the lock is flock(2) on the file itself, so the kernel frees it however its holder dies, and a stale file is no
 obstacle. The text appears whole (written beside, renamed over). Only the holder removes the file, and only while the path
-still leads to it. The lock belongs to the open file: a master started by USR2 inherits it with the descriptor.
+still leads to it. A file of root's stays root's: after a change of the user it is written through the descriptor.
+The lock belongs to the open file: a master started by USR2 inherits it with the descriptor.
 """
 
 import contextlib
@@ -59,11 +60,6 @@ class PidFile:
             return
         os.close(self.fd)
         self.fd = fd
-
-    def give_to(self, uid: int, gid: int) -> None:
-        """Let the user this process is about to become write it."""
-        with contextlib.suppress(OSError):
-            os.fchown(self.fd, uid, gid)
 
     def release(self, keep: bool = False) -> None:
         """Remove the file if it is still ours; `keep`: another master holds it now."""

@@ -334,6 +334,7 @@ def test_root_becomes_nobody_and_everything_still_works(tmp_path: Path) -> None:
         lb.log_path = log
         lb.expect("reap|reload|scale")
         stack.enter_context(lb)
+        assert (directory / "pid").stat().st_uid == 0
         load = stack.enter_context(Load(lb.address, clients=4, pause=0.01))
         wait_for(lambda: lb.status()["totals"]["accepted_total"] > 20, "load", 10)
 
@@ -391,3 +392,23 @@ def test_a_wrong_user_is_a_sentence() -> None:
     )
     assert result.returncode == 2 and "no-such-user" in result.stderr
     assert not re.search("Traceback", result.stderr)
+
+
+@only_root
+@pytest.mark.parametrize("kind", ["log", "admin"])
+def test_what_a_service_user_has_planted_is_not_given_to_it(tmp_path: Path, kind: str) -> None:
+    """A link in a directory of the user's, to a file of root's. Fails where the start follows it."""
+    precious, directory = tmp_path / "precious", tmp_path / "of-nobody"
+    precious.write_text("precious")
+    directory.mkdir()
+    os.chown(directory, NOBODY, NOBODY)
+    (directory / "planted").symlink_to(precious)
+    flags = {kind: directory / "planted"}
+    lb = Balancer("--upstream=127.0.0.1:1", user="nobody", **flags)
+    lb.start()
+    try:
+        assert lb.wait_exit() == (2 if kind == "log" else 3)
+    finally:
+        lb.kill_everything()
+    assert precious.stat().st_uid == 0 and precious.read_text() == "precious"
+    assert "planted" in lb.log()

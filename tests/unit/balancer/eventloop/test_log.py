@@ -300,3 +300,34 @@ def test_redirected_stderr_is_appended_to(path: Path, stderr: None) -> None:
     log.info("down")
     assert [line.split()[-1] for line in path.read_text().splitlines()] == ["up", "Traceback", "down"]
     os.close(fd)
+
+
+@pytest.mark.parametrize("exists", [True, False], ids=["to a file", "dangling"])
+def test_a_log_that_is_a_symbolic_link_is_refused(tmp_path: Path, exists: bool) -> None:
+    """Fails where it is followed: root would write to, and give away, what the link points to."""
+    target, link = tmp_path / "precious", tmp_path / "log"
+    if exists:
+        target.write_text("precious")
+    link.symlink_to(target)
+    log = Log("master", str(link))
+    assert log.problem == f"cannot open log {link}: it is a symbolic link"
+    log.info("ready")
+    assert target.exists() == exists and (not exists or target.read_text() == "precious")
+
+
+def test_a_link_of_the_kernel_to_an_open_file_may_be_the_log(tmp_path: Path) -> None:
+    with open(tmp_path / "log", "ab") as file:
+        log = Log("master", f"/proc/self/fd/{file.fileno()}")
+        assert not log.problem
+        log.info("ready")
+    assert " ready\n" in (tmp_path / "log").read_text()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may give files away")
+@pytest.mark.parametrize("existed", [True, False])
+def test_only_a_log_that_was_created_here_is_given_away(tmp_path: Path, existed: bool) -> None:
+    path = tmp_path / "log"
+    if existed:
+        path.touch()
+    Log("master", str(path)).chown(65534, 65534)
+    assert path.stat().st_uid == (0 if existed else 65534)
