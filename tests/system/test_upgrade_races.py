@@ -60,3 +60,23 @@ def test_what_makes_sockets_waits_for_the_successor_and_is_handed_on(
         assert "does not know" not in toy.log()
         os.kill(successor, signal.SIGQUIT)
         wait_for(lambda: not toy.session(), "everything gone", 5)
+
+
+def test_a_stop_of_a_superseded_master_cuts_no_session_at_once(make_toy: Callable[..., Toy]) -> None:
+    """It drains already. Fails where the first TERM counts as the second: a stop of the whole process group, which has
+    both masters, would cut the sessions of the old one."""
+    with subreaper(), ExitStack() as stack:
+        toy = make_toy(drain=20).boot()
+        held = stack.enter_context(toy.connect())
+        talk(held, "x")
+        toy.signal(signal.SIGUSR2)
+        toy.wait_lines(" upgrade .*it serves; we drain")
+        new = stack.enter_context(toy.connect())
+        talk(new, "x")
+        os.killpg(toy.session_id, signal.SIGTERM)
+        toy.wait_lines(" stop within=20s")
+        assert talk(held, "still here") == "still here" and talk(new, "here too") == "here too"
+        held.close()
+        new.close()
+        assert toy.wait_exit(5) == 0
+        wait_for(lambda: not toy.session(), "everything gone", 5)
