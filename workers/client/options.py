@@ -60,7 +60,7 @@ class ClientOptions(CommonOptions):
     )
     quality: int = _task(
         "0",
-        "quality of JPEG, WebP and AVIF results, 1 to 100; 0 leaves it to the resizer (75)",
+        "quality of JPEG, WebP and AVIF results, 1 to 100; 0 leaves it to the resizer (75, AVIF 63)",
         between(0, 100),
         metavar="Q",
     )

@@ -11,6 +11,8 @@ EXIF orientation is applied: orientations 5 to 8 swap width and height.
 import math
 from dataclasses import dataclass
 
+SWAPS_SIDES = (5, 6, 7, 8)  # EXIF orientations
+
 Size = tuple[int, int]
 Box = tuple[float, float, float, float]
 
@@ -24,46 +26,77 @@ class ResizePlan:
     box: Box  # the part of the stored source that is used
 
 
-def missing_side(given: int, along: int, across: int) -> int:
+def missing_side(given: int, along: int, across: int, original: bool = False) -> int:
     """The side that was not given: the source's side `along` becomes `given`, `across` is the source's other side.
 
-    Rounds up from .3 as nfnt/resize does, because results of the original service had that size."""
-    return max(1, int(0.7 + across / (along / given)))
+    Rounds to the nearest; for peers of the original service up from .3, as nfnt/resize does."""
+    if original:
+        return max(1, int(0.7 + across / (along / given)))
+    return max(1, (2 * across * given + along) // (2 * along))
 
 
-def contained_size(source: Size, bounds: Size) -> Size:
+def contained_size(source: Size, bounds: Size, original: bool = False) -> Size:
     """The largest size of the source's aspect ratio within `bounds`; one side is equal to its bound."""
     if source[0] * bounds[1] >= source[1] * bounds[0]:
-        return bounds[0], min(bounds[1], missing_side(bounds[0], source[0], source[1]))
-    return min(bounds[0], missing_side(bounds[1], source[1], source[0])), bounds[1]
+        return bounds[0], min(bounds[1], missing_side(bounds[0], source[0], source[1], original))
+    return min(bounds[0], missing_side(bounds[1], source[1], source[0], original)), bounds[1]
 
 
-def covering_box(source: Size, target: Size) -> Box:
-    """The largest centred part of `source` with the aspect ratio of `target`."""
+def covering_box(source: Size, target: Size, gravity: str = "center") -> Box:
+    """The largest part of `source` with the aspect ratio of `target`, as far towards `gravity` as it goes."""
     scale = min(source[0] / target[0], source[1] / target[1])
     width, height = min(source[0], target[0] * scale), min(source[1], target[1] * scale)
-    left, top = (source[0] - width) / 2, (source[1] - height) / 2
+    across = 0.0 if "west" in gravity else 1.0 if "east" in gravity else 0.5
+    down = 0.0 if "north" in gravity else 1.0 if "south" in gravity else 0.5
+    left, top = (source[0] - width) * across, (source[1] - height) * down
     return left, top, left + width, top + height
 
 
-def plan_resize(stored: Size, width: int, height: int, fit: str, is_turned: bool) -> ResizePlan:
-    """The plan for a target of width x height, upright, at most one of them 0. `is_turned`: EXIF orientation 5 to 8."""
-    source = (stored[1], stored[0]) if is_turned else stored
+def stored_box(box: Box, upright: Size, turn: int) -> Box:
+    """`box` of the upright picture of size `upright` in the pixels of the stored one. `turn`: EXIF orientation, 1..8."""
+    left, top, right, bottom = box
+    if turn in (2, 3, 6, 7):
+        left, right = upright[0] - right, upright[0] - left
+    if turn in (3, 4, 7, 8):
+        top, bottom = upright[1] - bottom, upright[1] - top
+    return (top, left, bottom, right) if turn in SWAPS_SIDES else (left, top, right, bottom)
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What is asked for, upright: a side of 0 follows from the aspect ratio. The rest is as in a ResizeJob."""
+
+    width: int
+    height: int
+    fit: str = "stretch"
+    gravity: str = "center"
+    enlarge: bool = True
+    original: bool = False
+
+
+def plan_resize(stored: Size, target: Target, turn: int = 1) -> ResizePlan:
+    """The plan for a picture of the size `stored`. `turn`: EXIF orientation, 1..8."""
+    source = (stored[1], stored[0]) if turn in SWAPS_SIDES else stored
     box: Box = (0.0, 0.0, float(source[0]), float(source[1]))
+    width, height = target.width, target.height
+    if not target.enlarge:
+        width, height = min(width, source[0]), min(height, source[1])
     if height == 0:
-        size = width, missing_side(width, source[0], source[1])
+        size = width, missing_side(width, source[0], source[1], target.original)
     elif width == 0:
-        size = missing_side(height, source[1], source[0]), height
-    elif fit == "contain":
-        size = contained_size(source, (width, height))
+        size = missing_side(height, source[1], source[0], target.original), height
+    elif target.fit == "contain":
+        size = contained_size(source, (width, height), target.original)
+    elif target.fit == "cover":
+        size = target.width, target.height
+        box = covering_box(source, size, target.gravity)
+        if not target.enlarge and box[2] - box[0] < size[0]:
+            # the part as it is: the aspect ratio that was asked for counts for more than the size
+            size = max(1, round(box[2] - box[0])), max(1, round(box[3] - box[1]))
     else:
         size = width, height
-        if fit == "cover":
-            box = covering_box(source, size)
-    if is_turned:
-        # The box is centred: turning or mirroring only swaps its axes.
-        return ResizePlan(size, (size[1], size[0]), (box[1], box[0], box[3], box[2]))
-    return ResizePlan(size, size, box)
+    box = stored_box(box, source, turn)
+    return ResizePlan(size, (size[1], size[0]) if turn in SWAPS_SIDES else size, box)
 
 
 def decode_size(source: Size, box: Box, target: Size, gap: float) -> Size:

@@ -7,7 +7,7 @@ decoder may be given a copy without them: it refuses a picture whose metadata it
 import io
 from collections.abc import Callable, Iterator
 
-from PIL import Image
+from PIL import Image, ImageFile
 
 from workers.imaging import avif, colour, exif, gif, jpeg, limits, modes, png, webp
 from workers.imaging.geometry import Box, ResizePlan, Size
@@ -24,9 +24,13 @@ class Source:
     size: Size
     orientation = 1  # EXIF, 1..8
     profile = b""  # ICC
+    exif = b""
+    xmp = b""
     frames = 1
     plays = 1
     is_photo = True
+    has_palette = False
+    may_have_alpha = False
 
     def still(self, plan: ResizePlan) -> tuple[Image.Image, Box]:
         """The first picture, loaded and in a mode that can be resampled, and the plan's box in its pixels."""
@@ -49,9 +53,11 @@ class JpegSource(Source):
         if found.is_multi_scan:
             limits.check_scans(jpeg.count_scans(data, bounds.max_scans + 1), bounds)
         self._image = _opened("jpeg", data, jpeg.without_metadata)
+        if found.is_arithmetic:
+            self._image.decodermaxblock = len(data)
         self.size = self._image.size
+        self.exif, self.xmp, self.profile = found.exif, found.xmp, found.profile
         self.orientation = exif.orientation(found.exif)
-        self.profile = found.profile
 
     def still(self, plan: ResizePlan) -> tuple[Image.Image, Box]:
         box = jpeg.reduce_in_decoder(self._image, plan.stored, plan.box)
@@ -71,7 +77,10 @@ class PngSource(Source):
         self._plain = png.plain(data, self._found)
         self._image = _opened("png", self._plain)
         self.size = self._image.size
-        self.orientation = exif.orientation(self._found.notes.get(b"eXIf", b""))
+        self.exif, self.xmp = self._found.notes.get(b"eXIf", b""), self._found.xmp
+        self.orientation = exif.orientation(self.exif)
+        self.has_palette = self._found.colour_type == png.PALETTE
+        self.may_have_alpha = self._found.colour_type > png.PALETTE or b"tRNS" in self._found.notes
         self.profile = _png_colours(self._found)
         self.frames = len(self._found.frames) or 1
         self.plays = self._found.plays
@@ -94,6 +103,8 @@ class GifSource(Source):
     """A GIF."""
 
     is_photo = False
+    has_palette = True
+    may_have_alpha = True
 
     def __init__(self, data: bytes, bounds: PictureLimits) -> None:
         self._data = data
@@ -118,7 +129,9 @@ class DecodedSource(Source):
         self._image = _opened(kind, data, without_metadata)
         info = self._image.info
         self.size = self._image.size
-        self.orientation = exif.orientation(info.get("exif", b""))
+        self.exif, self.xmp = info.get("exif") or b"", info.get("xmp") or b""
+        self.orientation = exif.orientation(self.exif)
+        self.may_have_alpha = "A" in self._image.mode
         self.profile = info.get("icc_profile") or b""
         self.frames = getattr(self._image, "n_frames", 1)
         self.plays = info.get("loop", 1)
@@ -165,7 +178,9 @@ def _png_colours(found: png.PngFile) -> bytes:
     return colour.made_profile(primaries or colour.SRGB_PRIMARIES, 1 / gamma if gamma else colour.srgb_curve)
 
 
-def _opened(kind: str, data: bytes, without_metadata: Callable[[bytes], bytes] | None = None) -> Image.Image:
+def _opened(
+    kind: str, data: bytes, without_metadata: Callable[[bytes], bytes] | None = None
+) -> ImageFile.ImageFile:
     """The picture with its header read, from a copy without metadata when they are in the way."""
     try:
         return Image.open(io.BytesIO(data), formats=(kind.upper(),))

@@ -8,10 +8,15 @@ are checked; nothing is decoded before its pixels, frames and scans are checked.
       animation:  for each frame: decode, compose -> resample -> turn upright -> colours; encode all
 """
 
-from PIL import Image
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from PIL import Image, ImageFile
 
 from workers.imaging import colour, formats, geometry, limits, modes, resample
-from workers.imaging.job import DEFAULT_QUALITY, ResizedPicture, ResizeJob, check_job, parse_format
+from workers.imaging.embedded import Embedded, kept
+from workers.imaging.geometry import ResizePlan
+from workers.imaging.job import ResizedPicture, ResizeJob, check_job, parse_format
 from workers.imaging.limits import PictureLimits
 from workers.imaging.sources import Source, open_source
 
@@ -24,7 +29,6 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-_SWAPS_SIDES = (5, 6, 7, 8)
 
 
 def resize(data: bytes, job: ResizeJob, bounds: PictureLimits) -> ResizedPicture:
@@ -37,7 +41,7 @@ def resize(data: bytes, job: ResizeJob, bounds: PictureLimits) -> ResizedPicture
     kind = formats.sniff(data)
     if wanted:
         formats.check_codec(wanted)
-    with formats.decoder_errors(kind, bounds):
+    with formats.decoder_errors(kind, bounds), _tolerance(job.tolerant):
         source = open_source(data, kind, bounds)
         try:
             return _resize(source, job, kind, wanted or kind, bounds)
@@ -45,36 +49,50 @@ def resize(data: bytes, job: ResizeJob, bounds: PictureLimits) -> ResizedPicture
             source.close()
 
 
+@contextmanager
+def _tolerance(is_tolerant: bool) -> Iterator[None]:
+    """Whether decoders show a file that ends early as far as it goes."""
+    ImageFile.LOAD_TRUNCATED_IMAGES = is_tolerant
+    try:
+        yield
+    finally:
+        ImageFile.LOAD_TRUNCATED_IMAGES = False
+
+
 def _resize(source: Source, job: ResizeJob, kind: str, out: str, bounds: PictureLimits) -> ResizedPicture:
     limits.check_source(*source.size, bounds)
     turn = source.orientation if job.orient else 1
-    plan = geometry.plan_resize(source.size, job.width, job.height, job.fit, turn in _SWAPS_SIDES)
+    target = geometry.Target(job.width, job.height, job.fit, job.gravity, job.enlarge, job.original)
+    plan = geometry.plan_resize(source.size, target, turn)
     limits.check_target(*plan.size, bounds)
     pixels_each = source.size[0] * source.size[1] + plan.size[0] * plan.size[1]
     limits.check_frames(source.frames, pixels_each, bounds)
-    note = ""
+    if out == "auto":
+        out = formats.choose(kind, job.accepts, source.frames > 1, source.may_have_alpha)
+    notes = ["gif holds no metadata"] if job.keep and out == "gif" else []
     if source.frames > 1 and formats.holds_animation(out, kind):
         encoded = _animation(source, job, out, plan, turn)
     else:
         encoded = _still(source, job, out, plan, turn)
         if source.frames > 1:
-            note = f"first of {source.frames} frames: {out} holds no animation"
-    return ResizedPicture(encoded, out, *plan.size, *source.size, note)
+            notes.append(f"first of {source.frames} frames: {out} holds no animation")
+    return ResizedPicture(encoded, out, *plan.size, *source.size, "; ".join(notes))
 
 
-def _still(source: Source, job: ResizeJob, out: str, plan: geometry.ResizePlan, turn: int) -> bytes:
+def _still(source: Source, job: ResizeJob, out: str, plan: ResizePlan, turn: int) -> bytes:
     picture, box = source.still(plan)
     small, profile = _finished(resample.resample(picture, plan.stored, box), source, job, out, turn)
-    return formats.encode(small, out, job.quality or DEFAULT_QUALITY, profile, source.is_photo)
+    return formats.encode(small, out, _writing(source, job, out, plan, turn, profile))
 
 
-def _animation(source: Source, job: ResizeJob, out: str, plan: geometry.ResizePlan, turn: int) -> bytes:
+def _animation(source: Source, job: ResizeJob, out: str, plan: ResizePlan, turn: int) -> bytes:
     """The encoded animation. Source frames are decoded one at a time; only the resized frames are kept."""
-    writer = formats.AnimationWriter(out, job.quality or DEFAULT_QUALITY, source.plays)
+    writer, profile = formats.AnimationWriter(out, source.plays), b""
     for picture, delay in source.shots():
         small = modes.without_needless_alpha(resample.resample(picture, plan.stored, plan.box))
-        writer.add(*_finished(small, source, job, out, turn), delay)
-    return writer.finish()
+        made, profile = _finished(small, source, job, out, turn)
+        writer.add(made, delay)
+    return writer.finish(_writing(source, job, out, plan, turn, profile))
 
 
 def _finished(
@@ -86,3 +104,14 @@ def _finished(
     written = "" if out == "gif" else modes.writable_mode(small.mode, out)
     small, profile = colour.managed(small, source.profile, job.icc, written)
     return modes.to_writable(small, out), profile
+
+
+def _writing(
+    source: Source, job: ResizeJob, out: str, plan: ResizePlan, turn: int, profile: bytes
+) -> formats.Writing:
+    """How the result is written. An AVIF never says that it is turned: libavif ends the process that writes such a
+    sequence."""
+    exif, xmp = b"", b""
+    if job.keep:
+        exif, xmp = kept(source.exif, source.xmp, job.keep, turn != 1 or out == "avif")
+    return formats.writing(out, job, source, plan.size[0] * plan.size[1], Embedded(profile, exif, xmp))

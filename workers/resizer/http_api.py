@@ -9,6 +9,7 @@ error: were it ignored, `?width=200` would return the picture at a size that was
 """
 
 import json
+import re
 from dataclasses import dataclass
 from urllib.parse import parse_qsl, urlsplit
 
@@ -20,6 +21,8 @@ NAMES = ("w", "h", "fit", "format", "quality", "orient", *PARAMETERS)
 ALLOWED = {"/resize": ("POST",), "/health": ("GET", "HEAD"), "/status": ("GET", "HEAD")}
 LONGEST_NUMBER = 9  # digits: no side has more, and int() of a million digits is an attack
 RETRY_SECONDS = 1
+_NEGOTIATED = {"image/avif": "avif", "image/webp": "webp"}
+_NO_QUALITY = re.compile(r"q\s*=\s*0(\.0*)?")
 YES_NO = {"1": True, "yes": True, "true": True, "0": False, "no": False, "false": False}
 
 
@@ -78,6 +81,29 @@ def _parse_resize(query: str) -> ApiRequest:
     )
 
 
+def job_parameters(request: ApiRequest, defaults: str, accept: bytes) -> str:
+    """The parameters of the job of `request`: `defaults`, those of HTTP, those of the request, the later stronger.
+    `accept`: the header of that name."""
+    parts = [defaults]
+    if request.fit in ("contain", "cover"):
+        parts.append("enlarge=no")
+    if request.format == "auto":
+        parts.append(f"accepts={','.join(accepted(accept))}")
+    if request.parameters:
+        parts.append(request.parameters)
+    return "&".join(parts)
+
+
+def accepted(accept: bytes) -> list[str]:
+    """Which of AVIF and WebP an Accept header names. Wildcards do not count: browsers without AVIF send them too."""
+    found = []
+    for part in accept.decode("latin-1").lower().split(","):
+        name, *fields = (field.strip() for field in part.split(";"))
+        if name in _NEGOTIATED and not any(_NO_QUALITY.fullmatch(field) for field in fields):
+            found.append(_NEGOTIATED[name])
+    return found
+
+
 def _number(values: dict[str, str], name: str) -> int:
     text = values.get(name, "")
     if not text:
@@ -109,13 +135,15 @@ def json_answer(document: dict[str, object]) -> HttpAnswer:
     return HttpAnswer(200, (("Content-Type", "application/json"), ("Cache-Control", "no-store")), body)
 
 
-def picture_answer(result: Result, body: memoryview) -> HttpAnswer:
-    """A resized picture."""
+def picture_answer(result: Result, body: memoryview, is_negotiated: bool = False) -> HttpAnswer:
+    """A resized picture. `is_negotiated`: its format depends on the Accept header."""
     headers: list[Header] = [
         ("Content-Type", f"image/{result.text}"),
         ("X-Picture-Size", f"{result.width}x{result.height}"),
         ("Server-Timing", f"resize;dur={result.elapsed_ns / 1e6:.1f}"),
     ]
+    if is_negotiated:
+        headers.append(("Vary", "Accept"))
     if result.note:
         headers.append(("X-Picture-Note", result.note))
     return HttpAnswer(200, tuple(headers), body)

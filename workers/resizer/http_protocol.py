@@ -15,7 +15,14 @@ from workers.imaging.job import ResizeJob
 from workers.imaging.limits import PictureRefused
 from workers.resizer import counters
 from workers.resizer.front_connection import FrontConnection
-from workers.resizer.http_api import ApiRequest, error_answer, json_answer, parse_request, picture_answer
+from workers.resizer.http_api import (
+    ApiRequest,
+    error_answer,
+    job_parameters,
+    json_answer,
+    parse_request,
+    picture_answer,
+)
 from workers.resizer.orders import Result
 from workers.resizer.protocol import ClientProtocol
 from workers.resizer.scheduler import Scheduler
@@ -122,7 +129,7 @@ class ResizeRouter:
                 request.format,
                 request.quality,
                 request.orient and options.wants_upright(True),
-                f"{options.parameters}&{request.parameters}" if request.parameters else options.parameters,
+                job_parameters(request, options.parameters, exchange.headers.get(b"accept", b"")),
                 options.limits,
             )
         except PictureRefused as refused:
@@ -201,6 +208,7 @@ class Upload:
             slot, task.slot = task.slot, -1
             body = self.scheduler.arena.slot(slot)[: result.length]
             release = partial(self.scheduler.release_slot, slot)
-            self.router.answer(self.exchange, picture_answer(result, body), release)
+            answer = picture_answer(result, body, is_negotiated=self.job.format == "auto")
+            self.router.answer(self.exchange, answer, release)
         else:
             self.router.answer(self.exchange, error_answer(HttpError(result.status, result.text)))

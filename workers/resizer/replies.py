@@ -23,12 +23,18 @@ def task_of(request: Request, size: int, requester: Requester, serial: int, opti
         request.format,
         request.quality,
         options.wants_upright(bool(request.id)),
-        f"{options.parameters}&{request.parameters}" if request.parameters else options.parameters,
+        _parameters(request, options),
         options.limits,
     )
     if not size:
         raise PictureRefused(415, "no picture in the request")
     return Task(serial, requester, job, length=size, is_small=size <= options.express_bytes, context=request)
+
+
+def _parameters(request: Request, options: ResizerOptions) -> str:
+    if not request.id:
+        return f"{options.parameters}&original=yes"
+    return f"{options.parameters}&{request.parameters}" if request.parameters else options.parameters
 
 
 def response_to(request: Request, result: Result, load: tuple[str, int, int]) -> Response:

@@ -7,8 +7,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from balancer.eventloop.http import HttpError
-from workers.resizer.http_api import ApiRequest, error_answer, json_answer, parse_request, picture_answer
+from workers.imaging.job import ResizeJob
+from workers.imaging.limits import PictureLimits, PictureRefused
+from workers.resizer.http_api import (
+    ApiRequest,
+    error_answer,
+    job_parameters,
+    json_answer,
+    parse_request,
+    picture_answer,
+)
 from workers.resizer.orders import Result
+from workers.resizer.task import job_for
 
 
 @pytest.mark.parametrize(
@@ -87,3 +97,79 @@ def test_headers_of_answers() -> None:
     }
     noted = picture_answer(Result(1, 2, 200, text="png", note="first of 3 frames"), memoryview(b"x"))
     assert dict(noted.headers)["X-Picture-Note"] == "first of 3 frames"
+
+
+DEFAULTS = "icc=srgb"
+
+
+def job_of(target: str, accept: bytes = b"") -> ResizeJob:
+    request = parse_request("POST", "/resize?" + target)
+    parameters = job_parameters(request, DEFAULTS, accept)
+    return job_for(
+        request.width, request.height, request.fit, request.format, 0, True, parameters, PictureLimits()
+    )
+
+
+@pytest.mark.parametrize(
+    ("target", "field", "value"),
+    [
+        ("w=9", "icc", "srgb"),
+        ("w=9&icc=keep", "icc", "keep"),
+        ("w=9", "enlarge", True),
+        ("w=9&h=9", "enlarge", True),
+        ("w=9&h=9&fit=stretch", "enlarge", True),
+        ("w=9&h=9&fit=contain", "enlarge", False),
+        ("w=9&h=9&fit=cover", "enlarge", False),
+        ("w=9&h=9&fit=cover&enlarge=yes", "enlarge", True),
+        ("w=9&enlarge=no", "enlarge", False),
+        ("w=9&h=9&fit=cover&gravity=northwest", "gravity", "northwest"),
+        ("w=9&subsampling=444", "subsampling", "444"),
+        ("w=9&tolerant=1", "tolerant", True),
+        ("w=9&keep=exif,copyright", "keep", ("exif", "copyright")),
+        ("w=9&keep=", "keep", ()),
+        ("w=9", "original", False),
+    ],
+)
+def test_parameters_of_a_request(target: str, field: str, value: object) -> None:
+    assert getattr(job_of(target), field) == value
+
+
+@pytest.mark.parametrize(
+    "target",
+    ["w=9&gravity=up", "w=9&icc=p3", "w=9&enlarge=perhaps", "w=9&keep=exif,gps", "w=9&subsampling=411"],
+)
+def test_a_parameter_with_an_unknown_value_is_refused(target: str) -> None:
+    with pytest.raises(PictureRefused) as caught:
+        job_of(target)
+    assert caught.value.status == 400
+
+
+@pytest.mark.parametrize("name", ["original", "accepts", "width"])
+def test_what_a_front_says_to_its_processes_is_no_parameter(name: str) -> None:
+    with pytest.raises(HttpError):
+        parse_request("POST", f"/resize?w=9&{name}=yes")
+
+
+@pytest.mark.parametrize(
+    ("accept", "expected"),
+    [
+        (b"image/avif,image/webp,image/apng,*/*;q=0.8", ("avif", "webp")),
+        (b"image/webp;q=0.5, image/jpeg", ("webp",)),
+        (b"IMAGE/AVIF ; q=0.9", ("avif",)),
+        (b"image/avif;q=0, image/webp;q=0.000", ()),
+        (b"image/avif;q=0.01", ("avif",)),
+        (b"image/*,*/*", ()),
+        (b"", ()),
+        (b"\xff\xfe,;;q=", ()),
+    ],
+)
+def test_formats_that_an_accept_header_names(accept: bytes, expected: tuple[str, ...]) -> None:
+    job = job_of("w=9&format=auto", accept)
+    assert (job.format, job.accepts) == ("auto", expected)
+    assert job_of("w=9&format=png", accept).accepts == ()
+
+
+def test_a_negotiated_answer_says_on_what_it_depends() -> None:
+    result = Result(1, 2, 200, text="avif")
+    assert ("Vary", "Accept") in picture_answer(result, memoryview(b"x"), is_negotiated=True).headers
+    assert "Vary" not in dict(picture_answer(result, memoryview(b"x")).headers)

@@ -74,3 +74,8 @@ def test_a_long_sentence_is_cut_and_a_long_format_refused() -> None:
 def test_a_note_travels_with_the_format() -> None:
     result = Result(1, 2, 200, text="png", note="first of 3 frames")
     assert decode(encode(result)) == result
+
+
+def test_parameters_travel_with_an_order() -> None:
+    order = Order(1, 2, 3, 4, 5, 6, 7, 8, "cover", 9, True, "auto", "gravity=north&keep=exif,xmp")
+    assert decode(encode(order)) == order

@@ -3,10 +3,11 @@
 import pytest
 
 from workers.imaging.limits import PictureLimits, PictureRefused
+from workers.resizer.cpu import job_of
 from workers.resizer.options import HEADROOM, ResizerOptions
 from workers.resizer.orders import Result
-from workers.resizer.replies import response_to
-from workers.resizer.task import job_for, refusal
+from workers.resizer.replies import response_to, task_of
+from workers.resizer.task import Task, job_for, order_of, refusal
 from workers.wire.messages import PNG, Request, encode_response
 
 
@@ -72,3 +73,22 @@ def test_slots_follow_from_the_other_options() -> None:
 def test_pictures_that_are_turned_upright(word: str, with_id: bool, original: bool) -> None:
     options = ResizerOptions(orient=word)
     assert (options.wants_upright(True), options.wants_upright(False)) == (with_id, original)
+
+
+def test_parameters_survive_the_way_to_a_cpu_process() -> None:
+    text = "icc=keep&subsampling=444&enlarge=no&tolerant=yes&gravity=south&keep=exif,xmp&accepts=avif&original=yes"
+    job = job_for(9, 9, "cover", "auto", 0, True, text, PictureLimits())
+    task = Task(1, None, job)  # type: ignore[arg-type]
+    assert job_of(order_of(task, 1, 2)) == job
+    plain = job_for(9, 9, "cover", "", 0, True, "icc=srgb", PictureLimits())
+    assert order_of(Task(1, None, plain), 1, 2).parameters == ""  # type: ignore[arg-type]
+
+
+def test_a_peer_of_the_original_is_known_by_its_missing_id() -> None:
+    for number in (0, 7):
+        request = Request(original_name="a.png", id=number, target_width=9)
+        task = task_of(request, 99, None, 1, ResizerOptions())  # type: ignore[arg-type]
+        assert task.job.original is (number == 0)
+    request = Request(id=7, target_width=9, parameters="icc=drop&enlarge=no")
+    job = task_of(request, 99, None, 1, ResizerOptions()).job  # type: ignore[arg-type]
+    assert (job.icc, job.enlarge) == ("drop", False)
