@@ -23,7 +23,7 @@ from workers.resizer.arena import Arena
 from workers.resizer.options import ResizerOptions
 from workers.resizer.orders import LONGEST, Bye, Hello, Order, OrderError, Ping, Result, decode, encode
 
-NET_SECONDS = 1.0  # after the front's deadline (less a tick): the kernel ends a process that no front kills
+ALARM_SECONDS = 1.0  # after the front's deadline, less a tick: the kernel ends a process that no front kills
 
 
 def run(child: Child, options: ResizerOptions, arena: Arena) -> int:
@@ -149,7 +149,7 @@ class CpuWorker:
             # In case no front kills this process at its deadline: the default action of SIGALRM runs no Python code, so
             # it works inside a decoder. The tick disarms the timer: two system calls fewer for most pictures.
             self.is_armed = True
-            signal.setitimer(signal.ITIMER_REAL, self.options.job_timeout + NET_SECONDS)
+            signal.setitimer(signal.ITIMER_REAL, self.options.job_timeout + ALARM_SECONDS)
         began = time.perf_counter_ns()
         result = self._resize(order, began)
         cells[counters.PICTURES] += 1

@@ -78,16 +78,32 @@ def test_a_pause_does_not_count(front: FrontFixture) -> None:
     assert wait(front, peer, GRACE) and not wait(front, peer, 5), "the rest is its own affair"
 
 
-def test_a_slow_reader_is_cut(front: FrontFixture) -> None:
-    peer = front.connect()
-    for number in range(1, 40):
+def fill_output(front: FrontFixture, peer: FramePeer) -> None:
+    """Answers until the client's socket takes no more."""
+    for number in range(1, 100):
+        if peer.connection.output.pending:
+            return
         peer.send(request_frame(id=number, data=b"tiny", target_width=9))
         front.settle()
-        if (order := front.order()) is not None:
-            front.finish(order, bytes(90_000))
-    assert peer.connection.output.pending
+        order = front.order()
+        assert order is not None
+        front.finish(order, bytes(90_000))
+    raise AssertionError("the socket takes everything")
+
+
+def test_a_slow_reader_is_cut(front: FrontFixture) -> None:
+    peer = front.connect()
+    fill_output(front, peer)
     assert wait(front, peer, GRACE) and not wait(front, peer, 2)
-    assert front.cells[counters.CUT] == 1
-    while (order := front.order()) is not None:
-        front.finish(order)
-    assert front.taken() == 0
+    assert front.cells[counters.CUT] == 1 and front.taken() == 0
+
+
+def test_bytes_that_were_read_before_give_a_slow_reader_no_time(front: FrontFixture) -> None:
+    peer = front.connect()
+    fill_output(front, peer)
+    assert wait(front, peer, GRACE - 1)
+    while peer.connection.output.pending:
+        peer.received()
+        front.settle()
+    fill_output(front, peer)
+    assert wait(front, peer, GRACE) and not wait(front, peer, 2)

@@ -193,6 +193,7 @@ def test_a_full_queue_is_answered_with_a_retry_after(front: FrontFixture, client
     client.post(BIG)
     status, headers, _ = client.answer()
     assert (status, headers["retry-after"]) == (429, "1") and front.taken() == before
+    assert front.cells[counters.ABANDONED] == 0, "it was never queued"
     for _ in range(OPTIONS.queue + 1):
         front.work()
     client.post(BIG)
@@ -275,6 +276,20 @@ def test_a_client_that_leaves_leaves_no_slot_in_use(front: FrontFixture) -> None
     assert front.taken() == 1 == front.cells[counters.ABANDONED], "one is being worked on"
     front.work()
     assert front.taken() == 0
+
+
+def test_a_client_that_leaves_while_it_waits_for_a_slot_gets_none(front: FrontFixture) -> None:
+    held = [front.scheduler.claim_slot(lambda: None) for _ in range(OPTIONS.slots)]
+    gone, waiting = HttpPeer(front), HttpPeer(front)
+    gone.post(BIG)
+    waiting.post(BIG)
+    gone.peer.sock.close()
+    front.settle()
+    assert held[0] is not None
+    front.scheduler.release_slot(held[0])
+    front.settle()
+    assert front.work() == BIG and waiting.answer()[0] == 200
+    assert front.taken() == OPTIONS.slots - 1
 
 
 def test_draining_answers_what_is_in_flight_and_then_the_connection_ends(front: FrontFixture) -> None:
