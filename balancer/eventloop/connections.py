@@ -32,7 +32,7 @@ C = TypeVar("C", bound=Client)
 
 
 class Connections(Generic[C]):
-    """At most `limit` connections; `begin` and `room` are for an Acceptor.
+    """At most `limit` connections, and one batch more; `begin` and `room` are for an Acceptor.
 
     `make` returns the protocol of a new connection, or None when it refused the client and closed the socket. A
     connection that closes calls `discard`.
@@ -56,29 +56,27 @@ class Connections(Generic[C]):
 
     def begin(self, batch: list[Accepted]) -> None:
         for accepted in batch:
-            sock = socket_of(accepted)
-            if len(self._open) >= self._limit and not self._make_room():
-                sock.close()
-            elif (connection := self._make(sock)) is not None:
+            self._make_room()
+            if (connection := self._make(socket_of(accepted))) is not None:
                 self._open[connection] = None
 
     def discard(self, connection: C) -> None:
         """The connection is closed."""
         self._open.pop(connection, None)
 
-    def _make_room(self) -> bool:
-        """Close the connection with the weakest claim; False when there is none that yields."""
+    def _make_room(self) -> None:
+        """Close the connection with the weakest claim. Where all turn out to have asked, one more than the limit begins:
+        closed, a new client would lose the request that it may have sent already."""
         while len(self._open) >= self._limit:
             weakest = min(self._open, key=strength)
             claim = claim_of(weakest)
             if claim is Claim.ASKED:
-                return False
+                return
             if claim is Claim.SILENT:
                 weakest.connection.read()
             if claim_of(weakest) is claim:
                 weakest.connection.close("makes room")
                 self.discard(weakest)
-        return True
 
 
 def claim_of(client: Client) -> Claim:

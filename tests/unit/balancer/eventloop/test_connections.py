@@ -159,6 +159,21 @@ def test_a_request_that_has_arrived_counts_before_it_is_read(server: Fixture) ->
     assert received(silent[-1]) == b"|open"
 
 
+def test_no_client_of_a_batch_is_closed_that_may_have_asked(server: Fixture) -> None:
+    """All of the first are silent when the batch is accepted, and turn out to have asked when one is to yield."""
+    first = [server.say() for _ in range(LIMIT)]
+    batch = [server.connect(LATER) for _ in range(LIMIT)]  # the listening socket comes first in the next turn
+    for client in first:
+        client.send(LATER)
+    server.turn()
+    assert len(server.waiting) == LIMIT + 1
+    while server.waiting:
+        server.waiting.pop().answer(HttpAnswer(200, (), b"ok"))
+        server.now += REST_SECONDS
+        server.turn()
+    assert all(is_answered(client) for client in (*first, *batch))
+
+
 def test_those_that_wait_for_an_answer_keep_their_place_and_new_ones_the_queue(server: Fixture) -> None:
     clients = [server.say(LATER) for _ in range(LIMIT)]
     late = server.say(REQUEST)
