@@ -93,6 +93,11 @@ def format_count(count: int) -> str:
     return str(count)
 
 
+def counted(count: int, noun: str) -> str:
+    """ "1 session", "2 sessions", "1,024 sessions"."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
 @dataclass(frozen=True, slots=True)
 class Address:
     """The address of a socket: family "inet" | "inet6" | "unix" | "name" (a host name, not resolved yet)."""

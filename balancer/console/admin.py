@@ -1,7 +1,8 @@
 """The admin socket: one command line in, one JSON object out, then closed.
 
 RULES
-- Knows lines and deadlines, not what a command means: `handle(words, connection)` is handed in.
+- Knows lines and deadlines, not what a command means: `handle(words, connection)` is handed in. Words are split as a
+  shell does, so that a name with blanks and a reason can be quoted.
 - A client costs little: its uid is checked (root or the balancer's own), a line has at most 4096 bytes and one second to
   arrive, and at most 32 clients are served at once (eventloop/connections.py says which one makes room for a new one).
 - An answer may come later (`reload` waits for the new generation): `AdminConnection.send` is called once.
@@ -9,12 +10,13 @@ RULES
 
 import json
 import os
+import shlex
 import socket
-import struct
 from collections.abc import Callable, Iterable
 from math import inf
 from typing import Any
 
+from balancer.console.peer import AdminPeer, peer_of
 from balancer.eventloop.acceptor import Acceptor, ShortageLog
 from balancer.eventloop.connection import (
     ENDED,
@@ -33,16 +35,16 @@ LINE_DEADLINE = 1.0  # seconds from accept to the end of the line
 SEND_DEADLINE = 5.0  # seconds for the peer to take the answer
 CLIENT_LIMIT = 32
 LIMITS = ConnectionLimits(reads_after_reset=True)  # a command counts although its sender has closed already
-UCRED = struct.Struct("3i")
 
 
 class AdminConnection(ConnectionProtocol):
     """One admin client: reads its line, then waits for the answer."""
 
     def __init__(
-        self, connection: BufferedConnection, ask: Callable[[bytes, "AdminConnection"], None]
+        self, connection: BufferedConnection, peer: AdminPeer, ask: Callable[[bytes, "AdminConnection"], None]
     ) -> None:
         self.connection = connection
+        self.peer = peer
         self._ask = ask
         self._line = b""
         connection.set_deadline(LINE_DEADLINE)
@@ -114,27 +116,32 @@ class AdminServer:
         self.acceptor.serve(() if self.is_stopped else self.sockets())
 
     def connection_on(self, sock: socket.socket) -> AdminConnection | None:
-        if not self.may_command(sock):
+        peer = peer_of(sock)
+        if not self.may_command(peer):
             sock.close()
             return None
         connection = BufferedConnection(
             self.loop, sock, lambda closed, reason: self.connections.discard(admin), LIMITS
         )
-        admin = AdminConnection(connection, self.dispatch)
+        admin = AdminConnection(connection, peer, self.dispatch)
         connection.start(admin)
         return admin
 
-    def may_command(self, sock: socket.socket) -> bool:
+    def may_command(self, peer: AdminPeer) -> bool:
         """Whether the peer runs as root or as this user. The mode of the socket file keeps others out already; this holds
         when it has been loosened."""
-        _pid, uid, _gid = UCRED.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, UCRED.size))
-        if uid in (0, os.geteuid()):
+        if peer.uid in (0, os.geteuid()):
             return True
-        self.log.warning("refuse", socket="admin", uid=uid, reason="not the owner")
+        self.log.warning("refuse", socket="admin", uid=peer.uid, pid=peer.pid, reason="not the owner")
         return False
 
     def dispatch(self, line: bytes, admin: AdminConnection) -> None:
-        if words := line.decode("utf-8", "replace").split():
+        try:
+            words = shlex.split(line.decode("utf-8", "surrogateescape"))
+        except ValueError as error:
+            admin.send({"error": f"the quotes of the command do not match ({error})"})
+            return
+        if words:
             self.handle(words, admin)
         else:
             admin.send({"error": "an empty command; try `status`"})

@@ -8,12 +8,14 @@ RULES: no socket, no parser. No request changes a state, so every method but GET
 - An answer is used again for FRESH seconds, or for longer where the making takes long: at most a fifth of the time is
   spent on it.
 
-    /             the status page            /metrics       for Prometheus
-    /status.json  the status as JSON         /health        200 while at least one backend is up, else 503
+    /             the status page              /metrics   for Prometheus
+    /status.json  the status as JSON           /live      200: the console answers
+    /events.json  the last 500 events           /ready     200 while a client can be served, else 503 and the reason
+                                                /health    as /ready; /ready/POOL for the clients of one pool
 """
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from balancer.console import page, prometheus
@@ -43,33 +45,44 @@ def refusal(status: int, sentence: str, *headers: Header) -> HttpAnswer:
     return answer_with(status, TEXT, sentence + "\n", *headers)
 
 
-def health(status: Status) -> HttpAnswer:
-    """200 while at least one backend is up, for load balancers and scripts."""
-    if any(backend["state"] == "up" for backend in status["backends"]):
-        return answer_with(200, TEXT, "ok\n")
-    return refusal(503, "no backend is up")
+def ready(found: Status) -> HttpAnswer:
+    """200 while a client can be served, of the whole or of one pool; of the whole, the reason may say which pools are
+    out. For load balancers, containers and scripts."""
+    reason = found["reason"]
+    if not found["serving"]:
+        return refusal(503, reason)
+    return answer_with(200, TEXT, f"ok, but {reason}\n" if reason else "ok\n")
 
 
-def status_json(status: Status) -> HttpAnswer:
-    """What `balancerctl status --json` is sent, too."""
-    return answer_with(200, "application/json", json.dumps(status, separators=(",", ":")) + "\n")
+def ready_pool(name: str) -> Maker:
+    return lambda status: ready(next(pool for pool in status["pools"] if pool["name"] == name))
 
 
-STATUS_JSON = "/status.json"
+def json_answer(found: Mapping[str, Any]) -> HttpAnswer:
+    return answer_with(200, "application/json", json.dumps(found, separators=(",", ":")) + "\n")
+
+
+STATUS_JSON = "/status.json"  # the answer to `balancerctl status` too
+ALIVE = {"/live": answer_with(200, TEXT, "ok\n")}
 MAKERS: Mapping[str, Maker] = {
     "/": lambda status: answer_with(200, page.CONTENT_TYPE, page.render(status), *page.HEADERS),
-    STATUS_JSON: status_json,
+    STATUS_JSON: json_answer,
     "/metrics": lambda status: answer_with(200, prometheus.CONTENT_TYPE, prometheus.exposition(status)),
-    "/health": health,
+    "/ready": ready,
+    "/health": ready,
 }
+
+
+def makers_for(pools: Iterable[str], events: Callable[[], Mapping[str, Any]]) -> dict[str, Maker]:
+    """How each answer is made, for a configuration with these pools."""
+    of_pools = {f"/ready/{name}": ready_pool(name) for name in pools}
+    return {**MAKERS, "/events.json": lambda status: json_answer(events()), **of_pools}
 
 
 class Answers:
     """Answers by path, shared by all clients of the console."""
 
-    def __init__(
-        self, loop: Loop, status: Callable[[], Status], makers: Mapping[str, Maker] = MAKERS
-    ) -> None:
+    def __init__(self, loop: Loop, status: Callable[[], Status], makers: Mapping[str, Maker]) -> None:
         self._loop = loop
         self._read_status = status
         self._makers = makers
@@ -85,8 +98,9 @@ class Answers:
 
     def refuse(self, method: str, path: str) -> HttpAnswer | None:
         """The answer to a request that cannot be served."""
-        if path not in self._makers:
-            return refusal(404, f"no such path; there are {', '.join(self._makers)}")
+        if path not in self._makers and path not in ALIVE:
+            paths = [path for path in (*self._makers, *ALIVE) if path.count("/") == 1]
+            return refusal(404, f"no such path; there are {', '.join(paths)}, /ready/POOL")
         if method not in METHODS:
             sentence = f"this server changes nothing; it takes {' or '.join(METHODS)}"
             return refusal(405, sentence, ("Allow", ", ".join(METHODS)))
@@ -95,6 +109,9 @@ class Answers:
     def ask(self, path: str, then: Then, is_shared: bool = True) -> None:
         """Call `then` with the answer of a path, now or in one of the next turns. Without `is_shared` it is made from a
         status that is read after this call: an operator sees what his last command did."""
+        if path in ALIVE:
+            then(ALIVE[path])
+            return
         not_before = self._loop.now - (self._reuse if is_shared else 0.0)
         if path in self._made and self._read_at >= not_before:
             then(self._made[path])

@@ -4,6 +4,7 @@ RULES: one status for all workers of all generations; figures of processes are s
 master.
 """
 
+import os
 import socket
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -11,10 +12,11 @@ from typing import Any
 from balancer import __version__
 from balancer.config.units import Address
 from balancer.console.admin import AdminServer
-from balancer.console.answers import Answers
+from balancer.console.answers import Answers, makers_for
 from balancer.console.commands import Commands
+from balancer.console.events import describe_events
 from balancer.console.processes import Processes
-from balancer.console.status import snapshot, worker_pids
+from balancer.console.status import Identity, snapshot, worker_pids
 from balancer.console.web import WebServer
 from balancer.options import Options
 from balancer.pool.board import Board
@@ -27,15 +29,21 @@ SAMPLE_EVERY = 1.0  # seconds
 def run(child: Child, options: Options, board: Board) -> int:
     """Serve until the drain, which finishes the answers under way, at most a few seconds. Returns the exit code."""
     processes = Processes()
+    config = options.process.config
+    identity = Identity(__version__, socket.gethostname(), os.path.abspath(config) if config else "")
 
     def sample() -> None:
         processes.sample(worker_pids(board))
 
     def status() -> dict[str, Any]:
-        return snapshot(board, options, __version__, child.loop.now, processes.of)
+        return snapshot(board, options, identity, child.loop.now, processes.of)
 
-    answers = Answers(child.loop, status)
-    commands = Commands(board, options.pools, child.loop, child.master_pid, answers)
+    def events() -> dict[str, Any]:
+        return describe_events(board, 0, child.loop.now)
+
+    makers = makers_for([pool.name for pool in options.pools], events)
+    answers = Answers(child.loop, status, makers)
+    commands = Commands(board, options.pools, child.loop, child.master_pid, answers, child.log, child.row)
     servers: list[AdminServer | WebServer] = []
     admin_address, metrics_address = options.process.admin_address, options.process.metrics
     if admin_address is not None:

@@ -17,12 +17,28 @@ from html import escape
 from importlib.resources import files
 from typing import Any
 
-from balancer.console.table import check_text, human_age, human_bytes, human_number, identity, of_limit
+from balancer.config.units import counted
+from balancer.console.table import (
+    check_text,
+    human_age,
+    human_bytes,
+    human_number,
+    identity,
+    listening,
+    of_limit,
+)
 
 CONTENT_TYPE = "text/html; charset=utf-8"
 TEMPLATE = files(__package__).joinpath("page.html").read_text("utf-8")
 GOOD, WARN, BAD = "good", "warn", "bad"
-STATE_LEVELS = {"up": GOOD, "ready": GOOD, "down": BAD, "hung": BAD}  # every other one is WARN
+STATE_LEVELS = {
+    "up": GOOD,
+    "ready": GOOD,
+    "down": BAD,
+    "unresolved": BAD,
+    "hung": BAD,
+}  # every other one is WARN
+EVENT_LEVELS = {"up": GOOD, "some-up": GOOD, "down": WARN, "limit": WARN, "all-down": BAD, "hang": BAD}
 
 Status = Mapping[str, Any]
 
@@ -53,7 +69,7 @@ def render(status: Status) -> str:
     level, problems = assess(status)
     parts = {
         "level": level,
-        "title": text(headline(status)),
+        "title": text(f"{status['host']}: {headline(status)}"),
         "headline": text(headline(status)),
         "facts": text(facts(status)),
         "problems": problem_items(problems),
@@ -62,6 +78,7 @@ def render(status: Status) -> str:
         "pools": "\n".join(pool_rows(status)),
         "backends": "\n".join(backend_rows(status)),
         "workers": "\n".join(worker_rows(status)),
+        "events": "\n".join(event_rows(status)),
         "totals": "\n".join(totals(status)),
     }
     return re.sub(r"\{\{(\w+)\}\}", lambda found: parts[found[1]], TEMPLATE)
@@ -73,22 +90,20 @@ def render(status: Status) -> str:
 def headline(status: Status) -> str:
     backends = status["backends"]
     up = sum(backend["state"] == "up" for backend in backends)
-    sessions = status["totals"]["sessions"]
-    return f"{up} of {counted(len(backends), 'backend')} up, {counted(sessions, 'session')}"
-
-
-def counted(count: int, noun: str) -> str:
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+    sessions = counted(status["totals"]["sessions"], "session")
+    figures = f"{up} of {counted(len(backends), 'backend')} up, {sessions}"
+    return figures if status["serving"] else f"No client can be served: {status['reason']}"
 
 
 def assess(status: Status) -> tuple[str, list[tuple[str, str]]]:
-    """The level of the page, and (level, sentence) for everything that needs attention."""
+    """The level of the page, and (level, sentence) for everything that needs attention, the worst first."""
     found: list[tuple[str, str]] = []
-    if not any(backend["state"] == "up" for backend in status["backends"]):
-        found.append((BAD, "No backend is up: every new session fails."))
-    if not any(worker["state"] == "ready" for worker in status["workers"]):
-        found.append((BAD, "No worker is ready: no client is accepted."))
-    found += [problem for backend in status["backends"] for problem in backend_problems(backend)]
+    if not status["serving"]:
+        found.append((BAD, f"No client can be served: {status['reason']}."))
+    for pool in status["pools"]:
+        found += pool_problems(pool, status["serving"])
+    for backend in status["backends"]:
+        found += backend_problems(backend)
     for worker in status["workers"]:
         if worker["state"] == "hung":
             then = "a sibling serves its queue until it is replaced"
@@ -96,28 +111,43 @@ def assess(status: Status) -> tuple[str, list[tuple[str, str]]]:
     reload = status.get("reload")
     if reload and not reload.get("ok", True):
         found.append((WARN, f"The last reload failed, the old configuration stays: {reload.get('text', '')}"))
-    if queued := status["totals"]["queued"]:
-        found.append((WARN, f"{counted(queued, 'session')} waiting: the backends are at their maxconn."))
+    found.sort(key=lambda problem: (BAD, WARN, "note").index(problem[0]))
     levels = {level for level, _ in found}
     return BAD if BAD in levels else WARN if WARN in levels else GOOD, found
 
 
+def pool_problems(pool: Mapping[str, Any], others_serve: bool) -> Iterable[tuple[str, str]]:
+    """`others_serve`: the first sentence does not say it already."""
+    if not pool["serving"] and others_serve:
+        yield BAD, f"No client of pool {pool['name']} can be served: {pool['reason']}."
+    if waiting := pool["queued"]:
+        verb = "waits" if waiting == 1 else "wait"
+        place = f"a place in pool {pool['name']}, whose backends are at their maxconn"
+        yield WARN, f"{counted(waiting, 'session')} {verb} for {place}."
+
+
 def backend_problems(backend: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
     name, state, since = identity(backend), backend["state"], backend["since_s"]
+    ago = "" if since is None else f" for {human_age(since)}"
     if state == "down":
-        ago = "" if since is None else f" for {human_age(since)}"
         why = f" ({backend['check']})" if backend["check"] else ""
         yield WARN, f"{name} at {backend['address']} has been down{ago}{why}."
+    elif state == "unresolved":
+        yield WARN, f"{name}: no address of {backend['address']} is known."
     elif state != "up":
         held = counted(backend["sessions"], "session")
+        condition = {"drain": "is drained", "maint": "is in maintenance"}.get(state, "has weight 0")
         # no warning: an operator wants it so; the note keeps it from being forgotten
-        yield "note", f"{name} is in {state} by an operator's command; {held} left there."
+        yield "note", f"{name} {condition} by an operator{ago}; {held} left there."
 
 
 def facts(status: Status) -> str:
+    """Which balancer this is, and since when."""
     reload = status.get("reload")
     parts = [
-        f"balancer {status['version']}",
+        f"balancer {status['version']} on {status['host']}",
+        f"listening on {listening(status)}",
+        f"configuration {status['config'] or 'without a file'}",
         f"up {human_age(status['uptime_s'])}",
         f"generation {status['generation']}",
         f"steering {status['steering']}",
@@ -171,7 +201,7 @@ def listener_rows(status: Status) -> Iterable[str]:
         yield row(
             f"<th scope=row>{text(listener['name'])}<small>{text(', '.join(listener['addresses']))}</small></th>",
             f"<td>{text(', '.join(listener['pools']))}</td>",
-            bar_cell(of_limit(sessions, limit), sessions, limit or status["totals"]["sessions"]),
+            bar_cell(of_limit(sessions, limit), sessions, limit),
             figure(key + "/accepted", listener["accepted_total"], "count"),
             cell(human_number(refused), "some" if refused else ""),
             cell(human_number(failed), "some" if failed else ""),
@@ -181,24 +211,22 @@ def listener_rows(status: Status) -> Iterable[str]:
 
 
 def pool_rows(status: Status) -> Iterable[str]:
-    every = sum(backend["sessions"] for backend in status["backends"])
     for pool in status["pools"]:
         backends, queued = pool["backends"], pool["queued"]
-        up, sessions = (
-            sum(one["state"] == "up" for one in backends),
-            sum(one["sessions"] for one in backends),
-        )
+        sessions = sum(one["sessions"] for one in backends)
+        limits = [one["maxconn"] for one in backends]
+        limit = sum(limits) if all(limits) else 0
         yield row(
             f"<th scope=row>{text(pool['name'])}<small>{text(pool['balance'])}</small></th>",
-            f"<td>{up} of {len(backends)} up</td>",
-            bar_cell(human_number(sessions), sessions, every),
-            cell(of_limit(queued, pool["max_queue"]), "some" if queued else ""),
+            f"<td>{pill('serves', GOOD) if pool['serving'] else pill('out', BAD)}"
+            f"<small>{pool['up']} of {len(backends)} up</small></td>",
+            bar_cell(of_limit(sessions, limit), sessions, limit),
+            bar_cell(of_limit(queued, pool["max_queue"]), queued, pool["max_queue"]),
             figure(f"pool {pool['name']}/queued", pool["queued_total"], "count"),
         )
 
 
 def backend_rows(status: Status) -> Iterable[str]:
-    every = sum(backend["sessions"] for backend in status["backends"])
     for backend in status["backends"]:
         key, name = f"backend {identity(backend)}", text(identity(backend))
         address = text(backend["address"])
@@ -208,8 +236,8 @@ def backend_rows(status: Status) -> Iterable[str]:
         failed = backend["connect_failures_total"]
         yield row(
             f"<th scope=row>{name}{backup}{small}</th>",
-            f"<td>{pill(backend['state'], backend['since_s'])}</td>",
-            bar_cell(of_limit(sessions, limit), sessions, limit or every),
+            f"<td>{state_pill(backend['state'], backend['since_s'])}</td>",
+            bar_cell(of_limit(sessions, limit), sessions, limit),
             cell(human_number(backend["weight"])),
             figure(key + "/total", backend["sessions_total"], "count"),
             cell(human_number(failed), "some" if failed else ""),
@@ -220,14 +248,13 @@ def backend_rows(status: Status) -> Iterable[str]:
 
 
 def worker_rows(status: Status) -> Iterable[str]:
-    every = sum(worker["sessions"] for worker in status["workers"])
     for worker in status["workers"]:
         cpu, share = worker["cpu_percent"], worker["share_percent"]
         yield row(
             f"<th scope=row>worker {worker['slot']}<small>pid {worker['pid']}, generation "
             f"{worker['generation']}</small></th>",
-            f"<td>{pill(worker['state'], left=worker['drain_left_s'])}</td>",
-            bar_cell(human_number(worker["sessions"]), worker["sessions"], every),
+            f"<td>{state_pill(worker['state'], left=worker['drain_left_s'])}</td>",
+            cell(human_number(worker["sessions"])),
             figure(f"worker {worker['pid']}", worker["accepted_total"], "count"),
             bar_cell("-" if cpu is None else f"{cpu:.0f} %", cpu or 0, 100),
             cell(human_bytes(worker["rss_bytes"])),
@@ -236,13 +263,26 @@ def worker_rows(status: Status) -> Iterable[str]:
         )
 
 
+def event_rows(status: Status) -> Iterable[str]:
+    """The last events, the newest first."""
+    for event in reversed(status["events"]):
+        level = EVENT_LEVELS.get(event["verb"], "note")
+        yield row(
+            f"<td>{text(human_age(event['age_s']))} ago<small>{text(event['at'])}</small></td>",
+            f"<td>{pill(event['verb'], level)}</td>",
+            f'<td class="wide">{text(event["text"])}</td>',
+        )
+    if not status["events"]:
+        yield row('<td colspan="3">None yet.</td>')
+
+
 def totals(status: Status) -> Iterable[str]:
     for key, value in status["totals"].items():
-        label = key.removesuffix("_total").replace("_", " ")
-        kind = "bytes" if label.startswith("bytes") else "count" if key.endswith("_total") else "gauge"
-        shown = human_bytes(value) if kind == "bytes" else human_number(value)
-        rate = "" if kind == "gauge" else rate_of(f"total {label}", value, kind)
-        yield f"<div><dt>{text(label)}</dt><dd>{shown}{rate}</dd></div>"
+        if key.endswith("_total"):
+            label = key.removesuffix("_total").replace("_", " ")
+            kind = "bytes" if label.startswith("bytes") else "count"
+            shown = human_bytes(value) if kind == "bytes" else human_number(value)
+            yield f"<div><dt>{text(label)}</dt><dd>{shown}{rate_of(f'total {label}', value, kind)}</dd></div>"
 
 
 # -- pieces
@@ -270,14 +310,21 @@ def down_count(count: int) -> str:
     return f"<small>fell {counted(count, 'time')}</small>" if count else ""
 
 
-def pill(state: str, since: float | None = None, left: float | None = None) -> str:
-    age = "" if since is None else f"<small>{human_age(since)}</small>"
+def pill(word: str, level: str) -> str:
+    return f'<span class="pill {level}">{text(word)}</span>'
+
+
+def state_pill(state: str, since: float | None = None, left: float | None = None) -> str:
+    age = "" if since is None else f"<small>for {human_age(since)}</small>"
     age += "" if left is None else f"<small>{human_age(left)} left</small>"
-    return f'<span class="pill {STATE_LEVELS.get(state, WARN)}">{text(state)}</span>{age}'
+    return pill(state, STATE_LEVELS.get(state, WARN)) + age
 
 
-def bar_cell(shown: str, part: float, whole: float) -> str:
-    """A figure over a bar of its share; drawn as SVG, since the policy forbids styles on elements."""
-    width = round(100 * min(part / whole, 1.0), 1) if whole else 0
+def bar_cell(shown: str, part: float, limit: float) -> str:
+    """A figure over a bar of its share of a limit, without a bar where there is none. SVG: the policy forbids styles on
+    elements."""
+    if not limit:
+        return f'<td class="bar">{text(shown)}</td>'
+    width = round(100 * min(part / limit, 1.0), 1)
     rects = f'<rect class="of" width="100%"></rect><rect width="{width}%"></rect>'
     return f'<td class="bar">{text(shown)}<svg aria-hidden="true">{rects}</svg></td>'

@@ -18,7 +18,7 @@ from typing import Any
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 PREFIX = "balancer_"
 WORKER_STATES = ("starting", "ready", "draining", "hung")
-BACKEND_STATES = ("up", "down", "drain", "maint")
+BACKEND_STATES = ("up", "down", "unresolved", "weight-0", "drain", "maint")
 
 Status = Mapping[str, Any]
 Value = int | float | bool | None
@@ -134,6 +134,8 @@ METRICS: tuple[Metric, ...] = (
     Metric("generation", "gauge", "Configurations put in force since the start.", one("generation")),
     Metric("config_last_reload_successful", "gauge", "0 when the last reload was given up.", last_reload_ok),
     Metric("config_last_reload_age_seconds", "gauge", "Since the last reload ended, well or not.", last_reload_age),
+    Metric("serving", "gauge", "1 when a client can be served: a worker accepts, and a pool has a backend for it.",
+           lambda s: [({}, s["serving"])]),
     Metric("steering", "gauge", "1 when new connections are steered to the less loaded workers.",
            lambda s: [({}, s["steering"] == "on")]),
     Metric("workers", "gauge", "Worker processes of all generations.", workers_by_state),
@@ -165,13 +167,15 @@ METRICS: tuple[Metric, ...] = (
     Metric("listener_closed_total", "counter", "Sessions that have ended.", listener_figure("closed_total")),
     Metric("listener_bytes_in_total", "counter", "Bytes from clients.", listener_figure("bytes_in_total")),
     Metric("listener_bytes_out_total", "counter", "Bytes to clients.", listener_figure("bytes_out_total")),
+    Metric("pool_serving", "gauge", "1 when a client of the pool can be served.", pool_figure("serving")),
+    Metric("pool_backends_up", "gauge", "Backends that are given new sessions.", pool_figure("up")),
     Metric("pool_queued_sessions", "gauge", "Sessions that wait for a place at a backend.", pool_figure("queued")),
     Metric("pool_queue_limit", "gauge", "Its max-queue.", pool_figure("max_queue")),
     Metric("pool_queued_total", "counter", "Sessions that had to wait for a place.", pool_figure("queued_total")),
     Metric("backend_info", "gauge", "Always 1; address and role are the labels.", backend_info),
-    Metric("backend_up", "gauge", "1 when it is given new sessions.", backends_up),
+    Metric("backend_up", "gauge", "1 when it is given new sessions: up, not drained, weight above 0.", backends_up),
     Metric("backend_state", "gauge", "1 for the state it is in, 0 for the others.", backends_by_state),
-    Metric("backend_state_age_seconds", "gauge", "Since its checks changed their verdict.", backend_figure("since_s")),
+    Metric("backend_state_age_seconds", "gauge", "Since it came into its state.", backend_figure("since_s")),
     Metric("backend_weight", "gauge", "Weight in force.", backend_figure("weight")),
     Metric("backend_sessions", "gauge", "Sessions open now.", backend_figure("sessions")),
     Metric("backend_sessions_limit", "gauge", "Its maxconn; 0 is no limit.", backend_figure("maxconn")),

@@ -6,11 +6,12 @@ RULES
 - A key is never renamed or removed within one schema; new ones may come. What is not known is null.
 - Totals include the dead and the draining; they never fall.
 
-    {"schema": 2, "version", "generation", "uptime_s", "steering": "on"|"off",
+    {"schema": 2, "version", "host", "config", "serving", "reason", "generation", "uptime_s", "steering": "on"|"off",
      "listeners": [{"name", "addresses", "pools", "sessions", "maxconns", "accepted_total", "refused_total",
                    "failed_total", "bytes_in_total", "bytes_out_total", "closed_total", "cut_total", "retries_total",
                    "pauses_total", "resumes_total"}],
-     "pools":    [{"name", "balance", "queued", "queued_total", "max_queue", "backends": [as in "backends"]}],
+     "pools":    [{"name", "balance", "serving", "reason", "up", "queued", "queued_total", "max_queue",
+                   "backends": [as in "backends"]}],
      "backends": [{"name", "pool", "address", "state", "weight", "sessions", "sessions_total", "connect_failures_total",
                    "bytes_in_total", "bytes_out_total", "checks_total", "check_failures_total", "downs_total",
                    "check", "check_streak", "check_ms", "maxconn", "backup", "since_s"}],
@@ -19,11 +20,15 @@ RULES
      "totals":   {"sessions", "accepted_total", "refused_total", "failed_total", "bytes_in_total", "bytes_out_total",
                   "closed_total", "cut_total", "retries_total", "pauses_total", "resumes_total",
                   "queued_total", "log_dropped_total", "queued", "respawns_total", "hangs_total"},
-     "reload":   {"serial", "ok", "text", "age_s", ...} of the last reload, or null}
+     "reload":   {"serial", "ok", "text", "age_s", ...} of the last reload, or null,
+     "events":   [{"serial", "at", "age_s", "verb", "text"}], the last 20}
 
 Schema 1 had no listeners and no pools. The totals count removed listeners and pools too; the sums of those that are
 configured can be less.
-`state` of a worker: starting, ready, draining, hung. `state` of a backend: up, down, drain, maint.
+`serving`: whether a client can be served now, `reason`: why not, or which pools are out (pool/serving.py); of the whole,
+it takes a worker that is ready, and one pool with a listener that serves.
+`state` of a worker: starting, ready, draining, hung. `state` of a backend: up (it takes new sessions), down, unresolved,
+weight-0, drain, maint; `since_s` is the age of that state.
 bytes_in went from client to backend. `check` is the outcome of the last health check, `check_streak` how many results in
 a row speak against the present state, `check_ms` how long the last good one took; downs are falls from up to down.
 Respawns are processes that had to be replaced, hangs those that were killed because their heartbeat stood still.
@@ -31,14 +36,14 @@ Respawns are processes that had to be replaced, hangs those that were killed bec
 
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
+from balancer.console.events import described
 from balancer.console.processes import Figures
 from balancer.options import Listener, Options, Pool
 from balancer.pool.backend import Backend
 from balancer.pool.board import (
-    ADMIN_NAMES,
-    ADMIN_READY,
     B_BYTES_IN,
     B_BYTES_OUT,
     B_CHECK_FAILURES,
@@ -65,16 +70,15 @@ from balancer.pool.board import (
     P_QUEUED,
     P_QUEUED_TOTAL,
     POOLS,
-    VERDICT_NAMES,
-    W_ADMIN_STATE,
+    W_ADMIN_SINCE_MS,
     W_CHECK,
     W_CHECK_US,
     W_SINCE_MS,
     W_STREAK,
-    W_VERDICT,
     WORKER_ROLE,
     Board,
 )
+from balancer.pool.serving import BackendState, Serving, serving, serving_by_pool, state_of, whole
 from balancer.prefork.slots import is_hung
 from balancer.shm.layout import (
     ACCEPTING,
@@ -98,6 +102,8 @@ from balancer.shm.layout import (
 )
 
 SCHEMA = 2
+NO_WORKER = "no worker is ready"
+MOST_EVENTS = 20
 LISTENER_TOTALS = {
     "accepted_total": L_ACCEPTED,
     "refused_total": L_REFUSED,
@@ -121,6 +127,15 @@ BACKEND_TOTALS = {
 }
 
 
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Which balancer the status is of. `config` is the path of its file, empty without one."""
+
+    version: str
+    host: str
+    config: str = ""
+
+
 def worker_pids(board: Board) -> list[int]:
     """The living workers, all generations."""
     return [board.cells[row * board.columns + PID] for row in worker_rows(board)]
@@ -130,6 +145,13 @@ def worker_rows(board: Board) -> list[int]:
     """The row of every living worker."""
     rows = ((row, row * board.columns) for row in range(FIRST_LEASE, board.live_rows()))
     return [row for row, at in rows if board.cells[at + PID] and board.cells[at + ROLE] == WORKER_ROLE]
+
+
+def serving_workers(board: Board) -> int:
+    """Workers of the generation that serves, those that leave excepted."""
+    cells, generation = board.cells, board.cells[MASTER_ROW * board.columns + MASTER_GENERATION]
+    rows = [row * board.columns for row in worker_rows(board)]
+    return sum(cells[at + GENERATION] == generation and cells[at + STATE] != DRAINING for at in rows)
 
 
 def worker_state(state: int, beat_ms: int, now_ms: int) -> str:
@@ -183,6 +205,7 @@ def describe_pool(board: Board, pool: Pool, backends: Sequence[dict[str, Any]]) 
     return {
         "name": pool.name,
         "balance": pool.balance,
+        **describe_serving(serving(board, pool)),
         "queued": board.gauge(at + P_QUEUED),
         "queued_total": board.total(at + P_QUEUED_TOTAL),
         "max_queue": pool.max_queue,
@@ -190,18 +213,31 @@ def describe_pool(board: Board, pool: Pool, backends: Sequence[dict[str, Any]]) 
     }
 
 
+def describe_serving(found: Serving) -> dict[str, Any]:
+    """Whether a client can be served, and why not."""
+    return {"serving": found.is_serving, "reason": found.reason, "up": found.up}
+
+
+def since_of(board: Board, index: int, state: BackendState) -> int:
+    """When a backend came into this state, monotonic ms; 0 when it was never in another one."""
+    verdict, admin = board.word(index, W_SINCE_MS), board.word(index, W_ADMIN_SINCE_MS)
+    if state in ("drain", "maint", "weight-0"):
+        return admin
+    return max(verdict, admin) if state == "up" else verdict
+
+
 def describe_backend(
     board: Board, backend: Backend, now_ms: int, sums: dict[str, list[int]]
 ) -> dict[str, Any]:
     index = backend.index
-    admin, verdict = board.word(index, W_ADMIN_STATE), board.word(index, W_VERDICT)
-    since = board.word(index, W_SINCE_MS)
+    state = state_of(board, backend)
+    since = since_of(board, index, state)
     check, check_us = board.word(index, W_CHECK), board.word(index, W_CHECK_US)
     return {
         "name": backend.name,
         "pool": backend.pool,
         "address": str(backend.address),
-        "state": VERDICT_NAMES[verdict] if admin == ADMIN_READY else ADMIN_NAMES[admin],
+        "state": state,
         "weight": board.weight_of(index, backend.weight),
         **{key: column[index] for key, column in sums.items()},
         "check": CHECK_NAMES[check] if check else None,
@@ -214,7 +250,7 @@ def describe_backend(
 
 
 def snapshot(
-    board: Board, options: Options, version: str, now: float, figures: Callable[[int], Figures]
+    board: Board, options: Options, identity: Identity, now: float, figures: Callable[[int], Figures]
 ) -> dict[str, Any]:
     """Everything at monotonic time `now` (seconds), shaped as the module's docstring says."""
     now_ms = int(now * 1000)
@@ -229,7 +265,10 @@ def snapshot(
     serial, text = board.shared.notice.read()
     return {
         "schema": SCHEMA,
-        "version": version,
+        "version": identity.version,
+        "host": identity.host,
+        "config": identity.config or None,
+        **describe_whole(board, options, workers),
         "generation": board.cells[master + MASTER_GENERATION],
         "uptime_s": round(now - board.cells[master + STARTED_MS] / 1000, 1),
         "steering": "on" if board.cells[master + MASTER_STEERED] else "off",
@@ -247,7 +286,16 @@ def snapshot(
             "hangs_total": board.cells[master + MASTER_HANGS],
         },
         "reload": describe_reload(text, now) if serial > 0 and text else None,
+        "events": described(board.shared.events.read()[-MOST_EVENTS:], now),
     }
+
+
+def describe_whole(board: Board, options: Options, workers: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Whether a client of any listener can be served."""
+    found = whole(serving_by_pool(board, options))
+    if not any(worker["state"] == "ready" for worker in workers):
+        found = found._replace(is_serving=False, reason=NO_WORKER)
+    return {"serving": found.is_serving, "reason": found.reason}
 
 
 def describe_reload(text: str, now: float) -> dict[str, Any]:

@@ -6,26 +6,44 @@ RULES: no socket, no board, no clock. A number that is not known is shown as `-`
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from balancer.eventloop.log import printable
 from balancer.pool.backend import MAIN_POOL
 
 BOLD, DIM, RED, YELLOW, GREEN, PLAIN = "\x1b[1m", "\x1b[2m", "\x1b[31m", "\x1b[33m", "\x1b[32m", "\x1b[0m"
 WORKER_HEAD = ("WORKER", "PID", "STATE", "SESSIONS", "ACCEPTED", "CPU", "RSS", "FDS", "SHARE")
 LISTENER_HEAD = ("LISTENER", "ADDRESSES", "POOLS", "SESSIONS", "ACCEPTED", "REFUSED", "FAILED", "IN", "OUT")
-POOL_HEAD = ("POOL", "BALANCE", "UP", "SESSIONS", "QUEUED", "WAITED")
+POOL_HEAD = ("POOL", "BALANCE", "SERVES", "UP", "SESSIONS", "QUEUED", "WAITED")
 LEFT = frozenset(
-    ("WORKER", "BACKEND", "ADDRESS", "STATE", "CHECK", "LISTENER", "ADDRESSES", "POOLS", "POOL", "BALANCE")
+    (
+        "WORKER",
+        "BACKEND",
+        "ADDRESS",
+        "STATE",
+        "CHECK",
+        "LISTENER",
+        "ADDRESSES",
+        "POOLS",
+        "POOL",
+        "BALANCE",
+        "SERVES",
+    )
 )
 BACKEND_HEAD = (
     "BACKEND", "ADDRESS", "STATE", "WEIGHT", "SESSIONS", "TOTAL", "FAILED", "IN", "OUT", "CHECK"
 )  # fmt: skip
+MOST_ADDRESSES = 3  # of listeners that one line names
 STATE_COLOURS = {
     "up": GREEN,
     "ready": GREEN,
     "down": RED,
+    "unresolved": RED,
     "hung": RED,
+    "yes": GREEN,
+    "NO": RED,
     "drain": YELLOW,
     "draining": YELLOW,
     "maint": YELLOW,
+    "weight-0": YELLOW,
     "starting": YELLOW,
 }
 
@@ -62,8 +80,8 @@ def human_number(value: Any) -> str:
 
 
 def columns_text(head: Sequence[str], rows: Sequence[Sequence[str]], colour: bool) -> list[str]:
-    """Aligned columns: the first is left-aligned, numbers right-aligned, a STATE column coloured."""
-    table = [list(head), *[list(row) for row in rows]]
+    """Aligned columns: the first is left-aligned, numbers right-aligned, words for states coloured."""
+    table = [list(head), *[[printable(cell) for cell in row] for row in rows]]
     widths = [max(len(row[i]) for row in table) for i in range(len(head))]
     left = {i for i, name in enumerate(head) if name in LEFT}
     lines = []
@@ -71,7 +89,7 @@ def columns_text(head: Sequence[str], rows: Sequence[Sequence[str]], colour: boo
         cells = []
         for i, text in enumerate(row):
             cell = text.ljust(widths[i]) if i in left else text.rjust(widths[i])
-            if colour and number and head[i] == "STATE" and text in STATE_COLOURS:
+            if colour and number and head[i] in ("STATE", "SERVES") and text in STATE_COLOURS:
                 cell = f"{STATE_COLOURS[text]}{cell}{PLAIN}"
             cells.append(cell)
         line = "  ".join(cells).rstrip()
@@ -118,11 +136,20 @@ def pool_row(pool: Mapping[str, Any]) -> list[str]:
     return [
         str(pool["name"]),
         str(pool["balance"]),
-        f"{sum(backend['state'] == 'up' for backend in backends)}/{len(backends)}",
+        "yes" if pool["serving"] else "NO",
+        f"{pool['up']}/{len(backends)}",
         human_number(sum(backend["sessions"] for backend in backends)),
         of_limit(pool["queued"], pool["max_queue"]),
         human_number(pool["queued_total"]),
     ]
+
+
+def listening(status: Mapping[str, Any]) -> str:
+    """Where clients are accepted: the first addresses, and how many more."""
+    addresses = [str(address) for listener in status["listeners"] for address in listener["addresses"]]
+    shown = addresses if len(addresses) <= MOST_ADDRESSES + 1 else addresses[:MOST_ADDRESSES]
+    more = len(addresses) - len(shown)
+    return ", ".join(shown) + (f" and {more:,} more" if more else "")
 
 
 def identity(backend: Mapping[str, Any]) -> str:
@@ -157,22 +184,34 @@ def check_text(backend: Mapping[str, Any]) -> str:
 
 def status_text(status: Mapping[str, Any], colour: bool = False) -> str:
     """Everything that `balancerctl status` prints."""
+
+    def paint(text: str, code: str) -> str:
+        return f"{code}{printable(text)}{PLAIN}" if colour else printable(text)
+
     totals = status["totals"]
-    title = (
-        f"balancer {status['version']}  generation {status['generation']}  up {human_age(status['uptime_s'])}"
-    )
-    lines = [f"{BOLD}{title}{PLAIN}" if colour else title]
-    lines.append(
+    lines = [
+        paint(
+            f"balancer {status['version']} on {status['host']}  generation {status['generation']}  "
+            f"up {human_age(status['uptime_s'])}",
+            BOLD,
+        ),
+        paint(f"listening on {listening(status)}  configuration {status['config'] or 'without a file'}", ""),
         f"sessions {human_number(totals['sessions'])}   accepted {human_number(totals['accepted_total'])}   "
         f"refused {human_number(totals['refused_total'])}   failed {human_number(totals['failed_total'])}   "
-        f"in {human_bytes(totals['bytes_in_total'])}   out {human_bytes(totals['bytes_out_total'])}"
-    )
+        f"in {human_bytes(totals['bytes_in_total'])}   out {human_bytes(totals['bytes_out_total'])}",
+    ]
+    if not status["serving"]:
+        lines.append(paint(f"NO CLIENT CAN BE SERVED: {status['reason']}", RED))
+    elif status["reason"]:
+        lines.append(paint(status["reason"], RED))
     reload = status.get("reload")
     if reload and not reload.get("ok", True):
-        text = f"last reload FAILED: {reload.get('text', '')}"
-        lines.append(f"{RED}{text}{PLAIN}" if colour else text)
-    lines += ["", *columns_text(LISTENER_HEAD, [listener_row(one) for one in status["listeners"]], colour)]
-    lines += ["", *columns_text(POOL_HEAD, [pool_row(one) for one in status["pools"]], colour)]
-    lines += ["", *columns_text(BACKEND_HEAD, [backend_row(b) for b in status["backends"]], colour)]
-    lines += ["", *columns_text(WORKER_HEAD, [worker_row(w) for w in status["workers"]], colour)]
+        lines.append(paint(f"last reload FAILED: {reload.get('text', '')}", RED))
+    for head, row, kind in (
+        (LISTENER_HEAD, listener_row, "listeners"),
+        (POOL_HEAD, pool_row, "pools"),
+        (BACKEND_HEAD, backend_row, "backends"),
+        (WORKER_HEAD, worker_row, "workers"),
+    ):
+        lines += ["", *columns_text(head, [row(one) for one in status[kind]], colour)]
     return "\n".join(lines)

@@ -33,8 +33,8 @@ _OWN_DESCRIPTOR = re.compile(
 _SAFE = frozenset(map(chr, range(33, 127))) - {'"', "\\"}
 
 
-def _escape(text: str) -> str:
-    """`text` with \\n, \\x1b or \\u202e in place of each character that is not printable."""
+def printable(text: str) -> str:
+    """`text` fit for a line or a terminal: \\n, \\x1b or \\u202e in place of each character that is not printable."""
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
@@ -47,7 +47,7 @@ def _value(value: object) -> str:
     text = str(value)
     if text and _SAFE.issuperset(text):
         return text
-    return '"' + _escape(text.replace("\\", "\\\\").replace('"', '\\"')) + '"'
+    return '"' + printable(text.replace("\\", "\\\\").replace('"', '\\"')) + '"'
 
 
 class LoggedLine(NamedTuple):
@@ -194,7 +194,7 @@ class Log:
         then = fields.get("then")
         words = [f"{key}={_value(value)}" for key, value in fields.items() if key != "then"]
         if then is not None:
-            words.append(f"then={_escape(str(then))}")
+            words.append(f"then={printable(str(then))}")
         text = " ".join(words)
         after = f" {text}\n" if words else "\n"
         self._buffer.append(f"{self._timestamp()}Z {level} {self._prefix}{verb}{after}")
@@ -206,7 +206,7 @@ class Log:
         if self.level < 1:
             return
         if not line.isprintable():
-            line = _escape(line)
+            line = printable(line)
         self._buffer.append(f"{self._timestamp()}{self._info}{line}\n")
         if len(self._buffer) >= BUFFERED_LINES:
             self.flush()

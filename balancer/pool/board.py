@@ -98,6 +98,8 @@ W_WEIGHT = 13  # 0 = as configured, else weight + 1
 WEIGHT_ZERO = 1  # its value for weight 0
 # ... by the master
 W_POOL = 14  # the pool it belongs to
+# ... by the console
+W_ADMIN_SINCE_MS = 15  # monotonic ms of the last change of admin state or weight, 0 = never
 _BACKEND_WORDS = 16
 
 UNKNOWN, UP, DOWN = range(3)  # values of W_VERDICT
@@ -318,16 +320,18 @@ class Board:
         """The prober with the lease: a word that only people read (last check, streak); no election depends on it."""
         self.words.cells[self.backend_words_at(index) + column] = value
 
-    def set_admin_state(self, index: int, state: int) -> None:
-        """Console: ADMIN_READY, ADMIN_DRAIN or ADMIN_MAINT."""
-        self._write_admin(index, W_ADMIN_STATE, state)
+    def set_admin_state(self, index: int, state: int, at_ms: int = 0) -> None:
+        """Console: ADMIN_READY, ADMIN_DRAIN or ADMIN_MAINT, from monotonic ms `at_ms` on."""
+        self._write_admin(index, W_ADMIN_STATE, state, at_ms)
 
-    def set_weight(self, index: int, weight: int | None) -> None:
+    def set_weight(self, index: int, weight: int | None, at_ms: int = 0) -> None:
         """Console: a weight for now (0 = no new sessions), None = as configured."""
-        self._write_admin(index, W_WEIGHT, 0 if weight is None else weight + 1)
+        self._write_admin(index, W_WEIGHT, 0 if weight is None else weight + 1, at_ms)
 
-    def _write_admin(self, index: int, column: int, value: int) -> None:
+    def _write_admin(self, index: int, column: int, value: int, at_ms: int) -> None:
         cells, at = self.words.cells, self.backend_words_at(index)
+        if cells[at + column] != value:
+            cells[at + W_ADMIN_SINCE_MS] = at_ms
         cells[at + column] = value
         cells[self.pool_words_at(cells[at + W_POOL]) + ADMIN_VERSION] += 1
 

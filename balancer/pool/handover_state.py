@@ -19,6 +19,7 @@ from balancer.pool.board import (
     VERDICT_NAMES,
     W_ADDRESS_HI,
     W_ADDRESS_LO,
+    W_ADMIN_SINCE_MS,
     W_ADMIN_STATE,
     W_FAMILY,
     W_SINCE_MS,
@@ -33,7 +34,7 @@ _FOUND = (W_SUBJECT, W_VERDICT, W_SINCE_MS, W_FAMILY, W_ADDRESS_HI, W_ADDRESS_LO
 
 
 def export_state(board: Board, backends: Sequence[Backend]) -> str:
-    """{name: [[...found], admin state, weight]} of every backend that is down, resolved, or changed by an operator."""
+    """{name: [[...found], admin state, weight, since]} of each backend that is down, resolved or changed by hand."""
     words = {}
     for backend in backends:
         word = partial(board.word, backend.index)
@@ -42,6 +43,7 @@ def export_state(board: Board, backends: Sequence[Backend]) -> str:
                 [word(column) for column in _FOUND],
                 word(W_ADMIN_STATE),
                 word(W_WEIGHT),
+                word(W_ADMIN_SINCE_MS),
             ]
     return json.dumps(words, separators=(",", ":")) if words else ""
 
@@ -55,19 +57,19 @@ def restore_state(board: Board, backends: Sequence[Backend], text: str) -> None:
         return
     for backend in backends:
         if backend.identity in words:
-            found, state, weight = words[backend.identity]
+            found, state, weight, since = words[backend.identity]
             board.write_verdict(backend.index, zip(_FOUND, found, strict=True))
-            board.set_admin_state(backend.index, state)
-            board.set_weight(backend.index, weight - 1 if weight else None)
+            board.set_admin_state(backend.index, state, since)
+            board.set_weight(backend.index, weight - 1 if weight else None, since)
 
 
-def _read(text: str) -> dict[str, tuple[list[int], int, int]]:
-    """Raises ValueError or TypeError for what `export_state` would not write."""
-    words: dict[str, tuple[list[int], int, int]] = {}
-    for name, (found, state, weight) in dict(json.loads(text or "{}")).items():
+def _read(text: str) -> dict[str, tuple[list[int], int, int, int]]:
+    """Raises ValueError or TypeError for what `export_state` would not write. A version before wrote no `since`."""
+    words: dict[str, tuple[list[int], int, int, int]] = {}
+    for name, (found, state, weight, *rest) in dict(json.loads(text or "{}")).items():
         numbers = [int(value) for value in found]
         is_sound = len(numbers) == len(_FOUND) and numbers[1] < len(VERDICT_NAMES)
         if not is_sound or state not in range(len(ADMIN_NAMES)) or weight not in range(MOST_WEIGHT):
             raise ValueError(f"{name}: not a handover state")
-        words[name] = numbers, int(state), int(weight)
+        words[name] = numbers, int(state), int(weight), int(rest[0]) if rest else 0
     return words

@@ -38,18 +38,36 @@ def listener(name: str = "main", **changed: Any) -> dict[str, Any]:
 
 
 def pool(name: str, backends: list[dict[str, Any]], **changed: Any) -> dict[str, Any]:
-    plain = {"name": name, "balance": "leastconn", "queued": 0, "queued_total": 6, "max_queue": 1024}
-    return plain | {"backends": backends} | changed
+    up = sum(one["state"] == "up" for one in backends)
+    plain = {
+        "name": name, "balance": "leastconn", "serving": up > 0, "up": up,
+        "reason": "" if up else "every backend is down",
+        "queued": 0, "queued_total": 6, "max_queue": 1024, "backends": backends,
+    }  # fmt: skip
+    return plain | changed
+
+
+def event(verb: str = "down", **changed: Any) -> dict[str, Any]:
+    plain = {
+        "serial": 7,
+        "at": "2026-11-27T00:12:01.123Z",
+        "age_s": 3.5,
+        "verb": verb,
+        "text": "backend=a check=refused",
+    }
+    return plain | changed
 
 
 def status(**changed: Any) -> dict[str, Any]:
     """The pools follow from the backends unless they are given."""
     backends = changed.setdefault("backends", [backend("a")])
     names = dict.fromkeys(one["pool"] for one in backends) or {"main": None}
+    pools = [pool(name, [one for one in backends if one["pool"] == name]) for name in names]
+    serves = any(one["serving"] for one in pools)
     plain = {
-        "schema": 2, "version": "1.2.3", "generation": 2, "uptime_s": 61.5, "steering": "on",
-        "listeners": [listener()], "workers": [worker(0)], "reload": None,
-        "pools": [pool(name, [one for one in backends if one["pool"] == name]) for name in names],
+        "schema": 2, "version": "1.2.3", "host": "lb-1", "config": "/etc/balancer.ini", "serving": serves,
+        "reason": "" if serves else "every backend is down", "generation": 2, "uptime_s": 61.5, "steering": "on",
+        "listeners": [listener()], "workers": [worker(0)], "reload": None, "pools": pools, "events": [event()],
         "totals": {key: n for n, key in enumerate(TOTALS, 100)} | {"queued": 0},
     }  # fmt: skip
     return plain | changed

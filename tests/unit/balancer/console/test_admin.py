@@ -2,11 +2,14 @@
 
 import json
 import os
+import shlex
 import socket
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from balancer.console.admin import (
     CLIENT_LIMIT,
@@ -16,6 +19,7 @@ from balancer.console.admin import (
     AdminConnection,
     AdminServer,
 )
+from balancer.console.peer import AdminPeer
 from balancer.eventloop.acceptor import REST_SECONDS
 from balancer.eventloop.log import Log
 from balancer.eventloop.loop import Loop
@@ -125,6 +129,47 @@ def test_a_line_has_a_limit(admin: Fixture, size: int, sentence: str) -> None:
 
 def test_an_empty_command_is_told_so(admin: Fixture) -> None:
     assert answer(admin.say(b"  \n")) == {"error": "an empty command; try `status`"}
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        (
+            b"drain 'unix:/my app' --reason \"disk  full\"\n",
+            ["drain", "unix:/my app", "--reason", "disk  full"],
+        ),
+        (b"drain a\\ b\n", ["drain", "a b"]),
+        (b"drain ''\n", ["drain", ""]),
+        (b"drain \xff\n", ["drain", "\udcff"]),
+        (b"drain \xc3\xa4#b\n", ["drain", "\u00e4#b"]),
+    ],
+)
+def test_words_are_split_as_a_shell_does(admin: Fixture, line: bytes, words: list[str]) -> None:
+    admin.say(line)
+    assert admin.commands == [words]
+
+
+@given(st.lists(st.text(st.characters(exclude_characters="\n", codec="utf-8")), min_size=1, max_size=4))
+def test_what_balancerctl_quotes_comes_through(words: list[str]) -> None:
+    admin = Fixture()
+    admin.say(shlex.join(words).encode() + b"\n")
+    assert admin.commands == [words]
+    admin.close()
+
+
+def test_quotes_that_do_not_match_are_a_sentence(admin: Fixture) -> None:
+    assert "quotes" in answer(admin.say(b"drain o'neil\n"))["error"]
+    assert admin.commands == []
+
+
+def test_the_kernel_says_who_asks(admin: Fixture) -> None:
+    admin.say(b"later\n")
+    [connection] = admin.waiting
+    connection.send({})
+    assert connection.peer == AdminPeer(os.geteuid(), os.getpid())
+    with open("/proc/self/comm") as file:
+        assert connection.peer.program() == file.read().strip() != ""
+    assert AdminPeer(0, 0).program() == ""
 
 
 def test_an_answer_may_come_later_and_comes_once(admin: Fixture) -> None:

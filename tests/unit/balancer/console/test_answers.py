@@ -18,7 +18,7 @@ from balancer.console.answers import (
     Answers,
     Maker,
     answer_with,
-    health,
+    makers_for,
 )
 from balancer.eventloop.http import HttpAnswer
 from balancer.eventloop.loop import Loop
@@ -77,10 +77,45 @@ def console() -> Iterator[Fixture]:
     fixture.loop.close()
 
 
-@pytest.mark.parametrize(("states", "code"), [(("up", "down"), 200), (("down", "maint"), 503), ((), 503)])
-def test_health_is_one_backend_up(states: tuple[str, ...], code: int) -> None:
-    answer = health(status(backends=[backend(state, state=state) for state in states]))
-    assert (answer.status, answer.body == b"ok\n") == (code, code == 200)
+@pytest.mark.parametrize("path", ["/health", "/ready"])
+@pytest.mark.parametrize(
+    ("serving", "reason", "code", "body"),
+    [
+        (True, "", 200, b"ok\n"),
+        (True, "pool api: every backend is down", 200, b"ok, but pool api: every backend is down\n"),
+        (False, "every backend has weight 0", 503, b"every backend has weight 0\n"),
+        (False, "no worker is ready", 503, b"no worker is ready\n"),
+    ],
+)
+def test_health_says_whether_a_client_can_be_served(
+    console: Fixture, path: str, serving: bool, reason: str, code: int, body: bytes
+) -> None:
+    console.status |= {"serving": serving, "reason": reason}
+    answer = console.ask(path)
+    assert (answer.status, answer.body) == (code, body)
+    assert console.ask("/live").status == 200
+
+
+def test_a_pool_is_ready_by_itself() -> None:
+    backends = [backend("a", pool="web"), backend("a", pool="api", state="drain")]
+    console = Fixture(makers=makers_for(("web", "api"), dict))
+    console.status = status(backends=backends)
+    assert [console.ask(f"/ready/{name}").status for name in ("web", "api")] == [200, 503]
+    assert console.answers.refuse("GET", "/ready/none") is not None
+    console.loop.close()
+
+
+def test_that_the_console_lives_takes_no_status(console: Fixture) -> None:
+    found: list[HttpAnswer] = []
+    console.answers.ask("/live", found.append)
+    assert [answer.body for answer in found] == [b"ok\n"] and console.reads == 0
+    assert console.answers.refuse("GET", "/live") is None
+
+
+def test_events_have_a_path() -> None:
+    console = Fixture(makers=makers_for((), lambda: {"last": 7, "events": []}))
+    assert json.loads(console.ask("/events.json").body) == {"last": 7, "events": []}
+    console.loop.close()
 
 
 @pytest.mark.parametrize("path", MAKERS)

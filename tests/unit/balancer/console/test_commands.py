@@ -1,23 +1,35 @@
-"""Command lines as transcripts: what was typed, what is answered, which cell has changed."""
+"""Command lines as transcripts: what was typed and answered, which cell has changed, what log and events say."""
 
 import json
 import os
+import re
+import shlex
 import signal
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from balancer.config.units import parse_address
-from balancer.console.answers import Answers
-from balancer.console.commands import Commands, outcome_of
+from balancer.console.answers import MAKERS, STATUS_JSON, Answers, json_answer
+from balancer.console.commands import ACTS, LONGEST_REASON, Commands, outcome_of
+from balancer.console.peer import AdminPeer
+from balancer.eventloop.log import Log
 from balancer.eventloop.loop import Loop
 from balancer.options import Pool
 from balancer.pool import board as b
-from balancer.pool.backend import Backend
+from balancer.pool.backend import Backend, parse_upstream
 from balancer.shm import layout as c
+
+ROW = 4  # the console's
 
 
 class Replies(list[dict[str, Any]]):
+    """The answers to one client, who is this test."""
+
+    peer = AdminPeer(os.geteuid(), os.getpid())
+
     def send(self, answer: dict[str, Any]) -> None:
         self.append(answer)
 
@@ -25,85 +37,208 @@ class Replies(list[dict[str, Any]]):
         self.append(json.loads(bytes(answer)))
 
 
-@pytest.fixture
-def board() -> b.Board:
-    return b.Board(c.make_shared(b.columns_for(4), rows=8), 4)
+class Fixture:
+    """Commands on a board of four backends in two pools, and one with blanks in its name; signals are not sent."""
+
+    def __init__(self, directory: Path) -> None:
+        self.log_file = directory / "log"
+        self.board = b.Board(c.make_shared(b.columns_for(8), rows=8), 8)
+        self.loop = Loop(clock=lambda: 100.0)
+        self.signals: list[tuple[int, int]] = []
+        names = [("one", 0), ("two", 1), ("both", 2)]
+        main = Pool(
+            "main",
+            tuple(
+                Backend(name, parse_address(f"127.0.0.1:{9000 + index}"), index=index)
+                for name, index in names
+            ),
+            index=0,
+        )
+        api = Pool("api", (Backend("both", parse_address("127.0.0.1:3"), index=3, pool="api"),), index=1)
+        path = parse_upstream(f'unix:"{directory}/my app.sock"')
+        apps = Pool("apps", (Backend(path.name, path.address, index=4, pool="apps"),), index=2)
+        self.board.give_out(b.POOLS, range(3), ())
+        self.board.give_out(b.BACKENDS, range(5), ())
+        for pool in (main, api, apps):
+            self.board.assign_pool(pool.index, [backend.index for backend in pool.backends])
+        master = self.board.shared.rows.row(c.MASTER_ROW)
+        master[c.MASTER_LIVE_ROWS], master[c.MASTER_GENERATION] = 5, 3
+        for row in (c.FIRST_LEASE,):
+            cells = self.board.shared.rows.row(row)
+            cells[c.PID], cells[c.STATE], cells[c.GENERATION] = 71, c.READY, 3
+        makers = {**MAKERS, STATUS_JSON: json_answer}
+        answers = Answers(self.loop, lambda: {"workers": []}, makers)
+        log = Log("console", str(self.log_file))
+        self.commands = Commands(
+            self.board,
+            (main, api, apps),
+            self.loop,
+            4711,
+            answers,
+            log,
+            ROW,
+            lambda pid, number: self.signals.append((pid, number)),
+        )
+
+    def ask(self, line: str) -> Replies:
+        replies = Replies()
+        self.commands.handle(shlex.split(line), replies)
+        for _ in range(4):
+            self.loop.run_once(0)
+        return replies
+
+    def say(self, line: str) -> dict[str, Any]:
+        [reply] = self.ask(line)
+        return reply
+
+    def states(self) -> list[int]:
+        return [self.board.word(index, b.W_ADMIN_STATE) for index in range(5)]
+
+    def lines(self) -> list[str]:
+        """What the log says, from the verb on."""
+        lines = self.log_file.read_text().splitlines()
+        return [plain(line.split(f" pid={os.getpid()} ", 1)[1]) for line in lines]
+
+    def events(self) -> list[str]:
+        return [plain(f"{event.verb} {event.text}") for event in self.board.shared.events.read()]
 
 
 @pytest.fixture
-def loop() -> Loop:
-    return Loop()
+def console(tmp_path: Path) -> Iterator[Fixture]:
+    fixture = Fixture(tmp_path)
+    yield fixture
+    fixture.loop.close()
 
 
-@pytest.fixture
-def commands(board: b.Board, loop: Loop) -> Commands:
-    main = Pool(
-        "main",
-        backends=(
-            Backend("one", parse_address("127.0.0.1:1"), index=0),
-            Backend("two", parse_address("127.0.0.1:2"), index=1),
-            Backend("both", parse_address("127.0.0.1:3"), index=2),
-        ),
-    )
-    api = Pool("api", backends=(Backend("both", parse_address("127.0.0.1:3"), index=3, pool="api"),))
-    return Commands(board, (main, api), loop, os.getpid(), Answers(loop, lambda: {"workers": []}))
+WHO = f"operator uid={os.geteuid()} pid={os.getpid()} program=P"
 
 
-def say(commands: Commands, line: str) -> dict[str, Any]:
-    replies = Replies()
-    commands.handle(line.split(), replies)
-    for _ in range(4):
-        commands.loop.run_once(0)
-    assert len(replies) == 1
-    return replies[0]
+def plain(line: str) -> str:
+    """A line in which the test's program is called P: it changes its name while it runs."""
+    return re.sub(r' program=("[^"]+"|[^" ]+)', " program=P", line)
 
 
-def test_status_is_passed_on(commands: Commands) -> None:
-    assert say(commands, "status") == {"workers": []}
+def test_status_is_passed_on(console: Fixture) -> None:
+    assert console.say("status") == {"workers": []}
+    assert console.lines() == [] and console.events() == [], "a question is no act"
 
 
 @pytest.mark.parametrize(
     ("state", "cell"), [("drain", b.ADMIN_DRAIN), ("maint", b.ADMIN_MAINT), ("ready", b.ADMIN_READY)]
 )
-def test_admin_states_reach_the_board_and_the_workers_notice(
-    commands: Commands, board: b.Board, state: str, cell: int
-) -> None:
-    before = board.versions(0)
-    assert say(commands, f"{state} two")["admin_state"] == state
-    assert board.word(1, b.W_ADMIN_STATE) == cell
-    assert board.word(0, b.W_ADMIN_STATE) == b.ADMIN_READY
-    assert board.versions(0) != before
+def test_admin_states_reach_the_board_and_the_workers_notice(console: Fixture, state: str, cell: int) -> None:
+    before = console.board.versions(0)
+    assert console.say(f"{state} two")["admin_state"] == state
+    assert console.states() == [0, cell, 0, 0, 0]
+    assert console.board.versions(0) != before
 
 
 @pytest.mark.parametrize(("name", "index"), [("api/both", 3), ("main/both", 2), ("main/one", 0), ("one", 0)])
-def test_a_name_is_the_backends_own_or_that_with_its_pool(
-    commands: Commands, board: b.Board, name: str, index: int
-) -> None:
-    say(commands, f"drain {name}")
-    assert [board.word(each, b.W_ADMIN_STATE) for each in range(4)] == [
-        b.ADMIN_DRAIN if each == index else b.ADMIN_READY for each in range(4)
+def test_a_name_is_the_backends_own_or_that_with_its_pool(console: Fixture, name: str, index: int) -> None:
+    console.say(f"drain {name}")
+    assert console.states() == [b.ADMIN_DRAIN if each == index else b.ADMIN_READY for each in range(5)]
+
+
+@pytest.mark.parametrize("form", ['unix:"{}"', "unix:{}", 'apps/unix:"{}"', "apps/unix:{}"])
+def test_a_name_with_blanks_is_one_word(console: Fixture, tmp_path: Path, form: str) -> None:
+    """As the status shows it, and as a shell leaves it."""
+    name = form.format(f"{tmp_path}/my app.sock")
+    assert "error" not in console.say(f"drain {shlex.quote(name)}")
+    assert console.states() == [0, 0, 0, 0, b.ADMIN_DRAIN]
+
+
+def test_weight_zero_is_a_weight_and_ready_takes_it_back(console: Fixture) -> None:
+    console.say("weight one 0")
+    assert console.board.weight_of(0, 7) == 0
+    console.say("ready one")
+    assert console.board.weight_of(0, 7) == 7
+
+
+def test_workers_is_left_for_the_master(console: Fixture) -> None:
+    assert console.say("workers 3")["text"] == "3 workers wanted"
+    assert console.say("workers 1")["text"] == "1 worker wanted"
+    admin = console.board.shared.rows.row(c.ADMIN_ROW)
+    assert admin[c.WANTED_WORKERS] == 1
+    assert admin[c.WORKERS_REQUESTS] == 2  # the number in force may have become another in between
+
+
+@pytest.mark.parametrize(
+    ("line", "text"),
+    [
+        ("drain two", "two is drain; 0 sessions left there"),
+        ("drain api/both",
+         "api/both is drain; 0 sessions left there; no backend of pool api serves now: every backend is drained by an "
+         "operator"),
+        ("maint api/both",
+         "api/both is maint; 0 sessions left there; no backend of pool api serves now: every backend is in maintenance "
+         "by an operator"),
+        ("weight api/both 0",
+         "api/both has weight 0 (configured: 1); 0 sessions left there; no backend of pool api serves now: every backend "
+         "has weight 0"),
+        ("weight two 4", "two has weight 4 (configured: 1)"),
+        ("ready two", "two is ready"),
+        ("ready one", "one is ready; it is down (refused)"),
+    ],
+)  # fmt: skip
+def test_an_answer_says_whether_the_pool_still_serves(console: Fixture, line: str, text: str) -> None:
+    console.board.write_verdict(0, [(b.W_VERDICT, b.DOWN), (b.W_CHECK, 2)])
+    reply = console.say(line)
+    assert reply["text"] == text
+    assert reply["pool"]["serving"] == ("serves now" not in text)
+
+
+ACTS_DONE = [
+    ("drain two", 'act=drain backend=two before="ready weight 1" after="drain weight 1"'),
+    ("maint api/both", 'act=maint backend=api/both before="ready weight 1" after="maint weight 1"'),
+    ("ready one", 'act=ready backend=one before="ready weight 1" after="ready weight 1"'),
+    ("weight one 0", 'act=weight backend=one before="ready weight 1" after="ready weight 0"'),
+    ("workers 5", "act=workers before=1 after=5"),
+    ("reload", 'act=reload before="generation 3" then=the line of the reload says the outcome'),
+]
+
+
+@pytest.mark.parametrize(("line", "fields"), ACTS_DONE)
+def test_every_act_is_a_line_and_an_event(console: Fixture, line: str, fields: str) -> None:
+    console.ask(line)
+    assert console.lines() == console.events() == [f"{WHO} {fields}"]
+    assert " info console " in console.log_file.read_text()
+
+
+def test_every_act_is_among_them() -> None:
+    assert {line.split()[0] for line, _ in ACTS_DONE} == set(ACTS)
+
+
+@pytest.mark.parametrize(("line", "fields"), ACTS_DONE)
+def test_every_act_takes_a_reason(console: Fixture, line: str, fields: str) -> None:
+    console.ask(f"{line} --reason 'disk\tfull,  again\x1b[31m'")
+    [event] = console.events()
+    assert 'reason="disk full, again\\x1b[31m"' in event
+    assert console.lines() == [event]
+
+
+def test_before_and_after_follow_one_another(console: Fixture) -> None:
+    for line in ("drain one", "weight one 3", "maint one", "ready one"):
+        console.say(line)
+    chain = [line.split("before=")[1] for line in console.lines()]
+    assert chain == [
+        '"ready weight 1" after="drain weight 1"',
+        '"drain weight 1" after="drain weight 3"',
+        '"drain weight 3" after="maint weight 3"',
+        '"maint weight 3" after="ready weight 1"',
     ]
 
 
-def test_weight_zero_is_a_weight_and_ready_takes_it_back(commands: Commands, board: b.Board) -> None:
-    say(commands, "weight one 0")
-    assert board.weight_of(0, 7) == 0
-    say(commands, "ready one")
-    assert board.weight_of(0, 7) == 7
-
-
-def test_workers_is_left_for_the_master(commands: Commands, board: b.Board) -> None:
-    say(commands, "workers 3")
-    say(commands, "workers 3")
-    admin = board.shared.rows.row(c.ADMIN_ROW)
-    assert admin[c.WANTED_WORKERS] == 3
-    assert admin[c.WORKERS_REQUESTS] == 2  # the number in force may have become another in between
+def test_an_act_that_is_refused_leaves_a_line_and_no_event(console: Fixture) -> None:
+    console.say("drain nobody")
+    [line] = console.lines()
+    assert line.startswith(f'{WHO} act="drain nobody" refused="no backend is called')
+    assert console.events() == []
 
 
 @pytest.mark.parametrize(
     ("line", "culprit"),
     [
-        ("drain three", "'three'; there are: api/both, both, one, two"),
+        ("drain three", "'three'; there are: api/both, apps/unix:"),
         ("drain tow", "did you mean two?"),
         ("drain both", "name one of main/both, api/both"),
         ("drain api/one", "'api/one'"),
@@ -111,28 +246,54 @@ def test_workers_is_left_for_the_master(commands: Commands, board: b.Board) -> N
         ("weight one -1", "'-1'"),
         ("workers 0", "from 1"),
         ("workers ²", "'²'"),
-        ("dance", "unknown command 'dance'"),
-        ("drain", "unknown command"),
+        ("xyz 1", "unknown command 'xyz 1'; there are: status, events [SINCE], drain NAME"),
+        ("stauts", "did you mean status?"),
+        ("drain", "usage: drain NAME"),
+        ("drain one two", "usage: drain NAME"),
+        ("weight one", "usage: weight NAME N"),
+        ("drain one --reason", "--reason takes one text, in quotes, and is the last"),
+        ("drain one --reason a b", "--reason takes one text, in quotes, and is the last"),
+        ("status --reason a", "--reason goes with drain, ready, maint, weight, workers, reload"),
+        (f"drain one --reason {'x' * (LONGEST_REASON + 1)}", "at most 500 characters"),
+        ("events much", "SINCE is a whole number"),
+        ("events 1 2", "usage: events [SINCE]"),
+        ("--reason a", "--reason goes with"),
     ],
 )
-def test_refusals_name_the_culprit(commands: Commands, line: str, culprit: str) -> None:
-    assert culprit in say(commands, line)["error"]
+def test_refusals_name_the_culprit(console: Fixture, line: str, culprit: str) -> None:
+    assert culprit in console.say(line)["error"]
+    assert console.states() == [0] * 5
 
 
-def test_reload_answers_when_the_master_has_told_the_outcome(board: b.Board, loop: Loop) -> None:
-    sent: list[tuple[int, int]] = []
-    commands = Commands(
-        board, (), loop, os.getpid(), Answers(loop, dict), lambda pid, number: sent.append((pid, number))
-    )
+def test_events_are_read_and_followed(console: Fixture) -> None:
+    assert console.say("events")["events"] == []
+    console.say("drain one")
+    first = console.say("events")
+    assert [event["verb"] for event in first["events"]] == ["operator"]
+    console.say("ready one")
+    then = console.say(f"events {first['last']}")
+    assert ["act=ready" in event["text"] for event in then["events"]] == [True]
+    assert then["boot"] == first["boot"]
+    last = console.say(f"events {then['last']}")
+    assert (last["events"], last["last"]) == ([], then["last"])
+    console.board.shared.rows.row(c.MASTER_ROW)[c.PID] = 4712
+    assert console.say("events")["boot"] != first["boot"]
+
+
+def test_reload_answers_when_the_master_has_told_the_outcome(tmp_path: Path) -> None:
+    console = Fixture(tmp_path)
+    console.loop = console.commands.loop = Loop()
     replies = Replies()
-    commands.handle(["reload"], replies)
-    assert sent == [(os.getpid(), signal.SIGHUP)] and not replies
-    board.shared.notice.write(json.dumps({"ok": True, "text": "generation 2", "added": ["backend c"]}))
+    console.commands.handle(["reload"], replies)
+    assert console.signals == [(4711, signal.SIGHUP)] and not replies
+    outcome = {"ok": True, "text": "generation 2", "added": ["backend c"]}
+    console.board.shared.notice.write(json.dumps(outcome))
     for _ in range(20):
-        loop.run_once(0.1)
+        console.loop.run_once(0.1)
         if replies:
             break
     assert replies[0]["text"] == "generation 2\nadded: backend c"
+    console.loop.close()
 
 
 def test_a_failed_reload_is_an_error_with_its_reason() -> None:

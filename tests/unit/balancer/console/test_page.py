@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from balancer.console.page import BAD, GOOD, HEADERS, WARN, assess, headline, render
-from tests.unit.balancer.console.sample_status import backend, listener, status, worker
+from tests.unit.balancer.console.sample_status import backend, event, listener, pool, status, worker
 
 
 class Reader(HTMLParser):
@@ -35,7 +35,7 @@ def test_the_big_line() -> None:
     three = status(backends=[backend(name) for name in "abc"], totals=status()["totals"] | {"sessions": 17})
     assert headline(three) == "3 of 3 backends up, 17 sessions"
     one = status(backends=[backend("a", state="down")], totals=status()["totals"] | {"sessions": 1})
-    assert headline(one) == "0 of 1 backend up, 1 session"
+    assert headline(one) == "No client can be served: every backend is down"
     page = render(three)
     assert "<h1>3 of 3 backends up, 17 sessions</h1>" in page
     assert "Nothing needs attention." in page and "{{" not in page
@@ -46,14 +46,25 @@ def test_the_big_line() -> None:
     [
         ({"backends": [backend("a"), backend("b", state="down", check="refused", since_s=61.0)]}, WARN,
          "b at 10.0.0.1:80 has been down for 1m 1s (refused)."),
-        ({"backends": [backend("a", state="down")]}, BAD, "No backend is up: every new session fails."),
-        ({"backends": [backend("a"), backend("b", state="maint")]}, GOOD,
-         "b is in maint by an operator's command; 2 sessions left there."),
+        ({"backends": [backend("a", state="down")]}, BAD, "No client can be served: every backend is down."),
+        ({"backends": [backend("a"), backend("b", state="maint", since_s=120.0)]}, GOOD,
+         "b is in maintenance by an operator for 2m; 2 sessions left there."),
+        ({"backends": [backend("a"), backend("b", state="drain", sessions=1)]}, GOOD,
+         "b is drained by an operator for 1s; 1 session left there."),
+        ({"backends": [backend("a"), backend("b", state="weight-0", since_s=None)]}, GOOD,
+         "b has weight 0 by an operator; 2 sessions left there."),
+        ({"backends": [backend("a"), backend("b", state="unresolved", address="db:80")]}, WARN,
+         "b: no address of db:80 is known."),
+        ({"backends": [backend("a"), backend("b", pool="api", state="down")]}, BAD,
+         "No client of pool api can be served: every backend is down."),
         ({"workers": [worker(0), worker(1, state="hung")]}, WARN, "Worker 1 (pid 4711) is hung"),
-        ({"workers": []}, BAD, "No worker is ready: no client is accepted."),
+        ({"workers": [], "serving": False, "reason": "no worker is ready"}, BAD,
+         "No client can be served: no worker is ready."),
         ({"reload": {"ok": False, "text": "conf:3: unknown key", "age_s": 4.0}}, WARN,
          "The last reload failed, the old configuration stays: conf:3: unknown key"),
-        ({"totals": status()["totals"] | {"queued": 5}}, WARN, "5 sessions waiting"),
+        ({"pools": [pool("main", [backend("a")], queued=5)]}, WARN,
+         "5 sessions wait for a place in pool main, whose backends are at their maxconn."),
+        ({"pools": [pool("main", [backend("a")], queued=1)]}, WARN, "1 session waits for a place"),
     ],
 )  # fmt: skip
 def test_what_is_wrong_stands_on_top(changed: dict[str, Any], level: str, sentence: str) -> None:
@@ -66,9 +77,28 @@ def test_what_is_wrong_stands_on_top(changed: dict[str, Any], level: str, senten
     assert "Nothing needs attention" not in page
 
 
+def test_the_page_says_which_balancer_it_speaks_of() -> None:
+    text = "".join(Reader(render(status(listeners=[listener(addresses=["10.0.0.9:80", "[::1]:80"])]))).texts)
+    assert "lb-1: 1 of 1 backend up, 100 sessions" in text  # of the tab
+    for words in ("1.2.3 on lb-1", "listening on 10.0.0.9:80, [::1]:80", "configuration /etc/balancer.ini"):
+        assert words in text
+    many = [listener(str(n), addresses=[f"10.0.0.{n}:80"]) for n in range(9)]
+    text = "".join(Reader(render(status(listeners=many, config=None))).texts)
+    assert "listening on 10.0.0.0:80, 10.0.0.1:80, 10.0.0.2:80 and 6 more" in text
+    assert "configuration without a file" in text
+
+
+def test_events_are_shown_the_newest_first() -> None:
+    events = [event("down", age_s=61.0), event("operator", age_s=2.0, text='act=drain reason="<disk>"')]
+    text = " ".join(Reader(render(status(events=events))).texts)
+    assert text.index("operator") < text.index("1m 1s ago") and 'act=drain reason="<disk>"' in text
+    assert "None yet." in render(status(events=[]))
+
+
 def test_figures_and_their_shares() -> None:
     page = render(status(backends=[backend("a", sessions=3, maxconn=8), backend("b", sessions=1)]))
-    assert 'width="37.5%"' in page and 'width="25.0%"' in page  # of its maxconn, of all sessions
+    bars = re.findall(r'<rect width="([0-9.]+)%">', page)
+    assert bars == ["0.0", "37.5", "12.5"], "of max-queue, maxconn, one CPU; no limit, no bar"
     text = " ".join(Reader(page).texts)
     assert "3/8" in text and "4.0 KiB" in text and "12 %" in text and "up 1m 1s" in text
     keys = [attributes["data-key"] for _, attributes in Reader(page).tags if "data-key" in attributes]
@@ -89,9 +119,19 @@ def test_listeners_and_pools_are_named() -> None:
         )
     )
     text = " ".join(Reader(page).texts)
-    for words in ("web", "0.0.0.0:80, [::]:80", "api, main", "17/68", "api/a", "0 of 1 up", "1 of 1 up"):
+    for words in (
+        "web",
+        "0.0.0.0:80, [::]:80",
+        "api, main",
+        "17/68",
+        "api/a",
+        "0 of 1 up",
+        "1 of 1 up",
+        "out",
+        "serves",
+    ):
         assert words in text
-    assert "api/a is in drain" in text
+    assert "api/a is drained by an operator" in text
 
 
 def test_the_policy_allows_this_script_and_style_and_nothing_else() -> None:

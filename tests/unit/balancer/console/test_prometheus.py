@@ -2,6 +2,7 @@
 
 import re
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -36,16 +37,18 @@ GOLDEN_BACKEND = """\
 # HELP balancer_backend_info Always 1; address and role are the labels.
 # TYPE balancer_backend_info gauge
 balancer_backend_info{pool="main",backend="a",address="10.0.0.1:80",backup="no"} 1
-# HELP balancer_backend_up 1 when it is given new sessions.
+# HELP balancer_backend_up 1 when it is given new sessions: up, not drained, weight above 0.
 # TYPE balancer_backend_up gauge
 balancer_backend_up{pool="main",backend="a"} 1
 # HELP balancer_backend_state 1 for the state it is in, 0 for the others.
 # TYPE balancer_backend_state gauge
 balancer_backend_state{pool="main",backend="a",state="up"} 1
 balancer_backend_state{pool="main",backend="a",state="down"} 0
+balancer_backend_state{pool="main",backend="a",state="unresolved"} 0
+balancer_backend_state{pool="main",backend="a",state="weight-0"} 0
 balancer_backend_state{pool="main",backend="a",state="drain"} 0
 balancer_backend_state{pool="main",backend="a",state="maint"} 0
-# HELP balancer_backend_state_age_seconds Since its checks changed their verdict.
+# HELP balancer_backend_state_age_seconds Since it came into its state.
 # TYPE balancer_backend_state_age_seconds gauge
 balancer_backend_state_age_seconds{pool="main",backend="a"} 1.5
 # HELP balancer_backend_weight Weight in force.
@@ -94,7 +97,7 @@ def test_every_figure_of_the_balancer_is_there() -> None:
     plain = {name: value for (name, labels), value in samples.items() if not labels}
     assert plain == {
         "balancer_uptime_seconds": 61.5, "balancer_generation": 2, "balancer_config_last_reload_successful": 1,
-        "balancer_steering": 1, "balancer_sessions": 100, "balancer_accepted_total": 101,
+        "balancer_serving": 1, "balancer_steering": 1, "balancer_sessions": 100, "balancer_accepted_total": 101,
         "balancer_refused_total": 102, "balancer_failed_total": 103, "balancer_bytes_in_total": 104,
         "balancer_bytes_out_total": 105, "balancer_closed_total": 106, "balancer_cut_total": 107,
         "balancer_retries_total": 108, "balancer_pauses_total": 109, "balancer_resumes_total": 110,
@@ -118,8 +121,21 @@ def test_listeners_and_pools_have_their_labels() -> None:
     assert samples["balancer_listener_sessions_limit", (("listener", "in"),)] == 9
     assert samples["balancer_listener_accepted_total", (("listener", "out"),)] == 7
     assert samples["balancer_pool_queued_sessions", (("pool", "api"),)] == 3
+    assert samples["balancer_serving", ()] == 1
+    for pool_name, serves in (("api", 1), ("web", 0)):
+        assert samples["balancer_pool_serving", (("pool", pool_name),)] == serves
+        assert samples["balancer_pool_backends_up", (("pool", pool_name),)] == serves
     assert samples["balancer_backend_up", (("pool", "api"), ("backend", "a"))] == 1
     assert samples["balancer_backend_up", (("pool", "web"), ("backend", "a"))] == 0
+
+
+@pytest.mark.parametrize("state", ["up", "down", "unresolved", "weight-0", "drain", "maint"])
+def test_a_backend_is_up_when_it_is_given_new_sessions(state: str) -> None:
+    samples = read(exposition(status(backends=[backend("a", state=state)])))
+    labels = (("pool", "main"), ("backend", "a"))
+    assert samples["balancer_backend_up", labels] == samples["balancer_serving", ()] == (state == "up")
+    states = {labels[2][1]: value for (name, labels), value in samples.items() if name.endswith("_state")}
+    assert [name for name, value in states.items() if value] == [state]
 
 
 def test_processes_are_summed_by_slot_and_have_no_pid() -> None:

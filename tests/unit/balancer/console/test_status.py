@@ -1,16 +1,19 @@
 """A table of cells made by hand, and what the operator sees of it."""
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from balancer.config.units import parse_address
 from balancer.console.processes import UNKNOWN, Figures
-from balancer.console.status import snapshot, worker_state
+from balancer.console.status import NO_WORKER, Identity, snapshot, worker_state
 from balancer.console.table import check_text, human_age, human_bytes, status_text
 from balancer.options import Listener, Options, Pool, ProcessOptions, Route
 from balancer.pool import board as b
 from balancer.pool.backend import Backend
 from balancer.shm import layout as c
 from balancer.shm.table import RETIRED_ROW
+from tests.unit.balancer.console.sample_status import backend, listener, status
 
 BACKENDS = (
     Backend("one", parse_address("127.0.0.1:9001"), weight=2, maxconn=8, index=0),
@@ -45,8 +48,9 @@ def lease(board: b.Board, row: int, **cells: int) -> memoryview:
 
 
 def look(board: b.Board, now: float = 100.0) -> dict:
+    identity = Identity("1.2.3", "lb-1", "/etc/balancer.ini")
     return snapshot(
-        board, OPTIONS, "1.2.3", now, lambda pid: Figures(12.5, 1 << 20, 9) if pid == 71 else UNKNOWN
+        board, OPTIONS, identity, now, lambda pid: Figures(12.5, 1 << 20, 9) if pid == 71 else UNKNOWN
     )
 
 
@@ -101,11 +105,79 @@ def test_worker_state(state: int, age_ms: int, word: str) -> None:
 def test_an_admin_state_is_shown_before_a_verdict(board: b.Board) -> None:
     board.write_verdict(0, [(b.W_VERDICT, b.DOWN), (b.W_SINCE_MS, 98_000)])
     board.write_verdict(1, [(b.W_VERDICT, b.DOWN)])
-    board.set_admin_state(1, b.ADMIN_MAINT)
-    board.set_weight(0, 5)
+    board.set_admin_state(1, b.ADMIN_MAINT, 99_000)
+    board.set_weight(0, 5, 97_000)
     one, two = look(board)["backends"]
     assert (one["state"], one["weight"], one["since_s"], one["maxconn"]) == ("down", 5, 2.0, 8)
-    assert (two["state"], two["backup"], two["since_s"]) == ("maint", True, None)
+    assert (two["state"], two["backup"], two["since_s"]) == ("maint", True, 1.0)
+
+
+def test_an_age_is_that_of_the_state_that_is_shown(board: b.Board) -> None:
+    """The age of drain was that of the last check's verdict."""
+    ages = []
+    for now, act in (
+        (90, lambda at: board.write_verdict(0, [(b.W_VERDICT, b.UP), (b.W_SINCE_MS, at)])),
+        (92, lambda at: board.set_admin_state(0, b.ADMIN_DRAIN, at)),
+        (93, lambda at: board.set_admin_state(0, b.ADMIN_DRAIN, at)),  # asked for again: nothing new
+        (94, lambda at: board.set_admin_state(0, b.ADMIN_MAINT, at)),
+        (95, lambda at: board.write_verdict(0, [(b.W_VERDICT, b.DOWN), (b.W_SINCE_MS, at)])),
+        (96, lambda at: board.set_admin_state(0, b.ADMIN_READY, at)),
+        (97, lambda at: board.write_verdict(0, [(b.W_VERDICT, b.UP), (b.W_SINCE_MS, at)])),
+        (98, lambda at: board.set_weight(0, 0, at)),
+    ):
+        act(now * 1000)
+        one = look(board)["backends"][0]
+        ages.append((one["state"], one["since_s"]))
+    assert ages == [
+        ("up", 10.0), ("drain", 8.0), ("drain", 8.0), ("maint", 6.0), ("maint", 6.0), ("down", 5.0), ("up", 3.0),
+        ("weight-0", 2.0),
+    ]  # fmt: skip
+
+
+def test_whether_a_client_can_be_served_is_said_of_the_whole_and_of_pools(board: b.Board) -> None:
+    status = look(board)
+    assert (status["serving"], status["reason"]) == (False, NO_WORKER)
+    lease(board, 3, pid=71, state=c.READY, beat_ms=100_000)
+    status = look(board)
+    assert (status["serving"], status["reason"]) == (True, "")
+    board.set_admin_state(0, b.ADMIN_DRAIN)
+    board.set_weight(1, 0)
+    status = look(board)
+    [pool] = status["pools"]
+    assert (status["serving"], pool["serving"], pool["up"]) == (False, False, 0)
+    assert status["reason"] == pool["reason"] == "1 with weight 0, 1 drained"
+    assert [one["state"] for one in status["backends"]] == ["drain", "weight-0"]
+    assert "NO CLIENT CAN BE SERVED: 1 with weight 0, 1 drained" in status_text(status)
+    lease(board, 3, pid=71, state=c.READY, beat_ms=90_000)  # hung
+    assert look(board)["reason"] == NO_WORKER
+
+
+def test_the_status_says_which_balancer_it_is_of(board: b.Board) -> None:
+    status = look(board)
+    assert (status["host"], status["config"]) == ("lb-1", "/etc/balancer.ini")
+    first, second, *_ = status_text(status).splitlines()
+    assert first.startswith("balancer 1.2.3 on lb-1 ")
+    assert second == "listening on 0.0.0.0:80  configuration /etc/balancer.ini"
+
+
+def test_the_last_events_are_there(board: b.Board) -> None:
+    for number in range(30):
+        board.shared.events.append(5, "down", f"backend={number}", 1_764_202_321_123_000_000, 99_000 + number)
+    events = look(board)["events"]
+    assert [event["text"] for event in events] == [f"backend={number}" for number in range(10, 30)]
+    assert events[0]["verb"] == "down" and events[0]["at"] == "2025-11-27T00:12:01.123Z"
+    assert events[0]["age_s"] == 1.0
+
+
+@given(st.text(), st.text())
+def test_nothing_from_outside_steers_the_terminal(name: str, reason: str) -> None:
+    found = status(
+        backends=[backend(name, check=reason)], reason=reason, serving=False, host=name, config=reason,
+        reload={"ok": False, "text": name}, listeners=[listener(name, addresses=[reason])],
+    )  # fmt: skip
+    lines = status_text(found).split("\n")
+    assert all(line.isprintable() for line in lines)
+    assert len(lines) == len(status_text(status(serving=False, reload={"ok": False})).split("\n"))
 
 
 def test_backend_sums_run_over_all_rows(board: b.Board) -> None:

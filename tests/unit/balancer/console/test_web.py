@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from balancer.console.answers import Answers
+from balancer.console.answers import MAKERS, Answers
 from balancer.console.web import CLIENT_LIMIT, HTTP_LIMITS, WebServer
 from balancer.eventloop.log import Log
 from balancer.eventloop.loop import Loop
@@ -26,7 +26,7 @@ class Fixture:
         self.socket.bind("")
         self.socket.listen(64)
         self.clients: list[socket.socket] = []
-        answers = Answers(self.loop, status)
+        answers = Answers(self.loop, status, MAKERS)
         self.server = WebServer(self.loop, lambda: [self.socket], answers, Log("console", os.devnull))
 
     def say(self, data: bytes = b"") -> socket.socket:

@@ -10,6 +10,7 @@ from balancer.pool.board import (
     ADMIN_MAINT,
     DOWN,
     UP,
+    W_ADMIN_SINCE_MS,
     W_ADMIN_STATE,
     W_FAMILY,
     W_SINCE_MS,
@@ -36,15 +37,23 @@ def test_verdict_admin_state_and_address_last_whatever_block_they_get() -> None:
     a, b, c = pool("a", "b", "c")
     old.write_verdict(0, [(W_VERDICT, DOWN), (W_SINCE_MS, 9_000), (W_SUBJECT, 77)])
     old.write_verdict(1, [(W_VERDICT, UP), (W_FAMILY, 4)])
-    old.set_admin_state(1, ADMIN_MAINT)
-    old.set_weight(2, 0)
+    old.set_admin_state(1, ADMIN_MAINT, 7_000)
+    old.set_weight(2, 0, 8_000)
     c2, a2, b2, d2 = pool("c", "a", "b", "d")
     restore_state(new, (a2, b2, c2, d2), export_state(old, (a, b, c)))
     assert [new.word(a2.index, column) for column in (W_VERDICT, W_SINCE_MS, W_SUBJECT)] == [DOWN, 9_000, 77]
     assert (new.word(b2.index, W_ADMIN_STATE), new.word(b2.index, W_FAMILY)) == (ADMIN_MAINT, 4)
     assert (new.weight_of(c2.index, 5), new.weight_of(a2.index, 5)) == (0, 5)
+    assert [new.word(one.index, W_ADMIN_SINCE_MS) for one in (a2, b2, c2)] == [0, 7_000, 8_000]
     assert new.word(d2.index, W_VERDICT) == 0
     assert new.versions(0)[0] % 2 == 0
+
+
+def test_what_a_version_without_ages_wrote_is_read() -> None:
+    new = board()
+    [a] = pool("a")
+    restore_state(new, [a], json.dumps({"a": [[0, 2, 0, 0, 0, 0], ADMIN_MAINT, 0]}))
+    assert (new.word(0, W_ADMIN_STATE), new.word(0, W_ADMIN_SINCE_MS)) == (ADMIN_MAINT, 0)
 
 
 def test_healthy_backends_are_left_out() -> None:
