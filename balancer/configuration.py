@@ -63,7 +63,7 @@ def parse(argv: Sequence[str], environ: Mapping[str, str]) -> Options:
     """Options from a command line (without the program's name) and an environment.
 
     Raises ConfigError with one sentence, or CommandLineAnswer when the command line asks a question."""
-    answer_early(argv, f"balancer {__version__}", help_text)
+    answer_early(argv, f"balancer {__version__}", help_text, OPTIONS)
     read = load_sections(SECTION, EVERY_OPTION, KINDS, argv, environ, ALL_SECTIONS)
     for kind, most in (("listener", MOST_LISTENERS), ("pool", MOST_POOLS)):
         for section in read.named[kind][most:]:

@@ -4,46 +4,46 @@ RULES: parses, sends one line, reads one JSON object, prints it. Knows nothing o
 The exit code is the answer's: 0 done, 1 refused by the console or no balancer there, 2 usage.
 """
 
-import argparse
 import json
 import os
+import shlex
 import socket
 import struct
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any, TypeVar
 
 from balancer import __version__
+from balancer.config.loader import ask as ask_for
+from balancer.config.streams import answer, complain, is_terminal, open_streams, wait_for_reader
 from balancer.console.table import status_text
+from balancer.ctl_options import PROGRAM, CommandLine, parse
+from balancer.eventloop.log import printable
 from balancer.options import admin_path
 
 DEFAULT_PORT = 9090  # as the balancer's own
 REPLY_LIMIT = 16 * 1024 * 1024  # bytes; a status of ten thousand backends is about 3 MB
 ANSWER_TIMEOUT = 5.0  # seconds; every command but `reload` is answered from memory
+FOLLOW_EVERY = 0.5  # seconds between two looks at the events
+EXIT_INTERRUPTED = 130  # as a shell reports SIGINT
+T = TypeVar("T")
+Exchange = Callable[[str, Sequence[str], float], dict[str, Any]]
 TIMEVAL = struct.Struct("@ll")
 RELOAD_TIMEOUT = 60.0  # seconds; `reload` answers when the new generation is ready or was given up
-
-EPILOG = """examples:
-  balancerctl status                      tables of listeners, pools, backends and workers
-  balancerctl -p 9090 status --json       the same as JSON, for scripts
-  balancerctl drain backend-2             no new sessions for it; the ones it has go on
-  balancerctl drain api/backend-2         the one of pool api, where another pool has one of that name
-  balancerctl weight backend-1 4          until the next `ready` of it, or a reload that renames it
-  balancerctl workers 4                   more or fewer workers, without losing a connection
-  balancerctl reload                      read the configuration again; tells what changed, or why it stays
-"""
 
 
 class CannotAsk(Exception):
     """No answer from the console; the text says why, in one sentence."""
 
 
-def ask(path: str, words: Sequence[str], timeout: float) -> dict[str, object]:
+def ask(path: str, words: Sequence[str], timeout: float) -> dict[str, Any]:
     """Send one command to the admin socket at `path` and return its decoded reply.
 
     `timeout` is in seconds, for the whole exchange's single steps.
     Raises CannotAsk when the connect fails, the answer does not come in time, or it is not a JSON object.
     """
-    line = " ".join(words).encode() + b"\n"
+    line = shlex.join(words).encode("utf-8", "surrogateescape") + b"\n"
     chunks: list[bytes] = []
     size = 0
     try:
@@ -62,46 +62,17 @@ def ask(path: str, words: Sequence[str], timeout: float) -> dict[str, object]:
         raise CannotAsk(f"the balancer at {path} did not answer within {timeout:g} s") from None
     except OSError as error:
         raise CannotAsk(f"cannot reach a balancer at {path}: {error.strerror or error}") from None
+    if not chunks:
+        raise CannotAsk(
+            f"the balancer at {path} closed the connection without an answer; its log may say why"
+        )
     try:
         reply = json.loads(b"".join(chunks))
-    except ValueError:
+    except (ValueError, RecursionError):
         raise CannotAsk(f"the answer from {path} is not JSON: is it a balancer's admin socket?") from None
     if not isinstance(reply, dict):
         raise CannotAsk(f"the answer from {path} is not a JSON object")
     return reply
-
-
-def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="balancerctl",
-        description="Look into a running balancer and steer it.",
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    where = parser.add_mutually_exclusive_group()
-    where.add_argument(
-        "--admin", metavar="PATH", help="the admin socket (default: BALANCER_ADMIN, or the one of the port)"
-    )
-    where.add_argument("-p", "--port", type=int, help=f"the balancer's port (default {DEFAULT_PORT})")
-    parser.add_argument("--version", action="version", version=f"balancerctl {__version__}")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    status = commands.add_parser("status", help="listeners, pools, backends, workers and totals")
-    status.add_argument("--json", action="store_true", help="as one JSON object")
-    for name, text in (
-        ("drain", "no new sessions for this backend; open ones go on"),
-        ("ready", "take new sessions again, with the configured weight"),
-        ("maint", "as drain, and it is not checked"),
-    ):
-        commands.add_parser(name, help=text).add_argument(
-            "name", metavar="NAME", help="the backend, or POOL/NAME"
-        )
-    weight = commands.add_parser("weight", help="change a backend's weight (0 = no new sessions)")
-    weight.add_argument("name", metavar="NAME", help="the backend, or POOL/NAME")
-    weight.add_argument("weight", type=int, metavar="N", help="0 to 256")
-    workers = commands.add_parser("workers", help="set the number of workers")
-    workers.add_argument("count", type=int, metavar="N")
-    commands.add_parser("reload", help="read the configuration again and tell the outcome")
-    return parser
 
 
 def admin_of(port: int | None, environ: Mapping[str, str]) -> str:
@@ -114,38 +85,97 @@ def admin_of(port: int | None, environ: Mapping[str, str]) -> str:
     return admin_path(port, environ)
 
 
-def words_of(args: argparse.Namespace) -> list[str]:
-    """The command line the console understands."""
-    extras = (getattr(args, name) for name in ("name", "weight", "count") if hasattr(args, name))
-    return [args.command, *map(str, extras)]
+def words_of(line: CommandLine) -> list[str]:
+    """The words that the console understands; a line has no line end in it."""
+    reason = " ".join(line.options.get("reason", "").split())
+    return [*line.words, *(("--reason", reason) if reason else ())]
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    args = build_parser().parse_args(argv)
-    path = args.admin or admin_of(args.port, os.environ)
-    words = words_of(args)
-    if any(len(word.split()) != 1 for word in words):
-        print("balancerctl: a backend's name has no spaces", file=sys.stderr)
-        return 2
+def main(
+    argv: Sequence[str] | None = None,
+    exchange: Exchange = ask,
+    wait: Callable[[float], bool] = wait_for_reader,
+) -> int:
+    open_streams()
     try:
-        reply = ask(path, words, RELOAD_TIMEOUT if args.command == "reload" else ANSWER_TIMEOUT)
+        words = sys.argv[1:] if argv is None else argv
+        return ask_for(PROGRAM, lambda: run(parse(words), exchange, wait))
     except CannotAsk as error:
-        print(f"balancerctl: {error}", file=sys.stderr)
+        complain(PROGRAM, lines_of(str(error)))
         return 1
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
+
+
+def run(line: CommandLine, exchange: Exchange, wait: Callable[[float], bool]) -> int:
+    """Ask, print, and return the exit code. Raises CannotAsk."""
+    path = line.options.get("admin") or admin_of(line.port, os.environ)
+    if line.command == "events":
+        return show_events(path, line, exchange, wait)
+    reply = exchange(path, words_of(line), RELOAD_TIMEOUT if line.command == "reload" else ANSWER_TIMEOUT)
     if "error" in reply:
-        print(f"balancerctl: {reply['error']}", file=sys.stderr)
-        return 1
+        raise CannotAsk(str(reply["error"]))
+    if "json" in line.options:
+        return answer(PROGRAM, json.dumps(reply, indent=2))
+    if line.command == "status":
+        colour = is_terminal(sys.stdout) and "NO_COLOR" not in os.environ
+        return answer(PROGRAM, understood(path, partial(status_text, reply, colour)))
+    return answer(PROGRAM, lines_of(str(reply.get("text", "ok"))))
+
+
+def show_events(path: str, line: CommandLine, exchange: Exchange, wait: Callable[[float], bool]) -> int:
+    """The last events; with --follow, also those to come, until the reader has gone. Raises CannotAsk."""
+    boot, last = "", 0
+    while True:
+        reply = exchange(path, ["events", str(last)], ANSWER_TIMEOUT)
+        if "error" in reply:
+            raise CannotAsk(str(reply["error"]))
+        found = understood(path, partial(EventsReply, reply))
+        if boot in ("", found.boot):
+            shown = understood(path, partial(events_text, found.events, "json" in line.options))
+            code = answer(PROGRAM, shown) if shown else 0
+            if code or "follow" not in line.options:
+                return code
+            boot, last = found.boot, found.last
+        else:  # another master, with events of its own
+            boot, last = found.boot, 0
+        if not wait(FOLLOW_EVERY):
+            return 0
+
+
+class EventsReply:
+    """What the console answers to `events`."""
+
+    def __init__(self, reply: Mapping[str, Any]) -> None:
+        self.boot = str(reply["boot"])
+        self.last = int(reply["last"])
+        self.events: list[Mapping[str, Any]] = list(reply["events"])
+
+
+def events_text(events: Sequence[Mapping[str, Any]], is_json: bool) -> str:
+    """One line for each event."""
+    if is_json:
+        return "\n".join(json.dumps(event) for event in events)
+    return "\n".join(printable(f"{event['at']} {event['verb']} {event['text']}") for event in events)
+
+
+def understood(path: str, show: Callable[[], T]) -> T:
+    """What `show` makes of an answer. Raises CannotAsk when the answer is not as this version expects."""
     try:
-        if args.command != "status":
-            print(reply.get("text", "ok"))
-        elif args.json:
-            print(json.dumps(reply, indent=2))
-        else:
-            print(status_text(reply, colour=sys.stdout.isatty() and "NO_COLOR" not in os.environ))
-    except BrokenPipeError:
-        # `balancerctl status | head -1`: the reader has what it wanted.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return 0
+        return show()
+    except KeyError as error:
+        what = f"it lacks {error.args[0]!r}"
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
+        what = str(error)
+    raise CannotAsk(
+        f"the answer from {path} is not understood: {what}; does {PROGRAM} {__version__} fit the balancer there? "
+        "See --json"
+    )
+
+
+def lines_of(text: str) -> str:
+    """The text with its line ends, and nothing else that would steer a terminal."""
+    return "\n".join(printable(line) for line in text.split("\n"))
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import Any
 
-from balancer.config.common import QUESTIONS
+from balancer.config.common import DAEMON_QUESTIONS
 from balancer.config.ini import NAME
 from balancer.config.option import Option, SectionKind, at_least, made_from, optional, options_in, options_of
 from balancer.config.sections import SET_OPTION
@@ -273,8 +273,9 @@ class ProcessOptions(DaemonOptions):
     )
     metrics: Address | None = _processes(  # noqa: RUF009 - a dataclass field
         "",
-        "address of the console's HTTP server, host:port or unix:/path: status page, /status.json, /metrics for "
-        "Prometheus, /health; read-only and without password, so keep it on loopback or a private net",
+        "address of the console's HTTP server, host:port or unix:/path: status page, /status.json, /events.json, "
+        "/metrics for Prometheus, /live, /ready, /health; read-only and without password, so keep it on loopback or a "
+        "private net",
         optional(parse_listen),
         metavar="ADDRESS",
         unset="off",
@@ -287,7 +288,13 @@ class ProcessOptions(DaemonOptions):
 
 
 KINDS = (SectionKind("listener", options_of(Listener)), SectionKind("pool", options_of(Pool)))
-EVERY_OPTION = (*options_of(Listener), *options_of(Pool), *options_of(ProcessOptions), SET_OPTION, *QUESTIONS)
+EVERY_OPTION = (
+    *options_of(Listener),
+    *options_of(Pool),
+    *options_of(ProcessOptions),
+    SET_OPTION,
+    *DAEMON_QUESTIONS,
+)
 OPTIONS = tuple(option for option in EVERY_OPTION if not option.named_only)  # those with a flag
 
 

@@ -4,7 +4,7 @@ RULES: declarations and checks; no particular program.
 """
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from balancer.config.option import Option, SectionSettings, option, options_in
@@ -43,6 +43,7 @@ QUESTIONS = (  # what every program's table ends with; see loader.answer_early a
     Option("version", "no", "print the version and exit", **_ASKS),
     Option("help", "no", "print this and exit", **_ASKS),
 )
+DAEMON_QUESTIONS = (*QUESTIONS[:-1], replace(QUESTIONS[-1], short="h"))  # -h is a client's height
 
 
 def check_debug(settings: SectionSettings) -> None:

@@ -186,11 +186,14 @@ def _parse(option: Option, text: str, source: str, title: str) -> Any:
         raise error_at(source, f"{where(option.name, source, title)}: {error.strerror}") from None
 
 
-def answer_early(argv: Sequence[str], version: str, text: Callable[[], str]) -> None:
+def answer_early(
+    argv: Sequence[str], version: str, text: Callable[[], str], options: Sequence[Option] = ()
+) -> None:
     """Raises CommandLineAnswer for --help and --version before anything is checked: the rest of the command line may be
-    wrong."""
+    wrong. -h is help where the options say so."""
+    helps = {"--help", "-help", *(f"-{each.short}" for each in options if each.name == "help" and each.short)}
     for word in argv:
-        if word in ("--help", "-help"):
+        if word in helps:
             raise CommandLineAnswer(text())
         if word in ("--version", "-version"):
             raise CommandLineAnswer(version)

@@ -8,6 +8,7 @@ wanted. Any other failure to write an answer is one sentence and exit code 1; a 
 """
 
 import os
+import select
 import sys
 from typing import TextIO
 
@@ -63,6 +64,20 @@ def write_error(text: str) -> None:
 def is_terminal(stream: TextIO | None) -> bool:
     """Whether the stream is open and a terminal."""
     return stream is not None and stream.isatty()
+
+
+def wait_for_reader(seconds: float) -> bool:
+    """Wait; False as soon as standard output has no reader: a pipe's has gone, noticed now or by the last `answer`."""
+    stream: TextIO | None = sys.stdout
+    try:
+        fd = -1 if stream is None else stream.fileno()
+        if os.fstat(fd).st_rdev == os.stat(os.devnull).st_rdev:
+            return False
+        poll = select.poll()
+        poll.register(fd, 0)
+        return not poll.poll(seconds * 1000)
+    except (OSError, ValueError):
+        return False
 
 
 def _silence(stream: TextIO) -> None:

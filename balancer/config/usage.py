@@ -1,12 +1,13 @@
 """Texts made from an option table: --help, --print-config and the Markdown tables of the README.
 
-RULES: pure; knows no particular option. All texts are made from the same table, so that they cannot differ."""
+RULES: knows no particular option. All texts are made from the same table, so that they cannot differ. --help fits the
+width of the terminal (layout.py)."""
 
 import re
-import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from balancer.config import layout
 from balancer.config.option import Option, SectionKind, SectionSettings, values_of
 from balancer.config.units import (
     format_duration,
@@ -21,8 +22,6 @@ from balancer.config.words import enclose
 _DURATIONS = (parse_duration, parse_positive_duration, parse_timeout)
 _SHAPES: dict[object, str] = {parse_size: "SIZE", parse_count: "N"}
 _SHAPES.update(dict.fromkeys(_DURATIONS, "TIME"))
-_WIDTH = 100
-_INDENT = 30
 _UNITS = (
     "Durations are written 250ms, 5s, 10m, 1h (a bare number is seconds), sizes 64k, 32m, 1g (powers of "
     "1024), counts 1000, 50m (powers of 1000)."
@@ -69,7 +68,7 @@ def _spelling(option: Option) -> str:
     return f"{short}--{option.name} {metavar(option)}"
 
 
-def _entry(option: Option, section: str) -> str:
+def _entry(option: Option, section: str) -> tuple[str, str]:
     default = shown_default(option)
     notes = [default if default == "required" else f"default {default}", option.environment(section)]
     if option.command_line_only or option.named_only:
@@ -77,11 +76,7 @@ def _entry(option: Option, section: str) -> str:
     if option.repeat:
         notes.insert(0, "one a line" if option.named_only else "repeatable")
     text = option.help + (f" [{'; '.join(notes)}]" if notes else "")
-    body = textwrap.wrap(text, _WIDTH - _INDENT, break_on_hyphens=False, break_long_words=False)
-    head = f"  {_spelling(option)}"
-    if len(head) < _INDENT - 1:
-        head = head.ljust(_INDENT) + body.pop(0)
-    return "\n".join([head, *(" " * _INDENT + line for line in body)])
+    return f"{_spelling(option)}", text
 
 
 def groups(options: Iterable[Option]) -> dict[str, list[Option]]:
@@ -102,19 +97,18 @@ def help_text(
 ) -> str:
     """What --help prints: purpose, an example, every option by group with unit, default and environment name, and what
     the sections with a name take."""
-    parts = [f"{program}: {about}", f"Example:\n  {example}"]
+    parts = [layout.filled(f"{program}: {about}"), f"Example:\n{layout.command(example)}"]
     for group, members in groups(options).items():
-        parts.append("\n".join([f"{group}:", *(_entry(option, section) for option in members)]))
+        parts.append(f"{group}:\n{layout.table(_entry(option, section) for option in members)}")
     if kinds:
         parts.append(_sections_help(section, kinds))
     prefix = section.replace("-", "_").upper()
     parts.append(
-        textwrap.fill(
+        layout.filled(
             f"Each option is also a key of section [{section}] in the file given with -c, and the "
             f"environment variable in its brackets ({prefix}_...; a list is separated by commas). "
             "The command line wins over the environment, the environment over the file, the file over the "
-            f"default; --print-config shows what won. {_UNITS}",
-            _WIDTH,
+            f"default; --print-config shows what won. {_UNITS}"
         )
     )
     return "\n\n".join(parts)
@@ -125,23 +119,22 @@ def _sections_help(section: str, kinds: Sequence[SectionKind]) -> str:
     names = " and ".join(f"{kind.name}s" for kind in kinds)
     program, kind = section.replace("-", "_").upper(), kinds[-1]
     key = next(option.name for option in kind.options if option.choices)
-    lines = textwrap.wrap(
-        f"Sections of the file, for several {names}. [{section}] then holds what concerns the process, and the "
-        "defaults of all:",
-        _WIDTH,
-    )
+    rows: list[tuple[str, str]] = []
     for each in kinds:
-        keys = " ".join(option.name for option in each.options if not option.named_only)
-        body = textwrap.wrap(keys, _WIDTH - _INDENT, break_on_hyphens=False)
-        lines += [f"  {each}".ljust(_INDENT) + body[0], *(" " * _INDENT + line for line in body[1:])]
-        lines += [_entry(option, section) for option in each.options if option.named_only]
-    lines += textwrap.wrap(
-        f"--set '{kind.name} a: {key}=...' wins over the environment variable {program}__{kind.name.upper()}_A__"
-        f"{key.upper()}, that over [{kind.name} a] in the file, that over what is set for [{section}] anywhere.",
-        _WIDTH,
-        break_on_hyphens=False,
-    )
-    return "\n".join(lines)
+        rows.append((str(each), " ".join(option.name for option in each.options if not option.named_only)))
+        rows += [_entry(option, section) for option in each.options if option.named_only]
+    parts = [
+        layout.filled(
+            f"Sections of the file, for several {names}. [{section}] then holds what concerns the process, and the "
+            "defaults of all:"
+        ),
+        layout.table(rows),
+        layout.filled(
+            f"--set '{kind.name} a: {key}=...' wins over the environment variable {program}__{kind.name.upper()}_A__"
+            f"{key.upper()}, that over [{kind.name} a] in the file, that over what is set for [{section}] anywhere."
+        ),
+    ]
+    return "\n".join(parts)
 
 
 def print_config(

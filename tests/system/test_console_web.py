@@ -200,7 +200,7 @@ def test_32_clients_of_each_kind_at_once_with_a_thousand_backends(tmp_path: Path
     path.write_text(f"[balancer]\nupstream =\n{backends}")
     with WithMetrics("-c", str(path), "--bind=127.0.0.1", metrics="127.0.0.1:0", check="none") as lb:
         before = [pid for pid, title in lb.titles().items() if "console" in title]
-        kinds = [
+        kinds: list[tuple[socket.AddressFamily, object, bytes]] = [
             (socket.AF_INET, lb.http, f"GET {path} HTTP/1.0\r\nHost: a\r\n\r\n".encode())
             for path in ("/", "/status.json", "/metrics", "/health")
         ]

@@ -38,6 +38,7 @@ FLOORS = {
     "balancer.service": SERVICE,
     "balancer.__main__": ENTRY,
     "balancer.ctl": ENTRY,
+    "balancer.ctl_options": OPTIONS,
     "workers": GROUND,
     "workers.wire": GROUND,
     "workers.imaging": GROUND,

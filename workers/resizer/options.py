@@ -12,7 +12,7 @@ from functools import cached_property
 
 from balancer import __version__
 from balancer.config import usage
-from balancer.config.common import ALL_SECTIONS, QUESTIONS, check_debug
+from balancer.config.common import ALL_SECTIONS, DAEMON_QUESTIONS, check_debug
 from balancer.config.cpus import available_cores
 from balancer.config.loader import answer_early, answer_late, load
 from balancer.config.option import at_least, between, build, options_in, options_of
@@ -189,13 +189,13 @@ class ResizerOptions(DaemonOptions):
         return has_id if self.orient == "auto" else self.orient == "yes"
 
 
-OPTIONS = (*options_of(ResizerOptions), *QUESTIONS)
+OPTIONS = (*options_of(ResizerOptions), *DAEMON_QUESTIONS)
 
 
 def parse_resizer(argv: Sequence[str], environ: Mapping[str, str]) -> ResizerOptions:
     """The resizer's options. Raises ConfigError with one sentence, or CommandLineAnswer when the command line asks a
     question."""
-    answer_early(argv, f"resizer {__version__}", help_text)
+    answer_early(argv, f"resizer {__version__}", help_text, OPTIONS)
     settings = load("resizer", OPTIONS, argv, environ, neighbours=ALL_SECTIONS)
     options = build(
         ResizerOptions,

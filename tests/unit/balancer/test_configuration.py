@@ -155,7 +155,7 @@ def test_questions() -> None:
 
 
 def test_help_tells_unit_default_and_variable_of_each_option() -> None:
-    text = " ".join(configuration.help_text().split())
+    text = " ".join(configuration.help_text().replace("\\\n", "").split())
     for option in OPTIONS:
         assert f"--{option.name}" in text or f"--[no-]{option.name}" in text
         if not option.command_line_only:

@@ -1,12 +1,17 @@
 """The command line of balancerctl, and what it says without an answer."""
 
+import json
+import shlex
 import socket
 import threading
 from pathlib import Path
+from typing import Any, Self
 
 import pytest
 
 from balancer import ctl
+from balancer.ctl_options import parse
+from tests.unit.balancer.console import sample_status as sample
 
 
 @pytest.mark.parametrize(
@@ -15,19 +20,21 @@ from balancer import ctl
         (["status", "--json"], ["status"]),
         (["drain", "backend-2"], ["drain", "backend-2"]),
         (["-p", "7000", "weight", "a", "0"], ["weight", "a", "0"]),
-        (["workers", "4"], ["workers", "4"]),
+        (["drain", "a", "--reason", "disk\nfull"], ["drain", "a", "--reason", "disk full"]),
+        (["drain", "a", "--reason", " "], ["drain", "a"]),
     ],
 )
-def test_the_console_is_sent_the_command_alone(argv: list[str], words: list[str]) -> None:
-    assert ctl.words_of(ctl.build_parser().parse_args(argv)) == words
+def test_the_console_is_sent_the_command_and_the_reason(argv: list[str], words: list[str]) -> None:
+    assert ctl.words_of(parse(argv)) == words
 
 
-@pytest.mark.parametrize("argv", [[], ["dance"], ["weight", "a"], ["weight", "a", "much"]])
-def test_misuse_exits_2(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("argv", [[], ["dance"], ["weight", "a"], ["status", "--colour"]])
+def test_misuse_exits_2_and_says_where_help_is(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:
         ctl.main(argv)
     assert stop.value.code == 2
-    assert "usage: balancerctl" in capsys.readouterr().err
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith("balancerctl: ") and line.endswith("(see balancerctl --help)")
 
 
 def test_no_balancer_there_is_one_sentence_and_1(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -37,35 +44,148 @@ def test_no_balancer_there_is_one_sentence_and_1(tmp_path: Path, capsys: pytest.
     )
 
 
+class Console:
+    """Answers one client after another with what it is given, and keeps what it was asked."""
+
+    def __init__(self, path: str, *answers: bytes) -> None:
+        self.path = path
+        self.asked: list[bytes] = []
+        self._answers = answers
+        self._listener = socket.socket(socket.AF_UNIX)
+        self._thread = threading.Thread(target=self._serve)
+
+    def _serve(self) -> None:
+        for answer in self._answers:
+            conn, _ = self._listener.accept()
+            with conn, conn.makefile("rb") as lines:
+                self.asked.append(lines.readline())
+                conn.sendall(answer)
+
+    def __enter__(self) -> Self:
+        self._listener.bind(self.path)
+        self._listener.listen()
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._thread.join()
+        self._listener.close()
+
+
 @pytest.mark.parametrize(
     ("answer", "code", "text"),
     [
         (b'{"text": "a is drain"}\n', 0, "a is drain\n"),
+        (b'{"text": "generation 2\\nadded: b"}\n', 0, "generation 2\nadded: b\n"),
+        (b'{"text": "\\u001b[2Ja\\r\\u202e"}\n', 0, "\\x1b[2Ja\\r\\u202e\n"),
+        (b"{}\n", 0, "ok\n"),
+        (b'{"text": ["a"]}\n', 0, "['a']\n"),
         (b'{"error": "no backend is called \'a\'"}\n', 1, "balancerctl: no backend is called 'a'\n"),
+        (b'{"error": "\\u001b]0;title\\u0007"}\n', 1, "balancerctl: \\x1b]0;title\\x07\n"),
         (b"220 mail ready\n", 1, "is it a balancer's admin socket?"),
+        (b"\xff\xfe\n", 1, "is it a balancer's admin socket?"),
+        (b"[" * 100_000, 1, "is it a balancer's admin socket?"),
         (b"[]\n", 1, "not a JSON object"),
+        (b"", 1, "closed the connection without an answer"),
     ],
 )
 def test_the_answer_decides_the_exit_code(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], answer: bytes, code: int, text: str
 ) -> None:
     path = str(tmp_path / "a.sock")
-    with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(path)
-        listener.listen()
-
-        def serve() -> None:
-            conn, _ = listener.accept()
-            with conn, conn.makefile("rb") as lines:
-                assert lines.readline() == b"drain a\n"
-                conn.send(answer)
-
-        thread = threading.Thread(target=serve)
-        thread.start()
-        assert ctl.main(["--admin", path, "drain", "a"]) == code
-        thread.join()
+    with Console(path, answer) as console:
+        assert ctl.main(["--admin", path, "drain", "my app", "--reason", "it's old"]) == code
+    assert shlex.split(console.asked[0].decode()) == ["drain", "my app", "--reason", "it's old"]
     out = capsys.readouterr()
     assert text in (out.err if code else out.out)
+    assert (out.err if code else out.out).count("\n") == text.count("\n") or code
+
+
+WHOLE = sample.status()
+
+
+def without(key: str) -> dict[str, Any]:
+    return {name: value for name, value in WHOLE.items() if name != key}
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        *(without(key) for key in WHOLE if key not in ("schema", "steering", "events", "reload")),
+        WHOLE | {"backends": 5},
+        WHOLE | {"backends": [{}]},
+        WHOLE | {"workers": {"slot": 1}},
+        WHOLE | {"totals": None},
+        WHOLE | {"uptime_s": "long"},
+        WHOLE | {"uptime_s": 1e999},
+        WHOLE | {"pools": [sample.pool("a", []) | {"up": None, "queued": []}]},
+        WHOLE | {"reload": "soon"},
+        {},
+    ],
+)
+def test_a_status_that_is_not_understood_is_a_sentence(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], reply: dict[str, Any]
+) -> None:
+    """Of another version, or not a balancer's: whatever is missing or of another kind."""
+    path = str(tmp_path / "a.sock")
+    with Console(path, json.dumps(reply).encode() + b"\n"):
+        code = ctl.main(["--admin", path, "status"])
+    out = capsys.readouterr()
+    if code == 0:  # shown as it is
+        assert "Traceback" not in out.err and out.out
+    else:
+        [line] = out.err.splitlines()
+        assert line.startswith(f"balancerctl: the answer from {path} is not understood: ")
+        assert code == 1 and out.out == ""
+
+
+def test_a_missing_key_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = str(tmp_path / "a.sock")
+    with Console(path, json.dumps(without("totals")).encode()):
+        assert ctl.main(["--admin", path, "status"]) == 1
+    assert "it lacks 'totals'" in capsys.readouterr().err
+
+
+def events(boot: str, last: int, *verbs: str) -> bytes:
+    found = [sample.event(verb, serial=last) for verb in verbs]
+    return json.dumps({"boot": boot, "last": last, "events": found}).encode() + b"\n"
+
+
+def test_events_are_lines(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = str(tmp_path / "a.sock")
+    with Console(path, events("1-1", 7, "down", "up")):
+        assert ctl.main(["events", "--admin", path]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "2026-11-27T00:12:01.123Z down backend=a check=refused",
+        "2026-11-27T00:12:01.123Z up backend=a check=refused",
+    ]
+    with Console(path + "2", events("1-1", 7, "down")):
+        assert ctl.main(["events", "--admin", path + "2", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["verb"] == "down"
+
+
+def test_events_are_followed_over_an_upgrade(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A new master counts its events anew: what it has is shown from the beginning."""
+    rounds = iter([True, True, True, True, False])
+    path = str(tmp_path / "a.sock")
+    answers = [
+        events("1-1", 7, "down"),
+        events("1-1", 7),
+        events("2-9", 1, "upgrade"),
+        events("2-9", 2, "upgrade", "up"),
+        events("2-9", 2),
+    ]
+    with Console(path, *answers) as console:
+        assert ctl.main(["events", "-f", "--admin", path], wait=lambda seconds: next(rounds)) == 0
+    assert [line.split()[1] for line in capsys.readouterr().out.splitlines()] == ["down", "upgrade", "up"]
+    assert console.asked == [b"events 0\n", b"events 7\n", b"events 7\n", b"events 0\n", b"events 2\n"]
+
+
+def test_ctrl_c_is_no_traceback() -> None:
+    def interrupted(*_: object) -> dict[str, Any]:
+        raise KeyboardInterrupt
+
+    assert ctl.main(["status", "--admin", "x"], interrupted) == 130
 
 
 def test_the_socket_is_found_where_the_daemon_puts_it() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from balancer.config import loader as config
-from balancer.config.common import QUESTIONS
+from balancer.config.common import DAEMON_QUESTIONS, QUESTIONS
 from balancer.config.option import (
     CommandLineAnswer,
     ConfigError,
@@ -354,7 +354,9 @@ def test_help_and_version_come_before_any_check() -> None:
     ):
         with pytest.raises(CommandLineAnswer, match=text):
             config.answer_early(["--prot", word], "b 1", lambda: "the help")
-    config.answer_early(["-h", "100"], "b 1", lambda: "the help")
+    config.answer_early(["-h", "100"], "b 1", lambda: "the help", QUESTIONS)
+    with pytest.raises(CommandLineAnswer, match="the help"):
+        config.answer_early(["-h", "100"], "b 1", lambda: "the help", DAEMON_QUESTIONS)
 
 
 def test_print_config_reads_back_and_tells_sources(ini: Any, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from balancer.config.streams import answer, complain, is_terminal, open_streams
+from balancer.config.streams import answer, complain, is_terminal, open_streams, wait_for_reader
 
 TEXT = "héllo \u2192 \udcff"  # with a byte of a file name that is no UTF-8
 Make = Callable[[], TextIOWrapper | None]
@@ -47,6 +47,21 @@ def test_an_answer_that_cannot_be_written(
     assert (tmp_path / "err").read_text() == sentence
     if stream is not None:
         stream.close()  # as the interpreter does at its exit: writes once more what was left
+
+
+@pytest.mark.parametrize("is_noticed", [False, True])
+def test_a_reader_that_has_gone_is_noticed(is_noticed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fails where `balancerctl events --follow | head -1` runs for ever: after a write, too."""
+    reader, writer = os.pipe()
+    with open(writer, "w") as stream:
+        monkeypatch.setattr("sys.stdout", stream)
+        assert wait_for_reader(0.0)
+        os.close(reader)
+        if is_noticed:
+            assert answer("p", "x") == 0
+        assert not wait_for_reader(0.0)
+    monkeypatch.setattr("sys.stdout", None)
+    assert not wait_for_reader(0.0)
 
 
 @pytest.mark.parametrize("make", [closed_pipe, full_disk, closed_at_the_start])

@@ -1,0 +1,171 @@
+"""The command line of balancerctl: commands, options in any order, and the texts about them.
+
+RULES: pure. Every refusal is a UsageError of one sentence; --help and --version end in a CommandLineAnswer.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from balancer import __version__
+from balancer.config import layout
+from balancer.config.ini import did_you_mean
+from balancer.config.option import CommandLineAnswer, UsageError
+
+PROGRAM = "balancerctl"
+ABOUT = "looks into a running balancer and steers it"
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """`arguments`: the words behind it; `is_act`: it changes something, so it takes a reason."""
+
+    arguments: tuple[str, ...]
+    help: str
+    is_act: bool = True
+
+
+COMMANDS = {
+    "status": Command((), "listeners, pools, backends and workers, and whether clients can be served", False),
+    "events": Command((), "the last 500 events: what went up or down, and what operators did", False),
+    "drain": Command(("NAME",), "no new sessions for this backend; open ones go on"),
+    "ready": Command(("NAME",), "take new sessions again, with the configured weight"),
+    "maint": Command(("NAME",), "as drain, and it is not checked"),
+    "weight": Command(("NAME", "N"), "change a backend's weight, 0 to 256; 0 is no new sessions"),
+    "workers": Command(("N",), "set the number of workers, without losing a connection"),
+    "reload": Command((), "read the configuration again; tells what changed, or why the old one stays"),
+}
+ACTS = tuple(name for name, command in COMMANDS.items() if command.is_act)
+
+
+@dataclass(frozen=True, slots=True)
+class Flag:
+    """An option; `value` is the word for its value in texts, empty where it takes none. `commands`: those it goes with,
+    empty for all."""
+
+    name: str
+    help: str
+    value: str = ""
+    short: str = ""
+    commands: tuple[str, ...] = ()
+
+    @property
+    def spelling(self) -> str:
+        short = f"-{self.short}, " if self.short else ""
+        return f"{short}--{self.name}{' ' if self.value else ''}{self.value}"
+
+
+FLAGS = (
+    Flag("admin", "the admin socket, or BALANCER_ADMIN; unset, it is found by the port", "PATH"),
+    Flag("port", "the balancer's port, or BALANCER_PORT", "N", "p"),
+    Flag("json", "print what the balancer answers as JSON, for scripts"),
+    Flag("reason", "why, for the log and the events", "TEXT", commands=ACTS),
+    Flag("follow", "go on with what happens from now on, until Ctrl-C", short="f", commands=("events",)),
+    Flag("version", "print the version and exit"),
+    Flag("help", "print this and exit", short="h"),
+)
+EXAMPLES = (
+    "balancerctl status",
+    "balancerctl -p 9090 status --json",
+    "balancerctl drain web-2 --reason 'new disk'",
+    "balancerctl drain api/web-2",
+    "balancerctl weight web-1 4",
+    "balancerctl events --follow",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class CommandLine:
+    """`words`: the command and its arguments; `options`: name -> value, "" of a flag."""
+
+    words: tuple[str, ...]
+    options: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def command(self) -> str:
+        return self.words[0]
+
+    @property
+    def port(self) -> int | None:
+        return int(self.options["port"]) if "port" in self.options else None
+
+
+def parse(argv: Sequence[str]) -> CommandLine:
+    """Raises UsageError, or CommandLineAnswer for --help and --version."""
+    words: list[str] = []
+    options: dict[str, str] = {}
+    rest = list(reversed(argv))
+    while rest:
+        word = rest.pop()
+        if word == "--":
+            words += reversed(rest)
+            break
+        if word[:1] != "-" or word == "-" or word[1:2].isdigit():  # -1 is a weight that the balancer refuses
+            words.append(word)
+            continue
+        flag, given = flag_of(word)
+        if not flag.value and given is not None:
+            raise UsageError(f"--{flag.name} takes no value")
+        if flag.value and given is None:
+            if not rest:
+                raise UsageError(f"--{flag.name} needs a value ({flag.value})")
+            given = rest.pop()
+        options[flag.name] = given or ""
+    if "help" in options:
+        raise CommandLineAnswer(help_text())
+    if "version" in options:
+        raise CommandLineAnswer(f"{PROGRAM} {__version__}")
+    line = CommandLine(tuple(words), options)
+    check(line)
+    return line
+
+
+def flag_of(word: str) -> tuple[Flag, str | None]:
+    """The option of a word, and the value that it carries. Raises UsageError."""
+    name, equals, value = word.lstrip("-").partition("=")
+    for flag in FLAGS:
+        if name == flag.name or (name == flag.short and not word.startswith("--")):
+            return flag, value if equals else None
+        if flag.value and flag.short and word[1] == flag.short:  # -p9090
+            return flag, word[2:].removeprefix("=")
+    near = did_you_mean(name, [flag.name for flag in FLAGS], "--")
+    raise UsageError(f"option {word.partition('=')[0]} is unknown{near}")
+
+
+def check(line: CommandLine) -> None:
+    """Raises UsageError when the words and the options do not go together."""
+    if not line.words:
+        raise UsageError(f"no command; there are: {', '.join(COMMANDS)}")
+    command = COMMANDS.get(line.command)
+    if command is None:
+        near = did_you_mean(line.command, COMMANDS)
+        raise UsageError(f"unknown command {line.command!r}{near or '; there are: ' + ', '.join(COMMANDS)}")
+    if len(line.words) != 1 + len(command.arguments):
+        raise UsageError(f"usage: {' '.join((PROGRAM, line.command, *command.arguments))}")
+    if any("\n" in word for word in line.words):
+        raise UsageError("a name has no line end in it")
+    for flag in FLAGS:
+        if flag.name in line.options and flag.commands and line.command not in flag.commands:
+            raise UsageError(f"--{flag.name} goes with {', '.join(flag.commands)}, not with {line.command}")
+    if "admin" in line.options and "port" in line.options:
+        raise UsageError("--admin and --port both say which balancer: give one of them")
+    port = line.options.get("port", "1")
+    if not (port.isascii() and port.isdigit() and len(port) < 6 and 0 < int(port) < 65536):
+        raise UsageError(f"--port: {port!r} is no port from 1 to 65535")
+
+
+def help_text() -> str:
+    """What --help prints, within the width of the terminal."""
+    commands = [(" ".join((name, *one.arguments)), one.help) for name, one in COMMANDS.items()]
+    flags = [(flag.spelling if flag.short else f"    {flag.spelling}", flag.help) for flag in FLAGS]
+    parts = [
+        layout.filled(f"{PROGRAM}: {ABOUT}"),
+        f"Usage:\n  {PROGRAM} COMMAND [OPTION ...]",
+        "Commands:\n" + layout.table(commands),
+        "Options, in any order:\n" + layout.table(flags),
+        "Examples:\n" + "\n".join(layout.command(example) for example in EXAMPLES),
+        layout.filled(
+            "NAME is a backend's name, or POOL/NAME where another pool has one of that name. Exit code: 0 done, 1 "
+            "refused by the balancer or no balancer there, 2 a wrong command line."
+        ),
+    ]
+    return "\n\n".join(parts)

@@ -1,0 +1,83 @@
+"""What programs print survives any stream: a closed pipe, /dev/full, closed descriptors, an ASCII terminal."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from scripts.lab.process import ROOT, clean_environment
+
+PROGRAMS = {
+    "balancer": ["balancer", "-u", "a:1", "--admin=/tmp/ä/\udcff"],
+    "resizer": ["workers.resizer", "--name=ä"],
+    "resize-client": ["workers.client", "-w", "1", "--log=/ä"],
+    "balancerctl": ["balancer.ctl", "--admin=/tmp/ä"],
+}
+QUESTIONS = [
+    *((program, question) for program in PROGRAMS for question in ("--help", "--version", "--nonsense")),
+    *((program, "--print-config") for program in PROGRAMS if program != "balancerctl"),
+    *((program, "-h") for program in ("balancer", "resizer", "balancerctl")),
+    ("balancerctl", "status"),
+    ("balancer", "--check-config"),
+]
+Streams = Callable[[list[str]], "subprocess.CompletedProcess[bytes]"]
+
+
+def run(
+    command: list[str], redirection: str = "", **environment: str
+) -> "subprocess.CompletedProcess[bytes]":
+    """Run by a shell, whose redirections can close a descriptor."""
+    return subprocess.run(
+        ["bash", "-c", f'exec "$@" {redirection}', "bash", *command],
+        cwd=ROOT,
+        capture_output=True,
+        timeout=30,
+        env=clean_environment(environment),
+    )
+
+
+def to_no_reader(command: list[str]) -> "subprocess.CompletedProcess[bytes]":
+    reader, writer = os.pipe()
+    os.close(reader)
+    with open(writer, "wb") as out:
+        return subprocess.run(
+            command, cwd=ROOT, stdout=out, stderr=subprocess.PIPE, timeout=30, env=clean_environment()
+        )
+
+
+STREAMS: dict[str, Streams] = {
+    "a closed pipe": to_no_reader,
+    "/dev/full": lambda command: run(command, ">/dev/full"),
+    "/dev/full for errors": lambda command: run(command, "2>/dev/full"),
+    "no standard output": lambda command: run(command, ">&-"),
+    "no standard error": lambda command: run(command, "2>&-"),
+    "nothing at all": lambda command: run(command, "<&- >&- 2>&-"),
+    "an ASCII terminal": lambda command: run(command, PYTHONIOENCODING="ascii", PYTHONUTF8="0", LC_ALL="C"),
+}
+
+
+@pytest.mark.parametrize("streams", STREAMS)
+@pytest.mark.parametrize(("program", "question"), QUESTIONS)
+def test_no_stream_makes_a_traceback(program: str, question: str, streams: str) -> None:
+    done = STREAMS[streams]([sys.executable, "-m", *PROGRAMS[program], question])
+    text = (done.stderr or b"") + (done.stdout or b"")
+    assert b"Traceback" not in text and b"Exception ignored" not in text, text.decode(errors="replace")
+    is_wrong = question == "--nonsense"
+    assert done.returncode in ((2,) if is_wrong else (0, 1, 2)), (done.returncode, text)
+    if streams == "/dev/full" and not is_wrong and done.returncode == 1:
+        assert text.startswith(program.encode() + b": ") and text.count(b"\n") == 1
+    if streams == "a closed pipe" and question in ("--help", "-h", "--version"):
+        assert (done.returncode, text) == (0, b"")
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_a_usage_error_names_the_program_and_where_help_is(program: str, tmp_path: Path) -> None:
+    done = run([sys.executable, "-m", *PROGRAMS[program], "--nonsense"])
+    [line] = done.stderr.decode().splitlines()
+    assert done.returncode == 2 and done.stdout == b""
+    assert line.startswith(f"{program}: option --nonsense is unknown") and line.endswith(
+        f"(see {program} --help)"
+    )
