@@ -150,7 +150,7 @@ def target_size(target: str, source: geometry.Size) -> geometry.Size:
     """The size of `800x600`, or of `1920`, a width that keeps the aspect ratio; computed here, so that it is the same
     for all pipelines."""
     width, _, height = target.partition("x")
-    return geometry.plan_resize(source, int(width), int(height or 0), "stretch", is_turned=False).size
+    return geometry.plan_resize(source, geometry.Target(int(width), int(height or 0))).size
 
 
 def measure(
