@@ -261,7 +261,7 @@ class ProcessOptions(DaemonOptions):
     )
     resolver_refresh: float = _processes(
         "10s",
-        "time between two lookups of a backend's name, where the answer does not say how long it holds",
+        "time between two lookups of a backend's name; one that has no address yet is looked up with each check",
         parse_positive_duration,
     )
     admin: str = _processes(

@@ -86,9 +86,9 @@ class MonitoredBackend:
         return {**self.pool.labels(), "backend": self.backend.name}
 
 
-def run(child: Child, pools: Sequence[Pool], board: Board) -> int:
+def run(child: Child, pools: Sequence[Pool], board: Board, resolver_refresh: float) -> int:
     """The role: probe until told to stop. Returns the exit code."""
-    prober = Prober(child, pools, board)
+    prober = Prober(child, pools, board, resolver_refresh=resolver_refresh)
     child.on_drain = lambda deadline: child.loop.stop()
     child.on_tick = prober.tick
     prober.start()
@@ -122,6 +122,7 @@ class Prober:
         board: Board,
         resolver: Resolver | None = None,
         probe: Callable[[Loop, Target, float, Done], Probe] = Probe,
+        resolver_refresh: float = 10.0,
     ) -> None:
         self._child, self._board = child, board
         self._loop, self._log = child.loop, child.log
@@ -129,6 +130,7 @@ class Prober:
         self._writer = VerdictWriter(board, child.row)
         self._resolver = resolver or Resolver()
         self._probe = probe
+        self._resolver_refresh = resolver_refresh
         self._random = random.Random().random
         self._pools = [monitor(pool) for pool in pools]
         self._backends = [one for pool in self._pools for one in pool.backends]
@@ -301,7 +303,10 @@ class Prober:
         for pool in self._pools:
             if now < pool.resolve_at:
                 continue
-            pool.resolve_at = now + pool.pool.check_interval
+            # A name without an address takes its backend out, so it is asked for again as often as it is checked.
+            lacks = any(one.lacks_address() for one in pool.backends)
+            refresh = self._resolver_refresh
+            pool.resolve_at = now + (min(refresh, pool.pool.check_interval) if lacks else refresh)
             for name in pool.names():
                 self._resolver.ask(name)
 

@@ -123,7 +123,9 @@ class BalancerService:
             )
         return (
             Role("worker", process.workers, lambda child: worker.run(child, options, board)),
-            Role("prober", 1, lambda child: prober.run(child, options.pools, board)),
+            Role(
+                "prober", 1, lambda child: prober.run(child, options.pools, board, process.resolver_refresh)
+            ),
             Role("console", 1, lambda child: console.run(child, options, board)),
         )
 

@@ -38,4 +38,5 @@ class RepeatedLine:
     def _write_last(self) -> None:
         omitted, self._omitted = self._omitted, 0
         self._until, self._written = self._loop.now + SECOND, 1
-        self._write(**self._last, omitted=omitted - 1)
+        count = {"omitted": omitted - 1} if omitted > 1 else {}
+        self._write(**self._last, **count)

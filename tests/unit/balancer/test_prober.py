@@ -454,7 +454,7 @@ def test_names_are_resolved_kept_and_followed() -> None:
 
     def answer(*addresses: str) -> None:
         sim.names["web"] = list(addresses)
-        sim.loop.advance(2.1, prober.tick)
+        sim.loop.advance(10.1, prober.tick)
         sim.loop.handlers[0](1)
 
     answer("10.0.0.1")
@@ -471,6 +471,25 @@ def test_names_are_resolved_kept_and_followed() -> None:
         "info resolve backend=web:80 old=- address=10.0.0.1",
         "info resolve backend=web:80 old=10.0.0.1 address=10.0.0.2",
     ]
+
+
+def test_a_name_is_looked_up_by_resolver_refresh_and_with_each_check_until_it_has_an_address() -> None:
+    sim = ProberSimulation("web:80")
+    prober = sim.prober()
+
+    def address_after(seconds: float, *addresses: str) -> str:
+        """The address in use when the name server has answered so for that time."""
+        sim.names["web"] = list(addresses)
+        sim.loop.advance(seconds, prober.tick)
+        sim.loop.handlers[0](1)
+        target = target_of(sim.board, sim.backends[0])
+        return str(target[1][0]) if target else "-"
+
+    assert address_after(0.1) == "-"
+    assert address_after(2.1, "10.0.0.1") == "10.0.0.1"  # with the check, every 2 s
+    assert address_after(2.1, "10.0.0.1") == "10.0.0.1"  # the last lookup that was due with a check
+    assert address_after(2.1, "10.0.0.2") == "10.0.0.1"
+    assert address_after(10.1, "10.0.0.2") == "10.0.0.2"
 
 
 def test_a_name_that_never_resolved_goes_down_as_unresolved() -> None:
