@@ -20,7 +20,7 @@ class ClientJob:
     """One picture to be resized once: its record from scan to report."""
 
     picture: Picture
-    target: str
+    target: str  # as planned; once it is saved, as the file is called
     is_saved: bool = True  # False: the reply is counted, not saved
     failed_tries: int = 0
     after_serial: int = 0  # only connections with a higher serial may carry it

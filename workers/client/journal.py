@@ -1,7 +1,9 @@
 """The journal of saved results: one line of JSON per result, in `.resize-client.journal` of the output directory.
 
     {"source": "a/x.jpg", "size": 81234, "mtime_ns": 17..., "job": "200x200 stretch", "target": "a/x-200x200.jpg",
-     "saved_size": 4711, "saved_ns": 17...}
+     "saved_size": 4711, "saved_ns": 17..., "saved_as": "a/x-200x200.jpg"}
+
+`target` is the name that was planned, `saved_as` the name of the file.
 
 A line is written when the result is complete on disk but not yet renamed. So a line alone proves nothing: a result
 counts as done only when the target exists with exactly that size and modification time, which a rename keeps. A run
@@ -31,6 +33,7 @@ class JournalEntry:
     target: str
     saved_size: int
     saved_ns: int
+    saved_as: str
 
 
 class Journal:
@@ -70,6 +73,7 @@ class Journal:
             try:
                 row = json.loads(line)
                 if row["job"] == self._job:
+                    row.setdefault("saved_as", row["target"])
                     entry = JournalEntry(*(row[name] for name in JournalEntry.__slots__))
                     entries[row["source"], entry.target] = entry
             except (ValueError, KeyError, TypeError):
@@ -83,11 +87,11 @@ class Journal:
         entry = self._entries.get((picture.path, target))
         if entry is None or (entry.size, entry.mtime_ns) != (picture.size, picture.mtime_ns):
             return False
-        info = self._output.stat(target)
+        info = self._output.stat(entry.saved_as)
         return info is not None and (info.st_size, info.st_mtime_ns) == (entry.saved_size, entry.saved_ns)
 
-    def note(self, picture: Picture, target: str, saved: os.stat_result) -> None:
-        """Append the line of a result that is about to be renamed. Raises OSError."""
+    def note(self, picture: Picture, target: str, saved: os.stat_result, saved_as: str = "") -> None:
+        """Append the line of a result that is about to be renamed to `saved_as`, or to `target`. Raises OSError."""
         row = {
             "source": picture.path,
             "size": picture.size,
@@ -96,5 +100,6 @@ class Journal:
             "target": target,
             "saved_size": saved.st_size,
             "saved_ns": saved.st_mtime_ns,
+            "saved_as": saved_as or target,
         }
         os.write(self._fd, json.dumps(row).encode() + b"\n")  # ASCII: surrogate escapes are kept as \udcxx

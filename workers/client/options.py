@@ -64,6 +64,39 @@ class ClientOptions(CommonOptions):
         between(0, 100),
         metavar="Q",
     )
+    gravity: str = _task(
+        "",
+        "side of the picture that cover keeps",
+        choices=(
+            "center",
+            "north",
+            "south",
+            "east",
+            "west",
+            "northeast",
+            "northwest",
+            "southeast",
+            "southwest",
+        ),
+        unset="the centre",
+    )
+    enlarge: bool = _task("yes", "results may be larger than their sources", flag=True)
+    icc: str = _task(
+        "",
+        "colours that are not sRGB: convert them, keep the profile, or drop it",
+        choices=("keep", "srgb", "drop"),
+        unset="as the resizer is set",
+    )
+    subsampling: str = _task(
+        "",
+        "subsampling of colours in JPEG and AVIF results",
+        choices=("auto", "420", "444"),
+        unset="auto, which is 444 from quality 90 on",
+    )
+    keep: tuple[str, ...] = _task(
+        "", "metadata that the results keep", choices=("exif", "xmp", "copyright"), repeat=True
+    )
+    tolerant: bool = _task("no", "show files that end early as far as they go", flag=True)
     times: int = _task("1", "go through the directory this many times", at_least(1), metavar="N")
     dry_run: bool = _task("no", "ask for replies without any picture work and save nothing", flag=True)
     flood: bool = _task("no", "every connection sends the whole directory, to make load", flag=True)
@@ -107,6 +140,19 @@ class ClientOptions(CommonOptions):
     fsync: bool = _files("no", "fsync each result before it is renamed into place", flag=True)
     report: str = _files("", "write one row for each picture to FILE.json or FILE.csv", metavar="FILE")
     notes: tuple[str, ...] = ()  # things worth a warning
+
+    @property
+    def parameters(self) -> str:
+        """What else is asked for, as in Request.parameters; "" when nothing is, so that any resizer understands it."""
+        asked = {
+            "gravity": self.gravity,
+            "enlarge": "" if self.enlarge else "no",
+            "icc": self.icc,
+            "subsampling": self.subsampling,
+            "keep": ",".join(self.keep),
+            "tolerant": "yes" if self.tolerant else "",
+        }
+        return "&".join(f"{name}={value}" for name, value in asked.items() if value)
 
 
 OPTIONS = (*options_of(ClientOptions), *QUESTIONS)

@@ -20,6 +20,7 @@ from workers.client.connection import ClientConnection
 from workers.client.dispatcher import DispatchCalls, Dispatcher, DispatchLimits
 from workers.client.jobs import ClientJob, JobQueue
 from workers.client.journal import Journal
+from workers.client.naming import named_by_size
 from workers.client.options import ClientOptions
 from workers.client.output import OutputDirectory
 from workers.client.picture_header import read_header
@@ -136,6 +137,7 @@ class ClientRun:
             fit="" if options.fit == "stretch" else options.fit,
             format=options.format,
             quality=options.quality,
+            parameters=options.parameters,
         )
         return job.request
 
@@ -169,9 +171,14 @@ class ClientRun:
         if not job.is_saved or output is None:
             return ""
 
+        planned, found = job.target, read_header(response.data)
+        if found is not None:
+            asked = job.request.target_width, job.request.target_height
+            job.target = named_by_size(planned, asked, (found.width, found.height))
+
         def note(saved: os.stat_result) -> None:
             if journal is not None:
-                journal.note(job.picture, job.target, saved)
+                journal.note(job.picture, planned, saved, job.target)
 
         try:
             output.save(job.target, response.data, note)

@@ -39,6 +39,7 @@ def resize_directory(options: ClientOptions) -> Statistics:
     targets = target_names((p.path for p in found.pictures), options.width, options.height, options.format)
     output = None if options.dry_run else OutputDirectory(options.output, options.fsync)
     job = f"{options.width}x{options.height} {options.fit} {options.format or 'as-is'} {options.quality}"
+    job += f" {options.parameters}" if options.parameters else ""
     journal = Journal(output, job) if output is not None else None
     pictures = list(found.pictures)
     if output is not None and journal is not None:

@@ -30,6 +30,8 @@ def validate(request: Request, source: PictureHeader | None, response: Response)
 
 def _has_requested_size(request: Request, found: PictureHeader) -> bool:
     width, height = request.target_width, request.target_height
+    if "enlarge=no" in request.parameters.split("&"):
+        return found.width <= (width or found.width) and found.height <= (height or found.height)
     if not width or not height:
         return found.height == height if not width else found.width == width
     if request.fit == "contain":

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from workers.client.naming import NAME_MAX, target_names
+from workers.client.naming import NAME_MAX, named_by_size, target_names
 
 
 def test_the_shape() -> None:
@@ -74,3 +74,38 @@ def test_any_set_of_names_gets_distinct_ones_independent_of_its_order(
     assert len({normalize("NFC", name).casefold() for name in names.values()}) == len(sources)
     assert names == target_names(list(reversed(sources)), 20, 10, format)
     assert not any("/" in name for name in names.values())
+
+
+@pytest.mark.parametrize(
+    ("path", "asked", "found", "name"),
+    [
+        ("a/x.jpg", (100, 0), (100, 75), "a/x-100x75.jpg"),
+        ("a/x.jpg", (0, 100), (133, 100), "a/x-133x100.jpg"),
+        ("a/x.jpg", (100, 80), (100, 75), "a/x-100x80.jpg"),
+        ("x-100x0.jpg", (100, 0), (100, 75), "x-100x0-100x75.jpg"),
+        ("x", (7, 0), (7, 1), "x-7x1"),
+    ],
+)
+def test_a_side_that_was_not_asked_for_is_named_as_it_is(
+    path: str, asked: tuple[int, int], found: tuple[int, int], name: str
+) -> None:
+    planned = target_names([path], *asked)[path]
+    assert named_by_size(planned, asked, found) == name
+
+
+def test_names_by_size_are_distinct_and_fit() -> None:
+    paths = [
+        "a.png",
+        "a.jpg",
+        "A.jpg",
+        "a-9x0.jpg",
+        "a~2.jpg",
+        "b" * 255,
+        "b" * 254 + "c",
+        "b" * 250 + ".jpg",
+    ]
+    planned = target_names(paths, 9, 0, "jpeg").values()
+    for size in ((9, 1), (9, 16_383)):
+        names = [named_by_size(each, (9, 0), size) for each in planned]
+        assert len({name.casefold() for name in names}) == len(paths)
+        assert max(len(os.fsencode(name)) for name in names) <= 255

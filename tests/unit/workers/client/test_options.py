@@ -7,7 +7,16 @@ import pytest
 
 from balancer.config.option import CommandLineAnswer, ConfigError
 from workers.client.options import OPTIONS, parse_client
-from workers.imaging.job import FITS, FORMATS
+from workers.imaging.job import (
+    FITS,
+    FORMATS,
+    GRAVITIES,
+    ICC,
+    KEPT,
+    PARAMETERS,
+    SUBSAMPLINGS,
+    parse_parameters,
+)
 
 ROOT = Path(__file__).resolve().parents[4]
 NEEDED = ["--input", "/", "-w", "1"]
@@ -17,6 +26,10 @@ def test_the_choices_are_those_of_imaging() -> None:
     choices = {option.name: option.choices for option in OPTIONS}
     assert choices["fit"] == FITS
     assert choices["format"] == FORMATS
+    assert choices["gravity"] == GRAVITIES
+    assert choices["icc"] == ICC
+    assert choices["subsampling"] == SUBSAMPLINGS
+    assert choices["keep"] == KEPT
 
 
 def test_values(tmp_path: Path) -> None:
@@ -82,3 +95,14 @@ def test_refusals(argv: list[str], words: str) -> None:
     with pytest.raises(ConfigError) as refused:
         parse_client(argv, {})
     assert str(refused.value).startswith(words)
+
+
+def test_parameters_are_sent_only_when_they_are_asked_for(tmp_path: Path) -> None:
+    def parameters(*arguments: str) -> str:
+        return parse_client(["--input", str(tmp_path), "-w", "9", *arguments], {}).parameters
+
+    assert parameters() == ""
+    asked = "--gravity north --no-enlarge --icc keep --subsampling 444 --keep exif --keep xmp --tolerant"
+    text = "gravity=north&enlarge=no&icc=keep&subsampling=444&keep=exif,xmp&tolerant=yes"
+    assert parameters(*asked.split()) == text
+    assert set(parse_parameters(text)) == set(PARAMETERS)

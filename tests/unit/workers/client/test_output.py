@@ -153,3 +153,12 @@ def test_a_linked_journal_is_refused(output: OutputDirectory, tmp_path: Path) ->
     with pytest.raises(OSError, match=r"symbolic|Too many levels"):
         Journal(output, "2x2")
     assert not (tmp_path / "precious").exists()
+
+
+def test_a_result_is_found_again_under_the_name_it_got(tmp_path: Path) -> None:
+    output = OutputDirectory(str(tmp_path / "out"))
+    journal = Journal(output, "2x0")
+    output.save("x-2x1.jpg", b"made", lambda saved: journal.note(PICTURE, "x-2x0.jpg", saved, "x-2x1.jpg"))
+    assert Journal(output, "2x0").is_done(PICTURE, "x-2x0.jpg")
+    os.unlink(tmp_path / "out" / "x-2x1.jpg")
+    assert not Journal(output, "2x0").is_done(PICTURE, "x-2x0.jpg")

@@ -45,6 +45,15 @@ def test_sizes(asked: Request, size: tuple[int, int], fits: bool) -> None:
     assert (check(asked, picture("JPEG", *size)) == "") is fits
 
 
+def test_a_result_may_be_as_small_as_its_source_where_enlarging_was_ruled_out() -> None:
+    for fit in ("", "contain", "cover"):
+        asked = Request(target_width=900, target_height=400, fit=fit, parameters="icc=keep&enlarge=no")
+        assert check(asked, picture("JPEG", 300, 200)) == ""
+        assert check(asked, picture("JPEG", 901, 200)) != ""
+        asked.parameters = "icc=keep"
+        assert check(asked, picture("JPEG", 300, 200)) != ""
+
+
 def test_formats() -> None:
     asked = Request(target_width=20, target_height=10)
     assert check(asked, picture("PNG", 20, 10)) == "the reply is png, not jpeg"
