@@ -18,7 +18,7 @@ from signal import SIGKILL, SIGSTOP, SIGTERM, Signals
 from types import TracebackType
 from typing import Self
 
-from scripts.lab.waiting import WaitFailed, wait_for
+from scripts.lab.waiting import PATIENCE, WaitFailed, wait_for
 
 ROOT = Path(__file__).resolve().parents[2]
 STOP_SECONDS = 12.0
@@ -138,6 +138,7 @@ class LabProcess:
 
     def wait_exit(self, seconds: float = STOP_SECONDS) -> int:
         assert self.process
+        seconds *= PATIENCE
         try:
             return self.process.wait(seconds)
         except subprocess.TimeoutExpired:

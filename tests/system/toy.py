@@ -77,7 +77,7 @@ class Toy(LabProcess):
         return pid
 
     def connect(self, port: int | None = None) -> socket.socket:
-        return socket.create_connection(("127.0.0.1", port or self.port), timeout=3)
+        return socket.create_connection(("127.0.0.1", port or self.port), timeout=10)
 
     def ask(self, word: str, port: int | None = None) -> str:
         with self.connect(port) as sock:
