@@ -13,6 +13,8 @@ RUN useradd --system --uid 10001 --no-create-home balancer \
 COPY --from=build /wheels /wheels
 RUN pip install --no-cache-dir --no-index --find-links /wheels prefork-balancer && rm -rf /wheels
 COPY scripts/samples.py /usr/local/share/prefork-balancer/samples.py
+# The admin socket lies below XDG_RUNTIME_DIR: `docker exec CONTAINER balancerctl status`. With a read-only root it is in
+# /tmp where that can be written, else off, which the log says.
 ENV XDG_RUNTIME_DIR=/run/balancer PYTHONUNBUFFERED=1
 USER balancer
 # TERM drains; each container's stop_grace_period has to be longer than its drain timeout.

@@ -1,20 +1,24 @@
 """One reading of the balancer's configuration: records out of sections, and the checks across them.
 
-RULES: nothing is opened, bound or resolved, so that the same reading serves the boot, --check-config and a reload. Every
-refusal is a ConfigError of one sentence that names the place, and both places where two sections disagree.
+RULES: nothing is bound or resolved, so that the same reading serves the boot, --check-config and a reload; what looks at
+the machine is handed in. Every refusal is a ConfigError of one sentence that names the place, and both places where two
+sections disagree.
 
 A file without [listener NAME] and [pool NAME] sections, a command line and an environment alone make one listener and one
 pool, both called main, from [balancer].
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from balancer import __version__
+from balancer.admin_socket import AdminPlace, directories
 from balancer.config import usage
 from balancer.config.common import ALL_SECTIONS, check_debug
 from balancer.config.ini import did_you_mean
 from balancer.config.loader import answer_early, answer_late
+from balancer.config.machine import reaches
 from balancer.config.option import ConfigError, SectionSettings, UsageError, build
 from balancer.config.sections import Configuration, load_sections
 from balancer.config.units import Address
@@ -33,7 +37,6 @@ from balancer.options import (
     Pool,
     ProcessOptions,
     Route,
-    admin_path,
 )
 from balancer.prefork.options import binds
 
@@ -59,9 +62,31 @@ class PoolSection:
     settings: SectionSettings
 
 
-def parse(argv: Sequence[str], environ: Mapping[str, str]) -> Options:
+Settle = Callable[[str, Address, bool], tuple[str, tuple[str, ...]]]
+TryOut = Callable[
+    [SectionSettings, ProcessOptions, Sequence[ListenerSection], Sequence[PoolSection]], tuple[str, ...]
+]
+
+
+def no_trial(
+    main: SectionSettings,
+    process: ProcessOptions,
+    listeners: Sequence[ListenerSection],
+    pools: Sequence[PoolSection],
+) -> tuple[str, ...]:
+    """Stands where nothing of the machine is looked at."""
+    return ()
+
+
+def parse(
+    argv: Sequence[str],
+    environ: Mapping[str, str],
+    settle: Settle | None = None,
+    try_out: TryOut = no_trial,
+) -> Options:
     """Options from a command line (without the program's name) and an environment.
 
+    `settle` says where the admin socket lies (AdminPlace.settle). `try_out` looks at the machine for --check-config.
     Raises ConfigError with one sentence, or CommandLineAnswer when the command line asks a question."""
     answer_early(argv, f"balancer {__version__}", help_text, OPTIONS)
     read = load_sections(SECTION, EVERY_OPTION, KINDS, argv, environ, ALL_SECTIONS)
@@ -69,16 +94,17 @@ def parse(argv: Sequence[str], environ: Mapping[str, str]) -> Options:
         for section in read.named[kind][most:]:
             raise ConfigError(f"{section.begins}: there are more than {most} [{kind} NAME] sections")
     listeners, pools = listeners_of(read), pools_of(read)
-    process = build(ProcessOptions, read.main)
-    if not process.admin:
-        port = read.main.values["port"] if read.is_flat() else first_port(listeners)
-        process = replace(process, admin=admin_path(port, environ, process.user))
     check_addresses(listeners)
     check_backends(pools, listeners)
     notes = read.notes + check_routes(listeners, pools)
-    check_console(read.main, process, listeners)
     check_debug(read.main)
-    notes += _exposed(process.metrics)
+    uid = os.geteuid()
+    asked = settle or AdminPlace(directories(environ, uid), uid, os.getpid()).path_of
+    process, admin_notes = with_admin(read.main, listeners, asked)
+    check_console(read.main, process, listeners)
+    notes += _exposed(process.metrics) + admin_notes
+    if read.main.values["check-config"]:
+        notes += try_out(read.main, process, listeners, pools)
     named = [(kind.options, each) for kind in KINDS for each in read.named[kind.name]]
     resolved = {"workers": str(process.workers), "admin": process.admin}
     answer_late("balancer", OPTIONS, read.main, resolved, named, notes)
@@ -157,9 +183,17 @@ def _missing(read: Configuration, kind: str, content: str) -> ConfigError:
     )
 
 
-def first_port(listeners: Sequence[ListenerSection]) -> int:
-    """The port that names the admin socket: the first one that a listener has; 0 when all are on unix sockets."""
-    return next((a.port for each in listeners for a in each.record.addresses if a.family != "unix"), 0)
+def with_admin(
+    main: SectionSettings, listeners: Sequence[ListenerSection], settle: Settle
+) -> tuple[ProcessOptions, tuple[str, ...]]:
+    """The options of the process with the place of the admin socket, and notes on it."""
+    process = build(ProcessOptions, main)
+    only_asked = main.values["check-config"] or main.values["print-config"]
+    try:
+        admin, notes = settle(process.admin, listeners[0].record.addresses[0], not only_asked)
+    except ValueError as error:
+        raise main.refuse("admin", str(error)) from None
+    return replace(process, admin=admin), notes
 
 
 # -- checks
@@ -201,19 +235,10 @@ def check_backends(pools: Sequence[PoolSection], listeners: Sequence[ListenerSec
                 raise pool.settings.refuse("upstream", sentence, item)
             owners[backend.identity] = place
             for each, _, address in bound(listeners):
-                if is_itself(backend.address, address):
+                if reaches(backend.address, address):
                     listener = f"{each} of this balancer" if each.settings.begins else "the balancer itself"
                     sentence = f"{backend.address} is where {listener} listens ({address})"
                     raise pool.settings.refuse("upstream", sentence, item)
-
-
-def is_itself(target: Address, listening: Address) -> bool:
-    """Whether a connect to `target` would reach our own listener, as far as that is certain without asking the system."""
-    if target == listening:
-        return target.is_certain
-    loopback = target.host.startswith("127.") or target.host in ("localhost", "::1")
-    everywhere = listening.host in ("0.0.0.0", "::")
-    return loopback and everywhere and target.port == listening.port != 0
 
 
 def check_routes(listeners: Sequence[ListenerSection], pools: Sequence[PoolSection]) -> tuple[str, ...]:

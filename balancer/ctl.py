@@ -4,6 +4,7 @@ RULES: parses, sends one line, reads one JSON object, prints it. Knows nothing o
 The exit code is the answer's: 0 done, 1 refused by the console or no balancer there, 2 usage.
 """
 
+import errno
 import json
 import os
 import shlex
@@ -15,14 +16,13 @@ from functools import partial
 from typing import Any, TypeVar
 
 from balancer import __version__
+from balancer.admin_socket import NoAdminSocket, directories, find_socket, why_not_trusted
 from balancer.config.loader import ask as ask_for
 from balancer.config.streams import answer, complain, is_terminal, open_streams, wait_for_reader
 from balancer.console.table import status_text
 from balancer.ctl_options import PROGRAM, CommandLine, parse
 from balancer.eventloop.log import printable
-from balancer.options import admin_path
 
-DEFAULT_PORT = 9090  # as the balancer's own
 REPLY_LIMIT = 16 * 1024 * 1024  # bytes; a status of ten thousand backends is about 3 MB
 ANSWER_TIMEOUT = 5.0  # seconds; every command but `reload` is answered from memory
 FOLLOW_EVERY = 0.5  # seconds between two looks at the events
@@ -52,6 +52,8 @@ def ask(path: str, words: Sequence[str], timeout: float) -> dict[str, Any]:
             conn.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, TIMEVAL.pack(int(timeout), 0))
             conn.connect(path)
             conn.settimeout(timeout)
+            if why := why_not_trusted(conn, path, os.geteuid()):
+                raise CannotAsk(why)
             while line:
                 line = line[conn.send(line) :]
             conn.shutdown(socket.SHUT_WR)
@@ -61,7 +63,10 @@ def ask(path: str, words: Sequence[str], timeout: float) -> dict[str, Any]:
     except (TimeoutError, BlockingIOError):
         raise CannotAsk(f"the balancer at {path} did not answer within {timeout:g} s") from None
     except OSError as error:
-        raise CannotAsk(f"cannot reach a balancer at {path}: {error.strerror or error}") from None
+        reason = error.strerror or error
+        raise CannotAsk(
+            f"cannot reach a balancer at {path}: {reason}; name its socket with --admin PATH"
+        ) from None
     if not chunks:
         raise CannotAsk(
             f"the balancer at {path} closed the connection without an answer; its log may say why"
@@ -76,13 +81,27 @@ def ask(path: str, words: Sequence[str], timeout: float) -> dict[str, Any]:
 
 
 def admin_of(port: int | None, environ: Mapping[str, str]) -> str:
-    """The admin socket where the balancer's own environment would put it; a port on the command line wins."""
-    if port is None and (told := environ.get("BALANCER_ADMIN", "")):
-        return told
-    if port is None:
-        text = environ.get("BALANCER_PORT", "")
-        port = int(text) if text.isdecimal() else DEFAULT_PORT
-    return admin_path(port, environ)
+    """The admin socket of the balancer on `port`, or of the only one. Raises CannotAsk."""
+    uid = os.geteuid()
+    try:
+        return find_socket(port, environ, directories(environ, uid), uid, is_live, listens_on)
+    except NoAdminSocket as error:
+        raise CannotAsk(str(error)) from None
+
+
+def is_live(path: str) -> bool:
+    """Whether a process accepts at the socket; EAGAIN says that its queue is full."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as conn:
+        return conn.connect_ex(path) in (0, errno.EAGAIN)
+
+
+def listens_on(path: str, port: int) -> bool:
+    """Whether the balancer at the admin socket listens on the port, by its own account."""
+    try:
+        listeners = ask(path, ["status"], ANSWER_TIMEOUT).get("listeners")
+    except CannotAsk:
+        return False
+    return f':{port}"' in json.dumps(listeners)
 
 
 def words_of(line: CommandLine) -> list[str]:

@@ -5,12 +5,11 @@ across options (see configuration.py).
 """
 
 import os
-import tempfile
-from collections.abc import Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import Any
 
+from balancer.admin_socket import OFF
 from balancer.config.common import DAEMON_QUESTIONS
 from balancer.config.ini import NAME
 from balancer.config.option import Option, SectionKind, at_least, made_from, optional, options_in, options_of
@@ -31,14 +30,13 @@ ABOUT = "spreads TCP connections over backends (layer 4), from forked workers"
 EXAMPLE = (
     "balancer -p 9090 -u 10.0.0.1:9000 -u '10.0.0.2:9000 weight=2' -u '10.0.0.3:9000 backup' --maxconns 1024"
 )
-ADMIN_OFF = "off"
 POLICIES = ("leastconn", "roundrobin", "random", "p2c", "source")
 
 
 def _parse_socket_path(text: str) -> str:
     """Off, or an absolute path short enough for a unix socket: a reload must find it wherever the master then stands."""
     path = unquote(text)
-    if path in ("", ADMIN_OFF):
+    if path in ("", OFF):
         return path
     path = os.path.abspath(path)
     parse_address(f"unix:{quote(path)}")
@@ -269,7 +267,7 @@ class ProcessOptions(DaemonOptions):
         "unix socket of the console, mode 0600, for balancerctl; off is none",
         _parse_socket_path,
         metavar="PATH",
-        unset="prefork-balancer-PORT.sock in the runtime directory",
+        unset="PORT.sock in /run/prefork-balancer, for users in $XDG_RUNTIME_DIR/prefork-balancer",
     )
     metrics: Address | None = _processes(  # noqa: RUF009 - a dataclass field
         "",
@@ -284,7 +282,7 @@ class ProcessOptions(DaemonOptions):
     @property
     def admin_address(self) -> Address | None:
         """Of the admin socket; None when it is off."""
-        return None if self.admin == ADMIN_OFF else Address("unix", path=self.admin)
+        return None if self.admin == OFF else Address("unix", path=self.admin)
 
 
 KINDS = (SectionKind("listener", options_of(Listener)), SectionKind("pool", options_of(Pool)))
@@ -306,18 +304,3 @@ class Options:
     listeners: tuple[Listener, ...]
     pools: tuple[Pool, ...]
     notes: tuple[str, ...] = ()
-
-
-def admin_path(port: int, environ: Mapping[str, str], user: str = "") -> str:
-    """Where the console of a balancer on `port` listens unless told: balancerctl -p looks at the same place.
-
-    For root /run, else the user's runtime directory, else the temporary directory with the user's number in the
-    name. It depends on who started the balancer and not on what may be written now: a master that has become `user`
-    must come to the same path at a reload and after an upgrade."""
-    name = f"prefork-balancer-{port}.sock"
-    if user or os.geteuid() == 0:
-        return f"/run/{name}"
-    runtime = environ.get("XDG_RUNTIME_DIR", "")
-    if os.path.isabs(runtime) and os.path.isdir(runtime):
-        return os.path.join(runtime, name)
-    return os.path.join(tempfile.gettempdir(), f"prefork-balancer-{os.geteuid()}-{port}.sock")

@@ -5,11 +5,13 @@ roles' `run` over what they need, which the fork then copies. Lives in the maste
 everything as it was.
 """
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from math import inf
 
 from balancer import prober, worker
+from balancer.admin_socket import AdminPlace, directories
 from balancer.config.option import ConfigError
 from balancer.configuration import parse, summary_of
 from balancer.console import console
@@ -25,10 +27,12 @@ from balancer.pool.board import (
     columns_for,
 )
 from balancer.pool.handover_state import export_state, restore_state
+from balancer.preflight import Preflight
 from balancer.prefork.bind import Bind
 from balancer.prefork.child import Child
 from balancer.prefork.plan import Plan, Role
-from balancer.prefork.upgrade import HANDOVER_STATE
+from balancer.prefork.preflight import Machine
+from balancer.prefork.upgrade import HANDOVER_STATE, inherited_paths
 from balancer.relay.sockets import listener_options
 from balancer.shm.layout import MASTER_ROW, MASTER_UPCOMING, Shared
 
@@ -39,13 +43,15 @@ class BalancerService:
     def __init__(self, argv: Sequence[str], environ: Mapping[str, str]) -> None:
         self.argv = list(argv)
         self.environ = dict(environ)
+        uid, pid = os.geteuid(), os.getpid()
+        self.admin = AdminPlace(directories(environ, uid), uid, pid, inherited_paths(environ, pid, "console"))
         self.options: Options | None = None
         self.blocks: BoardBlocks | None = None
         self.board: Board | None = None
 
     def plan(self, shared: Shared | None) -> Plan:
         """Raises ConfigError with one sentence naming the culprit."""
-        options = parse(self.argv, self.environ)
+        options = parse(self.argv, self.environ, self.admin.settle, Preflight(Machine.this()))
         if self.blocks is None:
             self.blocks = BoardBlocks(MOST_LISTENERS, MOST_POOLS, capacity_for(len(backends_of(options))))
         if shared is not None:

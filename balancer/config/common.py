@@ -3,10 +3,10 @@
 RULES: declarations and checks; no particular program.
 """
 
-import os
 from dataclasses import dataclass, replace
 from typing import Any
 
+from balancer.config.machine import why_nothing_in
 from balancer.config.option import Option, SectionSettings, option, options_in
 
 ALL_SECTIONS = ("balancer", "resizer", "resize-client")  # one file may serve the three programs
@@ -49,5 +49,5 @@ DAEMON_QUESTIONS = (*QUESTIONS[:-1], replace(QUESTIONS[-1], short="h"))  # -h is
 def check_debug(settings: SectionSettings) -> None:
     """Raises ConfigError when profiles could not be written, which the daemon would find out only when it ends."""
     directory: str = settings.values["debug-dir"]
-    if settings.values["debug"] and not (os.path.isdir(directory) and os.access(directory, os.W_OK)):
-        raise settings.refuse("debug-dir", f"{directory} is not a directory this process may write to")
+    if settings.values["debug"] and (why := why_nothing_in(directory)):
+        raise settings.refuse("debug-dir", why)

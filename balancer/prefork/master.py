@@ -18,6 +18,7 @@ import signal
 import time
 
 from balancer.config.option import ConfigError
+from balancer.config.streams import complain
 from balancer.eventloop.log import Log
 from balancer.eventloop.signals import IGNORED_BY_MASTER, MASTER_SIGNALS, Signals, wait_readable
 from balancer.prefork.bind import CannotBind
@@ -81,6 +82,8 @@ def _boot_and_serve(service: Service, plan: Plan, owner: tuple[int, int] | None,
         sockets, listening = open_sockets(plan, owner, inherited, log)
     except CannotBind as error:
         log.error("bind", error=error, then=f"exit {EXIT_CANNOT_BIND}")
+        if plan.log_path:  # a start by hand shows it too
+            complain(plan.title, str(error))
         if pidfile is not None:
             pidfile.release(keep=inherited.pidfile_fd >= 0)
         return EXIT_CANNOT_BIND

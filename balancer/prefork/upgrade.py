@@ -17,12 +17,14 @@ import contextlib
 import json
 import os
 import signal
+import socket
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from balancer.eventloop.log import Log
 from balancer.eventloop.signals import IGNORED_BY_MASTER, MASTER_SIGNALS, send, signals_blocked
+from balancer.prefork.bind import seen_address
 from balancer.prefork.inherited import InheritedSocket
 from balancer.prefork.pidfile import PidFile
 from balancer.prefork.sockets import Sockets
@@ -89,6 +91,27 @@ def read_inheritance(environ: Mapping[str, str], pid: int) -> InheritedFds:
         ready_fd=int(ready) if ready.isdigit() else -1,
         pidfile_fd=int(pidfile) if pidfile.isdigit() else -1,
     )
+
+
+def inherited_paths(environ: Mapping[str, str], pid: int, role: str) -> set[str]:
+    """Paths of the unix sockets left to this process that a former master has made for the role, or whose role is not
+    known: a service manager's."""
+    items = [item for item in read_inheritance(environ, pid).sockets if item.role in ("", role)]
+    return {path for item in items if (path := _path_of(item.fd))}
+
+
+def _path_of(fd: int) -> str:
+    """The path of a unix socket, nothing when the descriptor is anything else."""
+    try:
+        copy = os.dup(fd)
+    except OSError:
+        return ""
+    try:
+        with socket.socket(fileno=copy) as sock:
+            return seen_address(sock).path if sock.family == socket.AF_UNIX else ""
+    except OSError:
+        os.close(copy)
+        return ""
 
 
 def forget_inheritance() -> None:

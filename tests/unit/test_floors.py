@@ -26,9 +26,11 @@ FLOORS = {
     "balancer.shm": GROUND,
     "balancer.prefork": PROCESSES,
     "balancer.pool.backend": PROCESSES,
+    "balancer.admin_socket": PROCESSES,
     "balancer.options": OPTIONS,
     "balancer.configuration": CHOICE,
     "balancer.pool": CHOICE,
+    "balancer.preflight": TRAFFIC,
     "balancer.relay": TRAFFIC,
     "balancer.discovery": TRAFFIC,
     "balancer.checks": TRAFFIC,
@@ -56,7 +58,7 @@ FLOORS = {
 ORDER = {
     "balancer.prefork": (
         ("bind", "children", "limits", "notify", "options", "slots", "steering", "titles"),
-        ("inherited", "pidfile"),
+        ("inherited", "pidfile", "preflight"),
         ("sockets",),
         ("child", "socket_files", "upgrade"),
         ("plan",),

@@ -1,6 +1,7 @@
 """Every option of `resize-client`, declared once, and the checks across options.
 
-RULES: a frozen record. Nothing is opened or resolved here. Imports neither Pillow nor the machinery of a daemon.
+RULES: a frozen record. Nothing is opened here, and only --check-config resolves the proxy. Imports neither Pillow nor
+the machinery of a daemon.
 """
 
 import os
@@ -11,12 +12,22 @@ from balancer import __version__
 from balancer.config import usage
 from balancer.config.common import ALL_SECTIONS, QUESTIONS, CommonOptions, check_debug
 from balancer.config.loader import answer_early, answer_late, load
-from balancer.config.option import UsageError, at_least, between, build, options_in, options_of
+from balancer.config.machine import look_up_all, why_no_directory, why_not_writable
+from balancer.config.option import (
+    SectionSettings,
+    UsageError,
+    at_least,
+    between,
+    build,
+    options_in,
+    options_of,
+)
 from balancer.config.units import Address, parse_address, parse_positive_duration, parse_size
 
 ABOUT = "sends a directory of pictures through a balancer to its resizers and saves the results"
 EXAMPLE = "resize-client --proxy localhost:9090 --input photos --output small -w 800 -h 600 --maxconns 8"
 HIGHEST_SIDE = 65535
+LOOKUP_SECONDS = 5.0
 
 _task = options_in("What to do")
 _sending = options_in("How to send")
@@ -179,8 +190,32 @@ def parse_client(argv: Sequence[str], environ: Mapping[str, str]) -> ClientOptio
     if options.report and not options.report.endswith((".json", ".csv")):
         raise settings.refuse("report", f"{options.report} ends neither in .json nor in .csv")
     check_debug(settings)
-    answer_late("resize-client", OPTIONS, settings, {"maxconns": str(options.maxconns)})
+    check_files(settings, options)
+    notes = options.notes
+    if settings.values["check-config"] and isinstance(found := look_up(options.proxy), str):
+        notes += (f"{settings.where('proxy')}: {options.proxy} has no address: {found}",)
+    answer_late("resize-client", OPTIONS, settings, {"maxconns": str(options.maxconns)}, notes=notes)
     return options
+
+
+def check_files(settings: SectionSettings, options: ClientOptions) -> None:
+    """Raises ConfigError for a file that could not be written: the run would find that out after its work. The output
+    directory, which a run makes before its work, is looked at by --check-config only."""
+    for name, path in (("log", options.log), ("report", options.report)):
+        if path and (why := why_not_writable(path)):
+            raise settings.refuse(name, why)
+    if options.dry_run or not settings.values["check-config"]:
+        return
+    directory = options.output
+    while not os.path.lexists(directory) and (above := os.path.dirname(directory)):
+        directory = above
+    if why := why_no_directory(directory):
+        raise settings.refuse("output", why)
+
+
+def look_up(proxy: Address) -> tuple[Address, ...] | str:
+    """The numeric addresses of the proxy, or why there are none."""
+    return look_up_all([proxy], LOOKUP_SECONDS)[proxy]
 
 
 def help_text() -> str:

@@ -15,7 +15,7 @@ from balancer.config import usage
 from balancer.config.common import ALL_SECTIONS, DAEMON_QUESTIONS, check_debug
 from balancer.config.cpus import available_cores
 from balancer.config.loader import answer_early, answer_late, load
-from balancer.config.option import at_least, between, build, options_in, options_of
+from balancer.config.option import SectionSettings, at_least, between, build, options_in, options_of
 from balancer.config.units import (
     Address,
     parse_count,
@@ -25,6 +25,7 @@ from balancer.config.units import (
     parse_timeout,
 )
 from balancer.prefork.options import DaemonOptions, addresses_of, binds, parse_processes
+from balancer.prefork.preflight import Machine, listening_of, try_addresses, try_files, try_user
 from workers.imaging.limits import PictureLimits
 
 ABOUT = "resizes pictures for many clients at once, one CPU process per core"
@@ -212,8 +213,17 @@ def parse_resizer(argv: Sequence[str], environ: Mapping[str, str]) -> ResizerOpt
     if options.express_bytes > options.max_frame:
         raise settings.refuse("express-bytes", "is above max-frame, so every request would be small")
     check_debug(settings)
-    answer_late("resizer", OPTIONS, settings, {"cpus": str(options.cpus), "name": options.name})
+    notes = options.notes + (try_out(settings, options) if settings.values["check-config"] else ())
+    resolved = {"cpus": str(options.cpus), "name": options.name}
+    answer_late("resizer", OPTIONS, settings, resolved, notes=notes)
     return options
+
+
+def try_out(settings: SectionSettings, options: ResizerOptions) -> tuple[str, ...]:
+    """What --check-config finds on this machine: notes. Raises ConfigError."""
+    machine = Machine.this()
+    try_files(settings, "log", "pidfile")
+    return try_user(settings, machine) + try_addresses(listening_of(settings, options.addresses), machine)
 
 
 def default_name(port: int) -> str:

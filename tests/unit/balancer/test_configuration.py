@@ -1,5 +1,6 @@
 """One reading of the configuration: flat, with sections, and the sentence for each thing that is wrong."""
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from ipaddress import ip_network
@@ -10,7 +11,7 @@ import pytest
 from balancer import __version__, configuration
 from balancer.config.cpus import available_cores
 from balancer.config.option import CommandLineAnswer, ConfigError
-from balancer.config.units import parse_address
+from balancer.config.units import Address, parse_address
 from balancer.config.words import quote
 from balancer.configuration import parse, summary_of
 from balancer.options import (
@@ -23,7 +24,6 @@ from balancer.options import (
     Pool,
     ProcessOptions,
     Route,
-    admin_path,
 )
 from balancer.pool.backend import parse_upstream
 
@@ -121,7 +121,7 @@ def test_binds_take_the_port_they_lack() -> None:
         ),
         (
             [*NEEDED, "--debug", "--debug-dir", "/absent"],
-            "--debug-dir: /absent is not a directory this process may write to",
+            "--debug-dir: /absent is missing",
         ),
     ],
 )
@@ -137,8 +137,14 @@ def test_refusals_name_the_line_of_the_file(tmp_path: Path) -> None:
 
 
 def test_a_balancer_may_serve_one_on_the_same_port_elsewhere() -> None:
-    assert parse(["-u", "10.0.0.7:9090", "-p", "9090"], {}).pools
+    assert parse(["-u", "192.0.2.7:9090", "-p", "9090"], {}).pools
     assert parse(["-u", "127.0.0.1:9090", "-p", "9090", "--bind", "10.0.0.1"], {}).pools
+
+
+@pytest.mark.parametrize("upstream", ["0.0.0.0", "*", "127.0.0.2", "localhost", "[::ffff:127.0.0.1]"])
+def test_itself_by_another_address_is_refused(upstream: str) -> None:
+    sentence = refusal(["-u", f"{upstream}:9090"])
+    assert sentence.endswith("is where the balancer itself listens (0.0.0.0:9090)")
 
 
 def test_questions() -> None:
@@ -166,20 +172,45 @@ def test_help_tells_unit_default_and_variable_of_each_option() -> None:
     assert EXAMPLE.split() == text[text.index("balancer -p") :].split()[: len(EXAMPLE.split())]
 
 
-def test_the_admin_socket_has_a_place_derived_from_the_port(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    environ = {"XDG_RUNTIME_DIR": str(tmp_path)}
-    monkeypatch.setattr("os.geteuid", lambda: 1000)
-    assert (
-        parse(NEEDED, environ).process.admin
-        == f"{tmp_path}/prefork-balancer-9090.sock"
-        == admin_path(9090, environ)
-    )
-    assert parse([*NEEDED, "--admin", "/x"], environ).process.admin == "/x"
-    assert admin_path(80, {"XDG_RUNTIME_DIR": "/absent"}).endswith("/prefork-balancer-1000-80.sock")
-    monkeypatch.setattr("os.geteuid", lambda: 0)
-    assert admin_path(80, environ) == "/run/prefork-balancer-80.sock"
+@pytest.mark.parametrize(
+    ("argv", "name"),
+    [
+        ([], "9090.sock"),
+        (["-p", "80"], "80.sock"),
+        (["-p", "80", "--bind", "10.0.0.1", "--bind", "10.0.0.2"], "10.0.0.1:80.sock"),
+        (["--bind", "[::1]:81"], "[::1]:81.sock"),
+        (["--bind", "unix:/run/my app/web"], "unix_run_my_app_web.sock"),
+        (["-p", "0"], "PID.pid.sock"),
+    ],
+)
+def test_the_admin_socket_is_named_after_what_is_listened_on(argv: list[str], name: str) -> None:
+    admin = parse([*NEEDED, *argv], {}).process.admin
+    assert os.path.basename(admin) == name.replace("PID", str(os.getpid()))
+    assert "prefork-balancer" in os.path.basename(os.path.dirname(admin))
+    assert parse([*NEEDED, *argv, "--admin", "/x"], {}).process.admin == "/x"
+
+
+def test_whoever_settles_the_admin_socket_is_asked_once_and_told_whether_to_make_it() -> None:
+    asked: list[tuple[str, str, bool]] = []
+
+    def settle(wanted: str, listening: Address, may_make: bool) -> tuple[str, tuple[str, ...]]:
+        asked.append((wanted, str(listening), may_make))
+        return "/settled", ("a note",)
+
+    read = parse([*NEEDED, "--admin", "/x"], {}, settle)
+    assert (read.process.admin, read.notes) == ("/settled", ("a note",))
+    with pytest.raises(CommandLineAnswer, match="balancer: note: a note\n"):
+        parse([*NEEDED, "--check-config"], {}, settle)
+    assert asked == [("/x", "0.0.0.0:9090", True), ("", "0.0.0.0:9090", False)]
+
+
+def test_an_admin_socket_that_cannot_be_made_is_refused_where_it_was_asked_for() -> None:
+    def settle(wanted: str, listening: Address, may_make: bool) -> tuple[str, tuple[str, ...]]:
+        raise ValueError("/x cannot be made: / is read-only")
+
+    with pytest.raises(ConfigError) as refused:
+        parse([*NEEDED, "--admin", "/x"], {}, settle)
+    assert str(refused.value) == "--admin: /x cannot be made: / is read-only"
 
 
 @pytest.mark.parametrize(
@@ -214,16 +245,6 @@ def test_unix_paths_with_blanks_and_the_like_are_read_and_printed_with_quotes(
     addresses = (first.listeners[0].addresses[0], first.pools[0].backends[0].address, first.process.metrics)
     assert [one and one.path for one in addresses] == [path + end for end in "lum"]
     assert (first.process.admin, first.pools[0].backends[0].weight) == (f"{path}a", 2)
-
-
-def test_a_master_that_has_become_another_user_keeps_its_admin_socket(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    argv = [*NEEDED, "--user", "nobody"]
-    monkeypatch.setattr("os.geteuid", lambda: 0)
-    before = parse(argv, {}).process.admin
-    monkeypatch.setattr("os.geteuid", lambda: 65534)
-    assert parse(argv, {}).process.admin == before
 
 
 @pytest.mark.parametrize(
@@ -313,7 +334,7 @@ def test_sections_become_records(ini: Callable[[str], list[str]]) -> None:
         ["web/a:1", "web/b:1"],
     )
     assert (two.name, two.balance, [b.pool for b in two.backends]) == ("inside", "p2c", ["inside"])
-    assert read.process.admin.endswith("-80.sock")
+    assert read.process.admin.endswith("/10.0.0.1:80.sock")
 
 
 def test_sections_called_main_are_what_a_flat_file_makes(ini: Callable[[str], list[str]]) -> None:

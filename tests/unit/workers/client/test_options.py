@@ -52,6 +52,29 @@ def test_h_is_the_height_and_help_is_spelt_out(tmp_path: Path) -> None:
             parse_client(argv, {})
 
 
+@pytest.mark.parametrize("option", ["log", "report", "output"])
+def test_what_cannot_be_written_is_said_before_the_work(option: str, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    path = f"{tmp_path}/file/x.json"
+    check = ["--check-config"] if option == "output" else []
+    with pytest.raises(ConfigError) as refused:
+        parse_client([*NEEDED, "--proxy=127.0.0.1:1", f"--{option}", path, *check], {})
+    assert str(refused.value).startswith(f"--{option}: ") and f"{tmp_path}/file is no directory" in str(
+        refused.value
+    )
+    assert parse_client([*NEEDED, f"--{option}", f"{tmp_path}/new.json"], {})
+    with pytest.raises(CommandLineAnswer, match="configuration OK"):
+        parse_client([*NEEDED, "--proxy=127.0.0.1:1", "--output", f"{tmp_path}/a/b/c", "--check-config"], {})
+
+
+def test_a_check_looks_the_proxy_up() -> None:
+    with pytest.raises(CommandLineAnswer) as answer:
+        parse_client([*NEEDED, "--proxy", "127.0.0.1:1", "--check-config"], {})
+    assert str(answer.value) == "resize-client: configuration OK"
+    with pytest.raises(CommandLineAnswer, match=r"note: --proxy: nowhere\.invalid:1 has no address: "):
+        parse_client([*NEEDED, "--proxy", "nowhere.invalid:1", "--check-config"], {})
+
+
 def imported_by(path: Path) -> set[str]:
     """Modules of this tree that a file imports, directly or through others."""
     found: set[str] = set()

@@ -1,6 +1,7 @@
 """The options of the resizer: typed values, agreement with the imaging they configure, the checks across options."""
 
 import dataclasses
+from pathlib import Path
 
 import pytest
 
@@ -43,6 +44,19 @@ def test_a_record_without_arguments_has_the_defaults() -> None:
 def test_a_resizer_has_a_name_without_being_given_one() -> None:
     name = parse_resizer(["-p", "9007"], {}).name
     assert name == default_name(9007) and name.endswith("-9007")
+
+
+def test_a_check_tries_files_and_addresses(tmp_path: Path) -> None:
+    absent = f"{tmp_path}/absent/file"
+    for option in ("log", "pidfile", "bind=unix:"):
+        name, _, prefix = option.partition("=")
+        with pytest.raises(ConfigError) as refused:
+            parse_resizer([f"--{name}={prefix}{absent}", "--check-config"], {})
+        assert str(refused.value) == f"--{name}: {absent} cannot be made: {tmp_path}/absent is missing"
+    with pytest.raises(CommandLineAnswer) as answer:
+        parse_resizer(["--bind=192.0.2.7", "--check-config"], {})
+    note = "resizer: note: --bind: 192.0.2.7:9000 is no address of this machine"
+    assert str(answer.value) == f"{note}\nresizer: configuration OK"
 
 
 def test_help_names_every_option() -> None:
