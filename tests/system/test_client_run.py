@@ -10,7 +10,7 @@ from unicodedata import normalize
 
 import pytest
 
-from tests.system.client_fixture import ClientFixture
+from tests.system.client_fixture import ClientExit, ClientFixture
 from tests.system.fake_resizer import FakeResizer, ServerConnection, picture, right_answer
 from workers.wire.messages import Request
 
@@ -18,6 +18,15 @@ from workers.wire.messages import Request
 @pytest.fixture
 def client(tmp_path: Path) -> ClientFixture:
     return ClientFixture(tmp_path)
+
+
+def requests(done: ClientExit) -> int:
+    """The requests of the original's block: its rate times the time."""
+    rate = re.search(r"^\tRequests Per Second: ([\d.]+)$", done.out, re.MULTILINE)
+    pictures = re.search(r"^Pictures Per Second: ([\d.]+)$", done.out, re.MULTILINE)
+    answered = re.search(r"^Pictures: +(\d+) answered", done.out, re.MULTILINE)
+    assert rate and pictures and answered
+    return round(float(rate[1]) * int(answered[1]) / float(pictures[1]))
 
 
 def test_results_keep_the_sub_directories_of_their_sources(client: ClientFixture) -> None:
@@ -37,17 +46,18 @@ def test_the_statistics(client: ClientFixture) -> None:
     client.fill(5)
     with FakeResizer() as server:
         done = client.run(server.address, "--dry-run", "--times", "3")
-    assert done.out.startswith("-- [ Network Statistics ] --\n")
-    figures = dict(re.findall(r"^([A-Z][A-Za-z0-9 ]+): +([\d.]+)", done.out, re.MULTILINE))
-    assert {
-        "Bytes sent",
-        "Bytes received",
-        "Requests Per Second",
-        "Latency p50",
-        "Latency p99",
-    } <= figures.keys()
+    sent = re.fullmatch(
+        r"-- \[ Network Statistics \] --\n\tbytes sent: (\d+\.\d{4}) Mb\n\tbytes received: (\d+\.\d{4}) Mb\n"
+        r"\tRequests Per Second: (\d+\.\d\d)\n-- \[ Pictures \] --\n(.+)",
+        done.out,
+        re.DOTALL,
+    )
+    assert sent is not None, done.out
+    figures = dict(re.findall(r"^([A-Z][A-Za-z0-9 ]+): +([\d.]+)", sent[4], re.MULTILINE))
     assert int(figures["Bytes sent"]) > 15 * 200
     assert int(figures["Bytes received"]) > 15 * 200
+    assert abs(float(sent[1]) * 1e6 - int(figures["Bytes sent"])) <= 50
+    assert abs(float(sent[2]) * 1e6 - int(figures["Bytes received"])) <= 50
     assert "15 answered, 0 saved" in done.out
     assert re.search(r"^ +15 +fake$", done.out, re.MULTILINE)
     assert not client.results.exists()
@@ -59,7 +69,19 @@ def test_flood_sends_the_directory_on_every_connection(client: ClientFixture) ->
         done = client.run(server.address, "--flood", "--maxconns", "5", "--times", "2", "--dry-run")
     assert done.code == 0, done.err
     assert server.by_connection == dict.fromkeys(range(1, 6), 12)
-    assert "Jobs Per Second" in done.out
+    assert requests(done) == 10
+
+
+@pytest.mark.parametrize("processes", ["1", "3"])
+def test_connections_and_processes_that_share_a_directory_make_one_request_of_a_pass(
+    client: ClientFixture, processes: str
+) -> None:
+    client.fill(6)
+    words = ["--minconns", "2", "--processes", processes, "--times", "8", "--dry-run"]
+    with FakeResizer() as server:
+        done = client.run(server.address, *words)
+    assert done.code == 0, done.err
+    assert requests(done) == 8
 
 
 def test_several_requests_are_in_flight_on_one_connection(client: ClientFixture) -> None:

@@ -108,19 +108,30 @@ class ClientOptions(CommonOptions):
         "", "metadata that the results keep", choices=("exif", "xmp", "copyright"), repeat=True
     )
     tolerant: bool = _task("no", "show files that end early as far as they go", flag=True)
-    times: int = _task("1", "go through the directory this many times", at_least(1), metavar="N")
+    times: int = _task(
+        "1",
+        "go through the directory this many times; each is a request of the statistics",
+        at_least(1),
+        metavar="N",
+    )
     dry_run: bool = _task("no", "ask for replies without any picture work and save nothing", flag=True)
-    flood: bool = _task("no", "every connection sends the whole directory, to make load", flag=True)
+    flood: bool = _task(
+        "no",
+        "every connection sends the whole directory, as the original program's did, to make load",
+        flag=True,
+    )
     proxy: Address = _sending(  # noqa: RUF009 - a dataclass field
         "localhost:9090",
         "balancer or resizer to send to: host:port, [v6]:port or unix:/path",
         parse_address,
         metavar="ADDRESS",
     )
-    minconns: int = _sending("1", "connections to begin with", between(1, 10_000), metavar="N")
+    minconns: int = _sending(
+        "1", "connections to begin with; they share the directory", between(1, 10_000), metavar="N"
+    )
     maxconns: int = _sending(
         "0",
-        "connections at most; more are opened while that pays; 0 is as minconns",
+        "connections at most; more are opened while that pays, with --flood all at once; 0 is as minconns",
         between(0, 10_000),
         metavar="N",
     )

@@ -32,12 +32,11 @@ class Statistics:
     sent: int = 0
     received: int = 0
     replies: int = 0
-    passes: float = 0.0  # under --flood: how many times one connection has sent the whole directory
+    pictures: int = 0  # of one pass through the directory
     saved: int = 0
     skipped: int = 0
     retries: int = 0
     elapsed: float = 0.0
-    is_flood: bool = False
     latencies: list[float] = field(default_factory=list)
     servers: Counter[str] = field(default_factory=Counter)
     reasons: Counter[str] = field(default_factory=Counter)
@@ -70,10 +69,9 @@ class Statistics:
     def merge(self, raw: bytes) -> None:
         """Add the statistics that another process dumped. Raises ValueError."""
         other = json.loads(raw)
-        for name in ("sent", "received", "replies", "passes", "saved", "skipped", "retries", "failed"):
+        for name in ("sent", "received", "replies", "saved", "skipped", "retries", "failed"):
             setattr(self, name, getattr(self, name) + other[name])
         self.elapsed = max(self.elapsed, other["elapsed"])
-        self.is_flood |= other["is_flood"]
         self.latencies += other["latencies"]
         self.servers.update(other["servers"])
         self.reasons.update(other["reasons"])
@@ -88,23 +86,20 @@ def percentile(values: Sequence[float], share: float) -> float:
 
 
 def format_statistics(statistics: Statistics) -> str:
-    """The block that is printed at the end of a run."""
+    """The block that is printed at the end of a run: the original program's, as its readers expect it, then the rest."""
     seconds = statistics.elapsed or 1e-9
     latencies = sorted(statistics.latencies)
     lines = [
-        "-- [ Network Statistics ] --",
+        *format_original(statistics),
+        "-- [ Pictures ] --",
+        f"Pictures:            {statistics.replies} answered, {statistics.saved} saved, {statistics.skipped} skipped, "
+        f"{statistics.failed} failed, {statistics.retries} retries",
+        f"Pictures Per Second: {statistics.replies / seconds:.2f}",
         f"Bytes sent:          {statistics.sent}",
         f"Bytes received:      {statistics.received}",
-        f"Requests Per Second: {statistics.replies / seconds:.2f}",
-    ]
-    if statistics.is_flood:
-        lines.append(f"Jobs Per Second:     {statistics.passes / seconds:.2f}")
-    lines += [
         f"Latency p50:         {percentile(latencies, 0.50) * 1000:.1f} ms",
         f"Latency p99:         {percentile(latencies, 0.99) * 1000:.1f} ms",
         f"Elapsed:             {statistics.elapsed:.2f} s",
-        f"Pictures:            {statistics.replies} answered, {statistics.saved} saved, {statistics.skipped} skipped, "
-        f"{statistics.failed} failed, {statistics.retries} retries",
     ]
     for title, counts in (("Failures", statistics.reasons), ("Servers", statistics.servers)):
         if counts:
@@ -113,6 +108,18 @@ def format_statistics(statistics: Statistics) -> str:
                 f"  {count:>8}  {printable(name) or '(unnamed)'}" for name, count in counts.most_common(50)
             ]
     return "\n".join(lines)
+
+
+def format_original(statistics: Statistics) -> list[str]:
+    """The lines that the original program ends with. Its request is one connection's pass through the whole directory, so
+    that passes that connections share count once. A Mb is 1,000,000 bytes."""
+    requests = statistics.replies / (statistics.pictures or 1)
+    return [
+        "-- [ Network Statistics ] --",
+        f"\tbytes sent: {statistics.sent / 1e6:.4f} Mb",
+        f"\tbytes received: {statistics.received / 1e6:.4f} Mb",
+        f"\tRequests Per Second: {requests / (statistics.elapsed or 1e-9):.2f}",
+    ]
 
 
 def format_failures(statistics: Statistics) -> str:

@@ -56,7 +56,7 @@ class ClientRun:
         self._options = options
         self._loop = loop
         self._log = log
-        self.statistics = Statistics(is_flood=options.flood)
+        self.statistics = Statistics()
         self._serials = count(1)
         self._ids = count(1)
         self._interruption = ""
@@ -96,7 +96,6 @@ class ClientRun:
         if self._spec.shows_progress:
             self._progress.finish()
         self.statistics.elapsed = self._loop.now - self._started_at
-        self.statistics.passes = self.statistics.replies / (len(self._spec.pictures) or 1)
         if self._interruption and self._left:
             self.statistics.add_failure(f"{self._left} pictures", f"not asked for: {self._interruption}")
         return self.statistics

@@ -56,6 +56,7 @@ def resize_directory(options: ClientOptions) -> Statistics:
         return _run(RunSpec(options, addresses, share, targets, output, journal, index == 0, parent))
 
     statistics = work(0) if options.processes == 1 else run_forked(options.processes, work)
+    statistics.pictures = len(pictures)
     _add_scan(statistics, found, len(found.pictures) - len(pictures))
     _write_report(options, statistics)
     return statistics

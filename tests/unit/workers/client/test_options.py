@@ -129,3 +129,18 @@ def test_parameters_are_sent_only_when_they_are_asked_for(tmp_path: Path) -> Non
     text = "gravity=north&enlarge=no&icc=keep&subsampling=444&keep=exif,xmp&tolerant=yes"
     assert parameters(*asked.split()) == text
     assert set(parse_parameters(text)) == set(PARAMETERS)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "--proxy localhost:9092 --input={} --output=./resized -w 200 -h 200 --times=100 --minconns=100 --loglevel=0 "
+        "--dry-run",
+        "--proxy proxy-server:9090 --maxconns=15 --minconns=8 --times=5 -w 160 -h 160 --loglevel=1 --input={} "
+        "--output=/imgresized",
+    ],
+)
+def test_command_lines_of_the_original_s_documents_are_understood(words: str, tmp_path: Path) -> None:
+    options = parse_client(words.format(tmp_path).split(), {})
+    assert options.minconns in (8, 100)
+    assert options.maxconns == (15 if options.minconns == 8 else 100)

@@ -28,32 +28,38 @@ def figures() -> Statistics:
     return made
 
 
-def test_the_block() -> None:
+def test_the_original_s_block_comes_first_and_letter_for_letter() -> None:
+    """As the original's README shows it: 100 times the directory in 0.0929 s."""
+    made = Statistics(sent=6_440_000, received=7_010_000, replies=600, pictures=6, elapsed=100 / 1076.02)
+    assert format_statistics(made).startswith(
+        "-- [ Network Statistics ] --\n"
+        "\tbytes sent: 6.4400 Mb\n"
+        "\tbytes received: 7.0100 Mb\n"
+        "\tRequests Per Second: 1076.02\n"
+        "-- [ Pictures ] --\n"
+    )
+
+
+def test_our_block() -> None:
     made = figures()
     made.add_failure("a.jpg", "busy: 64 wait")
     made.add_failure("b.jpg", "busy: 65 wait")
     lines = format_statistics(made).splitlines()
-    assert lines[0] == "-- [ Network Statistics ] --"
-    assert lines[1:4] == [
+    lines = lines[lines.index("-- [ Pictures ] --") + 1 :]
+    assert lines[:6] == [
+        "Pictures:            200 answered, 190 saved, 7 skipped, 2 failed, 0 retries",
+        "Pictures Per Second: 50.00",
         "Bytes sent:          1000",
         "Bytes received:      500",
-        "Requests Per Second: 50.00",
+        "Latency p50:         100.0 ms",
+        "Latency p99:         198.0 ms",
     ]
-    assert "Latency p50:         100.0 ms" in lines
-    assert "Latency p99:         198.0 ms" in lines
     assert lines[lines.index("Failures:") + 1].split() == ["2", "busy"]
     assert [line.split() for line in lines[lines.index("Servers:") + 1 :]] == [["150", "b1"], ["50", "b2"]]
-    assert not any("Jobs" in line for line in lines)
-
-
-def test_a_flood_counts_jobs_too() -> None:
-    made = figures()
-    made.is_flood, made.passes = True, 8.0
-    assert "Jobs Per Second:     2.00" in format_statistics(made)
 
 
 def test_an_empty_run_divides_by_nothing() -> None:
-    assert "Requests Per Second: 0.00" in format_statistics(Statistics())
+    assert "\tRequests Per Second: 0.00" in format_statistics(Statistics())
 
 
 @pytest.mark.parametrize(("share", "value"), [(0.0, 1), (0.5, 3), (0.99, 4), (1.0, 4)])
@@ -68,7 +74,7 @@ def test_a_peer_s_text_cannot_command_a_terminal() -> None:
     made.servers["\x1b[31m"] += 1
     made.violations.append("1.2.3.4:5: \r\n")
     for text in (format_failures(made), format_statistics(made)):
-        assert all(line.isprintable() for line in text.splitlines())
+        assert all(line.removeprefix("\t").isprintable() for line in text.splitlines())
     assert printable("é \udce9 \x00") == "é \\udce9 \\x00"
     assert len(printable("x" * 10_000)) == 300
 
