@@ -73,8 +73,11 @@ class ConnectionProtocol:
     def received(self, data: memoryview) -> None:
         """`data` was read: the beginning of `place`, or bytes that are valid during this call only."""
 
+    def hung_up(self) -> None:
+        """The peer's FIN is here, behind bytes perhaps that were not read yet; called while paused too."""
+
     def ended(self) -> None:
-        """The peer's FIN: the connection is in ENDED, and nothing more is read. Writing is still possible."""
+        """The peer's FIN was read: the connection is in ENDED, and nothing more is read. Writing is still possible."""
 
     def sent(self, count: int) -> None:
         """`count` bytes were sent; `connection.output.pending` is what is left."""
@@ -198,7 +201,9 @@ class BufferedConnection:
             if mask & _GONE and self.state is not LINGERING and not self.limits.reads_after_reset:
                 self.close("reset")
                 return
-            self.peer_hung_up = self.peer_hung_up or bool(mask & (READ_HANGUP | _GONE))
+            if mask & (READ_HANGUP | _GONE) and not self.peer_hung_up:
+                self.peer_hung_up = True
+                self.protocol.hung_up()
         if mask & WRITE and self.output.pending:
             self.flush()
         if mask & _READABLE:

@@ -80,15 +80,20 @@ class HttpBody(Protocol):
         """The body is complete. The answer follows, now or later."""
 
 
+def _nothing() -> None:
+    """What an exchange does that holds nothing."""
+
+
 class HttpExchange:
     """One request and the way to answer it.
 
     `headers`: names in lower case. `body_length`: from Content-Length; 0 without a body, None when it comes in chunks.
     `on_abandoned` is called once if the exchange ends without `answer`: the connection is gone, or an HttpError refused
     the request. It frees what the router holds for the exchange.
+    `on_hung_up` is called if the client ends its side before the answer: it is gone, or has half-closed and still reads.
     """
 
-    __slots__ = ("_http", "body", "body_length", "headers", "method", "on_abandoned", "target")
+    __slots__ = ("_http", "body", "body_length", "headers", "method", "on_abandoned", "on_hung_up", "target")
 
     def __init__(
         self,
@@ -104,7 +109,8 @@ class HttpExchange:
         self.headers = headers
         self.body_length = body_length
         self.body: HttpBody | None = None
-        self.on_abandoned: Callable[[], object] = lambda: None
+        self.on_abandoned: Callable[[], object] = _nothing
+        self.on_hung_up: Callable[[], object] = _nothing
 
     def receive(self, body: HttpBody) -> None:
         """Read the body of this request; sends `100 Continue` to a client that waits for it."""
@@ -192,6 +198,10 @@ class HttpConnection(ConnectionProtocol):
             self.connection.set_deadline(self.limits.head_seconds)
         self._parser.receive_data(data)
         self._advance()
+
+    def hung_up(self) -> None:
+        if self.exchange is not None:
+            self.exchange.on_hung_up()
 
     def ended(self) -> None:
         if self.exchange is not None:

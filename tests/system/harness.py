@@ -25,6 +25,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
+from urllib.request import urlopen
 
 import psutil
 
@@ -372,3 +373,13 @@ class Resizer(Daemon):
     def address(self) -> Address:
         match = self.wait_line(r"\bbind address=\[?([^\s\]]+?)\]?:(\d+)\b")
         return match[1], int(match[2])
+
+    def pids(self, word: str) -> list[int]:
+        """Processes whose title begins with `word`: front, cpu, express."""
+        return [pid for pid, title in self.titles().items() if f": {word}" in title]
+
+    def status(self) -> dict[str, Any]:
+        """GET /status."""
+        with urlopen("http://{}:{}/status".format(*self.address), timeout=15) as answer:
+            found: dict[str, Any] = json.load(answer)
+            return found

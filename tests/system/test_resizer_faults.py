@@ -2,7 +2,6 @@
 
 import contextlib
 import io
-import json
 import os
 import random
 import signal
@@ -12,7 +11,6 @@ import zlib
 from collections import Counter
 from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
-from urllib.request import urlopen
 
 import pytest
 from PIL import Image
@@ -22,10 +20,7 @@ from tests.system.harness import Resizer
 from tests.system.resizer_peer import ENDLESS, SLOW, Peer, picture, size_of
 from workers.wire.messages import Response
 
-
-def pids(resizer: Resizer, word: str) -> list[int]:
-    """Processes whose title has `word`."""
-    return [pid for pid, title in resizer.titles().items() if f": {word}" in title]
+pids = Resizer.pids
 
 
 def busy_cpu(resizer: Resizer, dead: Collection[int] = ()) -> int:
@@ -33,8 +28,7 @@ def busy_cpu(resizer: Resizer, dead: Collection[int] = ()) -> int:
     the master has reaped them."""
 
     def found() -> int:
-        with urlopen("http://{}:{}/status".format(*resizer.address), timeout=5) as answer:
-            processes = json.load(answer)["processes"]
+        processes = resizer.status()["processes"]
         busy = (p["pid"] for p in processes if p["role"] != "front" and p["load"])
         return next((pid for pid in busy if pid not in dead), 0)
 

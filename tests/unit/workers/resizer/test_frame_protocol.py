@@ -1,5 +1,7 @@
 """The protocol of frames: replies, their order, and the slots, for both kinds of peers."""
 
+import socket
+import struct
 from collections.abc import Iterator
 
 import pytest
@@ -245,6 +247,27 @@ def test_a_refused_picture_ends_the_connection_of_an_original_peer(front: FrontF
     assert order is not None
     front.finish(order, b"", 422, "damaged")
     assert names(peer) == ["a"] and peer.is_closed
+    assert front.taken() == 0
+
+
+# -- clients that are gone --
+
+
+def test_what_waits_is_dropped_when_a_connection_is_reset_and_kept_when_its_peer_half_closes(
+    front: FrontFixture,
+) -> None:
+    worked, lost, half_closed = (front.connect(over_tcp=True) for _ in range(3))
+    send(front, worked, **WITH_ID)
+    send(front, lost, **WITH_ID)
+    send(front, half_closed, **WITH_ID)
+    half_closed.sock.shutdown(socket.SHUT_WR)
+    lost.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    lost.sock.close()
+    front.settle()
+    assert front.cells[counters.ABANDONED] == 1 and len(front.scheduler.queue) == 1
+    front.work()
+    front.work()
+    assert status_of(worked) == status_of(half_closed) == [(1, 200)] and front.order() is None
     assert front.taken() == 0
 
 

@@ -1,7 +1,8 @@
 """The protocol of HTTP: every answer with its status, every slot free again, and when the connection goes on."""
 
 import json
-from collections.abc import Iterator
+import socket
+from collections.abc import Callable, Iterator
 
 import h11
 import pytest
@@ -10,6 +11,7 @@ from tests.unit.workers.resizer.front_fixture import OPTIONS, FramePeer, FrontFi
 from workers.resizer import counters
 
 BIG = bytes(range(256)) * 100
+POST_BIG = b"POST /resize?w=9 HTTP/1.1\r\nHost: x\r\nContent-Length: 25600\r\n\r\n" + BIG
 
 
 @pytest.fixture
@@ -22,9 +24,9 @@ def front() -> Iterator[FrontFixture]:
 class HttpPeer:
     """A peer that speaks HTTP; `answers` are (status, headers, body) in the order they came."""
 
-    def __init__(self, front: FrontFixture) -> None:
+    def __init__(self, front: FrontFixture, over_tcp: bool = False) -> None:
         self.front = front
-        self.peer: FramePeer = front.connect()
+        self.peer: FramePeer = front.connect(over_tcp=over_tcp)
         self.answers: list[tuple[int, dict[str, str], bytes]] = []
         self.heads: list[str] = []  # methods asked and not answered
 
@@ -276,6 +278,37 @@ def test_a_client_that_leaves_leaves_no_slot_in_use(front: FrontFixture) -> None
     assert front.taken() == 1 == front.cells[counters.ABANDONED], "one is being worked on"
     front.work()
     assert front.taken() == 0
+
+
+ENDINGS = {"close": socket.socket.close, "half-close": lambda sock: sock.shutdown(socket.SHUT_WR)}
+
+
+@pytest.mark.parametrize("end", ENDINGS.values(), ids=ENDINGS)
+@pytest.mark.parametrize("is_read_before", [True, False], ids=["after the body", "with the body"])
+def test_what_waits_is_dropped_when_its_client_ends_its_side(
+    front: FrontFixture, end: Callable[[socket.socket], object], is_read_before: bool
+) -> None:
+    worked, waiting = HttpPeer(front, over_tcp=True), HttpPeer(front, over_tcp=True)
+    for client in (worked, waiting):
+        if is_read_before:
+            client.post(BIG)
+        else:
+            client.peer.send(POST_BIG)
+        end(client.peer.sock)
+        front.settle()
+    assert front.taken() == 1 == front.cells[counters.ABANDONED], "one is worked on"
+    assert waiting.peer.connection.state.value == "closed"
+    front.work()
+    assert front.order() is None and front.taken() == 0
+
+
+def test_a_client_that_half_closes_gets_the_answer_of_work_that_has_begun(front: FrontFixture) -> None:
+    client = HttpPeer(front)
+    client.post(BIG)
+    client.peer.sock.shutdown(socket.SHUT_WR)
+    front.settle()
+    front.work(b"small")
+    assert client.answer()[0::2] == (200, b"small") and front.cells[counters.ABANDONED] == 0
 
 
 def test_a_client_that_leaves_while_it_waits_for_a_slot_gets_none(front: FrontFixture) -> None:
