@@ -15,6 +15,7 @@ RULES
   its path is refused.
 """
 
+import errno
 import hashlib
 import os
 import pwd
@@ -86,6 +87,12 @@ def directories(environ: Mapping[str, str], uid: int) -> list[str]:
     return [*found, f"/tmp/{DIRECTORY}-{uid}"]
 
 
+def is_live(path: str) -> bool:
+    """Whether a process accepts at the socket; EAGAIN says that its queue is full."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as conn:
+        return conn.connect_ex(path) in (0, errno.EAGAIN)
+
+
 def user_name(uid: int) -> str:
     """ "user web", "user 61184"."""
     try:
@@ -145,11 +152,21 @@ class AdminPlace:
             if wanted:
                 if why := why_no_socket(path):
                     raise ValueError(why)
-            elif why := (make_home if may_make else why_no_home)(self.directory, self.uid):
+            elif why := self._why_no_default(path, may_make):
                 path = self._settled
                 notes = (f"the admin socket is {path}: {why}; --admin PATH puts it elsewhere",)
         self._settled = path
         return path, notes
+
+    def _why_no_default(self, path: str, may_make: bool) -> str:
+        """Why the socket cannot be made in the directory of its own, nothing when it can. Another process that serves
+        there, in another network namespace, matters to a start only: a check runs beside the balancer that it is for."""
+        why = (make_home if may_make else why_no_home)(self.directory, self.uid)
+        if not why and os.path.isdir(self.directory):
+            why = why_no_socket(path)
+        if not why and may_make and is_live(path):
+            why = f"{path} is served by another process"
+        return why
 
 
 # -- balancerctl's side

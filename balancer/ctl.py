@@ -4,7 +4,6 @@ RULES: parses, sends one line, reads one JSON object, prints it. Knows nothing o
 The exit code is the answer's: 0 done, 1 refused by the console or no balancer there, 2 usage.
 """
 
-import errno
 import json
 import os
 import shlex
@@ -16,7 +15,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 from balancer import __version__
-from balancer.admin_socket import NoAdminSocket, directories, find_socket, why_not_trusted
+from balancer.admin_socket import NoAdminSocket, directories, find_socket, is_live, why_not_trusted
 from balancer.config.loader import ask as ask_for
 from balancer.config.streams import answer, complain, is_terminal, open_streams, wait_for_reader
 from balancer.console.table import status_text
@@ -87,12 +86,6 @@ def admin_of(port: int | None, environ: Mapping[str, str]) -> str:
         return find_socket(port, environ, directories(environ, uid), uid, is_live, listens_on)
     except NoAdminSocket as error:
         raise CannotAsk(str(error)) from None
-
-
-def is_live(path: str) -> bool:
-    """Whether a process accepts at the socket; EAGAIN says that its queue is full."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as conn:
-        return conn.connect_ex(path) in (0, errno.EAGAIN)
 
 
 def listens_on(path: str, port: int) -> bool:

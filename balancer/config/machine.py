@@ -66,7 +66,10 @@ def _numeric(target: Address) -> Iterable[tuple[str, str]]:
 def _is_same_path(one: str, other: str) -> bool:
     if one == other or "@" in (one[:1], other[:1]):
         return one == other
-    return os.path.realpath(one) == os.path.realpath(other)
+    try:
+        return os.path.samefile(one, other)  # behind links, hard links and bind mounts too
+    except OSError:  # one of them is not there yet
+        return os.path.realpath(one) == os.path.realpath(other)
 
 
 def has_family(address: Address) -> bool:
@@ -135,9 +138,9 @@ def why_no_socket(path: str) -> str:
     try:
         if not stat.S_ISSOCK(os.lstat(path).st_mode):
             return f"{path} is there and is no socket"
+        return _why_no_change_in(os.path.dirname(os.path.abspath(path)))
     except OSError:
-        pass
-    return _why_nothing_new(path)
+        return _why_nothing_new(path)
 
 
 def why_no_directory(path: str) -> str:
@@ -147,9 +150,22 @@ def why_no_directory(path: str) -> str:
 
 def why_nothing_in(directory: str) -> str:
     """Why this process cannot make a file in the directory, nothing when it can."""
+    return _why_no_change_in(directory) or (f"{directory} is full" if _lacks_inodes(directory) else "")
+
+
+def _why_no_change_in(directory: str) -> str:
     if not os.path.isdir(directory):
         return f"{directory} {'is no directory' if os.path.lexists(directory) else 'is missing'}"
     return "" if os.access(directory, os.W_OK | os.X_OK) else f"{directory} {_why_no_access(directory)}"
+
+
+def _lacks_inodes(directory: str) -> bool:
+    """Whether the file system has no inode left. Some count none (f_files is 0)."""
+    try:
+        info = os.statvfs(directory)
+    except OSError:
+        return False
+    return info.f_files > 0 and not info.f_ffree
 
 
 def _why_nothing_new(path: str) -> str:

@@ -143,10 +143,62 @@ def test_a_place_that_was_asked_for_and_cannot_be_written_is_one_sentence(option
     )
 
 
-def test_a_link_in_the_place_of_the_directory_is_not_followed() -> None:
-    mounts = f"{FRESH_RUN} mkdir /run/other; ln -s /run/other {HOME}; mount --bind /tmp /tmp;"
-    mounts += "mount -o remount,ro,bind /tmp;"
+@pytest.mark.parametrize(
+    ("mounts", "why"),
+    [
+        (f"mkdir /run/other; ln -s /run/other {HOME};", f"{HOME} is a symbolic link"),
+        (f"touch {HOME};", f"{HOME} is no directory"),
+        (f"mkdir -m 700 {HOME}; chown 1:1 {HOME};", f"{HOME} belongs to user "),
+        (f"mkdir -m 700 {HOME}; touch {HOME}/SOCKET;", f"{HOME}/SOCKET is there and is no socket"),
+        (f"mkdir -m 700 {HOME}; mkdir {HOME}/SOCKET;", f"{HOME}/SOCKET is there and is no socket"),
+        ("mount -t tmpfs -o mode=755,nr_inodes=1 none /run;", f"{HOME} cannot be made: /run is full"),
+        (f"mount -t tmpfs -o mode=755,nr_inodes=2 none /run; mkdir -m 700 {HOME};", f"{HOME} is full"),
+    ],
+)
+def test_what_stands_in_the_way_of_the_default_stops_nobody(mounts: str, why: str) -> None:
+    port = free_port()
+    mounts, why = (text.replace("SOCKET", f"127.0.0.1:{port}.sock") for text in (mounts, why))
+    only = "mount --bind /tmp /tmp; mount -o remount,ro,bind /tmp;"  # no other place
+    with (
+        Digest() as backend,
+        balancer(
+            in_namespace(FRESH_RUN + mounts + only), port, f"--upstream={text_of(backend.address)}"
+        ) as daemon,
+    ):
+        daemon.wait_line(
+            rf'note="the admin socket is off: {re.escape(why)}.*; --admin PATH puts it elsewhere"'
+        )
+        run_load(("127.0.0.1", port), requests=10, clients=2).check_nothing_lost(10)
+        assert os.listdir(f"/proc/{daemon.pid}/root/run") != [] or "nr_inodes" in mounts
+        assert not os.path.exists(f"/proc/{daemon.pid}/root/run/other/127.0.0.1:{port}.sock")
+
+
+def test_two_balancers_of_two_networks_on_the_same_port_share_a_run_directory() -> None:
+    """As with `ip netns exec`: the second cannot have the socket that the first serves."""
     with Echo() as backend:
-        with balancer(in_namespace(mounts), free_port(), f"--upstream={text_of(backend.address)}") as daemon:
-            daemon.wait_line(rf"the admin socket is off: {HOME} is a symbolic link; --admin PATH")
-            assert os.listdir(f"/proc/{daemon.pid}/root/run/other") == []
+        words = free_port(), f"--upstream={text_of(backend.address)}"
+        with balancer(in_namespace(FRESH_RUN), *words) as first:
+            apart = [*beside(first), "unshare", "-n", "sh", "-c", 'ip link set lo up; exec "$@"', "sh"]
+            with balancer(apart, *words) as second:
+                path = f"{HOME}/127.0.0.1:{words[0]}.sock"
+                second.wait_line(rf'note="the admin socket is off: {path} is served by another process;')
+            assert ctl(first, "status")[0] == 0
+
+
+@pytest.mark.parametrize("module", ["balancer", "workers.resizer"])
+def test_a_user_without_a_name_in_a_container_of_which_nothing_can_be_written(module: str) -> None:
+    mounts = READ_ONLY + "mount -t tmpfs -o ro none /dev/shm; mount --bind /dev/null /etc/passwd;"
+    user = [*in_namespace(mounts), "setpriv", "--reuid=54321", "--regid=54321", "--clear-groups"]
+    if subprocess.run(
+        [*user, sys.executable, "-c", "import balancer"], cwd=ROOT, capture_output=True
+    ).returncode:
+        pytest.skip("other users may not read the programs")
+    if module == "balancer":
+        with Digest() as backend:
+            port = free_port()
+            with balancer(user, port, f"--upstream={text_of(backend.address)}") as daemon:
+                run_load(("127.0.0.1", port), requests=10, clients=2).check_nothing_lost(10)
+                assert "Traceback" not in daemon.log()
+    done = run(user, module, *(["-u", "127.0.0.1:1"] if module == "balancer" else []), "--check-config")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.endswith(": configuration OK\n")

@@ -104,6 +104,26 @@ def test_a_default_that_cannot_be_made_is_off_and_noted(tmp_path: Path) -> None:
     assert place.settle("", WEB, may_make=True) == (f"{tmp_path}/absent/home/9090.sock", ())
 
 
+def test_a_default_that_something_else_stands_in_the_way_of_is_off(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    home.mkdir(0o700)
+    path = home / "9090.sock"
+    place = AdminPlace([str(home)], UID, 1)
+    path.mkdir()
+    for may_make in (True, False):
+        settled, [note] = place.settle("", WEB, may_make)
+        assert settled == "off" and f"{path} is there and is no socket" in note
+    path.rmdir()
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        assert place.settle("", WEB, may_make=True) == (str(path), ())  # a file that was left behind
+        listener.listen()
+        # A check: that may be the balancer which is asked about.
+        assert AdminPlace([str(home)], UID, 2).settle("", WEB, may_make=False) == (str(path), ())
+        settled, [note] = AdminPlace([str(home)], UID, 2).settle("", WEB, may_make=True)
+        assert settled == "off" and f"{path} is served by another process" in note
+
+
 def test_one_that_was_asked_for_is_refused_where_it_cannot_be_made(tmp_path: Path) -> None:
     place = AdminPlace(["/a"], UID, 1)
     path = f"{tmp_path}/absent/a.sock"

@@ -65,6 +65,15 @@ def test_a_socket_behind_a_link_is_the_same(tmp_path: Path) -> None:
     assert reaches(there, here) and reaches(here, there)
 
 
+def test_a_socket_with_two_names_is_the_same(tmp_path: Path) -> None:
+    here, there = (Address("unix", path=f"{tmp_path}/{path}") for path in ("a.sock", "b.sock"))
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(here.path)
+        assert not reaches(there, here)
+        os.link(here.path, there.path)
+        assert reaches(there, here) and reaches(here, there)
+
+
 def test_own_addresses() -> None:
     assert all(map(is_own_address, ("127.0.0.1", "127.9.9.9", "::1")))
     foreign = ("192.0.2.1", "2001:db8::1", "255.255.255.255", "224.0.0.1", "ff02::1", "fe80::1%lo")
