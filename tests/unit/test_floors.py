@@ -32,6 +32,7 @@ FLOORS = {
     "balancer.pool": CHOICE,
     "balancer.preflight": TRAFFIC,
     "balancer.relay": TRAFFIC,
+    "balancer.relay.framed.frame_format": PROCESSES,
     "balancer.discovery": TRAFFIC,
     "balancer.checks": TRAFFIC,
     "balancer.worker": ROLE,
@@ -76,7 +77,8 @@ ORDER = {
         ("election", "verdicts"),
     ),
     "balancer.relay": (
-        ("activity", "ends", "half", "pipes", "routes", "sockets"),
+        ("activity", "ends", "framed.frame_format", "half", "pipes", "routes", "sockets"),
+        ("framed",),
         ("account", "context", "pauses", "queue", "sources", "stream"),
         ("flow",),
         ("splicing",),
