@@ -287,7 +287,7 @@ class Prober:
         if found.is_serving:
             self._tell("info", "some-up", **pool.labels(), up=pool.share(), after=f"{now - since:.1f}s")
         else:
-            then = "clients are refused until a backend is back"
+            then = "clients are closed until a backend is back"
             self._tell("error", "all-down", **pool.labels(), up=pool.share(), reason=found.reason, then=then)
 
     def _tell(self, level: Level, verb: Verb, **fields: object) -> None:

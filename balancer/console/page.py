@@ -26,6 +26,7 @@ from balancer.console.table import (
     identity,
     listening,
     of_limit,
+    unclean_ends,
 )
 
 CONTENT_TYPE = "text/html; charset=utf-8"
@@ -205,6 +206,7 @@ def listener_rows(status: Status) -> Iterable[str]:
             figure(key + "/accepted", listener["accepted_total"], "count"),
             cell(human_number(refused), "some" if refused else ""),
             cell(human_number(failed), "some" if failed else ""),
+            cell(unclean_ends(listener["ends"]) or "none"),
             figure(key + "/in", listener["bytes_in_total"], "bytes"),
             figure(key + "/out", listener["bytes_out_total"], "bytes"),
         )

@@ -72,6 +72,14 @@ listener_figure = partial(each_of, "listeners")
 pool_figure = partial(each_of, "pools")
 
 
+def sessions_by_end(status: Status) -> Iterable[Sample]:
+    return [
+        ({**labels_of("listeners", listener), "end": end}, count)
+        for listener in status["listeners"]
+        for end, count in listener["ends"].items()
+    ]
+
+
 def each_slot(key: str, unit: float | None = None) -> Callable[[Status], Iterable[Sample]]:
     """Summed over the processes of a slot: in a reload the old and the new one share it for a while."""
 
@@ -128,6 +136,11 @@ def last_reload_age(status: Status) -> Iterable[Sample]:
     return [({}, reload.get("age_s"))] if reload else []
 
 
+REFUSED = (
+    "Clients refused by a limit (of sessions, the queue, this machine's descriptors) or for want of a route."
+)
+FAILED = "Sessions for which no backend could be reached: none was up, or every connect failed."
+CLOSED = "Clients whose connection is closed, refused ones included."
 METRICS: tuple[Metric, ...] = (
     Metric("build_info", "gauge", "Always 1; the version is the label.", lambda s: [({"version": s["version"]}, 1)]),
     Metric("uptime_seconds", "gauge", "Since the master started.", one("uptime_s")),
@@ -149,10 +162,12 @@ METRICS: tuple[Metric, ...] = (
     Metric("respawns_total", "counter", "Processes that had to be replaced.", one("totals", "respawns_total")),
     Metric("hangs_total", "counter", "Processes killed because they hung.", one("totals", "hangs_total")),
     Metric("accepted_total", "counter", "Client connections accepted.", one("totals", "accepted_total")),
-    Metric("refused_total", "counter", "Clients closed at once: the limit was reached.", one("totals", "refused_total")),
-    Metric("failed_total", "counter", "Sessions that reached no backend.", one("totals", "failed_total")),
-    Metric("closed_total", "counter", "Sessions that have ended.", one("totals", "closed_total")),
-    Metric("cut_total", "counter", "Sessions cut at the end of a drain.", one("totals", "cut_total")),
+    Metric("refused_total", "counter", REFUSED, one("totals", "refused_total")),
+    Metric("failed_total", "counter", FAILED, one("totals", "failed_total")),
+    Metric("closed_total", "counter", CLOSED, one("totals", "closed_total")),
+    Metric("cut_total", "counter", "Sessions ended by a drain or a stop.", one("totals", "cut_total")),
+    Metric("sessions_total", "counter", "Sessions that have ended, by the end that the log has for them (-- is clean).",
+           sessions_by_end),
     Metric("retries_total", "counter", "Connects made again at another backend.", one("totals", "retries_total")),
     Metric("pauses_total", "counter", "Times a sender had to wait for the other side.", one("totals", "pauses_total")),
     Metric("resumes_total", "counter", "Times such a sender could go on.", one("totals", "resumes_total")),
@@ -162,9 +177,9 @@ METRICS: tuple[Metric, ...] = (
     Metric("listener_sessions", "gauge", "Sessions open now.", listener_figure("sessions")),
     Metric("listener_sessions_limit", "gauge", "Its maxconns; 0 is no limit.", listener_figure("maxconns")),
     Metric("listener_accepted_total", "counter", "Client connections accepted.", listener_figure("accepted_total")),
-    Metric("listener_refused_total", "counter", "Clients closed by a limit.", listener_figure("refused_total")),
-    Metric("listener_failed_total", "counter", "Sessions that reached no backend.", listener_figure("failed_total")),
-    Metric("listener_closed_total", "counter", "Sessions that have ended.", listener_figure("closed_total")),
+    Metric("listener_refused_total", "counter", REFUSED, listener_figure("refused_total")),
+    Metric("listener_failed_total", "counter", FAILED, listener_figure("failed_total")),
+    Metric("listener_closed_total", "counter", CLOSED, listener_figure("closed_total")),
     Metric("listener_bytes_in_total", "counter", "Bytes from clients.", listener_figure("bytes_in_total")),
     Metric("listener_bytes_out_total", "counter", "Bytes to clients.", listener_figure("bytes_out_total")),
     Metric("pool_serving", "gauge", "1 when a client of the pool can be served.", pool_figure("serving")),

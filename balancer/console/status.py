@@ -9,7 +9,7 @@ RULES
     {"schema": 2, "version", "host", "config", "serving", "reason", "generation", "uptime_s", "steering": "on"|"off",
      "listeners": [{"name", "addresses", "pools", "sessions", "maxconns", "accepted_total", "refused_total",
                    "failed_total", "bytes_in_total", "bytes_out_total", "closed_total", "cut_total", "retries_total",
-                   "pauses_total", "resumes_total"}],
+                   "pauses_total", "resumes_total", "ends": {"--", "CC", ...}}],
      "pools":    [{"name", "balance", "serving", "reason", "up", "queued", "queued_total", "max_queue",
                    "backends": [as in "backends"]}],
      "backends": [{"name", "pool", "address", "state", "weight", "sessions", "sessions_total", "connect_failures_total",
@@ -18,13 +18,16 @@ RULES
      "workers":  [{"slot", "pid", "state", "generation", "accepting", "sessions", "accepted_total", "cpu_percent",
                   "rss_bytes", "fds", "share_percent", "drain_left_s"}],
      "totals":   {"sessions", "accepted_total", "refused_total", "failed_total", "bytes_in_total", "bytes_out_total",
-                  "closed_total", "cut_total", "retries_total", "pauses_total", "resumes_total",
+                  "closed_total", "cut_total", "retries_total", "pauses_total", "resumes_total", "ends",
                   "queued_total", "log_dropped_total", "queued", "respawns_total", "hangs_total"},
      "reload":   {"serial", "ok", "text", "age_s", ...} of the last reload, or null,
      "events":   [{"serial", "at", "age_s", "verb", "text"}], the last 20}
 
 Schema 1 had no listeners and no pools. The totals count removed listeners and pools too; the sums of those that are
 configured can be less.
+`ends`: sessions by the end that the log has for them, every end a key. What else there is of clients that are gone is a
+sum: refused (closed at the accept, or by a limit: sQ, RC), failed (no backend could be reached: SC, sC), cut (KD), closed
+(all of them, those without a session too: accepted - closed are open).
 `serving`: whether a client can be served now, `reason`: why not, or which pools are out (pool/serving.py); of the whole,
 it takes a worker that is ready, and one pool with a listener that serves.
 `state` of a worker: starting, ready, draining, hung. `state` of a backend: up (it takes new sessions), down, unresolved,
@@ -37,6 +40,7 @@ Respawns are processes that had to be replaced, hangs those that were killed bec
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from balancer.console.events import described
@@ -57,9 +61,7 @@ from balancer.pool.board import (
     L_ACCEPTED,
     L_BYTES_IN,
     L_BYTES_OUT,
-    L_CLOSED,
-    L_CUT,
-    L_FAILED,
+    L_ENDS,
     L_PAUSES,
     L_REFUSED,
     L_RESUMES,
@@ -80,6 +82,7 @@ from balancer.pool.board import (
 )
 from balancer.pool.serving import BackendState, Serving, serving, serving_by_pool, state_of, whole
 from balancer.prefork.slots import is_hung
+from balancer.relay import ends
 from balancer.shm.layout import (
     ACCEPTING,
     BEAT_MS,
@@ -106,12 +109,8 @@ NO_WORKER = "no worker is ready"
 MOST_EVENTS = 20
 LISTENER_TOTALS = {
     "accepted_total": L_ACCEPTED,
-    "refused_total": L_REFUSED,
-    "failed_total": L_FAILED,
     "bytes_in_total": L_BYTES_IN,
     "bytes_out_total": L_BYTES_OUT,
-    "closed_total": L_CLOSED,
-    "cut_total": L_CUT,
     "retries_total": L_RETRIES,
     "pauses_total": L_PAUSES,
     "resumes_total": L_RESUMES,
@@ -195,7 +194,21 @@ def describe_listener(board: Board, listener: Listener) -> dict[str, Any]:
         "pools": list(dict.fromkeys(route.pool for route in listener.routes)),
         "sessions": board.gauge(at + L_SESSIONS),
         "maxconns": listener.maxconns,
-        **{key: board.total(at + column) for key, column in LISTENER_TOTALS.items()},
+        **listener_totals(lambda column: board.total(at + column)),
+    }
+
+
+def listener_totals(total: Callable[[int], int]) -> dict[str, Any]:
+    """The totals of one listener or of all; `total` gives that of a column of their blocks."""
+    refused = total(L_REFUSED)
+    by_end = {end: total(column) for column, end in enumerate(ends.ORDER, L_ENDS)}
+    return {
+        **{key: total(column) for key, column in LISTENER_TOTALS.items()},
+        "refused_total": refused + sum(by_end[end] for end in ends.REFUSED),
+        "failed_total": sum(by_end[end] for end in ends.FAILED),
+        "cut_total": by_end[ends.KILLED],
+        "closed_total": refused + sum(by_end.values()),
+        "ends": by_end,
     }
 
 
@@ -278,7 +291,7 @@ def snapshot(
         "workers": sorted(workers, key=lambda worker: (worker["slot"], worker["generation"])),
         "totals": {
             "sessions": sum(board.every_gauge(LISTENERS, L_SESSIONS)),
-            **{key: board.sum_total(LISTENERS, column) for key, column in LISTENER_TOTALS.items()},
+            **listener_totals(partial(board.sum_total, LISTENERS)),
             "queued_total": board.sum_total(POOLS, P_QUEUED_TOTAL),
             "log_dropped_total": board.total(LOG_DROPPED),
             "queued": sum(board.every_gauge(POOLS, P_QUEUED)),

@@ -131,6 +131,11 @@ def listener_row(listener: Mapping[str, Any]) -> list[str]:
     ]
 
 
+def unclean_ends(ends: Mapping[str, int]) -> str:
+    """How sessions ended that did not end cleanly: CD 3, sQ 1."""
+    return ", ".join(f"{end} {human_number(count)}" for end, count in ends.items() if count and end != "--")
+
+
 def pool_row(pool: Mapping[str, Any]) -> list[str]:
     backends = pool["backends"]
     return [
@@ -200,6 +205,8 @@ def status_text(status: Mapping[str, Any], colour: bool = False) -> str:
         f"refused {human_number(totals['refused_total'])}   failed {human_number(totals['failed_total'])}   "
         f"in {human_bytes(totals['bytes_in_total'])}   out {human_bytes(totals['bytes_out_total'])}",
     ]
+    if unclean := unclean_ends(totals.get("ends", {})):
+        lines.append(f"unclean ends: {unclean}")
     if not status["serving"]:
         lines.append(paint(f"NO CLIENT CAN BE SERVED: {status['reason']}", RED))
     elif status["reason"]:

@@ -9,7 +9,7 @@ RULES
 
 counts: one row per process. A dead process's totals are folded into RETIRED_ROW, its gauges are zeroed.
 
-    row \\ column | 0..15 prefork | 16.. the process | listeners, 16 each | pools, 8 each | backends, 8 each
+    row \\ column | 0..15 prefork | 16.. the process | listeners, 32 each | pools, 8 each | backends, 8 each
     -------------+---------------+------------------+--------------------+---------------+----------------------
     MASTER_ROW   | live rows     |                  |                    |               |
     RETIRED_ROW  | folds         | totals of the dead, written by the master; the block REMOVED of each kind has
@@ -46,18 +46,18 @@ from balancer.shm.table import RETIRED_ROW, Table
 LOG_DROPPED = PREFORK_COLUMNS  # lines this process could not write
 _FIRST_BLOCK = PREFORK_COLUMNS + 8
 
-# A listener's block: totals, then a gauge.
+# A listener's block: totals, then a gauge. What is counted once is not counted again: clients refused in all, failed and
+# closed are sums of these (console/status.py).
 L_ACCEPTED = 0
-L_REFUSED = 1  # closed by a limit or because no backend could serve
-L_FAILED = 2  # accepted, but no backend could be reached
-L_CLOSED = 3
-L_CUT = 4  # ended by a drain's deadline or an operator
-L_RETRIES = 5
-L_BYTES_IN = 6  # client -> backend
-L_BYTES_OUT = 7  # backend -> client
-L_PAUSES = 8
-L_RESUMES = 9
-L_SESSIONS = 15  # gauge: clients held; what maxconns limits
+L_REFUSED = 1  # closed at the accept, without a session: by maxconns, or because no route is theirs
+L_RETRIES = 2
+L_BYTES_IN = 3  # client -> backend
+L_BYTES_OUT = 4  # backend -> client
+L_PAUSES = 5
+L_RESUMES = 6
+L_ENDS = 7  # .. 22: sessions that have ended, by their end (relay/ends.py); a clean end is the first
+MOST_ENDS = 16
+L_SESSIONS = 31  # gauge: clients held; what maxconns limits
 
 # A pool's block: a total, then gauges.
 P_QUEUED_TOTAL = 0
@@ -131,7 +131,7 @@ class BlockKind:
         return self.first + self.size * (index + 1)
 
 
-LISTENERS = BlockKind(_FIRST_BLOCK, 16, range(L_RESUMES + 1), _GIVEN_OUT)
+LISTENERS = BlockKind(_FIRST_BLOCK, 32, range(L_ENDS + MOST_ENDS), _GIVEN_OUT)
 POOLS = BlockKind(LISTENERS.at(MOST_LISTENERS), 8, range(P_QUEUED_TOTAL + 1), _GIVEN_OUT + 1)
 BACKENDS = BlockKind(POOLS.at(MOST_POOLS), 8, range(B_DOWNS + 1), _GIVEN_OUT + 2)
 KINDS = (LISTENERS, POOLS, BACKENDS)

@@ -7,9 +7,7 @@ from balancer.pool.board import (
     L_ACCEPTED,
     L_BYTES_IN,
     L_BYTES_OUT,
-    L_CLOSED,
-    L_CUT,
-    L_FAILED,
+    L_ENDS,
     L_PAUSES,
     L_REFUSED,
     L_RESUMES,
@@ -18,7 +16,7 @@ from balancer.pool.board import (
 )
 from balancer.relay import ends
 
-_FAILED_ENDS = frozenset({ends.NO_BACKEND, ends.CONNECT_TIMEOUT, ends.OWN_RESOURCES})
+_COLUMN_OF = {end: column for column, end in enumerate(ends.ORDER, L_ENDS)}
 
 
 class Account:
@@ -37,7 +35,6 @@ class Account:
     def refused(self) -> None:
         """Count an accepted client that was closed without a session."""
         self._cells[L_REFUSED] += 1
-        self._cells[L_CLOSED] += 1  # accepted = closed once no session is left
 
     def retried(self) -> None:
         """Count a session that dials another backend."""
@@ -53,19 +50,17 @@ class Account:
         self._cells[L_PAUSES] += pauses
         self._cells[L_RESUMES] += resumes
 
-    def failed(self, end: str, was_dialled: bool) -> None:
-        """Count a session that did not end cleanly; `was_dialled`: a backend was tried for it."""
-        if end == ends.KILLED:
-            self._cells[L_CUT] += 1
-        elif end == ends.QUEUE_TIMEOUT or (end == ends.NO_BACKEND and not was_dialled):
-            self._cells[L_REFUSED] += 1
-        elif end in _FAILED_ENDS:
-            self._cells[L_FAILED] += 1
+    def ended(self, end: str) -> None:
+        """Count the end of a session that did not end cleanly."""
+        self._cells[_COLUMN_OF[end]] += 1
 
-    def closed(self, sessions: int, bytes_in: int, bytes_out: int) -> None:
-        """Count sessions whose descriptors are closed, and the bytes of them that `moved` has not counted."""
+    # The gauge goes down last: a reader that finds no session open finds every end counted.
+
+    def closed(self, sessions: int, unclean: int, bytes_in: int, bytes_out: int) -> None:
+        """Count sessions whose descriptors are closed, and the bytes of them that `moved` has not counted. The ends of
+        `unclean` of them have been counted."""
         cells = self._cells
-        cells[L_SESSIONS] -= sessions
-        cells[L_CLOSED] += sessions
         cells[L_BYTES_IN] += bytes_in
         cells[L_BYTES_OUT] += bytes_out
+        cells[L_ENDS] += sessions - unclean
+        cells[L_SESSIONS] -= sessions

@@ -77,7 +77,7 @@ class Closer:
         freed: list[PendingQueue] = []  # of the pools that have a free place now
         if self._dropped:
             self._close_dropped(freed)
-        bytes_in = bytes_out = 0
+        bytes_in = bytes_out = unclean = 0
         for session in ending:
             if session.activity is None and session.splicing is None:
                 more_in, more_out = session.bytes_in, session.bytes_out
@@ -98,12 +98,11 @@ class Closer:
                 lane.elector.release(backend, more_in, more_out)
                 if backend.maxconn and lane.queue not in freed:
                     freed.append(lane.queue)
-            if session.end != ends.CLEAN or session.splicing is not None:
-                self._forget(session)
             if log.level >= 1:
                 log.session(session_line(session, self._loop.now))
-            session.splicing = None  # it refers to the session
-        self._account.closed(len(ending), bytes_in, bytes_out)
+            if session.end != ends.CLEAN or session.splicing is not None:
+                unclean += self._forget(session)
+        self._account.closed(len(ending), unclean, bytes_in, bytes_out)
         self._cells[LOAD] = len(sessions)
         for queue in freed:
             queue.place_freed()
@@ -120,8 +119,9 @@ class Closer:
             if backend.maxconn and lane.queue not in freed:
                 freed.append(lane.queue)
 
-    def _forget(self, session: Session) -> None:
-        """Undo what only sessions with an unusual life leave behind."""
+    def _forget(self, session: Session) -> bool:
+        """Undo what only sessions with an unusual life leave behind, and count an end that was not clean. Return whether
+        that was so."""
         lane = session.lane
         if not session.connected_at:
             lane.dialling.pop(session, None)
@@ -131,7 +131,11 @@ class Closer:
         if relay is not None:
             relay.discharge()
             self._account.paused(*relay.uncounted_pauses())
-        self._account.failed(session.end, bool(session.tried) or session.backend is not None)
+            session.splicing = None  # it refers to the session
+        if session.end == ends.CLEAN:
+            return False
+        self._account.ended(session.end)
+        return True
 
 
 def session_line(session: Session, now: float) -> str:

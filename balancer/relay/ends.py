@@ -1,8 +1,7 @@
 """How a session ends: two letters, as in HAProxy's log.
 
-RULES: names only. First letter: C the client, S the backend, c and s the same by a timeout, P a limit of ours, R a
-resource of ours, K an operator or a drain, - neither side. Second: C while connecting, Q while queued, D while bytes
-flowed, - done.
+RULES: names only. First letter: C the client, S the backend, c and s the same by a timeout, R a resource of ours, K an
+operator or a drain, - neither side. Second: C while connecting, Q while queued, D while bytes flowed, - done.
 """
 
 CLEAN = "--"
@@ -18,3 +17,22 @@ BACKEND_IDLE = "sD"
 OWN_RESOURCES = "RC"
 OWN_FAULT = "RD"
 KILLED = "KD"
+
+# Each is a column of a listener's block on the board, in this order.
+ORDER = (
+    CLEAN,
+    CLIENT_LEFT_CONNECTING,
+    CLIENT_LEFT_QUEUED,
+    CLIENT_RESET,
+    CLIENT_IDLE,
+    NO_BACKEND,
+    CONNECT_TIMEOUT,
+    QUEUE_TIMEOUT,
+    BACKEND_RESET,
+    BACKEND_IDLE,
+    OWN_RESOURCES,
+    OWN_FAULT,
+    KILLED,
+)
+REFUSED = (QUEUE_TIMEOUT, OWN_RESOURCES)  # by a limit: of the queue, or of this machine
+FAILED = (NO_BACKEND, CONNECT_TIMEOUT)  # no backend could be reached

@@ -34,7 +34,7 @@ def test_an_operator_can_leave_a_pool_without_a_backend_and_the_log_says_so(
     with Echo() as one, Balancer(upstreams=[f"{one.name} name=one"]) as lb:
         lb.expect("all-down")
         out(lb)
-        lb.wait_line(rf"error prober pid=\d+ all-down up=0/1 reason={reason} then=clients are refused", 2.0)
+        lb.wait_line(rf"error prober pid=\d+ all-down up=0/1 reason={reason} then=clients are closed", 2.0)
         back(lb)
         lb.wait_line(r"info prober pid=\d+ some-up up=1/1 after=\d", 2.0)
 

@@ -227,7 +227,7 @@ def test_all_down_is_told_once_and_the_service_comes_back_by_itself(sim: ProberS
         "down", "down", "all-down", "up", "some-up", "up"
     ]  # fmt: skip
     assert (
-        "error all-down up=0/2 reason=every backend is down then=clients are refused until a backend is back"
+        "error all-down up=0/2 reason=every backend is down then=clients are closed until a backend is back"
         in (sim.log.lines)
     )
 
@@ -516,7 +516,7 @@ def test_each_pool_has_its_own_checks_and_its_own_share() -> None:
     sim.loop.advance(0.6, prober.tick)
     assert [line.partition(" after=")[0] for line in sim.log.lines] == [
         "warning down pool=api backend=a address=10.0.0.3:80 check=refused failures=1/1 up=0/1 then=next try in 500ms",
-        "error all-down pool=api up=0/1 reason=every backend is down then=clients are refused until a backend is back",
+        "error all-down pool=api up=0/1 reason=every backend is down then=clients are closed until a backend is back",
         "info up pool=api backend=a address=10.0.0.3:80 passed=1/1 up=1/1",
         "info some-up pool=api up=1/1",
     ]

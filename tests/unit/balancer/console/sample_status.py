@@ -33,6 +33,7 @@ def listener(name: str = "main", **changed: Any) -> dict[str, Any]:
         "name": name, "addresses": ["0.0.0.0:9090"], "pools": ["main"], "sessions": 17, "maxconns": 0,
         "accepted_total": 40, "refused_total": 3, "failed_total": 4, "bytes_in_total": 2048, "bytes_out_total": 1,
         "closed_total": 23, "cut_total": 0, "retries_total": 0, "pauses_total": 0, "resumes_total": 0,
+        "ends": {"--": 12, "CD": 1200, "SC": 4, "sQ": 3, "KD": 0},
     }  # fmt: skip
     return plain | changed
 
@@ -68,6 +69,6 @@ def status(**changed: Any) -> dict[str, Any]:
         "schema": 2, "version": "1.2.3", "host": "lb-1", "config": "/etc/balancer.ini", "serving": serves,
         "reason": "" if serves else "every backend is down", "generation": 2, "uptime_s": 61.5, "steering": "on",
         "listeners": [listener()], "workers": [worker(0)], "reload": None, "pools": pools, "events": [event()],
-        "totals": {key: n for n, key in enumerate(TOTALS, 100)} | {"queued": 0},
+        "totals": {key: n for n, key in enumerate(TOTALS, 100)} | {"queued": 0, "ends": {"--": 12, "CD": 1200, "KD": 0}},
     }  # fmt: skip
     return plain | changed

@@ -132,6 +132,7 @@ def test_listeners_and_pools_are_named() -> None:
     ):
         assert words in text
     assert "api/a is drained by an operator" in text
+    assert "CD 1,200, SC 4, sQ 3" in text, "sessions that did not end cleanly"
 
 
 def test_the_policy_allows_this_script_and_style_and_nothing_else() -> None:

@@ -120,6 +120,9 @@ def test_listeners_and_pools_have_their_labels() -> None:
     )
     assert samples["balancer_listener_sessions_limit", (("listener", "in"),)] == 9
     assert samples["balancer_listener_accepted_total", (("listener", "out"),)] == 7
+    for name in ("in", "out"):
+        assert samples["balancer_sessions_total", (("listener", name), ("end", "CD"))] == 1200
+        assert samples["balancer_sessions_total", (("listener", name), ("end", "KD"))] == 0
     assert samples["balancer_pool_queued_sessions", (("pool", "api"),)] == 3
     assert samples["balancer_serving", ()] == 1
     for pool_name, serves in (("api", 1), ("web", 0)):

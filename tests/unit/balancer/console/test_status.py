@@ -1,5 +1,7 @@
 """A table of cells made by hand, and what the operator sees of it."""
 
+from array import array
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -78,6 +80,28 @@ def test_listeners_and_pools_have_their_own_figures(board: b.Board) -> None:
     assert status["schema"] == 2
     table = status_text(status)
     assert "2/9" in table and "3/5" in table and "p2c" in table
+
+
+def test_what_is_refused_failed_and_closed_is_a_sum_over_the_ends(board: b.Board) -> None:
+    """Counted once: no two figures can disagree."""
+    row = lease(board, 3, pid=71, state=c.READY, beat_ms=100_000, refused=1000)
+    row[board.listener_at(0) + b.L_ENDS : board.listener_at(0) + b.L_ENDS + 13] = memoryview(
+        array("q", range(1, 14))
+    )
+    board.shared.rows.row(RETIRED_ROW)[board.listener_at(0) + b.L_ENDS + 12] = 100
+    status = look(board)
+    [listener] = status["listeners"]
+    counts = ["--", "CC", "CQ", "CD", "cD", "SC", "sC", "sQ", "SD", "sD", "RC", "RD", "KD"]
+    assert listener["ends"] == {end: n for n, end in enumerate(counts, 1)} | {"KD": 113}
+    for found in (listener, status["totals"]):
+        assert found["ends"] == listener["ends"]
+        assert found["refused_total"] == 1000 + 8 + 11, (
+            "at the accept, by the queue's limit, for want of descriptors"
+        )
+        assert found["failed_total"] == 6 + 7, "no backend could be reached"
+        assert found["cut_total"] == 113
+        assert found["closed_total"] == 1000 + sum(range(1, 14)) + 100
+    assert "unclean ends: CC 2, CQ 3, CD 4, cD 5," in status_text(status)
 
 
 def test_workers_are_listed_with_what_the_kernel_says_of_them(board: b.Board) -> None:

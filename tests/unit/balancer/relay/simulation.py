@@ -14,6 +14,7 @@ import os
 import socket
 import struct
 from _socket import socket as Socket
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Self
@@ -21,7 +22,8 @@ from typing import Any, Self
 from balancer.eventloop.loop import Loop
 from balancer.options import MAIN, Listener, Pool, Route
 from balancer.pool.backend import parse_upstream, with_indexes
-from balancer.pool.board import Board, columns_for
+from balancer.pool.board import L_ENDS, Board, columns_for
+from balancer.relay import ends
 from balancer.relay.assembly import WorkerRelay
 from balancer.relay.context import WorkerContext
 from balancer.relay.session import Session
@@ -137,10 +139,12 @@ class WorkerSimulation:
         ]
 
     def close(self) -> None:
-        """Everything that the test opened, and whatever is still at work."""
+        """Everything that the test opened, and whatever is still at work. Every end that the log has is counted."""
         for session in list(self.context.sessions):
             session.close("KD")
         self.turn()
+        counted = Counter({end: self.cell(L_ENDS + n) for n, end in enumerate(ends.ORDER)})
+        assert +counted == Counter(end.split()[0] for end in self.ends)
         for sock in (*self._opened, *self.servers, self.listening):
             sock.close()
         self.context.pipes.close()

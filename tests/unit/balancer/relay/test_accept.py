@@ -12,7 +12,7 @@ import pytest
 
 from balancer.eventloop.acceptor import MAX_ACCEPTS, REST_SECONDS
 from balancer.options import Pool, Route
-from balancer.pool.board import L_ACCEPTED, L_CLOSED, L_REFUSED, L_SESSIONS
+from balancer.pool.board import L_ACCEPTED, L_REFUSED, L_SESSIONS
 from balancer.relay.accept import LOOK
 from balancer.shm.layout import ACCEPTING, LOAD
 from tests.unit.balancer.pool.boards import OtherProcess
@@ -124,7 +124,7 @@ def test_clients_above_maxconns_are_refused_and_counted(make: Make) -> None:
     clients = [worker.connect() for _ in range(5)]
     worker.settle(20)
     assert [heard(client) for client in clients].count("|end") == 3
-    assert (worker.cell(L_ACCEPTED), worker.cell(L_REFUSED), worker.cell(L_CLOSED)) == (5, 3, 3)
+    assert (worker.cell(L_ACCEPTED), worker.cell(L_REFUSED), worker.ends) == (5, 3, [])
     assert worker.cell(L_SESSIONS) == 2
     assert worker.lines.others[0].endswith(" sessions=2/2 reason=maxconns then=close")
 
@@ -152,7 +152,7 @@ def test_clients_wait_until_it_can_be_told_whether_they_have_a_place(
     other.leave()
     worker.pass_time(0.2, LOOK)
     assert [heard(client) for client in clients] == ["|open"] + ["|end"] * 4
-    assert (worker.cell(L_ACCEPTED), worker.cell(L_REFUSED), worker.cell(L_CLOSED)) == (5, 4, 4)
+    assert (worker.cell(L_ACCEPTED), worker.cell(L_REFUSED), worker.ends) == (5, 4, [])
     assert worker.lines.others[-1].endswith(" sessions=1/1 reason=maxconns then=close")
     assert worker.relay.undecided == 0
 
@@ -178,7 +178,7 @@ def test_who_has_waited_for_queue_timeout_is_refused_and_the_log_says_why(
     worker.pass_time(2.1, LOOK)
     assert heard(client) == "|end"
     assert worker.lines.others[-1].endswith(" waited=2.0s reason=limit-busy then=close")
-    assert (worker.cell(L_ACCEPTED), worker.cell(L_REFUSED), worker.cell(L_CLOSED)) == (1, 1, 1)
+    assert (worker.cell(L_ACCEPTED), worker.cell(L_REFUSED), worker.ends) == (1, 1, [])
     assert worker.acceptor.is_accepting
 
 
@@ -190,7 +190,7 @@ def test_a_worker_that_ends_closes_those_that_still_wait(
     worker.settle()
     worker.relay.refuse_undecided("stopped")
     assert heard(client) == "|end"
-    assert worker.relay.undecided == 0 and worker.cell(L_CLOSED) == 1
+    assert worker.relay.undecided == 0 and worker.cell(L_REFUSED) == 1
 
 
 def test_with_overflow_queue_a_lock_that_does_not_tell_leaves_them_to_the_kernel(make: Make) -> None:
@@ -266,13 +266,8 @@ def test_a_client_without_route_is_refused_and_takes_no_place(make: Make, limit:
     client = worker.connect("127.0.0.9")
     worker.settle()
     assert heard(client) == "|end"
-    counts = (
-        worker.cell(L_ACCEPTED),
-        worker.cell(L_REFUSED),
-        worker.cell(L_CLOSED),
-        worker.cell(L_SESSIONS),
-    )
-    assert counts == (1, 1, 1, 0)
+    assert (worker.cell(L_ACCEPTED), worker.cell(L_REFUSED), worker.cell(L_SESSIONS)) == (1, 1, 0)
+    assert worker.ends == []
     assert worker.lines.others[0].endswith(" reason=no-route then=close")
 
 

@@ -11,11 +11,10 @@ from balancer.pool.board import (
     B_SESSIONS,
     L_BYTES_IN,
     L_BYTES_OUT,
-    L_CLOSED,
-    L_CUT,
-    L_FAILED,
+    L_ENDS,
     L_REFUSED,
     L_SESSIONS,
+    MOST_ENDS,
 )
 from balancer.relay import ends
 from balancer.relay.context import session_budget
@@ -43,7 +42,7 @@ def test_descriptors_are_closed_before_anything_is_counted() -> None:
 def test_waiting_clients_are_woken_last(worker: WorkerSimulation) -> None:
     worker.pair()
     seen = []
-    worker.closer.on_closed = lambda: seen.append((worker.cell(L_SESSIONS), worker.cell(L_CLOSED)))
+    worker.closer.on_closed = lambda: seen.append((worker.cell(L_SESSIONS), worker.cell(L_ENDS)))
     [session] = worker.sessions
     session.close(ends.CLEAN)
     assert seen == []
@@ -75,23 +74,35 @@ def test_every_byte_is_counted_once_by_sweep_and_closer(worker: WorkerSimulation
     assert "in=28 out=9" in line
 
 
-@pytest.mark.parametrize(
-    ("end", "column"),
-    [
-        (ends.KILLED, L_CUT),
-        (ends.QUEUE_TIMEOUT, L_REFUSED),
-        (ends.CONNECT_TIMEOUT, L_FAILED),
-        (ends.OWN_RESOURCES, L_FAILED),
-    ],
-)
-def test_an_end_counts_where_it_belongs(worker: WorkerSimulation, end: str, column: int) -> None:
-    worker.pair()
-    [session] = worker.sessions
-    session.close(end, "test")
+def test_every_end_there_is_has_its_place_in_the_order() -> None:
+    """An end without a column could not be counted; a clean one is counted as the first of them."""
+    named = [value for name, value in vars(ends).items() if name.isupper() and isinstance(value, str)]
+    assert sorted(named) == sorted(ends.ORDER) and ends.ORDER[0] == ends.CLEAN
+    assert len(ends.ORDER) == len(set(ends.ORDER)) <= MOST_ENDS
+
+
+@pytest.mark.parametrize("takes_over", [False, True])
+@pytest.mark.parametrize("end", ends.ORDER)
+def test_an_end_is_counted_once_and_in_its_own_column(
+    worker: WorkerSimulation, end: str, takes_over: bool
+) -> None:
+    """In a batch with two clean ends, one of them by the splicing relay."""
+    for _ in range(3):
+        worker.pair()
+    first, second, third = worker.sessions
+    second.take_over()
+    if takes_over:
+        third.take_over()
+    first.close(ends.CLEAN)
+    second.close(ends.CLEAN)
+    third.close(end, "test")
     worker.turn()
-    assert {each: worker.cell(each) for each in (L_CUT, L_REFUSED, L_FAILED)} == {
-        L_CUT: 0, L_REFUSED: 0, L_FAILED: 0, column: 1
-    }  # fmt: skip
+    counts = {each: worker.cell(L_ENDS + n) for n, each in enumerate(ends.ORDER)}
+    expected = dict.fromkeys(ends.ORDER, 0)
+    expected[ends.CLEAN] = 2
+    expected[end] += 1
+    assert counts == expected
+    assert worker.cell(L_REFUSED) == worker.cell(L_SESSIONS) == 0
 
 
 def test_a_shortage_is_logged_once_a_second(worker: WorkerSimulation) -> None:

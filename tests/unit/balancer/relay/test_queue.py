@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from balancer.pool.board import B_SESSIONS, L_REFUSED, P_OLDEST_WAIT_MS, P_QUEUED, P_QUEUED_TOTAL
+from balancer.pool.board import B_SESSIONS, P_OLDEST_WAIT_MS, P_QUEUED, P_QUEUED_TOTAL
 from balancer.relay.queue import LOOK, UNDECIDED
 from tests.unit.balancer.pool.boards import OtherProcess
 from tests.unit.balancer.relay.simulation import SIBLING, WorkerSimulation, heard
@@ -82,7 +82,6 @@ def test_the_queue_is_bounded(worker: WorkerSimulation) -> None:
     assert waiting(worker) == 4
     assert worker.ends == ["sQ queue=4/4"]
     assert heard(clients[5]) == "|end"  # type: ignore[arg-type]
-    assert worker.cell(L_REFUSED) == 1
 
 
 def test_a_client_waits_no_longer_than_the_timeout(worker: WorkerSimulation) -> None:
@@ -150,7 +149,7 @@ def test_who_cannot_be_told_whether_there_is_a_place_waits_also_where_no_client_
     first, second = arrive(worker, 2)
     assert waiting(worker) == 2 and worker.ends == []
     worker.pass_time(3.0)
-    assert waiting(worker) == 2 and worker.cell(L_REFUSED) == 0
+    assert waiting(worker) == 2 and worker.ends == []
     other.leave()
     worker.pass_time(2 * LOOK, LOOK)
     assert worker.backend_cell(B_SESSIONS) == 1

@@ -18,7 +18,6 @@ from balancer.pool.board import (
     B_SESSIONS,
     L_BYTES_IN,
     L_BYTES_OUT,
-    L_CLOSED,
     L_PAUSES,
     L_RESUMES,
     L_SESSIONS,
@@ -157,7 +156,7 @@ def test_transcript(worker: WorkerSimulation, name: str, splicing: bool) -> None
         transcript.perform(line)
     assert not worker.sessions
     assert worker.cell(L_SESSIONS) == worker.backend_cell(B_SESSIONS) == 0
-    assert worker.cell(L_CLOSED) == 1
+    assert len(worker.ends) == 1
     assert worker.cell(L_PAUSES) == worker.cell(L_RESUMES)
     assert worker.context.pipes.held == 0
 
