@@ -44,6 +44,12 @@ class ResizeJob:
     keep: tuple[str, ...] = ()  # metadata that the result has too
     accepts: tuple[str, ...] = ()  # formats that `auto` may choose besides JPEG, PNG and GIF
     original: bool = False  # sizes and bytes as the original program's clients expect them
+    max_enlarge: int = 0  # times that a side may grow; 0 is any
+
+    @property
+    def is_exact(self) -> bool:
+        """True when the sides that are given are those of the result, whatever the picture."""
+        return self.enlarge and (self.fit != "contain" or not (self.width and self.height))
 
 
 def _one_of(*choices: str) -> Callable[[str], object]:
@@ -70,6 +76,10 @@ def _switch(text: str) -> object:
     return _YES_NO[text]
 
 
+def _number(text: str) -> object:
+    return int(text)
+
+
 # What a request may say beyond size, fit, format, quality and orientation. In frames and orders it is one text, as
 # `icc=keep&enlarge=no`; each parameter is a field of ResizeJob.
 PARAMETERS: Mapping[str, Callable[[str], object]] = {
@@ -81,7 +91,7 @@ PARAMETERS: Mapping[str, Callable[[str], object]] = {
     "keep": _some_of(*KEPT),
 }
 # What a front adds for its CPU processes.
-_READERS = {**PARAMETERS, "accepts": _some_of("avif", "webp"), "original": _switch}
+_READERS = {**PARAMETERS, "accepts": _some_of("avif", "webp"), "original": _switch, "max_enlarge": _number}
 
 
 @lru_cache(maxsize=256)  # requests say few different things, each of them many times

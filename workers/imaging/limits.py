@@ -35,6 +35,7 @@ class PictureLimits:
     max_scans: int = 32  # of a progressive JPEG; encoders write about 10, a bomb 200
 
 
+LONGEST_ASKED = 999_999_999  # pixels of a side that only bounds the result
 # An animation is decoded frame by frame, so its frames cost time, no memory. All frames together may have this many
 # times the pixels of one picture (about 2.5 s at 12 ns a pixel).
 ANIMATION_FACTOR = 4
@@ -61,27 +62,41 @@ def check_source(width: int, height: int, limits: PictureLimits) -> None:
         )
 
 
-def check_request(width: int, height: int, limits: PictureLimits) -> None:
-    """Check the target as asked for, before the picture is read; a side of 0 keeps the aspect ratio."""
+def check_request(width: int, height: int, limits: PictureLimits, is_exact: bool = True) -> None:
+    """Check the target as asked for, before the picture is read; a side of 0 keeps the aspect ratio. Unless `is_exact`
+    the result may be smaller, and `check_target` decides once the picture's size is known."""
     if width < 0 or height < 0:
         raise PictureRefused(400, f"target {width}x{height} has a negative side")
     if width == 0 and height == 0:
         raise PictureRefused(400, "target 0x0 names no side: give a width, a height or both")
-    if max(width, height) > limits.max_side:
-        raise PictureRefused(
-            422, f"target {width}x{height} has a side over the limit of {limits.max_side} pixels"
-        )
+    if is_exact and width and height:
+        check_target(width, height, limits)
+    else:
+        _check_side(width, height, limits.max_side if is_exact else LONGEST_ASKED)
+
+
+def _check_side(width: int, height: int, limit: int) -> None:
+    if max(width, height) > limit:
+        raise PictureRefused(422, f"target {width}x{height} has a side over the limit of {limit} pixels")
 
 
 def check_target(width: int, height: int, limits: PictureLimits) -> None:
     """Check the target as computed: the side that follows from the aspect ratio may be long."""
-    if max(width, height) > limits.max_side:
-        raise PictureRefused(
-            422, f"target {width}x{height} has a side over the limit of {limits.max_side} pixels"
-        )
+    _check_side(width, height, limits.max_side)
     if width * height > limits.max_target_pixels:
         pixels = f"{width * height} pixels, over the limit of {limits.max_target_pixels}"
         raise PictureRefused(422, f"target {width}x{height} has {pixels}")
+
+
+def check_enlargement(source: tuple[float, float], target: tuple[int, int], limit: int) -> None:
+    """Check by how much the part of the source that is shown is enlarged; a limit of 0 is none."""
+    factor = max(target[0] / source[0], target[1] / source[1])
+    if limit and factor > limit + 1e-9:
+        shown, wanted = f"{source[0]:.0f}x{source[1]:.0f}", f"{target[0]}x{target[1]}"
+        sentence = (
+            f"target {wanted} enlarges {shown} pixels {factor:.1f} times, over the limit of {limit} times"
+        )
+        raise PictureRefused(422, f"{sentence}: ask for less, or with enlarge=no")
 
 
 def check_frames(frames: int, pixels_each: int, limits: PictureLimits) -> None:

@@ -34,7 +34,7 @@ _TURNS = {
 def resize(data: bytes, job: ResizeJob, bounds: PictureLimits) -> ResizedPicture:
     """The picture `data` resized as `job` says. Raises PictureRefused and no other exception, whatever the input."""
     check_job(job)
-    limits.check_request(job.width, job.height, bounds)
+    limits.check_request(job.width, job.height, bounds, job.is_exact)
     wanted = parse_format(job.format) if job.format else ""
     limits.check_bytes(len(data), bounds)
     data = bytes(data)  # a memoryview is copied here once; bytes are not
@@ -65,6 +65,8 @@ def _resize(source: Source, job: ResizeJob, kind: str, out: str, bounds: Picture
     target = geometry.Target(job.width, job.height, job.fit, job.gravity, job.enlarge, job.original)
     plan = geometry.plan_resize(source.size, target, turn)
     limits.check_target(*plan.size, bounds)
+    left, top, right, bottom = plan.box
+    limits.check_enlargement((right - left, bottom - top), plan.stored, job.max_enlarge)
     pixels_each = source.size[0] * source.size[1] + plan.size[0] * plan.size[1]
     limits.check_frames(source.frames, pixels_each, bounds)
     if out == "auto":

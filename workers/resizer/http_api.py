@@ -81,10 +81,10 @@ def _parse_resize(query: str) -> ApiRequest:
     )
 
 
-def job_parameters(request: ApiRequest, defaults: str, accept: bytes) -> str:
+def job_parameters(request: ApiRequest, defaults: str, accept: bytes, max_enlarge: int) -> str:
     """The parameters of the job of `request`: `defaults`, those of HTTP, those of the request, the later stronger.
-    `accept`: the header of that name."""
-    parts = [defaults]
+    `accept`: the header of that name. `max_enlarge`: as in a ResizeJob."""
+    parts = [f"{defaults}&max_enlarge={max_enlarge}"]
     if request.fit in ("contain", "cover"):
         parts.append("enlarge=no")
     if request.format == "auto":

@@ -129,7 +129,12 @@ class ResizeRouter:
                 request.format,
                 request.quality,
                 request.orient and options.wants_upright(True),
-                job_parameters(request, options.parameters, exchange.headers.get(b"accept", b"")),
+                job_parameters(
+                    request,
+                    options.parameters,
+                    exchange.headers.get(b"accept", b""),
+                    options.max_enlarge,
+                ),
                 options.limits,
             )
         except PictureRefused as refused:

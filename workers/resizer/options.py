@@ -95,6 +95,13 @@ class ResizerOptions(DaemonOptions):
     max_target_pixels: int = _pictures(
         "32m", "pixels of a resized picture (decimal)", at_least(1, parse_count), metavar="PIXELS"
     )
+    max_enlarge: int = _pictures(
+        "4",
+        "times that a request over HTTP may enlarge a side of its picture; 0 is any. Peers of frames may enlarge as "
+        "with the original program",
+        at_least(0),
+        metavar="TIMES",
+    )
     max_frames: int = _pictures("1000", "frames of an animation", at_least(1, parse_count), metavar="N")
     max_scans: int = _pictures(
         "32", "scans of a progressive JPEG; encoders write about ten", at_least(1), metavar="N"

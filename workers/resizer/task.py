@@ -10,7 +10,7 @@ from functools import lru_cache
 from typing import Any, Protocol
 
 from workers.imaging.job import ResizeJob, check_job, parameters_of, parse_format, parse_parameters
-from workers.imaging.limits import PictureLimits, check_request, check_target
+from workers.imaging.limits import PictureLimits, check_request
 from workers.resizer.orders import Order, Result
 
 OK, BUSY, DRAINING, TIMEOUT = 200, 429, 503, 504
@@ -78,9 +78,7 @@ def job_for(
         **parse_parameters(parameters),
     )
     check_job(job)
-    check_request(width, height, limits)
-    if width and height:
-        check_target(width, height, limits)
+    check_request(width, height, limits, job.is_exact)
     return job
 
 

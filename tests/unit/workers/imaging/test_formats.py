@@ -10,7 +10,8 @@ import pytest
 from PIL import Image
 
 import workers.imaging
-from workers.imaging import formats, png, webp
+from workers.imaging import avif, formats, png, webp
+from workers.imaging.embedded import Embedded
 from workers.imaging.resample import psnr
 
 
@@ -204,3 +205,20 @@ def test_auto_in_a_job(draw, save):
     assert decoded(data, format="auto").format == "PNG"
     assert decoded(data, format="auto", accepts=("webp",)).format == "WEBP"
     assert decoded(save(draw(), "AVIF", speed=10), format="auto").format == "JPEG"
+
+
+@pytest.mark.parametrize(
+    ("size", "frames", "speed"),
+    [((160, 125), 1, 6), ((160, 126), 1, 8), ((130, 100), 10, 8), ((1300, 101), 1, 9)],
+)
+def test_an_avif_is_encoded_with_the_effort_that_its_pixels_allow(size, frames, speed):
+    picture = Image.effect_noise(size, 60).convert("RGB")
+    pictures = [picture.rotate(angle) for angle in range(frames)]
+    out = io.BytesIO()
+    more = {"save_all": True, "append_images": pictures[1:], "duration": [50] * frames} if frames > 1 else {}
+    pictures[0].save(
+        out, "AVIF", quality=63, speed=speed, max_threads=1, subsampling="4:2:0", icc_profile=b"", **more
+    )
+    assert len(avif.encode(pictures, [50] * frames, 63, "4:2:0", Embedded(b"", b"", b""))) == len(
+        out.getvalue()
+    )

@@ -21,6 +21,7 @@ BOUNDS = PictureLimits(
         (limits.check_request, (0, 0), 400, "0x0 names no side"),
         (limits.check_request, (-1, 5), 400, "negative"),
         (limits.check_request, (10**9, 0), 422, "1000000000x0"),
+        (limits.check_request, (20, 16), 422, "320 pixels, over the limit of 300"),
         (limits.check_target, (1, 41), 422, "over the limit of 40"),
         (limits.check_target, (20, 16), 422, "320 pixels, over the limit of 300"),
         (limits.check_frames, (6, 1), 422, "limit of 5 frames"),
@@ -42,6 +43,7 @@ def test_refused(check, arguments, status, words):
         (limits.check_source, (20, 20)),
         (limits.check_source, (40, 1)),
         (limits.check_request, (40, 0)),
+        (limits.check_request, (15, 20)),
         (limits.check_target, (15, 20)),
         (limits.check_frames, (5, 320)),
         (limits.check_frames, (1, 100_000)),
@@ -72,3 +74,30 @@ def test_an_unknown_format(word):
         parse_format(word)
     assert refusal.value.status == 400
     assert all(name in refusal.value.sentence for name in FORMATS)
+
+
+def test_sides_that_only_bound_the_result_may_be_longer_than_it_may() -> None:
+    limits.check_request(limits.LONGEST_ASKED, 1000, BOUNDS, is_exact=False)
+    with pytest.raises(PictureRefused, match="over the limit of 999999999"):
+        limits.check_request(limits.LONGEST_ASKED + 1, 1, BOUNDS, is_exact=False)
+
+
+@pytest.mark.parametrize(
+    ("source", "target", "limit", "is_refused"),
+    [
+        ((8, 8), (32, 32), 4, False),
+        ((8, 8), (33, 8), 4, True),
+        ((8, 8), (8, 33), 4, True),
+        ((100 / 3, 8), (400 // 3, 8), 4, False),
+        ((8, 8), (5656, 5656), 0, False),
+    ],
+)
+def test_an_enlargement_is_measured_by_the_side_that_grows_most(
+    source: tuple[float, float], target: tuple[int, int], limit: int, is_refused: bool
+) -> None:
+    if is_refused:
+        with pytest.raises(PictureRefused, match="enlarge=no") as caught:
+            limits.check_enlargement(source, target, limit)
+        assert caught.value.status == 422
+    else:
+        limits.check_enlargement(source, target, limit)

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageCms, ImageOps, PngImagePlugin
 
-from workers.imaging import FORMATS, PictureLimits, ResizeJob, resize
+from workers.imaging import FORMATS, PictureLimits, PictureRefused, ResizeJob, resize
 from workers.imaging.resample import psnr
 
 SIZE = (33, 21)
@@ -217,3 +217,39 @@ def test_a_memoryview_is_read_as_bytes_are(draw, save):
     assert resize(memoryview(bytearray(data)), ResizeJob(5, 5), PictureLimits()) == resize(
         data, ResizeJob(5, 5), PictureLimits()
     )
+
+
+@pytest.mark.parametrize("fit", ["contain", "cover"])
+@pytest.mark.parametrize("asked", [(8000, 8000), (20_000, 300), (20_000, 30_000)])
+def test_a_target_over_the_limits_is_fine_when_the_result_is_not(draw, save, fit, asked):
+    """The sides of contain, and those of both without enlarging, only bound the result."""
+    data = save(draw((97, 61), "RGB"), "PNG")
+    result = resize(data, ResizeJob(*asked, fit=fit, enlarge=False), PictureLimits())
+    assert result.width <= 97 and result.height <= 61
+    if fit == "contain":
+        assert resize(data, ResizeJob(20_000, 30, fit=fit), PictureLimits()).height == 30
+
+
+@pytest.mark.parametrize(
+    ("size", "options", "is_refused"),
+    [
+        ((388, 244), {}, False),
+        ((389, 0), {}, True),
+        ((0, 245), {}, True),
+        ((97, 245), {}, True),
+        ((1000, 244), {"fit": "contain"}, False),
+        ((244, 244), {"fit": "cover"}, False),
+        ((245, 245), {"fit": "cover"}, True),
+        ((4000, 4000), {"enlarge": False}, False),
+    ],
+)
+def test_an_enlargement_over_the_limit_is_refused_before_a_pixel_is_decoded(
+    draw, save, size, options, is_refused
+):
+    data, job = save(draw((97, 61), "RGB"), "PNG"), ResizeJob(*size, max_enlarge=4, **options)
+    if is_refused:
+        damaged = data[: len(data) // 2]
+        with pytest.raises(PictureRefused, match="enlarges"):
+            resize(damaged, job, PictureLimits())
+    else:
+        resize(data, job, PictureLimits())

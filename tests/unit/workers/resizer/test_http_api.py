@@ -104,7 +104,7 @@ DEFAULTS = "icc=srgb"
 
 def job_of(target: str, accept: bytes = b"") -> ResizeJob:
     request = parse_request("POST", "/resize?" + target)
-    parameters = job_parameters(request, DEFAULTS, accept)
+    parameters = job_parameters(request, DEFAULTS, accept, 4)
     return job_for(
         request.width, request.height, request.fit, request.format, 0, True, parameters, PictureLimits()
     )
@@ -173,3 +173,19 @@ def test_a_negotiated_answer_says_on_what_it_depends() -> None:
     result = Result(1, 2, 200, text="avif")
     assert ("Vary", "Accept") in picture_answer(result, memoryview(b"x"), is_negotiated=True).headers
     assert "Vary" not in dict(picture_answer(result, memoryview(b"x")).headers)
+
+
+@pytest.mark.parametrize("fit", ["contain", "cover"])
+@pytest.mark.parametrize("size", [(8000, 8000), (20_000, 300), (999_999_999, 999_999_999)])
+def test_sides_that_only_bound_the_result_are_not_refused_at_the_head(
+    fit: str, size: tuple[int, int]
+) -> None:
+    """The result may be far smaller: it is judged when the picture's size is known."""
+    assert job_of(f"w={size[0]}&h={size[1]}&fit={fit}").width == size[0]
+    if fit == "cover":
+        with pytest.raises(PictureRefused, match="limit"):
+            job_of(f"w={size[0]}&h={size[1]}&fit={fit}&enlarge=yes")
+
+
+def test_http_bounds_the_enlargement() -> None:
+    assert job_of("w=9").max_enlarge == 4
