@@ -173,6 +173,29 @@ def test_a_front_that_dies_is_replaced_and_no_client_gets_the_answers_of_its_cli
         wait_for(served, "the new front", 10)
 
 
+def test_a_new_front_serves_at_once_whatever_an_older_cpu_process_does_or_does_not_do() -> None:
+    with Resizer(cpus=2, job_timeout="2m", frame_timeout="2m") as resizer:
+        resizer.expect("reap|death|kill")
+        stopped = resizer.pids("express") + resizer.pids("cpu")[:1]
+        for pid in stopped:
+            os.kill(pid, signal.SIGSTOP)
+        try:
+            os.kill(pids(resizer, "front")[0], signal.SIGKILL)
+
+            def served() -> bool:
+                try:
+                    with Peer(resizer.address) as peer:
+                        return peer.ask(id=1, data=picture(300, 200), target_width=30).status == 200
+                except OSError:
+                    return False
+
+            # Well below the time that the stopped processes may take for a picture.
+            wait_for(served, "a picture, by the CPU process that is not stopped", 30)
+        finally:
+            for pid in stopped:
+                os.kill(pid, signal.SIGCONT)
+
+
 def test_every_cpu_process_killed_at_random_and_every_request_answered() -> None:
     with Resizer(cpus=2) as resizer:
         resizer.expect("reap|death")

@@ -89,6 +89,7 @@ ORDER = {
     ),
     "workers.resizer": (
         ("arena", "counters", "frame_assembler", "options", "orders", "protocol", "quarantine"),
+        ("transfer",),
         ("front_connection", "http_api", "task"),
         ("idle_set", "replies"),
         ("dispatch", "worker_pool"),

@@ -1,12 +1,11 @@
-"""The arena: slots of shared anonymous memory for payloads and answers.
+"""The arena: a front's slots of memory for payloads and answers.
 
-RULES: the master maps the memory once, before the fork; it has no name that a kill -9 could leave behind. The
-SlotAllocator of one front knows which slots are free. A CPU process writes to the slot of its order and to no other.
-Nothing here knows pictures or sockets.
+RULES: a front maps its own arena, and no other process has it: a CPU process gets a copy of the pictures of its own
+orders (transfer.py). The SlotAllocator knows which slots are free. Nothing here knows pictures or sockets.
 
     | slot 0                      | slot 1                      | ...
     | frame payload . . . . . . . |
-    | answer (over the payload: the CPU process copies the picture out before it writes)
+    | answer (over the payload)
 
 A slot costs address space, not memory (MAP_NORESERVE): a page exists once it is touched, and goes back to the kernel when
 the slot has been free for a while.
@@ -35,10 +34,6 @@ class Arena:
         self._view = memoryview(self._memory)
         self._base = _address(self._view)
 
-    @property
-    def total_bytes(self) -> int:
-        return self.slots * self.slot_bytes
-
     def slot(self, slot: int) -> memoryview:
         """The whole slot, writable."""
         start = slot * self.slot_bytes
@@ -51,10 +46,6 @@ class Arena:
     def piece(self, offset: int, length: int) -> memoryview:
         """The `length` bytes at `offset` of the arena."""
         return self._view[offset : offset + length]
-
-    def copy(self, offset: int, length: int, slot: int) -> None:
-        """Copy `length` bytes at `offset` to the beginning of another slot."""
-        self.slot(slot)[:length] = self.piece(offset, length)
 
     def offset_of(self, piece: memoryview) -> int:
         """The offset in the arena of `piece`, a non-empty slice of a slot.

@@ -1,16 +1,17 @@
-"""A CPU process: one picture at a time out of its slot, the answer back into the same slot.
+"""A CPU process: one picture at a time out of its memory, the answer back into the same place.
 
 RULES: owns no client and no queue. Carries out orders that name its pid, no others. It may be killed at any instant,
 inside a decoder too, and costs no more than the picture it works on. The master ends it when no front is left.
 
-    Order -> bytes(slot) -> imaging.resize -> slot -> Result
-              the one copy: the decoder works on memory that no other process writes, the answer overwrites the slot
+    Order -> bytes(place) -> imaging.resize -> place -> Result
+              a copy: the decoder works on memory that no other process writes, the answer overwrites the place
 """
 
 import os
 import random
 import resource
 import signal
+import socket
 import time
 
 from balancer.prefork.child import Child
@@ -19,30 +20,40 @@ from workers import imaging
 from workers.imaging.job import ResizeJob, parse_parameters
 from workers.imaging.limits import PictureRefused
 from workers.resizer import counters
-from workers.resizer.arena import Arena
 from workers.resizer.options import ResizerOptions
-from workers.resizer.orders import LONGEST, Bye, Hello, Order, OrderError, Ping, Result, decode, encode
+from workers.resizer.orders import (
+    LONGEST,
+    Bye,
+    Hello,
+    Order,
+    OrderError,
+    Ping,
+    Result,
+    Transfer,
+    decode,
+    encode,
+)
+from workers.resizer.transfer import PLACES, TransferMemory
 
 ALARM_SECONDS = 1.0  # after the front's deadline, less a tick: the kernel ends a process that no front kills
 
 
-def run(child: Child, options: ResizerOptions, arena: Arena) -> int:
+def run(child: Child, options: ResizerOptions) -> int:
     """The role: prepares this process for pictures, then works until it is told to leave. Returns the exit code."""
     versions = imaging.prepare()
-    _confine(child, options, arena)
-    worker = CpuWorker(child, options, arena)
+    _confine(child, options)
+    worker = CpuWorker(child, options)
     child.log.info("ready", cpu=child.slot, nice=os.nice(0), imaging=versions)
     worker.start()
     return child.run()
 
 
-def _confine(child: Child, options: ResizerOptions, arena: Arena) -> None:
+def _confine(child: Child, options: ResizerOptions) -> None:
     """Limit what this process takes of the machine. Best effort: it serves without the privilege too."""
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     if options.memory_limit:
         # A fuse, no quota: a decoder that trips it ends in an error or an abort before the machine is out of memory.
-        # The arena is address space of this process too.
-        most = options.memory_limit + arena.total_bytes + _address_space()
+        most = options.memory_limit + PLACES * options.slot_bytes + _address_space()
         hard = resource.getrlimit(resource.RLIMIT_AS)[1]
         if hard == resource.RLIM_INFINITY or most < hard:
             resource.setrlimit(resource.RLIMIT_AS, (most, hard))
@@ -61,7 +72,7 @@ def _confine(child: Child, options: ResizerOptions, arena: Arena) -> None:
 
 
 def _address_space() -> int:
-    """Bytes of address space that this process has now, the arena included."""
+    """Bytes of address space that this process has now."""
     with open("/proc/self/statm") as statm:
         return int(statm.read().split()[0]) * resource.getpagesize()
 
@@ -82,10 +93,11 @@ def job_of(order: Order) -> ResizeJob:
 class CpuWorker:
     """One CPU process. `left`: pictures until it is replaced by a successor, -1: never."""
 
-    def __init__(self, child: Child, options: ResizerOptions, arena: Arena) -> None:
+    def __init__(self, child: Child, options: ResizerOptions) -> None:
         self.child = child
         self.options = options
-        self.arena = arena
+        self.memory: TransferMemory | None = None  # of the front that sent the last Transfer
+        self.expects_memory = True  # a Transfer, which has a descriptor, may be the next message
         assert child.channel is not None  # the role was planned with one
         self.channel = child.channel
         self.pid = os.getpid()
@@ -135,13 +147,18 @@ class CpuWorker:
             return
         match message:
             case Order() if message.worker_pid == self.pid:
-                self._carry_out(message)
+                if self.memory is None:
+                    self.child.log.error("order", reason="its memory has not arrived", then="leave")
+                    self.leave()
+                else:
+                    self._carry_out(message, self.memory)
             case Ping():
+                self.expects_memory = True
                 self._send(Hello(self.pid, message.front_pid))
             case _:
-                pass  # an order to a predecessor: its slot may hold another picture by now
+                pass  # for a predecessor
 
-    def _carry_out(self, order: Order) -> None:
+    def _carry_out(self, order: Order, memory: TransferMemory) -> None:
         child, cells = self.child, self.child.cells
         cells[LOAD] = 1
         child.title.set(self.busy_title, child.loop.now)
@@ -151,7 +168,7 @@ class CpuWorker:
             self.is_armed = True
             signal.setitimer(signal.ITIMER_REAL, self.options.job_timeout + ALARM_SECONDS)
         began = time.perf_counter_ns()
-        result = self._resize(order, began)
+        result = self._resize(order, memory, began)
         cells[counters.PICTURES] += 1
         cells[counters.PICTURE_US] += (time.perf_counter_ns() - began) // 1000
         cells[LOAD] = 0
@@ -169,10 +186,10 @@ class CpuWorker:
             self._send(Bye(self.pid))
         self.child.loop.stop()
 
-    def _resize(self, order: Order, began: int) -> Result:
+    def _resize(self, order: Order, memory: TransferMemory, began: int) -> Result:
         try:
             answer = imaging.resize(
-                bytes(self.arena.piece(order.offset, order.length)), job_of(order), self.options.limits
+                bytes(memory.view(order.place, order.length)), job_of(order), self.options.limits
             )
         except PictureRefused as refused:
             return self._failed(order, refused.status, refused.sentence)
@@ -183,11 +200,10 @@ class CpuWorker:
                 "resize", error=type(error).__name__, reason=str(error), then="answer an error"
             )
             return self._failed(order, 422, f"the picture cannot be resized: {type(error).__name__}")
-        place = self.arena.slot(order.slot)
         size = len(answer.data)
         if size > self.options.max_frame:
             return self._failed(order, 422, f"the answer of {size} bytes is over the frame limit")
-        place[:size] = answer.data
+        memory.view(order.place, size)[:] = answer.data
         return Result(
             self.pid,
             order.serial,
@@ -207,9 +223,26 @@ class CpuWorker:
 
     def _packet(self) -> bytes | None:
         try:
+            if self.expects_memory:
+                return self._packet_with_memory() or None
             return self.channel.recv(LONGEST) or None
         except BlockingIOError:
             return None
+
+    def _packet_with_memory(self) -> bytes:
+        """The next packet. The memory of a Transfer replaces the one before."""
+        packet, fds, _flags, _address = socket.recv_fds(self.channel, LONGEST, 1)
+        try:
+            message = decode(packet) if fds else None
+            if isinstance(message, Transfer) and message.worker_pid == self.pid:
+                if self.memory is not None:
+                    self.memory.close()
+                self.memory = TransferMemory(fds[0], message.place_bytes)
+                self.expects_memory = False
+        finally:
+            for fd in fds:
+                os.close(fd)
+        return packet
 
     def _send(self, message: Hello | Result | Bye) -> None:
         try:

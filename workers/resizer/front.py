@@ -10,7 +10,7 @@ from collections.abc import Callable
 from balancer.eventloop.acceptor import Accepted, Acceptor, ShortageLog, socket_of
 from balancer.eventloop.connection import BufferedConnection
 from balancer.prefork.child import Child
-from balancer.shm.layout import FIRST_LEASE, GENERATION, LOAD, MASTER_LIVE_ROWS, MASTER_ROW, PID, ROLE, SLOT
+from balancer.shm.layout import LOAD
 from workers.resizer import counters
 from workers.resizer.arena import Arena
 from workers.resizer.frame_protocol import SCRATCH, FrameProtocol
@@ -26,11 +26,9 @@ SPARE = 64  # clients over maxconns that are still answered
 CHECK_SECONDS = 1.0  # between two checks of time limits
 
 
-def run(
-    child: Child, options: ResizerOptions, arena: Arena, describe: Callable[[], dict[str, object]]
-) -> int:
+def run(child: Child, options: ResizerOptions, describe: Callable[[], dict[str, object]]) -> int:
     """The role. Returns the exit code."""
-    front = Front(child, options, arena, describe)
+    front = Front(child, options, describe)
     front.start()
     return child.run()
 
@@ -64,16 +62,14 @@ class Front:
     """One front process. `describe` gives the document of GET /status."""
 
     def __init__(
-        self, child: Child, options: ResizerOptions, arena: Arena, describe: Callable[[], dict[str, object]]
+        self, child: Child, options: ResizerOptions, describe: Callable[[], dict[str, object]]
     ) -> None:
         self.child = child
         self.loop = child.loop
         self.options = options
         self.describe = describe
-        first = child.slot * options.slots
-        slots = range(first, first + options.slots)
-        workers = self._workers()
-        self.scheduler = Scheduler(child.loop, child.log, options, arena, slots, child.cells, workers)
+        arena = Arena(options.slots, options.slot_bytes)
+        self.scheduler = Scheduler(child.loop, child.log, options, arena, child.cells, self._workers())
         self.clients: dict[int, FrontConnection] = {}  # by descriptor
         shortage = ShortageLog(child.loop, child.log, lambda: {"clients": self._of_maxconns()})
         self.acceptor = Acceptor(
@@ -87,7 +83,7 @@ class Front:
 
     def start(self) -> None:
         child = self.child
-        self.scheduler.start(self._alive())
+        self.scheduler.start()
         self._serve()
         child.on_drain = self.drain
         child.on_cut = self.cut
@@ -103,17 +99,6 @@ class Front:
                 if slot % fronts == mine % fronts:
                     workers.append(WorkerSlot(f"{role} {slot}", role == "express", channel))
         return workers
-
-    def _alive(self) -> list[tuple[str, int]]:
-        """CPU processes older than this front, as (worker name, pid); they may work for its predecessor."""
-        rows = self.child.shared.rows
-        found = []
-        for index in range(FIRST_LEASE, rows.row(MASTER_ROW)[MASTER_LIVE_ROWS]):
-            row = rows.row(index)
-            role = counters.ROLES[row[ROLE]]
-            if row[PID] and row[GENERATION] == self.child.generation and role in ("cpu", "express"):
-                found.append((f"{role} {row[SLOT]}", row[PID]))
-        return found
 
     # -- clients --
 
@@ -171,7 +156,7 @@ class Front:
         self._publish()
         if now - self.checked_at >= CHECK_SECONDS:
             self.checked_at = now
-            scheduler.slots.sweep(now)
+            scheduler.sweep(now)
             for client in list(self.clients.values()):
                 client.check_timeouts(now, self.options.frame_timeout, self.options.idle_timeout)
         if not self.child.draining:

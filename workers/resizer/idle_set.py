@@ -18,13 +18,13 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from workers.resizer.task import Task, TaskStage
+from workers.resizer.transfer import TransferMemory
 
 
 class WorkerState(Enum):
     """What is known of the process of a worker."""
 
     ABSENT = "absent"
-    UNVERIFIED = "unverified"
     IDLE = "idle"
     BUSY = "busy"
     KILLED = "killed"
@@ -35,7 +35,8 @@ class WorkerSlot:
     """The place of a CPU process; its channel stays when the process is replaced.
 
     `task`: being worked on, in BUSY; in KILLED until its result arrives after all. `prefetched`: sent already, begun
-    next; only in these two states. `pid` and `pidfd`: in every state but ABSENT.
+    next; only in these two states. `pid`, `pidfd` and `memory`: in every state but ABSENT. `place`: where in the memory
+    `task` is; `prefetched` is in the other one.
     """
 
     name: str
@@ -44,6 +45,8 @@ class WorkerSlot:
     state: WorkerState = WorkerState.ABSENT
     pid: int = 0
     pidfd: int = -1
+    memory: TransferMemory | None = None
+    place: int = 0
     task: Task | None = None
     prefetched: Task | None = None
     is_short: bool = False  # `task` is short work, as far as is known
@@ -72,9 +75,9 @@ class IdleSet:
         return len(self.cpus) + len(self.can_prefetch) + (len(self.express) if self.wants_express else 0)
 
     def attach(self, worker: WorkerSlot) -> None:
-        """The worker has a process; what it is doing is not known yet."""
-        worker.state = WorkerState.UNVERIFIED
+        """The worker has a process, which has nothing to do."""
         self.worker_count += not worker.is_express
+        self.set_idle(worker)
 
     def set_idle(self, worker: WorkerSlot) -> None:
         """The process has nothing to do."""
@@ -104,6 +107,8 @@ class IdleSet:
         """The process has finished its task, or will never finish it. Returns the prefetched task."""
         self.mark_slow(worker)
         prefetched, worker.task, worker.prefetched = worker.prefetched, None, None
+        if prefetched is not None:
+            worker.place = 1 - worker.place
         return prefetched
 
     def detach(self, worker: WorkerSlot) -> None:
@@ -115,15 +120,12 @@ class IdleSet:
 
 
 def tombstone_of(task: Task) -> Task:
-    """The stand-in for `task` at a worker that it was taken back from: its answer goes to no client, and its slot stays
-    in use until the process is through with it."""
+    """The stand-in for `task` at a worker that it was taken back from, without its slot. Its answer goes to no client."""
     return Task(
         task.serial,
         task.requester,
         task.job,
-        task.slot,
-        task.offset,
-        task.length,
-        False,
+        length=task.length,
+        is_small=False,
         stage=TaskStage.ABANDONED,
     )

@@ -3,10 +3,11 @@
 RULES: fixed binary layouts, no pickle. Nothing here knows sockets or pictures. A message is not changed once made (not
 frozen: a frozen dataclass of twelve fields takes 2 us to make). An order carries the pid of the process it is meant for,
 because the channel outlives the processes at both ends: a process must not carry out an order written to its predecessor,
-whose slot may hold another picture by then.
+whose client may have had its answer by then.
 
-    front -> cpu    Order      resize the picture in a slot      Ping   asks for a Hello
-    cpu -> front    Result     the answer lies in the slot       Hello  the process is idle
+    front -> cpu    Order      resize the picture in a place     Ping   asks for a Hello
+                    Transfer   the memory of the places, with its descriptor
+    cpu -> front    Result     the answer lies in the place      Hello  the process is idle
                     Bye        the process exits and has begun nothing since its last Result
 """
 
@@ -19,8 +20,9 @@ LONGEST_TEXT = 512  # bytes of the sentence in a Result
 
 FITS = ("", "stretch", "contain", "cover")
 
-_ORDER = Struct("<cIIQQIIIIBBB12s")
+_ORDER = Struct("<cIIQBQIIBBB12s")
 _PING = Struct("<cI")
+_TRANSFER = Struct("<cIQ")
 _HELLO = Struct("<cII")
 _BYE = Struct("<cI")
 _RESULT = Struct("<cIQHIIIIIQ")
@@ -32,7 +34,7 @@ class OrderError(ValueError):
 
 @dataclass(slots=True)
 class Order:
-    """Resize the `length` bytes at `offset` of the arena and write the answer to the start of `slot`.
+    """Resize the first `length` bytes of `place` and write the answer over them.
 
     `worker_pid` is to carry it out, `front_pid` has sent it. `format`: at most 12 ASCII letters, "" for the source's.
     `parameters`: as in workers.imaging.job.
@@ -41,9 +43,8 @@ class Order:
     worker_pid: int
     front_pid: int
     serial: int
-    offset: int
+    place: int
     length: int
-    slot: int
     width: int
     height: int
     fit: str
@@ -58,6 +59,15 @@ class Ping:
     """The front `front_pid` has just started and asks for a Hello."""
 
     front_pid: int
+
+
+@dataclass(slots=True)
+class Transfer:
+    """The memory for the orders that follow to process `worker_pid`: places of `place_bytes`. Its descriptor comes in the
+    same packet."""
+
+    worker_pid: int
+    place_bytes: int
 
 
 @dataclass(slots=True)
@@ -94,7 +104,7 @@ class Bye:
     worker_pid: int
 
 
-Message = Order | Ping | Hello | Result | Bye
+Message = Order | Ping | Transfer | Hello | Result | Bye
 
 
 def encode(message: Message) -> bytes:
@@ -108,6 +118,8 @@ def encode(message: Message) -> bytes:
             return _HELLO.pack(b"H", message.worker_pid, message.front_pid)
         if isinstance(message, Bye):
             return _BYE.pack(b"B", message.worker_pid)
+        if isinstance(message, Transfer):
+            return _TRANSFER.pack(b"T", message.worker_pid, message.place_bytes)
         return _PING.pack(b"R", message.front_pid)
     except (StructError, ValueError, UnicodeEncodeError) as error:
         raise OrderError(f"does not fit its layout: {error}") from None
@@ -122,9 +134,8 @@ def _encode_order(order: Order) -> bytes:
         order.worker_pid,
         order.front_pid,
         order.serial,
-        order.offset,
+        order.place,
         order.length,
-        order.slot,
         order.width,
         order.height,
         FITS.index(order.fit),
@@ -166,14 +177,17 @@ def decode(packet: bytes) -> Message:
                 return Bye(_BYE.unpack(packet)[1])
             case b"R":
                 return Ping(_PING.unpack(packet)[1])
+            case b"T":
+                _, worker_pid, place_bytes = _TRANSFER.unpack(packet)
+                return Transfer(worker_pid, place_bytes)
     except (StructError, IndexError, UnicodeDecodeError) as error:
         raise OrderError(f"broken message: {error}") from None
     raise OrderError(f"unknown message {packet[:8]!r}")
 
 
 def _decode_order(packet: bytes) -> Order:
-    _, worker, front, serial, offset, length, slot, width, height, fit, quality, orient, name = (
-        _ORDER.unpack_from(packet)
+    _, worker, front, serial, place, length, width, height, fit, quality, orient, name = _ORDER.unpack_from(
+        packet
     )
     text = name.rstrip(b"\0").decode("ascii")
     parameters = packet[_ORDER.size :].decode("ascii")
@@ -181,9 +195,8 @@ def _decode_order(packet: bytes) -> Order:
         worker,
         front,
         serial,
-        offset,
+        place,
         length,
-        slot,
         width,
         height,
         FITS[fit],

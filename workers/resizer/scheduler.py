@@ -2,7 +2,7 @@
 
 RULES: the only caller of SlotAllocator, TaskQueue and WorkerPool; calls go front -> protocols -> scheduler -> pool, and a
 result goes back to the requester of its task. A slot has one holder at a time: the client that reads into it, the task,
-the process that works on it, the output queue that sends from it. `release_slot` frees it, nothing else. Back-pressure is
+the output queue that sends from it. CPU processes work on a copy. `release_slot` frees it, nothing else. Back-pressure is
 not reading: a client that finds no slot, or a full queue and cannot be refused, stops reading and is called again in the
 order of asking.
 
@@ -26,13 +26,12 @@ from workers.resizer.task import BUSY, DRAINING, OK, TIMEOUT, Task, TaskStage, r
 from workers.resizer.worker_pool import SLOW_SECONDS, ProcessControl, WorkerPool
 
 PROMPT = 0.25  # seconds in which a payload that has begun to arrive is expected to be complete
-INVALID = bytes(16)  # the first bytes of no picture
 
 Retry = Callable[[], object]
 
 
 class Scheduler:
-    """One per front. `slots`: this front's part of the arena. `cells`: its row."""
+    """One per front. `cells`: its row."""
 
     def __init__(
         self,
@@ -40,7 +39,6 @@ class Scheduler:
         log: Log,
         options: ResizerOptions,
         arena: Arena,
-        slots: range,
         cells: memoryview,
         workers: Iterable[WorkerSlot],
         control: ProcessControl | None = None,
@@ -51,7 +49,7 @@ class Scheduler:
         self.arena = arena
         self.cells = cells
         self.draining = False
-        self.slots = SlotAllocator(slots, arena.give_back)
+        self.slots = SlotAllocator(range(arena.slots), arena.give_back)
         self.queue = TaskQueue(options.queue)
         self.quarantine = Quarantine()
         self.pool = WorkerPool(
@@ -59,6 +57,7 @@ class Scheduler:
             log,
             workers,
             options.job_timeout,
+            options.slot_bytes,
             options.fills_machine,
             self.on_packet,
             self.on_exit,
@@ -72,11 +71,9 @@ class Scheduler:
         self._want_queue: deque[Retry] = deque()
         self._arriving: dict[Task, float] = {}  # tasks whose payload is arriving in a slot, and since when
 
-    def start(self, alive: Iterable[tuple[str, int]]) -> None:
-        """Take over the workers; `alive`: (worker name, pid) of their processes older than this front. Called once,
-        before any client is served. Raises OSError when one of them cannot be watched.
-        """
-        self.pool.start(alive)
+    def start(self) -> None:
+        """Take over the workers. Called once, before any client is served."""
+        self.pool.start()
 
     def count(self, column: int, amount: int = 1) -> None:
         """Add to a cell of this front's row, whose only writer it is."""
@@ -98,7 +95,7 @@ class Scheduler:
 
     def claim_slot(self, retry: Retry) -> int | None:
         """A slot for a payload; None when there is none now. `retry` is called when there may be one."""
-        slot = None if self.pool.has_unverified else self.slots.allocate()
+        slot = self.slots.allocate()
         if slot is None:
             self._want_slot.append(retry)
         return slot
@@ -120,7 +117,7 @@ class Scheduler:
             self._arriving[task] = self.loop.now
 
     def release_slot(self, slot: int) -> None:
-        """Free a slot (-1: none): no client reads into it, no process works on it, no output is sent from it any more."""
+        """Free a slot (-1: none): no client reads into it, no task has it, no output is sent from it any more."""
         if slot < 0:
             return
         self.slots.release(slot, self.loop.now)
@@ -213,29 +210,22 @@ class Scheduler:
             self.release_slot(task.slot)
             self.assign()
             self._queue_moved()
-        elif any(worker.prefetched is task for worker in self.pool.workers):
-            self._invalidate(task)
+        for worker in self.pool.workers:
+            if worker.prefetched is task:
+                self.pool.take_back(worker)
+                self._release_slot_of(task)
         task.stage = TaskStage.ABANDONED
-
-    def _invalidate(self, task: Task) -> None:
-        """Overwrite the first bytes of a picture that needs no answer any more, so that it is refused at once. Harmless
-        if a process works on it by now.
-        """
-        length = min(task.length, len(INVALID))
-        self.arena.piece(task.offset, length)[:] = INVALID[:length]
 
     # -- work --
 
     def assign(self) -> None:
         """Give the tasks that wait to workers."""
         pool, queue = self.pool, self.queue
-        if self._want_slot and len(self.slots) and not pool.has_unverified:
-            self.loop.call_next_turn(self._serve_want_slot)
         if not queue.small and not queue.big:
             return
         for task, worker in pairs(queue, pool.idle):
             task.stage = TaskStage.WORKING
-            if not pool.give(worker, task):
+            if not pool.give(worker, task, self.arena.piece(task.offset, task.length)):
                 if worker.task is not task:
                     self._requeue(task)
                 self._kill(worker, refusal(DRAINING, "the CPU process takes no orders; try again"), "deaf")
@@ -258,38 +248,16 @@ class Scheduler:
             self.loop.call_later(SLOW_SECONDS, self._take_back_slow)
 
     def _take_back_slow(self) -> None:
-        """Take back tasks prefetched behind slow work. Called every SLOW_SECONDS while there is short work, and until
-        there are slots for all of them.
-        """
-        all_taken = True
+        """Take back tasks prefetched behind slow work. Called every SLOW_SECONDS while there is short work."""
         for worker in self.pool.find_slow():
-            all_taken &= self._take_back(worker)
-        self.is_watching_slow = not all_taken
-        if not all_taken:
-            self.loop.call_later(SLOW_SECONDS, self._take_back_slow)
+            task = worker.prefetched
+            self._receive_all(worker)  # has it begun meanwhile, it stays
+            if task is not None and worker.prefetched is task:
+                self.pool.take_back(worker)
+                self._requeue(task)
+        self.is_watching_slow = False
         self._watch_slow()
         self.assign()
-
-    def _take_back(self, worker: WorkerSlot) -> bool:
-        """Have the prefetched task of a worker done elsewhere, from another slot; False when there is no slot now."""
-        task = worker.prefetched
-        if task is None:
-            return True
-        slot = self.slots.allocate()
-        if slot is None:
-            return False
-        self.slots.touch(slot, task.length)
-        self.arena.copy(task.offset, task.length, slot)
-        # Had the task been begun while it was copied, the result of the one before would be here by now.
-        self._receive_all(worker)
-        if worker.prefetched is not task:
-            self.release_slot(slot)
-            return True
-        self.pool.take_back(worker)
-        self._invalidate(task)
-        task.slot, task.offset = slot, self.arena.start(slot)
-        self._requeue(task)
-        return True
 
     def tick(self, now: float) -> None:
         """Enforce deadlines, and empty a queue that no worker is left for. Called every 0.25 s.
@@ -310,9 +278,14 @@ class Scheduler:
                 )
             self._queue_moved()
 
+    def sweep(self, now: float) -> None:
+        """Give back memory that has not been used for a while. Called about once a second."""
+        self.slots.sweep(now)
+        self.pool.sweep(now)
+
     def _kill(self, worker: WorkerSlot, result: Result, reason: str) -> None:
-        """Kill a process and answer its task; the slot is in use until its death."""
-        self._end(self.pool.kill(worker, reason), result, is_slot_free=False)
+        """Kill a process and answer its task."""
+        self._end(self.pool.kill(worker, reason), result)
 
     # -- messages and ends of processes --
 
@@ -346,12 +319,15 @@ class Scheduler:
             pass
 
     def _on_result(self, worker: WorkerSlot, result: Result) -> None:
+        place = worker.place
         task = self.pool.finish(worker, result)
-        if task is None:
+        if task is None or task.stage is TaskStage.DONE:  # was answered when its process was killed
             return
-        if task.stage is TaskStage.DONE:  # was answered when its process was killed
-            self._release_slot_of(task)
-        elif worker.state is WorkerState.IDLE:
+        if result.status == OK and task.slot >= 0:
+            answer = self.pool.answer_in(worker, place, result)
+            self.slots.touch(task.slot, len(answer))
+            self.arena.slot(task.slot)[: len(answer)] = answer
+        if worker.state is WorkerState.IDLE:
             self.assign()  # the next order first: the process works while this answer is written
             self._end(task, result)
         else:
@@ -366,33 +342,24 @@ class Scheduler:
             self._requeue(prefetched)
         if task is None:
             pass
-        elif task.stage is TaskStage.DONE:  # was answered when its process was killed
-            self._release_slot_of(task)
-        else:
-            if not was_killed:
+        elif task.stage is not TaskStage.DONE:  # else it was answered when its process was killed
+            if not was_killed and task.slot >= 0:
                 self._record_crash(task)
             self._end(task, refusal(DRAINING, "the CPU process died while it worked on this picture"))
         self.assign()
 
     def _record_crash(self, task: Task) -> None:
-        picture = self.arena.piece(task.offset, task.length)
-        if picture[: len(INVALID)] == INVALID[: task.length]:
-            return  # not caused by a picture
         self.count(counters.DIED)
-        task.fingerprint = fingerprint_of(picture)
+        task.fingerprint = fingerprint_of(self.arena.piece(task.offset, task.length))
         self.quarantine.record(task.fingerprint, self.loop.now)
 
-    def _end(self, task: Task, result: Result, is_slot_free: bool = True) -> None:
-        """A task has ended: answer its requester. The requester of an answer releases the slot; unless `is_slot_free`, a
-        process may still write to it.
-        """
+    def _end(self, task: Task, result: Result) -> None:
+        """A task has ended: answer its requester, who releases the slot of an answer."""
         is_abandoned = task.stage is TaskStage.ABANDONED
         task.stage = TaskStage.DONE
-        if result.status == OK:
-            self.slots.touch(task.slot, result.length)
-            if task.fingerprint:
-                self.quarantine.forgive(task.fingerprint)
-        if is_slot_free and (is_abandoned or result.status != OK):
+        if result.status == OK and task.fingerprint:
+            self.quarantine.forgive(task.fingerprint)
+        if is_abandoned or result.status != OK:
             self._release_slot_of(task)
         if not is_abandoned:
             task.requester.answer(task, result)

@@ -1,7 +1,6 @@
-"""The plan of the resizer for the prefork machine: fronts, CPU processes, their channels and the arena.
+"""The plan of the resizer for the prefork machine: fronts, CPU processes and their channels.
 
-RULES: glue only, in the master. Each reading of the configuration has an arena of its own: the processes of the old
-generation still write to theirs while the new one serves. It is unmapped with the last role that holds it.
+RULES: glue only, in the master. It maps no memory for pictures: what it had, every process would inherit.
 """
 
 import functools
@@ -30,25 +29,24 @@ class ResizerService:
     def plan(self, shared: Shared | None) -> Plan:
         """Read the configuration and return the plan. Raises ConfigError with one sentence that names the option."""
         options = parse_resizer(self.argv, self.environ)
-        slots = options.slots * options.fronts
         try:
-            arena = Arena(slots if shared is not None else 1, options.slot_bytes)
+            Arena(options.slots, options.slot_bytes)  # as each front will; unmapped again at once
         except OSError as error:
-            gigabytes = slots * options.slot_bytes / (1 << 30)
-            wanted = f"{slots} requests of max-frame ({gigabytes:.1f} GiB)"
+            gigabytes = options.slots * options.slot_bytes / (1 << 30)
+            wanted = f"{options.slots} requests of max-frame ({gigabytes:.1f} GiB)"
             sentence = f"no address space for {wanted}: {error.strerror}; lower max-frame or queue"
             raise ConfigError(sentence) from None
-        return make_plan(options, arena, shared)
+        return make_plan(options, shared)
 
     def retired(self, generation: int) -> None:
-        """Nothing to do: an arena goes with the roles of its generation."""
+        """Nothing to do."""
 
 
-def make_plan(options: ResizerOptions, arena: Arena, shared: Shared | None) -> Plan:
+def make_plan(options: ResizerOptions, shared: Shared | None) -> Plan:
     """The plan of one generation."""
-    work = functools.partial(cpu.run, options=options, arena=arena)
+    work = functools.partial(cpu.run, options=options)
     describe = functools.partial(read_status, shared, options.name)
-    serve = functools.partial(front.run, options=options, arena=arena, describe=describe)
+    serve = functools.partial(front.run, options=options, describe=describe)
     listen = ((socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),)
     return Plan(
         title=f"resizer {options.name}",
@@ -73,7 +71,7 @@ def make_plan(options: ResizerOptions, arena: Arena, shared: Shared | None) -> P
         user=options.user,
         group=options.group,
         debug_dir=options.debug_dir if options.debug else None,
-        # A further front would own no part of the arena and no CPU process.
+        # A further front would own no CPU process.
         most=options.fronts,
         summary=tuple(summary(options)),
         notes=options.notes,

@@ -23,9 +23,7 @@ class TaskStage(Enum):
     WAITING = "waiting"  # in the queue
     WORKING = "working"  # sent to a CPU process
     DONE = "done"
-    ABANDONED = (
-        "abandoned"  # its client is gone; its slot is released when no process can write to it any more
-    )
+    ABANDONED = "abandoned"  # its client is gone; its slot is released when its process is through with it
 
 
 class Requester(Protocol):
@@ -82,16 +80,15 @@ def job_for(
     return job
 
 
-def order_of(task: Task, worker_pid: int, front_pid: int) -> Order:
-    """The order for `task` from process `front_pid` to process `worker_pid`."""
+def order_of(task: Task, place: int, worker_pid: int, front_pid: int) -> Order:
+    """The order for `task`, whose picture is in `place`, from process `front_pid` to process `worker_pid`."""
     job = task.job
     return Order(
         worker_pid,
         front_pid,
         task.serial,
-        task.offset,
+        place,
         task.length,
-        task.slot,
         job.width,
         job.height,
         job.fit,

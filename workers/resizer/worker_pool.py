@@ -2,8 +2,8 @@
 
 RULES: sends orders, receives messages, and is the only one to kill. Decides nothing about tasks: each method returns the
 tasks that its event has ended or set free, and the scheduler goes on from there. A process may die at any instant: its
-death is seen on its pidfd, and the slot it may have been writing to is free only from that moment on. The master forks
-the successor, which sends Hello on the same channel.
+death is seen on its pidfd. It never had more of a task than a copy in its own memory. The master forks the successor,
+which sends Hello on the same channel and gets a memory of its own.
 
     ABSENT --Hello--> IDLE --order--> BUSY --Result--> IDLE, or BUSY with the prefetched task
                        |               |--kill--> KILLED  (its death not seen yet)
@@ -12,12 +12,13 @@ the successor, which sends Hello on the same channel.
 
     A process carries its orders out one after the other, so it begins a prefetched task exactly when it has sent the
     Result of the task before.
-    UNVERIFIED: older than this front, may still work for its predecessor. Until every such process has answered the Ping
-    or died no slot may be used: the process could write an old answer to a slot that holds another picture by then.
+    A process older than this front is ABSENT until it has answered the Ping: it is through with its predecessor's orders
+    then. Pictures do not wait for it, so a process that is stopped or hangs costs its own share of the work only.
 """
 
 import os
 import signal
+import socket
 from collections.abc import Callable, Iterable
 from functools import partial
 
@@ -25,10 +26,23 @@ from balancer.eventloop.errnos import CAPACITY
 from balancer.eventloop.log import Log
 from balancer.eventloop.loop import Loop
 from workers.resizer.idle_set import IdleSet, WorkerSlot, WorkerState, tombstone_of
-from workers.resizer.orders import LONGEST, Bye, Hello, Order, OrderError, Ping, Result, decode, encode
+from workers.resizer.orders import (
+    LONGEST,
+    Bye,
+    Hello,
+    Order,
+    OrderError,
+    Ping,
+    Result,
+    Transfer,
+    decode,
+    encode,
+)
 from workers.resizer.task import Task, TaskStage, order_of
+from workers.resizer.transfer import make_transfer
 
 SLOW_SECONDS = 0.02  # a small picture at work for longer is not short work (it usually takes 1 to 5 ms)
+INVALID = bytes(16)  # the first bytes of no picture
 RETRY_SECONDS = 0.2  # until a process that could not be watched gets another Ping
 
 
@@ -48,8 +62,9 @@ class ProcessControl:
 
 
 class WorkerPool:
-    """`timeout`: seconds that one picture may take. `fills_machine`: as in IdleSet. `on_packet` and `on_exit` are the
-    loop's handlers: the channel of a worker is readable, the process of a worker has ended.
+    """`timeout`: seconds that one picture may take. `place_bytes`: of the biggest picture or answer. `fills_machine`: as
+    in IdleSet. `on_packet` and `on_exit` are the loop's handlers: the channel of a worker is readable, the process of a
+    worker has ended.
     """
 
     def __init__(
@@ -58,6 +73,7 @@ class WorkerPool:
         log: Log,
         workers: Iterable[WorkerSlot],
         timeout: float,
+        place_bytes: int,
         fills_machine: bool,
         on_packet: Callable[[WorkerSlot, int], object],
         on_exit: Callable[[WorkerSlot, int], object],
@@ -67,32 +83,19 @@ class WorkerPool:
         self.log = log
         self.workers = list(workers)
         self.timeout = timeout
+        self.place_bytes = place_bytes
         self.idle = IdleSet(fills_machine)
         self.pid = control.own_pid()
         self._on_packet = on_packet
         self._on_exit = on_exit
         self._control = control
-        self._may_have_unverified = True
 
-    def start(self, alive: Iterable[tuple[str, int]]) -> None:
-        """Watch the channels and send Ping. `alive`: (worker name, pid) of the processes older than this front.
-
-        Raises OSError when one of them cannot be watched: no slot may be used before its end is known.
-        """
-        known = dict(alive)
+    def start(self) -> None:
+        """Watch the channels and send Ping."""
         for worker in self.workers:
             worker.channel.setblocking(False)
             self.loop.watch_level(worker.channel.fileno(), partial(self._on_packet, worker))
-            if worker.name in known:
-                self._attach(worker, known[worker.name], is_old=True)
             self._send(worker, Ping(self.pid))
-
-    @property
-    def has_unverified(self) -> bool:
-        """True until no process is UNVERIFIED; one that sends Hello later has worked for no other front."""
-        if self._may_have_unverified:
-            self._may_have_unverified = any(worker.state is WorkerState.UNVERIFIED for worker in self.workers)
-        return self._may_have_unverified
 
     @property
     def working(self) -> int:
@@ -140,41 +143,50 @@ class WorkerPool:
     def welcome(self, worker: WorkerSlot, hello: Hello) -> bool:
         """Take Hello; True when the worker is idle now. A predecessor of the process was detached before."""
         # front_pid 0: sent at its start and not read by any front since, so no front has given it work.
-        if hello.front_pid not in (0, self.pid):
+        if hello.front_pid not in (0, self.pid) or worker.pid == hello.worker_pid:
             return False
-        if worker.pid != hello.worker_pid:
-            self._attach(worker, hello.worker_pid)
-        if worker.state is not WorkerState.UNVERIFIED:
-            return False
-        self.idle.set_idle(worker)
-        return True
-
-    def _attach(self, worker: WorkerSlot, pid: int, is_old: bool = False) -> None:
         try:
-            worker.pidfd = self._control.open(pid)
+            self._attach(worker, hello.worker_pid)
         except OSError as error:
-            if error.errno in CAPACITY and is_old:
-                raise
             if (
                 error.errno in CAPACITY
             ):  # alive, but this process is out of descriptors: ask for another Hello
                 self.loop.call_later(RETRY_SECONDS, partial(self._send, worker, Ping(self.pid)))
-            return  # else dead already; its successor will send Hello
-        worker.pid = pid
+            return False  # else dead already; its successor will send Hello
+        return True
+
+    def _attach(self, worker: WorkerSlot, pid: int) -> None:
+        """Watch the process and send it the memory for its orders. Raises OSError."""
+        pidfd = self._control.open(pid)
+        try:
+            worker.memory, fd = make_transfer(self.place_bytes)
+            try:
+                socket.send_fds(worker.channel, [encode(Transfer(pid, self.place_bytes))], [fd])
+            finally:
+                os.close(fd)
+        except OSError:
+            worker.memory = None
+            os.close(pidfd)
+            raise
+        worker.pid, worker.pidfd = pid, pidfd
         self.idle.attach(worker)
-        self.loop.watch_level(worker.pidfd, partial(self._on_exit, worker))
+        self.loop.watch_level(pidfd, partial(self._on_exit, worker))
 
     # -- tasks --
 
-    def give(self, worker: WorkerSlot, task: Task) -> bool:
+    def give(self, worker: WorkerSlot, task: Task, picture: memoryview) -> bool:
         """Order a worker, which the caller took out of the idle set, to work on `task`, now or next. False when the order
         could not be sent: the worker does not have a prefetched task then, and is to be killed.
         """
+        assert worker.memory is not None
+        place = worker.place
         if worker.task is None:
             self._begin(worker, task)
         else:
+            place = 1 - place
             self.idle.prefetch(worker, task)
-        if self._send(worker, order_of(task, worker.pid, self.pid)):
+        worker.memory.put(place, picture, self.loop.now)
+        if self._send(worker, order_of(task, place, worker.pid, self.pid)):
             return True
         worker.prefetched = None
         return False
@@ -200,6 +212,12 @@ class WorkerPool:
             self._begin(worker, prefetched)
         return task
 
+    def answer_in(self, worker: WorkerSlot, place: int, result: Result) -> memoryview:
+        """The answer that `result` announces. `place`: of its task; valid until the worker gets another order."""
+        assert worker.memory is not None
+        worker.memory.touch(place, result.length, self.loop.now)
+        return worker.memory.view(place, result.length)
+
     def find_slow(self) -> list[WorkerSlot]:
         """Mark tasks that are not short work any more. Returns the workers with a task prefetched behind slow work."""
         slow = self.loop.now - SLOW_SECONDS
@@ -216,9 +234,19 @@ class WorkerPool:
         ]
 
     def take_back(self, worker: WorkerSlot) -> None:
-        """Leave a tombstone in the place of the prefetched task, which the caller has work done elsewhere."""
-        assert worker.prefetched is not None
+        """Leave a tombstone in the place of the prefetched task, which needs no answer of this worker any more. The first
+        bytes of its copy are overwritten, so that it is refused at once: harmless if the process works on it by now.
+        """
+        assert worker.prefetched is not None and worker.memory is not None
+        length = min(worker.prefetched.length, len(INVALID))
+        worker.memory.view(1 - worker.place, length)[:] = INVALID[:length]
         worker.prefetched = tombstone_of(worker.prefetched)
+
+    def sweep(self, now: float) -> None:
+        """Give back the memory of idle workers that they have not used for a while."""
+        for worker in self.workers:
+            if worker.state is WorkerState.IDLE and worker.memory is not None:
+                worker.memory.sweep(now)
 
     # -- ends --
 
@@ -232,7 +260,7 @@ class WorkerPool:
         ]
 
     def kill(self, worker: WorkerSlot, reason: str) -> Task:
-        """Kill a busy process. Returns its task, whose slot is in use until `finish` or `detach` returns it again."""
+        """Kill a busy process. Returns its task, which `finish` or `bury` returns again."""
         task = worker.task
         assert task is not None
         seconds = f"{self.loop.now - task.begun_at:.1f}/{self.timeout:g}"
@@ -271,7 +299,9 @@ class WorkerPool:
         return task, prefetched
 
     def _detach(self, worker: WorkerSlot) -> None:
-        pidfd = worker.pidfd
+        pidfd, memory, worker.memory = worker.pidfd, worker.memory, None
         self.idle.detach(worker)
+        if memory is not None:
+            memory.close()
         self.loop.forget(pidfd)
         self.loop.retire(partial(os.close, pidfd))

@@ -14,14 +14,26 @@ from dataclasses import dataclass, replace
 
 from balancer.eventloop.log import Log
 from balancer.eventloop.loop import Loop
-from tests.unit.workers.resizer.scheduler_fixture import OPTIONS, HookedArena, row_of_cells
+from tests.unit.workers.resizer.scheduler_fixture import OPTIONS, row_of_cells
 from workers.imaging.job import ResizeJob
 from workers.resizer.arena import Arena
 from workers.resizer.idle_set import WorkerSlot
-from workers.resizer.orders import LONGEST, Bye, Hello, Message, Order, Ping, Result, decode, encode
-from workers.resizer.scheduler import INVALID, Scheduler
+from workers.resizer.orders import (
+    LONGEST,
+    Bye,
+    Hello,
+    Message,
+    Order,
+    Ping,
+    Result,
+    Transfer,
+    decode,
+    encode,
+)
+from workers.resizer.scheduler import Scheduler
 from workers.resizer.task import DRAINING, OK, TIMEOUT, Task
-from workers.resizer.worker_pool import SLOW_SECONDS, ProcessControl
+from workers.resizer.transfer import TransferMemory
+from workers.resizer.worker_pool import INVALID, SLOW_SECONDS, ProcessControl
 
 
 @dataclass(eq=False)
@@ -34,6 +46,7 @@ class SimulatedProcess:
     death: int = -1  # seen at this end
     order: Order | None = None
     picture: bytes = b""
+    memory: TransferMemory | None = None
     has_left: bool = False
 
     def send(self, message: Message) -> None:
@@ -41,11 +54,22 @@ class SimulatedProcess:
 
     def receive(self) -> Message | None:
         try:
-            return decode(self.end.recv(LONGEST))
+            packet, fds, _, _ = socket.recv_fds(self.end, LONGEST, 1)
         except BlockingIOError:
             return None
+        message = decode(packet)
+        for fd in fds:
+            assert isinstance(message, Transfer)
+            if message.worker_pid == self.pid:
+                self.memory = TransferMemory(fd, message.place_bytes)
+            os.close(fd)
+        return message
 
-    def work(self, arena: Arena) -> None:
+    def place(self, order: Order) -> memoryview:
+        assert self.memory is not None
+        return self.memory.view(order.place, order.length)
+
+    def work(self) -> None:
         """Finish the order that it has begun, or begin one."""
         order, self.order = self.order, None
         if order is None:
@@ -53,17 +77,17 @@ class SimulatedProcess:
             if isinstance(message, Ping):
                 self.send(Hello(self.pid, message.front_pid))
             elif isinstance(message, Order) and message.worker_pid == self.pid:
-                self.order, self.picture = message, bytes(arena.piece(message.offset, message.length))
+                self.order, self.picture = message, bytes(self.place(message))
         elif self.picture.startswith(INVALID):
             self.send(Result(self.pid, order.serial, 415, text="none"))
         else:
-            arena.slot(order.slot)[: order.length] = self.picture[::-1]
+            self.place(order)[:] = self.picture[::-1]
             self.send(Result(self.pid, order.serial, OK, order.length, text="jpeg"))
 
-    def die(self, arena: Arena) -> None:
+    def die(self) -> None:
         """Die, with an order perhaps while the answer is written."""
         if self.order is not None:
-            arena.slot(self.order.slot)[:20] = bytes(20)
+            self.place(self.order)[:20] = bytes(20)
         os.close(self.life)
         self.life = -1
 
@@ -75,8 +99,6 @@ class DispatchSimulation(ProcessControl):
         self.chance = random.Random(seed)
         cpus = self.chance.randint(1, 3)
         self.options = replace(OPTIONS, cpus=cpus, queue=6, fills_machine=self.chance.random() < 0.7)
-        self.arena = HookedArena(self.options.slots, self.options.slot_bytes)
-        self.arena.before_copy = self.arena.after_copy = lambda: self.work(3)  # meanwhile the processes go on
         self.now, self.front, self.count = 100.0, 0, 0
         self.watched: dict[int, int] = {}  # pidfd -> pid
         self.doomed: set[int] = set()  # killed; they go on for a moment
@@ -105,16 +127,15 @@ class DispatchSimulation(ProcessControl):
         """A new front in place of the last one."""
         self.front += 1
         self.loop = Loop(lambda: self.now)
-        log, slots = Log("front", os.devnull), range(self.options.slots)
+        log = Log("front", os.devnull)
+        self.arena = Arena(self.options.slots, self.options.slot_bytes)
         last = self.channels[-1]
         workers = [WorkerSlot(str(n), end is last, end) for n, end in enumerate(self.channels)]
-        self.scheduler = Scheduler(
-            self.loop, log, self.options, self.arena, slots, row_of_cells(), workers, self
-        )
+        self.scheduler = Scheduler(self.loop, log, self.options, self.arena, row_of_cells(), workers, self)
         self.tasks: dict[Task, bytes] = {}
         self.sending: list[int] = []
         self.hoarded: list[int] = []
-        self.scheduler.start((str(n), one.pid) for n, one in enumerate(self.processes) if one.life >= 0)
+        self.scheduler.start()
 
     def close_front(self) -> None:
         """The front ends."""
@@ -158,13 +179,13 @@ class DispatchSimulation(ProcessControl):
     def work(self, times: int) -> None:
         for one in self.chance.choices(self.processes, k=times):
             if one.life >= 0 and not one.has_left:
-                one.work(self.arena)
+                one.work()
 
     def replace(self, number: int) -> None:
         """A process that was killed or has left ends; its successor sends Hello, perhaps before the death is seen."""
         one = self.processes[number]
         if one.life >= 0 and (one.pid in self.doomed or one.has_left):
-            one.die(self.arena)
+            one.die()
         if one.life < 0:
             while one.receive() is not None:
                 pass
@@ -194,7 +215,7 @@ class DispatchSimulation(ProcessControl):
             self.close_front()
             self.open_front()
         elif event < 194 and one.life >= 0:
-            one.die(self.arena)
+            one.die()
         elif event < 199 and one.life >= 0 and not one.has_left and one.order is None:
             one.has_left = True
             one.send(Bye(one.pid))

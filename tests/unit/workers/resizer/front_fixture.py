@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from balancer.eventloop.log import Log
 from balancer.eventloop.loop import Loop
-from tests.unit.workers.resizer.scheduler_fixture import FakeProcesses, row_of_cells
+from tests.unit.workers.resizer.scheduler_fixture import FakeProcesses, receive, row_of_cells
 from workers.resizer.arena import Arena
 from workers.resizer.frame_protocol import ANSWER_BYTES, FrameProtocol
 from workers.resizer.front import FirstByte
@@ -21,7 +21,7 @@ from workers.resizer.front_connection import FrontConnection
 from workers.resizer.http_protocol import HttpProtocol
 from workers.resizer.idle_set import WorkerSlot
 from workers.resizer.options import ResizerOptions
-from workers.resizer.orders import LONGEST, Hello, Order, Ping, Result, decode, encode
+from workers.resizer.orders import Hello, Order, Ping, Result, encode
 from workers.resizer.protocol import ClientProtocol
 from workers.resizer.scheduler import Scheduler
 from workers.resizer.task import OK
@@ -95,20 +95,20 @@ class FrontFixture:
         pairs = [socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET) for _ in range(cpus)]
         self.channels = [channel for channel, _ in pairs]
         self.ends = {FIRST_PID + number: end for number, (_, end) in enumerate(pairs)}
+        self.workers = [WorkerSlot(f"cpu {number}", False, end) for number, end in enumerate(self.channels)]
         self.scheduler = Scheduler(
             self.loop,
             self.log,
             options,
             self.arena,
-            range(options.slots),
             self.cells,
-            [WorkerSlot(f"cpu {number}", False, end) for number, end in enumerate(self.channels)],
+            self.workers,
             self.processes,
         )
-        self.scheduler.start([])
+        self.scheduler.start()
         for pid, end in self.ends.items():
             end.setblocking(False)
-            assert isinstance(decode(end.recv(LONGEST)), Ping)
+            assert isinstance(receive(end), Ping)
             end.send(encode(Hello(pid, 0)))
         self.peers: list[FramePeer] = []
         self.settle()
@@ -157,7 +157,7 @@ class FrontFixture:
         """The next order to a CPU process, if there is one."""
         for pid, end in self.ends.items():
             try:
-                order = decode(end.recv(LONGEST))
+                order = receive(end)
             except BlockingIOError:
                 continue
             assert isinstance(order, Order)
@@ -165,12 +165,18 @@ class FrontFixture:
                 return order
         return None
 
+    def place(self, order: Order, length: int) -> memoryview:
+        """The beginning of the place of an order, as its process has it."""
+        memory = next(one.memory for one in self.workers if one.pid == order.worker_pid)
+        assert memory is not None
+        return memory.view(order.place, length)
+
     def picture(self, order: Order) -> bytes:
-        return bytes(self.arena.piece(order.offset, order.length))
+        return bytes(self.place(order, order.length))
 
     def finish(self, order: Order, answer: bytes = b"small", status: int = OK, text: str = "jpeg") -> None:
         """The CPU process sends the result of an order."""
-        self.arena.slot(order.slot)[: len(answer)] = answer
+        self.place(order, len(answer))[:] = answer
         result = Result(order.worker_pid, order.serial, status, len(answer), 9, 6, 90, 60, 1, text=text)
         self.ends[order.worker_pid].send(encode(result))
         self.settle()

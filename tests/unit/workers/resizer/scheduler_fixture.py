@@ -9,7 +9,6 @@ RULES: no fork, no kill. Time passes only when a test says so.
 
 import os
 import socket
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import cast
 
@@ -20,7 +19,7 @@ from workers.resizer import counters
 from workers.resizer.arena import Arena
 from workers.resizer.idle_set import WorkerSlot
 from workers.resizer.options import ResizerOptions
-from workers.resizer.orders import LONGEST, Hello, Order, Ping, Result, decode, encode
+from workers.resizer.orders import LONGEST, Hello, Message, Order, Ping, Result, Transfer, decode, encode
 from workers.resizer.scheduler import Scheduler
 from workers.resizer.task import OK, Task
 from workers.resizer.worker_pool import ProcessControl
@@ -49,18 +48,11 @@ def worker_without_channel(name: str, is_express: bool = False) -> WorkerSlot:
     return WorkerSlot(name, is_express, cast(socket.socket, None))
 
 
-class HookedArena(Arena):
-    """An arena with hooks around the copying of a picture, during which CPU processes go on."""
-
-    def __init__(self, slots: int, slot_bytes: int) -> None:
-        super().__init__(slots, slot_bytes)
-        self.before_copy: Callable[[], object] = lambda: None
-        self.after_copy: Callable[[], object] = lambda: None
-
-    def copy(self, offset: int, length: int, slot: int) -> None:
-        self.before_copy()
-        super().copy(offset, length, slot)
-        self.after_copy()
+def receive(end: socket.socket) -> Message:
+    """The next message at a process's end of a channel, Transfer excepted. Raises BlockingIOError."""
+    while isinstance(message := decode(end.recv(LONGEST)), Transfer):
+        pass
+    return message
 
 
 class FakeProcesses(ProcessControl):
@@ -93,7 +85,7 @@ class SchedulerFixture:
         self.now = 100.0
         self.loop = Loop(lambda: self.now)
         self.processes = FakeProcesses()
-        self.arena = HookedArena(OPTIONS.slots, OPTIONS.slot_bytes)
+        self.arena = Arena(OPTIONS.slots, OPTIONS.slot_bytes)
         pairs = [socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET) for _ in range(2)]
         self.cpu, self.express = (end for _, end in pairs)
         self.workers = [WorkerSlot("cpu 0", False, pairs[0][0]), WorkerSlot("express 0", True, pairs[1][0])]
@@ -102,18 +94,17 @@ class SchedulerFixture:
             Log("front", os.devnull),
             OPTIONS,
             self.arena,
-            range(OPTIONS.slots),
             row_of_cells(),
             self.workers,
             self.processes,
         )
         self.requester = RecordingRequester(self.scheduler)
 
-    def open(self, alive: list[tuple[str, int]] | None = None) -> None:
-        self.scheduler.start(alive or [])
+    def open(self) -> None:
+        self.scheduler.start()
         for end in (self.cpu, self.express):
             end.setblocking(False)
-            assert isinstance(decode(end.recv(LONGEST)), Ping)
+            assert isinstance(receive(end), Ping)
 
     def close(self) -> None:
         self.loop.close()
@@ -154,9 +145,15 @@ class SchedulerFixture:
         return tasks
 
     def order(self, end: socket.socket) -> Order:
-        order = decode(end.recv(LONGEST))
+        order = receive(end)
         assert isinstance(order, Order)
         return order
+
+    def picture(self, worker: int, order: Order) -> bytes:
+        """What the process of a worker finds in the place of an order."""
+        memory = self.workers[worker].memory
+        assert memory is not None
+        return bytes(memory.view(order.place, order.length))
 
     def is_asked(self, end: socket.socket) -> bool:
         """Take an order out of the channel; False when there is none."""

@@ -11,7 +11,6 @@ from balancer.eventloop.loop import Loop
 from balancer.prefork.child import Child
 from balancer.prefork.titles import Title
 from workers.resizer import counters
-from workers.resizer.arena import Arena
 from workers.resizer.cpu import CpuWorker
 from workers.resizer.options import ResizerOptions
 
@@ -31,7 +30,7 @@ class CpuFixture:
             cells=self.cells,
             title=Title("resizer", self.shown.append),
         )
-        self.worker = CpuWorker(cast(Child, child), ResizerOptions(), Arena(1, 4096))
+        self.worker = CpuWorker(cast(Child, child), ResizerOptions())
 
     def tick(self, now: float, worked: float) -> None:
         """`worked`: seconds of work since the last tick."""

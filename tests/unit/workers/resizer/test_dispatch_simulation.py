@@ -18,12 +18,12 @@ def check_tasks(simulation: DispatchSimulation) -> None:
     given = [(one.task, one) for one in pool.workers] + [(one.prefetched, one) for one in pool.workers]
     work = [(task, worker) for task, worker in given if task is not None]
     tasks = [*(task for task, _ in work), *scheduler.queue]
-    held = [task.slot for task in tasks] + simulation.sending + simulation.hoarded
+    held = [task.slot for task in tasks if task.slot >= 0] + simulation.sending + simulation.hoarded
     assert sorted(held + scheduler.slots.free) == [*range(simulation.options.slots)], "a slot has one holder"
     assert simulation.tasks.keys() <= {*tasks}, "no task is lost"
     for one in simulation.processes:
-        if one.order is not None and one.life >= 0 and not pool.has_unverified:
-            assert (one.order.slot, one.pid) in [(task.slot, worker.pid) for task, worker in work]
+        if one.order is not None and one.life >= 0 and one.order.front_pid == simulation.front:
+            assert (one.order.serial, one.pid) in [(task.serial, worker.pid) for task, worker in work]
 
 
 def check_idle_set(simulation: DispatchSimulation) -> None:

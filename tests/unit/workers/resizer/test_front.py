@@ -15,18 +15,13 @@ from balancer.prefork.child import Child
 from balancer.prefork.sockets import ListeningSocket
 from balancer.shm.layout import (
     FIRST_LEASE,
-    GENERATION,
     LOAD,
     MASTER_LIVE_ROWS,
     MASTER_ROW,
-    PID,
-    ROLE,
-    SLOT,
     make_shared,
 )
 from tests.unit.workers.resizer.front_fixture import request_frame
 from workers.resizer import counters
-from workers.resizer.arena import Arena
 from workers.resizer.front import SPARE, Front
 from workers.resizer.options import ResizerOptions
 from workers.wire.frames import FrameReader
@@ -79,8 +74,7 @@ class ChildSimulation:
             title=SimpleNamespace(set=lambda text, now: self.titles.append(text)),
             ready=lambda: setattr(self, "is_ready", True),
         )
-        arena = Arena(OPTIONS.slots, OPTIONS.slot_bytes)
-        self.front = Front(cast(Child, self.child), OPTIONS, arena, lambda: {"name": "here"})
+        self.front = Front(cast(Child, self.child), OPTIONS, lambda: {"name": "here"})
 
     def close(self) -> None:
         self.front.cut()
@@ -206,15 +200,6 @@ def test_the_drain_is_cut(child: ChildSimulation) -> None:
     child.front.cut()
     child.settle()
     assert is_closed(sock) and child.loop.is_stopped
-
-
-def test_no_slot_is_used_before_an_older_process_has_answered() -> None:
-    child = ChildSimulation()
-    row = child.shared.rows.row(FIRST_LEASE + 1)
-    row[PID], row[GENERATION], row[ROLE], row[SLOT] = os.getpid(), 1, counters.ROLES.index("cpu"), 0
-    child.front.start()
-    assert child.front.scheduler.claim_slot(lambda: None) is None
-    child.close()
 
 
 def test_the_title_and_the_gauges(child: ChildSimulation) -> None:

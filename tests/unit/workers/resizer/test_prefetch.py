@@ -50,13 +50,14 @@ def test_a_result_that_is_not_of_the_current_task_is_ignored(ready: SchedulerFix
     assert fixture.statuses() == [] and fixture.workers[0].prefetched is second
 
 
-def test_an_abandoned_prefetched_task_frees_its_slot_at_its_turn(ready: SchedulerFixture) -> None:
+def test_an_abandoned_prefetched_task_frees_its_slot_at_once(ready: SchedulerFixture) -> None:
     fixture = ready
     first, second = fixture.submit(SMALL, SMALL)
+    assert fixture.is_asked(fixture.cpu)
     fixture.scheduler.abandon(second)
-    assert not any(fixture.arena.slot(second.slot)[:16]), "it is not to be resized"
-    fixture.finish(fixture.cpu, 11, first.serial)
+    assert not any(fixture.picture(0, fixture.order(fixture.cpu))[:16]), "it is not to be resized"
     assert fixture.free() == OPTIONS.slots - 1
+    fixture.finish(fixture.cpu, 11, first.serial)
     fixture.finish(fixture.cpu, 11, second.serial)
     assert fixture.free() == OPTIONS.slots and fixture.statuses() == [OK]
 
@@ -64,28 +65,26 @@ def test_an_abandoned_prefetched_task_frees_its_slot_at_its_turn(ready: Schedule
 # -- taking back --
 
 
-def test_a_task_prefetched_behind_slow_work_goes_to_express_from_another_slot(
+def test_a_task_prefetched_behind_slow_work_goes_to_express(
     ready: SchedulerFixture,
 ) -> None:
     fixture = ready
     slow, quick = fixture.submit(SMALL, SMALL)
-    old_serial, old_slot = quick.serial, quick.slot
-    assert fixture.is_asked(fixture.cpu) and fixture.is_asked(fixture.cpu)
+    assert fixture.is_asked(fixture.cpu)
+    taken_back = fixture.order(fixture.cpu)
     fixture.wait(SLOW_SECONDS)
     assert not fixture.is_asked(fixture.express), "not slow yet"
     fixture.wait(SLOW_SECONDS)
     order = fixture.order(fixture.express)
-    assert order.slot == quick.slot != old_slot
-    assert not any(fixture.arena.slot(old_slot)[:16]), "the process is not to resize it too"
-    assert bytes(fixture.arena.piece(order.offset, order.length)) == b"B" * SMALL
+    assert not any(fixture.picture(0, taken_back)[:16]), "the process is not to resize it too"
+    assert fixture.picture(1, order) == b"B" * SMALL and order.serial == quick.serial
     fixture.finish(fixture.express, 12, order.serial)
     assert fixture.statuses() == [OK]
     fixture.finish(fixture.cpu, 11, slow.serial)
-    assert fixture.statuses() == [OK, OK] and fixture.free() == OPTIONS.slots - 1, (
-        "the process still has the other"
-    )
-    fixture.finish(fixture.cpu, 11, old_serial)
     assert fixture.statuses() == [OK, OK] and fixture.free() == OPTIONS.slots
+    assert not fixture.scheduler.pool.idle.cpus, "the process still has the other"
+    fixture.finish(fixture.cpu, 11, taken_back.serial)
+    assert fixture.statuses() == [OK, OK]
     assert fixture.scheduler.pool.idle.cpus == [fixture.workers[0]]
 
 
@@ -98,28 +97,23 @@ def test_nothing_is_prefetched_behind_slow_work(ready: SchedulerFixture) -> None
     assert fixture.is_asked(fixture.express) and not fixture.is_asked(fixture.cpu)
 
 
-def test_a_task_begun_while_it_was_copied_stays_where_it_is(ready: SchedulerFixture) -> None:
+def test_a_task_begun_before_it_could_be_taken_back_stays_where_it_is(ready: SchedulerFixture) -> None:
     fixture = ready
     first, second = fixture.submit(SMALL, SMALL)
-    result = Result(11, first.serial, OK, 5, text="jpeg")
-    fixture.arena.after_copy = lambda: fixture.cpu.send(encode(result))
+    fixture.cpu.send(encode(Result(11, first.serial, OK, 5, text="jpeg")))
     fixture.now += 2 * SLOW_SECONDS
-    fixture.loop.run_once(0)
+    fixture.loop.run_once(0)  # the timer and the packet in one turn
     assert fixture.statuses() == [OK] and fixture.workers[0].task is second
     assert not fixture.is_asked(fixture.express) and fixture.free() == OPTIONS.slots - 1
     fixture.finish(fixture.cpu, 11, second.serial)
     assert fixture.statuses() == [OK, OK] and fixture.free() == OPTIONS.slots
 
 
-def test_a_task_is_taken_back_as_soon_as_there_is_a_free_slot(ready: SchedulerFixture) -> None:
+def test_a_task_is_taken_back_without_a_free_slot(ready: SchedulerFixture) -> None:
     fixture = ready
     fixture.submit(SMALL, SMALL)
-    taken = [fixture.scheduler.slots.allocate() for _ in range(fixture.free())]
-    fixture.wait(2 * SLOW_SECONDS)
-    assert not fixture.is_asked(fixture.express)
-    slot = taken.pop()
-    assert slot is not None
-    fixture.scheduler.release_slot(slot)
+    while fixture.scheduler.slots.allocate() is not None:
+        pass
     fixture.wait(2 * SLOW_SECONDS)
     assert fixture.is_asked(fixture.express)
 
@@ -181,11 +175,10 @@ def test_an_abandoned_prefetched_task_is_not_taken_back_and_is_watched_when_it_b
     ready: SchedulerFixture,
 ) -> None:
     fixture = ready
-    copies: list[bool] = []
-    fixture.arena.before_copy = lambda: copies.append(True)
     first, second = fixture.submit(SMALL, SMALL)
     fixture.scheduler.abandon(second)
     fixture.wait(2 * SLOW_SECONDS)
-    assert not copies and not fixture.scheduler.is_watching_slow
+    assert not fixture.is_asked(fixture.express) and not fixture.scheduler.is_watching_slow
     fixture.finish(fixture.cpu, 11, first.serial)
-    assert fixture.workers[0].task is second and fixture.scheduler.is_watching_slow
+    begun = fixture.workers[0].task
+    assert begun is not None and begun.serial == second.serial and not fixture.workers[0].is_short

@@ -19,7 +19,7 @@ def test_a_task_becomes_an_order_and_a_result_an_answer_and_the_slot_comes_back(
     assert fixture.free() == OPTIONS.slots - 1
     assert fixture.scheduler.submit(task) and task.stage is TaskStage.WORKING
     order = fixture.order(fixture.cpu)
-    assert (order.worker_pid, order.serial, order.slot, order.length) == (11, task.serial, task.slot, 5000)
+    assert (order.worker_pid, order.serial, order.length) == (11, task.serial, 5000)
     fixture.cpu.send(encode(Result(11, task.serial, OK, 77, text="jpeg")))
     fixture.turn()
     assert fixture.statuses() == [OK] and fixture.free() == OPTIONS.slots
@@ -49,7 +49,7 @@ def test_results_of_another_task_or_another_process_are_ignored(fixture: Schedul
     assert fixture.statuses() == [] and task.stage is TaskStage.WORKING
 
 
-def test_a_task_over_its_time_is_answered_and_its_slot_waits_for_the_death(fixture: SchedulerFixture) -> None:
+def test_a_task_over_its_time_is_answered_and_its_slot_is_free_at_once(fixture: SchedulerFixture) -> None:
     fixture.open()
     fixture.hello(fixture.cpu, 11)
     task = fixture.ask(5000)
@@ -58,7 +58,7 @@ def test_a_task_over_its_time_is_answered_and_its_slot_waits_for_the_death(fixtu
     assert fixture.statuses() == []
     fixture.scheduler.tick(fixture.now + 10.1)
     assert fixture.statuses() == [TIMEOUT] and len(fixture.processes.killed) == 1
-    assert fixture.free() == OPTIONS.slots - 1, "the killed process may still write to it"
+    assert fixture.free() == OPTIONS.slots, "the killed process has a copy only"
     fixture.cpu.send(encode(Result(11, task.serial, OK, 5)))
     fixture.turn()
     assert fixture.statuses() == [TIMEOUT], "too late"
@@ -106,17 +106,35 @@ def test_a_picture_is_quarantined_after_three_deaths_in_a_row(fixture: Scheduler
     assert fixture.order(fixture.cpu).worker_pid == 40
 
 
-def test_no_slot_is_allocated_while_an_older_process_may_still_write(fixture: SchedulerFixture) -> None:
-    fixture.open(alive=[("cpu 0", 11)])
-    called: list[bool] = []
-    assert fixture.scheduler.claim_slot(lambda: called.append(True)) is None
-    fixture.hello(fixture.cpu, 11, front=99)
-    assert fixture.scheduler.claim_slot(lambda: None) is None, (
-        "the answer to the Ping of another front proves nothing"
-    )
-    fixture.hello(fixture.cpu, 11, front=os.getpid())
-    assert called == [True]
+def test_a_process_older_than_the_front_gets_work_once_it_has_answered_the_ping_and_no_other_waits_for_it(
+    fixture: SchedulerFixture,
+) -> None:
+    fixture.open()
     assert fixture.scheduler.claim_slot(lambda: None) is not None
+    fixture.hello(fixture.express, 12)
+    fixture.submit(500)
+    assert fixture.is_asked(fixture.express)
+    fixture.hello(fixture.cpu, 11, front=99)
+    assert fixture.workers[0].state is WorkerState.ABSENT, "it may still work for the front of that Ping"
+    fixture.hello(fixture.cpu, 11, front=os.getpid())
+    assert fixture.workers[0].state is WorkerState.IDLE
+
+
+def test_a_picture_and_its_answer_are_copied_and_each_process_has_its_own_memory(
+    ready: SchedulerFixture,
+) -> None:
+    fixture = ready
+    first, second = fixture.submit(3000, 500)
+    order = fixture.order(fixture.cpu)
+    assert fixture.picture(0, order) == b"A" * 3000
+    assert fixture.picture(1, fixture.order(fixture.express)) == b"B" * 500
+    memory = fixture.workers[0].memory
+    assert memory is not None
+    memory.view(order.place, 5)[:] = b"small"
+    assert bytes(fixture.arena.piece(first.offset, 5)) == b"AAAAA"
+    fixture.finish(fixture.cpu, 11, first.serial)
+    assert bytes(fixture.arena.slot(first.slot)[:6]) == b"smallA"
+    assert bytes(fixture.arena.slot(second.slot)[:5]) == b"BBBBB"
 
 
 def test_a_full_queue_refuses_and_calls_those_that_wait_when_it_moves(fixture: SchedulerFixture) -> None:
@@ -155,7 +173,7 @@ def test_arriving_tasks_keep_their_place_as_long_as_they_are_prompt(fixture: Sch
     assert not fixture.scheduler.is_full_for(late), "three of them are not prompt and keep no place"
 
 
-def test_the_slot_of_an_abandoned_task_is_free_when_no_process_can_write_to_it(
+def test_the_slot_of_an_abandoned_task_is_free_when_its_process_is_through_with_it(
     fixture: SchedulerFixture,
 ) -> None:
     fixture.open()

@@ -79,9 +79,9 @@ def test_parameters_survive_the_way_to_a_cpu_process() -> None:
     text = "icc=keep&subsampling=444&enlarge=no&tolerant=yes&gravity=south&keep=exif,xmp&accepts=avif&original=yes"
     job = job_for(9, 9, "cover", "auto", 0, True, text, PictureLimits())
     task = Task(1, None, job)  # type: ignore[arg-type]
-    assert job_of(order_of(task, 1, 2)) == job
+    assert job_of(order_of(task, 0, 1, 2)) == job
     plain = job_for(9, 9, "cover", "", 0, True, "icc=srgb", PictureLimits())
-    assert order_of(Task(1, None, plain), 1, 2).parameters == ""  # type: ignore[arg-type]
+    assert order_of(Task(1, None, plain), 0, 1, 2).parameters == ""  # type: ignore[arg-type]
 
 
 def test_a_peer_of_the_original_is_known_by_its_missing_id() -> None:

@@ -38,12 +38,13 @@ class PoolFixture:
             Log("front", os.devnull),
             [self.worker],
             10.0,
+            4096,
             True,
             lambda worker, mask: self.calls.append("packet"),
             lambda worker, mask: self.calls.append("exit"),
             self.processes,
         )
-        self.pool.start([])
+        self.pool.start()
 
     def close(self) -> None:
         self.loop.close()
@@ -58,7 +59,7 @@ class PoolFixture:
         tasks = [Task(serial, NoRequester(), ResizeJob(9, 9), slot=serial) for serial in serials]
         for task in tasks:
             task.stage = TaskStage.WORKING
-            assert self.pool.give(self.worker, task)
+            assert self.pool.give(self.worker, task, memoryview(b"picture"))
         return tasks
 
 
