@@ -91,10 +91,11 @@ def admin_of(port: int | None, environ: Mapping[str, str]) -> str:
 def listens_on(path: str, port: int) -> bool:
     """Whether the balancer at the admin socket listens on the port, by its own account."""
     try:
-        listeners = ask(path, ["status"], ANSWER_TIMEOUT).get("listeners")
-    except CannotAsk:
+        listeners = ask(path, ["status"], ANSWER_TIMEOUT).get("listeners", [])
+        addresses = [str(address) for one in listeners for address in one["addresses"]]
+    except (CannotAsk, LookupError, TypeError):
         return False
-    return f':{port}"' in json.dumps(listeners)
+    return any(one.endswith(f":{port}") and not one.startswith("unix:") for one in addresses)
 
 
 def words_of(line: CommandLine) -> list[str]:

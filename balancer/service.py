@@ -101,6 +101,7 @@ class BalancerService:
             totals=self.board.totals() if self.board is not None else (),
             drain_timeout=process.drain_timeout,
             reload_timeout=process.reload_timeout or inf,
+            config_path=os.path.abspath(process.config) if process.config else "",
             log_path=process.log,
             loglevel=process.loglevel,
             pidfile=process.pidfile,

@@ -16,6 +16,7 @@ import traceback
 from collections.abc import Iterable, Iterator, Sequence
 from math import ceil, inf
 
+from balancer.config.units import counted
 from balancer.options import MAIN, Options
 from balancer.pool.board import LOG_DROPPED, Board
 from balancer.prefork.child import Child
@@ -160,11 +161,12 @@ def limit_text(listener: str, maxconns: int) -> str:
 
 def title_text(slot: int, sessions: int, deadline: float, now: float) -> str:
     """Return what `ps` shows after the program's name."""
+    shown = counted(sessions, "session")
     if deadline == inf:
-        return f"worker {slot} draining [{sessions} sessions]"
+        return f"worker {slot} draining [{shown}]"
     if deadline:
-        return f"worker {slot} draining [{sessions} sessions, {max(0, round(deadline - now))} s left]"
-    return f"worker {slot} [{sessions} sessions]"
+        return f"worker {slot} draining [{shown}, {max(0, round(deadline - now))} s left]"
+    return f"worker {slot} [{shown}]"
 
 
 def staying(sessions: int, began: float, deadline: float, now: float, part: float) -> int:

@@ -93,9 +93,9 @@ def format_count(count: int) -> str:
     return str(count)
 
 
-def counted(count: int, noun: str) -> str:
-    """ "1 session", "2 sessions", "1,024 sessions"."""
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+def counted(count: int, noun: str, plural: str = "") -> str:
+    """ "1 session", "2 sessions", "1,024 sessions"; `plural` where an s is not enough."""
+    return f"{count:,} {noun if count == 1 else plural or noun + 's'}"
 
 
 @dataclass(frozen=True, slots=True)

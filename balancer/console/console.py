@@ -7,6 +7,7 @@ master.
 import os
 import socket
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import Any
 
 from balancer import __version__
@@ -18,7 +19,7 @@ from balancer.console.events import describe_events
 from balancer.console.processes import Processes
 from balancer.console.status import Identity, snapshot, worker_pids
 from balancer.console.web import WebServer
-from balancer.options import Options
+from balancer.options import Listener, Options
 from balancer.pool.board import Board
 from balancer.prefork.child import Child
 from balancer.prefork.sockets import ListeningSocket
@@ -26,8 +27,14 @@ from balancer.prefork.sockets import ListeningSocket
 SAMPLE_EVERY = 1.0  # seconds
 
 
+def as_bound(listener: Listener, child: Child) -> Listener:
+    """The listener with the ports that the kernel has chosen."""
+    return replace(listener, addresses=child.addresses.get(listener.name, listener.addresses))
+
+
 def run(child: Child, options: Options, board: Board) -> int:
     """Serve until the drain, which finishes the answers under way, at most a few seconds. Returns the exit code."""
+    options = replace(options, listeners=tuple(as_bound(one, child) for one in options.listeners))
     processes = Processes()
     config = options.process.config
     identity = Identity(__version__, socket.gethostname(), os.path.abspath(config) if config else "")

@@ -18,10 +18,10 @@ import signal
 import socket
 import struct
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import inf
 
-from balancer.config.units import parse_address
+from balancer.config.units import Address, parse_address
 from balancer.eventloop.log import Log
 from balancer.eventloop.loop import READ, Loop
 from balancer.eventloop.signals import Signals, send
@@ -64,7 +64,9 @@ MOST_FDS = 200  # that we put in one
 
 @dataclass(frozen=True)
 class ChildSpec:
-    """Which process to make: its place in the plan, the row it leases, its limits."""
+    """Which process to make: its place in the plan, the row it leases, its limits.
+
+    `addresses`: what its plan listens on, by the names of the binds, in their order; with the ports the kernel chose."""
 
     role: str
     slot: int
@@ -72,6 +74,7 @@ class ChildSpec:
     row: int
     master_pid: int
     drain_timeout: float
+    addresses: Mapping[str, tuple[Address, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -103,7 +106,7 @@ class Child:
         channel: socket.socket | None,
     ) -> None:
         self.role, self.slot, self.generation, self.row = spec.role, spec.slot, spec.generation, spec.row
-        self.master_pid = spec.master_pid
+        self.master_pid, self.addresses = spec.master_pid, spec.addresses
         self.shared = shared
         self.cells = shared.rows.row(spec.row)
         self.log = log

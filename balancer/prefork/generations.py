@@ -23,6 +23,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from balancer.config.option import ConfigError
+from balancer.config.units import counted
 from balancer.eventloop.log import Log
 from balancer.prefork.bind import CannotBind
 from balancer.prefork.changes import PlanChanges, compare, is_same, obstacle, report
@@ -319,10 +320,8 @@ class Generations:
 
     def status(self) -> str:
         """What the service manager shows."""
-        plural = "s" if self.wanted != 1 else ""
-        return (
-            f"{self.wanted} {self._processes.plan.listening()}{plural}, generation {self._processes.current}"
-        )
+        wanted = counted(self.wanted, self._processes.plan.listening())
+        return f"{wanted}, generation {self._processes.current}"
 
     # -- removed addresses --
 

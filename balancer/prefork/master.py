@@ -15,10 +15,13 @@ is taken a turn, in a flat match. What a turn does is decided here; how, in the 
 import gc
 import os
 import signal
+import socket
 import time
 
+from balancer import __version__
 from balancer.config.option import ConfigError
 from balancer.config.streams import complain
+from balancer.config.units import counted
 from balancer.eventloop.log import Log
 from balancer.eventloop.signals import IGNORED_BY_MASTER, MASTER_SIGNALS, Signals, wait_readable
 from balancer.prefork.bind import CannotBind
@@ -76,6 +79,8 @@ def _boot_and_serve(service: Service, plan: Plan, owner: tuple[int, int] | None,
     inherited = read_inheritance(os.environ, os.getpid())
     forget_inheritance()
     signals = Signals(MASTER_SIGNALS, IGNORED_BY_MASTER)
+    config = plan.config_path or "none"
+    log.info("boot", program=f"{plan.title} {__version__}", host=socket.gethostname(), config=config)
     pidfile = None
     try:
         pidfile = lock(plan, inherited.pidfile_fd)
@@ -351,9 +356,9 @@ class Master:
         if self._is_superseded:
             return "master [draining, another one serves]"
         if self.generations.is_stopping:
-            return f"master [stopping, {len(self.processes.children.processes)} processes left]"
-        wanted, role = self.generations.wanted, self.processes.plan.listening()
-        return f"master [{wanted} {role}{'s' if wanted != 1 else ''}]"
+            left = len(self.processes.children.processes)
+            return f"master [stopping, {counted(left, 'process', 'processes')} left]"
+        return f"master [{counted(self.generations.wanted, self.processes.plan.listening())}]"
 
     def _close_in_child(self) -> None:
         """In a forked child: close what only a master may hold."""

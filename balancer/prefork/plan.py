@@ -51,6 +51,7 @@ class Plan:
     totals: tuple[range, ...] = ()
     drain_timeout: float = 30.0
     reload_timeout: float | None = None
+    config_path: str = ""
     log_path: str = ""
     loglevel: int = 0
     pidfile: str = ""

@@ -96,7 +96,10 @@ class ProcessManager:
         plan = self.plans[place.generation]
         row = self.children.leases.take()
         self._write_live_rows()
-        spec = ChildSpec(place.role, place.slot, place.generation, row, os.getpid(), plan.drain_timeout)
+        addresses = self.listening[place.generation].addresses()
+        spec = ChildSpec(
+            place.role, place.slot, place.generation, row, os.getpid(), plan.drain_timeout, addresses
+        )
         seed_row(self.shared, plan, spec, now)
         parts = ChildParts(self.shared, self.log, self.channels, listening, self._ready_writer)
         try:

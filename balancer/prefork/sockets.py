@@ -210,6 +210,13 @@ class PlanSockets:
                 found.setdefault(slot, []).append(one)
         return {slot: tuple(many) for slot, many in sorted(found.items())}
 
+    def addresses(self) -> dict[str, tuple[Address, ...]]:
+        """The real addresses by the names of their binds, in the order of the plan."""
+        found: dict[str, tuple[Address, ...]] = {}
+        for bind, group in self.pairs:
+            found[bind.name] = (*found.get(bind.name, ()), group.address)
+        return found
+
     def slots(self, role: str) -> int:
         """Slots of a role that have sockets."""
         return max((len(group.sockets) for bind, group in self.pairs if bind.role == role), default=0)

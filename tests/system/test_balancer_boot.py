@@ -1,7 +1,9 @@
 """A boot that fails: one sentence that names the cause, the documented exit code, no traceback. And the precedence of
 sources."""
 
+import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -14,7 +16,7 @@ from scripts.lab.backends import Digest, Echo
 from scripts.lab.load import run_load
 from scripts.lab.network import free_port
 from scripts.lab.process import ROOT, clean_environment
-from tests.system.harness import Balancer
+from tests.system.harness import Balancer, Daemon
 
 USAGE, CANNOT_BIND = 2, 3
 
@@ -176,3 +178,48 @@ def test_profiles_are_left_in_the_debug_directory(tmp_path: Path) -> None:
             run_load(lb.address, requests=20, clients=2).check_nothing_lost(20)
         names = {path.name.split("-")[0] for path in tmp_path.glob("*.pstats")}
     assert names == {"master", "worker", "prober", "console"}
+
+
+def test_the_boot_says_which_machine_listeners_and_file_and_no_port_is_zero(tmp_path: Path) -> None:
+    """The log, the status and balancerctl, also after a reload that adds an address."""
+    with Echo() as backend:
+        upstream = f"[pool web]\nupstream = {backend.address[0]}:{backend.address[1]}\n"
+        head = "[balancer]\nworkers = 1\n[listener web]\npool = web\nbind = 127.0.0.1:0, 127.0.0.1:0"
+        other = "[listener api]\npool = web\nbind = 127.0.0.2:0\n"
+        path = ini(tmp_path, f"{head}\n{other}{upstream}")
+        daemon = Daemon("balancer", "-c", path, f"--admin={tmp_path}/admin")
+        with daemon:
+            boot = daemon.wait_line(r' boot program="balancer [\d.]+" host=(\S+) config=(\S+)$')
+            assert boot.groups() == (socket.gethostname(), path)
+            first = bound(daemon)
+            assert [name for name, _ in first] == ["web", "web", "api"]
+            assert listed(tmp_path) == first
+            Path(path).write_text(f"{head}, 127.0.0.3:0\n{other}{upstream}")
+            assert ctl(tmp_path, "reload").returncode == 0
+            after = listed(tmp_path)
+            assert [one for one in after if not one[1].startswith("127.0.0.3:")] == first
+            assert len(after) == 4 and not [one for one in after if one[1].endswith(":0")]
+            for _, address in after:
+                host, _, port = address.rpartition(":")
+                with socket.create_connection((host, int(port)), 10) as client:
+                    client.sendall(b"hello")
+                    assert client.recv(5) == b"hello"
+
+
+def bound(daemon: Daemon) -> list[tuple[str, str]]:
+    """Listener and address by the lines of the log."""
+    found = re.findall(r" bind address=(\S+) .*listener=(\S+)", daemon.log())
+    return [(name, address) for address, name in found]
+
+
+def listed(directory: Path) -> list[tuple[str, str]]:
+    """Listener and address by the status."""
+    status = json.loads(ctl(directory, "status", "--json").stdout)
+    return [(one["name"], address) for one in status["listeners"] for address in one["addresses"]]
+
+
+def ctl(directory: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "balancer.ctl", f"--admin={directory}/admin", *words]
+    return subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, timeout=60, env=clean_environment()
+    )

@@ -61,7 +61,7 @@ def test_a_draining_worker_says_how_long() -> None:
         lb.signal(signal.SIGTERM)
 
         def draining() -> bool:
-            pattern = r"balancer: worker \d draining \[1 sessions?, \d+ s left\]"
+            pattern = r"balancer: worker \d draining \[1 session, \d+ s left\]"
             return any(re.fullmatch(pattern, title) for title in titles(lb))
 
         wait_for(draining, "a draining title", 3)

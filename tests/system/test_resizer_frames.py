@@ -204,7 +204,7 @@ def test_titles_name_every_process() -> None:
                 "resizer backend-1: cpu 0",
                 "resizer backend-1: cpu 1",
                 "resizer backend-1: express",
-                "resizer backend-1: front [1 clients, 0 queued]",
+                "resizer backend-1: front [1 client, 0 queued]",
                 "resizer backend-1: master [1 front]",
             ]
 

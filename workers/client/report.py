@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from balancer.config.units import counted
+
 LISTED = 100  # failures that are printed by name
 MAX_LATENCIES = 1_000_000  # 8 MB; a longer run keeps every n-th
 ROW = ("picture", "target", "bytes_in", "bytes_out", "ms", "server", "retries", "error")
@@ -93,7 +95,7 @@ def format_statistics(statistics: Statistics) -> str:
         *format_original(statistics),
         "-- [ Pictures ] --",
         f"Pictures:            {statistics.replies} answered, {statistics.saved} saved, {statistics.skipped} skipped, "
-        f"{statistics.failed} failed, {statistics.retries} retries",
+        f"{statistics.failed} failed, {counted(statistics.retries, 'retry', 'retries')}",
         f"Pictures Per Second: {statistics.replies / seconds:.2f}",
         f"Bytes sent:          {statistics.sent}",
         f"Bytes received:      {statistics.received}",

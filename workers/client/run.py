@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from itertools import count
 from types import FrameType
 
-from balancer.config.units import Address
+from balancer.config.units import Address, counted
 from balancer.eventloop.log import Log
 from balancer.eventloop.loop import Loop
 from workers.client.concurrency import INTERVAL, ConcurrencyLimit
@@ -97,7 +97,9 @@ class ClientRun:
             self._progress.finish()
         self.statistics.elapsed = self._loop.now - self._started_at
         if self._interruption and self._left:
-            self.statistics.add_failure(f"{self._left} pictures", f"not asked for: {self._interruption}")
+            self.statistics.add_failure(
+                counted(self._left, "picture"), f"not asked for: {self._interruption}"
+            )
         return self.statistics
 
     # -- jobs -----------------------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ refusals, but no work: a service that is full must still be able to say so.
 
 from collections.abc import Callable
 
+from balancer.config.units import counted
 from balancer.eventloop.acceptor import Accepted, Acceptor, ShortageLog, socket_of
 from balancer.eventloop.connection import BufferedConnection
 from balancer.prefork.child import Child
@@ -161,10 +162,9 @@ class Front:
                 client.check_timeouts(now, self.options.frame_timeout, self.options.idle_timeout)
         if not self.child.draining:
             self._serve()  # a slot may have been adopted or given back
-        text = f"front [{len(self.clients)} clients, {scheduler.queued} queued]"
-        if self.child.draining:
-            text = f"front draining [{len(self.clients)} clients, {scheduler.queued} queued]"
-        self.child.title.set(text, now)
+        state = "front draining" if self.child.draining else "front"
+        clients = counted(len(self.clients), "client")
+        self.child.title.set(f"{state} [{clients}, {scheduler.queued} queued]", now)
 
     def drain(self, deadline: float) -> None:
         """Accept no clients and no work; requests in flight are answered."""

@@ -4,6 +4,7 @@ RULES: glue only, in the master. It maps no memory for pictures: what it had, ev
 """
 
 import functools
+import os
 import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -65,6 +66,7 @@ def make_plan(options: ResizerOptions, shared: Shared | None) -> Plan:
         columns=counters.COLUMNS,
         totals=counters.TOTALS,
         drain_timeout=options.drain_timeout,
+        config_path=os.path.abspath(options.config) if options.config else "",
         log_path=options.log,
         loglevel=options.loglevel,
         pidfile=options.pidfile,

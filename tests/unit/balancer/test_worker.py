@@ -67,6 +67,7 @@ def test_the_closes_are_spread_over_the_window() -> None:
 
 def test_the_title() -> None:
     assert title_text(2, 17, 0.0, 5.0) == "worker 2 [17 sessions]"
+    assert title_text(2, 1, 0.0, 5.0) == "worker 2 [1 session]"
     assert title_text(2, 17, 30.0, 7.0) == "worker 2 draining [17 sessions, 23 s left]"
     assert title_text(1, 3, inf, 7.0) == "worker 1 draining [3 sessions]"
     assert title_text(0, 0, 30.0, 31.0) == "worker 0 draining [0 sessions, 0 s left]"

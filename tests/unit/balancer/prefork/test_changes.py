@@ -45,6 +45,7 @@ OTHER: dict[str, object] = {
     "totals": (range(1),),
     "drain_timeout": 1.0,
     "reload_timeout": 0.0,
+    "config_path": "x",
     "log_path": "x",
     "loglevel": 1,
     "pidfile": "x",

@@ -56,6 +56,14 @@ def test_port_zero_becomes_one_port_for_all_slots(sockets: Sockets) -> None:
     assert [[one.slot for one in many] for many in by_slot.values()] == [[0], [1], [2]]
 
 
+def test_real_addresses_are_in_the_order_of_the_plan(sockets: Sockets) -> None:
+    binds = [tcp(name="web"), tcp(name="web"), tcp(name="api"), tcp(role="console", per_slot=False)]
+    opened = sockets.open(binds, 2)
+    ports = [group.address for _, group in opened.pairs]
+    assert opened.addresses() == {"web": tuple(ports[:2]), "api": (ports[2],), "": (ports[3],)}
+    assert len({address.port for address in ports}) == 4 and all(address.port for address in ports)
+
+
 def test_opening_again_changes_nothing(sockets: Sockets) -> None:
     first = sockets.open([tcp()], 2)
     second = sockets.open([tcp()], 2)

@@ -205,8 +205,8 @@ def test_the_drain_is_cut(child: ChildSimulation) -> None:
 def test_the_title_and_the_gauges(child: ChildSimulation) -> None:
     child.connect()
     child.pass_time(0.25)
-    assert child.titles[-1] == "front [1 clients, 0 queued]"
+    assert child.titles[-1] == "front [1 client, 0 queued]"
     child.child.draining = True
     child.pass_time(0.25)
-    assert child.titles[-1] == "front draining [1 clients, 0 queued]"
+    assert child.titles[-1] == "front draining [1 client, 0 queued]"
     assert [child.cells[one] for one in (counters.QUEUED, counters.WORKING, counters.WORKERS)] == [0, 0, 0]
