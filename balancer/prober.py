@@ -19,23 +19,29 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import chain
 
 from balancer.checks.probe import Done, Probe
+from balancer.checks.race import AddressRace, RunningProbe
 from balancer.config.units import format_duration
-from balancer.discovery.resolver import Resolver, choose
+from balancer.discovery.lookups import LookupSchedule
+from balancer.discovery.resolver import Resolver, merge, usable
 from balancer.eventloop.loop import Loop
 from balancer.eventloop.timers import Timer
 from balancer.options import Pool
 from balancer.pool.backend import MAIN_POOL, Backend
-from balancer.pool.board import B_CONNECT_FAILURES, BACKENDS, Board
+from balancer.pool.board import B_ADDRESS_FAILURES, B_CONNECT_FAILURES, BACKENDS, Board
 from balancer.pool.health import HealthState, PassiveHealth, Schedule, first_due
 from balancer.pool.serving import Serving, availability
-from balancer.pool.targets import Target, target_of
+from balancer.pool.targets import NameAddresses, Target, addresses_of, targets_of, text_at
 from balancer.pool.verdicts import VerdictWriter
 from balancer.prefork.child import Child
 from balancer.shm.events import EventWriter, Level, Verb, tell
 
 NOT_COUNTED = Serving(0, 0, False, "")
+NO_ADDRESS = NameAddresses()
+BOTH = frozenset({4, 6})
+LONGEST_WAIT_FOR_NAMES = 10.0  # seconds; a reload waits for 12
 
 
 @dataclass(slots=True)
@@ -45,7 +51,6 @@ class MonitoredPool:
     pool: Pool
     timeout: float  # seconds a check may take
     backends: "list[MonitoredBackend]" = field(default_factory=list)
-    resolve_at: float = 0.0  # when its names are looked up again
     judged: tuple[int, int] | None = None  # versions of the board that `serving` was found at
     serving: Serving = NOT_COUNTED
 
@@ -71,15 +76,33 @@ class MonitoredBackend:
     pool: MonitoredPool
     health: HealthState | PassiveHealth
     schedule: Schedule
-    host: str = ""  # the resolved address of a name
+    addresses: NameAddresses = NO_ADDRESS  # of a name
     failures: int = 0  # connect failures of all workers, as last seen
-    probe: Probe | None = None
+    address_failures: int = 0  # the same of single addresses
+    probe: RunningProbe | None = None
     timer: Timer | None = None
     reason: str = ""
 
+    @property
+    def name(self) -> str:
+        """What is looked up, "" for a numeric address or a path."""
+        return self.backend.address.host if self.backend.address.family == "name" else ""
+
+    @property
+    def families(self) -> frozenset[int]:
+        """The IP versions that it can be dialled by: those of its source addresses, if it has some."""
+        return frozenset(4 if one.family == "inet" else 6 for one in self.backend.sources) or BOTH
+
     def lacks_address(self) -> bool:
         """It is given by a name of which no address is known."""
-        return self.backend.address.family == "name" and not self.host
+        return bool(self.name) and not self.addresses.hosts
+
+    def where(self) -> dict[str, object]:
+        """The field of the log that tells where it is: as configured, and the address in use of a name."""
+        address = self.backend.address
+        return {"address": address} | (
+            {"at": text_at(self.addresses.host, address.port)} if self.addresses.hosts else {}
+        )
 
     def labels(self) -> dict[str, object]:
         """The fields that name it in the log."""
@@ -87,12 +110,14 @@ class MonitoredBackend:
 
 
 def run(child: Child, pools: Sequence[Pool], board: Board, resolver_refresh: float) -> int:
-    """The role: probe until told to stop. Returns the exit code."""
-    prober = Prober(child, pools, board, resolver_refresh=resolver_refresh)
+    """The role: probe until told to stop. Returns the exit code.
+
+    It is ready, and its generation with it, when each name has been answered or has failed or connect-timeout has passed.
+    """
+    prober = Prober(child, pools, board, resolver_refresh)
     child.on_drain = lambda deadline: child.loop.stop()
     child.on_tick = prober.tick
-    prober.start()
-    child.ready()
+    prober.start(child.ready)
     return child.run()
 
 
@@ -120,9 +145,9 @@ class Prober:
         child: Child,
         pools: Sequence[Pool],
         board: Board,
+        resolver_refresh: float,
         resolver: Resolver | None = None,
-        probe: Callable[[Loop, Target, float, Done], Probe] = Probe,
-        resolver_refresh: float = 10.0,
+        probe: Callable[[Loop, Target, float, Done], RunningProbe] = Probe,
     ) -> None:
         self._child, self._board = child, board
         self._loop, self._log = child.loop, child.log
@@ -130,28 +155,39 @@ class Prober:
         self._writer = VerdictWriter(board, child.row)
         self._resolver = resolver or Resolver()
         self._probe = probe
-        self._resolver_refresh = resolver_refresh
         self._random = random.Random().random
         self._pools = [monitor(pool) for pool in pools]
         self._backends = [one for pool in self._pools for one in pool.backends]
+        self._by_name: dict[str, list[MonitoredBackend]] = {}
+        for one in self._backends:
+            if one.name:
+                self._by_name.setdefault(one.name, []).append(one)
+        self._lookups = LookupSchedule(self._by_name, resolver_refresh)
         self._unanswered: set[str] = set()  # names without an address that were not answered since the start
         self._names_until = 0.0  # when they are not waited for any longer
+        self._on_settled: Callable[[], object] | None = None
 
-    def start(self) -> None:
-        """Acquire the lease, continue with the last verdicts, begin to check."""
+    def start(self, on_settled: Callable[[], object]) -> None:
+        """Acquire the lease, continue with the last verdicts, begin to check. `on_settled` is called once when each name
+        has an address or has failed, or connect-timeout has passed."""
+        self._on_settled = on_settled
         self._loop.watch_level(self._resolver.wake_fd, self._collect)
         now = self._loop.now
         self._take_over()
-        self._unanswered = {one.backend.address.host for one in self._backends if one.lacks_address()}
-        self._names_until = now + max(pool.pool.connect_timeout for pool in self._pools)
-        self._resolve_names(now)
+        self._unanswered = {one.name for one in self._backends if one.lacks_address()}
+        patience = max(pool.pool.connect_timeout for pool in self._pools)
+        self._names_until = now + min(patience, LONGEST_WAIT_FOR_NAMES)
+        self._look_up(now)
+        self._settle(now)
         self._judge_all(now)
 
     def tick(self, now: float) -> None:
         """Four times a second: what workers, operators and time have changed."""
         if not self._may_write():
             return
-        self._resolve_names(now)
+        self._look_up(now)
+        self._settle(now)
+        self._look_at_addresses(now)
         totals = self._board.every_total(BACKENDS, B_CONNECT_FAILURES)
         for one in self._backends:
             total = totals[one.backend.index]
@@ -181,8 +217,7 @@ class Prober:
         for place, one in enumerate(self._backends):
             one.health.up, one.health.since = self._writer.restore(one.backend, now)
             one.health.streak = 0
-            target = target_of(self._board, one.backend)
-            one.host = str(target[1][0]) if target is not None else ""
+            one.addresses = addresses_of(self._board, one.backend) if one.name else NO_ADDRESS
             one.failures = totals[one.backend.index]
             one.schedule.due = first_due(now, place, len(self._backends), one.schedule.interval)
             self._arm(one)
@@ -201,25 +236,39 @@ class Prober:
         if one.probe is not None:
             return
         one.schedule.begun(self._loop.now)
-        target = target_of(self._board, one.backend)
         if not self._writer.holds() or self._writer.is_in_maintenance(one.backend.index):
             self._rest(one)
-        elif target is None:
+        elif one.lacks_address():
             self._ended(one, "unresolved", 0.0)
         else:
-            probe = self._probe(self._loop, target, one.pool.timeout, partial(self._ended, one))
-            one.probe = None if probe.is_over else probe
+            self._ask(one)
 
-    def _ended(self, one: MonitoredBackend, outcome: str, seconds: float) -> None:
+    def _ask(self, one: MonitoredBackend) -> None:
+        """Begin a check, of one address or of all that its name has."""
+        probe: RunningProbe
+        loop, timeout, targets = self._loop, one.pool.timeout, targets_of(self._board, one.backend)
+        if len(targets) == 1:
+            probe = self._probe(loop, targets[0], timeout, partial(self._ended, one))
+        else:
+            probe = AddressRace(loop, targets, timeout, partial(self._ended, one), self._probe)
+        one.probe = None if probe.is_over else probe
+
+    def _ended(self, one: MonitoredBackend, outcome: str, seconds: float, by: Target | None = None) -> None:
+        """A check is over. `by`: the address that answered, where there are several."""
         one.probe = None
         now, index, health = self._loop.now, one.backend.index, one.health
-        if outcome and isinstance(health, HealthState) and self._writer.holds():
-            changed = health.passed(now) if outcome == "ok" else health.failed(now)
-            self._writer.note_check(index, outcome, seconds, health.streak)
-            if outcome != "ok":
-                one.reason = outcome
-            if changed or (outcome == "ok" and self._writer.is_unknown(index)):
-                self._publish(one, now, changed)
+        if outcome and self._writer.holds():
+            if by is not None:
+                self._use(one, str(by[1][0]))
+            elif one.name and outcome != "ok":  # it may have moved, or there is an address by now
+                self._lookups.hasten(one.name, now)
+            if isinstance(health, HealthState):
+                changed = health.passed(now) if outcome == "ok" else health.failed(now)
+                self._writer.note_check(index, outcome, seconds, health.streak)
+                if outcome != "ok":
+                    one.reason = outcome
+                if changed or (outcome == "ok" and self._writer.is_unknown(index)):
+                    self._publish(one, now, changed)
         self._rest(one)
 
     def _rest(self, one: MonitoredBackend) -> None:
@@ -243,14 +292,14 @@ class Prober:
         if not changed:
             return
         self._recount(pool)
-        labels, address = one.labels(), one.backend.address
+        labels = one.labels() | one.where()
         if health.up:
             passed = {"passed": f"{health.rise}/{health.rise}"} if isinstance(health, HealthState) else {}
-            self._tell("info", "up", **labels, address=address, **passed, up=pool.share())
+            self._tell("info", "up", **labels, **passed, up=pool.share())
         else:
             self._writer.count_down(index)
             failed = f"{health.fall}/{health.fall}"
-            about = {"address": address, "check": one.reason, "failures": failed, "up": pool.share()}
+            about = {"check": one.reason, "failures": failed, "up": pool.share()}
             then = f"next try in {format_duration(one.schedule.interval)}"
             self._tell("warning", "down", **labels, **about, then=then)
         self._announce(pool, now)
@@ -299,35 +348,86 @@ class Prober:
 
     # -- names
 
-    def _resolve_names(self, now: float) -> None:
-        for pool in self._pools:
-            if now < pool.resolve_at:
-                continue
-            # A name without an address takes its backend out, so it is asked for again as often as it is checked.
-            lacks = any(one.lacks_address() for one in pool.backends)
-            refresh = self._resolver_refresh
-            pool.resolve_at = now + (min(refresh, pool.pool.check_interval) if lacks else refresh)
-            for name in pool.names():
-                self._resolver.ask(name)
+    def _look_up(self, now: float) -> None:
+        for name in self._lookups.take_due(now):
+            self._resolver.ask(name)
 
     def _collect(self, mask: int) -> None:
         """Lookups have ended: publish new addresses, keep the last good ones where there is none."""
+        now = self._loop.now
         for name, answers, error in self._resolver.collect():
             self._unanswered.discard(name)
-            for one in self._backends:
-                address = one.backend.address
-                if address.family != "name" or address.host != name:
-                    continue
-                host = choose(answers, one.host)
-                if host and host != one.host and self._writer.holds():
-                    self._moved(one, host)
-                elif not host:
-                    kept = one.host or "nothing"
-                    self._log.debug("resolve", **one.labels(), error=error, then=f"keeps {kept}")
+            backends = self._by_name[name]
+            learned = [one for one in backends if self._learn(one, answers)]
+            wait = self._lookups.ended(name, bool(learned), now)
+            self._note_unresolved(backends)
+            if not learned and self._writer.holds():
+                self._tell_failure(name, error or f"no address to dial among {', '.join(answers)}", wait)
+        self._settle(now)
 
-    def _moved(self, one: MonitoredBackend, host: str) -> None:
-        self._tell("info", "resolve", **one.labels(), old=one.host or "-", address=host)
-        one.host = host
-        self._writer.write_address(one.backend.index, host)
-        one.schedule.hasten(self._loop.now)
-        self._arm(one)
+    def _learn(self, one: MonitoredBackend, answers: Sequence[str]) -> bool:
+        """Publish the addresses of a backend, if they are others; False when the answer has none to dial."""
+        hosts, known = usable(answers, one.families), one.addresses
+        if not hosts or not self._writer.holds():
+            return bool(hosts)
+        one.addresses = merge(known, hosts)
+        if one.addresses is not known:
+            self._writer.write_addresses(one.backend.index, one.addresses)
+        if one.addresses.host != known.host:
+            self._tell_address(one, known.host)
+            one.schedule.hasten(self._loop.now)
+            self._arm(one)
+        return True
+
+    def _note_unresolved(self, backends: Sequence[MonitoredBackend]) -> None:
+        """Sessions wait no longer for those that have no address."""
+        for one in backends:
+            if one.lacks_address() and self._writer.holds():
+                self._writer.write_name_failed(one.backend.index)
+
+    def _use(self, one: MonitoredBackend, host: str) -> None:
+        """An address has answered a check: new sessions try it first from now on."""
+        known = one.addresses
+        if host == known.host or host not in known.hosts:
+            return
+        one.addresses = known._replace(in_use=known.hosts.index(host))
+        self._writer.write_in_use(one.backend.index, one.addresses.in_use)
+        self._tell_address(one, known.host)
+
+    def _tell_address(self, one: MonitoredBackend, old: str) -> None:
+        count = len(one.addresses.hosts)
+        several = {"addresses": count} if count > 1 else {}
+        self._tell("info", "resolve", **one.labels(), old=old or "-", address=one.addresses.host, **several)
+
+    def _tell_failure(self, name: str, error: str, wait: float) -> None:
+        """Logged when the first of several lookups fails. Addresses that are known stay."""
+        kept = next((one.addresses.host for one in self._by_name[name] if one.addresses.hosts), "")
+        then = f"keeps {kept}" if kept else f"asked again in {format_duration(wait)}"
+        if self._lookups.failures[name] == 1:
+            self._tell("warning", "resolve", name=name, error=error, then=then)
+        else:
+            self._log.debug("resolve", name=name, error=error, then=then)
+
+    def _settle(self, now: float) -> None:
+        """Say once that nothing is left to wait for. Sessions wait for a name until then, and no longer."""
+        if self._on_settled is None or (self._unanswered and now < self._names_until):
+            return
+        for name in self._unanswered:
+            self._note_unresolved(self._by_name[name])
+        on_settled, self._on_settled = self._on_settled, None
+        on_settled()
+
+    def _look_at_addresses(self, now: float) -> None:
+        """Sessions have failed at one of several addresses: find out which of them answers."""
+        if not self._by_name:
+            return
+        totals = self._board.every_total(BACKENDS, B_ADDRESS_FAILURES)
+        for one in chain.from_iterable(self._by_name.values()):
+            total = totals[one.backend.index]
+            if total > one.address_failures and one.probe is None and len(one.addresses.hosts) > 1:
+                if isinstance(one.health, HealthState):
+                    one.schedule.hasten(now)
+                    self._arm(one)
+                else:
+                    self._ask(one)
+            one.address_failures = total

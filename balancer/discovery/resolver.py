@@ -4,8 +4,9 @@ RULES
 - The only module that asks a name server, and only in the prober: a worker must never wait for one.
   getaddrinfo() blocks for 10 s and more when the server is silent, so a thread looks up each name, at most one at a
   time per name. The threads touch nothing but their queue; the prober never forks.
+- At most MOST_LOOKUPS names at once: a name server that is silent must not cost a thread for each of a thousand names.
 - Numeric addresses and paths are never looked up.
-- The last good answer stays until there is a new one. An address that is still among the answers stays too: most
+- The last good answer stays until there is a new one. An address that is still among the answers stays in use too: most
   servers rotate their answers, and following them would spread one backend over several machines.
 """
 
@@ -14,7 +15,13 @@ import os
 import socket
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable
+from ipaddress import ip_address
+
+from balancer.pool.board import MOST_ADDRESSES
+from balancer.pool.targets import NameAddresses
+
+MOST_LOOKUPS = 64
 
 Lookup = Callable[[str], list[str]]
 
@@ -25,14 +32,23 @@ def look_up(name: str) -> list[str]:
     return [str(entry[4][0]) for entry in found if entry[0] in (socket.AF_INET, socket.AF_INET6)]
 
 
-def choose(answers: list[str], current: str) -> str:
-    """The address to use: the current one while it is still an answer, else the first one, "" when none."""
-    usable = [
-        answer for answer in answers if "%" not in answer
-    ]  # a scoped address does not fit into two words
-    if current in usable:
-        return current
-    return usable[0] if usable else ""
+def usable(answers: Iterable[str], families: Collection[int]) -> list[str]:
+    """The addresses that can be dialled, by these IP versions. A scoped one (fe80::1%eth0) cannot: it does not fit into
+    the words of the board."""
+    return [
+        each for each in dict.fromkeys(answers) if "%" not in each and ip_address(each).version in families
+    ]
+
+
+def merge(known: NameAddresses, hosts: list[str]) -> NameAddresses:
+    """What is known of a name after an answer: the address in use stays so while it is still among the answers. The same
+    object when nothing has changed."""
+    if known.host in hosts[MOST_ADDRESSES:]:
+        hosts = [known.host, *hosts]
+    first = tuple(hosts[:MOST_ADDRESSES])
+    if set(first) == set(known.hosts):
+        return known
+    return NameAddresses(first, first.index(known.host) if known.host in first else 0)
 
 
 class Resolver:
@@ -42,6 +58,7 @@ class Resolver:
         self._lookup = lookup
         self._answers: deque[tuple[str, list[str], str]] = deque()
         self._asking: set[str] = set()
+        self._waiting: deque[str] = deque()
         self.wake_fd, self._wake_write_fd = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
 
     def ask(self, name: str) -> bool:
@@ -49,9 +66,15 @@ class Resolver:
         if name in self._asking:
             return False
         self._asking.add(name)
-        # A daemon thread: a silent server must not delay the end of the process.
-        threading.Thread(target=self._run, args=(name,), name=f"resolve {name}", daemon=True).start()
+        self._waiting.append(name)
+        self._start()
         return True
+
+    def _start(self) -> None:
+        while self._waiting and len(self._asking) - len(self._waiting) < MOST_LOOKUPS:
+            name = self._waiting.popleft()
+            # A daemon thread: a silent server must not delay the end of the process.
+            threading.Thread(target=self._run, args=(name,), name=f"resolve {name}", daemon=True).start()
 
     def collect(self) -> list[tuple[str, list[str], str]]:
         """(name, addresses, error) of the lookups that have ended since the last call."""
@@ -61,6 +84,7 @@ class Resolver:
         while self._answers:
             ended.append(self._answers.popleft())
             self._asking.discard(ended[-1][0])
+        self._start()
         return ended
 
     def _run(self, name: str) -> None:

@@ -9,7 +9,7 @@ RULES
 
 counts: one row per process. A dead process's totals are folded into RETIRED_ROW, its gauges are zeroed.
 
-    row \\ column | 0..15 prefork | 16.. the process | listeners, 32 each | pools, 8 each | backends, 8 each
+    row \\ column | 0..15 prefork | 16.. the process | listeners, 32 each | pools, 8 each | backends, 16 each
     -------------+---------------+------------------+--------------------+---------------+----------------------
     MASTER_ROW   | live rows     |                  |                    |               |
     RETIRED_ROW  | folds         | totals of the dead, written by the master; the block REMOVED of each kind has
@@ -20,7 +20,7 @@ counts: one row per process. A dead process's totals are folded into RETIRED_ROW
 
 words: one row. What outlives its writer: a killed prober leaves its last verdicts, and its successor continues.
 
-    0..15 the prober's lease, blocks given out | pools, 8 each: versions | backends, 16 each: verdict and address
+    0..15 the prober's lease, blocks given out | pools, 8 each: versions | backends, 32 each: verdict and addresses
     by the prober and the master               | and all-down or some-up | by the prober, admin state by the console
 
 A verdict of 0 is "unknown" and counts as up: before the first check has ended a fresh board must serve.
@@ -64,15 +64,16 @@ P_QUEUED_TOTAL = 0
 P_QUEUED = 6  # gauge: clients waiting for a place at a backend
 P_OLDEST_WAIT_MS = 7  # monotonic ms since when the oldest of them waits, 0 = none waits
 
-# A backend's block, one cache line: totals, then a gauge.
-B_SESSIONS_TOTAL = 0  # sessions given to it, counted before the dial
-B_CONNECT_FAILURES = 1
-B_BYTES_IN = 2
-B_BYTES_OUT = 3
-B_CHECKS = 4  # prober
-B_CHECK_FAILURES = 5  # prober
-B_DOWNS = 6  # prober: times it went down
-B_SESSIONS = 7  # gauge, counted before the dial; what maxconn limits
+# A backend's block: a gauge, then totals; what workers write is in its first cache line.
+B_SESSIONS = 0  # gauge, counted before the dial; what maxconn limits
+B_SESSIONS_TOTAL = 1  # sessions given to it, counted before the dial
+B_CONNECT_FAILURES = 2  # sessions that could reach none of its addresses
+B_BYTES_IN = 3
+B_BYTES_OUT = 4
+B_ADDRESS_FAILURES = 5  # one of several addresses of its name could not be reached
+B_CHECKS = 6  # prober
+B_CHECK_FAILURES = 7  # prober
+B_DOWNS = 8  # prober: times it went down
 
 # words: the head
 PROBER_LEASE_ROW, PROBER_LEASE_PID = 0, 1
@@ -90,8 +91,10 @@ W_SINCE_MS = 1  # monotonic ms of the last change of verdict, 0 = never
 W_CHECK = 2  # outcome of the last check, index into CHECK_NAMES
 W_STREAK = 3  # results in a row that speak against the verdict
 W_CHECK_US = 4  # how long the last good check took
-W_SUBJECT = 5  # checksum of the address the verdict is about
-W_FAMILY, W_ADDRESS_HI, W_ADDRESS_LO = 6, 7, 8  # a resolved name: 0 | 4 | 6 and the address in two words
+W_SUBJECT = 5  # checksum of the configured address that all this is about
+W_ADDRESSES = 6  # addresses of its name that are known
+W_IN_USE = 7  # ... which of them is tried first
+W_NAME = 8  # whether the name server has answered: NAME_ASKED, NAME_ANSWERED, NAME_FAILED
 # ... by the console
 W_ADMIN_STATE = 12
 W_WEIGHT = 13  # 0 = as configured, else weight + 1
@@ -100,10 +103,14 @@ WEIGHT_ZERO = 1  # its value for weight 0
 W_POOL = 14  # the pool it belongs to
 # ... by the console
 W_ADMIN_SINCE_MS = 15  # monotonic ms of the last change of admin state or weight, 0 = never
-_BACKEND_WORDS = 16
+# ... by the prober
+W_ADDRESS = 16  # .. 31: the addresses, two words each
+MOST_ADDRESSES = 8
+_BACKEND_WORDS = W_ADDRESS + 2 * MOST_ADDRESSES
 
 UNKNOWN, UP, DOWN = range(3)  # values of W_VERDICT
 ALL_DOWN, SOME_UP = 1, 2  # values of ANNOUNCED
+NAME_ASKED, NAME_ANSWERED, NAME_FAILED = range(3)  # values of W_NAME
 ADMIN_READY, ADMIN_DRAIN, ADMIN_MAINT = range(3)  # values of W_ADMIN_STATE
 VERDICT_NAMES = ("up", "up", "down")
 ADMIN_NAMES = ("ready", "drain", "maint")
@@ -133,7 +140,7 @@ class BlockKind:
 
 LISTENERS = BlockKind(_FIRST_BLOCK, 32, range(L_ENDS + MOST_ENDS), _GIVEN_OUT)
 POOLS = BlockKind(LISTENERS.at(MOST_LISTENERS), 8, range(P_QUEUED_TOTAL + 1), _GIVEN_OUT + 1)
-BACKENDS = BlockKind(POOLS.at(MOST_POOLS), 8, range(B_DOWNS + 1), _GIVEN_OUT + 2)
+BACKENDS = BlockKind(POOLS.at(MOST_POOLS), 16, range(B_SESSIONS_TOTAL, B_DOWNS + 1), _GIVEN_OUT + 2)
 KINDS = (LISTENERS, POOLS, BACKENDS)
 REMOVED = -1
 

@@ -12,7 +12,11 @@ RULES
   are full.
 
 After None, `why` says the reason: "down" (no backend is eligible, or all eligible ones were tried), "full" (those left
-have all their maxconn sessions), "busy" (for one of those left that cannot be told now: ask again soon).
+have all their maxconn sessions), "busy" (for one of those left that cannot be told now: ask again soon), "resolving"
+(none is eligible, but one whose name the name server has not answered yet).
+
+A name with several addresses: a session that cannot reach the one in use dials the next one at once, for the same
+election; the worker's further sessions begin with that one.
 """
 
 from collections.abc import Collection, Sequence
@@ -21,6 +25,7 @@ from balancer.options import Pool
 from balancer.pool.backend import Backend
 from balancer.pool.board import (
     ADMIN_VERSION,
+    B_ADDRESS_FAILURES,
     B_BYTES_IN,
     B_BYTES_OUT,
     B_CONNECT_FAILURES,
@@ -31,16 +36,16 @@ from balancer.pool.board import (
     Board,
 )
 from balancer.pool.policies import POLICIES, Candidate, Choice, Pick
-from balancer.pool.serving import state_of
+from balancer.pool.serving import is_asked, state_of
 from balancer.pool.shared_limit import SharedLimit
-from balancer.pool.targets import SocketAddress, is_near, target_of
+from balancer.pool.targets import DialTarget, Target, chain, links, targets_of
 
 NONE_TRIED: frozenset[int] = frozenset()
 _BLOCK = BACKENDS.size
 # A backend's cells are found from its gauge, which every election and every release changes.
 _SESSIONS_TOTAL = B_SESSIONS_TOTAL - B_SESSIONS
 _BYTES_IN, _BYTES_OUT = B_BYTES_IN - B_SESSIONS, B_BYTES_OUT - B_SESSIONS
-_CONNECT_FAILURES = B_CONNECT_FAILURES - B_SESSIONS
+_CONNECT_FAILURES, _ADDRESS_FAILURES = B_CONNECT_FAILURES - B_SESSIONS, B_ADDRESS_FAILURES - B_SESSIONS
 
 
 class Elector:
@@ -56,10 +61,12 @@ class Elector:
         self._gauges = row * board.columns + BACKENDS.at(0) + B_SESSIONS
         self._by_index = {backend.index: backend for backend in pool.backends}
         self._names = [backend for backend in pool.backends if backend.address.family == "name"]
-        self._targets: dict[int, tuple[int, SocketAddress, bool]] = {}
+        self._known: dict[int, list[Target]] = {}  # of each name, as the board last had them
+        self._targets: dict[int, DialTarget] = {}
         for backend in pool.backends:
-            if backend.address.family != "name" and (target := target_of(board, backend)) is not None:
-                self._targets[backend.index] = (*target, is_near(target))
+            if backend.address.family != "name":
+                self._set_target(backend.index, targets_of(board, backend))
+        self._none_is_up = "down"  # or "resolving"
         self._pick: Pick = _pick_none
         self._reserve: Pick = _pick_none  # the backups, for sessions that could reach no other backend
         self._tiers: tuple[list[Candidate], ...] = ([], [], [])
@@ -82,7 +89,7 @@ class Elector:
             pick = self._reserve
             index = pick(source_ip, tried) if tried else None
             if index is None:
-                self.why = "down"
+                self.why = self._none_is_up
                 return None
         backend = self._by_index[index]
         if backend.maxconn:
@@ -132,8 +139,18 @@ class Elector:
         """The backend refused a dial or did not answer it: counts toward its fall. `release` is still due."""
         self._cells[self._gauges + backend.index * _BLOCK + _CONNECT_FAILURES] += 1
 
-    def target(self, backend: Backend) -> tuple[int, SocketAddress, bool]:
-        """(address family, sockaddr, is_near) of an elected backend; for a name, the address the prober resolved last."""
+    def address_failed(self, backend: Backend, target: DialTarget) -> None:
+        """One of several addresses of an elected backend could not be reached: the next session begins with another. The
+        prober finds out by a check which of them answers."""
+        index = backend.index
+        self._cells[self._gauges + index * _BLOCK + _ADDRESS_FAILURES] += 1
+        first = self._targets[index]
+        if first[:2] == target[:2]:
+            known = [each[:2] for each in links(first)]
+            self._set_target(index, [*known[1:], *known[:1]])
+
+    def target(self, backend: Backend) -> DialTarget:
+        """(address family, sockaddr, is_near, what to dial when that fails) of an elected backend."""
         return self._targets[backend.index]
 
     # -- rebuilding, only when a version cell moved
@@ -143,10 +160,11 @@ class Elector:
         versions = board.versions(pool.index)
         if versions[0] & 1 and self._verdicts >= 0:
             return  # the prober is writing: the old lists serve one election more
-        resolved = {b.index: target_of(board, b) for b in self._names}
+        known = {b.index: targets_of(board, b) for b in self._names}
         weights = {b.index: board.weight_of(b.index, b.weight) for b in pool.backends}
         everyone = [b for b in pool.backends if weights[b.index]]
-        eligible = [b for b in pool.backends if state_of(board, b) == "up" and resolved.get(b.index, True)]
+        eligible = [b for b in pool.backends if state_of(board, b) == "up" and known.get(b.index, True)]
+        is_resolving = any(is_asked(board, b) for b in self._names)
         if board.versions(pool.index) != versions and self._verdicts >= 0:
             return
         is_backup = bool(eligible) and all(backend.backup for backend in eligible)
@@ -154,11 +172,21 @@ class Elector:
         tiers = (candidates(eligible, is_backup, weights), candidates(everyone, is_backup, weights), spare)
         # The version is odd only when this process has no lists yet: use these, and rebuild at the next election.
         self._verdicts, self._admin = versions[0] & ~1, versions[1]
-        self._targets |= {index: (*target, is_near(target)) for index, target in resolved.items() if target}
+        self._none_is_up = "resolving" if is_resolving else "down"
+        for index, targets in known.items():
+            if targets != self._known.get(
+                index
+            ):  # else this worker goes on with the address that it has found
+                self._known[index] = targets
+                self._set_target(index, targets)
         if tiers != self._tiers:
             self._tiers = tiers
             self._pick = self._make_pick(tiers[0], tiers[1])
             self._reserve = self._make_pick(spare, spare)
+
+    def _set_target(self, index: int, targets: list[Target]) -> None:
+        if (first := chain(targets)) is not None:
+            self._targets[index] = first
 
     def _make_pick(self, eligible: Sequence[Candidate], everyone: Sequence[Candidate]) -> Pick:
         if not eligible:

@@ -16,12 +16,16 @@ from balancer.pool.backend import Backend
 from balancer.pool.board import (
     ADMIN_NAMES,
     DOWN,
+    MOST_ADDRESSES,
+    NAME_ANSWERED,
+    NAME_ASKED,
     VERDICT_NAMES,
-    W_ADDRESS_HI,
-    W_ADDRESS_LO,
+    W_ADDRESS,
+    W_ADDRESSES,
     W_ADMIN_SINCE_MS,
     W_ADMIN_STATE,
-    W_FAMILY,
+    W_IN_USE,
+    W_NAME,
     W_SINCE_MS,
     W_SUBJECT,
     W_VERDICT,
@@ -30,7 +34,8 @@ from balancer.pool.board import (
 )
 
 MOST_WEIGHT = 1 << 32
-_FOUND = (W_SUBJECT, W_VERDICT, W_SINCE_MS, W_FAMILY, W_ADDRESS_HI, W_ADDRESS_LO)
+_FOUND = (W_SUBJECT, W_VERDICT, W_SINCE_MS, W_IN_USE, W_ADDRESSES)  # then the addresses, two words each
+_FORMER = 6  # words of a version with one address: the first three, a family and the address
 
 
 def export_state(board: Board, backends: Sequence[Backend]) -> str:
@@ -38,9 +43,10 @@ def export_state(board: Board, backends: Sequence[Backend]) -> str:
     words = {}
     for backend in backends:
         word = partial(board.word, backend.index)
-        if word(W_VERDICT) == DOWN or word(W_FAMILY) or word(W_ADMIN_STATE) or word(W_WEIGHT):
+        if word(W_VERDICT) == DOWN or word(W_ADDRESSES) or word(W_ADMIN_STATE) or word(W_WEIGHT):
+            addresses = range(W_ADDRESS, W_ADDRESS + 2 * word(W_ADDRESSES))
             words[backend.identity] = [
-                [word(column) for column in _FOUND],
+                [word(column) for column in (*_FOUND, *addresses)],
                 word(W_ADMIN_STATE),
                 word(W_WEIGHT),
                 word(W_ADMIN_SINCE_MS),
@@ -58,17 +64,25 @@ def restore_state(board: Board, backends: Sequence[Backend], text: str) -> None:
     for backend in backends:
         if backend.identity in words:
             found, state, weight, since = words[backend.identity]
-            board.write_verdict(backend.index, zip(_FOUND, found, strict=True))
+            columns = (*_FOUND, *range(W_ADDRESS, W_ADDRESS + len(found) - len(_FOUND)))
+            name = (W_NAME, NAME_ANSWERED if len(found) > len(_FOUND) else NAME_ASKED)
+            board.write_verdict(backend.index, [*zip(columns, found, strict=True), name])
             board.set_admin_state(backend.index, state, since)
             board.set_weight(backend.index, weight - 1 if weight else None, since)
 
 
 def _read(text: str) -> dict[str, tuple[list[int], int, int, int]]:
-    """Raises ValueError or TypeError for what `export_state` would not write. A version before wrote no `since`."""
+    """Raises ValueError or TypeError for what `export_state` would not write. A version before wrote no `since`, and
+    one address at most, which is asked for again."""
     words: dict[str, tuple[list[int], int, int, int]] = {}
     for name, (found, state, weight, *rest) in dict(json.loads(text or "{}")).items():
         numbers = [int(value) for value in found]
-        is_sound = len(numbers) == len(_FOUND) and numbers[1] < len(VERDICT_NAMES)
+        if len(numbers) == _FORMER:
+            numbers = [*numbers[:3], 0, 0]
+        count = (len(numbers) - len(_FOUND)) / 2
+        is_sound = (
+            count in range(MOST_ADDRESSES + 1) and numbers[4] == count and numbers[1] < len(VERDICT_NAMES)
+        )
         if not is_sound or state not in range(len(ADMIN_NAMES)) or weight not in range(MOST_WEIGHT):
             raise ValueError(f"{name}: not a handover state")
         words[name] = numbers, int(state), int(weight), int(rest[0]) if rest else 0

@@ -24,15 +24,19 @@ from balancer.pool.board import (
     ADMIN_MAINT,
     ADMIN_READY,
     DOWN,
+    NAME_ASKED,
     P_QUEUED,
+    W_ADDRESSES,
     W_ADMIN_STATE,
-    W_FAMILY,
+    W_NAME,
+    W_SUBJECT,
     W_VERDICT,
     W_WEIGHT,
     WEIGHT_ZERO,
     WORKER_ROLE,
     Board,
 )
+from balancer.pool.targets import subject_of
 from balancer.shm.layout import FIRST_LEASE, PID, READY, ROLE, STATE
 
 BackendState = Literal["up", "down", "unresolved", "weight-0", "drain", "maint"]
@@ -68,9 +72,16 @@ def state_of(board: Board, backend: Backend) -> BackendState:
         return "maint" if admin == ADMIN_MAINT else "drain"
     if words[at + W_WEIGHT] == WEIGHT_ZERO:
         return "weight-0"
-    if backend.address.family == "name" and not words[at + W_FAMILY]:
+    if backend.address.family == "name" and not _has_address(words, at, backend):
         return "unresolved"
     return "down" if words[at + W_VERDICT] == DOWN else "up"
+
+
+def is_asked(board: Board, backend: Backend) -> bool:
+    """Whether it is up but for the answer of a name server, which is still to come."""
+    words, at = board.words.cells, board.backend_words_at(backend.index)
+    is_pending = words[at + W_NAME] == NAME_ASKED or words[at + W_SUBJECT] != subject_of(backend)
+    return is_pending and state_of(board, backend) == "unresolved"
 
 
 def availability(board: Board, pool: Pool) -> Serving:
@@ -104,6 +115,10 @@ def serving_by_pool(board: Board, options: Options) -> dict[str, Serving]:
     """For each pool that a listener leads to."""
     used = {route.pool for listener in options.listeners for route in listener.routes}
     return {pool.name: serving(board, pool) for pool in options.pools if pool.name in used}
+
+
+def _has_address(words: memoryview, at: int, backend: Backend) -> bool:
+    return words[at + W_ADDRESSES] > 0 and bool(words[at + W_SUBJECT] == subject_of(backend))
 
 
 def _reason(states: Mapping[BackendState, int], count: int) -> str:

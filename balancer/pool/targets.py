@@ -1,27 +1,106 @@
 """Where a backend is dialled: from its configuration, or from the words the prober published for its name.
 
 RULES: resolves no name and opens no socket; it reads the words on the board only.
+
+A name may have several addresses, up to MOST_ADDRESSES of which are on the board. One is in use: new sessions try it
+first, and the others after it when it fails. An IPv4 address stands there as ::ffff:a.b.c.d.
 """
 
 import ipaddress
 import socket
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
+from zlib import crc32
 
 from balancer.pool.backend import Backend
-from balancer.pool.board import W_ADDRESS_HI, W_ADDRESS_LO, W_FAMILY, Board
+from balancer.pool.board import MOST_ADDRESSES, W_ADDRESS, W_ADDRESSES, W_IN_USE, W_SUBJECT, Board
 
 SocketAddress = tuple[str, int] | tuple[str, int, int, int] | str  # what connect() takes
 Target = tuple[int, SocketAddress]  # (AF_..., where)
+# (AF_..., where, is_near, what to dial when that fails); a plain tuple, because it is unpacked for each session
+DialTarget = tuple[int, SocketAddress, bool, "DialTarget | None"]
 
 _HALF = 1 << 64
 
 
-def target_of(board: Board, backend: Backend) -> Target | None:
-    """(address family, sockaddr) to dial; None for a name that was never resolved yet."""
+class NameAddresses(NamedTuple):
+    """The addresses of a name, in the order of its last answer, and the place of the one in use."""
+
+    hosts: tuple[str, ...] = ()
+    in_use: int = 0
+
+    @property
+    def host(self) -> str:
+        """The one in use, "" when none is known."""
+        return self.hosts[self.in_use] if self.hosts else ""
+
+    def in_turn(self) -> tuple[str, ...]:
+        """All, from the one in use on."""
+        return self.hosts[self.in_use :] + self.hosts[: self.in_use]
+
+
+def subject_of(backend: Backend) -> int:
+    """The value of W_SUBJECT for words that are about this address: a reload may give the same backend another one."""
+    return crc32(str(backend.address).encode())
+
+
+def addresses_of(board: Board, backend: Backend) -> NameAddresses:
+    """What is known of the backend's name; nothing while the words are about another one."""
+    at = board.backend_words_at(backend.index)
+    words = board.words.cells[at : at + W_ADDRESS + 2 * MOST_ADDRESSES].tolist()
+    count, in_use = words[W_ADDRESSES], words[W_IN_USE]
+    if not 0 < count <= MOST_ADDRESSES or words[W_SUBJECT] != subject_of(backend):
+        return NameAddresses()
+    pairs = zip(words[W_ADDRESS::2], words[W_ADDRESS + 1 :: 2], strict=True)
+    hosts = [_unpack(high, low) for high, low in pairs][:count]
+    return NameAddresses(tuple(hosts), in_use if 0 <= in_use < count else 0)
+
+
+def targets_of(board: Board, backend: Backend) -> list[Target]:
+    """All that can be dialled, in the order in which it is tried; empty for a name of which no address is known."""
     if backend.address.family != "name":
-        return backend.address.socket_family, backend.address.sockaddr()
-    words = (board.word(backend.index, column) for column in (W_FAMILY, W_ADDRESS_HI, W_ADDRESS_LO))
-    family, high, low = words
-    return unpack_address(family, high, low, backend.address.port)
+        return [(backend.address.socket_family, backend.address.sockaddr())]
+    return [target_at(host, backend.address.port) for host in addresses_of(board, backend).in_turn()]
+
+
+def target_of(board: Board, backend: Backend) -> Target | None:
+    """What new sessions try first; None for a name of which no address is known."""
+    targets = targets_of(board, backend)
+    return targets[0] if targets else None
+
+
+def target_at(host: str, port: int) -> Target:
+    """A numeric address as connect() takes it."""
+    if ":" in host:
+        return socket.AF_INET6, (host, port, 0, 0)
+    return socket.AF_INET, (host, port)
+
+
+def address_in_use(board: Board, backend: Backend) -> str:
+    """For people: the address that a name stands for now, "127.0.0.1:80"; "" when none is known, and for no name."""
+    host = addresses_of(board, backend).host if backend.address.family == "name" else ""
+    return text_at(host, backend.address.port) if host else ""
+
+
+def text_at(host: str, port: int) -> str:
+    """127.0.0.1:80, [::1]:80."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def chain(targets: Sequence[Target]) -> DialTarget | None:
+    """The targets, each with the one to dial when it fails."""
+    following: DialTarget | None = None
+    for target in reversed(targets):
+        following = (*target, is_near(target), following)
+    return following
+
+
+def links(target: DialTarget) -> Iterator[DialTarget]:
+    """A target, and those dialled after it."""
+    following: DialTarget | None = target
+    while following is not None:
+        yield following
+        following = following[3]
 
 
 def is_near(target: Target) -> bool:
@@ -30,21 +109,19 @@ def is_near(target: Target) -> bool:
     return family == socket.AF_UNIX or ipaddress.ip_address(address[0]).is_loopback
 
 
-def pack_address(host: str) -> tuple[int, int, int]:
-    """A numeric address as board words: (4 | 6, high, low), the halves as signed int64."""
-    address = ipaddress.ip_address(host)
-    high, low = divmod(int(address), _HALF)
-    return address.version, _signed(high), _signed(low)
+def pack_addresses(hosts: Iterable[str]) -> list[int]:
+    """Numeric addresses as board words from W_ADDRESS on, two signed int64 each."""
+    words = []
+    for host in hosts:
+        address = ipaddress.ip_address(host)
+        number = int(address) if address.version == 6 else (0xFFFF << 32) + int(address)
+        words += [_signed(half) for half in divmod(number, _HALF)]
+    return words
 
 
-def unpack_address(family: int, high: int, low: int, port: int) -> Target | None:
-    """The dial target that pack_address packed; None when nothing was resolved yet."""
-    number = (high % _HALF) * _HALF + low % _HALF
-    if family == 4 and number < 1 << 32:
-        return socket.AF_INET, (str(ipaddress.IPv4Address(number)), port)
-    if family == 6:
-        return socket.AF_INET6, (str(ipaddress.IPv6Address(number)), port, 0, 0)
-    return None
+def _unpack(high: int, low: int) -> str:
+    address = ipaddress.IPv6Address((high % _HALF) * _HALF + low % _HALF)
+    return str(address.ipv4_mapped or address)
 
 
 def _signed(half: int) -> int:

@@ -6,7 +6,6 @@ and totals of checks in the process's own row.
 
 import os
 from collections.abc import Iterable
-from zlib import crc32
 
 from balancer.pool.backend import Backend
 from balancer.pool.board import (
@@ -19,22 +18,25 @@ from balancer.pool.board import (
     B_DOWNS,
     CHECK_NAMES,
     DOWN,
+    NAME_ANSWERED,
+    NAME_FAILED,
     SOME_UP,
     UNKNOWN,
     UP,
-    W_ADDRESS_HI,
-    W_ADDRESS_LO,
+    W_ADDRESS,
+    W_ADDRESSES,
     W_ADMIN_STATE,
     W_CHECK,
     W_CHECK_US,
-    W_FAMILY,
+    W_IN_USE,
+    W_NAME,
     W_SINCE_MS,
     W_STREAK,
     W_SUBJECT,
     W_VERDICT,
     Board,
 )
-from balancer.pool.targets import pack_address
+from balancer.pool.targets import NameAddresses, pack_addresses, subject_of
 
 
 class VerdictWriter:
@@ -65,11 +67,11 @@ class VerdictWriter:
         """(up, since) as the last prober left it; (True, now), and unknown on the board, when that was about another
         address."""
         word, index = self._board.word, backend.index
-        subject = crc32(str(backend.address).encode())
+        subject = subject_of(backend)
         if word(index, W_SUBJECT) == subject:
             return word(index, W_VERDICT) != DOWN, word(index, W_SINCE_MS) / 1000
-        fresh = {W_VERDICT: UNKNOWN, W_SINCE_MS: 0, W_CHECK: 0, W_STREAK: 0, W_FAMILY: 0, W_SUBJECT: subject}
-        self._board.write_verdict(index, fresh.items())
+        fresh = dict.fromkeys((W_VERDICT, W_SINCE_MS, W_CHECK, W_STREAK, W_ADDRESSES, W_IN_USE, W_NAME), 0)
+        self._board.write_verdict(index, (fresh | {W_SUBJECT: subject}).items())
         return True, now
 
     def write_verdict(self, index: int, up: bool, since: float) -> None:
@@ -114,7 +116,17 @@ class VerdictWriter:
 
     # -- addresses
 
-    def write_address(self, index: int, host: str) -> None:
-        """The address that a name stands for from now on."""
-        words = zip((W_FAMILY, W_ADDRESS_HI, W_ADDRESS_LO), pack_address(host), strict=True)
+    def write_addresses(self, index: int, addresses: NameAddresses) -> None:
+        """The name server has answered: the addresses of the backend's name from now on."""
+        words = [(W_NAME, NAME_ANSWERED), (W_ADDRESSES, len(addresses.hosts)), (W_IN_USE, addresses.in_use)]
+        words += enumerate(pack_addresses(addresses.hosts), W_ADDRESS)
         self._board.write_verdict(index, words)
+
+    def write_in_use(self, index: int, place: int) -> None:
+        """Another of the addresses is tried first from now on."""
+        self._board.write_verdict(index, [(W_IN_USE, place)])
+
+    def write_name_failed(self, index: int) -> None:
+        """The name server knows no address of the name, or has not answered within the time sessions wait for it."""
+        if self._board.word(index, W_NAME) != NAME_FAILED:
+            self._board.write_verdict(index, [(W_NAME, NAME_FAILED)])

@@ -22,7 +22,7 @@ from balancer.relay.context import WorkerContext
 from balancer.relay.phases import first_phase
 from balancer.relay.queue import UNDECIDED
 from balancer.relay.routes import RouteTable
-from balancer.relay.session import Lane, Session, peer_name
+from balancer.relay.session import Session, SessionLane, peer_name
 from balancer.shm.layout import LOAD
 
 LOOK = 0.02  # seconds between two looks for a place that another worker may have freed
@@ -49,7 +49,7 @@ class SessionStarter:
         listener: Listener,
         account: Account,
         closer: Closer,
-        routes: RouteTable[Lane],
+        routes: RouteTable[SessionLane],
         sockets: Callable[[], Iterable[Listening]],
         shortage: ShortageLog,
         on_change: Callable[[], object],
@@ -71,7 +71,9 @@ class SessionStarter:
         self._limit = SharedLimit(context.board, context.row)
         self._limit_column = context.board.listener_at(listener.index) + L_SESSIONS
         self._lacks_place = False
-        self._undecided: list[tuple[Accepted, Lane, float]] = []  # accepted; no answer of the limit yet
+        self._undecided: list[
+            tuple[Accepted, SessionLane, float]
+        ] = []  # accepted; no answer of the limit yet
         self._patience = patience or UNDECIDED
         self._silent_until = 0.0
         waits = bool(listener.maxconns) and listener.overflow == "queue"
@@ -149,14 +151,14 @@ class SessionStarter:
                 self._begin(session)
         self._cells[LOAD] = len(self._sessions)
 
-    def _start(self, accepted: Accepted, lane: Lane) -> None:
+    def _start(self, accepted: Accepted, lane: SessionLane) -> None:
         fd, address = accepted
         set_blocking(fd, False)
         session = Session(lane, fd, address)
         self._sessions[session] = None
         self._begin(session)
 
-    def _has_place(self, accepted: Accepted, lane: Lane, since: float) -> bool:
+    def _has_place(self, accepted: Accepted, lane: SessionLane, since: float) -> bool:
         """--overflow drop: acquire a place for a client; else refuse it, or let it wait until that can be told."""
         answer = self._limit.acquire(self._limit_column, self._maxconns)
         if answer == "full":
@@ -174,7 +176,7 @@ class SessionStarter:
 
     # -- places of the limit
 
-    def _hold(self, accepted: Accepted, lane: Lane, since: float) -> None:
+    def _hold(self, accepted: Accepted, lane: SessionLane, since: float) -> None:
         """Accept nothing more and ask again soon: the lock of the limit is held by a process that does not go on."""
         if not self._undecided:
             self._report_busy()

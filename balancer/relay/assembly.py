@@ -17,9 +17,10 @@ from balancer.relay.accept import Listening, SessionStarter
 from balancer.relay.account import Account
 from balancer.relay.closer import Closer
 from balancer.relay.context import WorkerContext
+from balancer.relay.lane import Lane
 from balancer.relay.queue import PendingQueue
 from balancer.relay.routes import RouteTable
-from balancer.relay.session import Lane, Session
+from balancer.relay.session import Session, SessionLane
 from balancer.relay.sockets import keepalive_options
 from balancer.relay.timeouts import TimeoutSweep
 from balancer.shm.layout import ACCEPTING
@@ -61,7 +62,7 @@ class WorkerRelay:
         ]
         dials = [(one.dialling, one.pool.connect_timeout) for one in self.pools.values()]
         self.timeouts = TimeoutSweep(context, limits, dials)
-        self.lanes: dict[tuple[str, str], Lane] = {}  # by the names of listener and pool
+        self.lanes: dict[tuple[str, str], SessionLane] = {}  # by the names of listener and pool
         self.closers: list[Closer] = []
         self.starters: list[SessionStarter] = []
         shortage = ShortageLog(context.loop, context.log, self._occupancy)
@@ -98,7 +99,7 @@ class WorkerRelay:
         queue = PendingQueue(context.loop, context.board, context.row, pool, wake)
         return PoolAccess(pool, elector, queue, {})
 
-    def _lane(self, listener: Listener, access: PoolAccess, account: Account, closer: Closer) -> Lane:
+    def _lane(self, listener: Listener, access: PoolAccess, account: Account, closer: Closer) -> SessionLane:
         context = self.context
         return Lane(
             context=context,
@@ -120,6 +121,7 @@ class WorkerRelay:
             new_socket=self._new_socket,
             listener_name=listener.name,
             pool_name=access.pool.name,
+            has_sources=any(backend.sources for backend in access.pool.backends),
         )
 
     # -- what the worker asks for

@@ -22,64 +22,24 @@ RULES
 import errno
 from _socket import AF_UNIX, SO_ERROR, SOL_SOCKET
 from _socket import socket as Socket
-from collections.abc import Callable
-from dataclasses import dataclass
 from os import read, write
 
 from balancer.eventloop.errnos import CAPACITY, CROWDED, TRANSIENT, name_of
-from balancer.eventloop.loop import ERROR, READ, READ_HANGUP, URGENT, WRITE, Loop
-from balancer.options import MAIN
+from balancer.eventloop.loop import ERROR, READ, READ_HANGUP, URGENT, WRITE
 from balancer.pool.backend import Backend
-from balancer.pool.election import NONE_TRIED, Elector
-from balancer.pool.targets import SocketAddress
+from balancer.pool.election import NONE_TRIED
+from balancer.pool.targets import DialTarget, SocketAddress
 from balancer.relay import ends
-from balancer.relay.account import Account
 from balancer.relay.activity import Activity
-from balancer.relay.context import WorkerContext
 from balancer.relay.flow import BULK
 from balancer.relay.half import LIMIT
-from balancer.relay.pipes import Pipes
-from balancer.relay.queue import PendingQueue
-from balancer.relay.sockets import NODELAY, STREAM, TcpOption, apply, shut_writing
+from balancer.relay.lane import Lane
+from balancer.relay.sockets import NODELAY, STREAM, apply, shut_writing
 from balancer.relay.sources import connect_from
 from balancer.relay.splicing import BACKEND, CLIENT, DEAD, LAST, READABLE, SplicingRelay
 
 _UNUSUAL = ERROR | URGENT
 MAX_EARLY_READ_BACKOFF = 31  # early reads skipped in a row; a read that finds nothing costs 2 us
-
-
-@dataclass(slots=True, eq=False)
-class Lane:
-    """The way of a session: what it must know of its listener and its pool. A worker has one per listener and pool.
-
-    `dialling` is shared by the lanes of a pool, `queue` and `elector` likewise; `account` and the callables by the
-    lanes of a listener. `early_read_backoff` grows while clients of this lane have sent nothing when they are accepted;
-    `early_read_skips` dials from now on are not tried at once."""
-
-    context: "WorkerContext[Session]"
-    loop: Loop
-    pipes: Pipes | None  # None: the listener does not splice
-    account: Account
-    elector: Elector
-    queue: PendingQueue
-    dialling: "dict[Session, float]"  # -> since when; all wait equally long: the order of their deadlines
-    retries: int
-    idle_timeout: float  # seconds, 0: no limit
-    half_close_timeout: float
-    linger_limit: float
-    user_timeout: float  # for the sockets of a session that lasts, as are
-    backend_options: tuple[
-        TcpOption, ...
-    ]  # the keepalive options, which clients inherit from their listening socket
-    end_session: "Callable[[Session], None]"
-    drop_backend: "Callable[[Session, Socket | None, Backend], None]"
-    await_acknowledgement: Callable[[SplicingRelay], None]
-    new_socket: Callable[[int, int], Socket] = Socket
-    listener_name: str = MAIN
-    pool_name: str = MAIN
-    early_read_backoff: int = 0
-    early_read_skips: int = 0
-    next_source: int = 0  # turns over the `source` addresses of a backend
 
 
 class Session:
@@ -88,10 +48,10 @@ class Session:
     __slots__ = (
         "accepted_at", "activity", "backend", "backend_fd", "backend_is_tcp", "backend_socket", "bytes_in", "bytes_out",
         "client_fd", "client_is_tcp", "closed", "connected_at", "early", "end", "first", "has_nodelay", "is_watched",
-        "lane", "over", "peer", "reason", "retries", "source_ip", "splicing", "tried",
+        "lane", "over", "peer", "reason", "retries", "source_ip", "splicing", "target", "tried",
     )  # fmt: skip
 
-    def __init__(self, lane: Lane, client_fd: int, address: object) -> None:
+    def __init__(self, lane: "Lane[Session]", client_fd: int, address: object) -> None:
         self.lane = lane
         self.client_fd = client_fd
         self.peer = address
@@ -113,6 +73,7 @@ class Session:
         self.is_watched = False  # the client's descriptor is in the loop
         self.has_nodelay = False  # the backend's socket does not hold small writes back
         self.closed = False
+        self.target: DialTarget  # with a connect that is under way
         self.end: str  # with the close
         self.reason: str
         self.bytes_in = self.bytes_out = 0  # passed on by the fast path
@@ -149,8 +110,7 @@ class Session:
         if mask & DEAD:
             assert self.backend_socket is not None
             code = self.backend_socket.getsockopt(SOL_SOCKET, SO_ERROR)
-            if self.dial_failed(code or errno.ECONNREFUSED):
-                self.dial()
+            self._connect_failed(code or errno.ECONNREFUSED)
         elif mask & WRITE:
             lane = self.lane
             lane.dialling.pop(self, None)
@@ -159,45 +119,47 @@ class Session:
 
     def on_connect_timeout(self) -> None:
         """Try another backend: the connect has taken too long (called by the sweep)."""
-        if self.dial_failed(errno.ETIMEDOUT):
-            self.dial()
+        self._connect_failed(errno.ETIMEDOUT)
 
-    def dial(self) -> None:
-        """Elect and connect until a connect is under way; queue the session or close it when no backend is to be had."""
+    def _connect_failed(self, code: int) -> None:
+        """Dial the next address of the backend, or another backend."""
+        target = self._next_address(self.target, code)
+        if target is not None or self.dial_failed(code):
+            self.dial(target)
+
+    def dial(self, target: DialTarget | None = None) -> None:
+        """Elect and connect until a connect is under way; queue the session or close it when no backend is to be had.
+        `target` is the next address of a backend that was elected before."""
         lane = self.lane
         loop, elector = lane.loop, lane.elector
         while True:
-            backend = self.backend = elector.elect(self.source_ip, self.tried)
-            if backend is None:
-                self._without_backend()
-                return
-            family, address, is_near = elector.target(backend)
+            if target is None:
+                backend = self.backend = elector.elect(self.source_ip, self.tried)
+                if backend is None:
+                    self._without_backend()
+                    return
+                target = elector.target(backend)
+            family, address, is_near, _ = target
             try:
                 self.backend_socket = sock = lane.new_socket(family, STREAM)
             except OSError as error:
-                if self.dial_failed(error.errno or errno.EIO):  # this machine may lack one family only
-                    continue
-                return
-            self.backend_fd = sock.fileno()
-            self.backend_is_tcp = family != AF_UNIX
-            code = (
-                sock.connect_ex(address)
-                if not backend.sources
-                else self._connect_from(backend, sock, address)
-            )
+                code = error.errno or errno.EIO  # this machine may lack one family only
+            else:
+                self.backend_fd = sock.fileno()
+                self.backend_is_tcp = family != AF_UNIX
+                code = sock.connect_ex(address) if not lane.has_sources else self._connect_from(sock, address)
             if code and code != errno.EINPROGRESS:
-                if code in CROWDED:
-                    self._pass_by(backend, code)
-                    continue
-                if self.dial_failed(code):
-                    continue
-                return
+                target = self._next_address(target, code)
+                if target is None and not self._pass_by(code) and not self.dial_failed(code):
+                    return
+                continue
             if lane.queue.since:  # a backend without a place at the moment has left it in the queue
                 lane.queue.remove(self)
             if is_near and self._relay_at_once():
                 return
             self.watch_client()
             if code:
+                self.target = target
                 lane.dialling[self] = loop.now
                 loop.watch(self.backend_fd, self.on_backend_dialling)
             else:  # a unix socket is connected already; a backend that hangs up on it has not refused the dial
@@ -205,20 +167,52 @@ class Session:
                 self.connected(0)
             return
 
-    def _connect_from(self, backend: Backend, sock: Socket, address: SocketAddress) -> int:
-        """Connect from one of the backend's `source` addresses; return the errno."""
+    def _connect_from(self, sock: Socket, address: SocketAddress) -> int:
+        """Connect from one of the backend's `source` addresses, if it has some; return the errno."""
+        backend = self.backend
+        assert backend is not None
+        if not backend.sources:
+            return sock.connect_ex(address)
         self.lane.next_source += 1
         turn, new_socket = self.lane.next_source, self.lane.new_socket
         self.backend_socket, code = connect_from(backend.sources, turn, sock, address, new_socket)
         self.backend_fd = self.backend_socket.fileno()
         return code
 
-    def _pass_by(self, backend: Backend, code: int) -> None:
-        """Dial another backend: this one has no place now (CROWDED). `~index` in `tried` says that it has not failed."""
+    def _next_address(self, target: DialTarget, code: int) -> DialTarget | None:
+        """Return what to dial after one of several addresses of the backend could not be reached; None when it was the
+        last, or when the next one would fail as well (this machine is out of something)."""
+        lane, backend, following = self.lane, self.backend, target[3]
+        assert backend is not None
+        if following is None or (code in CAPACITY and code not in CROWDED):
+            return None
+        lane.dialling.pop(self, None)
+        lane.elector.address_failed(backend, target)
+        lane.context.log.debug(
+            "connect",
+            client=self.peer_name(),
+            backend=backend.identity,
+            address=target[1][0],
+            error=name_of(code),
+        )
+        if self.backend_socket is not None:
+            lane.loop.forget_closing(self.backend_fd)
+            lane.loop.retire(self.backend_socket.close)
+        self.backend_socket = None
+        self.backend_fd = -1
+        return following
+
+    def _pass_by(self, code: int) -> bool:
+        """Leave a backend that has no place now (CROWDED) for another one; return whether this is so. `~index` in `tried`
+        says that it has not failed."""
+        backend = self.backend
+        if code not in CROWDED or backend is None:
+            return False
         if code == errno.EADDRNOTAVAIL:
             self.lane.context.log_shortage(code, then="another backend, or the queue")
         self._abandon_backend(backend)
         self.tried = {*self.tried, ~backend.index}
+        return True
 
     def _without_backend(self) -> None:
         """No backend could be elected: wait for a place, or close."""
@@ -498,3 +492,6 @@ def peer_name(peer: object) -> str:
     if isinstance(peer, tuple):
         return f"[{peer[0]}]:{peer[1]}" if len(peer) == 4 else f"{peer[0]}:{peer[1]}"
     return "unix"
+
+
+SessionLane = Lane[Session]

@@ -73,7 +73,8 @@ ORDER = {
     "balancer.pool": (
         ("backend", "blocks", "health", "policies"),
         ("board",),
-        ("handover_state", "serving", "shared_limit", "targets"),
+        ("handover_state", "shared_limit", "targets"),
+        ("serving",),
         ("election", "verdicts"),
     ),
     "balancer.relay": (
@@ -82,6 +83,7 @@ ORDER = {
         ("account", "context", "pauses", "queue", "sources", "stream"),
         ("flow",),
         ("splicing",),
+        ("lane",),
         ("session",),
         ("closer", "phases", "timeouts"),
         ("accept",),

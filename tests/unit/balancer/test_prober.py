@@ -16,24 +16,30 @@ from balancer.pool.board import (
     ADMIN_DRAIN,
     ADMIN_MAINT,
     ADMIN_READY,
+    B_ADDRESS_FAILURES,
     B_CHECKS,
     B_CONNECT_FAILURES,
     B_DOWNS,
     CHECK_NAMES,
     DOWN,
+    NAME_ANSWERED,
+    NAME_ASKED,
+    NAME_FAILED,
     UNKNOWN,
     UP,
     VERDICTS_VERSION,
     W_CHECK,
+    W_NAME,
     W_VERDICT,
     Board,
 )
-from balancer.pool.targets import target_of
+from balancer.pool.targets import addresses_of, target_of
 from balancer.prober import Prober
 from balancer.shm.layout import FIRST_LEASE, PID
 from tests.unit.balancer.pool.boards import make_board
 
 PROBER, WORKER, SECOND = FIRST_LEASE, FIRST_LEASE + 1, FIRST_LEASE + 2
+REFRESH = 10.0
 MAIN = Pool("main", (), check_interval=2.0, check_rise=2, check_fall=3, connect_timeout=5.0, index=0)
 
 
@@ -65,7 +71,7 @@ class Loop:
     def advance(self, seconds: float, tick: Callable[[float], object]) -> None:
         end, beat = self.now + seconds, self.now + 0.25
         while self.now < end:
-            due = self._timers[0][0] if self._timers else end
+            due = self._timers[0][0] if self._timers else float("inf")
             self.now = max(self.now, min(due, beat, end))
             if beat <= self.now:
                 tick(self.now)
@@ -109,7 +115,9 @@ class ProberSimulation:
         self.network: dict[object, str] = {}  # sockaddr -> outcome; "" = no answer at all
         self.asked: list[tuple[float, object]] = []
         self.names: dict[str, list[str]] = {}
+        self.lookups: list[tuple[float, str]] = []
         self.title = ""
+        self.settled: list[float] = []
 
     def probe(self, loop: Loop, target: Any, timeout: float, done: Callable[[str, float], object]) -> object:
         self.asked.append((loop.now, target[1]))
@@ -117,8 +125,8 @@ class ProberSimulation:
         if outcome in ("ok", "refused"):
             done(outcome, 0.001)
             return SimpleNamespace(is_over=True)
-        loop.call_at(loop.now + timeout, lambda: done(outcome, timeout))
-        return SimpleNamespace(is_over=False)
+        timer = loop.call_at(loop.now + timeout, lambda: done(outcome, timeout))
+        return SimpleNamespace(is_over=False, abandon=timer.cancel)
 
     def resolver(self) -> object:
         asked: list[str] = []
@@ -128,7 +136,11 @@ class ProberSimulation:
             asked.clear()
             return answers
 
-        return SimpleNamespace(wake_fd=0, ask=asked.append, collect=collect)
+        def ask(name: str) -> None:
+            asked.append(name)
+            self.lookups.append((self.loop.now, name))
+
+        return SimpleNamespace(wake_fd=0, ask=ask, collect=collect)
 
     def prober(self, row: int = PROBER, pid: int = 0, **options: object) -> Prober:
         cells = self.board.shared.rows.row(row)
@@ -141,9 +153,15 @@ class ProberSimulation:
             replace(pool, backends=tuple(b for b in self.backends if b.pool == pool.name), **options)  # type: ignore[arg-type]
             for pool in self.pools
         ]
-        prober = Prober(child, pools, self.board, self.resolver(), self.probe)  # type: ignore[arg-type]
-        prober.start()
+        prober = Prober(child, pools, self.board, REFRESH, self.resolver(), self.probe)  # type: ignore[arg-type]
+        prober.start(lambda: self.settled.append(self.loop.now))
         return prober
+
+    def answer(self, prober: Prober, name: str, *addresses: str) -> None:
+        """From now on the name server knows these; the prober asks when it is time to."""
+        self.names[name] = list(addresses)
+        self.loop.advance(REFRESH + 0.1, prober.tick)
+        self.loop.handlers[0](1)
 
     def verbs(self, verb: str) -> list[str]:
         return [line for line in self.log.lines if line.split()[1] == verb]
@@ -345,8 +363,7 @@ def test_a_name_not_answered_yet_is_no_outage_until_connect_timeout_has_passed()
     sim.loop.advance(1.0, prober.tick)
     (said,) = sim.log.lines
     assert said.startswith("error all-down up=0/1 reason=names not resolved yet then=")
-    sim.names["web"] = ["10.0.0.1"]
-    sim.loop.handlers[0](1)
+    sim.answer(prober, "web", "10.0.0.1")
     sim.loop.advance(0.25, prober.tick)
     assert sim.verbs("some-up")
 
@@ -451,45 +468,203 @@ def test_names_are_resolved_kept_and_followed() -> None:
     sim = ProberSimulation("web:80")
     (web,) = sim.backends
     prober = sim.prober()
-
-    def answer(*addresses: str) -> None:
-        sim.names["web"] = list(addresses)
-        sim.loop.advance(10.1, prober.tick)
-        sim.loop.handlers[0](1)
-
-    answer("10.0.0.1")
+    sim.answer(prober, "web", "10.0.0.1")
     target = target_of(sim.board, web)
     assert target is not None and target[1] == A
-    answer()  # the server has nothing to say
+    sim.answer(prober, "web")  # the server has nothing to say
     assert target_of(sim.board, web) == target
-    answer("10.0.0.2", "10.0.0.1")  # rotated, ours is still there
+    sim.answer(prober, "web", "10.0.0.2", "10.0.0.1")  # rotated, ours is still there
     assert target_of(sim.board, web) == target
-    answer("10.0.0.2")
+    sim.answer(prober, "web", "10.0.0.2")
     sim.loop.advance(0.3, prober.tick)
     assert sim.asked[-1][1] == B
-    assert [line for line in sim.log.lines if line.split()[1] == "resolve"] == [
+    assert sim.verbs("resolve") == [
         "info resolve backend=web:80 old=- address=10.0.0.1",
+        "warning resolve name=web error=no address to dial among  then=keeps 10.0.0.1",
         "info resolve backend=web:80 old=10.0.0.1 address=10.0.0.2",
     ]
 
 
-def test_a_name_is_looked_up_by_resolver_refresh_and_with_each_check_until_it_has_an_address() -> None:
+def test_names_are_looked_up_by_resolver_refresh_and_not_by_the_checks() -> None:
+    sim = ProberSimulation("web:80", "web:81", "api:80")
+    prober = sim.prober(check_interval=0.5)
+    sim.names |= {"web": ["10.0.0.1"], "api": ["10.0.0.2"]}
+    sim.loop.handlers[0](1)
+    for _ in range(45):
+        sim.loop.advance(1.0, prober.tick)
+        sim.loop.handlers[0](1)
+    asked = [when - 1000.0 for when, name in sim.lookups if name == "web"]
+    assert len(asked) == 5
+    assert all(10.0 <= later - earlier <= 11.3 for earlier, later in itertools.pairwise(asked))
+    assert len(sim.asked) > 100
+
+
+def test_a_name_without_an_address_is_looked_up_with_each_check() -> None:
     sim = ProberSimulation("web:80")
     prober = sim.prober()
-
-    def address_after(seconds: float, *addresses: str) -> str:
-        """The address in use when the name server has answered so for that time."""
-        sim.names["web"] = list(addresses)
-        sim.loop.advance(seconds, prober.tick)
+    for _ in range(80):
+        sim.loop.advance(0.5, prober.tick)
         sim.loop.handlers[0](1)
-        target = target_of(sim.board, sim.backends[0])
-        return str(target[1][0]) if target else "-"
+    assert 18 <= len(sim.lookups) <= 24  # every 2 s; its refresh is 10 s
 
-    assert address_after(0.1) == "-"
-    assert address_after(2.1, "10.0.0.1") == "10.0.0.1"  # with the check, every 2 s
-    assert address_after(2.1, "10.0.0.1") == "10.0.0.1"  # the last lookup that was due with a check
-    assert address_after(2.1, "10.0.0.2") == "10.0.0.1"
-    assert address_after(10.1, "10.0.0.2") == "10.0.0.2"
+
+V6 = ("::1", 80, 0, 0)
+V4 = ("127.0.0.1", 80)
+
+
+@pytest.fixture
+def dual() -> tuple[ProberSimulation, Prober]:
+    """A name with two addresses, both answered."""
+    sim = ProberSimulation("web:80")
+    sim.names["web"] = ["::1", "127.0.0.1"]
+    prober = sim.prober()
+    sim.loop.handlers[0](1)
+    return sim, prober
+
+
+def in_use(sim: ProberSimulation) -> object:
+    target = target_of(sim.board, sim.backends[0])
+    return target and target[1]
+
+
+@pytest.mark.parametrize("outcome", ["refused", "timeout"])
+@pytest.mark.parametrize(("dead", "alive"), [(V6, V4), (V4, V6)])
+def test_the_address_that_answers_is_used_whichever_it_is(
+    dual: tuple[ProberSimulation, Prober], dead: object, alive: object, outcome: str
+) -> None:
+    sim, prober = dual
+    sim.network[dead] = outcome
+    sim.loop.advance(20.0, prober.tick)
+    assert in_use(sim) == alive
+    assert sim.verdict(sim.backends[0]) == UP
+    assert not sim.verbs("down")
+    moves = sim.verbs("resolve")[1:]
+    expected = [] if alive == V6 else ["info resolve backend=web:80 old=::1 address=127.0.0.1 addresses=2"]
+    assert moves == expected
+
+
+def test_when_the_one_in_use_dies_later_and_the_other_has_come_up_it_changes(
+    dual: tuple[ProberSimulation, Prober],
+) -> None:
+    sim, prober = dual
+    sim.network[V6] = "refused"
+    sim.loop.advance(10.0, prober.tick)
+    del sim.network[V6]
+    sim.loop.advance(10.0, prober.tick)
+    assert in_use(sim) == V4  # it stays with what answers
+    sim.network[V4] = "refused"
+    sim.loop.advance(2.2, prober.tick)
+    assert in_use(sim) == V6
+    assert sim.verdict(sim.backends[0]) == UP and not sim.verbs("down")
+
+
+def test_when_no_address_answers_it_is_down_and_the_name_is_asked_again_soon(
+    dual: tuple[ProberSimulation, Prober],
+) -> None:
+    sim, prober = dual
+    sim.network |= {V6: "refused", V4: "refused"}
+    sim.loop.advance(6.0, prober.tick)
+    assert sim.verdict(sim.backends[0]) == DOWN
+    (line,) = sim.verbs("down")
+    assert " address=web:80 at=[::1]:80 check=refused failures=3/3 " in line
+    assert [name for _, name in sim.lookups] == ["web", "web"]  # the second long before the refresh
+    sim.names["web"] = ["10.0.0.1"]  # it has moved
+    sim.loop.handlers[0](1)
+    sim.loop.advance(3.0, prober.tick)
+    assert sim.verdict(sim.backends[0]) == UP
+    assert " at=10.0.0.1:80 " in sim.verbs("up")[0]
+
+
+def test_addresses_that_sessions_fail_at_are_checked_at_once(dual: tuple[ProberSimulation, Prober]) -> None:
+    sim, prober = dual
+    sim.loop.advance(1.0, prober.tick)
+    sim.network[V6] = "refused"
+    sim.board.shared.rows.row(WORKER)[Board.backend_at(sim.backends[0].index) + B_ADDRESS_FAILURES] += 1
+    sim.loop.advance(0.5, prober.tick)
+    assert in_use(sim) == V4
+    assert sim.verdict(sim.backends[0]) == UP
+
+
+def test_without_checks_the_addresses_are_asked_only_when_sessions_fail_at_one() -> None:
+    sim = ProberSimulation("web:80")
+    sim.names["web"] = ["::1", "127.0.0.1"]
+    prober = sim.prober(check="none")
+    sim.loop.handlers[0](1)
+    sim.loop.advance(20.0, prober.tick)
+    assert sim.asked == []
+    sim.network[V6] = "refused"
+    sim.board.shared.rows.row(WORKER)[Board.backend_at(sim.backends[0].index) + B_ADDRESS_FAILURES] += 1
+    sim.loop.advance(0.5, prober.tick)
+    assert in_use(sim) == V4 and len(sim.asked) == 2
+    sim.loop.advance(20.0, prober.tick)
+    assert len(sim.asked) == 2
+
+
+def test_only_addresses_of_the_family_of_its_sources_are_used() -> None:
+    sim = ProberSimulation(
+        "web:80 source=10.0.0.9 name=a", "web:81 source=2001:db8::9 name=b", "web:82 name=c"
+    )
+    sim.names["web"] = ["2001:db8::1", "10.0.0.1"]
+    sim.prober()
+    sim.loop.handlers[0](1)
+    hosts = [addresses_of(sim.board, backend).hosts for backend in sim.backends]
+    assert hosts == [("10.0.0.1",), ("2001:db8::1",), ("2001:db8::1", "10.0.0.1")]
+
+
+def test_it_is_ready_at_once_without_names_and_with_names_that_are_known(sim: ProberSimulation) -> None:
+    sim.prober()
+    assert sim.settled == [1000.0]
+    web = ProberSimulation("web:80")
+    web.names["web"] = ["10.0.0.1"]
+    web.prober()
+    assert web.settled == []
+    web.loop.handlers[0](1)
+    assert web.settled == [1000.0]
+    web.board.shared.rows.zero(PROBER)
+    web.prober(SECOND)  # a reload
+    assert web.settled == [1000.0, 1000.0]
+
+
+def test_it_is_ready_when_each_name_has_been_answered_or_has_failed() -> None:
+    sim = ProberSimulation("web:80", "api:80", "10.0.0.1:80")
+    prober = sim.prober()
+    sim.names["web"] = ["10.0.0.2"]
+    sim.loop.advance(1.0, prober.tick)
+    assert sim.settled == []
+    sim.loop.handlers[0](1)
+    assert sim.settled == [sim.loop.now]
+    assert [sim.board.word(backend.index, W_NAME) for backend in sim.backends[:2]] == [
+        NAME_ANSWERED,
+        NAME_FAILED,
+    ]
+
+
+@pytest.mark.parametrize(("connect_timeout", "waited"), [(5.0, 5.0), (1.0, 1.0), (60.0, 10.0)])
+def test_a_silent_name_server_is_not_waited_for_longer_than_connect_timeout(
+    connect_timeout: float, waited: float
+) -> None:
+    sim = ProberSimulation("web:80")
+    prober = sim.prober(connect_timeout=connect_timeout)
+    sim.loop.advance(waited - 0.3, prober.tick)
+    assert sim.settled == [] and sim.board.word(sim.backends[0].index, W_NAME) == NAME_ASKED
+    sim.loop.advance(0.6, prober.tick)
+    assert len(sim.settled) == 1 and sim.board.word(sim.backends[0].index, W_NAME) == NAME_FAILED
+    sim.names["web"] = ["10.0.0.1"]
+    sim.loop.handlers[0](1)  # late
+    assert in_use(sim) == A and len(sim.settled) == 1
+
+
+def test_a_reload_that_gives_another_name_forgets_the_addresses_of_the_old_one() -> None:
+    sim = ProberSimulation("web:80 name=a")
+    sim.names["web"] = ["10.0.0.1"]
+    sim.prober()
+    sim.loop.handlers[0](1)
+    sim.backends = with_indexes([parse_upstream("api:80 name=a")], {"a": 5})
+    sim.prober(SECOND)
+    assert in_use(sim) is None and len(sim.settled) == 1
+    sim.names["api"] = ["10.0.0.2"]
+    sim.loop.handlers[0](1)
+    assert in_use(sim) == B and len(sim.settled) == 2
 
 
 def test_a_name_that_never_resolved_goes_down_as_unresolved() -> None:
@@ -540,9 +715,7 @@ def test_a_name_in_two_pools_is_followed_in_both() -> None:
     api = Pool("api", (), index=1)
     sim = ProberSimulation("web:80", "api: web:81", pools=(MAIN, api))
     prober = sim.prober()
-    sim.names["web"] = ["10.0.0.7"]
-    sim.loop.advance(2.1, prober.tick)
-    sim.loop.handlers[0](1)
+    sim.answer(prober, "web", "10.0.0.7")
     targets = [target_of(sim.board, backend) for backend in sim.backends]
     assert [target and target[1] for target in targets] == [("10.0.0.7", 80), ("10.0.0.7", 81)]
 

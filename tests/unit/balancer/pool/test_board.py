@@ -23,12 +23,14 @@ from balancer.pool.board import (
     L_SESSIONS,
     LISTENERS,
     LOG_DROPPED,
+    MOST_ADDRESSES,
     MOST_ENDS,
     MOST_LISTENERS,
     MOST_POOLS,
     P_OLDEST_WAIT_MS,
     P_QUEUED,
     POOLS,
+    W_ADDRESS,
     W_ADMIN_STATE,
     W_SINCE_MS,
     W_VERDICT,
@@ -70,9 +72,9 @@ def test_no_two_blocks_share_a_cell() -> None:
     assert len(backend_words) == len(set(backend_words))
     words = [*range(16)]
     words += [Board.pool_words_at(index) + column for index in range(MOST_POOLS) for column in range(8)]
-    words += [Board.backend_words_at(index) + column for index in range(CAPACITY) for column in range(16)]
+    words += [Board.backend_words_at(index) + column for index in range(CAPACITY) for column in range(32)]
     assert len(words) == len(set(words))
-    assert max(backend_words) < 16
+    assert max(backend_words) == W_ADDRESS == 32 - 2 * MOST_ADDRESSES
 
 
 def test_blocks_are_whole_cache_lines() -> None:

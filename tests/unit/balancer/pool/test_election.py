@@ -1,5 +1,7 @@
 """Elections: which backends are eligible, what is counted when, and why none was elected."""
 
+from dataclasses import replace
+
 import pytest
 
 from balancer.pool.backend import Backend, parse_upstream, with_indexes
@@ -7,6 +9,7 @@ from balancer.pool.board import (
     ADMIN_DRAIN,
     ADMIN_MAINT,
     ADMIN_READY,
+    B_ADDRESS_FAILURES,
     B_CONNECT_FAILURES,
     B_SESSIONS,
     B_SESSIONS_TOTAL,
@@ -18,6 +21,7 @@ from balancer.pool.board import (
 )
 from balancer.pool.election import Elector
 from balancer.pool.policies import POLICIES
+from balancer.pool.targets import NameAddresses, links
 from balancer.pool.verdicts import VerdictWriter
 from balancer.shm.layout import FIRST_LEASE
 from tests.unit.balancer.pool.boards import OtherProcess, make_board, pool_of
@@ -238,15 +242,89 @@ def test_a_worker_born_while_the_prober_writes_serves_at_once_and_looks_again(bo
     assert names(elect) == {"b"}
 
 
-def test_a_name_is_eligible_once_resolved_and_is_dialled_where_it_moved(board: Board) -> None:
-    (web,) = with_indexes([parse_upstream("web:80")], {"web:80": 2})
-    elect = elector(board, (web,))
-    assert names(elect) == {"down"}
+@pytest.fixture
+def web() -> Backend:
+    (backend,) = with_indexes([parse_upstream("web:80")], {"web:80": 2})
+    return backend
+
+
+def resolve(board: Board, backend: Backend, *hosts: str, in_use: int = 0) -> VerdictWriter:
     writer = VerdictWriter(board, OTHER)
+    writer.restore(backend, 0.0)
+    writer.write_addresses(backend.index, NameAddresses(hosts, in_use))
+    return writer
+
+
+def order(elect: Elector, backend: Backend) -> list[object]:
+    """The hosts that a session dials one after another."""
+    return [link[1][0] for link in links(elect.target(backend))]
+
+
+def test_a_name_is_eligible_once_resolved_and_is_dialled_where_it_moved(board: Board, web: Backend) -> None:
+    elect = elector(board, (web,))
     for host in ("10.0.0.5", "10.0.0.6"):
-        writer.write_address(2, host)
+        resolve(board, web, host)
         backend = elect.elect("", ())
-        assert backend == web and elect.target(web)[1] == (host, 80)
+        assert backend == web and order(elect, web) == [host]
+
+
+def test_a_name_that_is_not_answered_yet_is_no_refusal(board: Board, web: Backend) -> None:
+    elect = elector(board, (web,))
+    assert names(elect) == {"resolving"}
+    writer = VerdictWriter(board, OTHER)
+    writer.restore(web, 0.0)
+    assert names(elect) == {"resolving"}
+    board.set_admin_state(web.index, ADMIN_DRAIN)
+    assert names(elect) == {"down"}  # an answer would not help
+    board.set_admin_state(web.index, ADMIN_READY)
+    assert names(elect) == {"resolving"}
+    writer.write_name_failed(web.index)
+    assert names(elect) == {"down"}
+    writer.write_addresses(web.index, NameAddresses(("10.0.0.5",)))
+    assert names(elect) == {"web:80"}
+
+
+def test_the_words_of_another_name_are_not_dialled(board: Board, web: Backend) -> None:
+    """A reload gives the backend another name: a worker may be born before the prober that asks for it."""
+    resolve(board, web, "10.0.0.5")
+    api = replace(web, address=parse_upstream("api:80").address)
+    elect = elector(board, (api,))
+    assert names(elect) == {"resolving"}
+    resolve(board, api, "10.0.0.6")
+    assert elect.elect("") == api and order(elect, api) == ["10.0.0.6"]
+
+
+def test_while_others_serve_nobody_waits_for_a_name(board: Board, web: Backend) -> None:
+    (a,) = pool("")
+    assert names(elector(board, (a, web))) == {"a"}
+
+
+def test_a_failed_address_is_tried_last_by_the_next_sessions(board: Board, web: Backend) -> None:
+    resolve(board, web, "::1", "127.0.0.1", "10.0.0.1")
+    elect = elector(board, (web,))
+    assert elect.elect("") == web
+    assert order(elect, web) == ["::1", "127.0.0.1", "10.0.0.1"]
+    first = elect.target(web)
+    elect.address_failed(web, first)
+    assert order(elect, web) == ["127.0.0.1", "10.0.0.1", "::1"]
+    elect.address_failed(web, first)  # another session, which had begun before: what is known better stays
+    assert order(elect, web) == ["127.0.0.1", "10.0.0.1", "::1"]
+    at = Board.backend_at(web.index)
+    own = board.counts.row(OWN)
+    assert own[at + B_ADDRESS_FAILURES] == 2 and own[at + B_CONNECT_FAILURES] == 0
+    assert own[at + B_SESSIONS] == 1
+
+
+def test_what_a_worker_has_found_stays_until_the_addresses_change(board: Board, web: Backend) -> None:
+    writer = resolve(board, web, "::1", "127.0.0.1")
+    elect = elector(board, (web,))
+    elect.address_failed(web, elect.target(web))
+    set_verdict(board, web, UP)
+    assert elect.elect("") == web and order(elect, web) == ["127.0.0.1", "::1"]
+    writer.write_in_use(web.index, 1)
+    assert elect.elect("") == web and order(elect, web) == ["127.0.0.1", "::1"]
+    writer.write_in_use(web.index, 0)  # the prober has found that it answers again
+    assert elect.elect("") == web and order(elect, web) == ["::1", "127.0.0.1"]
 
 
 def test_between_changes_no_list_is_rebuilt(board: Board, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,17 +9,22 @@ from balancer.pool.backend import Backend, parse_upstream, with_indexes
 from balancer.pool.board import (
     ADMIN_MAINT,
     DOWN,
+    MOST_ADDRESSES,
+    NAME_ANSWERED,
     UP,
     W_ADMIN_SINCE_MS,
     W_ADMIN_STATE,
-    W_FAMILY,
+    W_NAME,
     W_SINCE_MS,
     W_SUBJECT,
     W_VERDICT,
     Board,
 )
 from balancer.pool.handover_state import export_state, restore_state
+from balancer.pool.targets import NameAddresses, addresses_of
+from balancer.pool.verdicts import VerdictWriter
 from balancer.prefork.upgrade import MOST_STATE
+from balancer.shm.layout import FIRST_LEASE
 from tests.unit.balancer.pool.boards import make_board
 
 
@@ -36,24 +41,38 @@ def test_verdict_admin_state_and_address_last_whatever_block_they_get() -> None:
     old, new = board(), board()
     a, b, c = pool("a", "b", "c")
     old.write_verdict(0, [(W_VERDICT, DOWN), (W_SINCE_MS, 9_000), (W_SUBJECT, 77)])
-    old.write_verdict(1, [(W_VERDICT, UP), (W_FAMILY, 4)])
+    old.write_verdict(1, [(W_VERDICT, UP)])
     old.set_admin_state(1, ADMIN_MAINT, 7_000)
     old.set_weight(2, 0, 8_000)
     c2, a2, b2, d2 = pool("c", "a", "b", "d")
     restore_state(new, (a2, b2, c2, d2), export_state(old, (a, b, c)))
     assert [new.word(a2.index, column) for column in (W_VERDICT, W_SINCE_MS, W_SUBJECT)] == [DOWN, 9_000, 77]
-    assert (new.word(b2.index, W_ADMIN_STATE), new.word(b2.index, W_FAMILY)) == (ADMIN_MAINT, 4)
+    assert new.word(b2.index, W_ADMIN_STATE) == ADMIN_MAINT
     assert (new.weight_of(c2.index, 5), new.weight_of(a2.index, 5)) == (0, 5)
     assert [new.word(one.index, W_ADMIN_SINCE_MS) for one in (a2, b2, c2)] == [0, 7_000, 8_000]
     assert new.word(d2.index, W_VERDICT) == 0
     assert new.versions(0)[0] % 2 == 0
 
 
-def test_what_a_version_without_ages_wrote_is_read() -> None:
+def test_what_a_version_without_ages_and_with_one_address_wrote_is_read() -> None:
     new = board()
     [a] = pool("a")
     restore_state(new, [a], json.dumps({"a": [[0, 2, 0, 0, 0, 0], ADMIN_MAINT, 0]}))
     assert (new.word(0, W_ADMIN_STATE), new.word(0, W_ADMIN_SINCE_MS)) == (ADMIN_MAINT, 0)
+
+
+@pytest.mark.parametrize("count", range(1, MOST_ADDRESSES + 1))
+def test_the_addresses_of_a_name_last_and_which_is_in_use(count: int) -> None:
+    old, new = board(), board()
+    (web,) = with_indexes([parse_upstream("web:80")], {"web:80": 3})
+    known = NameAddresses(("::1", *(f"10.0.0.{number}" for number in range(1, count))), count // 2)
+    writer = VerdictWriter(old, FIRST_LEASE)
+    writer.restore(web, 0.0)
+    writer.write_addresses(3, known)
+    moved = replace(web, index=5)
+    restore_state(new, [moved], export_state(old, [web]))
+    assert addresses_of(new, moved) == known
+    assert new.word(5, W_NAME) == NAME_ANSWERED
 
 
 def test_healthy_backends_are_left_out() -> None:
@@ -75,8 +94,9 @@ def test_a_whole_large_pool_that_is_down_still_fits() -> None:
 @pytest.mark.parametrize(
     "text",
     ["", "{", "[]", "[1]", "7", '{"a": 1}', '{"a": [[1], 0, 0]}', '{"a": [["x"], 0, 0]}',
-     json.dumps({"a": [[0, 9, 0, 0, 0, 0], 0, 0]}), json.dumps({"a": [[0, 2, 0, 0, 0, 0], 9, 0]}),
-     json.dumps({"a": [[0, 2, 0, 0, 0, 0], 0, -1]})],
+     json.dumps({"a": [[0, 9, 0, 0, 0], 0, 0]}), json.dumps({"a": [[0, 2, 0, 0, 0], 9, 0]}),
+     json.dumps({"a": [[0, 2, 0, 0, 0], 0, -1]}), json.dumps({"a": [[0, 2, 0, 0, 1], 0, 0]}),
+     json.dumps({"a": [[0, 2, 0, 0, 9, *[0] * 18], 0, 0]})],
 )  # fmt: skip
 def test_a_text_that_is_no_handover_state_changes_nothing(text: str) -> None:
     new = board()

@@ -15,12 +15,14 @@ from balancer.pool.board import (
     DOWN,
     P_QUEUED,
     UP,
-    W_FAMILY,
+    W_ADDRESSES,
     W_VERDICT,
     Board,
 )
 from balancer.pool.election import Elector
 from balancer.pool.serving import FULL, Serving, availability, serving, serving_by_pool, state_of, whole
+from balancer.pool.targets import NameAddresses
+from balancer.pool.verdicts import VerdictWriter
 from balancer.shm.layout import FIRST_LEASE, READY, ROLE, STATE
 from tests.unit.balancer.pool.boards import make_board
 
@@ -50,7 +52,7 @@ class PoolSimulation:
             case "weight-0":
                 self.board.set_weight(index, 0)
             case "unresolved":
-                self.board.write_verdict(index, [(W_FAMILY, 0)])
+                self.board.write_verdict(index, [(W_ADDRESSES, 0)])
 
     def sessions(self, place: int, count: int, row: int = WORKER) -> None:
         self.board.counts.row(row)[Board.backend_at(self.backends[place].index) + B_SESSIONS] = count
@@ -81,7 +83,9 @@ def wording(states: Sequence[str]) -> str:
 def test_a_pool_serves_while_one_backend_is_up_and_else_says_why_not(states: tuple[str, ...]) -> None:
     pool = PoolSimulation("a:80", "b:80", "c:80")
     for place, state in enumerate(states):
-        pool.board.write_verdict(pool.backends[place].index, [(W_FAMILY, 4)])
+        writer = VerdictWriter(pool.board, PROBER)
+        writer.restore(pool.backends[place], 0.0)
+        writer.write_addresses(pool.backends[place].index, NameAddresses(("10.0.0.1",)))
         pool.put(place, state)
     assert [state_of(pool.board, backend) for backend in pool.backends] == list(states)
     up = states.count("up")

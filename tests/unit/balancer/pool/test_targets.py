@@ -1,39 +1,111 @@
-"""Addresses that travel as words."""
+"""Addresses that travel as words, and the order in which they are dialled."""
 
 import ipaddress
 import socket
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from balancer.pool.backend import parse_upstream, with_indexes
-from balancer.pool.targets import pack_address, target_of, unpack_address
+from balancer.pool.backend import Backend, parse_upstream, with_indexes
+from balancer.pool.board import MOST_ADDRESSES, W_ADDRESSES, W_IN_USE, W_SUBJECT, Board
+from balancer.pool.targets import (
+    NameAddresses,
+    address_in_use,
+    addresses_of,
+    chain,
+    is_near,
+    links,
+    pack_addresses,
+    target_of,
+    targets_of,
+)
 from balancer.pool.verdicts import VerdictWriter
 from balancer.shm.layout import FIRST_LEASE
 from tests.unit.balancer.pool.boards import make_board
 
-
-@given(st.one_of(st.ip_addresses(v=4), st.ip_addresses(v=6)))
-def test_an_address_survives_the_words(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> None:
-    family, high, low = pack_address(str(address))
-    assert all(-(2**63) <= word < 2**63 for word in (high, low))
-    target = unpack_address(family, high, low, 80)
-    assert target is not None
-    assert target[0] == (socket.AF_INET if address.version == 4 else socket.AF_INET6)
-    assert target[1][:2] == (str(address), 80)
-
-
-def test_a_half_written_address_is_no_target_rather_than_a_wrong_family() -> None:
-    assert unpack_address(0, 0, 1, 80) is None
-    assert unpack_address(4, 1, 1, 80) is None
+PLAIN_V6 = st.ip_addresses(v=6).filter(lambda address: address.ipv4_mapped is None)
+ADDRESSES = st.lists(
+    st.one_of(st.ip_addresses(v=4), PLAIN_V6), min_size=1, max_size=MOST_ADDRESSES, unique=True
+)
+(WEB, NUMERIC, PATH) = with_indexes(
+    [parse_upstream("web:80"), parse_upstream("[::1]:81"), parse_upstream("unix:/run/x name=path")],
+    {"web:80": 0, "[::1]:81": 1, "path": 2},
+)
 
 
-def test_a_name_has_a_target_once_the_prober_has_written_it() -> None:
+def published(board: Board, backend: Backend, *hosts: str, in_use: int = 0) -> VerdictWriter:
+    writer = VerdictWriter(board, FIRST_LEASE)
+    writer.restore(backend, 0.0)
+    writer.write_addresses(backend.index, NameAddresses(hosts, in_use))
+    return writer
+
+
+@given(ADDRESSES, st.integers(0, MOST_ADDRESSES - 1))
+def test_addresses_survive_the_words(
+    addresses: list[ipaddress.IPv4Address | ipaddress.IPv6Address], in_use: int
+) -> None:
+    board, hosts = make_board(), tuple(map(str, addresses))
+    known = NameAddresses(hosts, in_use % len(hosts))
+    published(board, WEB, *hosts, in_use=known.in_use)
+    assert addresses_of(board, WEB) == known
+    targets = targets_of(board, WEB)
+    assert [target[1][:2] for target in targets] == [(host, 80) for host in known.in_turn()]
+    assert [target[0] for target in targets] == [
+        socket.AF_INET6 if ":" in host else socket.AF_INET for host in known.in_turn()
+    ]
+    assert all(-(2**63) <= word < 2**63 for word in pack_addresses(hosts))
+
+
+def test_a_name_has_targets_once_the_prober_has_written_them() -> None:
     board = make_board()
-    (name, numeric) = with_indexes(
-        [parse_upstream("web:80"), parse_upstream("[::1]:81")], {"web:80": 0, "[::1]:81": 1}
-    )
-    assert target_of(board, name) is None
-    assert target_of(board, numeric) == (socket.AF_INET6, ("::1", 81, 0, 0))
-    VerdictWriter(board, FIRST_LEASE).write_address(0, "10.1.2.3")
-    assert target_of(board, name) == (socket.AF_INET, ("10.1.2.3", 80))
+    assert targets_of(board, WEB) == [] and target_of(board, WEB) is None
+    assert address_in_use(board, WEB) == ""
+    writer = published(board, WEB, "::1", "127.0.0.1")
+    assert targets_of(board, WEB) == [
+        (socket.AF_INET6, ("::1", 80, 0, 0)),
+        (socket.AF_INET, ("127.0.0.1", 80)),
+    ]
+    assert address_in_use(board, WEB) == "[::1]:80"
+    writer.write_in_use(0, 1)
+    assert target_of(board, WEB) == (socket.AF_INET, ("127.0.0.1", 80))
+    assert address_in_use(board, WEB) == "127.0.0.1:80"
+
+
+def test_what_is_no_name_has_one_target_from_its_configuration() -> None:
+    board = make_board()
+    assert targets_of(board, NUMERIC) == [(socket.AF_INET6, ("::1", 81, 0, 0))]
+    assert targets_of(board, PATH) == [(socket.AF_UNIX, "/run/x")]
+    assert address_in_use(board, NUMERIC) == ""
+
+
+@pytest.mark.parametrize(("column", "value"), [(W_ADDRESSES, 99), (W_ADDRESSES, -1), (W_SUBJECT, 7)])
+def test_words_that_make_no_sense_or_are_of_another_address_are_none(column: int, value: int) -> None:
+    """A reload may give a backend another name; until its prober has begun, the words are about the old one."""
+    board = make_board()
+    published(board, WEB, "10.0.0.1")
+    board.write_verdict(0, [(column, value)])
+    assert targets_of(board, WEB) == []
+
+
+def test_a_place_beyond_the_addresses_is_the_first() -> None:
+    board = make_board()
+    published(board, WEB, "10.0.0.1", "10.0.0.2")
+    board.write_verdict(0, [(W_IN_USE, 5)])
+    assert target_of(board, WEB) == (socket.AF_INET, ("10.0.0.1", 80))
+
+
+def test_each_target_knows_what_to_dial_when_it_fails() -> None:
+    targets = [(socket.AF_INET6, ("::1", 80, 0, 0)), (socket.AF_INET, ("10.0.0.1", 80))]
+    first = chain(targets)
+    assert first is not None
+    assert [link[:3] for link in links(first)] == [(*targets[0], True), (*targets[1], False)]
+    assert chain([]) is None
+
+
+@pytest.mark.parametrize(
+    ("host", "near"), [("127.0.0.77", True), ("::1", True), ("10.0.0.1", False), ("2001:db8::1", False)]
+)
+def test_loopback_and_paths_are_near(host: str, near: bool) -> None:
+    assert is_near((socket.AF_INET, (host, 80))) is near
+    assert is_near((socket.AF_UNIX, "/run/x"))

@@ -85,6 +85,7 @@ class WorkerSimulation:
         self,
         backends: int = 1,
         upstream: str = "",
+        upstream_host: str = "127.0.0.1",
         pools: Sequence[str | Pool] = (MAIN,),
         listening_socket: socket.socket | None = None,
         clogged: bool = False,
@@ -96,7 +97,7 @@ class WorkerSimulation:
         self.loop = Loop(clock=lambda: self.time)
         self.board = make_board()
         self.servers = [listening() for _ in range(backends)]
-        texts = [f"127.0.0.1:{server.getsockname()[1]} {upstream}" for server in self.servers]
+        texts = [f"{upstream_host}:{server.getsockname()[1]} {upstream}" for server in self.servers]
         parsed = [parse_upstream(text) for text in texts]
         self.backends = with_indexes(parsed, {each.name: place for place, each in enumerate(parsed)})
         self.lines = Lines()

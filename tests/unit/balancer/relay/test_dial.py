@@ -25,7 +25,7 @@ from balancer.pool.board import (
     P_QUEUED_TOTAL,
 )
 from balancer.pool.election import Elector
-from balancer.pool.targets import SocketAddress
+from balancer.pool.targets import DialTarget
 from balancer.relay.flow import BULK
 from balancer.relay.session import Session
 from tests.unit.balancer.relay.simulation import OWN, PairedSocket, WorkerSimulation, fill, heard, reset
@@ -212,8 +212,8 @@ def test_a_request_sent_before_the_accept_reaches_a_near_backend_within_the_turn
 class FarElector(Elector):
     """As if the backends were on another machine."""
 
-    def target(self, backend: Backend) -> tuple[int, SocketAddress, bool]:
-        return (*super().target(backend)[:2], False)
+    def target(self, backend: Backend) -> DialTarget:
+        return (*super().target(backend)[:2], False, None)
 
 
 def test_a_far_backend_is_waited_for(make: Make) -> None:
