@@ -213,6 +213,8 @@ class Prober:
         """Acquire the lease and go on with what the last prober knew."""
         now = self._loop.now
         self._writer.acquire(pool.pool.index for pool in self._pools)
+        for pool in self._pools:
+            self._writer.write_limits(pool.pool)
         totals = self._board.every_total(BACKENDS, B_CONNECT_FAILURES)
         for place, one in enumerate(self._backends):
             one.health.up, one.health.since = self._writer.restore(one.backend, now)

@@ -84,6 +84,7 @@ VERDICTS_VERSION = 0
 ADMIN_VERSION = 1
 ANNOUNCED = 2  # by the prober: what the log has said last, 0 nothing, ALL_DOWN or SOME_UP
 ANNOUNCED_MS = 3  # ... and when, monotonic ms
+MAX_QUEUE = 4  # by the prober: 0 = as configured, else max-queue + 1
 _POOL_WORDS = 8
 # words: a backend's, by the prober
 W_VERDICT = 0
@@ -95,6 +96,9 @@ W_SUBJECT = 5  # checksum of the configured address that all this is about
 W_ADDRESSES = 6  # addresses of its name that are known
 W_IN_USE = 7  # ... which of them is tried first
 W_NAME = 8  # whether the name server has answered: NAME_ASKED, NAME_ANSWERED, NAME_FAILED
+W_MAXCONN = (
+    9  # 0 = as configured, else maxconn + 1: of the newest configuration, for workers of all generations
+)
 # ... by the console
 W_ADMIN_STATE = 12
 W_WEIGHT = 13  # 0 = as configured, else weight + 1
@@ -351,6 +355,16 @@ class Board:
         """The weight in force."""
         override = self.word(index, W_WEIGHT)
         return override - 1 if override else configured
+
+    def maxconn_of(self, index: int, configured: int) -> int:
+        """The maxconn in force: a reload may have changed it since the asking process was forked."""
+        newest = self.word(index, W_MAXCONN)
+        return newest - 1 if newest else configured
+
+    def max_queue_of(self, pool: int, configured: int) -> int:
+        """The max-queue in force."""
+        newest = int(self.words.cells[self.pool_words_at(pool) + MAX_QUEUE])
+        return newest - 1 if newest else configured
 
     # -- the prober's lease
 

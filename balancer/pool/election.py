@@ -67,6 +67,7 @@ class Elector:
             if backend.address.family != "name":
                 self._set_target(backend.index, targets_of(board, backend))
         self._none_is_up = "down"  # or "resolving"
+        self._limits: dict[int, int] = {}  # maxconn of those that have one
         self._pick: Pick = _pick_none
         self._reserve: Pick = _pick_none  # the backups, for sessions that could reach no other backend
         self._tiers: tuple[list[Candidate], ...] = ([], [], [])
@@ -92,7 +93,7 @@ class Elector:
                 self.why = self._none_is_up
                 return None
         backend = self._by_index[index]
-        if backend.maxconn:
+        if index in self._limits:
             return self._elect_limited(backend, source_ip, tried, pick)
         cells = self._cells
         gauge = self._gauges + index * _BLOCK
@@ -106,7 +107,8 @@ class Elector:
         """As elect, when the first choice has a maxconn: backends that are full are skipped."""
         backend, skip, why = first, set(tried), "full"
         while True:
-            answer = self._limit.acquire(BACKENDS.at(backend.index) + B_SESSIONS, backend.maxconn)
+            maxconn = self._limits.get(backend.index, 0)
+            answer = self._limit.acquire(BACKENDS.at(backend.index) + B_SESSIONS, maxconn)
             if answer == "acquired":
                 break
             if answer == "busy":
@@ -160,6 +162,7 @@ class Elector:
         versions = board.versions(pool.index)
         if versions[0] & 1 and self._verdicts >= 0:
             return  # the prober is writing: the old lists serve one election more
+        limits = {b.index: board.maxconn_of(b.index, b.maxconn) for b in pool.backends}
         known = {b.index: targets_of(board, b) for b in self._names}
         weights = {b.index: board.weight_of(b.index, b.weight) for b in pool.backends}
         everyone = [b for b in pool.backends if weights[b.index]]
@@ -172,6 +175,7 @@ class Elector:
         tiers = (candidates(eligible, is_backup, weights), candidates(everyone, is_backup, weights), spare)
         # The version is odd only when this process has no lists yet: use these, and rebuild at the next election.
         self._verdicts, self._admin = versions[0] & ~1, versions[1]
+        self._limits = {index: limit for index, limit in limits.items() if limit}
         self._none_is_up = "resolving" if is_resolving else "down"
         for index, targets in known.items():
             if targets != self._known.get(

@@ -137,15 +137,17 @@ def _is_full(board: Board, pool: Pool) -> bool:
 
 
 def _has_no_place(board: Board, backend: Backend) -> bool:
-    return bool(backend.maxconn) and board.sessions(backend.index) >= backend.maxconn
+    limit = board.maxconn_of(backend.index, backend.maxconn)
+    return bool(limit) and board.sessions(backend.index) >= limit
 
 
 def _may_wait(board: Board, pool: Pool) -> bool:
     """Whether the queue of a worker has room."""
-    if not pool.queue_timeout or not pool.max_queue:
+    limit = board.max_queue_of(pool.index, pool.max_queue)
+    if not pool.queue_timeout or not limit:
         return False
     column = board.pool_at(pool.index) + P_QUEUED
-    return any(cells[column] < pool.max_queue for cells in _workers(board))
+    return any(cells[column] < limit for cells in _workers(board))
 
 
 def _workers(board: Board) -> Iterable[memoryview]:

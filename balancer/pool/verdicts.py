@@ -7,6 +7,7 @@ and totals of checks in the process's own row.
 import os
 from collections.abc import Iterable
 
+from balancer.options import Pool
 from balancer.pool.backend import Backend
 from balancer.pool.board import (
     ADMIN_MAINT,
@@ -18,6 +19,7 @@ from balancer.pool.board import (
     B_DOWNS,
     CHECK_NAMES,
     DOWN,
+    MAX_QUEUE,
     NAME_ANSWERED,
     NAME_FAILED,
     SOME_UP,
@@ -29,6 +31,7 @@ from balancer.pool.board import (
     W_CHECK,
     W_CHECK_US,
     W_IN_USE,
+    W_MAXCONN,
     W_NAME,
     W_SINCE_MS,
     W_STREAK,
@@ -100,6 +103,17 @@ class VerdictWriter:
     def is_in_maintenance(self, index: int) -> bool:
         """An operator has put it into maintenance: it is not checked."""
         return self._board.word(index, W_ADMIN_STATE) == ADMIN_MAINT
+
+    # -- limits
+
+    def write_limits(self, pool: Pool) -> None:
+        """The limits of this configuration hold from now on, for the workers of older ones too: their clients may wait
+        for just the place that a reload has made."""
+        board = self._board
+        board.words.cells[board.pool_words_at(pool.index) + MAX_QUEUE] = pool.max_queue + 1
+        for backend in pool.backends:
+            if board.word(backend.index, W_MAXCONN) != backend.maxconn + 1:
+                board.write_verdict(backend.index, [(W_MAXCONN, backend.maxconn + 1)])
 
     # -- what the log has said of a pool
 

@@ -43,7 +43,7 @@ class PendingQueue:
         self._at = board.pool_at(pool.index)
         self._cells = board.counts.row(row)[self._at : board.pool_at(pool.index + 1)]
         self._timeout = pool.queue_timeout
-        self._limit = pool.max_queue
+        self._max_queue = pool.max_queue
         self._wake = wake
         self._timer: Timer | None = None
         self._soon: Timer | None = None
@@ -63,9 +63,10 @@ class PendingQueue:
             self._why[session] = why
         else:
             self._why.pop(session, None)
-            if not self._timeout or not self._limit or (is_new and len(self.since) >= self._limit):
+            limit = self._board.max_queue_of(self._pool, self._max_queue)  # a reload may have raised it
+            if not self._timeout or not limit or (is_new and len(self.since) >= limit):
                 waiting = len(self.since) - (not is_new)
-                session.close(ends.QUEUE_TIMEOUT, f"queue={waiting}/{self._limit}")
+                session.close(ends.QUEUE_TIMEOUT, f"queue={waiting}/{limit}")
                 return
         if not is_new:
             return

@@ -447,6 +447,19 @@ def test_a_backend_whose_address_changed_is_unknown_again(sim: ProberSimulation)
     assert [sim.verdict(backend) for backend in sim.backends] == [UNKNOWN, UP]
 
 
+def test_the_limits_of_the_newest_configuration_hold_until_its_reload_has_failed(
+    sim: ProberSimulation,
+) -> None:
+    index = sim.backends[0].index
+    old = sim.prober(max_queue=8)
+    sim.backends = (replace(sim.backends[0], maxconn=7), *sim.backends[1:])
+    sim.prober(SECOND, max_queue=9)
+    assert (sim.board.maxconn_of(index, 0), sim.board.max_queue_of(0, 1)) == (7, 9)
+    sim.board.counts.row(SECOND)[PID] = 0
+    sim.loop.advance(0.5, old.tick)
+    assert (sim.board.maxconn_of(index, 5), sim.board.max_queue_of(0, 1)) == (0, 8)
+
+
 def test_only_the_prober_that_holds_the_lease_checks_and_writes(sim: ProberSimulation) -> None:
     old = sim.prober()
     sim.loop.advance(1.0, old.tick)

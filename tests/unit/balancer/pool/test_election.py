@@ -207,6 +207,21 @@ def test_when_a_lock_does_not_tell_whether_there_is_a_place_it_says_so(board: Bo
     assert elect.why == "full"
 
 
+@pytest.mark.parametrize(("before", "after", "more"), [(1, 3, 2), (1, 0, 9), (3, 1, 0), (0, 2, 1), (2, 2, 1)])
+def test_a_limit_that_a_reload_has_changed_holds_for_a_worker_of_before(
+    board: Board, before: int, after: int, more: int
+) -> None:
+    """Its clients may wait for just the place that the reload has made."""
+    (a,) = pool(f"maxconn={before}")
+    elect = elector(board, (a,))
+    assert elect.elect("") == a
+    newer = pool_of(board, (replace(a, maxconn=after),))
+    VerdictWriter(board, OTHER).write_limits(newer)
+    assert [elect.elect("") for _ in range(9)].count(a) == more
+    VerdictWriter(board, OTHER).write_limits(pool_of(board, (a,)))  # the reload has failed
+    assert elect.elect("") == (a if not before or 1 + more < before else None)
+
+
 def test_sessions_of_other_workers_count_against_maxconn(board: Board) -> None:
     (a,) = pool("maxconn=5")
     board.shared.rows.row(OTHER)[Board.backend_at(a.index) + B_SESSIONS] = 4

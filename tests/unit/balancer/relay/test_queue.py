@@ -2,11 +2,13 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from balancer.pool.board import B_SESSIONS, P_OLDEST_WAIT_MS, P_QUEUED, P_QUEUED_TOTAL
+from balancer.pool.verdicts import VerdictWriter
 from balancer.relay.queue import LOOK, UNDECIDED
 from tests.unit.balancer.pool.boards import OtherProcess
 from tests.unit.balancer.relay.simulation import SIBLING, WorkerSimulation, heard
@@ -171,3 +173,21 @@ def test_it_does_not_wait_for_ever_and_the_log_says_for_what(
     worker.pass_time(0.2, 0.05)
     assert worker.ends == ["sQ queue-timeout: busy"]
     assert waiting(worker) == 0
+
+
+def test_a_reload_that_raises_max_queue_holds_for_a_worker_of_before(worker: WorkerSimulation) -> None:
+    arrive(worker, 5)  # one served, four wait
+    writer = VerdictWriter(worker.board, SIBLING)
+    writer.write_limits(replace(worker.pool, max_queue=6))
+    arrive(worker, 3)
+    assert waiting(worker) == 6 and worker.ends == ["sQ queue=6/6"]
+
+
+def test_clients_that_wait_are_served_when_a_reload_raises_maxconn(worker: WorkerSimulation) -> None:
+    """The worker is of the generation before; nothing wakes it but its own look."""
+    clients = arrive(worker, 4)
+    backends = tuple(replace(backend, maxconn=10) for backend in worker.backends)
+    VerdictWriter(worker.board, SIBLING).write_limits(replace(worker.pool, backends=backends))
+    worker.pass_time(2 * LOOK, LOOK)
+    assert waiting(worker) == 0 and worker.backend_cell(B_SESSIONS) == 4
+    assert [heard(client) for client in clients] == ["|open"] * 4  # type: ignore[arg-type]
