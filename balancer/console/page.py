@@ -19,6 +19,7 @@ from typing import Any
 
 from balancer.config.units import counted
 from balancer.console.table import (
+    address_text,
     check_text,
     human_age,
     human_bytes,
@@ -132,7 +133,7 @@ def backend_problems(backend: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
     ago = "" if since is None else f" for {human_age(since)}"
     if state == "down":
         why = f" ({backend['check']})" if backend["check"] else ""
-        yield WARN, f"{name} at {backend['address']} has been down{ago}{why}."
+        yield WARN, f"{name} at {address_text(backend)} has been down{ago}{why}."
     elif state == "unresolved":
         yield WARN, f"{name}: no address of {backend['address']} is known."
     elif state != "up":
@@ -231,7 +232,7 @@ def pool_rows(status: Status) -> Iterable[str]:
 def backend_rows(status: Status) -> Iterable[str]:
     for backend in status["backends"]:
         key, name = f"backend {identity(backend)}", text(identity(backend))
-        address = text(backend["address"])
+        address = text(address_text(backend))
         small = "" if address == name else f"<small>{address}</small>"
         backup = ' <span class="tag">backup</span>' if backend["backup"] else ""
         sessions, limit = backend["sessions"], backend["maxconn"]

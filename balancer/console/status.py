@@ -12,9 +12,10 @@ RULES
                    "pauses_total", "resumes_total", "ends": {"--", "CC", ...}}],
      "pools":    [{"name", "balance", "serving", "reason", "up", "queued", "queued_total", "max_queue",
                    "backends": [as in "backends"]}],
-     "backends": [{"name", "pool", "address", "state", "weight", "sessions", "sessions_total", "connect_failures_total",
-                   "bytes_in_total", "bytes_out_total", "checks_total", "check_failures_total", "downs_total",
-                   "check", "check_streak", "check_ms", "maxconn", "backup", "since_s"}],
+     "backends": [{"name", "pool", "address", "address_in_use", "state", "weight", "sessions", "sessions_total",
+                   "connect_failures_total", "bytes_in_total", "bytes_out_total", "checks_total",
+                   "check_failures_total", "downs_total", "check", "check_streak", "check_ms", "maxconn", "backup",
+                   "since_s"}],
      "workers":  [{"slot", "pid", "state", "generation", "accepting", "sessions", "accepted_total", "cpu_percent",
                   "rss_bytes", "fds", "share_percent", "drain_left_s"}],
      "totals":   {"sessions", "accepted_total", "refused_total", "failed_total", "bytes_in_total", "bytes_out_total",
@@ -32,6 +33,7 @@ sum: refused (closed at the accept, or by a limit: sQ, RC), failed (no backend c
 it takes a worker that is ready, and one pool with a listener that serves.
 `state` of a worker: starting, ready, draining, hung. `state` of a backend: up (it takes new sessions), down, unresolved,
 weight-0, drain, maint; `since_s` is the age of that state.
+`address_in_use` is the one of a name's addresses that new sessions are sent to; null for an address that is no name.
 bytes_in went from client to backend. `check` is the outcome of the last health check, `check_streak` how many results in
 a row speak against the present state, `check_ms` how long the last good one took; downs are falls from up to down.
 Respawns are processes that had to be replaced, hangs those that were killed because their heartbeat stood still.
@@ -81,6 +83,7 @@ from balancer.pool.board import (
     Board,
 )
 from balancer.pool.serving import BackendState, Serving, serving, serving_by_pool, state_of, whole
+from balancer.pool.targets import address_in_use
 from balancer.prefork.slots import is_hung
 from balancer.relay import ends
 from balancer.shm.layout import (
@@ -250,6 +253,7 @@ def describe_backend(
         "name": backend.name,
         "pool": backend.pool,
         "address": str(backend.address),
+        "address_in_use": address_in_use(board, backend) or None,
         "state": state,
         "weight": board.weight_of(index, backend.weight),
         **{key: column[index] for key, column in sums.items()},

@@ -162,10 +162,16 @@ def identity(backend: Mapping[str, Any]) -> str:
     return str(backend["name"]) if backend["pool"] == MAIN_POOL else f"{backend['pool']}/{backend['name']}"
 
 
+def address_text(backend: Mapping[str, Any]) -> str:
+    """Where it is: as configured, and the address that a name stands for now."""
+    in_use = backend["address_in_use"]
+    return f"{backend['address']} at {in_use}" if in_use else str(backend["address"])
+
+
 def backend_row(backend: Mapping[str, Any]) -> list[str]:
     return [
         identity(backend),
-        str(backend["address"]),
+        address_text(backend),
         str(backend["state"]),
         human_number(backend["weight"]),
         of_limit(backend["sessions"], backend["maxconn"]),

@@ -135,6 +135,12 @@ def test_listeners_and_pools_are_named() -> None:
     assert "CD 1,200, SC 4, sQ 3" in text, "sessions that did not end cleanly"
 
 
+def test_the_address_in_use_of_a_name_is_shown() -> None:
+    one = backend("a", address="web.test:80", address_in_use="[::1]:80", state="down", check="refused")
+    text = " ".join(Reader(render(status(backends=[one]))).texts)
+    assert text.count("web.test:80 at [::1]:80") == 2  # in the row, and on top
+
+
 def test_the_policy_allows_this_script_and_style_and_nothing_else() -> None:
     page = render(status())
     policy = dict(HEADERS)["Content-Security-Policy"]

@@ -9,10 +9,12 @@ from hypothesis import strategies as st
 from balancer.config.units import parse_address
 from balancer.console.processes import UNKNOWN, Figures
 from balancer.console.status import NO_WORKER, Identity, snapshot, worker_state
-from balancer.console.table import check_text, human_age, human_bytes, status_text
+from balancer.console.table import address_text, check_text, human_age, human_bytes, status_text
 from balancer.options import Listener, Options, Pool, ProcessOptions, Route
 from balancer.pool import board as b
 from balancer.pool.backend import Backend
+from balancer.pool.targets import NameAddresses
+from balancer.pool.verdicts import VerdictWriter
 from balancer.shm import layout as c
 from balancer.shm.table import RETIRED_ROW
 from tests.unit.balancer.console.sample_status import backend, listener, status
@@ -227,6 +229,26 @@ def test_what_the_checks_found(board: b.Board) -> None:
     assert (one["check_ms"], two["check_streak"], two["check_ms"]) == (1.25, 2, None)
     assert (check_text(one), check_text(two)) == ("ok 1.2 ms", "refused, 2 in a row")
     assert check_text({"check": None, "check_ms": None, "check_streak": None}) == "-"
+
+
+def test_the_address_in_use_of_a_name_is_shown(board: b.Board) -> None:
+    web = Backend("web", parse_address("web.test:80"), index=1)
+    options = Options(OPTIONS.process, OPTIONS.listeners, (Pool("main", (BACKENDS[0], web), index=0),))
+
+    def shown() -> list[str | None]:
+        found = snapshot(board, options, Identity("1", "lb", ""), 100.0, lambda pid: UNKNOWN)
+        return [one["address_in_use"] for one in found["backends"]] + [address_text(found["backends"][1])]
+
+    writer = VerdictWriter(board, 5)
+    writer.restore(web, 0.0)
+    assert shown() == [None, None, "web.test:80"]
+    writer.write_addresses(1, NameAddresses(("::1", "127.0.0.1"), 0))
+    assert shown() == [None, "[::1]:80", "web.test:80 at [::1]:80"]
+    writer.write_in_use(1, 1)
+    assert shown() == [None, "127.0.0.1:80", "web.test:80 at 127.0.0.1:80"]
+    assert "web.test:80 at 127.0.0.1:80" in status_text(
+        status(backends=[backend("a", address="web.test:80", address_in_use="127.0.0.1:80")])
+    )
 
 
 def test_a_drain_shows_what_is_left_of_it(board: b.Board) -> None:
