@@ -163,7 +163,7 @@ class Prober:
             if one.name:
                 self._by_name.setdefault(one.name, []).append(one)
         self._lookups = LookupSchedule(self._by_name, resolver_refresh)
-        self._unanswered: set[str] = set()  # names without an address that were not answered since the start
+        self._unanswered: set[str] = set()  # names without an address that are waited for
         self._names_until = 0.0  # when they are not waited for any longer
         self._on_settled: Callable[[], object] | None = None
 
@@ -238,7 +238,8 @@ class Prober:
         if one.probe is not None:
             return
         one.schedule.begun(self._loop.now)
-        if not self._writer.holds() or self._writer.is_in_maintenance(one.backend.index):
+        is_waited_for = one.name in self._unanswered  # no failure yet
+        if not self._writer.holds() or self._writer.is_in_maintenance(one.backend.index) or is_waited_for:
             self._rest(one)
         elif one.lacks_address():
             self._ended(one, "unresolved", 0.0)
@@ -331,8 +332,8 @@ class Prober:
         was_down, since = self._writer.announced(index)
         if found.is_serving != was_down:
             return
-        if not found.is_serving and now < self._names_until and self._unanswered & pool.names():
-            pool.judged = None  # it has only just started: look again at the next tick
+        if not found.is_serving and self._unanswered & pool.names():
+            pool.judged = None  # look again at the next tick
             return
         self._writer.announce(index, not found.is_serving, now)
         if found.is_serving:
@@ -416,6 +417,7 @@ class Prober:
             return
         for name in self._unanswered:
             self._note_unresolved(self._by_name[name])
+        self._unanswered.clear()
         on_settled, self._on_settled = self._on_settled, None
         on_settled()
 

@@ -163,10 +163,12 @@ class Elector:
         if versions[0] & 1 and self._verdicts >= 0:
             return  # the prober is writing: the old lists serve one election more
         limits = {b.index: board.maxconn_of(b.index, b.maxconn) for b in pool.backends}
-        known = {b.index: targets_of(board, b) for b in self._names}
+        # A newer configuration may have given a name's block another address: this worker goes on with what it knew.
+        known = {b.index: targets_of(board, b) or self._known.get(b.index, []) for b in self._names}
         weights = {b.index: board.weight_of(b.index, b.weight) for b in pool.backends}
         everyone = [b for b in pool.backends if weights[b.index]]
-        eligible = [b for b in pool.backends if state_of(board, b) == "up" and known.get(b.index, True)]
+        able = ("up", "unresolved")
+        eligible = [b for b in pool.backends if known.get(b.index, True) and state_of(board, b) in able]
         is_resolving = any(is_asked(board, b) for b in self._names)
         if board.versions(pool.index) != versions and self._verdicts >= 0:
             return

@@ -74,7 +74,9 @@ def state_of(board: Board, backend: Backend) -> BackendState:
         return "weight-0"
     if backend.address.family == "name" and not _has_address(words, at, backend):
         return "unresolved"
-    return "down" if words[at + W_VERDICT] == DOWN else "up"
+    # A reload may have given the backend another address: a verdict on that one says nothing to processes of before.
+    is_down = words[at + W_VERDICT] == DOWN and words[at + W_SUBJECT] in (0, subject_of(backend))
+    return "down" if is_down else "up"
 
 
 def is_asked(board: Board, backend: Backend) -> bool:

@@ -512,6 +512,17 @@ def test_names_are_looked_up_by_resolver_refresh_and_not_by_the_checks() -> None
     assert len(sim.asked) > 100
 
 
+def test_a_name_that_is_waited_for_has_no_verdict_until_the_wait_is_over() -> None:
+    """Workers of the configuration before may know an address of the backend: a verdict would refuse their clients."""
+    sim = ProberSimulation("web:80")
+    prober = sim.prober(check_interval=0.2)
+    sim.loop.advance(4.5, prober.tick)  # connect-timeout is 5 s
+    assert sim.settled == [] and sim.verdict(sim.backends[0]) == UNKNOWN
+    assert sim.log.lines == []
+    sim.loop.advance(2.0, prober.tick)
+    assert len(sim.settled) == 1 and sim.verdict(sim.backends[0]) == DOWN
+
+
 def test_a_name_without_an_address_is_looked_up_with_each_check() -> None:
     sim = ProberSimulation("web:80")
     prober = sim.prober()

@@ -309,6 +309,34 @@ def test_the_words_of_another_name_are_not_dialled(board: Board, web: Backend) -
     assert elect.elect("") == api and order(elect, api) == ["10.0.0.6"]
 
 
+@pytest.mark.parametrize("address", ["10.0.0.9:80", "api:80", "unix:/run/web"])
+def test_a_worker_goes_on_with_the_addresses_that_it_knew_when_a_reload_has_given_the_backend_another(
+    board: Board, web: Backend, address: str
+) -> None:
+    resolve(board, web, "10.0.0.5", "10.0.0.6")
+    elect = elector(board, (web,))
+    writer = VerdictWriter(board, OTHER)
+    writer.restore(replace(web, address=parse_upstream(address).address), 0.0)  # the newer prober begins
+    assert names(elect) == {"web:80"} and order(elect, web) == ["10.0.0.5", "10.0.0.6"]
+    set_verdict(board, web, DOWN)  # of the other address
+    assert names(elect) == {"web:80"} and order(elect, web) == ["10.0.0.5", "10.0.0.6"]
+    board.set_admin_state(web.index, ADMIN_DRAIN)
+    assert names(elect) == {"down"}
+
+
+def test_a_verdict_on_the_address_of_a_newer_configuration_is_not_obeyed(board: Board) -> None:
+    (a,) = pool("")
+    writer = VerdictWriter(board, OTHER)
+    writer.restore(a, 0.0)
+    elect = elector(board, (a,))
+    set_verdict(board, a, DOWN)
+    assert names(elect) == {"down"}
+    newer = replace(a, address=parse_upstream("10.0.0.9:80").address)
+    writer.restore(newer, 0.0)
+    set_verdict(board, a, DOWN)
+    assert names(elect) == {"a"} and names(elector(board, (newer,))) == {"down"}
+
+
 def test_while_others_serve_nobody_waits_for_a_name(board: Board, web: Backend) -> None:
     (a,) = pool("")
     assert names(elector(board, (a, web))) == {"a"}
