@@ -131,8 +131,8 @@ class Scripted(ThreadedBackend):
 class Stuck(ThreadedBackend):
     """Listens with a full queue and never accepts: a further connect neither succeeds nor fails."""
 
-    def __init__(self) -> None:
-        super().__init__(self.serve, backlog=0)
+    def __init__(self, host: str = "127.0.0.1", port: int = 0) -> None:
+        super().__init__(self.serve, host, port, backlog=0)
         self.fillers = []
         for _ in range(2):
             filler = socket.socket()
