@@ -40,6 +40,9 @@ UNREACHABLE = frozenset({errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EHOSTDOWN,
 # splice: the kernel does not splice between these two descriptors. Copy instead.
 UNSPLICEABLE = frozenset({errno.EINVAL, errno.ENOSYS, errno.EPERM, errno.EOPNOTSUPP, errno.EBADF})
 
+# write, open, rename: the file system takes nothing more, whatever the file: it is full, read-only, broken or gone.
+OUTPUT_IS_GONE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ENODEV, errno.ESTALE})
+
 
 def name_of(code: int | None) -> str:
     """The symbolic name, ECONNRESET; the number as text when it has none."""

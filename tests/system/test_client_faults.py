@@ -1,5 +1,7 @@
 """Busy, draining, dying and absent servers, full disks, kill -9: each picture is saved once or reported as failed."""
 
+import fcntl
+import json
 import os
 import re
 import shlex
@@ -132,7 +134,10 @@ def test_an_address_without_a_listener(client: ClientFixture) -> None:
     done = client.run(address)
     assert done.code == 1
     assert time.monotonic() - began < 6
-    assert done.err.count("cannot connect: Connection refused") == 3
+    assert done.err == (
+        f"resize-client: cannot connect to {address}: Connection refused; 3 pictures not done\n"
+    )
+    assert "0 answered, 0 saved, 0 skipped, 0 failed, 0 retries, 3 not done" in done.out
 
 
 def test_a_service_that_closes_every_connection_does_not_hold_up_the_run(client: ClientFixture) -> None:
@@ -147,7 +152,10 @@ def test_a_service_that_closes_every_connection_does_not_hold_up_the_run(client:
     assert done.code == 1
     assert time.monotonic() - began < 15
     assert server.connections < 20
-    assert "... and 100 more" in done.err
+    lines = done.err.splitlines()
+    assert len(lines) < 8, "a line for each connection that took a picture down, not for each picture"
+    assert lines[-1].startswith(f"resize-client: {server.address}: lost: closed by the other side; ")
+    assert lines[-1].endswith(" pictures not done")
 
 
 def test_a_service_that_comes_back_in_time_loses_nothing(client: ClientFixture) -> None:
@@ -217,13 +225,82 @@ def test_a_full_disk_leaves_no_truncated_result(client: ClientFixture, small_dis
         with FakeResizer(big) as server:
             done = client.run(server.address)
         assert done.code == 1
-        assert "cannot save: No space left on device" in done.err
+        (sentence,) = done.err.splitlines()
+        assert re.fullmatch(
+            r"resize-client: cannot save p00\d\d-20x10.jpg: No space left on device; \d+ pictures not done",
+            sentence,
+        )
+        assert len(server.requests) < 30, "the run ended"
+        undone = int(sentence.split("; ")[1].split()[0])
+        assert undone + len(client.saved()) == 30
         sizes = {len(content) for content in client.saved().values()}
         assert len(sizes) == 1
         assert not client.parts()
         assert 0 < len(client.saved()) < 30
     finally:
         subprocess.run(["umount", str(small_disk)], check=True)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--report", "{absent}/r.json"],
+        ["--report", "{file}/r.csv"],
+        ["--log", "{absent}/client.log"],
+        ["--debug", "--debug-dir", "{file}/profiles"],
+        ["--output", "{file}/results"],
+    ],
+)
+def test_a_path_that_cannot_be_written_is_told_before_any_work(
+    client: ClientFixture, words: list[str]
+) -> None:
+    client.fill(3)
+    file = client.directory / "file"
+    file.write_text("")
+    words = [word.format(absent=client.directory / "absent", file=file) for word in words]
+    with FakeResizer() as server:
+        done = client.run(server.address, *words)
+    assert done.code in (1, 2)
+    assert len(done.err.splitlines()) == 1
+    assert str(client.directory) in done.err
+    assert server.connections == 0
+    assert done.out == ""
+
+
+def test_a_report_that_is_lost_at_the_end_keeps_the_figures(client: ClientFixture) -> None:
+    client.fill(3)
+    report = client.directory / "r.json"
+
+    def spoil(connection: ServerConnection, request: Request) -> None:
+        report.mkdir(exist_ok=True)
+        connection.send(right_answer(request))
+
+    with FakeResizer(spoil) as server:
+        done = client.run(server.address, "--report", str(report))
+    assert done.code == 1
+    assert "3 answered, 3 saved" in done.out
+    assert done.err == f"resize-client: cannot write the report {report}: Is a directory\n"
+
+
+def test_the_log_is_opened_again_on_usr1(client: ClientFixture) -> None:
+    client.fill(40)
+    log, old = client.directory / "client.log", client.directory / "client.log.1"
+
+    def slow(connection: ServerConnection, request: Request) -> None:
+        time.sleep(0.05)
+        connection.send(right_answer(request))
+
+    with FakeResizer(slow) as server:
+        words = ["--log", str(log), "--loglevel", "1", "--in-flight", "1"]
+        process = client.start(server.address, *words)
+        wait_for(lambda: len(server.requests) >= 5, "requests", 30)
+        log.rename(old)
+        process.send_signal(signal.SIGUSR1)
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 0, err
+    lines = log.read_text().splitlines() + old.read_text().splitlines()
+    assert log.stat().st_size and old.stat().st_size
+    assert sum("request picture=" in line for line in lines) == 40
 
 
 def test_killed_and_resumed_nothing_is_done_twice(client: ClientFixture) -> None:
@@ -261,22 +338,50 @@ def test_killed_and_resumed_nothing_is_done_twice(client: ClientFixture) -> None
     assert all(os.stat(client.results / name).st_mtime_ns == mtime for name, mtime in kept.items())
 
 
-def test_a_signal_ends_the_run_with_its_statistics(client: ClientFixture) -> None:
+def test_a_signal_before_the_run_is_one_sentence_too(client: ClientFixture) -> None:
+    """The client waits for the journal, which another process has locked."""
+    client.fill(1)
+    client.results.mkdir()
+    with (client.results / ".resize-client.journal").open("wb") as journal:
+        fcntl.flock(journal, fcntl.LOCK_EX)
+        process = client.start("127.0.0.1:1")
+        waiter = re.compile(rf"-> FLOCK +ADVISORY +READ +{process.pid} ")
+        wait_for(lambda: waiter.search(Path("/proc/locks").read_text()), "the client waits", 30)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=30)
+    assert (process.returncode, out, err) == (130, "", "resize-client: stopped by SIGINT\n")
+
+
+@pytest.mark.parametrize("processes", [1, 3])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_run_with_its_statistics(
+    client: ClientFixture, number: signal.Signals, processes: int
+) -> None:
     client.fill(50)
+    report = client.directory / "report.json"
 
     def slow(connection: ServerConnection, request: Request) -> None:
         time.sleep(0.05)
         connection.send(right_answer(request))
 
     with FakeResizer(slow) as server:
-        process = client.start(server.address)
-        while len(server.requests) < 5:
-            time.sleep(0.01)
-        process.send_signal(signal.SIGTERM)
-        out, err = process.communicate(timeout=5)
-    assert process.returncode == 1
+        process = client.start(
+            server.address, "--processes", str(processes), "--report", str(report), "--in-flight", "1"
+        )
+        wait_for(lambda: server.at_once == processes and len(server.requests) >= 6, "requests", 30)
+        process.send_signal(number)
+        out, err = process.communicate(timeout=30)
+    assert process.returncode == 128 + number
     assert "-- [ Network Statistics ] --" in out
-    assert "stopped by SIGTERM" in err
+    figures = re.search(r"(\d+) answered, (\d+) saved, 0 skipped, 0 failed, 0 retries, (\d+) not done", out)
+    assert figures is not None, out
+    answered, saved, undone = map(int, figures.groups())
+    assert answered == saved == len(client.saved())
+    assert saved + undone == 50
+    assert err == f"resize-client: stopped by {number.name}; {undone} pictures not done\n"
+    rows = json.loads(report.read_text())
+    assert len({row["picture"] for row in rows}) == len(rows) == 50
+    assert sum(not row["error"] for row in rows) == saved
     assert not client.parts()
 
 

@@ -210,6 +210,65 @@ def test_results_inside_the_input_are_not_pictures_the_next_time(client: ClientF
     assert len(client.saved()) == 3
 
 
+def test_results_of_other_runs_inside_the_input_are_no_pictures(client: ClientFixture) -> None:
+    client.fill(3)
+    with FakeResizer() as server:
+        for name in ("small", "large"):
+            client.results = client.pictures / name
+            done = client.run(server.address)
+            assert done.code == 0, done.err
+    assert len(server.requests) == 6
+    assert re.search(r"^Left out:\n +1  directory of results: small/$", done.out, re.MULTILINE)
+
+
+def test_what_is_left_out_is_counted_and_named_and_names_do_not_decide(client: ClientFixture) -> None:
+    client.pictures.joinpath("CAM.JPG").write_bytes(picture(40, 30))
+    client.pictures.joinpath("phone.jfif").write_bytes(picture(40, 30))
+    client.pictures.joinpath("renamed.jpg").write_bytes(picture(40, 30, "PNG"))
+    client.pictures.joinpath("cached").write_bytes(picture(40, 30))
+    client.pictures.joinpath("scan.tiff").write_bytes(b"II*\0")
+    client.pictures.joinpath("._CAM.JPG").write_bytes(picture(40, 30))
+    with FakeResizer() as server:
+        done = client.run(server.address)
+        assert done.code == 0, done.err
+        assert sorted(client.saved()) == [
+            "CAM-20x10.JPG", "cached-20x10.jpg", "phone-20x10.jpg", "renamed-20x10.png",
+        ]  # fmt: skip
+        assert re.search(r"^ +1  not JPEG, PNG, GIF, WebP or AVIF: scan.tiff$", done.out, re.MULTILINE)
+        assert re.search(r"^ +1  resource fork of macOS: ._CAM.JPG$", done.out, re.MULTILINE)
+        client.results = client.directory / "again"
+        assert client.run(server.address, "--include", "*.jpg").code == 0
+    assert sorted(client.saved()) == ["CAM-20x10.JPG", "renamed-20x10.png"]
+
+
+def test_preserve_gives_results_the_times_of_their_sources(client: ClientFixture) -> None:
+    client.fill(2)
+    os.utime(client.pictures / "p0000.jpg", ns=(1, 981_173_106_000_000_007))
+    with FakeResizer() as server:
+        assert client.run(server.address, "--preserve").code == 0
+        assert os.stat(client.results / "p0000-20x10.jpg").st_mtime_ns == 981_173_106_000_000_007
+        done = client.run(server.address, "--preserve", "--skip-existing")
+    assert "0 answered, 0 saved, 2 skipped" in done.out
+
+
+def test_what_a_result_lacks_is_told(client: ClientFixture) -> None:
+    client.fill(3)
+    sentence = "first of 9 frames: jpeg holds no animation"
+
+    def noted(connection: ServerConnection, request: Request) -> None:
+        answer = right_answer(request)
+        answer.note = sentence if request.original_name != "p0000.jpg" else ""
+        connection.send(answer)
+
+    report = client.directory / "r.json"
+    with FakeResizer(noted) as server:
+        done = client.run(server.address, "--report", str(report))
+    assert done.code == 0, done.err
+    assert f"Notes:\n         2  {sentence}\n" in done.out
+    notes = {row["picture"]: row["note"] for row in json.loads(report.read_text())}
+    assert notes == {"p0000.jpg": "", "p0001.jpg": sentence, "p0002.jpg": sentence}
+
+
 def test_skip_existing_asks_only_for_what_is_new_changed_or_gone(client: ClientFixture) -> None:
     client.fill(6)
     with FakeResizer() as server:

@@ -6,11 +6,12 @@
 
 RULES: no sockets and no files, only connections and callbacks; the time is loop.now. Every job is settled exactly once.
 After connections that ended without a reply the dispatcher dials one at a time, waits longer each time and sends one
-job on it, and after PATIENCE of them gives up: a service that is gone must not use up the retries of a whole directory.
+job on it, and after PATIENCE of them abandons its jobs: a service that is gone must not use up the retries of a whole
+directory, and is told once.
 """
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from workers.client.concurrency import ConcurrencyLimit
@@ -41,6 +42,7 @@ class DispatchCalls:
     dial: Callable[["Dispatcher"], ClientConnection]  # a connection with its callbacks set, being dialled
     start: Callable[[ClientJob, float], Request | None]  # None: settled already, its file could not be read
     settle: Callable[[ClientJob, Response | None, str], object]  # without a response: the reason
+    abandon: Callable[[Iterator[ClientJob], ClientConnection, str], object]  # the service is gone
 
 
 class Dispatcher:
@@ -89,6 +91,12 @@ class Dispatcher:
             connection.is_draining = True
         if not self._is_stopped:
             self.dispatch()
+
+    def unsettled(self) -> Iterator[ClientJob]:
+        """Every job that is in flight or left, to be asked for once before stop()."""
+        for connection in self.connections:
+            yield from connection.pipeline.in_flight()
+        yield from self.queue.take_all()
 
     def stop(self) -> None:
         """Close every connection; no job is settled after this."""
@@ -142,8 +150,7 @@ class Dispatcher:
             else:
                 self._retry(job, reason, now, is_suspect=True)
         if self._lost_without_reply >= (PATIENCE if self._has_had_reply else PATIENCE_AT_FIRST):
-            for job in self.queue.take_all():
-                self._calls.settle(job, None, reason)
+            self._calls.abandon(self.queue.take_all(), connection, reason)
         if not self._is_stopped:
             self._dial_missing(now)
 

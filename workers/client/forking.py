@@ -36,7 +36,7 @@ def run_forked(number: int, work: Callable[[int], Statistics]) -> Statistics:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signum)
 
-    for signum in (signal.SIGINT, signal.SIGTERM):
+    for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
         signal.signal(signum, pass_on)
     return _collect(children, alive)
 

@@ -18,9 +18,8 @@ import os
 from dataclasses import dataclass
 
 from workers.client.output import OutputDirectory
-from workers.client.scan import Picture
+from workers.client.scan import JOURNAL, Picture
 
-NAME = ".resize-client.journal"
 MAX_BYTES = 256 * 1024 * 1024  # about a million results; no more is read
 
 
@@ -44,7 +43,7 @@ class Journal:
         self._output = output
         self._job = job
         flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
-        self._fd = os.open(NAME, flags, 0o666, dir_fd=output.root_fd)
+        self._fd = os.open(JOURNAL, flags, 0o666, dir_fd=output.root_fd)
         self.is_alone = self._lock()
         self._entries = self._read()
 

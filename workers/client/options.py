@@ -146,20 +146,25 @@ class ClientOptions(CommonOptions):
     )
     include: tuple[str, ...] = _files(
         "",
-        "only files whose name or path matches, as *.jpg",
+        "only files whose name or path matches, as *.jpg, in any letter case",
         metavar="GLOB",
         repeat=True,
         commas=False,
         unset="every picture",
     )
     exclude: tuple[str, ...] = _files(
-        "", "no files whose name or path matches", metavar="GLOB", repeat=True, commas=False
+        "",
+        "no files whose name or path matches, in any letter case",
+        metavar="GLOB",
+        repeat=True,
+        commas=False,
     )
     skip_existing: bool = _files(
         "no", "leave out pictures whose result is there and whose source has not changed since", flag=True
     )
     resume: bool = _files("no", "go on where a run that was ended had got to", flag=True)
     fsync: bool = _files("no", "fsync each result before it is renamed into place", flag=True)
+    preserve: bool = _files("no", "give each result the modification time of its source", flag=True)
     report: str = _files("", "write one row for each picture to FILE.json or FILE.csv", metavar="FILE")
     notes: tuple[str, ...] = ()  # things worth a warning
 

@@ -34,8 +34,11 @@ class OutputDirectory:
         """Close the directory."""
         os.close(self.root_fd)
 
-    def save(self, target: str, data: bytes | memoryview, note: Note | None = None) -> None:
-        """Write `data` to the relative path `target`. `note` is called with the complete file before it is renamed."""
+    def save(
+        self, target: str, data: bytes | memoryview, note: Note | None = None, mtime_ns: int | None = None
+    ) -> None:
+        """Write `data` to the relative path `target`. `note` is called with the complete file before it is renamed.
+        `mtime_ns`: the modification time that the file gets, None for now."""
         folder, name = os.path.split(target)
         with self._opened(folder, create=True) as folder_fd:
             self._serial += 1
@@ -44,6 +47,8 @@ class OutputDirectory:
             try:
                 try:
                     _write_all(fd, data)
+                    if mtime_ns is not None:
+                        os.utime(fd, ns=(mtime_ns, mtime_ns))
                     if self._fsync:
                         os.fsync(fd)
                     if note is not None:

@@ -15,8 +15,9 @@ from typing import Any
 from balancer.config.units import counted
 
 LISTED = 100  # failures that are printed by name
+NAMED = 5  # files that are left out for one reason and named
 MAX_LATENCIES = 1_000_000  # 8 MB; a longer run keeps every n-th
-ROW = ("picture", "target", "bytes_in", "bytes_out", "ms", "server", "retries", "error")
+ROW = ("picture", "target", "bytes_in", "bytes_out", "ms", "server", "retries", "error", "note")
 
 
 def printable(text: str) -> str:
@@ -44,6 +45,11 @@ class Statistics:
     reasons: Counter[str] = field(default_factory=Counter)
     failures: list[tuple[str, str]] = field(default_factory=list)  # (path, sentence), the first LISTED
     failed: int = 0
+    unfinished: int = 0  # neither answered nor failed when the run ended
+    stops: list[str] = field(default_factory=list)  # why it ended before its time, sentences
+    signal: int = 0  # that ended it
+    notes: Counter[str] = field(default_factory=Counter)  # what results lack, as their resizers say
+    left_out: dict[str, list[str]] = field(default_factory=dict)  # paths by reason
     violations: list[str] = field(default_factory=list)
     rows: list[dict[str, Any]] = field(default_factory=list)
 
@@ -60,9 +66,17 @@ class Statistics:
         if len(self.failures) < LISTED:
             self.failures.append((path, sentence))
 
-    def is_clean(self) -> bool:
-        """True when no picture failed and no peer violated the protocol."""
-        return not self.failed and not self.violations
+    def add_stop(self, sentence: str) -> None:
+        """Note why the run ends, or what of its reports is lost. Several processes mostly have the same reason."""
+        if sentence not in self.stops:
+            self.stops.append(sentence)
+
+    def exit_code(self) -> int:
+        """0 when all is done, 1 when a picture failed or a peer violated the protocol, 128 + the signal that ended the
+        run, as shells tell it."""
+        if self.signal:
+            return 128 + self.signal
+        return int(bool(self.failed or self.unfinished or self.stops or self.violations))
 
     def dump(self) -> bytes:
         """JSON for the pipe to the parent process."""
@@ -71,12 +85,16 @@ class Statistics:
     def merge(self, raw: bytes) -> None:
         """Add the statistics that another process dumped. Raises ValueError."""
         other = json.loads(raw)
-        for name in ("sent", "received", "replies", "saved", "skipped", "retries", "failed"):
+        for name in ("sent", "received", "replies", "saved", "skipped", "retries", "failed", "unfinished"):
             setattr(self, name, getattr(self, name) + other[name])
         self.elapsed = max(self.elapsed, other["elapsed"])
+        self.signal = max(self.signal, other["signal"])
+        for sentence in other["stops"]:
+            self.add_stop(sentence)
         self.latencies += other["latencies"]
         self.servers.update(other["servers"])
         self.reasons.update(other["reasons"])
+        self.notes.update(other["notes"])
         self.failures += [(path, sentence) for path, sentence in other["failures"]]
         self.violations += other["violations"]
         self.rows += other["rows"]
@@ -95,7 +113,8 @@ def format_statistics(statistics: Statistics) -> str:
         *format_original(statistics),
         "-- [ Pictures ] --",
         f"Pictures:            {statistics.replies} answered, {statistics.saved} saved, {statistics.skipped} skipped, "
-        f"{statistics.failed} failed, {counted(statistics.retries, 'retry', 'retries')}",
+        f"{statistics.failed} failed, {counted(statistics.retries, 'retry', 'retries')}"
+        + (f", {statistics.unfinished} not done" if statistics.unfinished else ""),
         f"Pictures Per Second: {statistics.replies / seconds:.2f}",
         f"Bytes sent:          {statistics.sent}",
         f"Bytes received:      {statistics.received}",
@@ -103,13 +122,26 @@ def format_statistics(statistics: Statistics) -> str:
         f"Latency p99:         {percentile(latencies, 0.99) * 1000:.1f} ms",
         f"Elapsed:             {statistics.elapsed:.2f} s",
     ]
-    for title, counts in (("Failures", statistics.reasons), ("Servers", statistics.servers)):
+    tables = (
+        ("Failures", statistics.reasons),
+        ("Notes", statistics.notes),
+        ("Servers", statistics.servers),
+    )
+    for title, counts in tables:
         if counts:
             lines.append(f"{title}:")
             lines += [
                 f"  {count:>8}  {printable(name) or '(unnamed)'}" for name, count in counts.most_common(50)
             ]
+    if statistics.left_out:
+        lines.append("Left out:")
+        lines += [_left_out(reason, paths) for reason, paths in sorted(statistics.left_out.items())]
     return "\n".join(lines)
+
+
+def _left_out(reason: str, paths: Sequence[str]) -> str:
+    names = ", ".join(printable(path) for path in paths[:NAMED]) + (", ..." if len(paths) > NAMED else "")
+    return f"  {len(paths):>8}  {reason}: {names}"
 
 
 def format_original(statistics: Statistics) -> list[str]:
@@ -132,6 +164,14 @@ def format_failures(statistics: Statistics) -> str:
     if statistics.failed > len(shown):
         lines.append(f"... and {statistics.failed - len(shown)} more")
     return "\n".join(lines)
+
+
+def format_end(statistics: Statistics) -> str:
+    """Why the run ended before its time, and what of it is lost, in one sentence; "" when nothing is."""
+    parts = [printable(sentence) for sentence in statistics.stops]
+    if statistics.unfinished:
+        parts.append(f"{counted(statistics.unfinished, 'picture')} not done")
+    return "; ".join(parts)
 
 
 def format_rows(rows: Sequence[dict[str, Any]], as_csv: bool) -> bytes:

@@ -1,50 +1,29 @@
-"""The run of one process: jobs go to dispatchers, replies to files and statistics, until every job is settled.
+"""The run of one process over a network: jobs go to dispatchers, replies to files and the ledger.
 
 RULES: the callbacks of dispatchers and connections end here. A reply is validated against its own request, saved at the
 path that was fixed before the request was sent, and counted; it has no other effect. `_settle` is called exactly once
-for each job.
+for each job that is not abandoned.
 """
 
 import os
-import signal
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
 from itertools import count
-from types import FrameType
 
-from balancer.config.units import Address, counted
 from balancer.eventloop.log import Log
 from balancer.eventloop.loop import Loop
 from workers.client.concurrency import INTERVAL, ConcurrencyLimit
 from workers.client.connection import ClientConnection
 from workers.client.dispatcher import DispatchCalls, Dispatcher, DispatchLimits
 from workers.client.jobs import ClientJob, JobQueue
-from workers.client.journal import Journal
-from workers.client.naming import named_by_size
-from workers.client.options import ClientOptions
-from workers.client.output import OutputDirectory
+from workers.client.ledger import Ledger, RunSpec
 from workers.client.picture_header import read_header
-from workers.client.progress import Progress
 from workers.client.report import Statistics, printable
-from workers.client.scan import Picture
 from workers.client.validation import validate
-from workers.wire.messages import Request, Response
+from workers.wire.messages import GIF, JPEG, PNG, Request, Response
 
+# The wire format knows three kinds. Resizers look at the content, so other formats are sent as the first kind.
+KINDS = {"jpeg": JPEG, "png": PNG, "gif": GIF}
 OVERHEAD = 4096  # upper bound of the bytes of a frame that are not the picture
-
-
-@dataclass(frozen=True, slots=True)
-class RunSpec:
-    """The work of one process. `output` and `journal` are None in a dry run."""
-
-    options: ClientOptions
-    addresses: tuple[Address, ...]
-    pictures: Sequence[Picture]
-    targets: dict[str, str]
-    output: OutputDirectory | None
-    journal: Journal | None
-    shows_progress: bool = True
-    parent: int = 0  # pid of the process that forked this one and adds up the statistics; 0: none did
 
 
 class ClientRun:
@@ -56,15 +35,12 @@ class ClientRun:
         self._options = options
         self._loop = loop
         self._log = log
-        self.statistics = Statistics()
         self._serials = count(1)
         self._ids = count(1)
-        self._interruption = ""
-        self._started_at = loop.now
         dispatchers = options.maxconns if options.flood else 1
         jobs_each = len(spec.pictures) * options.times
-        self._total = self._left = jobs_each * dispatchers
-        calls = DispatchCalls(lambda: loop.now, self._dial, self._start, self._settle)
+        self._ledger = Ledger(spec, loop, log, jobs_each * dispatchers)
+        calls = DispatchCalls(lambda: loop.now, self._dial, self._start, self._settle, self._abandon)
         limits = DispatchLimits(options.in_flight, options.retries, options.timeout)
         connections = (1, 1) if options.flood else (options.minconns, options.maxconns)
         self._dispatchers = [
@@ -76,31 +52,20 @@ class ClientRun:
             )
             for number in range(dispatchers)
         ]
-        self._progress = Progress(self._total, loop.now)
 
     def go(self) -> Statistics:
         """Run until every job is settled or a signal arrives; the statistics."""
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, self._on_signal)
+        self._ledger.start()
         self._loop.every(INTERVAL, self._tick)
-        if self._spec.shows_progress:
-            self._loop.every(self._progress.every, self._show)
-        self._loop.at_turn_end(self._log.flush)
-        if self._left:
+        if self._ledger.left:
             for dispatcher in self._dispatchers:
                 dispatcher.dispatch()
             self._loop.run()
+        self._ledger.finish(job for dispatcher in self._dispatchers for job in dispatcher.unsettled())
         for dispatcher in self._dispatchers:
             dispatcher.stop()
         self._loop.run_once(0)
-        if self._spec.shows_progress:
-            self._progress.finish()
-        self.statistics.elapsed = self._loop.now - self._started_at
-        if self._interruption and self._left:
-            self.statistics.add_failure(
-                counted(self._left, "picture"), f"not asked for: {self._interruption}"
-            )
-        return self.statistics
+        return self._ledger.statistics
 
     # -- jobs -----------------------------------------------------------------------------------------------------
 
@@ -130,7 +95,7 @@ class ClientRun:
         job.source_header = read_header(data)
         job.request = Request(
             original_name=os.path.basename(picture.path),
-            typ=picture.typ,
+            typ=KINDS.get(picture.format, JPEG),
             data=data,
             target_width=options.width,
             target_height=options.height,
@@ -143,23 +108,13 @@ class ClientRun:
         return job.request
 
     def _settle(self, job: ClientJob, response: Response | None, reason: str) -> None:
-        statistics = self.statistics
-        server = ""
+        server, size, note = "", 0, ""
         if response is not None:
-            server = response.server[:64]
-            statistics.replies += 1
-            statistics.add_latency(self._loop.now - job.started_at)
-            statistics.servers[server] += 1
+            server, size, note = response.server[:64], len(response.data), response.note[:200]
+            self._ledger.count_reply(job, server)
             reason = self._finish(job, response)
-        tries = job.failed_tries
-        statistics.retries += tries if not reason else min(tries, self._options.retries)
-        if reason:
-            statistics.add_failure(job.picture.path, reason)
-        self._report(job, response, server, reason)
+        self._ledger.settle(job, reason, server, size, note)
         job.request.data = b""  # a settled job may stay referenced by the pipeline of a lost connection
-        self._left -= 1
-        if not self._left:
-            self._loop.stop()
 
     def _finish(self, job: ClientJob, response: Response) -> str:
         """Validate the reply and save its picture; why that failed, or ""."""
@@ -168,50 +123,21 @@ class ClientRun:
         difference = validate(job.request, job.source_header, response)
         if difference:
             return f"wrong reply: {difference}"
-        output, journal = self._spec.output, self._spec.journal
+        output, found = self._spec.output, read_header(response.data)
         if not job.is_saved or output is None:
             return ""
+        mtime = job.picture.mtime_ns if self._options.preserve else None
+        size = (found.width, found.height) if found else (0, 0)
+        return self._ledger.save(
+            job, size, lambda target, note: output.save(target, response.data, note, mtime)
+        )
 
-        planned, found = job.target, read_header(response.data)
-        if found is not None:
-            asked = job.request.target_width, job.request.target_height
-            job.target = named_by_size(planned, asked, (found.width, found.height))
-
-        def note(saved: os.stat_result) -> None:
-            if journal is not None:
-                journal.note(job.picture, planned, saved, job.target)
-
-        try:
-            output.save(job.target, response.data, note)
-        except OSError as error:
-            return f"cannot save: {error.strerror}"
-        self.statistics.saved += 1
-        return ""
-
-    def _report(self, job: ClientJob, response: Response | None, server: str, reason: str) -> None:
-        """The log line and the report row of a settled job."""
-        milliseconds = (self._loop.now - job.started_at) * 1000 if job.started_at else 0.0
-        size = len(response.data) if response is not None else 0
-        if self._log.level >= 1:
-            end = f"failed reason={printable(reason)!r}" if reason else "done"
-            self._log.session(
-                f"request picture={printable(job.picture.path)!r} server={printable(server) or '-'} "
-                f"total={milliseconds:.1f}ms in={job.picture.size} out={size} "
-                f"retries={job.failed_tries}/{self._options.retries} end={end}"
-            )
-        if self._options.report:
-            self.statistics.rows.append(
-                {
-                    "picture": job.picture.path,
-                    "target": job.target if job.is_saved else "",
-                    "bytes_in": job.picture.size,
-                    "bytes_out": size,
-                    "ms": round(milliseconds, 2),
-                    "server": server,
-                    "retries": min(job.failed_tries, self._options.retries),
-                    "error": reason,
-                }
-            )
+    def _abandon(self, jobs: Iterator[ClientJob], connection: ClientConnection, reason: str) -> None:
+        named, address = str(self._options.proxy), str(connection.address)
+        server = named if named == address else f"{named} ({address})"
+        what, _, why = reason.partition(": ")
+        sentence = f"{what} to {server}: {why}" if what == "cannot connect" else f"{server}: {reason}"
+        self._ledger.abandon(jobs, sentence)
 
     # -- connections ----------------------------------------------------------------------------------------------
 
@@ -230,10 +156,11 @@ class ClientRun:
 
     def _on_lost(self, dispatcher: Dispatcher, connection: ClientConnection, reason: str) -> None:
         pipeline = connection.pipeline
-        self.statistics.sent += connection.bytes_out
-        self.statistics.received += connection.bytes_in
+        statistics = self._ledger.statistics
+        statistics.sent += connection.bytes_out
+        statistics.received += connection.bytes_in
         if pipeline.violation:
-            self.statistics.violations.append(f"{connection.address}: {pipeline.violation}")
+            statistics.violations.append(f"{connection.address}: {pipeline.violation}")
         self._log.debug(
             "session",
             connection=connection.serial,
@@ -244,24 +171,7 @@ class ClientRun:
         )
         dispatcher.on_lost(connection, reason)
 
-    # -- time -----------------------------------------------------------------------------------------------------
-
     def _tick(self) -> None:
-        if self._spec.parent not in (
-            0,
-            os.getppid(),
-        ):  # the parent was killed: no process reads the statistics
-            self._interruption = "the parent process is gone"
-            self._loop.stop()
-            return
+        self._ledger.tick()
         for dispatcher in self._dispatchers:
             dispatcher.tick()
-
-    def _show(self) -> None:
-        done = self._total - self._left
-        self._progress.show(done, self.statistics.failed, self.statistics.servers, self._loop.now)
-
-    def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        # PEP 475 restarts the wait after the handler; the next tick, at most INTERVAL later, ends the run.
-        self._interruption = f"stopped by {signal.Signals(number).name}"
-        self._loop.stop()

@@ -3,20 +3,23 @@
 RULES: every path that will be written, and the process that writes it, is fixed here before the first byte is sent.
 """
 
+import contextlib
 import cProfile
 import os
 
-from balancer.config.units import resolve
+from balancer.config.units import Address, resolve
 from balancer.eventloop.log import Log
 from balancer.eventloop.loop import Loop
 from balancer.prefork.limits import raise_file_limit
 from workers.client.forking import run_forked
 from workers.client.journal import Journal
+from workers.client.ledger import RunSpec
 from workers.client.naming import target_names
 from workers.client.options import ClientOptions
 from workers.client.output import OutputDirectory
-from workers.client.report import Statistics, format_rows
-from workers.client.run import ClientRun, RunSpec
+from workers.client.report import Statistics
+from workers.client.report_file import ReportFile
+from workers.client.run import ClientRun
 from workers.client.scan import ScanResult, scan
 
 OWN_FILES = 16  # descriptors: streams, epoll, log, journal, profile, directories, a picture, a result
@@ -33,15 +36,36 @@ def resize_directory(options: ClientOptions) -> Statistics:
         addresses = resolve(options.proxy)
     except OSError as error:
         raise StartError(f"--proxy: cannot resolve {options.proxy}: {error.strerror or error}") from None
+    log = Log("resize-client", options.log, options.loglevel)
+    if log.problem:
+        raise StartError(f"--log: {log.problem}")
+    if options.debug:
+        os.makedirs(options.debug_dir, exist_ok=True)
+    report = ReportFile(options.report)
+    try:
+        report.open()
+    except OSError as error:
+        raise StartError(f"--report: cannot write {options.report}: {error.strerror}") from None
+    with contextlib.closing(report):
+        statistics = _resize_all(options, addresses, log)
+        try:
+            report.write(statistics.rows)
+        except OSError as error:
+            statistics.add_stop(f"cannot write the report {options.report}: {error.strerror}")
+        return statistics
+
+
+def _resize_all(options: ClientOptions, addresses: tuple[Address, ...], log: Log) -> Statistics:
     found = scan(options.input, options.include, options.exclude, "" if options.dry_run else options.output)
     if not found.pictures and not found.problems:
-        raise StartError(f"no pictures in {options.input}")
-    targets = target_names((p.path for p in found.pictures), options.width, options.height, options.format)
+        raise StartError(f"no pictures in {options.input}{_summary(found)}")
+    formats = {picture.path: picture.format for picture in found.pictures}
+    targets = target_names(formats, options.width, options.height, options.format)
     output = None if options.dry_run else OutputDirectory(options.output, options.fsync)
     job = f"{options.width}x{options.height} {options.fit} {options.format or 'as-is'} {options.quality}"
     job += f" {options.parameters}" if options.parameters else ""
     journal = Journal(output, job) if output is not None else None
-    pictures = list(found.pictures)
+    pictures = found.pictures
     if output is not None and journal is not None:
         if journal.is_alone:
             output.sweep({os.path.dirname(target) for target in targets.values()})
@@ -53,12 +77,11 @@ def resize_directory(options: ClientOptions) -> Statistics:
 
     def work(index: int) -> Statistics:
         share = pictures if options.flood else pictures[index :: options.processes]
-        return _run(RunSpec(options, addresses, share, targets, output, journal, index == 0, parent))
+        return _run(RunSpec(options, addresses, share, targets, output, journal, index == 0, parent), log)
 
     statistics = work(0) if options.processes == 1 else run_forked(options.processes, work)
     statistics.pictures = len(pictures)
     _add_scan(statistics, found, len(found.pictures) - len(pictures))
-    _write_report(options, statistics)
     return statistics
 
 
@@ -72,33 +95,34 @@ def check_descriptors(options: ClientOptions, limit: int) -> None:
         )
 
 
+def _summary(found: ScanResult) -> str:
+    """What a directory without pictures has instead."""
+    counts = [f"{len(paths)} left out: {reason}" for reason, paths in sorted(found.left_out.items())]
+    return f" ({'; '.join(counts)})" if counts else ""
+
+
 def _add_scan(statistics: Statistics, found: ScanResult, skipped: int) -> None:
     statistics.skipped += skipped
+    statistics.left_out = found.left_out
     for problem in found.problems:
         path, _, sentence = problem.partition(": ")
         statistics.add_failure(path, f"cannot scan: {sentence}")
 
 
-def _run(spec: RunSpec) -> Statistics:
+def _run(spec: RunSpec, log: Log) -> Statistics:
     options = spec.options
     profile = cProfile.Profile() if options.debug else None
     if profile is not None:
         profile.enable()
     loop = Loop()
     try:
-        return ClientRun(spec, loop, Log("resize-client", options.log, options.loglevel)).go()
+        statistics = ClientRun(spec, loop, log.child("resize-client", options.loglevel)).go()
     finally:
         loop.close()
-        if profile is not None:
-            profile.disable()
-            os.makedirs(options.debug_dir, exist_ok=True)
+    if profile is not None:
+        profile.disable()
+        try:
             profile.dump_stats(os.path.join(options.debug_dir, f"client-{os.getpid()}.pstats"))
-
-
-def _write_report(options: ClientOptions, statistics: Statistics) -> None:
-    if not options.report:
-        return
-    part = f"{options.report}.{os.getpid()}.part"
-    with open(part, "wb") as file:
-        file.write(format_rows(statistics.rows, options.report.endswith(".csv")))
-    os.replace(part, options.report)
+        except OSError as error:
+            statistics.add_stop(f"cannot write the profile: {error.strerror}")
+    return statistics

@@ -62,7 +62,7 @@ def server() -> Iterator[Server]:
 
 
 def job() -> ClientJob:
-    return ClientJob(Picture("x.jpg", 1, 1, 0), "x-2x2.jpg")
+    return ClientJob(Picture("x.jpg", 1, 1, "jpeg"), "x-2x2.jpg")
 
 
 def reply(id: int, status: int = 200) -> bytes:

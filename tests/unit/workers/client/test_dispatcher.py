@@ -1,6 +1,6 @@
 """A dispatcher with connections that carry nothing and a clock set by the test: what is dialled, sent and retried."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import count
 from typing import Any
 
@@ -60,10 +60,11 @@ class Simulation:
         self.now = 100.0
         self.connections: list[FakeConnection] = []
         self.settled: dict[str, str] = {}
+        self.abandoned: dict[str, str] = {}
         self._ids = count(1)
-        fresh = iter([ClientJob(Picture(f"{n}", 1, 1, 0), f"{n}-2x2") for n in range(jobs)])
+        fresh = iter([ClientJob(Picture(f"{n}", 1, 1, "jpeg"), f"{n}-2x2") for n in range(jobs)])
         calls = DispatchCalls(
-            lambda: self.now, self.dial, lambda job, now: Request(job.picture.path), self.settle
+            lambda: self.now, self.dial, lambda job, now: Request(job.picture.path), self.settle, self.abandon
         )
         limits = DispatchLimits(in_flight, retries, 10.0)
         self.dispatcher = Dispatcher(JobQueue(fresh, jobs), ConcurrencyLimit(low, high), limits, calls)
@@ -78,6 +79,11 @@ class Simulation:
     def settle(self, job: ClientJob, response: Response | None, reason: str) -> None:
         assert job.picture.path not in self.settled, "settled twice"
         self.settled[job.picture.path] = reason or str(response.status if response else "nothing")
+
+    def abandon(self, jobs: Iterator[ClientJob], connection: Any, reason: str) -> None:
+        for job in jobs:
+            assert job.picture.path not in self.settled | self.abandoned, "settled twice"
+            self.abandoned[job.picture.path] = reason
 
     def open(self, *serials: int) -> None:
         for serial in serials:
@@ -238,8 +244,9 @@ def test_a_wrong_address_is_given_up_soon() -> None:
     simulation = Simulation(1000, low=4)
     fail_dials(simulation, 20)
     assert len(simulation.connections) <= PATIENCE_AT_FIRST + 4
-    assert len(simulation.settled) == 1000
-    assert set(simulation.settled.values()) == {"cannot connect: refused"}
+    assert simulation.settled == {}
+    assert len(simulation.abandoned) == 1000
+    assert set(simulation.abandoned.values()) == {"cannot connect: refused"}
 
 
 def test_a_service_that_has_answered_gets_more_patience_and_one_job_at_a_time() -> None:
@@ -248,7 +255,7 @@ def test_a_service_that_has_answered_gets_more_patience_and_one_job_at_a_time() 
     simulation.answer(1)
     assert len(simulation.settled) == 4
     spent = 0
-    while len(simulation.settled) < 1000 and simulation.now < 200:
+    while len(simulation.settled) + len(simulation.abandoned) < 1000 and simulation.now < 200:
         for connection in simulation.connections:
             if not connection.is_closed:
                 if not connection.is_open:
@@ -256,7 +263,8 @@ def test_a_service_that_has_answered_gets_more_patience_and_one_job_at_a_time() 
                 spent += len(connection.pipeline)
                 connection.close("lost: closed by the other side")
         simulation.wait(0.25)
-    assert len(simulation.settled) == 1000
+    assert len(simulation.settled) < 12
+    assert len(simulation.settled) + len(simulation.abandoned) == 1000
     assert len(simulation.connections) <= 4 + PATIENCE + 2
     assert spent <= 4 * 4 + PATIENCE, "an absent service must not use up the retries of all jobs"
 
@@ -280,3 +288,12 @@ def test_stop_settles_nothing() -> None:
     assert simulation.settled == {}
     assert simulation.connections[0].is_closed
     assert len(simulation.connections) == 1
+
+
+def test_what_is_left_at_a_stop_is_every_job_that_was_not_settled() -> None:
+    simulation = Simulation(9, in_flight=4)
+    simulation.open(1)
+    simulation.answer(1, names=["0"])
+    simulation.answer(1, 429, names=["1"])
+    left = [job.picture.path for job in simulation.dispatcher.unsettled()]
+    assert sorted(left) == ["1", "2", "3", "4", "5", "6", "7", "8"]

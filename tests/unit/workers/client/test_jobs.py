@@ -9,7 +9,7 @@ from workers.client.scan import Picture
 
 
 def jobs(count: int) -> list[ClientJob]:
-    return [ClientJob(Picture(f"{n}.jpg", 1, 1, 0), f"{n}-2x2.jpg") for n in range(count)]
+    return [ClientJob(Picture(f"{n}.jpg", 1, 1, "jpeg"), f"{n}-2x2.jpg") for n in range(count)]
 
 
 def test_fresh_jobs_come_in_order_and_only_when_asked_for() -> None:

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from workers.client.journal import NAME, Journal
+from workers.client.journal import Journal
 from workers.client.output import OutputDirectory
-from workers.client.scan import Picture
+from workers.client.scan import JOURNAL, Picture
 
 
 @pytest.fixture
@@ -30,6 +30,15 @@ def test_sub_directories_are_made(output: OutputDirectory, tmp_path: Path) -> No
 def test_fsync_changes_nothing_that_can_be_seen(tmp_path: Path) -> None:
     OutputDirectory(str(tmp_path / "out"), fsync=True).save("x.jpg", b"1")
     assert names(tmp_path) == ["out", "out/x.jpg"]
+
+
+def test_a_result_gets_the_time_it_is_given_before_its_line_is_written(
+    output: OutputDirectory, tmp_path: Path
+) -> None:
+    noted = []
+    output.save("x.jpg", b"1", lambda saved: noted.append(saved.st_mtime_ns), 1_234_567_891)
+    assert noted == [1_234_567_891]
+    assert os.stat(tmp_path / "out/x.jpg").st_mtime_ns == 1_234_567_891
 
 
 @pytest.mark.parametrize("target", ["../x.jpg", "a/../../x.jpg", "/x.jpg", "./x.jpg"])
@@ -91,7 +100,7 @@ def test_sweeping_takes_partial_files_of_these_folders_only(output: OutputDirect
     assert (tmp_path / "out/other/.resize-client-1-1.part").exists()
 
 
-PICTURE = Picture("a/x.jpg", 100, 5_000, 0)
+PICTURE = Picture("a/x.jpg", 100, 5_000, "jpeg")
 
 
 def record(
@@ -106,8 +115,8 @@ def test_what_was_saved_is_done_for_the_same_source_job_and_target(output: Outpu
     again = Journal(output, "2x2")
     assert again.is_done(PICTURE, "a/x-2x2.jpg")
     assert not again.is_done(PICTURE, "a/x~2-2x2.jpg")
-    assert not again.is_done(Picture("a/x.jpg", 101, 5_000, 0), "a/x-2x2.jpg")
-    assert not again.is_done(Picture("a/x.jpg", 100, 5_001, 0), "a/x-2x2.jpg")
+    assert not again.is_done(Picture("a/x.jpg", 101, 5_000, "jpeg"), "a/x-2x2.jpg")
+    assert not again.is_done(Picture("a/x.jpg", 100, 5_001, "jpeg"), "a/x-2x2.jpg")
     assert not Journal(output, "3x3").is_done(PICTURE, "a/x-2x2.jpg")
 
 
@@ -128,9 +137,9 @@ def test_a_line_without_its_result_proves_nothing(output: OutputDirectory, tmp_p
 )
 def test_a_broken_line_is_as_good_as_absent(output: OutputDirectory, tmp_path: Path, noise: bytes) -> None:
     record(output, Journal(output, "2x2"), PICTURE, "x-2x2.jpg")
-    with (tmp_path / "out" / NAME).open("ab") as file:
+    with (tmp_path / "out" / JOURNAL).open("ab") as file:
         file.write(noise)
-    other = Picture("\udce9.jpg", 1, 2, 0)
+    other = Picture("\udce9.jpg", 1, 2, "jpeg")
     journal = Journal(output, "2x2")
     record(output, journal, other, "\udce9-2x2.jpg")
     again = Journal(output, "2x2")
@@ -149,7 +158,7 @@ def test_a_second_client_knows_that_it_is_not_alone(output: OutputDirectory) -> 
 
 
 def test_a_linked_journal_is_refused(output: OutputDirectory, tmp_path: Path) -> None:
-    (tmp_path / "out" / NAME).symlink_to(tmp_path / "precious")
+    (tmp_path / "out" / JOURNAL).symlink_to(tmp_path / "precious")
     with pytest.raises(OSError, match=r"symbolic|Too many levels"):
         Journal(output, "2x2")
     assert not (tmp_path / "precious").exists()

@@ -1,17 +1,18 @@
-"""The report of a run: its block, its list of failures, its rows, its progress."""
+"""The report of a run: its block, its list of failures, its rows, its end."""
 
 import csv
 import io
 import json
+import signal
 from collections import Counter
 
 import pytest
 
-from workers.client import progress
 from workers.client.report import (
     LISTED,
     ROW,
     Statistics,
+    format_end,
     format_failures,
     format_rows,
     format_statistics,
@@ -86,12 +87,43 @@ def test_the_list_of_failures_is_bounded_and_says_so() -> None:
     lines = format_failures(made).splitlines()
     assert len(lines) == LISTED + 1
     assert lines[-1] == "... and 5 more"
-    assert not made.is_clean()
 
 
-def test_a_violation_is_not_clean_even_when_nothing_failed() -> None:
-    assert Statistics().is_clean()
-    assert not Statistics(violations=["x"]).is_clean()
+@pytest.mark.parametrize(
+    ("made", "code"),
+    [
+        (Statistics(), 0),
+        (Statistics(replies=3, skipped=2, left_out={"no": ["x"]}, notes=Counter({"first frame": 3})), 0),
+        (Statistics(failed=1), 1),
+        (Statistics(unfinished=1), 1),
+        (Statistics(stops=["cannot write the report"]), 1),
+        (Statistics(violations=["x"]), 1),
+        (Statistics(signal=signal.SIGINT, unfinished=3, failed=1), 130),
+        (Statistics(signal=signal.SIGTERM, unfinished=3), 143),
+    ],
+)
+def test_exit_codes(made: Statistics, code: int) -> None:
+    assert made.exit_code() == code
+
+
+def test_a_note_and_what_is_left_out_are_counted_and_named() -> None:
+    made = Statistics(notes=Counter({"first of 9 frames: jpeg holds no animation": 2}))
+    made.left_out = {"not wanted": [f"{n}.jpg" for n in range(7)], "directory of results": ["small\x1b/"]}
+    lines = format_statistics(made).splitlines()
+    at = lines.index("Notes:")
+    assert lines[at + 1] == "         2  first of 9 frames: jpeg holds no animation"
+    assert lines[lines.index("Left out:") + 1 :] == [
+        "         1  directory of results: small\\x1b/",
+        "         7  not wanted: 0.jpg, 1.jpg, 2.jpg, 3.jpg, 4.jpg, ...",
+    ]
+
+
+def test_the_end_is_one_sentence() -> None:
+    assert format_end(Statistics(replies=3)) == ""
+    made = Statistics(stops=["cannot connect to 127.0.0.1:9: Connection refused"], unfinished=300)
+    assert format_end(made) == "cannot connect to 127.0.0.1:9: Connection refused; 300 pictures not done"
+    assert "not done" in format_statistics(made)
+    assert format_failures(made) == ""
 
 
 def test_statistics_of_processes_add_up() -> None:
@@ -99,9 +131,14 @@ def test_statistics_of_processes_add_up() -> None:
     two.elapsed = 5.0
     two.add_failure("\udce9.jpg", "lost: reset")
     two.violations.append("v")
+    for each in (one, two):
+        each.add_stop("gone")
+        each.unfinished, each.notes["n"] = 3, 1
+    two.signal = 2
     two.rows.append(dict.fromkeys(ROW, 1))
     one.merge(two.dump())
     assert (one.sent, one.replies, one.elapsed, one.failed) == (2000, 400, 5.0, 1)
+    assert (one.stops, one.unfinished, one.signal, one.notes["n"]) == (["gone"], 6, 2, 2)
     assert one.servers == Counter(b1=300, b2=100)
     assert one.failures == [("\udce9.jpg", "lost: reset")]
     assert len(one.latencies) == 400
@@ -110,7 +147,7 @@ def test_statistics_of_processes_add_up() -> None:
 
 
 def test_rows() -> None:
-    rows = [dict(zip(ROW, ("a,b\udce9.jpg", "t", 1, 2, 3.5, "s", 0, ""), strict=True))]
+    rows = [dict(zip(ROW, ("a,b\udce9.jpg", "t", 1, 2, 3.5, "s", 0, "", "n"), strict=True))]
     assert json.loads(format_rows(rows, as_csv=False)) == rows
     text = format_rows(rows, as_csv=True).decode("utf-8", "surrogateescape")
     (row,) = csv.DictReader(io.StringIO(text))
@@ -123,18 +160,3 @@ def test_a_million_latencies_are_thinned_out() -> None:
     for number in range(1000):
         made.add_latency(number, most=100)
     assert len(made.latencies) <= 100
-
-
-def test_progress_on_a_terminal_fits_its_width() -> None:
-    servers = Counter({"backend-1": 30, "backend-2": 20, "": 1})
-    shown = progress.bar(51, 100, 2, 10.0, servers, 120)
-    assert shown.startswith("[#")
-    assert "51/100 5.1/s 10 s left 2 failed backend-1:30 backend-2:20 (unnamed):1" in shown
-    for width in (1, 10, 40, 80):
-        assert len(progress.bar(51, 100, 2, 10.0, servers, width)) <= max(width - 1, 1)
-    assert "waiting" in progress.bar(0, 100, 0, 0.0, Counter(), 80)
-
-
-def test_progress_in_a_log_is_a_line() -> None:
-    assert progress.line(5, 10, 0, 2.0, Counter(b=5)) == "done 5/10 failed 0 rate 2.5/s left 2 s b:5"
-    assert progress.line(0, 10, 0, 2.0, Counter()) == "done 0/10 failed 0 rate 0.0/s left unknown"
