@@ -108,7 +108,8 @@ def test_every_error_has_its_status_and_a_sentence(
 
 
 def test_busy_and_over_time_have_their_status_and_a_full_service_is_healthy() -> None:
-    with Resizer(cpus=1, queue=1, job_timeout="1s") as resizer, Peer(resizer.address) as peer:
+    options = {"queue": 1, "job_timeout": "1s", "max_enlarge": 0}
+    with Resizer(cpus=1, **options) as resizer, Peer(resizer.address) as peer:
         resizer.expect("reap")
         for number in range(1, 9):
             peer.say(id=number, data=picture(600, 400), **ENDLESS)

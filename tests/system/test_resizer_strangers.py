@@ -1,5 +1,7 @@
 """The resizer among strangers: what one of them does costs the others little."""
 
+import contextlib
+import json
 import os
 import signal
 import socket
@@ -49,3 +51,30 @@ def pictures(resizer: Resizer) -> int:
     """Complete pictures of clients that are there."""
     status = resizer.status()
     return int(status["queued"] + status["working"])
+
+
+def test_a_modest_client_waits_for_none_of_the_many_of_another_address() -> None:
+    """Forty connections of one address have their pictures in the queue before the one of another address comes."""
+    data = picture(400, 300)
+    with Resizer(cpus=1, express_bytes=1024, job_timeout="100s") as resizer, contextlib.ExitStack() as stack:
+        (cpu,) = resizer.pids("cpu")
+        os.kill(cpu, signal.SIGSTOP)
+        for number in range(40):
+            sock = stack.enter_context(
+                socket.create_connection(resizer.address, 15, source_address=("127.0.0.2", 0))
+            )
+            sock.sendall(post(data, "w=40"))
+            wait_for(lambda number=number: pictures(resizer) == number + 1, "the picture to be there", 20)
+        with socket.create_connection(resizer.address, 15) as modest:
+            # The second request is answered by the front at once after the first: what it counts is as of then.
+            modest.sendall(
+                post(data, "w=41") + b"GET /status HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+            )
+            wait_for(lambda: pictures(resizer) == 41, "the modest one's picture to be there", 20)
+            os.kill(cpu, signal.SIGCONT)
+            heard = b"".join(iter(lambda: modest.recv(65536), b""))
+        assert heard.startswith(b"HTTP/1.1 200")
+        status = json.loads(heard[heard.rindex(b"\r\n\r\n") :])
+        assert status["totals"]["pictures_total"] <= 3, (
+            "its own, between the one at work when it came and the next"
+        )

@@ -92,8 +92,8 @@ ORDER = {
     "workers.resizer": (
         ("arena", "counters", "frame_assembler", "options", "orders", "protocol", "quarantine"),
         ("transfer",),
-        ("front_connection", "http_api", "task"),
-        ("idle_set", "replies"),
+        ("cost", "front_connection", "http_api", "task"),
+        ("fair_queue", "idle_set", "replies"),
         ("dispatch", "worker_pool"),
         ("scheduler",),
         ("frame_protocol", "http_protocol"),

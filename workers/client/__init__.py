@@ -6,6 +6,6 @@
     report, progress <- run <- output, journal <- validation (is the reply what was asked for?) <- replies
 
 RULES: one thread, one event loop. A reply never chooses a path: its ID selects a job of this client, and the job's
-target path was fixed before the request was sent. Pure modules: naming, picture_header, validation, jobs, concurrency,
-pipeline, and the figures of report.
+target path was fixed before the request was sent. Pure modules: naming, validation, jobs, concurrency, pipeline,
+and the figures of report.
 """

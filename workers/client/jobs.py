@@ -8,8 +8,8 @@ a picture that makes servers close the connection takes the other requests in fl
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from workers.client.picture_header import PictureHeader
 from workers.client.scan import Picture
+from workers.picture_header import PictureHeader
 from workers.wire.messages import Request
 
 RETRY_DELAYS = (0.15, 0.6, 2.0)  # seconds before the first, second, each further retry

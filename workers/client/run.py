@@ -16,9 +16,9 @@ from workers.client.connection import ClientConnection
 from workers.client.dispatcher import DispatchCalls, Dispatcher, DispatchLimits
 from workers.client.jobs import ClientJob, JobQueue
 from workers.client.ledger import Ledger, RunSpec
-from workers.client.picture_header import read_header
 from workers.client.report import Statistics, printable
 from workers.client.validation import validate
+from workers.picture_header import read_header
 from workers.wire.messages import GIF, JPEG, PNG, Request, Response
 
 # The wire format knows three kinds. Resizers look at the content, so other formats are sent as the first kind.

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 
 from workers.client.naming import format_of
-from workers.client.picture_header import read_header
+from workers.picture_header import read_header
 
 OWN = ".resize-client"  # the journal and partial files begin with it
 JOURNAL = OWN + ".journal"

@@ -3,7 +3,7 @@
 RULES: pure. The result is a sentence for a person; a picture with one is not saved and not requested again.
 """
 
-from workers.client.picture_header import PictureHeader, read_header
+from workers.picture_header import PictureHeader, read_header
 from workers.wire.messages import Request, Response
 
 

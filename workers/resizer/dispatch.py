@@ -1,6 +1,6 @@
 """The dispatch rule: a bounded queue of two classes, and which task goes to which worker next.
 
-RULES: pure. First in, first out within each class. Nothing here waits, sends or reads a clock.
+RULES: pure. Within each class the clients have their turns (fair_queue.py). Nothing here waits, sends or reads a clock.
 
     small  ----->  any idle cpu                        (an idle core is better used than reserved)
            ----->  else express                        (unless every core is at short work already)
@@ -17,29 +17,31 @@ shortest first (150 ms), one cpu reserved for small pictures (8 ms, but half the
 13 ms at 96 % of the rate.
 """
 
-from collections import deque
 from collections.abc import Iterator
-from itertools import chain
+from itertools import chain, count
 
+from workers.resizer.fair_queue import FairQueue
 from workers.resizer.idle_set import IdleSet, WorkerSlot
 from workers.resizer.task import Task
 
 
 class TaskQueue:
-    """Tasks that wait: at most `limit` in all, at most three quarters of it big. `small` and `big`: oldest first, changed
-    by the methods here and by `pairs` only.
+    """Tasks that wait: at most `limit` in all, at most three quarters of it big. Up to `reserve` more, each of a client
+    whose turn is before all others', so that who asks now and then is not refused because of those who ask always.
 
-    0 <= len(big) <= big_limit <= limit; len(small) + len(big) <= limit; tasks put back are not counted again. Without the
-    limit of big tasks a burst of them would cause small ones to be refused that express has time for.
+    0 <= len(big) <= big_limit + reserve; len(small) + len(big) <= limit + reserve; tasks put back are not counted again.
+    Without the limit of big tasks a burst of them would cause small ones to be refused that express has time for.
     """
 
-    __slots__ = ("_big_limit", "big", "limit", "small")
+    __slots__ = ("_big_limit", "big", "limit", "reserve", "small")
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self._big_limit = limit - limit // 4
-        self.small: deque[Task] = deque()
-        self.big: deque[Task] = deque()
+        self.reserve = reserve_of(limit)
+        picks = count(1)
+        self.small = FairQueue(picks)
+        self.big = FairQueue(picks)
 
     def __len__(self) -> int:
         return len(self.small) + len(self.big)
@@ -49,36 +51,44 @@ class TaskQueue:
 
     def is_full_for(self, task: Task, ahead: int = 0) -> bool:
         """True when `task` would be over the limit once `ahead` others have arrived before it."""
-        if len(self.small) + len(self.big) + ahead >= self.limit:
-            return True
-        return not task.is_small and len(self.big) + ahead >= self._big_limit
+        over = len(self.small) + len(self.big) + ahead - self.limit
+        if not task.is_small:
+            over = max(over, len(self.big) + ahead - self._big_limit)
+        return over >= 0 and (over >= self.reserve or not self._of(task).is_first(task.client))
 
     def put(self, task: Task) -> bool:
         """Queue `task`; False when the queue is full for its class."""
         if self.is_full_for(task):
             return False
-        (self.small if task.is_small else self.big).append(task)
+        self._of(task).append(task)
         return True
 
     def put_back(self, task: Task) -> None:
         """Put a task that was taken out and not begun at the head of its class. Not subject to the limit."""
-        (self.small if task.is_small else self.big).appendleft(task)
+        self._of(task).appendleft(task)
 
     def cancel(self, task: Task) -> bool:
         """Take `task` out; False when it does not wait any more."""
-        queue = self.small if task.is_small else self.big
         try:
-            queue.remove(task)
+            self._of(task).remove(task)
         except ValueError:
             return False
         return True
 
     def pop_oldest(self) -> Task:
-        """Take out the oldest task of both classes. Raises IndexError when none waits."""
+        """Take out the head of one class, the older one of both. Raises IndexError when none waits."""
         small, big = self.small, self.big
-        if not small or (big and big[0].serial < small[0].serial):
+        if not small or (big and big.head.serial < small.head.serial):
             return big.popleft()
         return small.popleft()
+
+    def _of(self, task: Task) -> FairQueue:
+        return self.small if task.is_small else self.big
+
+
+def reserve_of(limit: int) -> int:
+    """Places beyond the limit of a queue for those whose turn is first."""
+    return limit // 8
 
 
 def pairs(queue: TaskQueue, idle: IdleSet) -> Iterator[tuple[Task, WorkerSlot]]:

@@ -259,7 +259,9 @@ class FrameProtocol(ClientProtocol):
                 raise PictureRefused(DRAINING, SHUTTING_DOWN)
             if self.connection.is_over_limit:
                 raise PictureRefused(BUSY, "busy: too many connections; try again")
-            return task_of(request, size, self, scheduler.next_serial(), scheduler.options)
+            task = task_of(request, size, self, scheduler.next_serial(), scheduler.options)
+            task.client = self.connection.client
+            return task
         except PictureRefused as refused:
             self._refuse(request, refusal(refused.status, refused.sentence))
             return None

@@ -5,7 +5,10 @@ decides what is worked on, the protocols read the bytes. Over `maxconns` a clien
 refusals, but no work: a service that is full must still be able to say so.
 """
 
+import ipaddress
 from collections.abc import Callable
+from typing import Any
+from weakref import WeakValueDictionary
 
 from balancer.config.units import counted
 from balancer.eventloop.acceptor import Accepted, Acceptor, ShortageLog, socket_of
@@ -21,6 +24,7 @@ from workers.resizer.idle_set import WorkerSlot
 from workers.resizer.options import ResizerOptions
 from workers.resizer.protocol import ClientProtocol
 from workers.resizer.scheduler import Scheduler
+from workers.resizer.task import Origin
 from workers.wire.frames import MAGIC
 
 SPARE = 64  # clients over maxconns that are still answered
@@ -32,6 +36,14 @@ def run(child: Child, options: ResizerOptions, describe: Callable[[], dict[str, 
     front = Front(child, options, describe)
     front.start()
     return child.run()
+
+
+def origin_name(host: str) -> str:
+    """The address that counts: of IPv6 the network of 64 bits, of which a host may use any address."""
+    if ":" not in host:
+        return host
+    address = ipaddress.IPv6Address(host.partition("%")[0])
+    return str(address.ipv4_mapped or ipaddress.IPv6Network((int(address), 64), strict=False))
 
 
 class FirstByte(ClientProtocol):
@@ -72,6 +84,7 @@ class Front:
         arena = Arena(options.slots, options.slot_bytes)
         self.scheduler = Scheduler(child.loop, child.log, options, arena, child.cells, self._workers())
         self.clients: dict[int, FrontConnection] = {}  # by descriptor
+        self.origins: WeakValueDictionary[str, Origin] = WeakValueDictionary()
         shortage = ShortageLog(child.loop, child.log, lambda: {"clients": self._of_maxconns()})
         self.acceptor = Acceptor(
             child.loop,
@@ -117,12 +130,27 @@ class Front:
             name = f"{address[0]}:{address[1]}" if isinstance(address, tuple) else "unix"
             is_over_limit = len(clients) >= self.options.maxconns
             connection = FrontConnection(
-                child.loop, child.log, socket_of(accepted), name, child.cells, is_over_limit, self._gone
+                child.loop,
+                child.log,
+                socket_of(accepted),
+                name,
+                child.cells,
+                is_over_limit,
+                self._gone,
+                self._origin_of(address),
             )
             clients[connection.fd] = connection
             connection.start(FirstByte(connection, self._protocol_for))
         self.scheduler.count(counters.CLIENTS_TOTAL, len(batch))
         child.cells[LOAD] = len(clients)
+
+    def _origin_of(self, address: Any) -> Origin:
+        """Clients of one address have one origin, as long as there is one of them."""
+        name = origin_name(address[0]) if isinstance(address, tuple) else "unix"
+        origin = self.origins.get(name)
+        if origin is None:
+            origin = self.origins[name] = Origin(name)
+        return origin
 
     def _protocol_for(self, connection: FrontConnection, first: int) -> ClientProtocol:
         if first == MAGIC[0] or not self.options.http:

@@ -12,6 +12,7 @@ from balancer.eventloop.log import Log
 from balancer.eventloop.loop import Loop
 from workers.resizer import counters
 from workers.resizer.protocol import ClientProtocol
+from workers.resizer.task import Origin, QueueClient
 
 LEAST_RATE = 16 * 1024  # bytes per second that a request or an answer has to make after its grace
 # A slow client's unsent answers of up to 64 KiB are copied to ordinary memory, so that their slots are free.
@@ -20,10 +21,10 @@ LIMITS = ConnectionLimits(copy_bytes=64 * 1024)
 
 class FrontConnection(BufferedConnection):
     """`is_over_limit`: one over maxconns, which is answered health, status and dry runs, but gets no work. `cells`: the
-    row of the front.
+    row of the front. `origin`: where its client comes from, by itself a place of its own.
     """
 
-    __slots__ = ("_log", "_reading", "_sending", "accepted_at", "address", "cells", "is_over_limit")
+    __slots__ = ("_log", "_reading", "_sending", "accepted_at", "address", "cells", "client", "is_over_limit")
     protocol: ClientProtocol
 
     def __init__(
@@ -35,12 +36,14 @@ class FrontConnection(BufferedConnection):
         cells: memoryview,
         is_over_limit: bool,
         on_closed: Callable[[BufferedConnection, str], object],
+        origin: Origin | None = None,
     ) -> None:
         super().__init__(loop, sock, on_closed, LIMITS)
         self._log = log
         self.address = address
         self.cells = cells
         self.is_over_limit = is_over_limit
+        self.client = QueueClient(origin or Origin(address))
         self.accepted_at = loop.now
         # (time, bytes so far) at the beginning of the request being read, and of the output being sent
         self._reading: tuple[float, int] | None = (loop.now, 0)

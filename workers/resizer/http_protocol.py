@@ -207,7 +207,8 @@ class Upload:
             raise HttpError(415, "no picture in the request: send it as the body")
         is_small = self.size <= scheduler.options.express_bytes
         start, serial = scheduler.arena.start(self.slot), scheduler.next_serial()
-        self.task = task = Task(serial, self, self.job, self.slot, start, self.size, is_small)
+        client = self.router.connection.client
+        self.task = task = Task(serial, self, self.job, self.slot, start, self.size, is_small, client=client)
         if scheduler.submit(task):
             self.slot = -1
             if self.router.connection.peer_hung_up:

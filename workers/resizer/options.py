@@ -137,8 +137,8 @@ class ResizerOptions(DaemonOptions):
     )
     express_bytes: int = _work(
         "512k",
-        "pictures up to this size are small: they overtake big ones, in the express process while a CPU process has a "
-        "big one",
+        "pictures up to this size that are reckoned to be quick are small: they overtake big ones, in the express "
+        "process while a CPU process has a big one",
         parse_size,
     )
     job_timeout: float = _work(
@@ -180,7 +180,7 @@ class ResizerOptions(DaemonOptions):
     def slots(self) -> int:
         """Slots of one front: for all that may wait or be worked on, and some to arrive in or leave from."""
         processes = self.cpus // self.fronts + 1  # of one front, the express one included
-        return self.queue + processes * 2 + max(16, processes * 2)
+        return self.queue + self.queue // 8 + processes * 2 + max(16, processes * 2)
 
     @property
     def slot_bytes(self) -> int:

@@ -17,6 +17,7 @@ from balancer.eventloop.log import Log
 from balancer.eventloop.loop import Loop
 from workers.resizer import counters
 from workers.resizer.arena import Arena, SlotAllocator
+from workers.resizer.cost import is_light
 from workers.resizer.dispatch import TaskQueue, pairs
 from workers.resizer.idle_set import WorkerSlot, WorkerState
 from workers.resizer.options import ResizerOptions
@@ -143,6 +144,8 @@ class Scheduler:
             sentence = f"this picture has killed {QUARANTINE_CRASHES} CPU processes here"
             self._end(task, refusal(422, sentence))
             return True
+        if task.is_small and not is_light(self.arena.piece(task.offset, task.length), task.job):
+            task.is_small = False
         if not self.queue.put(task):
             return False
         task.stage = TaskStage.WAITING

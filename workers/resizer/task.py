@@ -4,7 +4,7 @@ RULES: pure. A task ends in exactly one call of `requester.answer`, or in none w
 checked by their numbers and words alone; the front reads no picture.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from functools import lru_cache
 from typing import Any, Protocol
@@ -33,6 +33,25 @@ class Requester(Protocol):
         """The task has ended. The requester releases the slot of an answer once it has been sent."""
 
 
+@dataclass(slots=True, eq=False, weakref_slot=True)
+class Origin:
+    """Where clients come from, for the queue: an address. `served`: the pick at which one of them was served last, 0 for
+    never. `waiting`: tasks of theirs that wait."""
+
+    name: str = ""
+    served: int = 0
+    waiting: int = 0
+
+
+@dataclass(slots=True, eq=False)
+class QueueClient:
+    """One connection, as the queue sees it. `served` and `waiting` as in an Origin."""
+
+    origin: Origin = field(default_factory=Origin)
+    served: int = 0
+    waiting: int = 0
+
+
 @dataclass(slots=True, eq=False)
 class Task:
     """`slot` holds the payload (-1: none yet); the picture is the `length` bytes at `offset` of the arena.
@@ -51,6 +70,7 @@ class Task:
     begun_at: float = 0.0
     stage: TaskStage = TaskStage.MADE
     fingerprint: int = 0
+    client: QueueClient = field(default_factory=QueueClient)
 
 
 @lru_cache(maxsize=256)  # requests name few different sizes, each of them many times

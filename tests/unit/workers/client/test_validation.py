@@ -5,8 +5,8 @@ import io
 import pytest
 from PIL import Image
 
-from workers.client.picture_header import PictureHeader
 from workers.client.validation import validate
+from workers.picture_header import PictureHeader
 from workers.wire.messages import Request, Response
 
 

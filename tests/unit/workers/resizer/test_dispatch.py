@@ -1,5 +1,6 @@
 """The queue of two classes and the rule that pairs its tasks with workers."""
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -8,7 +9,7 @@ from workers.imaging.job import ResizeJob
 from workers.resizer.dispatch import TaskQueue, pairs
 from workers.resizer.idle_set import IdleSet, WorkerSlot
 from workers.resizer.orders import Result
-from workers.resizer.task import Task
+from workers.resizer.task import Origin, QueueClient, Task
 
 
 class ChosenIdleSet(IdleSet):
@@ -88,6 +89,29 @@ def test_big_tasks_cannot_fill_the_queue() -> None:
     assert [waiting.put(task_of(n, False)) for n in range(8)] == [True] * 6 + [False] * 2
     assert [waiting.put(task_of(n, True)) for n in range(8, 11)] == [True, True, False]
     assert len(waiting) == 8
+
+
+@pytest.mark.parametrize("is_small", [True, False])
+def test_beyond_the_limit_only_those_are_let_in_whose_turn_is_first_and_not_many(is_small: bool) -> None:
+    waiting = TaskQueue(16)
+    greedy, modest, others = Origin(served=7), Origin(served=3), [Origin(served=number) for number in (2, 1)]
+
+    def put(origin: Origin) -> bool:
+        return waiting.put(
+            Task(
+                len(waiting),
+                NoRequester(),
+                ResizeJob(9, 9),
+                is_small=is_small,
+                client=QueueClient(origin, origin.served),
+            )
+        )
+
+    limit = 16 if is_small else 12
+    assert [put(greedy) for _ in range(limit + 1)] == [True] * limit + [False]
+    assert put(modest) and not put(modest) and not put(greedy)
+    assert put(others[0]) and not put(others[1]), "two more than the limit"
+    assert waiting.small.popleft().client.origin is others[0] if is_small else True
 
 
 def test_a_cancelled_task_is_gone_and_cancelled_once() -> None:

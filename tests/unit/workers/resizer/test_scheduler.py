@@ -1,8 +1,12 @@
 """The scheduler and its pool, with processes that are only the other ends of socket pairs."""
 
+import io
 import os
 
+from PIL import Image
+
 from tests.unit.workers.resizer.scheduler_fixture import OPTIONS, SchedulerFixture
+from workers.imaging.job import ResizeJob
 from workers.resizer.idle_set import WorkerState
 from workers.resizer.orders import Ping, Result, encode
 from workers.resizer.quarantine import QUARANTINE_CRASHES
@@ -36,6 +40,20 @@ def test_express_gets_small_tasks_only_and_only_when_the_cpu_is_busy(fixture: Sc
     assert fixture.order(fixture.cpu).serial == big.serial
     assert fixture.order(fixture.express).serial == small.serial
     assert other.stage is TaskStage.WAITING
+
+
+def test_a_few_bytes_that_cost_much_are_big(fixture: SchedulerFixture) -> None:
+    fixture.open()
+    fixture.hello(fixture.express, 12)
+    out = io.BytesIO()
+    Image.new("L", (8, 8)).save(out, "PNG")
+    data = out.getvalue()
+    cheap, dear = fixture.ask(len(data), data), fixture.ask(len(data), data)
+    dear.job = ResizeJob(5656, 5656, format="avif")
+    for task in (dear, cheap):
+        assert task.is_small and fixture.scheduler.submit(task)
+    assert fixture.order(fixture.express).serial == cheap.serial and not fixture.is_asked(fixture.express)
+    assert dear.stage is TaskStage.WAITING and not dear.is_small
 
 
 def test_results_of_another_task_or_another_process_are_ignored(fixture: SchedulerFixture) -> None:

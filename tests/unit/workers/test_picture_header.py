@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, features
 
-from workers.client.picture_header import PictureHeader, read_header
+from workers.picture_header import PictureHeader, read_header
 
 
 def picture(format: str, width: int, height: int, **options: object) -> bytes:

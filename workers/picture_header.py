@@ -6,6 +6,7 @@ RULES: pure; reads headers and decodes nothing, so that a reply cannot make the 
 from dataclasses import dataclass
 
 _NOT_FRAMES = (0xC4, 0xC8, 0xCC)  # JPEG markers between SOF0 and SOF15 that are not frame headers
+MOST_SEGMENTS = 1000  # of a JPEG, before the frame header; cameras write about twenty
 _AVIF_SEARCH = 4096  # bytes in which the ispe box of an AVIF is searched
 
 
@@ -36,7 +37,9 @@ def read_header(data: bytes | memoryview) -> PictureHeader | None:
 
 def _jpeg_size(data: bytes | memoryview) -> tuple[int, int]:
     at = 2
-    while at + 9 <= len(data) and data[at] == 0xFF:
+    for _ in range(MOST_SEGMENTS):
+        if at + 9 > len(data) or data[at] != 0xFF:
+            break
         marker = data[at + 1]
         if marker == 0xFF or marker == 0x01 or 0xD0 <= marker <= 0xD7:  # fill bytes, markers without a body
             at += 1 if marker == 0xFF else 2
