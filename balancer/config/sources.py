@@ -5,7 +5,7 @@ RULES: knows no particular option; parses no value. Every refusal is a ConfigErr
 import difflib
 import os
 import stat
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from balancer.config import usage
 from balancer.config.ini import did_you_mean
@@ -80,16 +80,24 @@ def environment_of(
     names = {option.environment(section): option for option in options if not option.command_line_only}
     found: dict[str, str] = {}
     notes: list[str] = []
-    prefix = prefix_of(section)
     for key, text in environ.items():
-        if not key.startswith(prefix) or key.startswith(prefix + "_") or not text.strip():
+        if not text.strip() or is_service_link(text):
             continue
         if key in names:
-            if not is_service_link(text):
-                found[names[key].name] = text.strip()
-        elif near := difflib.get_close_matches(key, names, n=1, cutoff=0.85):
-            notes.append(f"environment {key} is not an option and is ignored; did you mean {near[0]}?")
+            found[names[key].name] = text.strip()
+        elif near := near_miss(key, prefix_of(section), names):
+            notes.append(f"environment {key} is not an option and is ignored; did you mean {near}?")
     return found, tuple(notes)
+
+
+def near_miss(key: str, prefix: str, names: Iterable[str]) -> str:
+    """The name that was probably meant: by balancer_port, BALANCERPORT, BALANCER_MAXCON; "" for none. What does not begin
+    with the prefix is another program's unless nearly all of it is alike."""
+    spelling = key.upper().replace("-", "_").replace(".", "_")
+    if spelling.startswith(prefix + "_") or spelling[:1] != prefix[:1]:
+        return ""
+    alike = 0.85 if spelling.startswith(prefix) else 0.92
+    return next(iter(difflib.get_close_matches(spelling, names, n=1, cutoff=alike)), "")
 
 
 def read_file(path: str) -> str:

@@ -57,6 +57,9 @@ def _parse(words: list[str]) -> Backend:
     address = parse_address(words[0])
     if address.family != "unix" and address.port == 0:
         raise ValueError(f"port 0 cannot be dialled; write {FORM}")
+    if address.family == "unix" and words[1:] and "=" not in words[1] and words[1] not in WORDS:
+        quoted = f'unix:"{address.path} {words[1]}"'
+        raise ValueError(f"{words[1]!r} is not understood; a path with a blank stands in quotes: {quoted}")
     settings = _settings_of(words[1:])
     name = settings.get("name", str(address))
     if not name.isprintable() or not name:

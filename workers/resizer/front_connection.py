@@ -46,7 +46,7 @@ class FrontConnection(BufferedConnection):
         self.client = QueueClient(origin or Origin(address))
         self.accepted_at = loop.now
         # (time, bytes so far) at the beginning of the request being read, and of the output being sent
-        self._reading: tuple[float, int] | None = (loop.now, 0)
+        self._reading: tuple[float, int] | None = None
         self._sending: tuple[float, int] | None = None
 
     # -- what a protocol calls --

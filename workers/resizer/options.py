@@ -18,6 +18,7 @@ from balancer.config.loader import answer_early, answer_late, load
 from balancer.config.option import SectionSettings, at_least, between, build, options_in, options_of
 from balancer.config.units import (
     Address,
+    format_size,
     parse_count,
     parse_duration,
     parse_positive_duration,
@@ -32,6 +33,9 @@ ABOUT = "resizes pictures for many clients at once, one CPU process per core"
 EXAMPLE = "resizer -p 9001 --name backend-1 --cpus 4 --max-pixels 100m"
 HIGHEST_SIDE = 65535
 HEADROOM = 64 * 1024  # bytes of a slot beyond the biggest frame
+LEAST_MEMORY = (
+    64 << 20
+)  # bytes; at 32 MiB a WebP picture of 12 MP is refused, at 4 MiB a JPEG one, at 1 KiB every one
 
 _clients = options_in("Clients")
 _pictures = options_in("Pictures")
@@ -43,6 +47,16 @@ def parse_name(text: str) -> str:
     if len(text) > 64 or not text.isprintable() or any(c.isspace() for c in text):
         raise ValueError(f"{text!r} is not a name: at most 64 printable characters and no blanks")
     return text
+
+
+def parse_memory_limit(text: str) -> int:
+    """Bytes; nothing below what ordinary pictures need, but 0."""
+    size = parse_size(text)
+    if 0 < size < LEAST_MEMORY:
+        raise ValueError(
+            f"{text!r} is too little to open pictures with: write {format_size(LEAST_MEMORY)} or more, or 0"
+        )
+    return size
 
 
 @dataclass(frozen=True)
@@ -154,8 +168,8 @@ class ResizerOptions(DaemonOptions):
     )
     memory_limit: int = _work(
         "2g",
-        "address space of a CPU process, which a decoder that runs away cannot exceed; 0 is no limit",
-        parse_size,
+        "address space of a CPU process, which a decoder that runs away cannot exceed; at least 64m, 0 is no limit",
+        parse_memory_limit,
         metavar="SIZE",
     )
     nice: int = _work(

@@ -243,6 +243,34 @@ def test_a_mistyped_variable_is_noted() -> None:
     assert load([], {"BALANCER_UPSTREAMS": "a:1", "BALANCERS": "3"}).notes == (note,)
 
 
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("balancer_port", "BALANCER_PORT"),
+        ("Balancer_Port", "BALANCER_PORT"),
+        ("BALANCERPORT", "BALANCER_PORT"),
+        ("BALANCER-PORT", "BALANCER_PORT"),
+        ("balancer.port", "BALANCER_PORT"),
+        ("BALANCER_PROT", "BALANCER_PORT"),
+        ("BALANCE_PORT", "BALANCER_PORT"),
+        ("BALANCR_UPSTREAM", "BALANCER_UPSTREAM"),
+        ("BALANCER_IDLETIMEOUT", "BALANCER_IDLE_TIMEOUT"),
+        ("BALANCER_IDLE_TIMOUT", "BALANCER_IDLE_TIMEOUT"),
+        ("MY_BALANCER_PORT", ""),
+        ("RESIZER_PORT", ""),
+        ("BALANCE_REPORT", ""),
+        ("BALANCER_HOME", ""),
+        ("BALANCER_PORT_80_TCP_ADDR", ""),
+        ("PORT", ""),
+    ],
+)
+def test_near_misses_of_variables(name: str, meant: str) -> None:
+    notes = load([], {name: "3"}).notes
+    sentence = f"environment {name} is not an option and is ignored; did you mean {meant}?"
+    assert notes == ((sentence,) if meant else ())
+    assert load([], {name: " "}).notes == load([], {name: "tcp://10.0.0.7:80"}).notes == ()
+
+
 # ---- file -----------------------------------------------------------------------------------------------
 
 

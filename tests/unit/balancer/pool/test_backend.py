@@ -21,6 +21,20 @@ def test_unix_path_and_host_name() -> None:
     assert parse_upstream("backend-1:9000").address.family == "name"
 
 
+def test_a_path_with_a_blank_and_no_quotes_says_where_they_go() -> None:
+    with pytest.raises(ValueError, match="stands in quotes") as failure:
+        parse_upstream("unix:/run/my app.sock weight=2")
+    assert str(failure.value).endswith('a path with a blank stands in quotes: unix:"/run/my app.sock"')
+    assert parse_upstream('unix:"/run/my app.sock" weight=2').weight == 2
+    for text, end in (
+        ("unix:/a weigth=2", "did you mean weight?"),
+        ("unix:/a backup x", "'x' is not understood"),
+    ):
+        with pytest.raises(ValueError, match="not understood") as failure:
+            parse_upstream(text)
+        assert end in str(failure.value) and "quotes" not in str(failure.value)
+
+
 @pytest.mark.parametrize(
     ("text", "path"),
     [

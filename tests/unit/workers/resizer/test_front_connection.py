@@ -30,10 +30,19 @@ def wait(front: FrontFixture, peer: FramePeer, seconds: float) -> bool:
     return peer.connection.state is OPEN
 
 
-def test_a_client_that_sends_nothing_is_cut(front: FrontFixture) -> None:
+def test_a_client_that_has_sent_nothing_is_idle_and_not_slow(front: FrontFixture) -> None:
     peer = front.connect()
+    assert wait(front, peer, IDLE) and not wait(front, peer, 1)
+    assert front.cells[counters.CUT] == 0
+
+
+def test_the_time_of_the_first_request_begins_with_its_first_byte(front: FrontFixture) -> None:
+    peer = front.connect()
+    assert wait(front, peer, IDLE - 1)
+    peer.send(request_frame(id=1, data=BIG, target_width=9)[:3])
+    front.settle()
     assert wait(front, peer, GRACE)
-    assert not wait(front, peer, 0.5) and front.cells[counters.CUT] == 1
+    assert not wait(front, peer, 1) and front.cells[counters.CUT] == 1
 
 
 def test_a_slow_sender_has_time_for_its_bytes(front: FrontFixture) -> None:

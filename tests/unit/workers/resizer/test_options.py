@@ -46,6 +46,16 @@ def test_a_resizer_has_a_name_without_being_given_one() -> None:
     assert name == default_name(9007) and name.endswith("-9007")
 
 
+def test_a_memory_limit_leaves_room_for_pictures() -> None:
+    for text in ("1", "1k", "63m"):
+        with pytest.raises(ConfigError) as refused:
+            parse_resizer(["--memory-limit", text], {})
+        sentence = f"--memory-limit: '{text}' is too little to open pictures with: write 64m or more, or 0"
+        assert str(refused.value) == sentence
+    for text, size in (("64m", 64 << 20), ("0", 0)):
+        assert parse_resizer(["--memory-limit", text], {}).memory_limit == size
+
+
 def test_a_check_tries_files_and_addresses(tmp_path: Path) -> None:
     absent = f"{tmp_path}/absent/file"
     for option in ("log", "pidfile", "bind=unix:"):
