@@ -96,7 +96,7 @@ def parse(
     listeners, pools = listeners_of(read), pools_of(read)
     check_addresses(listeners)
     check_backends(pools, listeners)
-    notes = read.notes + check_routes(listeners, pools)
+    notes = read.notes + check_routes(listeners, pools) + check_access(listeners)
     check_debug(read.main)
     uid = os.geteuid()
     asked = settle or AdminPlace(directories(environ, uid), uid, os.getpid()).path_of
@@ -285,6 +285,22 @@ def _covers(earlier: Route, later: Route, place: str) -> str:
         return ""
     is_inside = network.subnet_of(earlier.network)  # type: ignore[arg-type]
     return f"{place} takes {earlier.network}, which holds {network}" if is_inside else ""
+
+
+def check_access(listeners: Sequence[ListenerSection]) -> tuple[str, ...]:
+    """Whoever may send a PROXY header may claim any address; returns notes on options without effect."""
+    notes = []
+    for each in listeners:
+        one, settings = each.record, each.settings
+        is_reachable = any(address.family != "unix" for address in one.addresses)
+        if one.proxy_protocol and not one.proxy_trusted and is_reachable:
+            sentence = "needs proxy-trusted: whoever may send the header may claim any address"
+            raise settings.refuse("proxy-protocol", sentence)
+        if one.proxy_trusted and not one.proxy_protocol:
+            notes.append(f"{settings.where('proxy-trusted')} has no effect without proxy-protocol")
+        if one.dry_run and not (one.allow or one.deny):
+            notes.append(f"{settings.where('dry-run')} has no effect without allow or deny")
+    return tuple(notes)
 
 
 def check_console(

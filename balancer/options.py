@@ -6,7 +6,7 @@ across options (see configuration.py).
 
 import os
 from dataclasses import dataclass
-from ipaddress import IPv4Network, IPv6Network, ip_network
+from ipaddress import IPv4Network, IPv6Network
 from typing import Any
 
 from balancer.admin_socket import OFF
@@ -22,6 +22,8 @@ from balancer.config.units import (
     parse_positive_duration,
 )
 from balancer.config.words import quote, unquote
+from balancer.edge.access import NetworkItem, parse_network, parse_networks
+from balancer.edge.proxy_protocol import SendProxy, parse_send_proxy
 from balancer.pool.backend import MAIN_POOL, Backend, is_source, parse_upstream
 from balancer.prefork.options import DaemonOptions, addresses_of, parse_listen, parse_processes
 
@@ -53,6 +55,7 @@ _clients = options_in("Clients")
 _sessions = options_in("Sessions")
 _backends = options_in("Backends")
 _health = options_in("Health")
+_access = options_in("Access")
 _processes = options_in("Processes")
 
 
@@ -88,17 +91,7 @@ def parse_route(text: str) -> Route:
         raise ValueError(f"{text!r} begins with {words[0]!r}, which is no condition: write {ROUTES}")
     if len(words) != 2:
         raise ValueError(f"{text!r} does not name one network: write {ROUTES}, a line for each network")
-    try:
-        return Route(pool, ip_network(words[1]))
-    except ValueError:
-        pass
-    try:
-        near = ip_network(words[1], strict=False)
-    except ValueError:
-        raise ValueError(
-            f"{words[1]!r} is no network: write 10.0.0.0/8, 192.0.2.7 or 2001:db8::/32"
-        ) from None
-    raise ValueError(f"{words[1]!r} names an address within its network; did you mean {near}?")
+    return Route(pool, parse_network(words[1]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +135,45 @@ class Listener:
         parse_duration,
     )
     splice: bool = _sessions("yes", "move bulk flows inside the kernel with splice(2)", flag=True)
+    proxy_protocol: bool = _access(
+        "no",
+        "every client begins with a PROXY header (version 1 or 2) that names the client's address: it then counts for "
+        "routes, elections, access and log; needs proxy-trusted",
+        flag=True,
+    )
+    proxy_trusted: tuple[NetworkItem, ...] = _access(
+        "",
+        "networks whose clients are believed: whoever may send a PROXY header may claim any address",
+        parse_networks,
+        metavar="NETWORK",
+        repeat=True,
+    )
+    preread_timeout: float = _access(
+        "5s", "time a client has for what it must send before it is served", parse_positive_duration
+    )
+    allow: tuple[NetworkItem, ...] = _access(
+        "",
+        "networks that are served, or @FILE with one a line; everybody else is denied",
+        parse_networks,
+        metavar="NETWORK",
+        repeat=True,
+        unset="everybody",
+    )
+    deny: tuple[NetworkItem, ...] = _access(
+        "",
+        "networks that are not served, or @FILE with one a line; counts before allow",
+        parse_networks,
+        metavar="NETWORK",
+        repeat=True,
+        unset="nobody",
+    )
+    deny_action: str = _access(
+        "reset",
+        "what becomes of who is denied: reset; close (FIN); drop forgets the connection without a word and needs "
+        "CAP_NET_ADMIN",
+        choices=("reset", "close", "drop"),
+    )
+    dry_run: bool = _access("no", "log who would be denied, and serve them all the same", flag=True)
     routes: tuple[Route, ...] = made_from(
         Option(
             "pool",
@@ -211,6 +243,14 @@ class Pool:
     )
     max_queue: int = _backends(
         "1024", "sessions that may wait for a place", at_least(0, parse_count), metavar="N"
+    )
+    send_proxy: SendProxy | None = _backends(  # noqa: RUF009 - a dataclass field
+        "",
+        "begin every connection to a backend with a PROXY header of the client's address: v1 or v2; behind v2 as wanted "
+        "crc32c, unique-id, authority (of the header that came in)",
+        optional(parse_send_proxy),
+        metavar="VERSION",
+        unset="no",
     )
     check: str = _health(
         "tcp",

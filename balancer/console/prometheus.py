@@ -136,9 +136,7 @@ def last_reload_age(status: Status) -> Iterable[Sample]:
     return [({}, reload.get("age_s"))] if reload else []
 
 
-REFUSED = (
-    "Clients refused by a limit (of sessions, the queue, this machine's descriptors) or for want of a route."
-)
+REFUSED = "Clients refused by a limit (sessions, queue, descriptors), by a rule (access, PROXY header), without a route."
 FAILED = "Sessions for which no backend could be reached: none was up, or every connect failed."
 CLOSED = "Clients whose connection is closed, refused ones included."
 METRICS: tuple[Metric, ...] = (

@@ -19,13 +19,15 @@ from balancer.pool.shared_limit import SharedLimit
 from balancer.relay.account import Account
 from balancer.relay.closer import Closer
 from balancer.relay.context import WorkerContext
-from balancer.relay.phases import first_phase
+from balancer.relay.peers import peer_name
+from balancer.relay.phases import first_phase, first_routes
 from balancer.relay.queue import UNDECIDED
 from balancer.relay.routes import RouteTable
-from balancer.relay.session import Session, SessionLane, peer_name
+from balancer.relay.session import Session, SessionLane
 from balancer.shm.layout import LOAD
 
 LOOK = 0.02  # seconds between two looks for a place that another worker may have freed
+Undecided = tuple[Accepted, SessionLane, float]  # accepted at that time; no answer of the limit yet
 
 
 class Listening(Protocol):
@@ -41,7 +43,8 @@ class Listening(Protocol):
 
 class SessionStarter:
     """Starts the sessions of one listener. `sockets()` are its listening sockets, of all slots that there are by then;
-    `patience` is for how long a client waits that cannot be told yet whether it has a place."""
+    `patience` is for how long a client waits that cannot be told yet whether it has a place; `make` is the kind of
+    session that these clients need."""
 
     def __init__(
         self,
@@ -54,31 +57,31 @@ class SessionStarter:
         shortage: ShortageLog,
         on_change: Callable[[], object],
         patience: float,
+        make: Callable[[SessionLane, int, object], Session] = Session,
     ) -> None:
         self._context = context
         self._name = listener.name
         self._maxconns = listener.maxconns
         self._account = account
-        self._routes = routes
-        if routes.default is not None:
-            self._lane = routes.default  # for start_all
+        self._routes = entrance = first_routes(listener, routes)
+        if entrance.default is not None:
+            self._lane = entrance.default  # for start_all
         self._sockets = sockets
         self._sessions, self._cells = context.sessions, context.cells
         self._slots: frozenset[int] = frozenset()
         self._removed: set[object] = set()  # addresses
-        self._begin = first_phase(listener)
         self._refusals = RepeatedLine(context.loop, partial(context.log.info, "refuse"))
+        self._make = make
+        self._begin = first_phase(listener, routes, self._refusals)
         self._limit = SharedLimit(context.board, context.row)
         self._limit_column = context.board.listener_at(listener.index) + L_SESSIONS
         self._lacks_place = False
-        self._undecided: list[
-            tuple[Accepted, SessionLane, float]
-        ] = []  # accepted; no answer of the limit yet
+        self._undecided: list[Undecided] = []
         self._patience = patience or UNDECIDED
         self._silent_until = 0.0
         waits = bool(listener.maxconns) and listener.overflow == "queue"
         self._drops = bool(listener.maxconns) and not waits
-        is_plain = routes.is_direct() and not listener.maxconns
+        is_plain = entrance.is_direct() and not listener.maxconns and make is Session
         self.acceptor = Acceptor(
             context.loop,
             self.start_all if is_plain else self.start_each,
@@ -124,7 +127,7 @@ class SessionStarter:
     # them dials: a worker may be killed in between, and a listener must not have fewer sessions than its backends.
 
     def start_all(self, batch: list[Accepted]) -> None:
-        """Begin a session for each accepted client: one lane for all, and no limit."""
+        """Begin a session for each accepted client: one lane for all, no limit, and no header."""
         self._account.accepted(len(batch), len(batch))
         lane, sessions, begin = self._lane, self._sessions, self._begin
         for fd, address in batch:
@@ -146,7 +149,7 @@ class SessionStarter:
                     self._release()  # its place was taken before its address was known
             elif not self._drops or self._has_place(accepted, lane, self._context.loop.now):
                 set_blocking(fd, False)  # as `_start`, whose call would be 1 % of a short session
-                session = Session(lane, fd, address)
+                session = self._make(lane, fd, address)
                 self._sessions[session] = None
                 self._begin(session)
         self._cells[LOAD] = len(self._sessions)
@@ -154,7 +157,7 @@ class SessionStarter:
     def _start(self, accepted: Accepted, lane: SessionLane) -> None:
         fd, address = accepted
         set_blocking(fd, False)
-        session = Session(lane, fd, address)
+        session = self._make(lane, fd, address)
         self._sessions[session] = None
         self._begin(session)
 

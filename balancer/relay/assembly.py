@@ -17,7 +17,8 @@ from balancer.relay.accept import Listening, SessionStarter
 from balancer.relay.account import Account
 from balancer.relay.closer import Closer
 from balancer.relay.context import WorkerContext
-from balancer.relay.lane import Lane
+from balancer.relay.headed import HeadedSession, header_writer
+from balancer.relay.lane import Lane, no_header
 from balancer.relay.queue import PendingQueue
 from balancer.relay.routes import RouteTable
 from balancer.relay.session import Session, SessionLane
@@ -65,33 +66,37 @@ class WorkerRelay:
         self.lanes: dict[tuple[str, str], SessionLane] = {}  # by the names of listener and pool
         self.closers: list[Closer] = []
         self.starters: list[SessionStarter] = []
-        shortage = ShortageLog(context.loop, context.log, self._occupancy)
+        self._shortage = ShortageLog(context.loop, context.log, self._occupancy)
         for listener in listeners:
-            at = context.board.listener_at
-            account = Account(context.cells[at(listener.index) : at(listener.index + 1)])
-            closer = Closer(context, account, close)
-            for name in {route.pool for route in listener.routes}:
-                lane = self._lane(listener, self.pools[name], account, closer)
-                self.lanes[listener.name, name] = lane
-            routes = RouteTable(
-                (route.network, self.lanes[listener.name, route.pool]) for route in listener.routes
+            self._add(listener, partial(sockets, listener.name), close)
+
+    def _add(
+        self, listener: Listener, sockets: Callable[[], Iterable[Listening]], close: Callable[[int], None]
+    ) -> None:
+        """Put together what serves one listener."""
+        context = self.context
+        at = context.board.listener_at
+        account = Account(context.cells[at(listener.index) : at(listener.index + 1)])
+        closer = Closer(context, account, close)
+        pools = [self.pools[name].pool for name in dict.fromkeys(route.pool for route in listener.routes)]
+        for pool in pools:
+            lane = self._lane(listener, self.pools[pool.name], account, closer)
+            self.lanes[listener.name, pool.name] = lane
+        self.closers.append(closer)
+        self.starters.append(
+            SessionStarter(
+                context,
+                listener,
+                account,
+                closer,
+                RouteTable((one.network, self.lanes[listener.name, one.pool]) for one in listener.routes),
+                sockets,
+                self._shortage,
+                self._show_accepting,
+                max((pool.queue_timeout for pool in pools), default=0.0),
+                HeadedSession if any(pool.send_proxy for pool in pools) else Session,
             )
-            self.closers.append(closer)
-            self.starters.append(
-                SessionStarter(
-                    context,
-                    listener,
-                    account,
-                    closer,
-                    routes,
-                    partial(sockets, listener.name),
-                    shortage,
-                    self._show_accepting,
-                    max(
-                        (self.pools[route.pool].pool.queue_timeout for route in listener.routes), default=0.0
-                    ),
-                )
-            )
+        )
 
     def _pool_access(self, pool: Pool, wake: Callable[[int], object]) -> PoolAccess:
         context = self.context
@@ -119,6 +124,7 @@ class WorkerRelay:
             drop_backend=closer.drop_backend,
             await_acknowledgement=self.timeouts.await_acknowledgement,
             new_socket=self._new_socket,
+            header=header_writer(access.pool.send_proxy) if access.pool.send_proxy else no_header,
             listener_name=listener.name,
             pool_name=access.pool.name,
             has_sources=any(backend.sources for backend in access.pool.backends),

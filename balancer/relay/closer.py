@@ -15,9 +15,12 @@ from balancer.relay import ends
 from balancer.relay.account import Account
 from balancer.relay.context import WorkerContext
 from balancer.relay.pauses import leave_socket
+from balancer.relay.peers import via_name
 from balancer.relay.queue import PendingQueue
 from balancer.relay.session import Session
 from balancer.shm.layout import LOAD
+
+UNROUTED = (ends.DENIED, ends.PREREAD_TIMEOUT)  # no pool yet
 
 
 class Closer:
@@ -142,8 +145,11 @@ def session_line(session: Session, now: float) -> str:
     """Return the log line of a session that has ended."""
     begun, lane, backend = session.accepted_at, session.lane, session.backend
     connect = f"{(session.connected_at - begun) * 1000:.1f}ms" if session.connected_at else "-1"
-    where = f" listener={lane.listener_name}" if lane.listener_name != MAIN else ""
-    if lane.pool_name != MAIN:
+    via = via_name(session.peer)
+    where = f" via={via}" if via else ""
+    if lane.listener_name != MAIN:
+        where += f" listener={lane.listener_name}"
+    if lane.pool_name != MAIN and session.end not in UNROUTED:
         where += f" pool={lane.pool_name}"
     bytes_in, bytes_out = session.given()
     reason = f' reason="{session.reason}"' if session.reason else ""

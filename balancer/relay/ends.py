@@ -1,7 +1,8 @@
 """How a session ends: two letters, as in HAProxy's log.
 
-RULES: names only. First letter: C the client, S the backend, c and s the same by a timeout, R a resource of ours, K an
-operator or a drain, - neither side. Second: C while connecting, Q while queued, D while bytes flowed, - done.
+RULES: names only. First letter: C the client, S the backend, c and s the same by a timeout, P a rule of ours, R a
+resource of ours, K an operator or a drain, - neither side. Second: C while connecting, R while a client's first bytes
+are waited for, Q while queued, D while bytes flowed, - done.
 """
 
 CLEAN = "--"
@@ -14,6 +15,8 @@ CONNECT_TIMEOUT = "sC"
 QUEUE_TIMEOUT = "sQ"
 BACKEND_RESET = "SD"
 BACKEND_IDLE = "sD"
+PREREAD_TIMEOUT = "cR"
+DENIED = "PR"
 OWN_RESOURCES = "RC"
 OWN_FAULT = "RD"
 KILLED = "KD"
@@ -33,6 +36,13 @@ ORDER = (
     OWN_RESOURCES,
     OWN_FAULT,
     KILLED,
+    DENIED,
+    PREREAD_TIMEOUT,
 )
-REFUSED = (QUEUE_TIMEOUT, OWN_RESOURCES)  # by a limit: of the queue, or of this machine
+REFUSED = (
+    QUEUE_TIMEOUT,
+    OWN_RESOURCES,
+    DENIED,
+    PREREAD_TIMEOUT,
+)  # by a limit or a rule of ours, or of this machine
 FAILED = (NO_BACKEND, CONNECT_TIMEOUT)  # no backend could be reached

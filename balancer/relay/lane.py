@@ -20,6 +20,11 @@ from balancer.relay.sockets import TcpOption
 from balancer.relay.splicing import SplicingRelay
 
 
+def no_header(session: object) -> bytes:
+    """A pool without send-proxy."""
+    return b""
+
+
 @dataclass(slots=True, eq=False)
 class Lane(Generic[AnySession]):
     """The way of a session: what it must know of its listener and its pool. A worker has one per listener and pool.
@@ -47,6 +52,7 @@ class Lane(Generic[AnySession]):
     new_socket: Callable[[int, int], Socket] = Socket
     listener_name: str = MAIN
     pool_name: str = MAIN
+    header: Callable[[AnySession], bytes] = no_header  # what a backend of this pool is told first
     has_sources: bool = False  # backends that are dialled from chosen addresses
     early_read_backoff: int = 0
     early_read_skips: int = 0

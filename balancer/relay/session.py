@@ -34,6 +34,7 @@ from balancer.relay.activity import Activity
 from balancer.relay.flow import BULK
 from balancer.relay.half import LIMIT
 from balancer.relay.lane import Lane
+from balancer.relay.peers import peer_name
 from balancer.relay.sockets import NODELAY, STREAM, apply, shut_writing
 from balancer.relay.sources import connect_from
 from balancer.relay.splicing import BACKEND, CLIENT, DEAD, LAST, READABLE, SplicingRelay
@@ -313,7 +314,7 @@ class Session:
             self.is_watched = True
             loop.watch_reading(self.client_fd, self.on_client_again)
         if sent == len(data):
-            self.bytes_in = sent
+            self.bytes_in += sent
         else:
             self.take_over().write_failed(CLIENT, data, sent, None)
         return True
@@ -339,7 +340,7 @@ class Session:
             self.take_over().write_failed(CLIENT, data, 0, error)
             return
         if sent == len(data):
-            self.bytes_in = sent
+            self.bytes_in += sent
         else:
             self.take_over().write_failed(CLIENT, data, sent, None)
 
@@ -485,13 +486,6 @@ class Session:
         self.end = end
         self.reason = reason
         self.lane.end_session(self)
-
-
-def peer_name(peer: object) -> str:
-    """Return a client's address as people write it: 10.0.0.9:5012, [::1]:5012, unix."""
-    if isinstance(peer, tuple):
-        return f"[{peer[0]}]:{peer[1]}" if len(peer) == 4 else f"{peer[0]}:{peer[1]}"
-    return "unix"
 
 
 SessionLane = Lane[Session]

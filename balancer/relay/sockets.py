@@ -12,8 +12,10 @@ import struct
 import termios
 from collections.abc import Sequence
 from math import inf
+from typing import Any
 
 STREAM = socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
+_TCP_REPAIR = 19  # linux/tcp.h; Python has no name for it
 _RESET = struct.pack("ii", 1, 0)
 _NOTHING = b"\0\0\0\0"
 _TCP_INFO = struct.Struct("24xI28xI168xI")  # tcpi_unacked, tcpi_last_ack_recv, tcpi_snd_wnd of linux/tcp.h
@@ -94,6 +96,28 @@ def reset_on_close(fd: int) -> None:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
     except OSError:
         pass
+    finally:
+        sock.detach()
+
+
+def forget_on_close(fd: int) -> None:
+    """Make close() forget the connection without a packet (TCP_REPAIR); a reset where that is not allowed."""
+    sock = _borrow(fd)
+    try:
+        sock.setsockopt(socket.IPPROTO_TCP, _TCP_REPAIR, 1)
+    except OSError:
+        reset_on_close(fd)
+    finally:
+        sock.detach()
+
+
+def own_address(fd: int) -> tuple[Any, ...]:
+    """Return where a client on IPv4 or IPv6 has connected to, as getsockname(2) gives it."""
+    sock = _socket.socket(
+        socket.AF_INET6, socket.SOCK_STREAM, 0, fileno=fd
+    )  # the larger address holds either
+    try:
+        return sock.getsockname()  # type: ignore[no-any-return]
     finally:
         sock.detach()
 

@@ -21,7 +21,15 @@ from tests.system.test_console_web import WithMetrics, ask
 
 SECONDS = 20.0
 SAMPLE = re.compile(r'^balancer_sessions_total\{listener="main",end="(..)"\} (\d+)$', re.MULTILINE)
-COUNTS_AS = {"sQ": "refused", "RC": "refused", "SC": "failed", "sC": "failed", "KD": "cut"}
+COUNTS_AS = {
+    "sQ": "refused",
+    "RC": "refused",
+    "PR": "refused",
+    "cR": "refused",
+    "SC": "failed",
+    "sC": "failed",
+    "KD": "cut",
+}
 
 
 @pytest.fixture
@@ -187,6 +195,19 @@ def drain_cuts(stack: ExitStack) -> WithMetrics:
     return lb
 
 
+def client_is_denied(stack: ExitStack) -> WithMetrics:
+    lb = with_echo(stack, deny="127.0.0.0/8", deny_action="close")
+    connect(stack, lb)
+    return lb
+
+
+def client_sends_no_header(stack: ExitStack) -> WithMetrics:
+    keys = {"proxy_protocol": "yes", "proxy_trusted": "127.0.0.0/8", "preread_timeout": "300ms"}
+    lb = with_echo(stack, **keys)
+    connect(stack, lb)
+    return lb
+
+
 WAYS = [
     ("--", both_sides_end),
     ("CC", client_leaves_while_connecting),
@@ -203,6 +224,8 @@ WAYS = [
     ("RC", no_descriptor_is_left),
     ("RD", handler_raises),
     ("KD", drain_cuts),
+    ("PR", client_is_denied),
+    ("cR", client_sends_no_header),
 ]
 
 

@@ -147,6 +147,46 @@ def test_itself_by_another_address_is_refused(upstream: str) -> None:
     assert sentence.endswith("is where the balancer itself listens (0.0.0.0:9090)")
 
 
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (
+            ["--proxy-protocol"],
+            "--proxy-protocol: needs proxy-trusted: whoever may send the header may claim any address",
+        ),
+        (
+            ["--send-proxy", "v3"],
+            "--send-proxy: 'v3' names no version of the PROXY protocol: write v1 or v2",
+        ),
+        (
+            ["--send-proxy", "v1 crc32c"],
+            "--send-proxy: a header of version 1 carries no crc32c: write v2 crc32c",
+        ),
+        (
+            ["--allow", "10.0.0.1/8"],
+            "--allow: '10.0.0.1/8' names an address within its network; did you mean",
+        ),
+        (["--deny", "@/nowhere"], "--deny: cannot read /nowhere: No such file or directory"),
+    ],
+)
+def test_who_may_come_in_and_who_it_is(words: list[str], sentence: str) -> None:
+    assert refusal([*NEEDED, *words]).startswith(sentence)
+
+
+def test_a_proxy_header_on_a_unix_socket_needs_no_network() -> None:
+    """Whoever may connect to it is trusted: the mode of the file decides."""
+    listener, _ = read_flat([*NEEDED, "--bind", "unix:/run/web.sock", "--proxy-protocol"])
+    assert listener.proxy_protocol and not listener.proxy_trusted
+
+
+def test_what_has_no_effect_is_said() -> None:
+    notes = parse([*NEEDED, "--proxy-trusted", "10.0.0.0/8", "--dry-run"], {}).notes
+    assert notes == (
+        "--proxy-trusted has no effect without proxy-protocol",
+        "--dry-run has no effect without allow or deny",
+    )
+
+
 def test_questions() -> None:
     for argv, text in (
         (["--version"], f"balancer {__version__}"),

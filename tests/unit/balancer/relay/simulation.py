@@ -21,8 +21,10 @@ from typing import Any, Self
 
 from balancer.eventloop.loop import Loop
 from balancer.options import MAIN, Listener, Pool, Route
-from balancer.pool.backend import parse_upstream, with_indexes
+from balancer.pool.backend import Backend, parse_upstream, with_indexes
 from balancer.pool.board import L_ENDS, Board, columns_for
+from balancer.pool.election import Elector
+from balancer.pool.targets import DialTarget
 from balancer.relay import ends
 from balancer.relay.assembly import WorkerRelay
 from balancer.relay.context import WorkerContext
@@ -233,6 +235,13 @@ class WorkerSimulation:
         return ended
 
 
+class FarElector(Elector):
+    """As if the backends were on another machine."""
+
+    def target(self, backend: Backend) -> DialTarget:
+        return (*super().target(backend)[:2], False, None)
+
+
 def listening() -> socket.socket:
     server = socket.create_server(("127.0.0.1", 0), backlog=64)
     server.setblocking(False)
@@ -251,10 +260,11 @@ class PairedSocket(socket.socket):
     """A backend's socket that is connected to `other` from its beginning, with a small send buffer."""
 
     other: socket.socket
+    kind = socket.SOCK_STREAM
 
     @classmethod
     def make(cls) -> Self:
-        ours, other = socket.socketpair()
+        ours, other = socket.socketpair(socket.AF_UNIX, cls.kind)
         ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)
         sock = cls(fileno=ours.detach())
         sock.other = other

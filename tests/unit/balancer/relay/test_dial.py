@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from balancer.pool.backend import Backend, parse_upstream, with_indexes
+from balancer.pool.backend import parse_upstream, with_indexes
 from balancer.pool.board import (
     B_CONNECT_FAILURES,
     B_SESSIONS,
@@ -25,10 +25,17 @@ from balancer.pool.board import (
     P_QUEUED_TOTAL,
 )
 from balancer.pool.election import Elector
-from balancer.pool.targets import DialTarget
 from balancer.relay.flow import BULK
 from balancer.relay.session import Session
-from tests.unit.balancer.relay.simulation import OWN, PairedSocket, WorkerSimulation, fill, heard, reset
+from tests.unit.balancer.relay.simulation import (
+    OWN,
+    FarElector,
+    PairedSocket,
+    WorkerSimulation,
+    fill,
+    heard,
+    reset,
+)
 
 Make = Callable[..., WorkerSimulation]
 
@@ -207,13 +214,6 @@ def test_a_request_sent_before_the_accept_reaches_a_near_backend_within_the_turn
     worker.settle()
     assert worker.ends == ["--"]
     assert (worker.cell(L_BYTES_IN), worker.cell(L_BYTES_OUT)) == (3, 6)
-
-
-class FarElector(Elector):
-    """As if the backends were on another machine."""
-
-    def target(self, backend: Backend) -> DialTarget:
-        return (*super().target(backend)[:2], False, None)
 
 
 def test_a_far_backend_is_waited_for(make: Make) -> None:

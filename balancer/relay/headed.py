@@ -1,0 +1,84 @@
+"""Sessions whose backend is told who the client is: `send-proxy`.
+
+RULES: the header goes before every other byte, once per dial, also to a backend tried after another one, at once where
+the client has not spoken, and in one segment with the client's first bytes where it has. It is no payload: `bytes_in`
+begins below zero by its length. Only the lanes of a pool with send-proxy make these sessions.
+"""
+
+import os
+from collections.abc import Callable
+from itertools import count
+from os import read
+
+from balancer.edge.proxy_protocol import AUTHORITY, UNIQUE_ID, SendProxy, folded, write_v1, write_v2
+from balancer.eventloop.errnos import TRANSIENT
+from balancer.relay import ends
+from balancer.relay.half import LIMIT
+from balancer.relay.peers import ClaimedPeer, source_of
+from balancer.relay.session import Session
+from balancer.relay.sockets import own_address
+
+
+def header_writer(send: SendProxy) -> Callable[[Session], bytes]:
+    """Return what makes the header of a session, for one worker and pool."""
+    ids = count(1)
+    prefix = os.urandom(6).hex()
+
+    def header(session: Session) -> bytes:
+        peer = session.peer
+        source = source_of(peer)
+        if isinstance(peer, ClaimedPeer):
+            destination = peer.claim.destination
+        else:
+            destination = folded(own_address(session.client_fd)) if source else None
+        if send.version == 1:
+            return write_v1(source, destination)
+        records: dict[int, bytes] = {}
+        if "authority" in send.extras and isinstance(peer, ClaimedPeer) and AUTHORITY in peer.claim.records:
+            records[AUTHORITY] = peer.claim.records[AUTHORITY]
+        if "unique-id" in send.extras:
+            records[UNIQUE_ID] = f"{prefix}-{next(ids):x}".encode()
+        return write_v2(source, destination, records, "crc32c" in send.extras)
+
+    return header
+
+
+class HeadedSession(Session):
+    """A session that begins with a PROXY header for its backend."""
+
+    __slots__ = ()
+
+    def _relay_at_once(self) -> bool:
+        if not self.first and not self._read_first():
+            return True
+        self._put_header()
+        if super()._relay_at_once():
+            return True
+        self.first = self.first[-self.bytes_in :]
+        self.bytes_in = 0
+        return False
+
+    def connected(self, mask: int) -> None:
+        if not self.first and not self._read_first():
+            return
+        self._put_header()
+        super().connected(mask)
+
+    def given(self) -> tuple[int, int]:
+        bytes_in, bytes_out = super().given()
+        return max(bytes_in, 0), bytes_out  # below zero: the backend broke before it had the header
+
+    def _put_header(self) -> None:
+        header = self.lane.header(self)
+        self.first = header + self.first
+        self.bytes_in = -len(header)
+
+    def _read_first(self) -> bool:
+        """Read what the client has sent; return False for one that turns out to be gone."""
+        try:
+            self.first = read(self.client_fd, LIMIT)
+        except OSError as error:
+            if error.errno not in TRANSIENT:
+                self.close(ends.CLIENT_LEFT_CONNECTING)
+                return False
+        return True

@@ -1,0 +1,318 @@
+"""Before the dial: the PROXY header in every piece and at every moment, who is let in, and what the backend is told."""
+
+import contextlib
+import socket
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from balancer.edge.access import parse_networks
+from balancer.edge.proxy_protocol import SendProxy, parse, write_v1, write_v2
+from balancer.pool.board import L_ACCEPTED, L_BYTES_IN, L_SESSIONS
+from tests.unit.balancer.relay.simulation import (
+    OWN,
+    FarElector,
+    PairedSocket,
+    WorkerSimulation,
+    heard,
+    read_all,
+    reset,
+)
+
+Make = Callable[..., WorkerSimulation]
+CLAIMED = ("192.0.2.7", 4711)
+HEADER = write_v2(CLAIMED, ("198.51.100.1", 443))
+LOCAL_NETWORK = (parse_networks("127.0.0.0/8"),)
+TRUSTED: dict[str, Any] = {"proxy_protocol": True, "proxy_trusted": LOCAL_NETWORK}
+
+
+@pytest.fixture(params=["near", "far"])
+def make(request: pytest.FixtureRequest) -> Iterator[Make]:
+    with contextlib.ExitStack() as stack:
+
+        def build(**options: Any) -> WorkerSimulation:
+            worker = WorkerSimulation(**options)
+            stack.callback(worker.close)
+            if request.param == "far":
+                worker.lane.elector = FarElector(worker.board, worker.pool, OWN)
+            return worker
+
+        yield build
+
+
+def served(worker: WorkerSimulation, client: socket.socket, ask: str = "") -> None:
+    """The backend has got `ask`; an answer goes back, and the ends are passed on."""
+    backend = worker.accept()
+    assert heard(backend) == f"{ask}|open"
+    client.send(b"more")
+    backend.send(b"answer")
+    worker.settle()
+    assert (heard(client), heard(backend)) == ("answer|open", "more|open")
+    client.shutdown(socket.SHUT_WR)
+    backend.close()
+    worker.settle()
+    assert worker.ends == ["--"]
+
+
+@pytest.mark.parametrize("cut", range(1, len(HEADER) + 4))
+def test_a_header_cut_anywhere_and_the_bytes_behind_it(make: Make, cut: int) -> None:
+    worker = make(**TRUSTED)
+    client = worker.connect()
+    stream = HEADER + b"ask"
+    client.send(stream[:cut])
+    worker.settle()
+    client.send(stream[cut:])
+    worker.settle()
+    [line] = [session.peer_name() for session in worker.sessions]
+    assert line == "192.0.2.7:4711"
+    served(worker, client, "ask")
+    assert " client=192.0.2.7:4711 via=127.0.0.1:" in worker.lines.sessions[0]
+
+
+@pytest.mark.parametrize("is_ended", [False, True])
+@pytest.mark.parametrize("pieces", [1, 2])
+def test_more_behind_the_header_than_one_read_takes(make: Make, pieces: int, is_ended: bool) -> None:
+    """It lies in the socket already when the header is complete: no further edge comes, for the bytes or for the end."""
+    worker = make(**TRUSTED)
+    client = worker.connect()
+    if pieces == 2:
+        client.send(HEADER[:5])
+        worker.settle()
+        client.send(HEADER[5:] + b"x" * 50_000)
+    else:
+        client.send(HEADER + b"x" * 50_000)
+    if is_ended:
+        client.shutdown(socket.SHUT_WR)
+    worker.settle()
+    backend = worker.accept()
+    assert heard(backend) == f"50000|{'end' if is_ended else 'open'}"
+    assert worker.cell(L_BYTES_IN) + worker.sessions[0].given()[0] == 50_000
+
+
+@pytest.mark.parametrize("header", [write_v2(None, None), b"PROXY UNKNOWN\r\n"])
+def test_a_header_that_vouches_for_nothing(make: Make, header: bytes) -> None:
+    worker = make(**TRUSTED)
+    client = worker.connect()
+    client.send(header + b"ask")
+    worker.settle()
+    own = "{}:{}".format(*client.getsockname())
+    assert [session.peer_name() for session in worker.sessions] == [own]
+    served(worker, client, "ask")
+    assert f" client={own} backend=" in worker.lines.sessions[0]
+
+
+@pytest.mark.parametrize("sent", [b"", b"P", HEADER[:20]])
+def test_a_client_that_stops_in_its_header_is_turned_away(make: Make, sent: bytes) -> None:
+    worker = make(**TRUSTED, preread_timeout=3.0)
+    client = worker.connect()
+    if sent:
+        client.send(sent)
+    worker.settle()
+    worker.pass_time(2.7)
+    assert heard(client) == "|open"
+    worker.pass_time(0.5)
+    assert heard(client) == "|reset"
+    assert worker.ends == ["cR preread-timeout"]
+    assert (worker.cell(L_ACCEPTED), worker.cell(L_SESSIONS)) == (1, 0)
+
+
+@pytest.mark.parametrize("leave", [reset, socket.socket.close])
+@pytest.mark.parametrize("sent", [b"", HEADER[:20]])
+def test_a_client_that_leaves_in_its_header(
+    make: Make, sent: bytes, leave: Callable[[socket.socket], object]
+) -> None:
+    worker = make(**TRUSTED)
+    client = worker.connect()
+    if sent:
+        client.send(sent)
+    worker.settle()
+    leave(client)
+    worker.settle()
+    assert [end[:2] for end in worker.ends] == ["CC"]
+    worker.pass_time(6.0)  # its time limit finds nobody
+    assert len(worker.ends) == 1
+
+
+def test_a_drain_in_the_middle_of_a_header(make: Make) -> None:
+    worker = make(**TRUSTED)
+    client = worker.connect()
+    client.send(HEADER[:20])
+    worker.settle()
+    worker.sessions[0].close("KD")
+    client.send(HEADER[20:])
+    worker.pass_time(6.0)
+    assert worker.ends == ["KD"]
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"deny": LOCAL_NETWORK}, "deny"),
+        ({"allow": (parse_networks("10.0.0.0/8"),)}, "allow"),
+        ({"proxy_protocol": True, "proxy_trusted": (parse_networks("10.0.0.0/8"),)}, "proxy-trusted"),
+        ({**TRUSTED, "deny": (parse_networks("192.0.2.0/24"),)}, "deny"),
+        ({**TRUSTED, "allow": LOCAL_NETWORK}, "allow"),
+    ],
+)
+@pytest.mark.parametrize(("action", "left"), [("reset", "|reset"), ("close", "|end")])
+def test_who_is_turned_away(make: Make, options: dict[str, Any], reason: str, action: str, left: str) -> None:
+    worker = make(**options, deny_action=action)
+    client = worker.connect()
+    worker.settle()
+    if heard(client) == "|open":
+        client.send(HEADER)
+        worker.settle()
+        assert heard(client) == left
+    assert worker.ends == [f"PR {reason}"]
+    assert worker.cell(L_SESSIONS) == 0
+
+
+def test_a_dry_run_serves(make: Make) -> None:
+    worker = make(deny=LOCAL_NETWORK, dry_run=True)
+    client = worker.connect()
+    client.send(b"ask")
+    worker.settle()
+    served(worker, client, "ask")
+
+
+@pytest.mark.parametrize("deferred", [False, True])
+@pytest.mark.parametrize("asks", [False, True])
+def test_a_header_before_the_wait_for_a_first_byte(make: Make, deferred: bool, asks: bool) -> None:
+    worker = make(**TRUSTED, defer_connect=deferred)
+    client = worker.connect()
+    client.send(HEADER[:3])
+    worker.settle()
+    client.send(HEADER[3:] + (b"ask" if asks else b""))
+    worker.settle()
+    if deferred and not asks:
+        with pytest.raises(BlockingIOError):
+            worker.accept()
+        client.send(b"ask")
+        worker.settle()
+        asks = True
+    served(worker, client, "ask" if asks else "")
+
+
+# -- what the backend is told
+
+
+@pytest.mark.parametrize(
+    "send", [SendProxy(1), SendProxy(2), SendProxy(2, frozenset(("crc32c", "unique-id")))]
+)
+@pytest.mark.parametrize("first", [b"ask", b""])
+def test_a_backend_is_told_first_and_the_header_is_no_payload(
+    make: Make, send: SendProxy, first: bytes
+) -> None:
+    worker = make(send_proxy=send)
+    client = worker.connect()
+    if first:
+        client.send(first)
+    worker.settle()
+    backend = worker.accept()
+    data = read_all(backend)
+    claim = parse(data)
+    assert claim and (claim.source, claim.destination) == (client.getsockname(), client.getpeername())
+    assert data[claim.size :] == first
+    assert worker.sessions[0].given() == (len(first), 0)
+    client.send(b"more")
+    client.shutdown(socket.SHUT_WR)
+    backend.send(b"answer")
+    worker.settle()
+    assert (heard(client), heard(backend)) == ("answer|open", "more|end")
+    backend.close()
+    worker.settle()
+    assert worker.ends == ["--"] and worker.cell(L_BYTES_IN) == len(first) + 4
+
+
+def test_a_claim_is_handed_on(make: Make) -> None:
+    worker = make(**TRUSTED, send_proxy=SendProxy(1))
+    client = worker.connect()
+    client.send(HEADER + b"ask")
+    worker.settle()
+    assert heard(worker.accept()) == write_v1(CLAIMED, ("198.51.100.1", 443)).decode() + "ask|open"
+
+
+@pytest.mark.parametrize("first", [b"ask", b""])
+def test_the_next_backend_is_told_as_well(make: Make, first: bytes) -> None:
+    """One refuses, the next resets before a byte of the client has gone up: the third gets one whole header."""
+    worker = make(backends=2, send_proxy=SendProxy(1), retries=3)
+    worker.servers[0].close()
+    client = worker.connect()
+    worker.settle()
+    backend = worker.accept(1)
+    wanted = f"PROXY TCP4 127.0.0.1 127.0.0.1 {client.getsockname()[1]} {client.getpeername()[1]}\r\n"
+    assert heard(backend) == f"{wanted}|open"
+    if first:
+        client.send(first)
+        worker.settle()
+        assert heard(backend) == f"{first.decode()}|open"
+
+
+def test_a_backend_that_breaks_at_the_header_leaves_no_negative_count(make: Make) -> None:
+    worker = make(backends=1, send_proxy=SendProxy(1), retries=0)
+    worker.connect()
+    worker.settle()
+    reset(worker.accept())
+    worker.settle()
+    assert worker.cell(L_BYTES_IN) == 0
+    assert [end[:2] for end in worker.ends] == ["SD"]
+
+
+def test_a_session_goes_on_after_the_time_for_its_header(make: Make) -> None:
+    worker = make(**TRUSTED, preread_timeout=3.0)
+    client = worker.connect()
+    client.send(HEADER[:5])
+    worker.settle()
+    client.send(HEADER[5:] + b"ask")
+    worker.pass_time(6.0)
+    served(worker, client, "ask")
+
+
+class Packets(PairedSocket):
+    """A backend's socket on which each write is a packet of its own."""
+
+    kind = socket.SOCK_SEQPACKET
+
+
+def test_the_header_and_what_the_client_has_said_go_in_one_segment(make: Make) -> None:
+    made: list[Packets] = []
+
+    def new_socket(*_: int) -> Packets:
+        made.append(Packets.make())
+        return made[-1]
+
+    worker = make(send_proxy=SendProxy(1), new_socket=new_socket)
+    client = worker.connect()
+    client.send(b"ask")
+    worker.settle()
+    first = made[0].other.recv(1000)
+    assert first.startswith(b"PROXY TCP4 ") and first.endswith(b"\r\nask")
+
+
+def test_a_backend_that_is_gone_before_the_header_leaves_no_negative_count(make: Make) -> None:
+    def new_socket(*_: int) -> PairedSocket:
+        sock = PairedSocket.make()
+        sock.other.close()
+        return sock
+
+    worker = make(send_proxy=SendProxy(1), new_socket=new_socket, retries=0)
+    client = worker.connect()
+    client.send(b"ask")
+    worker.settle()
+    client.close()
+    worker.settle()
+    assert worker.ends and worker.cell(L_BYTES_IN) == 0
+
+
+def test_after_a_backend_that_never_answers_the_next_is_told_once(make: Make) -> None:
+    worker = make(backends=2, send_proxy=SendProxy(1), connect_timeout=1.0)
+    worker.clog(worker.servers[0])
+    for _ in range(2):  # one of them is tried there first
+        worker.connect().send(b"ask")
+    worker.settle()
+    assert len(worker.lane.dialling) == 1
+    worker.pass_time(1.5)
+    for _ in range(2):
+        there = heard(worker.accept(1))
+        assert there.count("PROXY") == 1 and there.endswith("\r\nask|open")
