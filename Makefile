@@ -27,7 +27,7 @@ help:
 	@echo 'make lint          ruff check, ruff format --check, mypy --strict'
 	@echo 'make bench         ours beside haproxy, nginx and envoy (WORK=keepalive,close PEERS=haproxy ROUNDS=5)'
 	@echo 'make bench-images  the picture function and the picture service (INPUT=directory)'
-	@echo 'make versus        reload, crash, hang and fd exhaustion: ours beside haproxy and nginx'
+	@echo 'make versus        faults, reloads, pauses and names: ours beside haproxy and nginx'
 	@echo 'make soak          the long form of the system tests (hours)'
 	@echo 'make clean         everything that the targets above have made'
 

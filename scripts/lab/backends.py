@@ -3,6 +3,7 @@
     Echo        sends back what it receives, greets with its name if asked to; counts its connections
     Scripted    calls a function for each connection, in a thread of its own
     Stuck       listens and never accepts
+    SlowUnix    echoes on a unix socket with a short queue, so many clients a second
     Digest      a process that proves both directions of the load's requests byte by byte (load.py)
 
 RULES: every socket is opened on port 0; leaving the `with` closes all of them and joins the thread.
@@ -13,6 +14,7 @@ import selectors
 import socket
 import threading
 from collections.abc import Callable
+from pathlib import Path
 
 from scripts.lab.helpers import BackgroundThread, HelperProcess
 from scripts.lab.network import is_open
@@ -147,6 +149,31 @@ class Stuck(ThreadedBackend):
         super().end(seconds)
         for filler in self.fillers:
             filler.close()
+
+
+class SlowUnix(BackgroundThread):
+    """Accepts a client every `seconds` on a unix socket with a queue of `backlog`, and echoes its first bytes."""
+
+    def __init__(self, path: Path, backlog: int, seconds: float) -> None:
+        super().__init__(self.serve)
+        self.path = path
+        self.seconds = seconds
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.bind(str(path))
+        self.sock.listen(backlog)
+
+    def serve(self) -> None:
+        while not self.stopping.wait(self.seconds):
+            with contextlib.suppress(OSError), self.sock.accept()[0] as conn:
+                conn.settimeout(1)
+                if data := conn.recv(100):
+                    conn.sendall(data)
+
+    def end(self, seconds: float = 5.0) -> None:
+        with contextlib.suppress(OSError):
+            self.sock.shutdown(socket.SHUT_RDWR)
+        super().end(seconds)
+        self.sock.close()
 
 
 class Digest(HelperProcess):

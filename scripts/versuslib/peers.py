@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from scripts.benchlib.peers import STREAM_MODULES, find
-from scripts.lab.network import Address, accepts, free_port
+from scripts.lab.network import Address, accepts, free_port, text_of
 from scripts.lab.process import LabProcess, children_of, title_of
 from scripts.lab.waiting import wait_for
 
@@ -31,13 +31,19 @@ RESTART_SECONDS = 0.1  # systemd's RestartSec
 
 @dataclass
 class Setting:
-    """Where a peer runs. `turn` counts its reloads, `status_port` is for a status of its own."""
+    """Where a peer runs. `turn` counts its reloads, `status_port` is for a status of its own. `user_timeout` is in
+    seconds, 0: what the peer does by itself."""
 
-    backend: Address
+    backend: Address | Path
     directory: Path
     port: int
     status_port: int
     turn: int = 0
+    user_timeout: int = 0
+
+    def target(self, unix: str = "unix:") -> str:
+        """The backend as the peer's configuration names it, with its prefix for a path."""
+        return f"{unix}{self.backend}" if isinstance(self.backend, Path) else text_of(self.backend)
 
 
 @dataclass(frozen=True)
@@ -55,15 +61,27 @@ class PeerKind:
 
 
 class Peer:
-    """One running proxy."""
+    """One running proxy. `hosts` is the text of an /etc/hosts that it alone sees."""
 
-    def __init__(self, kind: PeerKind, backend: Address, directory: Path, nofile: int = 0) -> None:
+    def __init__(
+        self,
+        kind: PeerKind,
+        backend: Address | Path,
+        directory: Path,
+        nofile: int = 0,
+        user_timeout: int = 0,
+        hosts: str = "",
+    ) -> None:
         self.kind = kind
         self.name = kind.name
-        self.setting = Setting(backend, directory, free_port(), free_port())
+        self.setting = Setting(backend, directory, free_port(), free_port(), user_timeout=user_timeout)
         self.port = self.setting.port
         self.address = ("127.0.0.1", self.port)
         self.wrapper = ["prlimit", f"--nofile={nofile}:{nofile}"] if nofile else []
+        if hosts:
+            (directory / "hosts").write_text(hosts)
+            mount = f'mount --bind {directory}/hosts /etc/hosts && exec "$@"'
+            self.wrapper += ["unshare", "--mount", "sh", "-c", mount, "sh"]
         self.restarts = -1
         kind.configure(self.setting)
         self.start()
@@ -111,6 +129,10 @@ class Peer:
         self.process.signal(self.kind.reload_signal)
         self.wait(lambda: len(set(self.workers()) - before) >= self.kind.worker_count, "reloaded")
 
+    def reload_nothing(self) -> None:
+        """Ask for a reload of the configuration that is in force."""
+        self.process.signal(self.kind.reload_signal)
+
     def wait_replaced(self, victim: int) -> float:
         """Wait until as many workers serve as before, `victim` not among them; seconds that took."""
 
@@ -141,8 +163,9 @@ def ask_unix_socket(path: str, question: bytes) -> bytes:
 
 def configure_ours(setting: Setting) -> None:
     text = f"[balancer]\nbind = 127.0.0.1\nport = {setting.port}\nworkers = {WORKERS}\ncheck = none\n"
-    text += f"drain-timeout = 5s\nretries = {setting.turn % 5}\nadmin = {setting.directory}/admin\n"
-    text += f"upstream = {setting.backend[0]}:{setting.backend[1]}\n"
+    text += f"drain-timeout = 5s\nreload-timeout = 5s\nretries = {(setting.turn + 3) % 5}\n"
+    text += f"admin = {setting.directory}/admin\nupstream = {setting.target()}\n"
+    text += f"user-timeout = {setting.user_timeout}s\n" if setting.user_timeout else ""
     (setting.directory / "balancer.ini").write_text(text)
 
 
@@ -167,6 +190,7 @@ def our_version() -> str:
 
 
 def configure_haproxy(setting: Setting) -> None:
+    user_timeout = f" tcp-ut {setting.user_timeout}s" if setting.user_timeout else ""
     (setting.directory / "haproxy.cfg").write_text(f"""global
   nbthread {WORKERS}
   log stderr format raw local0
@@ -180,8 +204,8 @@ defaults
   timeout client 10m
   timeout server 10m
 listen versus
-  bind 127.0.0.1:{setting.port}
-  server s1 {setting.backend[0]}:{setting.backend[1]}
+  bind 127.0.0.1:{setting.port}{user_timeout}
+  server s1 {setting.target("unix@")}{user_timeout}
 """)
 
 
@@ -225,7 +249,7 @@ http {{
 stream {{
   server {{
     listen 127.0.0.1:{setting.port} reuseport backlog=4096;
-    proxy_pass {setting.backend[0]}:{setting.backend[1]};
+    proxy_pass {setting.target()};
     proxy_connect_timeout 5s;
   }}
 }}

@@ -1,4 +1,4 @@
-"""The faults: each a function that runs a peer and returns its figures and one cell of the table.
+"""The rows: each a function that runs a peer and returns its figures and one cell of the table.
 
 RULES: the clients and the kernel's socket table count what happens; the peer is asked only where the question is whether
 its own count is right.
@@ -7,22 +7,26 @@ its own count is right.
 import os
 import random
 import selectors
+import shutil
 import signal
 import socket
 import tempfile
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from balancer.config.units import counted
 from scripts.lab.arrivals import Arrivals
-from scripts.lab.backends import Digest, Echo
+from scripts.lab.backends import Digest, Echo, Scripted, SlowUnix
 from scripts.lab.kernel import accepted, inodes_of
 from scripts.lab.load import FAILURES, Load, LoadOutcome
 from scripts.lab.measure import cpu_of
-from scripts.lab.network import held
-from scripts.lab.process import freeze
+from scripts.lab.network import Address, held, is_open
+from scripts.lab.process import children_of, freeze
+from scripts.lab.waiting import wait_for
 from scripts.versuslib.peers import Peer, PeerKind
 
 Figures = dict[str, object]
@@ -39,9 +43,12 @@ class Size:
     stopped: float = 10.0
     held: int = 40
     hold_seconds: float = 8.0
+    pause: float = 8.0  # four times what a peer may be without an answer
+    pause_bytes: int = 20_000_000
+    window: float = 7.0  # a reload's, which is 5 s for all peers, and some time after it
 
 
-LONG = Size(reloads=20, requests=100_000, kills=50, stopped=10.0, held=40, hold_seconds=20.0)
+LONG = Size(reloads=20, requests=100_000, kills=50, hold_seconds=20.0, pause=60.0)
 
 
 def classes(outcome: LoadOutcome) -> str:
@@ -225,27 +232,172 @@ def answers(selector: selectors.BaseSelector, seconds: float) -> tuple[set[socke
     return served, ended
 
 
+def reload_without_a_change(make: Made, size: Size) -> tuple[Figures, str]:
+    """A reload of the same configuration while sessions are held that move a byte now and then."""
+    with ExitStack() as stack:
+        peer = stack.enter_context(make(stack.enter_context(Echo()).address))
+        clients = stack.enter_context(held(peer.address, size.held))
+        time.sleep(1)  # helpers that start after the workers
+        began, before, forked = time.monotonic(), set(children_of(peer.pid)), set()
+        peer.reload_nothing()
+        while time.monotonic() - began < size.window:
+            forked |= set(children_of(peer.pid)) - before
+            living = [client for client in clients if is_open(client)]
+            with suppress(OSError):
+                for client in living:
+                    client.sendall(b"x")
+                for client in living:
+                    client.recv(100)
+            time.sleep(0.2)
+        cut = sum(not is_open(client) for client in clients)
+    figures: Figures = {"forked": len(forked), "held": size.held, "cut": cut}
+    return (
+        figures,
+        f"{counted(len(forked), 'process', 'processes')} forked, {cut} of {size.held} sessions cut",
+    )
+
+
+USER_TIMEOUT = 2  # seconds
+
+
+def pauses(make: Made, size: Size) -> tuple[Figures, str]:
+    """A client and a backend that do not read for a while, in the middle of many bytes."""
+    received: list[int] = []
+
+    def serve(conn: socket.socket) -> None:
+        wanted = conn.recv(1)  # nothing from a client that only looks whether the peer accepts
+        if wanted == b"r":
+            conn.sendall(bytes(size.pause_bytes))
+        elif wanted == b"w":
+            time.sleep(size.pause)
+            received.append(1 + read_all(conn))
+
+    with ExitStack() as stack:
+        backend = stack.enter_context(Scripted(serve))
+        peer = stack.enter_context(make(backend.address, user_timeout=USER_TIMEOUT))
+        pool = stack.enter_context(ThreadPoolExecutor(2))
+        reading = pool.submit(read_after_a_pause, peer.address, size.pause)
+        pool.submit(write_and_wait, peer.address, size.pause_bytes).result()
+        by_client = reading.result()
+        [by_backend] = wait_for(lambda: received, "the backend's end", size.pause + 60)
+    figures: Figures = {"bytes": size.pause_bytes, "to_client": by_client, "to_backend": by_backend}
+    whole = f"of {size.pause_bytes / 1e6:.0f} MB"
+    return figures, f"client {by_client / 1e6:.1f} {whole}, backend {by_backend / 1e6:.1f} {whole}"
+
+
+def small_window(address: Address) -> socket.socket:
+    client = socket.socket()
+    client.settimeout(60)
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8192)
+    client.connect(address)
+    return client
+
+
+def read_after_a_pause(address: Address, pause: float) -> int:
+    with small_window(address) as client:
+        client.sendall(b"r")
+        time.sleep(pause)
+        return read_all(client)
+
+
+def write_and_wait(address: Address, size: int) -> None:
+    """Send that much and an end, and wait until the backend has ended too."""
+    with small_window(address) as client, suppress(OSError):
+        client.sendall(b"w" + bytes(size - 1))
+        client.shutdown(socket.SHUT_WR)
+        read_all(client)
+
+
+def read_all(conn: socket.socket) -> int:
+    """Bytes until the end, or until a reset."""
+    got = 0
+    with suppress(OSError):
+        while data := conn.recv(1 << 20):
+            got += len(data)
+    return got
+
+
+NAME = "backend.versus"
+
+
+def name_with_two_addresses(make: Made, size: Size) -> tuple[Figures, str]:
+    """A name for ::1 and 127.0.0.1, as localhost often is, and a server on the second of them only."""
+    with ExitStack() as stack:
+        port = stack.enter_context(Echo()).address[1]
+        hosts = f"127.0.0.1 localhost\n::1 {NAME}\n127.0.0.1 {NAME}\n"
+        peer = stack.enter_context(make((NAME, port), hosts=hosts))
+        return asked(peer.address, clients=10, requests=50)
+
+
+def why_no_names() -> str:
+    """What this machine lacks for a name of its own making; "" when nothing."""
+    if os.geteuid() or not shutil.which("unshare"):
+        return "root and unshare(1), for an /etc/hosts of the peer's own"
+    try:
+        with socket.socket(socket.AF_INET6) as sock:
+            sock.bind(("::1", 0))
+    except OSError:
+        return "the address ::1"
+    return ""
+
+
+def full_unix_backend(make: Made, size: Size) -> tuple[Figures, str]:
+    """60 clients at once for a backend that accepts 50 a second on a unix socket with a queue of 4."""
+    with tempfile.TemporaryDirectory(prefix="versus-") as name, ExitStack() as stack:
+        Path(name).chmod(0o755)
+        backend = stack.enter_context(SlowUnix(Path(name) / "s", backlog=4, seconds=0.02))
+        peer = stack.enter_context(make(backend.path))
+        return asked(peer.address, clients=60, requests=60)
+
+
+def asked(address: Address, clients: int, requests: int) -> tuple[Figures, str]:
+    """Requests of one byte, each on a connection of its own."""
+
+    def ask(_: int) -> tuple[bool, float]:
+        began = time.monotonic()
+        try:
+            with socket.create_connection(address, 20) as client:
+                client.sendall(b"x")
+                ok = client.recv(1) == b"x"
+        except OSError:
+            ok = False
+        return ok, time.monotonic() - began
+
+    with ThreadPoolExecutor(clients) as pool:
+        answers = list(pool.map(ask, range(requests)))
+    failed, longest = sum(not ok for ok, _ in answers), max(took for _, took in answers)
+    figures: Figures = {"requests": requests, "failed": failed, "longest_s": longest}
+    return figures, f"{failed} of {requests} failed; longest {longest * 1000:.0f} ms"
+
+
 @dataclass(frozen=True)
-class FaultRow:
+class Row:
+    """`lacks` says what this machine does not have for it, "" when nothing."""
+
     number: int
     name: str
     run: Callable[[Made, Size], tuple[Figures, str]]
+    lacks: Callable[[], str] = str
 
 
 ROWS = (
-    FaultRow(13, "reload under load, 32 clients", reload_under_load),
-    FaultRow(25, "kill -9 of a worker every 0.5 s under load", kill_under_load),
-    FaultRow(27, "SIGSTOP of one worker, 50 new connections/s", stop_a_worker),
-    FaultRow(31, "its own session count after kill -9 with sessions held", count_after_kills),
-    FaultRow(62, "256 descriptors, 1,000 clients that stay", out_of_descriptors),
+    Row(13, "reload under load, 32 clients", reload_under_load),
+    Row(25, "kill -9 of a worker every 0.5 s under load", kill_under_load),
+    Row(27, "SIGSTOP of one worker, 50 new connections/s", stop_a_worker),
+    Row(31, "its own session count after kill -9 with sessions held", count_after_kills),
+    Row(62, "256 descriptors, 1,000 clients that stay", out_of_descriptors),
+    Row(70, "a reload that changes nothing, 40 sessions held", reload_without_a_change),
+    Row(71, "a client and a backend that pause, dead peers given up after 2 s", pauses),
+    Row(72, "a name for ::1 and 127.0.0.1, a server on the second", name_with_two_addresses, why_no_names),
+    Row(73, "a unix backend with a full accept queue, 60 clients at once", full_unix_backend),
 )
 
 
-def run(row: FaultRow, kind: PeerKind, size: Size) -> tuple[Figures, str]:
+def run(row: Row, kind: PeerKind, size: Size) -> tuple[Figures, str]:
     """One cell. That a peer does not go on is a figure too."""
     with tempfile.TemporaryDirectory(prefix="versus-") as name:
         Path(name).chmod(0o755)
         try:
-            return row.run(lambda backend, nofile=0: Peer(kind, backend, Path(name), nofile), size)
+            return row.run(lambda backend, **setting: Peer(kind, backend, Path(name), **setting), size)
         except (OSError, AssertionError) as error:
             return {"error": str(error)}, f"did not go on: {str(error).splitlines()[0]}"
