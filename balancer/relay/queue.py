@@ -62,9 +62,9 @@ class PendingQueue:
         if why != "full":
             self._why[session] = why
         else:
-            self._why.pop(session, None)
-            limit = self._board.max_queue_of(self._pool, self._max_queue)  # a reload may have raised it
-            if not self._timeout or not limit or (is_new and len(self.since) >= limit):
+            begins = self._why.pop(session, None) is not None or is_new  # to wait for a place
+            limit = self._board.max_queue_of(self._pool, self._max_queue)  # a reload may have changed it
+            if not self._timeout or (begins and not limit) or (is_new and len(self.since) >= limit):
                 waiting = len(self.since) - (not is_new)
                 session.close(ends.QUEUE_TIMEOUT, f"queue={waiting}/{limit}")
                 return
