@@ -298,8 +298,10 @@ def check_access(listeners: Sequence[ListenerSection]) -> tuple[str, ...]:
             raise settings.refuse("proxy-protocol", sentence)
         if one.proxy_trusted and not one.proxy_protocol:
             notes.append(f"{settings.where('proxy-trusted')} has no effect without proxy-protocol")
-        if one.dry_run and not (one.allow or one.deny):
-            notes.append(f"{settings.where('dry-run')} has no effect without allow or deny")
+        if one.dry_run and not (one.allow or one.deny or one.source_maxconn or one.source_rate):
+            notes.append(
+                f"{settings.where('dry-run')} has no effect without allow, deny or a limit of sources"
+            )
     return tuple(notes)
 
 

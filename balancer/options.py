@@ -12,10 +12,20 @@ from typing import Any
 from balancer.admin_socket import OFF
 from balancer.config.common import DAEMON_QUESTIONS
 from balancer.config.ini import NAME
-from balancer.config.option import Option, SectionKind, at_least, made_from, optional, options_in, options_of
+from balancer.config.option import (
+    Option,
+    SectionKind,
+    at_least,
+    between,
+    made_from,
+    optional,
+    options_in,
+    options_of,
+)
 from balancer.config.sections import SET_OPTION
 from balancer.config.units import (
     Address,
+    format_duration,
     parse_address,
     parse_count,
     parse_duration,
@@ -92,6 +102,36 @@ def parse_route(text: str) -> Route:
     if len(words) != 2:
         raise ValueError(f"{text!r} does not name one network: write {ROUTES}, a line for each network")
     return Route(pool, parse_network(words[1]))
+
+
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """So many in so many seconds."""
+
+    count: int
+    seconds: float
+
+    def __str__(self) -> str:
+        return f"{self.count}/{format_duration(self.seconds)}"
+
+
+def parse_rate(text: str) -> Rate:
+    """The rate of "60/1m"."""
+    count, slash, period = text.partition("/")
+    if not slash:
+        raise ValueError(f"{text!r} is no rate: write 60/1m")
+    period = period.strip()
+    return Rate(
+        at_least(1, parse_count)(count), parse_positive_duration("1" + period if period.isalpha() else period)
+    )
+
+
+def parse_mask(text: str) -> tuple[int, int]:
+    """The bits of "32/64"."""
+    four, slash, six = text.partition("/")
+    if not slash:
+        raise ValueError(f"{text!r} is no pair of bits: write 32/64, for IPv4 and IPv6")
+    return between(0, 32)(four), between(0, 128)(six)
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,7 +213,28 @@ class Listener:
         "CAP_NET_ADMIN",
         choices=("reset", "close", "drop"),
     )
-    dry_run: bool = _access("no", "log who would be denied, and serve them all the same", flag=True)
+    source_maxconn: int = _access(
+        "0",
+        "sessions of one client address at once, over all workers; 0 is no limit",
+        parse_count,
+        metavar="N",
+    )
+    source_rate: Rate | None = _access(  # noqa: RUF009 - a dataclass field
+        "",
+        "new clients of one address in a period, refused ones included: 60/1m",
+        optional(parse_rate),
+        metavar="N/TIME",
+        unset="no limit",
+    )
+    source_mask: tuple[int, int] = _access(
+        "32/64",
+        "bits of an IPv4 and of an IPv6 address that make a source: one customer mostly has a /64",
+        parse_mask,
+        metavar="BITS/BITS",
+    )
+    dry_run: bool = _access(
+        "no", "log who would be denied or above a limit of sources, and serve them all the same", flag=True
+    )
     routes: tuple[Route, ...] = made_from(
         Option(
             "pool",

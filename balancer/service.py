@@ -35,6 +35,7 @@ from balancer.prefork.preflight import Machine
 from balancer.prefork.upgrade import HANDOVER_STATE, inherited_paths
 from balancer.relay.sockets import listener_options
 from balancer.shm.layout import MASTER_ROW, MASTER_UPCOMING, Shared
+from balancer.shm.source_table import SourceTable
 
 
 class BalancerService:
@@ -81,6 +82,12 @@ class BalancerService:
             )
             for one in options.pools
         )
+        tables = self.board.source_tables
+        self.board.source_tables = {
+            one.name: tables.get(one.name) or SourceTable()
+            for one in options.listeners
+            if one.source_maxconn or one.source_rate
+        }
         for pool in pools:
             self.board.assign_pool(pool.index, [backend.index for backend in pool.backends])
         return replace(options, listeners=tuple(listeners), pools=pools)

@@ -41,6 +41,7 @@ from operator import add, itemgetter
 
 from balancer.options import MOST_LISTENERS, MOST_POOLS
 from balancer.shm.layout import FIRST_LEASE, MASTER_LIVE_ROWS, MASTER_ROW, PID, PREFORK_COLUMNS, Shared
+from balancer.shm.source_table import SourceTable
 from balancer.shm.table import RETIRED_ROW, Table
 
 LOG_DROPPED = PREFORK_COLUMNS  # lines this process could not write
@@ -173,6 +174,7 @@ class Board:
             raise ValueError(f"{shared.rows.columns} columns do not hold {backends} backends")
         self.shared = shared
         self.counts = shared.rows
+        self.source_tables: dict[str, SourceTable] = {}  # of the listeners with limits per source, by name
         self.words = Table(1, _FIRST_BACKEND_WORDS + _BACKEND_WORDS * backends)
         self.columns = self.counts.columns
         self.cells = self.counts.cells

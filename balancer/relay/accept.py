@@ -24,6 +24,7 @@ from balancer.relay.phases import first_phase, first_routes
 from balancer.relay.queue import UNDECIDED
 from balancer.relay.routes import RouteTable
 from balancer.relay.session import Session, SessionLane
+from balancer.relay.source_limits import SourceLimits
 from balancer.shm.layout import LOAD
 
 LOOK = 0.02  # seconds between two looks for a place that another worker may have freed
@@ -58,6 +59,7 @@ class SessionStarter:
         on_change: Callable[[], object],
         patience: float,
         make: Callable[[SessionLane, int, object], Session] = Session,
+        sources: SourceLimits | None = None,
     ) -> None:
         self._context = context
         self._name = listener.name
@@ -72,7 +74,7 @@ class SessionStarter:
         self._removed: set[object] = set()  # addresses
         self._refusals = RepeatedLine(context.loop, partial(context.log.info, "refuse"))
         self._make = make
-        self._begin = first_phase(listener, routes, self._refusals)
+        self._begin = first_phase(listener, routes, self._refusals, sources)
         self._limit = SharedLimit(context.board, context.row)
         self._limit_column = context.board.listener_at(listener.index) + L_SESSIONS
         self._lacks_place = False

@@ -23,8 +23,10 @@ from balancer.relay.queue import PendingQueue
 from balancer.relay.routes import RouteTable
 from balancer.relay.session import Session, SessionLane
 from balancer.relay.sockets import keepalive_options
+from balancer.relay.source_limits import SourceLimits
 from balancer.relay.timeouts import TimeoutSweep
 from balancer.shm.layout import ACCEPTING
+from balancer.shm.source_table import SourceCounts
 
 LINGER_SECONDS = 30.0  # where --half-close-timeout 0 sets no limit
 
@@ -78,9 +80,11 @@ class WorkerRelay:
         at = context.board.listener_at
         account = Account(context.cells[at(listener.index) : at(listener.index + 1)])
         closer = Closer(context, account, close)
+        sources = self._source_limits(listener)
+        end_session = sources.giving_back(closer.end_session) if sources else closer.end_session
         pools = [self.pools[name].pool for name in dict.fromkeys(route.pool for route in listener.routes)]
         for pool in pools:
-            lane = self._lane(listener, self.pools[pool.name], account, closer)
+            lane = self._lane(listener, self.pools[pool.name], account, closer, end_session)
             self.lanes[listener.name, pool.name] = lane
         self.closers.append(closer)
         self.starters.append(
@@ -95,8 +99,15 @@ class WorkerRelay:
                 self._show_accepting,
                 max((pool.queue_timeout for pool in pools), default=0.0),
                 HeadedSession if any(pool.send_proxy for pool in pools) else Session,
+                sources,
             )
         )
+
+    def _source_limits(self, listener: Listener) -> SourceLimits | None:
+        if not (listener.source_maxconn or listener.source_rate):
+            return None
+        table = self.context.board.source_tables[listener.name]
+        return SourceLimits(listener, table, SourceCounts(table, self.context.board.counts, self.context.row))
 
     def _pool_access(self, pool: Pool, wake: Callable[[int], object]) -> PoolAccess:
         context = self.context
@@ -104,7 +115,14 @@ class WorkerRelay:
         queue = PendingQueue(context.loop, context.board, context.row, pool, wake)
         return PoolAccess(pool, elector, queue, {})
 
-    def _lane(self, listener: Listener, access: PoolAccess, account: Account, closer: Closer) -> SessionLane:
+    def _lane(
+        self,
+        listener: Listener,
+        access: PoolAccess,
+        account: Account,
+        closer: Closer,
+        end_session: Callable[[Session], None],
+    ) -> SessionLane:
         context = self.context
         return Lane(
             context=context,
@@ -120,7 +138,7 @@ class WorkerRelay:
             linger_limit=listener.half_close_timeout or LINGER_SECONDS,
             user_timeout=listener.user_timeout,
             backend_options=keepalive_options(listener.keepalive),
-            end_session=closer.end_session,
+            end_session=end_session,
             drop_backend=closer.drop_backend,
             await_acknowledgement=self.timeouts.await_acknowledgement,
             new_socket=self._new_socket,

@@ -25,20 +25,28 @@ from balancer.relay.peers import ClaimedPeer
 from balancer.relay.routes import RouteTable
 from balancer.relay.session import Session, SessionLane
 from balancer.relay.sockets import forget_on_close, reset_on_close
+from balancer.relay.source_limits import SourceLimits
 
 Begin = Callable[[Session], object]
 
 
-def first_phase(listener: Listener, routes: RouteTable[SessionLane], refusals: RepeatedLine) -> Begin:
+def first_phase(
+    listener: Listener,
+    routes: RouteTable[SessionLane],
+    refusals: RepeatedLine,
+    sources: SourceLimits | None = None,
+) -> Begin:
     """Return what begins a session of this listener; built from the last phase to the first."""
     begin: Begin = Session.begin
     if listener.defer_connect:
         begin = partial(DeferConnect, begin)
-    if not (listener.proxy_protocol or listener.allow or listener.deny):
+    if not (listener.proxy_protocol or listener.allow or listener.deny or sources):
         return begin
     door = Door(listener, refusals)
     if listener.proxy_protocol:
         begin = partial(choose_lane, door, routes, begin)
+    if sources is not None:
+        begin = partial(check_source, door, sources, begin)
     if listener.allow or listener.deny:
         begin = partial(check_access, door, AccessList(listener.allow, listener.deny), begin)
     if listener.proxy_protocol:
@@ -87,6 +95,13 @@ class Door:
 def check_access(door: Door, access: AccessList, then: Begin, session: Session) -> None:
     """`allow` and `deny`: by the address that counts."""
     reason = access.why_not(session.source_ip)
+    if not reason or not door.deny(session, reason):
+        then(session)
+
+
+def check_source(door: Door, sources: SourceLimits, then: Begin, session: Session) -> None:
+    """`source-maxconn` and `source-rate`: what the address that counts has already."""
+    reason = sources.why_not(session) if session.source_ip else ""
     if not reason or not door.deny(session, reason):
         then(session)
 

@@ -183,7 +183,7 @@ def test_what_has_no_effect_is_said() -> None:
     notes = parse([*NEEDED, "--proxy-trusted", "10.0.0.0/8", "--dry-run"], {}).notes
     assert notes == (
         "--proxy-trusted has no effect without proxy-protocol",
-        "--dry-run has no effect without allow or deny",
+        "--dry-run has no effect without allow, deny or a limit of sources",
     )
 
 

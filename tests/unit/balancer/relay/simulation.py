@@ -29,7 +29,8 @@ from balancer.relay import ends
 from balancer.relay.assembly import WorkerRelay
 from balancer.relay.context import WorkerContext
 from balancer.relay.session import Session
-from balancer.shm.layout import FIRST_LEASE, MASTER_LIVE_ROWS, MASTER_ROW, make_shared
+from balancer.shm.layout import FIRST_LEASE, MASTER_LIVE_ROWS, MASTER_ROW, PID, make_shared
+from balancer.shm.source_table import SourceTable
 
 OWN, SIBLING = FIRST_LEASE, FIRST_LEASE + 1
 CAPACITY = 8
@@ -113,6 +114,8 @@ class WorkerSimulation:
         self.context: WorkerContext[Session] = WorkerContext(self.loop, self.board, OWN, self.lines)  # type: ignore[arg-type]
         records = self._pools(pools, of_pool)
         self.pool = records[0]
+        self.board.source_tables[LISTENER.name] = SourceTable()
+        self.board.counts.row(OWN)[PID] = os.getpid()
         self.relay = WorkerRelay(
             self.context,
             [replace(LISTENER, **options)],

@@ -9,6 +9,7 @@ import pytest
 
 from balancer.edge.access import parse_networks
 from balancer.edge.proxy_protocol import SendProxy, parse, write_v1, write_v2
+from balancer.options import Rate
 from balancer.pool.board import L_ACCEPTED, L_BYTES_IN, L_SESSIONS
 from tests.unit.balancer.relay.simulation import (
     OWN,
@@ -192,6 +193,57 @@ def test_a_header_before_the_wait_for_a_first_byte(make: Make, deferred: bool, a
         worker.settle()
         asks = True
     served(worker, client, "ask" if asks else "")
+
+
+@pytest.mark.parametrize(
+    ("mask", "sources", "admitted"),
+    [
+        ((32, 64), ["127.0.0.1"] * 4 + ["127.0.0.2"], [1, 1, 0, 0, 1]),
+        ((24, 64), ["127.0.0.1", "127.0.0.2", "127.0.0.3", "127.0.1.3"], [1, 1, 0, 1]),
+        ((32, 64), ["2001:db8::1", "2001:db8::2", "2001:db8::ffff", "2001:db8:0:1::1"], [1, 1, 0, 1]),
+        ((32, 128), ["2001:db8::1", "2001:db8::2", "2001:db8::3"], [1, 1, 1]),
+        ((32, 64), ["10.0.0.1", "::ffff:10.0.0.1", "::ffff:10.0.0.1", "10.0.0.2"], [1, 1, 0, 1]),
+    ],
+)
+def test_sessions_of_a_source(
+    make: Make, mask: tuple[int, int], sources: list[str], admitted: list[int]
+) -> None:
+    """By the claimed address. What ends makes room."""
+    worker = make(**TRUSTED, source_maxconn=2, source_mask=mask)
+    clients = []
+    for source in sources:
+        clients.append(worker.connect())
+        clients[-1].send(write_v2((source, 1), ("::1" if ":" in source else "127.0.0.1", 2)))
+        worker.settle()
+    assert [int(heard(client) == "|open") for client in clients] == admitted
+    assert worker.ends == ["PR source-maxconn=2/2"] * admitted.count(0)
+    clients[0].close()
+    worker.accept().close()
+    worker.settle()
+    late = worker.connect()
+    late.send(write_v2((sources[0], 1), ("::1" if ":" in sources[0] else "127.0.0.1", 2)))
+    worker.settle()
+    assert heard(late) == "|open"
+
+
+def test_new_clients_of_a_source(make: Make) -> None:
+    """Three in ten seconds; who keeps coming is kept out."""
+    worker = make(source_rate=Rate(3, 10.0))
+    worker.pass_time(10.0 - worker.time % 10.0, 1.0)  # to the beginning of a period
+
+    def admitted(tries: int, source: str = "127.0.0.1") -> int:
+        clients = [worker.connect(source) for _ in range(tries)]
+        worker.settle()
+        return sum(heard(client) == "|open" for client in clients)
+
+    assert (admitted(5), admitted(3, "127.0.0.2")) == (3, 3)
+    worker.pass_time(5.0, 1.0)
+    assert admitted(1) == 0
+    worker.pass_time(10.0, 1.0)  # half of the six before still counts
+    assert admitted(1) == 0
+    worker.pass_time(20.0, 1.0)
+    assert admitted(4) == 3
+    assert {end.split("=")[0] for end in worker.ends} == {"PR source-rate"}
 
 
 # -- what the backend is told
