@@ -43,7 +43,7 @@ class Pipes:
         try:
             fcntl.fcntl(pipe[1], fcntl.F_SETPIPE_SZ, BIG)
         except OSError:
-            pass  # above the user's pipe-user-pages-soft: 64 KiB works as well, with more system calls
+            pass  # above the user's pipe-user-pages-soft, where a pipe has 8 KiB: works, with more system calls
         self.made += 1
         return pipe
 

@@ -203,7 +203,7 @@ def test_the_readme_shows_the_file_with_several_pools() -> None:
     assert block == f"\n```ini\n{(ROOT / path).read_text()}```\n"
 
 
-@pytest.mark.parametrize("document", ["README.md", "CONTRIBUTING.md", "docs/SIGNALS.md"])
+@pytest.mark.parametrize("document", ["README.md", "CONTRIBUTING.md", "docs/SIGNALS.md", "docs/TUNING.md"])
 def test_every_file_that_a_document_names_exists(document: str) -> None:
     text = (ROOT / document).read_text()
     named = set(re.findall(r"`((?:balancer|workers|scripts|tests|conf|docs)/[\w./-]*)`", text))
