@@ -2,7 +2,8 @@
 
 RULES: one end (`far`) is for the process in the slot, the other (`near`) for every process of the roles without
 channels. The master holds both, so a replaced process finds what was sent to its predecessor. Pairs belong to one
-generation: two fronts must not read one another's answers.
+generation: two fronts must not read one another's answers. The kernel tells the near end which process has sent a packet
+(SO_PASSCRED), whatever the packet says.
 """
 
 import socket
@@ -23,6 +24,7 @@ class Channels:
         for role in plan.roles:
             for slot in range(role.count if role.channel else 0):
                 pair = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+                pair[0].setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
                 self._pairs[generation, role.name, slot] = pair
 
     def close(self, generation: int) -> None:

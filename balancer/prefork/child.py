@@ -123,6 +123,7 @@ class Child:
         self.on_tick: Callable[[float], None] = lambda _now: None
         self.on_wake: Callable[[], None] = lambda: None
         self.on_new_sockets: Callable[[], None] = lambda: None
+        self.on_reopen: Callable[[], None] = log.reopen
         self._drain_within = spec.drain_timeout
         self._cut_timer: Timer | None = None
         self._pipes = pipes
@@ -151,6 +152,10 @@ class Child:
     def wake(self, row: int) -> None:
         """Wake the process of a row; nothing happens when there is none."""
         send(int(self.shared.rows.cells[row * self.shared.rows.columns + PID]), signal.SIGURG)
+
+    def keep_own_row(self) -> None:
+        """Give up all shared memory but the own row; the rest reads as zeros from now on. Raises OSError."""
+        self.shared.keep_row(self.row)
 
     def adopted(self) -> list[int]:
         """Slots whose queue the master has named this process to accept from."""
@@ -182,7 +187,7 @@ class Child:
                 case signal.SIGQUIT:
                     self._cut()
                 case signal.SIGUSR1:
-                    self.log.reopen()
+                    self.on_reopen()
                 case signal.SIGURG:
                     self._on_wake_signal()
 

@@ -23,6 +23,7 @@ queue, which sibling is named to help, and which share of new connections is ste
 from dataclasses import dataclass
 
 from balancer.shm.events import EventRing
+from balancer.shm.memory import disown
 from balancer.shm.notice import Notice
 from balancer.shm.table import Table
 
@@ -66,11 +67,17 @@ class Shared:
     notice: Notice
     events: EventRing
 
+    def keep_row(self, row: int) -> None:
+        """Leave this process nothing but its own row. The rest reads as zeros from now on. Raises OSError."""
+        self.rows.keep_row(row)
+        for view in (self.slots.cells, self.notice.memory, self.events.heads, self.events.records):
+            disown(view)
+
 
 def make_shared(columns: int, rows: int = MAX_ROWS) -> Shared:
     """The shared memory of one master; `columns` is the number the service needs."""
     return Shared(
-        rows=Table(rows, max(columns, PREFORK_COLUMNS)),
+        rows=Table(rows, max(columns, PREFORK_COLUMNS), has_own_pages=True),
         slots=Table(MAX_SLOTS, SLOT_COLUMNS),
         notice=Notice(),
         events=EventRing(rows),

@@ -8,11 +8,14 @@ RULES
 """
 
 import contextlib
+import ctypes
 import mmap
+import os
 
 # The constant is missing from `mmap` up to Python 3.12. Without it the heuristic of the kernel refuses a large sparse
 # mapping on a machine with little memory.
 _MAP_NORESERVE = 0x4000
+_MAP_FIXED = 0x10
 
 PAGE_BYTES = mmap.PAGESIZE
 
@@ -32,3 +35,21 @@ def discard(memory: mmap.mmap, start: int, size: int) -> bool:
     except OSError:  # not supported here, or locked into memory
         return False
     return True
+
+
+def disown(view: memoryview, start: int = 0, stop: int = 0) -> None:
+    """Replace a whole shared mapping in this process by private zeros, the pages of bytes [start, stop) excepted.
+
+    What is replaced cannot be had again: it has no name. `view` and its slices stay valid. Raises OSError."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.mmap.restype = ctypes.c_void_p
+    libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long]
+    base = ctypes.addressof(ctypes.c_char.from_buffer(view))
+    kept = start // PAGE_BYTES * PAGE_BYTES, -(-stop // PAGE_BYTES) * PAGE_BYTES
+    whole = -(-view.nbytes // PAGE_BYTES) * PAGE_BYTES
+    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE | _MAP_FIXED
+    for first, last in ((0, kept[0]), (kept[1], whole)) if stop else ((0, whole),):
+        if last > first:
+            found = libc.mmap(base + first, last - first, mmap.PROT_READ | mmap.PROT_WRITE, flags, -1, 0)
+            if found != base + first:
+                raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))

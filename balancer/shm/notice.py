@@ -20,8 +20,8 @@ class Notice:
     """
 
     def __init__(self, memory: memoryview | None = None) -> None:
-        self._bytes = memoryview(shared_memory(SIZE)) if memory is None else memory
-        self._head = self._bytes[:_HEAD].cast("q")
+        self.memory = memoryview(shared_memory(SIZE)) if memory is None else memory
+        self._head = self.memory[:_HEAD].cast("q")
 
     def write(self, text: str) -> int:
         """Replace the text (cut to 4000 bytes); returns its serial number."""
@@ -29,7 +29,7 @@ class Notice:
         head = self._head
         begun = (head[0] | 1) if head[0] & 1 else head[0] + 1
         head[0] = begun
-        self._bytes[_HEAD : _HEAD + len(raw)] = raw
+        self.memory[_HEAD : _HEAD + len(raw)] = raw
         head[1] = len(raw)
         head[2] = zlib.crc32(raw)
         head[0] = begun + 1
@@ -42,7 +42,7 @@ class Notice:
             if serial & 1:
                 continue
             length = min(max(self._head[1], 0), NOTICE_BYTES)
-            raw = bytes(self._bytes[_HEAD : _HEAD + length])
+            raw = bytes(self.memory[_HEAD : _HEAD + length])
             if self._head[0] == serial and (serial == 0 or zlib.crc32(raw) == self._head[2]):
                 return serial // 2, raw.decode()
         return -1, ""

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterable
 from typing import TypeVar
 
-from balancer.shm.memory import PAGE_BYTES, discard, shared_memory
+from balancer.shm.memory import PAGE_BYTES, discard, disown, shared_memory
 
 T = TypeVar("T")
 
@@ -29,11 +29,12 @@ class Table:
     """Rows x columns of int64, inherited over fork.
 
     A row is padded to whole cache lines, so that two writers never share one. A row of more than a page is padded to
-    whole pages, so that zeroing it gives them back.
+    whole pages, so that zeroing it gives them back; with `has_own_pages` every row is, so that a process can keep its own
+    one alone (`keep_row`).
     """
 
-    def __init__(self, rows: int, columns: int) -> None:
-        unit = _PAGE if columns > _PAGE else _CACHE_LINE
+    def __init__(self, rows: int, columns: int, has_own_pages: bool = False) -> None:
+        unit = _PAGE if columns > _PAGE or has_own_pages else _CACHE_LINE
         self.rows = rows
         self.columns = -(-columns // unit) * unit
         self._memory = shared_memory(rows * self.columns * _CELL)
@@ -42,6 +43,12 @@ class Table:
     def row(self, r: int) -> memoryview:
         """A writable view of one row."""
         return self.cells[r * self.columns : (r + 1) * self.columns]
+
+    def keep_row(self, row: int) -> None:
+        """Leave this process nothing of the table but the pages of a row; all others read as zeros here, and what is
+        written there reaches no other process. Raises OSError."""
+        length = self.columns * _CELL
+        disown(self.cells, row * length, (row + 1) * length)
 
     def total(self, column: int, first: int, last: int) -> int:
         """Sum of a column over rows [first, last)."""

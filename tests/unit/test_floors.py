@@ -93,7 +93,7 @@ ORDER = {
     ),
     "workers.resizer": (
         ("arena", "counters", "frame_assembler", "options", "orders", "protocol", "quarantine"),
-        ("transfer",),
+        ("sandbox", "transfer"),
         ("cost", "front_connection", "http_api", "task"),
         ("fair_queue", "idle_set", "replies"),
         ("dispatch", "worker_pool"),

@@ -5,6 +5,9 @@ work. Totals only grow (the master folds them when a process ends); a gauge is t
 process.
 """
 
+from functools import reduce
+from operator import and_
+
 from balancer.shm.layout import (
     FIRST_LEASE,
     GENERATION,
@@ -13,8 +16,10 @@ from balancer.shm.layout import (
     MASTER_ROW,
     PID,
     PREFORK_COLUMNS,
+    READY,
     ROLE,
     SLOT,
+    STATE,
     Shared,
 )
 from balancer.shm.table import RETIRED_ROW
@@ -41,10 +46,21 @@ from balancer.shm.table import RETIRED_ROW
     PICTURES,
     PICTURE_US,
 ) = range(PREFORK_COLUMNS, PREFORK_COLUMNS + 20)
-QUEUED, WORKING, WORKERS = range(PREFORK_COLUMNS + 20, PREFORK_COLUMNS + 23)
+QUEUED, WORKING, WORKERS, SANDBOX = range(PREFORK_COLUMNS + 20, PREFORK_COLUMNS + 24)
 COLUMNS = PREFORK_COLUMNS + 24
 TOTALS = (range(CLIENTS_TOTAL, PICTURE_US + 1),)
 
+# Bits of the SANDBOX cell of a CPU process: the layers that it has entered (sandbox.py), in their order.
+LAYERS = (
+    "own_row",
+    "net_namespace",
+    "rlimits",
+    "capabilities",
+    "not_dumpable",
+    "no_new_privs",
+    "landlock",
+    "seccomp",
+)
 ROLES = ("front", "cpu", "express")  # indexed by the ROLE cell: the order of the plan
 
 NAMES = {
@@ -94,11 +110,27 @@ def gauge(shared: Shared, column: int) -> int:
     return shared.rows.total(column, FIRST_LEASE, shared.rows.row(MASTER_ROW)[MASTER_LIVE_ROWS])
 
 
+def layers_of(bits: int) -> list[str]:
+    """The names of the layers in a SANDBOX cell."""
+    return [name for number, name in enumerate(LAYERS) if bits >> number & 1]
+
+
+def sandbox_of(shared: Shared) -> int | None:
+    """The SANDBOX bits that all CPU processes have which are ready; None when there is none."""
+    rows = shared.rows
+    found = [
+        row[SANDBOX]
+        for row in map(rows.row, range(FIRST_LEASE, rows.row(MASTER_ROW)[MASTER_LIVE_ROWS]))
+        if row[PID] and row[STATE] == READY and ROLES[row[ROLE]] != "front"
+    ]
+    return reduce(and_, found) if found else None
+
+
 def status_document(shared: Shared, name: str, version: str) -> dict[str, object]:
     """The document of GET /status; its keys are stable."""
     rows = shared.rows
     live = rows.row(MASTER_ROW)[MASTER_LIVE_ROWS]
-    processes = []
+    processes: list[dict[str, object]] = []
     clients = 0
     for index in range(FIRST_LEASE, live):
         row = rows.row(index)
@@ -116,6 +148,8 @@ def status_document(shared: Shared, name: str, version: str) -> dict[str, object
                 "load": row[LOAD],
             }
         )
+        if role != "front":
+            processes[-1]["sandbox"] = layers_of(row[SANDBOX])
     return {
         "name": name,
         "version": version,
@@ -123,6 +157,7 @@ def status_document(shared: Shared, name: str, version: str) -> dict[str, object
         "queued": gauge(shared, QUEUED),
         "working": gauge(shared, WORKING),
         "workers": gauge(shared, WORKERS),
+        "sandbox": layers_of(sandbox_of(shared) or 0),
         "totals": {title: total(shared, column) for column, title in NAMES.items()},
         "errors": {title: total(shared, column) for column, title in ERRORS.items()},
         "processes": processes,

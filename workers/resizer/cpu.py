@@ -13,13 +13,15 @@ import resource
 import signal
 import socket
 import time
+from functools import partial
 
 from balancer.prefork.child import Child
+from balancer.prefork.fork import EXIT_CRASH
 from balancer.shm.layout import LOAD
 from workers import imaging
 from workers.imaging.job import ResizeJob, parse_parameters
 from workers.imaging.limits import PictureRefused
-from workers.resizer import counters
+from workers.resizer import counters, sandbox
 from workers.resizer.options import ResizerOptions
 from workers.resizer.orders import (
     LONGEST,
@@ -35,6 +37,7 @@ from workers.resizer.orders import (
 )
 from workers.resizer.transfer import PLACES, TransferMemory
 
+RENEW_SECONDS = 10.0  # in which the CPU processes leave one by one after a rotation of the log
 ALARM_SECONDS = 1.0  # after the front's deadline, less a tick: the kernel ends a process that no front kills
 
 
@@ -42,10 +45,37 @@ def run(child: Child, options: ResizerOptions) -> int:
     """The role: prepares this process for pictures, then works until it is told to leave. Returns the exit code."""
     versions = imaging.prepare()
     _confine(child, options)
-    worker = CpuWorker(child, options)
-    child.log.info("ready", cpu=child.slot, nice=os.nice(0), imaging=versions)
+    worker, nice = CpuWorker(child, options), os.nice(0)
+    entered = _enter_sandbox(child, options)
+    missing = "; ".join(f"{name}: {reason}" for name, reason in entered.missing.items())
+    without = {"without": missing} if missing else {}
+    if options.sandbox == "require" and not entered.missing.keys() <= {*sandbox.OPTIONAL}:
+        child.log.error("sandbox", entered=entered, **without, then="exit; --sandbox auto starts without")
+        return EXIT_CRASH
+    child.log.info("ready", cpu=child.slot, nice=nice, imaging=versions, sandbox=entered, **without)
     worker.start()
     return child.run()
+
+
+def _enter_sandbox(child: Child, options: ResizerOptions) -> sandbox.Sandbox:
+    if not options.wants_sandbox:
+        return sandbox.Sandbox()
+    entered = sandbox.enter(child, sandbox.LAYERS)
+    child.cells[counters.SANDBOX] = entered.bits
+    if options.log:
+        child.on_reopen = partial(_renew, child)
+    return entered
+
+
+def _renew(child: Child) -> None:
+    """The log file was rotated, and this process can open no file: a successor takes its place, in a while, so that few
+    do at once."""
+    child.loop.call_later(random.uniform(0, RENEW_SECONDS), partial(_leave_for_log, child))
+
+
+def _leave_for_log(child: Child) -> None:
+    child.log.info("leave", reason="the log was reopened")
+    child.on_cut()
 
 
 def _confine(child: Child, options: ResizerOptions) -> None:
@@ -163,10 +193,12 @@ class CpuWorker:
         cells[LOAD] = 1
         child.title.set(self.busy_title, child.loop.now)
         if not self.is_armed:
-            # In case no front kills this process at its deadline: the default action of SIGALRM runs no Python code, so
-            # it works inside a decoder. The tick disarms the timer: two system calls fewer for most pictures.
+            # In case no front kills this process at its deadline: the default actions of SIGALRM and SIGXCPU run no
+            # Python code, so they work inside a decoder. The tick disarms the timer: fewer system calls for most
+            # pictures. CPU time between two ticks is far below the margin of the limit.
             self.is_armed = True
             signal.setitimer(signal.ITIMER_REAL, self.options.job_timeout + ALARM_SECONDS)
+            sandbox.limit_cpu(self.options.job_timeout)
         began = time.perf_counter_ns()
         result = self._resize(order, memory, began)
         cells[counters.PICTURES] += 1

@@ -94,6 +94,7 @@ class Front:
             on_shutdown=lambda sock: sock.close(),  # its only event of this batch is being handled
         )
         self.checked_at = child.loop.now
+        self.is_sandbox_known = False
 
     def start(self) -> None:
         child = self.child
@@ -185,6 +186,7 @@ class Front:
         self._publish()
         if now - self.checked_at >= CHECK_SECONDS:
             self.checked_at = now
+            self._check_sandbox()
             scheduler.sweep(now)
             for client in list(self.clients.values()):
                 client.check_timeouts(now, self.options.frame_timeout, self.options.idle_timeout)
@@ -193,6 +195,20 @@ class Front:
         state = "front draining" if self.child.draining else "front"
         clients = counted(len(self.clients), "client")
         self.child.title.set(f"{state} [{clients}, {scheduler.queued} queued]", now)
+
+    def _check_sandbox(self) -> None:
+        """Say once what the CPU processes lack."""
+        if self.is_sandbox_known:
+            return
+        entered = counters.sandbox_of(self.child.shared)
+        if entered is None:
+            return
+        self.is_sandbox_known = True
+        missing = [name for name in counters.LAYERS if name not in counters.layers_of(entered)]
+        if missing and self.options.wants_sandbox:
+            self.child.log.warning(
+                "sandbox", missing=",".join(missing), then="go on; the lines of ready say why"
+            )
 
     def drain(self, deadline: float) -> None:
         """Accept no clients and no work; requests in flight are answered."""

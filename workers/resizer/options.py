@@ -172,6 +172,12 @@ class ResizerOptions(DaemonOptions):
         parse_memory_limit,
         metavar="SIZE",
     )
+    sandbox: str = _work(
+        "auto",
+        "what CPU processes give up: auto is every layer that the machine has, require is no start without one of them "
+        "(the network namespace excepted), off is none; off with --debug, whose profiles are files",
+        choices=("auto", "off", "require"),
+    )
     nice: int = _work(
         "5",
         "nice value of the CPU processes; fronts and express processes keep theirs",
@@ -200,6 +206,11 @@ class ResizerOptions(DaemonOptions):
     def slot_bytes(self) -> int:
         """Bytes of one slot."""
         return self.max_frame + HEADROOM
+
+    @property
+    def wants_sandbox(self) -> bool:
+        """Whether CPU processes enter the sandbox."""
+        return self.sandbox != "off" and not self.debug
 
     @cached_property
     def parameters(self) -> str:

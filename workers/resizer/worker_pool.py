@@ -21,6 +21,7 @@ import signal
 import socket
 from collections.abc import Callable, Iterable
 from functools import partial
+from struct import Struct
 
 from balancer.eventloop.errnos import CAPACITY
 from balancer.eventloop.log import Log
@@ -42,6 +43,10 @@ from workers.resizer.task import Task, TaskStage, order_of
 from workers.resizer.transfer import make_transfer
 
 SLOW_SECONDS = 0.02  # a small picture at work for longer is not short work (it usually takes 1 to 5 ms)
+MOST_IGNORED = 16  # packets of one turn, so that a process gone wrong cannot hold the front
+_CREDENTIALS = Struct("=iII")  # struct ucred: pid, uid, gid
+_CREDENTIALS_SPACE = socket.CMSG_SPACE(_CREDENTIALS.size)
+_SCM = 2  # SCM_CREDENTIALS
 INVALID = bytes(16)  # the first bytes of no picture
 RETRY_SECONDS = 0.2  # until a process that could not be watched gets another Ping
 
@@ -59,6 +64,11 @@ class ProcessControl:
     def kill(self, pidfd: int) -> None:
         """Raises OSError when the process has ended."""
         signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+
+    def receive(self, channel: socket.socket) -> tuple[bytes, int]:
+        """The next packet and the pid of its sender as the kernel knows it. Raises OSError."""
+        packet, found, _flags, _address = channel.recvmsg(LONGEST, _CREDENTIALS_SPACE)
+        return packet, next((_CREDENTIALS.unpack(data)[0] for _, kind, data in found if kind == _SCM), 0)
 
 
 class WorkerPool:
@@ -113,9 +123,9 @@ class WorkerPool:
 
     def receive(self, worker: WorkerSlot) -> Result | Hello | Bye | None:
         """The next message of a worker; None when there is none."""
-        while True:
+        for _ in range(MOST_IGNORED):
             try:
-                packet = worker.channel.recv(LONGEST)
+                packet, sender = self._control.receive(worker.channel)
             except BlockingIOError:
                 return None
             except OSError as error:
@@ -128,9 +138,14 @@ class WorkerPool:
             except OrderError as error:
                 self.log.error("receive", role=worker.name, error=error, then="ignore")
                 continue
-            if isinstance(message, (Result, Hello, Bye)):  # a union would be built for each message
+            if not isinstance(message, (Result, Hello, Bye)):  # a union would be built for each message
+                self.log.error("receive", role=worker.name, error="not for a front", then="ignore")
+            elif message.worker_pid == sender:
                 return message
-            self.log.error("receive", role=worker.name, error="not for a front", then="ignore")
+            else:  # else it could have another process killed in its place
+                reason = f"it names pid {message.worker_pid} for its own"
+                self.log.error("receive", role=worker.name, child=sender, error=reason, then="ignore")
+        return None
 
     def _send(self, worker: WorkerSlot, message: Order | Ping) -> bool:
         try:

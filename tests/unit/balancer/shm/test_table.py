@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from balancer.shm.layout import FIRST_LEASE, FREE, LOAD, PREFORK_COLUMNS, READY, STATE
+from balancer.shm.layout import FIRST_LEASE, FREE, LOAD, PREFORK_COLUMNS, READY, STATE, make_shared
 from balancer.shm.memory import PAGE_BYTES
 from balancer.shm.notice import SIZE, Notice
 from balancer.shm.table import RETIRED_ROW, Table
@@ -93,6 +93,21 @@ def test_a_notice_is_read_whole_with_its_serial() -> None:
     assert notice.read() == (1, "zwölf")
     notice.write("x")
     assert notice.read() == (2, "x")
+
+
+def test_a_process_keeps_its_own_row_and_reads_zeros_elsewhere() -> None:
+    shared = make_shared(4, rows=6)
+    rows = [shared.rows.row(number) for number in range(6)]
+    for number, row in enumerate(rows):
+        row[0] = row[-1] = number + 1
+    shared.slots.row(3)[0] = 5
+    shared.notice.write("text")
+    shared.events.heads[7] = 9
+    shared.keep_row(2)
+    assert [row[0] for row in rows] == [row[-1] for row in rows] == [0, 0, 3, 0, 0, 0]
+    assert shared.slots.row(3)[0] == shared.events.heads[7] == 0 and shared.notice.read() == (0, "")
+    rows[0][0] = 7  # harmless
+    assert shared.rows.columns * 8 % 4096 == 0, "no two rows share a page"
 
 
 def test_a_notice_too_long_is_cut_between_characters() -> None:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 
 from balancer.eventloop.log import Log
 from balancer.eventloop.loop import Loop
-from tests.unit.workers.resizer.scheduler_fixture import OPTIONS, row_of_cells
+from tests.unit.workers.resizer.scheduler_fixture import OPTIONS, receive_from, row_of_cells
 from workers.imaging.job import ResizeJob
 from workers.resizer.arena import Arena
 from workers.resizer.idle_set import WorkerSlot
@@ -119,6 +119,9 @@ class DispatchSimulation(ProcessControl):
                 self.watched[pidfd] = pid
                 return pidfd
         raise ProcessLookupError
+
+    def receive(self, channel: socket.socket) -> tuple[bytes, int]:
+        return receive_from(channel)
 
     def kill(self, pidfd: int) -> None:
         self.doomed.add(self.watched[pidfd])

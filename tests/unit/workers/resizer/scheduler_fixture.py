@@ -19,7 +19,18 @@ from workers.resizer import counters
 from workers.resizer.arena import Arena
 from workers.resizer.idle_set import WorkerSlot
 from workers.resizer.options import ResizerOptions
-from workers.resizer.orders import LONGEST, Hello, Message, Order, Ping, Result, Transfer, decode, encode
+from workers.resizer.orders import (
+    LONGEST,
+    Hello,
+    Message,
+    Order,
+    OrderError,
+    Ping,
+    Result,
+    Transfer,
+    decode,
+    encode,
+)
 from workers.resizer.scheduler import Scheduler
 from workers.resizer.task import OK, Task
 from workers.resizer.worker_pool import ProcessControl
@@ -48,6 +59,15 @@ def worker_without_channel(name: str, is_express: bool = False) -> WorkerSlot:
     return WorkerSlot(name, is_express, cast(socket.socket, None))
 
 
+def receive_from(channel: socket.socket) -> tuple[bytes, int]:
+    """A packet for the front, sent by the process that it names."""
+    packet = channel.recv(LONGEST)
+    try:
+        return packet, getattr(decode(packet), "worker_pid", 0)
+    except OrderError:
+        return packet, 0
+
+
 def receive(end: socket.socket) -> Message:
     """The next message at a process's end of a channel, Transfer excepted. Raises BlockingIOError."""
     while isinstance(message := decode(end.recv(LONGEST)), Transfer):
@@ -62,6 +82,7 @@ class FakeProcesses(ProcessControl):
         self.life: dict[int, int] = {}
         self.killed: list[int] = []
         self.open_error: OSError | None = None
+        self.sender = 0  # of all packets; 0: the process that each names
 
     def open(self, pid: int) -> int:
         if self.open_error is not None:
@@ -71,6 +92,10 @@ class FakeProcesses(ProcessControl):
 
     def kill(self, pidfd: int) -> None:
         self.killed.append(pidfd)
+
+    def receive(self, channel: socket.socket) -> tuple[bytes, int]:
+        packet, named = receive_from(channel)
+        return packet, self.sender or named
 
 
 def row_of_cells() -> memoryview:

@@ -6,7 +6,9 @@ from balancer.shm.layout import (
     MASTER_LIVE_ROWS,
     MASTER_ROW,
     PID,
+    READY,
     ROLE,
+    STATE,
     make_shared,
 )
 from balancer.shm.table import RETIRED_ROW
@@ -14,7 +16,8 @@ from workers.resizer import counters
 
 
 def test_the_columns_have_one_meaning_each() -> None:
-    columns = [*counters.NAMES, *counters.ERRORS, counters.QUEUED, counters.WORKING, counters.WORKERS]
+    columns = [*counters.NAMES, *counters.ERRORS, counters.QUEUED, counters.WORKING]
+    columns += [counters.WORKERS, counters.SANDBOX]
     assert len(set(columns)) == len(columns)
     assert max(columns) < counters.COLUMNS
     shown = {*counters.NAMES, *counters.ERRORS}
@@ -36,3 +39,20 @@ def test_status_sums_rows() -> None:
     assert status["totals"]["answers_total"] == 37  # type: ignore[index]
     assert status["errors"]["429"] == 3  # type: ignore[index]
     assert [process["role"] for process in status["processes"]] == ["front", "front", "cpu"]  # type: ignore[attr-defined]
+
+
+def test_the_sandbox_of_a_resizer_is_what_all_its_cpu_processes_have() -> None:
+    shared = make_shared(counters.COLUMNS)
+    shared.rows.row(MASTER_ROW)[MASTER_LIVE_ROWS] = FIRST_LEASE + 4
+    assert counters.sandbox_of(shared) is None
+    for index, (role, state, bits) in enumerate(
+        [("front", READY, 0), ("cpu", READY, 7), ("express", READY, 5), ("cpu", READY - 1, 0)]
+    ):
+        row = shared.rows.row(FIRST_LEASE + index)
+        row[PID], row[STATE], row[counters.SANDBOX] = 100 + index, state, bits
+        row[ROLE] = counters.ROLES.index(role)
+    assert counters.sandbox_of(shared) == 5
+    status = counters.status_document(shared, "backend-1", "9")
+    assert status["sandbox"] == [counters.LAYERS[0], counters.LAYERS[2]]
+    shown = [one.get("sandbox") for one in status["processes"]]  # type: ignore[attr-defined]
+    assert shown == [None, [*counters.LAYERS[:3]], [counters.LAYERS[0], counters.LAYERS[2]], []]

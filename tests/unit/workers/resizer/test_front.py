@@ -18,6 +18,10 @@ from balancer.shm.layout import (
     LOAD,
     MASTER_LIVE_ROWS,
     MASTER_ROW,
+    PID,
+    READY,
+    ROLE,
+    STATE,
     make_shared,
 )
 from tests.unit.workers.resizer.front_fixture import request_frame
@@ -200,6 +204,19 @@ def test_the_drain_is_cut(child: ChildSimulation) -> None:
     child.front.cut()
     child.settle()
     assert is_closed(sock) and child.loop.is_stopped
+
+
+def test_a_layer_that_cpu_processes_lack_is_said_once(child: ChildSimulation) -> None:
+    said: list[object] = []
+    child.front.child.log.warning = lambda verb, **fields: said.append(fields["missing"])  # type: ignore[method-assign]
+    child.pass_time(1)
+    assert not said, "no CPU process is ready"
+    row = child.shared.rows.row(FIRST_LEASE + 1)
+    row[PID], row[ROLE], row[STATE] = 11, counters.ROLES.index("cpu"), READY
+    row[counters.SANDBOX] = (1 << len(counters.LAYERS) - 1) - 1
+    for _ in range(3):
+        child.pass_time(1)
+    assert said == [counters.LAYERS[-1]]
 
 
 def test_the_title_and_the_gauges(child: ChildSimulation) -> None:

@@ -13,7 +13,7 @@ from workers.imaging.job import ResizeJob
 from workers.resizer.idle_set import WorkerSlot, WorkerState
 from workers.resizer.orders import Bye, Hello, Ping, Result, encode
 from workers.resizer.task import OK, Task, TaskStage
-from workers.resizer.worker_pool import WorkerPool
+from workers.resizer.worker_pool import MOST_IGNORED, ProcessControl, WorkerPool
 
 PID = 11
 
@@ -85,6 +85,32 @@ def test_packets_that_are_no_message_of_a_process_are_skipped(fixture: PoolFixtu
         fixture.end.send(packet)
     assert fixture.pool.receive(fixture.worker) == Hello(PID, 0)
     assert fixture.pool.receive(fixture.worker) is None
+
+
+def test_a_packet_that_names_another_process_than_its_sender_is_ignored(fixture: PoolFixture) -> None:
+    fixture.processes.sender = PID + 1
+    fixture.end.send(encode(Bye(PID)))
+    assert fixture.pool.receive(fixture.worker) is None
+    fixture.processes.sender = PID
+    fixture.end.send(encode(Bye(PID)))
+    assert fixture.pool.receive(fixture.worker) == Bye(PID)
+
+
+def test_a_process_that_sends_nonsense_only_does_not_hold_the_front(fixture: PoolFixture) -> None:
+    for _ in range(MOST_IGNORED):
+        fixture.end.send(b"nonsense")
+    fixture.end.send(encode(Bye(PID)))
+    assert fixture.pool.receive(fixture.worker) is None
+    assert fixture.pool.receive(fixture.worker) == Bye(PID), "in the next turn"
+
+
+def test_the_kernel_says_who_has_sent_a_packet() -> None:
+    near, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    near.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+    far.send(encode(Bye(PID)))
+    assert ProcessControl().receive(near) == (encode(Bye(PID)), os.getpid())
+    near.close()
+    far.close()
 
 
 def test_a_result_ends_the_current_task_and_begins_the_prefetched_one(fixture: PoolFixture) -> None:
