@@ -21,9 +21,10 @@ from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain
 
+from balancer.checks.own_listeners import OwnListeners
 from balancer.checks.probe import Done, Probe
 from balancer.checks.race import AddressRace, RunningProbe
-from balancer.config.units import format_duration
+from balancer.config.units import Address, format_duration
 from balancer.discovery.lookups import LookupSchedule
 from balancer.discovery.resolver import Resolver, merge, usable
 from balancer.eventloop.loop import Loop
@@ -38,6 +39,7 @@ from balancer.pool.verdicts import VerdictWriter
 from balancer.prefork.child import Child
 from balancer.shm.events import EventWriter, Level, Verb, tell
 
+ITSELF = "itself"
 NOT_COUNTED = Serving(0, 0, False, "")
 NO_ADDRESS = NameAddresses()
 BOTH = frozenset({4, 6})
@@ -82,6 +84,7 @@ class MonitoredBackend:
     probe: RunningProbe | None = None
     timer: Timer | None = None
     reason: str = ""
+    is_itself: bool = False  # this balancer listens on every address of it
 
     @property
     def name(self) -> str:
@@ -109,12 +112,14 @@ class MonitoredBackend:
         return {**self.pool.labels(), "backend": self.backend.name}
 
 
-def run(child: Child, pools: Sequence[Pool], board: Board, resolver_refresh: float) -> int:
+def run(
+    child: Child, pools: Sequence[Pool], listening: Sequence[Address], board: Board, resolver_refresh: float
+) -> int:
     """The role: probe until told to stop. Returns the exit code.
 
     It is ready, and its generation with it, when each name has been answered or has failed or connect-timeout has passed.
     """
-    prober = Prober(child, pools, board, resolver_refresh)
+    prober = Prober(child, pools, board, resolver_refresh, OwnListeners(listening))
     child.on_drain = lambda deadline: child.loop.stop()
     child.on_tick = prober.tick
     prober.start(child.ready)
@@ -146,6 +151,7 @@ class Prober:
         pools: Sequence[Pool],
         board: Board,
         resolver_refresh: float,
+        own: OwnListeners,
         resolver: Resolver | None = None,
         probe: Callable[[Loop, Target, float, Done], RunningProbe] = Probe,
     ) -> None:
@@ -154,6 +160,7 @@ class Prober:
         self._events = EventWriter(board.shared.events, child.row)
         self._writer = VerdictWriter(board, child.row)
         self._resolver = resolver or Resolver()
+        self._own = own
         self._probe = probe
         self._random = random.Random().random
         self._pools = [monitor(pool) for pool in pools]
@@ -194,8 +201,8 @@ class Prober:
             if total > one.failures:
                 self._on_session_failure(one, now)
             one.failures = total
-            if isinstance(one.health, PassiveHealth) and one.health.has_recovered(now):
-                self._publish(one, now)
+            if isinstance(one.health, PassiveHealth):
+                self._look_at_unchecked(one, one.health, now)
         self._judge_all(now)
 
     # -- the lease
@@ -222,6 +229,7 @@ class Prober:
             one.addresses = addresses_of(self._board, one.backend) if one.name else NO_ADDRESS
             one.failures = totals[one.backend.index]
             one.schedule.due = first_due(now, place, len(self._backends), one.schedule.interval)
+            self._is_itself(one, now)
             self._arm(one)
 
     # -- checks
@@ -243,8 +251,32 @@ class Prober:
             self._rest(one)
         elif one.lacks_address():
             self._ended(one, "unresolved", 0.0)
+        elif self._is_itself(one, self._loop.now):
+            self._ended(one, ITSELF, 0.0)
         else:
             self._ask(one)
+
+    def _is_itself(self, one: MonitoredBackend, now: float) -> bool:
+        """Whether this balancer listens on every address of the backend, which takes it down at once: each session would
+        come back as the next one until no descriptor is left."""
+        address, hosts, was_itself = one.backend.address, one.addresses.hosts, one.is_itself
+        if one.name:
+            one.is_itself = bool(hosts) and not self._own.others(address, hosts)
+        else:
+            one.is_itself = self._own.has(address)
+        if one.is_itself and not was_itself:
+            one.health.take_down(now)
+            one.reason = ITSELF
+            self._publish(one, now)
+        return one.is_itself
+
+    def _look_at_unchecked(self, one: MonitoredBackend, health: PassiveHealth, now: float) -> None:
+        """Without checks: whether it is this balancer, as often as a check would come, and whether its pause is over."""
+        if now >= one.schedule.due:
+            one.schedule.due = now + one.schedule.interval
+            self._is_itself(one, now)
+        if not one.is_itself and health.has_recovered(now):
+            self._publish(one, now)
 
     def _ask(self, one: MonitoredBackend) -> None:
         """Begin a check, of one address or of all that its name has."""
@@ -301,10 +333,12 @@ class Prober:
             self._tell("info", "up", **labels, **passed, up=pool.share())
         else:
             self._writer.count_down(index)
-            failed = f"{health.fall}/{health.fall}"
-            about = {"check": one.reason, "failures": failed, "up": pool.share()}
+            about = {"check": one.reason, "failures": f"{health.fall}/{health.fall}"}
             then = f"next try in {format_duration(one.schedule.interval)}"
-            self._tell("warning", "down", **labels, **about, then=then)
+            if one.is_itself:
+                about = {"check": one.reason, "reason": "this balancer itself listens there"}
+                then = "no session goes there"
+            self._tell("warning", "down", **labels, **about, up=pool.share(), then=then)
         self._announce(pool, now)
         self._show(now)
 
@@ -373,9 +407,13 @@ class Prober:
         hosts, known = usable(answers, one.families), one.addresses
         if not hosts or not self._writer.holds():
             return bool(hosts)
-        one.addresses = merge(known, hosts)
+        others = self._own.others(one.backend.address, hosts)
+        one.addresses = merge(known, others or hosts)
         if one.addresses is not known:
+            if not others:  # down before a worker knows where to dial
+                self._writer.write_verdict(one.backend.index, False, self._loop.now)
             self._writer.write_addresses(one.backend.index, one.addresses)
+            self._is_itself(one, self._loop.now)
         if one.addresses.host != known.host:
             self._tell_address(one, known.host)
             one.schedule.hasten(self._loop.now)

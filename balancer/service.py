@@ -13,6 +13,7 @@ from math import inf
 from balancer import prober, worker
 from balancer.admin_socket import AdminPlace, directories
 from balancer.config.option import ConfigError
+from balancer.config.units import Address
 from balancer.configuration import parse, summary_of
 from balancer.console import console
 from balancer.options import MOST_LISTENERS, MOST_POOLS, Listener, Options
@@ -138,7 +139,11 @@ class BalancerService:
         return (
             Role("worker", process.workers, lambda child: worker.run(child, options, board)),
             Role(
-                "prober", 1, lambda child: prober.run(child, options.pools, board, process.resolver_refresh)
+                "prober",
+                1,
+                lambda child: prober.run(
+                    child, options.pools, listening(child), board, process.resolver_refresh
+                ),
             ),
             Role("console", 1, lambda child: console.run(child, options, board)),
         )
@@ -151,6 +156,11 @@ class BalancerService:
 def backends_of(options: Options) -> tuple[Backend, ...]:
     """Those of all pools."""
     return tuple(backend for pool in options.pools for backend in pool.backends)
+
+
+def listening(child: Child) -> list[Address]:
+    """The addresses of all listeners, with the ports that the kernel has chosen; not those of the console."""
+    return [address for name, addresses in child.addresses.items() if name for address in addresses]
 
 
 def binds_of(listener: Listener) -> list[Bind]:

@@ -119,7 +119,17 @@ NAME_ASKED, NAME_ANSWERED, NAME_FAILED = range(3)  # values of W_NAME
 ADMIN_READY, ADMIN_DRAIN, ADMIN_MAINT = range(3)  # values of W_ADMIN_STATE
 VERDICT_NAMES = ("up", "up", "down")
 ADMIN_NAMES = ("ready", "drain", "maint")
-CHECK_NAMES = ("none", "ok", "refused", "timeout", "unreachable", "unresolved", "session-failed", "error")
+CHECK_NAMES = (
+    "none",
+    "ok",
+    "refused",
+    "timeout",
+    "unreachable",
+    "unresolved",
+    "session-failed",
+    "error",
+    "itself",
+)
 
 WORKER_ROLE = 0  # value of ROLE: the first role of the balancer's plan
 

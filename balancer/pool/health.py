@@ -40,6 +40,11 @@ class HealthState:
         """A check failed, or a worker could not connect."""
         return self._count(self.up, self.fall, now)
 
+    def take_down(self, now: float) -> None:
+        """It is down, whatever the checks have said."""
+        self.since = now if self.up else self.since
+        self.up, self.streak = False, 0
+
     @property
     def limit(self) -> int:
         """Results in a row that would change the verdict."""
@@ -108,6 +113,11 @@ class PassiveHealth:
             return False
         self.up, self.since = False, now
         return True
+
+    def take_down(self, now: float) -> None:
+        """It is down, whatever sessions have said."""
+        self.since = now if self.up else self.since
+        self.up = False
 
     def has_recovered(self, now: float) -> bool:
         """Asked now and then: whether the verdict has changed because `pause` seconds have passed."""

@@ -3,13 +3,16 @@
 import heapq
 import itertools
 import os
-from collections.abc import Callable
+import socket
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from balancer.checks.own_listeners import OwnListeners
+from balancer.config.units import parse_address
 from balancer.options import Pool
 from balancer.pool.backend import MAIN_POOL, Backend, parse_upstream, with_indexes
 from balancer.pool.board import (
@@ -20,11 +23,13 @@ from balancer.pool.board import (
     B_CHECKS,
     B_CONNECT_FAILURES,
     B_DOWNS,
+    BACKENDS,
     CHECK_NAMES,
     DOWN,
     NAME_ANSWERED,
     NAME_ASKED,
     NAME_FAILED,
+    POOLS,
     UNKNOWN,
     UP,
     VERDICTS_VERSION,
@@ -33,9 +38,9 @@ from balancer.pool.board import (
     W_VERDICT,
     Board,
 )
-from balancer.pool.targets import addresses_of, target_of
+from balancer.pool.targets import Target, addresses_of, target_of, targets_of
 from balancer.prober import Prober
-from balancer.shm.layout import FIRST_LEASE, PID
+from balancer.shm.layout import FIRST_LEASE, PID, Shared
 from tests.unit.balancer.pool.boards import make_board
 
 PROBER, WORKER, SECOND = FIRST_LEASE, FIRST_LEASE + 1, FIRST_LEASE + 2
@@ -118,6 +123,7 @@ class ProberSimulation:
         self.lookups: list[tuple[float, str]] = []
         self.title = ""
         self.settled: list[float] = []
+        self.own = {"127.0.0.1"}  # the addresses of this machine; the balancer listens on port 8080 of all
 
     def probe(self, loop: Loop, target: Any, timeout: float, done: Callable[[str, float], object]) -> object:
         self.asked.append((loop.now, target[1]))
@@ -153,7 +159,8 @@ class ProberSimulation:
             replace(pool, backends=tuple(b for b in self.backends if b.pool == pool.name), **options)  # type: ignore[arg-type]
             for pool in self.pools
         ]
-        prober = Prober(child, pools, self.board, REFRESH, self.resolver(), self.probe)  # type: ignore[arg-type]
+        own = OwnListeners([parse_address("0.0.0.0:8080")], self.own.__contains__)
+        prober = Prober(child, pools, self.board, REFRESH, own, self.resolver(), self.probe)  # type: ignore[arg-type]
         prober.start(lambda: self.settled.append(self.loop.now))
         return prober
 
@@ -697,6 +704,82 @@ def test_a_name_that_never_resolved_goes_down_as_unresolved() -> None:
     sim.loop.advance(10.0, prober.tick)
     assert sim.verdict(sim.backends[0]) == DOWN
     assert "check=unresolved" in sim.log.lines[0]
+
+
+# -- a backend that is this balancer itself
+
+
+class WatchedBoard(Board):
+    """Keeps what workers see of one backend after each write: its verdict, and where they would dial."""
+
+    def __init__(self, shared: Shared, backends: int, backend: Backend) -> None:
+        super().__init__(shared, backends)
+        self.give_out(BACKENDS, range(backends), ())
+        self.give_out(POOLS, [0], ())
+        self.assign_pool(0, [backend.index])
+        self.seen: list[tuple[int, list[Target]]] = []
+        self._watched = backend
+
+    def write_verdict(self, index: int, words: Iterable[tuple[int, int]]) -> None:
+        super().write_verdict(index, words)
+        if index == self._watched.index:
+            self.seen.append((self.word(index, W_VERDICT), targets_of(self, self._watched)))
+
+
+@pytest.mark.parametrize("check", ["tcp", "none"])
+def test_a_name_that_is_this_balancer_is_down_before_a_worker_knows_where_to_dial(check: str) -> None:
+    sim = ProberSimulation("me:8080", "10.0.0.1:8080")
+    sim.names["me"] = ["127.0.0.1"]
+    me = sim.backends[0]
+    sim.board = board = WatchedBoard(sim.board.shared, 8, me)
+    prober = sim.prober(check=check)
+    sim.loop.handlers[0](1)
+    assert {verdict for verdict, targets in board.seen if targets} == {DOWN}
+    assert sim.verbs("down") == [
+        "warning down backend=me:8080 address=me:8080 at=127.0.0.1:8080 check=itself "
+        "reason=this balancer itself listens there up=1/2 then=no session goes there"
+    ]
+    sim.loop.advance(30, prober.tick)
+    assert sim.verdict(me) == DOWN and len(sim.verbs("down")) == 1 and not sim.verbs("up")
+    assert ("127.0.0.1", 8080) not in [address for _, address in sim.asked]
+    sim.answer(prober, "me", "10.0.0.2")
+    sim.loop.advance(10, prober.tick)
+    assert sim.verdict(me) == UP and len(sim.verbs("up")) == 1
+
+
+def test_of_several_addresses_only_those_of_others_are_used() -> None:
+    sim = ProberSimulation("me:8080")
+    sim.names["me"] = ["127.0.0.1", "10.0.0.2"]
+    prober = sim.prober()
+    sim.loop.handlers[0](1)
+    sim.loop.advance(10, prober.tick)
+    assert targets_of(sim.board, sim.backends[0]) == [(socket.AF_INET, ("10.0.0.2", 8080))]
+    assert sim.verdict(sim.backends[0]) == UP and not sim.verbs("down")
+
+
+@pytest.mark.parametrize("check", ["tcp", "none"])
+def test_an_address_that_moves_to_this_machine_is_noticed_and_left_again(check: str) -> None:
+    sim = ProberSimulation("10.0.0.9:8080", "10.0.0.9:81")
+    prober = sim.prober(check=check)
+    sim.loop.advance(5, prober.tick)
+    assert not sim.log.lines
+    sim.own.add("10.0.0.9")
+    sim.loop.advance(5, prober.tick)
+    assert [line.split()[2] for line in sim.verbs("down")] == ["backend=10.0.0.9:8080"]
+    sim.own.clear()
+    sim.loop.advance(10, prober.tick)
+    assert [line.split()[2] for line in sim.verbs("up")] == ["backend=10.0.0.9:8080"]
+    assert DOWN not in [sim.verdict(backend) for backend in sim.backends]
+
+
+def test_what_was_down_already_is_said_to_be_this_balancer() -> None:
+    sim = ProberSimulation("10.0.0.9:8080")
+    sim.network[("10.0.0.9", 8080)] = "refused"
+    prober = sim.prober()
+    sim.loop.advance(10, prober.tick)
+    sim.own.add("10.0.0.9")
+    sim.loop.advance(10, prober.tick)
+    assert ["check=itself" in line for line in sim.verbs("down")] == [False, True]
 
 
 def test_each_pool_has_its_own_checks_and_its_own_share() -> None:
