@@ -6,8 +6,9 @@ RULES: one exchange (request and answer) at a time per connection; pipelined req
 each has its turn after the other connections. While an exchange is under way, nothing of the next one is read.
 - The router sees a request when its head is complete. It answers, now or later, or gives a place for the body, now or
   later; until then the body is not read: that is the back-pressure.
-- An answer before the end of the body ends the connection (`Connection: close`, FIN, then what still arrives is thrown
-  away): a server does not read megabytes in order to refuse them.
+- After an answer before the end of the body the rest of it is thrown away: up to `skip_bytes` of a Content-Length in the
+  kernel (MSG_TRUNC), and the connection goes on; else the connection ends (`Connection: close`, FIN, linger). A client
+  that waits for `100 Continue` may never send its body: its connection ends too.
 - A body with a Content-Length does not pass through h11: it is read straight into its place. h11 offers no way to skip
   a body, so the next request of that connection gets a new parser. A chunked body passes through h11.
 - Every refusal is an answer with a sentence. Only a broken, silent or slow connection is closed without one.
@@ -16,6 +17,7 @@ each has its turn after the other connections. While an exchange is under way, n
                          \\--receive(body)--> body.complete --answer--/ \\--> finish (last answer)
 """
 
+import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -61,6 +63,7 @@ class HttpLimits:
     head_seconds: float = inf  # from the first byte (or the accept) to the end of a head
     send_seconds: float = inf  # for the peer to take an answer
     idle_seconds: float = inf  # between two requests
+    skip_bytes: int = 0  # of a body that was refused, read and thrown away so that the connection goes on
 
 
 DEFAULT_HTTP_LIMITS = HttpLimits()
@@ -116,6 +119,14 @@ class HttpExchange:
         """Read the body of this request; sends `100 Continue` to a client that waits for it."""
         self._http.receive(self, body)
 
+    def pause(self) -> None:
+        """Read no more of the body until `resume`."""
+        self._http.connection.is_paused = True
+
+    def resume(self) -> None:
+        """Read on."""
+        self._http.resume(self)
+
     def answer(self, answer: HttpAnswer, release: Release | None = None) -> None:
         """Answer, now or later. `release` is called once when the memory of the body is no longer needed."""
         self._http.answer(self, answer, release)
@@ -139,6 +150,7 @@ class HttpConnection(ConnectionProtocol):
         "_is_advancing",
         "_is_bypassed",
         "_is_draining",
+        "_is_skipping",
         "_parser",
         "_remaining",
         "connection",
@@ -161,6 +173,7 @@ class HttpConnection(ConnectionProtocol):
         self.is_between = False  # the last answer was sent, and nothing of the next request is here
         self._is_advancing = False
         self._is_draining = False
+        self._is_skipping = False  # the body was answered, and its rest is thrown away
         self._is_bypassed = False  # the body does not pass through the parser,
         self._remaining = 0  # so many bytes of it are still to come,
         self._behind = b""  # and this was read behind it
@@ -174,6 +187,8 @@ class HttpConnection(ConnectionProtocol):
 
     def place(self) -> memoryview | None:
         exchange = self.exchange
+        if self._is_skipping:
+            return self.connection.scratch[: self._remaining]
         if exchange is None:
             # h11 limits what is incomplete: a head that came whole in one big read would pass at any length.
             room = self.limits.head_bytes - len(self._parser.trailing_data[0])
@@ -184,6 +199,9 @@ class HttpConnection(ConnectionProtocol):
 
     def received(self, data: memoryview) -> None:
         exchange = self.exchange
+        if self._is_skipping:
+            self._skip(len(data))
+            return
         if self._remaining and exchange is not None and exchange.body is not None:
             try:
                 self._remaining -= len(data)
@@ -206,13 +224,16 @@ class HttpConnection(ConnectionProtocol):
     def ended(self) -> None:
         if self.exchange is not None:
             self.connection.close("cut-short")
+        elif self._is_skipping:
+            self.connection.finish()
         else:
             self._parser.receive_data(b"")
             self._advance()
 
     def sent(self, count: int) -> None:
         connection = self.connection
-        if self.exchange is None and not connection.output.pending and connection.state in (OPEN, ENDED):
+        is_over = self.exchange is None and not self._is_skipping and not connection.output.pending
+        if is_over and connection.state in (OPEN, ENDED):
             self._next()
 
     def expired(self) -> None:
@@ -297,18 +318,27 @@ class HttpConnection(ConnectionProtocol):
                 (self._parser.send(h11.InformationalResponse(status_code=100, headers=[])),)
             )
         if exchange.body_length is not None:
-            count = min(len(early), exchange.body_length)
-            self._is_bypassed = True
-            self._behind = early[count:]
-            self._remaining = exchange.body_length - count
             try:
-                self._put(body, early[:count])
+                self._put(body, self._bypass(early, exchange.body_length))
                 if not self._remaining and self.exchange is exchange:
                     self._complete(body)
             except HttpError as error:
                 self._refuse(error)
         if not self._is_advancing and self.exchange is exchange and self._is_body_coming():
             self._resume()
+
+    def resume(self, exchange: HttpExchange) -> None:
+        """HttpExchange.resume."""
+        if exchange is self.exchange:
+            self._resume()
+
+    def _bypass(self, early: bytes, length: int) -> bytes:
+        """The parser is left out from here on. Returns what of a body of `length` bytes is in `early` already."""
+        count = min(len(early), length)
+        self._is_bypassed = True
+        self._behind = early[count:]
+        self._remaining = length - count
+        return early[:count]
 
     def _put(self, body: HttpBody, data: bytes) -> None:
         """Copy what was read elsewhere to its place."""
@@ -343,7 +373,9 @@ class HttpConnection(ConnectionProtocol):
             return
         connection, parser = self.connection, self._parser
         self.exchange = None
-        is_last = is_last or self._is_draining or self._is_body_coming()
+        is_coming = self._is_body_coming()
+        skips = is_coming and not is_last and self._may_skip(exchange)
+        is_last = is_last or self._is_draining or (is_coming and not skips)
         headers = [*answer.headers, ("Content-Length", str(len(answer.body)))]
         if is_last:
             headers.append(("Connection", "close"))
@@ -353,12 +385,41 @@ class HttpConnection(ConnectionProtocol):
             parts += parser.send_with_data_passthrough(h11.Data(data=answer.body)) or []  # type: ignore[arg-type]
         parser.send(h11.EndOfMessage())
         connection.is_paused = True
+        self._is_skipping = skips
         connection.write([part for part in parts if part], release)
         connection.set_deadline(self.limits.send_seconds)
         if is_last or parser.our_state is not h11.DONE:
             connection.finish()
+        elif skips:
+            self._begin_skipping(exchange)
         if not self._is_advancing:
             connection.flush()
+
+    def _may_skip(self, exchange: HttpExchange) -> bool:
+        length = exchange.body_length
+        is_awaited = length is not None and not self._parser.they_are_waiting_for_100_continue
+        return is_awaited and (length or 0) <= self.limits.skip_bytes
+
+    def _begin_skipping(self, exchange: HttpExchange) -> None:
+        """Throw away what is still to come of the body; what is here already is the parser's, or was put in its place."""
+        if not self._is_bypassed:
+            self._bypass(self._parser.trailing_data[0], exchange.body_length or 0)
+        self.connection.read_flags = socket.MSG_TRUNC
+        self.connection.loop.call_next_turn(self._go_on_skipping, self.connection.fd)
+
+    def _go_on_skipping(self) -> None:
+        self.connection.is_paused = False
+        self._skip(0)
+        self.connection.read()
+
+    def _skip(self, count: int) -> None:
+        """`count` more bytes were thrown away."""
+        self._remaining -= count
+        if not self._remaining and self._is_skipping:
+            connection = self.connection
+            self._is_skipping, connection.read_flags, connection.is_paused = False, 0, True
+            if not connection.output.pending:
+                self._next()
 
     def _is_body_coming(self) -> bool:
         return self._remaining > 0 if self._is_bypassed else self._parser.their_state is h11.SEND_BODY
@@ -378,6 +439,9 @@ class HttpConnection(ConnectionProtocol):
         else:
             self.is_between = True
             self.connection.set_deadline(self.limits.idle_seconds)
+            if self._is_draining:
+                self.connection.finish()
+                return
         self.connection.loop.call_next_turn(self._resume, self.connection.fd)
 
     def _resume(self) -> None:

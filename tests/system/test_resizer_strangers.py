@@ -1,11 +1,13 @@
 """The resizer among strangers: what one of them does costs the others little."""
 
 import contextlib
+import http.client
 import json
 import os
 import signal
 import socket
 import struct
+from urllib.request import urlopen
 
 import pytest
 
@@ -78,3 +80,54 @@ def test_a_modest_client_waits_for_none_of_the_many_of_another_address() -> None
         assert status["totals"]["pictures_total"] <= 3, (
             "its own, between the one at work when it came and the next"
         )
+
+
+@pytest.mark.parametrize("is_http", [True, False], ids=["http", "frames"])
+@pytest.mark.parametrize("sent", [1, 100_000], ids=["a byte", "a part"])
+def test_clients_that_send_slowly_keep_nobody_out(is_http: bool, sent: int) -> None:
+    """More of them than there are slots; they would be cut for their slowness a minute later."""
+    body = bytes(1 << 20)
+    request = post(body, "w=40") if is_http else framed(id=1, data=body, target_width=40)
+    head = len(request) - len(body)
+    data = picture(400, 300)
+    with Resizer(cpus=1, frame_timeout="60s") as resizer, contextlib.ExitStack() as stack:
+        for _ in range(120):
+            sock = stack.enter_context(
+                socket.create_connection(resizer.address, 15, source_address=("127.0.0.2", 0))
+            )
+            sock.sendall(request[: head + sent])
+        wait_for(lambda: resizer.status()["totals"]["bytes_in_total"] >= 120 * sent, "the slow bytes", 20)
+        for number in range(5):
+            conn = http.client.HTTPConnection(*resizer.address, timeout=15)
+            conn.request("POST", f"/resize?w={40 + number}", data)
+            assert conn.getresponse().status == 200
+            conn.close()
+        with urlopen("http://{}:{}/health".format(*resizer.address), timeout=15) as answer:
+            assert answer.status == 200
+
+
+def test_a_refusal_is_seen_by_clients_that_send_all_and_those_that_wait_alike() -> None:
+    """The queue is full: the body is not wanted. The connection goes on."""
+    data = picture(2400, 1800)
+    with Resizer(cpus=1, express_bytes=1024, job_timeout="100s", queue=1) as resizer:
+        (cpu,) = resizer.pids("cpu")
+        os.kill(cpu, signal.SIGSTOP)
+        crowd = [socket.create_connection(resizer.address, 15) for _ in range(2)]
+        for number, sock in enumerate(crowd):
+            sock.sendall(post(data, "w=40"))
+            wait_for(lambda number=number: pictures(resizer) == number + 1, "the picture to be there", 20)
+        whole = http.client.HTTPConnection(*resizer.address, timeout=15)
+        for _ in range(3):
+            whole.request("POST", "/resize?w=40", data)
+            answer = whole.getresponse()
+            assert (answer.status, json.loads(answer.read())["status"]) == (429, 429)
+            assert int(answer.getheader("Retry-After") or 0) >= 1
+        with socket.create_connection(resizer.address, 15) as waiting:
+            waiting.sendall(post(data, "w=40")[: -len(data)])
+            assert waiting.recv(12) == b"HTTP/1.1 429", "before a byte of the body"
+        os.kill(cpu, signal.SIGCONT)
+        wait_for(lambda: pictures(resizer) == 0, "the queue to be empty", 20)
+        whole.request("POST", "/resize?w=40", data)
+        assert whole.getresponse().status == 200
+        for sock in (*crowd, whole):
+            sock.close()

@@ -95,7 +95,7 @@ ORDER = {
         ("arena", "counters", "frame_assembler", "options", "orders", "protocol", "quarantine"),
         ("sandbox", "transfer"),
         ("cost", "front_connection", "http_api", "task"),
-        ("fair_queue", "idle_set", "replies"),
+        ("fair_queue", "holders", "idle_set", "replies", "retry"),
         ("dispatch", "worker_pool"),
         ("scheduler",),
         ("frame_protocol", "http_protocol"),

@@ -26,18 +26,18 @@ from workers.resizer.task import Task
 
 
 class TaskQueue:
-    """Tasks that wait: at most `limit` in all, at most three quarters of it big. Up to `reserve` more, each of a client
+    """Tasks that wait: at most `limit` in all, and one place fewer for big ones. Up to `reserve` more, each of a client
     whose turn is before all others', so that who asks now and then is not refused because of those who ask always.
 
     0 <= len(big) <= big_limit + reserve; len(small) + len(big) <= limit + reserve; tasks put back are not counted again.
-    Without the limit of big tasks a burst of them would cause small ones to be refused that express has time for.
+    Without the place kept a burst of big tasks would cause small ones to be refused that express has time for.
     """
 
     __slots__ = ("_big_limit", "big", "limit", "reserve", "small")
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
-        self._big_limit = limit - limit // 4
+        self._big_limit = limit - (limit >= 4)
         self.reserve = reserve_of(limit)
         picks = count(1)
         self.small = FairQueue(picks)

@@ -73,6 +73,10 @@ class FrameAssembler:
         self._into = place
         self.filled = early
 
+    def redirect(self, place: memoryview) -> None:
+        """Have the rest of the payload in another place, at the offset that it would have had in the one before."""
+        self._into = place
+
     def step(self) -> FrameStep:
         """What to do next."""
         if self._into is not None:

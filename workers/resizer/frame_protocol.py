@@ -14,7 +14,6 @@ import socket
 from collections import deque
 from dataclasses import dataclass
 from enum import Enum
-from functools import partial
 
 from balancer.eventloop.connection import ENDED, OPEN
 from workers.imaging.limits import PictureRefused
@@ -25,7 +24,7 @@ from workers.resizer.orders import Result
 from workers.resizer.protocol import ClientProtocol
 from workers.resizer.replies import response_to, task_of
 from workers.resizer.scheduler import Scheduler
-from workers.resizer.task import BUSY, DRAINING, OK, Task, refusal
+from workers.resizer.task import BUSY, DRAINING, OK, QueueClient, Task, refusal
 from workers.wire.frames import FrameError
 from workers.wire.messages import (
     MessageError,
@@ -189,18 +188,23 @@ class FrameProtocol(ClientProtocol):
             self._refuse(self.announced.context, scheduler.busy_result())
             self._discard()
             return
-        slot = scheduler.claim_slot(self._resume)
+        slot = scheduler.claim_slot(self._resume, self)
         if slot is None:
             self._pause(PauseReason.SLOT)
             return
         self.slot = slot
-        scheduler.expect(self.announced, slot, frames.length + SPARE)
+        scheduler.slots.touch(slot, frames.length + SPARE)
+        if self.announced is not None:
+            scheduler.expect(self.announced)
         frames.provide(scheduler.arena.slot(slot))
 
     def _discard(self) -> None:
         """The request has been answered: throw the rest of its frame away."""
-        self.announced = None
         self.frames.provide(self.scheduler.discard[: self.frames.length])  # the next frame is not discarded
+        self._discard_rest()
+
+    def _discard_rest(self) -> None:
+        self.announced = None
         self.connection.read_flags = socket.MSG_TRUNC  # the kernel counts the bytes and copies none
 
     def _discarded(self) -> None:
@@ -209,6 +213,29 @@ class FrameProtocol(ClientProtocol):
         self.connection.end_request()
         self.frames.drop()
         self._end_when_drained()
+
+    # -- SlotHolder, while a frame arrives --
+
+    @property
+    def client(self) -> QueueClient:
+        return self.connection.client
+
+    @property
+    def moved(self) -> int:
+        return self.connection.moved
+
+    def yield_slot(self) -> None:
+        """Refuse the request that arrives and discard the rest of it. Who would not understand that is cut."""
+        if self.announced is None:
+            self.connection.yield_slot()
+            return
+        slot, self.slot = self.slot, -1
+        self.scheduler.release_slot(slot)
+        request = self.announced.context
+        self.frames.redirect(self.scheduler.discard[: self.frames.length])
+        self._discard_rest()
+        self._refuse(request, self.scheduler.busy_result())
+        self.connection.flush()
 
     # -- one request --
 
@@ -340,7 +367,7 @@ class FrameProtocol(ClientProtocol):
         if task is not None and result.status == OK:
             slot, task.slot = task.slot, -1
             response.data = scheduler.arena.slot(slot)[: result.length]
-            self.connection.write(encode_response_parts(response), partial(scheduler.release_slot, slot))
+            self.connection.write(encode_response_parts(response), scheduler.send_from(slot, self.connection))
         else:
             self.connection.write(encode_response_parts(response))
 

@@ -67,6 +67,15 @@ class FrontConnection(BufferedConnection):
         """The request being read is complete; the next one has its own time limit. Pauses do not count either."""
         self._reading = None
 
+    @property
+    def moved(self) -> int:
+        """Bytes read and sent so far."""
+        return self.bytes_in + self.bytes_out
+
+    def yield_slot(self) -> None:
+        """Other clients need the slot that this one is slow to fill or to empty."""
+        self._cut("slow", bytes=self.moved, then="close; others wait for its slot")
+
     def refuse(self, reason: str) -> None:
         """The peer broke the protocol: one log line, and the end, after what was written so far has been sent."""
         self._log.warning("refuse", client=self.address, reason=reason, then="close")
@@ -101,12 +110,12 @@ class FrontConnection(BufferedConnection):
         moved = total - before
         allowed = grace + moved / LEAST_RATE
         if now - since > allowed:
-            self.cells[counters.CUT] += 1
-            seconds = f"{now - since:.1f}/{allowed:.1f}"
-            self._log.info(
-                "cut", client=self.address, reason=reason, bytes=moved, seconds=seconds, then="close"
-            )
-            self.close(reason.replace(" ", "-"))
+            self._cut(reason, bytes=moved, seconds=f"{now - since:.1f}/{allowed:.1f}", then="close")
+
+    def _cut(self, reason: str, **about: object) -> None:
+        self.cells[counters.CUT] += 1
+        self._log.info("cut", client=self.address, reason=reason, **about)
+        self.close(reason.replace(" ", "-"))
 
     def close(self, reason: str) -> None:
         """The one closer; logs the end as the balancer logs that of a session."""

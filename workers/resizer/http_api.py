@@ -124,7 +124,7 @@ def error_answer(error: HttpError) -> HttpAnswer:
     """A JSON body with the sentence; 429 and 503 have a Retry-After."""
     body = json.dumps({"status": error.status, "error": error.sentence}).encode() + b"\n"
     headers: list[Header] = [("Content-Type", "application/json"), *error.headers]
-    if error.status in (429, 503):
+    if error.status in (429, 503) and "Retry-After" not in dict(headers):
         headers.append(("Retry-After", str(RETRY_SECONDS)))
     return HttpAnswer(error.status, tuple(headers), body)
 

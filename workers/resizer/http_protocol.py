@@ -1,16 +1,16 @@
 """The protocol of HTTP: the common HttpConnection with a router for pictures, health and status.
 
-RULES: what is known from the head of a request is refused before its body is read. The body is read into a slot, and the
-answer is sent out of it. Without a free slot the body is not read.
+RULES: what is known from the head of a request is refused before its body is read; a full queue too. A body is collected
+in memory of its own up to EARLY_BYTES, so that a client that sends little holds no slot. Then it is read straight into a
+slot, and the answer is sent out of it. Without a free slot the body is not read on.
 
     head --> /health, /status: answered at once
-         '-> /resize --> slot --> body --> task --> answer out of the slot
+         '-> /resize --> early bytes --> slot --> rest of the body --> task --> answer out of the slot
 """
 
 from collections.abc import Callable
-from functools import partial
 
-from balancer.eventloop.http import HttpAnswer, HttpConnection, HttpError, HttpExchange
+from balancer.eventloop.http import HttpAnswer, HttpConnection, HttpError, HttpExchange, HttpLimits
 from workers.imaging.job import ResizeJob
 from workers.imaging.limits import PictureRefused
 from workers.resizer import counters
@@ -26,7 +26,9 @@ from workers.resizer.http_api import (
 from workers.resizer.orders import Result
 from workers.resizer.protocol import ClientProtocol
 from workers.resizer.scheduler import Scheduler
-from workers.resizer.task import BUSY, DRAINING, OK, Task, TaskStage, job_for
+from workers.resizer.task import BUSY, DRAINING, OK, QueueClient, Task, TaskStage, job_for
+
+EARLY_BYTES = 64 * 1024  # of a body, before it gets a slot
 
 
 class HttpProtocol(HttpConnection, ClientProtocol):
@@ -37,7 +39,9 @@ class HttpProtocol(HttpConnection, ClientProtocol):
     def __init__(
         self, connection: FrontConnection, scheduler: Scheduler, status: Callable[[], dict[str, object]]
     ) -> None:
-        super().__init__(connection, ResizeRouter(connection, scheduler, status))
+        # A refused body is thrown away in the kernel, so that the client, which may send it all, sees the answer.
+        limits = HttpLimits(skip_bytes=scheduler.options.max_frame)
+        super().__init__(connection, ResizeRouter(connection, scheduler, status), limits)
         self._front = connection
 
     def received(self, data: memoryview) -> None:
@@ -79,7 +83,31 @@ class ResizeRouter:
             self.answer(exchange, json_answer(self._status()))
         else:
             scheduler.count(counters.REQUESTS)
-            Upload(self, exchange, self._check(request, exchange)).begin()
+            self._begin_upload(exchange, self._check(request, exchange))
+
+    def _begin_upload(self, exchange: HttpExchange, job: ResizeJob) -> None:
+        """Receive the body, unless the queue is full for it already. Raises HttpError."""
+        scheduler, length = self.scheduler, exchange.body_length or 0
+        is_small = length <= scheduler.options.express_bytes
+        upload = Upload(self, exchange)
+        upload.task = task = Task(
+            scheduler.next_serial(),
+            upload,
+            job,
+            length=length,
+            is_small=is_small,
+            client=self.connection.client,
+        )
+        if scheduler.is_full_for(task):
+            raise self.busy()
+        scheduler.expect(task)
+        upload.begin()
+
+    def busy(self) -> HttpError:
+        """The refusal of a picture when the queue is full."""
+        refused = self.scheduler.busy_result()
+        seconds = self.scheduler.retry_seconds(self.connection.client)
+        return HttpError(refused.status, refused.text, (("Retry-After", str(seconds)),))
 
     def refusal(self, error: HttpError) -> HttpAnswer:
         self.connection.end_request()
@@ -101,8 +129,8 @@ class ResizeRouter:
 
     def _health(self) -> dict[str, object]:
         scheduler = self.scheduler
-        if scheduler.draining:
-            raise HttpError(DRAINING, "this resizer is shutting down")
+        if reason := scheduler.reason_not_ready():
+            raise HttpError(DRAINING, reason)
         return {
             "status": "ok",
             "name": scheduler.options.name,
@@ -147,29 +175,39 @@ class ResizeRouter:
 class Upload:
     """One POST /resize, from its head to its answer: the HttpBody of its exchange and the Requester of its task."""
 
-    def __init__(self, router: ResizeRouter, exchange: HttpExchange, job: ResizeJob) -> None:
+    task: Task
+
+    def __init__(self, router: ResizeRouter, exchange: HttpExchange) -> None:
         self.router = router
         self.scheduler = router.scheduler
         self.exchange = exchange
-        self.job = job
-        self.slot = -1  # being read into
+        self.early: bytearray | None = bytearray()  # the picture so far; None once it is in its slot
         self.size = 0  # bytes of the picture so far
-        self.task: Task | None = None
-        self.is_abandoned = False
+        self.is_complete = False
+        self.is_waiting = False  # for a slot
 
     def begin(self) -> None:
         self.exchange.on_abandoned = self._abandon
         self.exchange.on_hung_up = self._drop_what_waits
-        self._claim()
+        self.exchange.receive(self)
 
     def _claim(self) -> None:
-        """Read the body once there is a slot for it."""
-        if self.is_abandoned:
+        """Move the picture to a slot, now or when there is one; until then the body is not read."""
+        scheduler, early, task = self.scheduler, self.early, self.task
+        if early is None or task.stage is not TaskStage.MADE:
             return
-        slot = self.scheduler.claim_slot(self._claim)
-        if slot is not None:
-            self.slot = slot
-            self.exchange.receive(self)
+        slot = scheduler.claim_slot(self._claim, None if self.is_complete else self)
+        if slot is None:
+            self.is_waiting = True
+            self.exchange.pause()
+            return
+        scheduler.arena.slot(slot)[: self.size] = early
+        task.slot, task.offset, self.early = slot, scheduler.arena.start(slot), None
+        scheduler.slots.touch(slot, self.size)
+        if self.is_complete:
+            self._submit()
+        elif self.is_waiting:
+            self.exchange.resume()
 
     def _drop_what_waits(self) -> None:
         """The client has ended its side: it is gone, as browsers, curl and proxies close, or has half-closed.
@@ -177,16 +215,39 @@ class Upload:
         Work that has begun goes on and is answered: no process can be told to stop. A picture that waits is dropped:
         behind 30 such clients of 20 MP the next one waited for 6.6 s, now 0.2 s.
         """
-        if self.task is not None and self.task.stage is TaskStage.WAITING:
+        if self.task.stage is TaskStage.WAITING or (self.is_complete and self.early is not None):
             self.router.connection.close("gone")
 
     def _abandon(self) -> None:
-        self.is_abandoned = True
-        slot, self.slot = self.slot, -1
+        """The exchange has ended without an answer of ours: the client is gone, or the body was refused."""
+        scheduler, task = self.scheduler, self.task
+        if task.stage is TaskStage.MADE:
+            self._release()
+            if self.is_complete:
+                scheduler.count(counters.ABANDONED)
+        elif task.stage is not TaskStage.DONE:
+            scheduler.abandon(task)
+
+    def _release(self) -> None:
+        """Free the slot of a task that is not queued."""
+        task, self.early = self.task, None
+        task.stage = TaskStage.DONE
+        slot, task.slot = task.slot, -1
         self.scheduler.release_slot(slot)
-        task, self.task = self.task, None
-        if task is not None:
-            self.scheduler.abandon(task)
+
+    # -- SlotHolder, while the body arrives --
+
+    @property
+    def client(self) -> QueueClient:
+        return self.task.client
+
+    @property
+    def moved(self) -> int:
+        return self.size
+
+    def yield_slot(self) -> None:
+        self._release()
+        self.router.answer(self.exchange, error_answer(self.router.busy()))
 
     # -- HttpBody --
 
@@ -194,39 +255,50 @@ class Upload:
         limit = self.scheduler.options.limits.max_bytes
         if self.size >= limit:
             raise HttpError(413, f"picture is over the limit of {limit} bytes")
-        return self.scheduler.arena.slot(self.slot)[self.size : limit]
+        if self.early is not None:
+            return self.router.connection.scratch[: limit - self.size]
+        return self.scheduler.arena.slot(self.task.slot)[self.size : limit]
 
     def filled(self, count: int) -> None:
         self.size += count
-        self.scheduler.slots.touch(self.slot, self.size)
+        if self.early is None:
+            self.scheduler.slots.touch(self.task.slot, self.size)
+            return
+        self.early += self.router.connection.scratch[:count]
+        if (
+            self.size >= EARLY_BYTES
+            and self.size - count < EARLY_BYTES
+            and self.size != self.exchange.body_length
+        ):
+            self._claim()
 
     def complete(self) -> None:
-        scheduler = self.scheduler
         self.router.connection.end_request()
         if not self.size:
             raise HttpError(415, "no picture in the request: send it as the body")
-        is_small = self.size <= scheduler.options.express_bytes
-        start, serial = scheduler.arena.start(self.slot), scheduler.next_serial()
-        client = self.router.connection.client
-        self.task = task = Task(serial, self, self.job, self.slot, start, self.size, is_small, client=client)
-        if scheduler.submit(task):
-            self.slot = -1
-            if self.router.connection.peer_hung_up:
-                self._drop_what_waits()
-        else:
-            self.task = None
-            refused = scheduler.busy_result()
-            raise HttpError(refused.status, refused.text)
+        self.is_complete = True
+        self.task.length = self.size
+        self.task.is_small = self.size <= self.scheduler.options.express_bytes
+        if self.early is None:
+            self._submit()
+        elif not self.is_waiting:
+            self._claim()
+
+    def _submit(self) -> None:
+        if not self.scheduler.submit(self.task):
+            self._release()
+            self.router.answer(self.exchange, error_answer(self.router.busy()))
+        elif self.router.connection.peer_hung_up:
+            self._drop_what_waits()
 
     # -- Requester --
 
     def answer(self, task: Task, result: Result) -> None:
-        self.task, self.slot = None, -1
         if result.status == OK:
             slot, task.slot = task.slot, -1
             body = self.scheduler.arena.slot(slot)[: result.length]
-            release = partial(self.scheduler.release_slot, slot)
-            answer = picture_answer(result, body, is_negotiated=self.job.format == "auto")
+            release = self.scheduler.send_from(slot, self.router.connection)
+            answer = picture_answer(result, body, is_negotiated=task.job.format == "auto")
             self.router.answer(self.exchange, answer, release)
         else:
             self.router.answer(self.exchange, error_answer(HttpError(result.status, result.text)))

@@ -12,6 +12,7 @@ order of asking.
 
 from collections import deque
 from collections.abc import Callable, Iterable
+from functools import partial
 
 from balancer.eventloop.log import Log
 from balancer.eventloop.loop import Loop
@@ -19,13 +20,16 @@ from workers.resizer import counters
 from workers.resizer.arena import Arena, SlotAllocator
 from workers.resizer.cost import is_light
 from workers.resizer.dispatch import TaskQueue, pairs
+from workers.resizer.holders import SlotHolder, SlotHolders
 from workers.resizer.idle_set import WorkerSlot, WorkerState
 from workers.resizer.options import ResizerOptions
 from workers.resizer.orders import Bye, Hello, Result
 from workers.resizer.quarantine import QUARANTINE_CRASHES, Quarantine, fingerprint_of
-from workers.resizer.task import BUSY, DRAINING, OK, TIMEOUT, Task, TaskStage, refusal
+from workers.resizer.retry import RetrySchedule
+from workers.resizer.task import BUSY, DRAINING, OK, TIMEOUT, QueueClient, Task, TaskStage, refusal
 from workers.resizer.worker_pool import SLOW_SECONDS, ProcessControl, WorkerPool
 
+STARVED_SECONDS = 1.0  # without a slot or a CPU process, until health says so
 PROMPT = 0.25  # seconds in which a payload that has begun to arrive is expected to be complete
 
 Retry = Callable[[], object]
@@ -52,6 +56,8 @@ class Scheduler:
         self.draining = False
         self.slots = SlotAllocator(range(arena.slots), arena.give_back)
         self.queue = TaskQueue(options.queue)
+        self.holders = SlotHolders()
+        self.retries = RetrySchedule()
         self.quarantine = Quarantine()
         self.pool = WorkerPool(
             loop,
@@ -69,6 +75,7 @@ class Scheduler:
         self._serial = 0
         self._served_at = loop.now
         self._want_slot: deque[Retry] = deque()
+        self._starved_at = loop.now  # when those that wait for a slot moved last
         self._want_queue: deque[Retry] = deque()
         self._arriving: dict[Task, float] = {}  # tasks whose payload is arriving in a slot, and since when
 
@@ -94,12 +101,33 @@ class Scheduler:
 
     # -- slots --
 
-    def claim_slot(self, retry: Retry) -> int | None:
-        """A slot for a payload; None when there is none now. `retry` is called when there may be one."""
+    def claim_slot(self, retry: Retry, holder: SlotHolder | None = None) -> int | None:
+        """A slot for a payload, which `holder` is to read into; None when there is none now. `retry` is called when there
+        may be one: the slowest holder yields if need be.
+        """
         slot = self.slots.allocate()
-        if slot is None:
-            self._want_slot.append(retry)
-        return slot
+        if slot is not None:
+            if holder is not None:
+                self.holders.begin(slot, holder, self.loop.now)
+            return slot
+        if not self._want_slot:
+            self._starved_at = self.loop.now
+        self._want_slot.append(retry)
+        self._make_room(1)
+        return None
+
+    def _make_room(self, slots: int) -> None:
+        """Let so many holders yield, if there are slow ones."""
+        for _ in range(slots):
+            holder = self.holders.slowest(self.loop.now)
+            if holder is None:
+                return
+            holder.yield_slot()
+
+    def send_from(self, slot: int, holder: SlotHolder) -> Retry:
+        """`holder` is sent the answer in `slot`. Returns what frees the slot."""
+        self.holders.begin(slot, holder, self.loop.now)
+        return partial(self.release_slot, slot)
 
     def store(self, task: Task, data: bytes | memoryview, retry: Retry) -> bool:
         """Give a task a slot and copy its picture there; False when there is none, as `claim_slot`."""
@@ -111,16 +139,15 @@ class Scheduler:
         self.slots.touch(slot, task.length)
         return True
 
-    def expect(self, task: Task | None, slot: int, length: int) -> None:
-        """Up to `length` bytes arrive in a slot. `task`, if known, counts when others ask for a place in the queue."""
-        self.slots.touch(slot, length)
-        if task is not None:
-            self._arriving[task] = self.loop.now
+    def expect(self, task: Task) -> None:
+        """The picture of `task` arrives: it counts when others ask for a place in the queue."""
+        self._arriving[task] = self.loop.now
 
     def release_slot(self, slot: int) -> None:
         """Free a slot (-1: none): no client reads into it, no task has it, no output is sent from it any more."""
         if slot < 0:
             return
+        self.holders.end(slot)
         self.slots.release(slot, self.loop.now)
         if self._want_slot:
             self.loop.call_next_turn(self._serve_want_slot)
@@ -129,6 +156,7 @@ class Scheduler:
         for _ in range(len(self._want_slot)):
             if not len(self.slots):
                 break
+            self._starved_at = self.loop.now
             self._want_slot.popleft()()
 
     def _release_slot_of(self, task: Task) -> None:
@@ -140,6 +168,7 @@ class Scheduler:
     def submit(self, task: Task) -> bool:
         """Queue a task whose picture is in its slot; False when the queue is full for it."""
         self._arriving.pop(task, None)
+        self.holders.end(task.slot)
         if self.quarantine.crashes and self._is_quarantined(task):
             sentence = f"this picture has killed {QUARANTINE_CRASHES} CPU processes here"
             self._end(task, refusal(422, sentence))
@@ -200,6 +229,21 @@ class Scheduler:
             if self.is_queue_full():
                 break
             self._want_queue.popleft()()
+
+    def retry_seconds(self, client: QueueClient) -> int:
+        """Seconds after which a client that is refused now may come again."""
+        waiting = len(self.queue) + len(self._arriving)
+        return self.retries.seconds_for(client, self.loop.now, waiting, self.worker_count)
+
+    def reason_not_ready(self) -> str:
+        """Why no picture could be taken now, a sentence; "" when one could, or would be asked to wait for its turn."""
+        if self.draining:
+            return "this resizer is shutting down"
+        if not self.worker_count and self.loop.now - self._served_at > STARVED_SECONDS:
+            return "no CPU process is there"
+        if self._want_slot and self.loop.now - self._starved_at > STARVED_SECONDS:
+            return f"no place for a picture: {len(self._want_slot)} wait for one of {self.arena.slots}"
+        return ""
 
     def busy_result(self) -> Result:
         """The refusal of a task when the queue is full."""
@@ -272,6 +316,7 @@ class Scheduler:
         for worker in self.pool.overdue(now):
             self._kill(worker, refusal(TIMEOUT, f"the picture took longer than {timeout:g} s"), "timeout")
         self.quarantine.expire(now)
+        self._make_room(len(self._want_slot))
         if self.worker_count:
             self._served_at = now
         elif now - self._served_at > timeout:
@@ -326,6 +371,8 @@ class Scheduler:
         task = self.pool.finish(worker, result)
         if task is None or task.stage is TaskStage.DONE:  # was answered when its process was killed
             return
+        if result.status == OK:
+            self.retries.record(self.loop.now - task.begun_at)
         if result.status == OK and task.slot >= 0:
             answer = self.pool.answer_in(worker, place, result)
             self.slots.touch(task.slot, len(answer))

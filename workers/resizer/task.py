@@ -45,11 +45,13 @@ class Origin:
 
 @dataclass(slots=True, eq=False)
 class QueueClient:
-    """One connection, as the queue sees it. `served` and `waiting` as in an Origin."""
+    """One connection, as the queue sees it. `served` and `waiting` as in an Origin. `retry_at`: loop time, seconds, at
+    which it may come again if it was refused."""
 
     origin: Origin = field(default_factory=Origin)
     served: int = 0
     waiting: int = 0
+    retry_at: float = 0.0
 
 
 @dataclass(slots=True, eq=False)

@@ -350,6 +350,58 @@ def test_a_head_may_have_just_its_limit() -> None:
             http.close()
 
 
+# -- bodies that are refused
+
+SKIPPING = HttpLimits(head_bytes=512, skip_bytes=ROOM * 4)
+
+
+@pytest.mark.parametrize("cut", [0, 1, ROOM, ROOM * 2])
+@pytest.mark.parametrize("target", ["/wrong", "/p"])
+def test_a_body_that_was_refused_is_thrown_away_and_the_connection_goes_on(cut: int, target: str) -> None:
+    http = Fixture(SKIPPING)
+    body = b"y" * (ROOM * 2)
+    whole = post(target, body)
+    at = len(whole) - len(body) + cut
+    http.say(whole[:at])
+    status = {"/wrong": 404, "/p": 413}[target]
+    assert [code for code, _ in http.answers()] == [status], "before the body"
+    http.say(*(part for part in (whole[at:] + get("/a"), get("/b")) if part))
+    assert http.answers() == [(200, b"/a"), (200, b"/b")] and not http.reasons
+    http.post("/p", b"kept")
+    assert http.answers() == [(200, b"kept")]
+    http.close()
+
+
+@pytest.mark.parametrize(
+    "headers", [("Expect: 100-continue",), ("Content-Length: 999999999",), ("Transfer-Encoding: chunked",)]
+)
+def test_the_connection_ends_where_the_body_may_not_come_is_too_long_or_has_no_length(
+    headers: tuple[str, ...],
+) -> None:
+    http = Fixture(SKIPPING)
+    more = headers if "Expect" not in headers[0] else (*headers, f"Content-Length: {ROOM * 2}")
+    http.say(get("/wrong", *more, method="POST"))
+    assert [code for code, _ in http.answers()] == [404] and http.state == b"end"
+    http.close()
+
+
+def test_a_client_that_ends_in_the_middle_of_a_refused_body_is_let_go() -> None:
+    http = Fixture(SKIPPING)
+    http.say(get("/wrong", f"Content-Length: {ROOM}", method="POST") + b"y")
+    http.far.shutdown(socket.SHUT_WR)
+    http.turn()
+    assert [code for code, _ in http.answers()] == [404] and http.reasons == ["done"]
+
+
+def test_a_drain_ends_a_connection_after_the_refused_body() -> None:
+    http = Fixture(SKIPPING)
+    http.say(get("/wrong", "Content-Length: 5", method="POST") + b"y")
+    http.http.drain()
+    http.say(b"yyyy")
+    assert [code for code, _ in http.answers()] == [404] and http.state == b"end"
+    http.close()
+
+
 # -- ends
 
 

@@ -85,10 +85,10 @@ def test_big_tasks_get_the_cpus_and_a_small_one_gets_express() -> None:
 
 
 def test_big_tasks_cannot_fill_the_queue() -> None:
-    waiting = TaskQueue(8)
-    assert [waiting.put(task_of(n, False)) for n in range(8)] == [True] * 6 + [False] * 2
-    assert [waiting.put(task_of(n, True)) for n in range(8, 11)] == [True, True, False]
-    assert len(waiting) == 8
+    waiting = TaskQueue(4)
+    assert [waiting.put(task_of(n, False)) for n in range(5)] == [True] * 3 + [False] * 2
+    assert [waiting.put(task_of(n, True)) for n in range(5, 7)] == [True, False]
+    assert len(waiting) == 4
 
 
 @pytest.mark.parametrize("is_small", [True, False])
@@ -107,7 +107,7 @@ def test_beyond_the_limit_only_those_are_let_in_whose_turn_is_first_and_not_many
             )
         )
 
-    limit = 16 if is_small else 12
+    limit = 16 if is_small else 15
     assert [put(greedy) for _ in range(limit + 1)] == [True] * limit + [False]
     assert put(modest) and not put(modest) and not put(greedy)
     assert put(others[0]) and not put(others[1]), "two more than the limit"

@@ -274,6 +274,29 @@ def test_what_waits_is_dropped_when_a_connection_is_reset_and_kept_when_its_peer
 # -- slots --
 
 
+@pytest.mark.parametrize("has_id", [True, False])
+def test_the_slowest_yields_its_slot_and_is_refused_or_cut(front: FrontFixture, has_id: bool) -> None:
+    crowd = [front.connect() for _ in range(OPTIONS.slots)]
+    whole = request_frame(**(WITH_ID if has_id else WITHOUT_ID))
+    for number, slow in enumerate(crowd):
+        slow.send(whole[: 9000 + number])
+        front.settle()
+        front.now += PROMPT + 0.01
+        front.settle()
+    assert front.taken() == OPTIONS.slots
+    peer = front.connect()
+    send(front, peer, **WITH_ID)
+    assert front.work() == BIG and status_of(peer) == [(1, 200)]
+    assert not any(slow.received() for slow in crowd[1:])
+    if not has_id:
+        assert crowd[0].received() == b"" and crowd[0].is_closed
+        return
+    assert status_of(crowd[0]) == [(1, 429)]
+    crowd[0].send(whole[9000:])
+    send(front, crowd[0], id=2, data=BIG, target_width=9)
+    assert front.work() == BIG and status_of(crowd[0]) == [(2, 200)], "its connection goes on"
+
+
 def test_without_a_slot_a_picture_waits_and_a_dry_run_does_not(front: FrontFixture) -> None:
     held = [front.scheduler.claim_slot(lambda: None) for _ in range(OPTIONS.slots)]
     big, small, dry = front.connect(), front.connect(), front.connect()

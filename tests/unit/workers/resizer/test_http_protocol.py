@@ -1,6 +1,7 @@
 """The protocol of HTTP: every answer with its status, every slot free again, and when the connection goes on."""
 
 import json
+import os
 import socket
 from collections.abc import Callable, Iterator
 
@@ -9,8 +10,13 @@ import pytest
 
 from tests.unit.workers.resizer.front_fixture import OPTIONS, FramePeer, FrontFixture
 from workers.resizer import counters
+from workers.resizer.holders import GRACE
+from workers.resizer.http_protocol import EARLY_BYTES
+from workers.resizer.scheduler import PROMPT, STARVED_SECONDS
 
 BIG = bytes(range(256)) * 100
+LONG = EARLY_BYTES + 20_000
+LONG_HEAD = f"POST /resize?w=9 HTTP/1.1\r\nHost: x\r\nContent-Length: {LONG}\r\n\r\n".encode()
 POST_BIG = b"POST /resize?w=9 HTTP/1.1\r\nHost: x\r\nContent-Length: 25600\r\n\r\n" + BIG
 
 
@@ -156,15 +162,17 @@ def test_the_parameters_of_the_query_reach_the_order(front: FrontFixture, client
         ("/nowhere", 404),
     ],
 )
-def test_an_error_in_the_head_is_answered_before_the_body_and_ends_the_connection(
+def test_an_error_in_the_head_is_answered_before_the_body_which_is_thrown_away(
     front: FrontFixture, client: HttpPeer, target: str, status: int
 ) -> None:
     client.heads.append("POST")
     client.send(f"POST {target} HTTP/1.1\r\nHost: x\r\nContent-Length: 5000\r\n\r\n".encode())
     answer = client.answer()
     assert answer[0] == status and sentence(answer)
-    assert answer[1]["connection"] == "close" and client.peer.received() == b"" and client.peer.is_closed
     assert front.taken() == 0
+    client.send(bytes(5000))
+    client.post(BIG)
+    assert front.work() == BIG and client.answer()[0] == 200, "the connection goes on"
 
 
 def test_a_body_over_the_limit_is_refused_by_its_length_or_at_the_limit(front: FrontFixture) -> None:
@@ -201,6 +209,19 @@ def test_a_full_queue_is_answered_with_a_retry_after(front: FrontFixture, client
     client.post(BIG)
     front.work()
     assert client.answer()[0] == 200, "the connection was kept"
+
+
+def test_a_full_queue_is_told_at_the_head_and_the_body_is_thrown_away(
+    front: FrontFixture, client: HttpPeer
+) -> None:
+    front.fill_queue()
+    client.heads.append("POST")
+    client.send(POST_BIG[: -len(BIG)])
+    assert client.answer()[0] == 429
+    for byte in (b"x" * 100, BIG[100:]):
+        client.send(byte)
+    assert client.peer.received() == b"" and client.get("/health")[0] == 200
+    assert len(client.answers) == 0 and front.scheduler.is_queue_full()
 
 
 def test_too_many_clients_get_health_but_no_work(front: FrontFixture) -> None:
@@ -267,11 +288,78 @@ def test_without_a_slot_the_connection_is_not_read_until_there_is_one(
     assert front.work() == BIG and client.answer()[0] == 200
 
 
+def test_a_few_bytes_of_a_body_take_no_slot(front: FrontFixture) -> None:
+    for length in (1, EARLY_BYTES - 1):
+        HttpPeer(front).send(LONG_HEAD + bytes(length))
+    assert front.taken() == 0
+    client = HttpPeer(front)
+    client.send(LONG_HEAD + bytes(EARLY_BYTES))
+    assert front.taken() == 1
+    client.heads.append("POST")
+    client.send(bytes(LONG - EARLY_BYTES))
+    assert front.work() == bytes(LONG) and client.answer()[0] == 200
+
+
+def test_the_slowest_yields_its_slot_and_is_told_so(front: FrontFixture) -> None:
+    crowd = [HttpPeer(front) for _ in range(OPTIONS.slots)]
+    for number, slow in enumerate(crowd):
+        slow.heads.append("POST")
+        slow.send(LONG_HEAD + bytes(EARLY_BYTES + 10 + number))
+        front.now += PROMPT + 0.01
+        front.settle()
+    assert front.taken() == OPTIONS.slots
+    client = HttpPeer(front)
+    client.post(BIG)
+    assert front.work() == BIG and client.answer()[0] == 200
+    assert crowd[0].answer()[0] == 429 and not any(slow.peer.received() for slow in crowd[1:])
+    crowd[0].send(bytes(LONG - EARLY_BYTES - 10))
+    crowd[0].post(BIG)
+    assert front.work() == BIG and crowd[0].answer()[0] == 200, "its connection goes on"
+
+
+def test_a_slow_reader_yields_its_slot_too(front: FrontFixture) -> None:
+    near = HttpPeer(front)
+    near.post(BIG)
+    near.peer.connection.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)
+    front.work(bytes(OPTIONS.max_frame))
+    held = [front.scheduler.claim_slot(lambda: None) for _ in range(OPTIONS.slots - 1)]
+    assert None not in held and near.peer.connection.output.pending > 70_000
+    front.now += GRACE
+    front.settle()
+    client = HttpPeer(front)
+    client.post(BIG)
+    assert front.work() == BIG and client.answer()[0] == 200 and near.peer.connection.state.value == "closed"
+
+
+def test_health_says_no_when_no_picture_could_be_taken(front: FrontFixture, client: HttpPeer) -> None:
+    held = [front.scheduler.claim_slot(lambda: None) for _ in range(OPTIONS.slots)]
+    waiting = HttpPeer(front)
+    waiting.post(BIG)
+    assert client.get("/health")[0] == 200
+    front.now += STARVED_SECONDS + 0.1
+    front.settle()
+    answer = client.get("/health")
+    assert answer[0] == 503 and "place" in sentence(answer)
+    assert held[0] is not None
+    front.scheduler.release_slot(held[0])
+    front.settle()
+    front.work()
+    assert client.get("/health")[0] == 200
+    front.scheduler.tick(front.now)
+    os.close(front.processes.life.pop(11))
+    front.settle()
+    assert client.get("/health")[0] == 200, "the next one is on its way"
+    front.now += STARVED_SECONDS + 0.1
+    front.settle()
+    answer = client.get("/health")
+    assert answer[0] == 503 and "CPU process" in sentence(answer)
+
+
 def test_a_client_that_leaves_leaves_no_slot_in_use(front: FrontFixture) -> None:
     middle, waiting = HttpPeer(front), HttpPeer(front)
     middle.send(b"POST /resize?w=9 HTTP/1.1\r\nHost: x\r\nContent-Length: 5000\r\n\r\nabc")
     waiting.post(BIG)
-    assert front.taken() == 2
+    assert front.taken() == 1, "a few bytes take no slot"
     middle.peer.sock.close()
     waiting.peer.sock.close()
     front.settle()

@@ -165,7 +165,7 @@ def test_prefetching_gives_no_place_to_a_big_task(ready: SchedulerFixture) -> No
     fixture.submit(SMALL, BIG, BIG)
     on_its_way = fixture.ask(BIG)
     assert not fixture.scheduler.is_full_for(on_its_way)
-    fixture.scheduler.expect(on_its_way, on_its_way.slot, BIG)
+    fixture.scheduler.expect(on_its_way)
     late = fixture.ask(BIG)
     assert fixture.scheduler.is_full_for(late)
     assert fixture.scheduler.submit(on_its_way) and not fixture.scheduler.submit(late)

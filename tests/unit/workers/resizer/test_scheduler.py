@@ -178,13 +178,13 @@ def test_arriving_tasks_keep_their_place_as_long_as_they_are_prompt(fixture: Sch
     coming = [fixture.ask(500) for _ in range(OPTIONS.queue + 1)]
     for task in coming:
         assert not fixture.scheduler.is_full_for(task), "one for the idle worker, four to wait"
-        fixture.scheduler.expect(task, task.slot, 500)
+        fixture.scheduler.expect(task)
     late = fixture.ask(500)
     assert fixture.scheduler.is_full_for(late)
     for task in coming[:3]:
         assert fixture.scheduler.submit(task)
     assert not fixture.scheduler.is_full_for(late), "one of them lies behind the one at work"
-    fixture.scheduler.expect(late, late.slot, 500)
+    fixture.scheduler.expect(late)
     assert fixture.scheduler.is_full_for(fixture.ask(500)), "the others have moved from one line to the other"
     fixture.now += PROMPT + 0.01
     fixture.turn(1)
