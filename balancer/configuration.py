@@ -96,6 +96,7 @@ def parse(
     listeners, pools = listeners_of(read), pools_of(read)
     check_addresses(listeners)
     check_backends(pools, listeners)
+    check_frames(pools)
     notes = read.notes + check_routes(listeners, pools) + check_access(listeners)
     check_debug(read.main)
     uid = os.geteuid()
@@ -239,6 +240,22 @@ def check_backends(pools: Sequence[PoolSection], listeners: Sequence[ListenerSec
                     listener = f"{each} of this balancer" if each.settings.begins else "the balancer itself"
                     sentence = f"{backend.address} is where {listener} listens ({address})"
                     raise pool.settings.refuse("upstream", sentence, item)
+
+
+def check_frames(pools: Sequence[PoolSection]) -> None:
+    """Framed mode needs to know what a frame is; without it the description would be of no use."""
+    for pool in pools:
+        record, settings = pool.record, pool.settings
+        if record.mode == "framed" and record.frame is None:
+            raise settings.refuse(
+                "mode", "framed needs `frame`: gowork, or magic=HEX length=u32 be and so on"
+            )
+        if record.mode != "framed" and record.frame is not None:
+            raise settings.refuse("frame", "is given, but mode is tcp; write mode = framed")
+        if record.mode == "framed" and record.send_proxy is not None:
+            raise settings.refuse(
+                "send-proxy", "in framed mode clients share the connections to the backends"
+            )
 
 
 def check_routes(listeners: Sequence[ListenerSection], pools: Sequence[PoolSection]) -> tuple[str, ...]:

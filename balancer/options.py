@@ -30,12 +30,14 @@ from balancer.config.units import (
     parse_count,
     parse_duration,
     parse_positive_duration,
+    parse_size,
 )
 from balancer.config.words import quote, unquote
 from balancer.edge.access import NetworkItem, parse_network, parse_networks
 from balancer.edge.proxy_protocol import SendProxy, parse_send_proxy
 from balancer.pool.backend import MAIN_POOL, Backend, is_source, parse_upstream
 from balancer.prefork.options import DaemonOptions, addresses_of, parse_listen, parse_processes
+from balancer.relay.framed.frame_format import FORM, FrameFormat, parse_frame_format
 
 SECTION = "balancer"
 ABOUT = "spreads TCP connections over backends (layer 4), from forked workers"
@@ -64,6 +66,7 @@ _NAMED_ONLY: dict[str, Any] = {"named_only": True, "inherited": False}
 _clients = options_in("Clients")
 _sessions = options_in("Sessions")
 _backends = options_in("Backends")
+_framed = options_in("Framed mode")
 _health = options_in("Health")
 _access = options_in("Access")
 _processes = options_in("Processes")
@@ -312,6 +315,58 @@ class Pool:
         optional(parse_send_proxy),
         metavar="VERSION",
         unset="no",
+    )
+    mode: str = _framed(
+        "tcp",
+        "tcp gives each connection a backend; framed gives each request one: the balancer knows where a message ends, "
+        "from `frame`, and keeps connections to the backends that all clients share",
+        choices=("tcp", "framed"),
+    )
+    frame: FrameFormat | None = _framed(  # noqa: RUF009 - a dataclass field
+        "",
+        f"how a message begins: {FORM}; offset is where the length stands, behind the magic unless given",
+        optional(parse_frame_format),
+        metavar="FORMAT",
+        unset="required by mode framed",
+    )
+    max_frame: int = _framed(
+        "32m", "biggest payload of a request or a reply", between(1, 1 << 40, parse_size), metavar="SIZE"
+    )
+    frame_timeout: float = _framed(
+        "10s",
+        "time a request, or a reply, that has begun may make no progress",
+        parse_positive_duration,
+    )
+    order: str = _framed(
+        "strict",
+        "order of the replies to one client: strict as it has asked; any as they come, for protocols whose messages "
+        "carry an ID",
+        choices=("strict", "any"),
+    )
+    pipeline: int = _framed("32", "requests of one client under way at once", at_least(1), metavar="N")
+    frame_retries: int = _framed(
+        "1",
+        "further backends for a request whose backend ends the connection before its reply; 0 for requests that must "
+        "not be sent twice",
+        at_least(0),
+        metavar="N",
+    )
+    retry_buffer: int = _framed(
+        "1m",
+        "a request up to this size, header included, is kept until its reply begins, so that it can be sent again",
+        between(0, 1 << 30, parse_size),
+        metavar="SIZE",
+    )
+    idle_backend_timeout: float = _framed(
+        "60s",
+        "close a kept connection to a backend after this time without a request",
+        parse_positive_duration,
+    )
+    backend_conns: int = _framed(
+        "0",
+        "connections to each backend that each worker keeps without a request; 0 is as many as were in use at once",
+        at_least(0, parse_count),
+        metavar="N",
     )
     check: str = _health(
         "tcp",

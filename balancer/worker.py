@@ -119,7 +119,11 @@ class RelayWorker:
             living = [session for session in sessions if not session.closed]
             if self.deadline - now <= BUSY_PART * (self.deadline - self._drain_began):
                 self._drain_rest = self._drain_rest or len(living)
-                self._close_some(sorted(living, key=lambda one: one.backend is None), BUSY_PART, now)
+                self._close_some(
+                    sorted(living, key=lambda one: one.backend is None and one.splicing is None),
+                    BUSY_PART,
+                    now,
+                )
 
     def _close_some(self, candidates: Sequence[Session], part: float, now: float) -> None:
         """Close as many of them as are too many by now."""
@@ -205,7 +209,7 @@ def is_idle(session: Session, now: float) -> bool:
     """Return whether nothing is under way: it has a backend, both sides are silent, nothing is held back, and the backend
     had the last word."""
     activity, relay = session.activity, session.splicing
-    if activity is None or session.closed or session.backend is None:
+    if activity is None or session.closed or (session.backend is None and relay is None):
         return False
     if session.movement() != activity.movement or (relay is not None and relay.is_holding()):
         return False

@@ -20,7 +20,7 @@ from balancer.relay.account import Account
 from balancer.relay.closer import Closer
 from balancer.relay.context import WorkerContext
 from balancer.relay.peers import peer_name
-from balancer.relay.phases import first_phase, first_routes
+from balancer.relay.phases import Begin, first_phase, first_routes
 from balancer.relay.queue import UNDECIDED
 from balancer.relay.routes import RouteTable
 from balancer.relay.session import Session, SessionLane
@@ -45,7 +45,7 @@ class Listening(Protocol):
 class SessionStarter:
     """Starts the sessions of one listener. `sockets()` are its listening sockets, of all slots that there are by then;
     `patience` is for how long a client waits that cannot be told yet whether it has a place; `make` is the kind of
-    session that these clients need."""
+    session that these clients need, `begin` what they come to behind the phases."""
 
     def __init__(
         self,
@@ -60,6 +60,7 @@ class SessionStarter:
         patience: float,
         make: Callable[[SessionLane, int, object], Session] = Session,
         sources: SourceLimits | None = None,
+        begin: Begin = Session.begin,
     ) -> None:
         self._context = context
         self._name = listener.name
@@ -74,7 +75,7 @@ class SessionStarter:
         self._removed: set[object] = set()  # addresses
         self._refusals = RepeatedLine(context.loop, partial(context.log.info, "refuse"))
         self._make = make
-        self._begin = first_phase(listener, routes, self._refusals, sources)
+        self._begin = first_phase(listener, routes, self._refusals, sources, begin)
         self._limit = SharedLimit(context.board, context.row)
         self._limit_column = context.board.listener_at(listener.index) + L_SESSIONS
         self._lacks_place = False

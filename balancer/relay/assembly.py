@@ -5,26 +5,31 @@ RULES: builds and connects the parts, once, before the loop runs. Each part has 
 
 import os
 from _socket import socket as Socket
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
 
 from balancer.eventloop.acceptor import ShortageLog
+from balancer.eventloop.repeats import RepeatedLine
 from balancer.options import Listener, Pool
 from balancer.pool.election import Elector
 from balancer.relay.accept import Listening, SessionStarter
 from balancer.relay.account import Account
 from balancer.relay.closer import Closer
 from balancer.relay.context import WorkerContext
+from balancer.relay.framed.client import FramedClient, FramedLane
+from balancer.relay.framed.connection_pool import SWEEP, ConnectionPool
+from balancer.relay.framed.requests import place_text
 from balancer.relay.headed import HeadedSession, header_writer
 from balancer.relay.lane import Lane, no_header
+from balancer.relay.phases import begin_framed
 from balancer.relay.queue import PendingQueue
 from balancer.relay.routes import RouteTable
 from balancer.relay.session import Session, SessionLane
 from balancer.relay.sockets import keepalive_options
 from balancer.relay.source_limits import SourceLimits
-from balancer.relay.timeouts import TimeoutSweep
+from balancer.relay.timeouts import Dials, TimeoutSweep
 from balancer.shm.layout import ACCEPTING
 from balancer.shm.source_table import SourceCounts
 
@@ -39,6 +44,21 @@ class PoolAccess:
     elector: Elector
     queue: PendingQueue
     dialling: dict[Session, float]
+    framed: ConnectionPool | None = None  # in framed mode
+
+
+def time_limits(listeners: Iterable[Listener], pools: Iterable[Pool]) -> list[float]:
+    """Return the limits that the sweep keeps, in seconds; 0 is none."""
+    limits = [(one.idle_timeout, one.half_close_timeout, one.user_timeout) for one in listeners]
+    return [*chain(*limits), *(one.frame_timeout for one in pools if one.mode == "framed")]
+
+
+def framed_descriptors(session: Session) -> list[int]:
+    """Return the descriptors of the connections that carry a framed client's requests."""
+    relay = session.splicing
+    if not isinstance(relay, FramedClient):
+        return []
+    return [request.carrier.fd for request in relay.requests if request.carrier is not None]
 
 
 class WorkerRelay:
@@ -57,14 +77,9 @@ class WorkerRelay:
     ) -> None:
         self.context = context
         self._new_socket = new_socket
-        self.pools = {pool.name: self._pool_access(pool, wake) for pool in pools}
-        limits = [
-            limit
-            for one in listeners
-            for limit in (one.idle_timeout, one.half_close_timeout, one.user_timeout)
-        ]
-        dials = [(one.dialling, one.pool.connect_timeout) for one in self.pools.values()]
-        self.timeouts = TimeoutSweep(context, limits, dials)
+        keepalive = {route.pool: one.keepalive for one in reversed(listeners) for route in one.routes}
+        self.pools = {pool.name: self._pool_access(pool, wake, keepalive) for pool in pools}
+        self.timeouts = TimeoutSweep(context, time_limits(listeners, pools), self._dials())
         self.lanes: dict[tuple[str, str], SessionLane] = {}  # by the names of listener and pool
         self.closers: list[Closer] = []
         self.starters: list[SessionStarter] = []
@@ -86,6 +101,7 @@ class WorkerRelay:
         for pool in pools:
             lane = self._lane(listener, self.pools[pool.name], account, closer, end_session)
             self.lanes[listener.name, pool.name] = lane
+        framed = self._framed_lanes(listener, account)
         self.closers.append(closer)
         self.starters.append(
             SessionStarter(
@@ -100,6 +116,7 @@ class WorkerRelay:
                 max((pool.queue_timeout for pool in pools), default=0.0),
                 HeadedSession if any(pool.send_proxy for pool in pools) else Session,
                 sources,
+                partial(begin_framed, framed) if framed else Session.begin,
             )
         )
 
@@ -109,11 +126,39 @@ class WorkerRelay:
         table = self.context.board.source_tables[listener.name]
         return SourceLimits(listener, table, SourceCounts(table, self.context.board.counts, self.context.row))
 
-    def _pool_access(self, pool: Pool, wake: Callable[[int], object]) -> PoolAccess:
+    def _dials(self) -> list[Dials]:
+        """The connects under way of every pool."""
+        dials: list[Dials] = [(one.dialling, one.pool.connect_timeout) for one in self.pools.values()]
+        return dials + [(one.dialling, pool.connect_timeout) for one, pool in self._framed_pools()]
+
+    def _pool_access(
+        self, pool: Pool, wake: Callable[[int], object], keepalive: Mapping[str, float]
+    ) -> PoolAccess:
         context = self.context
         elector = Elector(context.board, pool, context.row)
         queue = PendingQueue(context.loop, context.board, context.row, pool, wake)
-        return PoolAccess(pool, elector, queue, {})
+        if pool.mode != "framed" or pool.frame is None:
+            return PoolAccess(pool, elector, queue, {})
+        options, size_of = keepalive_options(keepalive.get(pool.name, 0.0)), pool.frame.sizer(pool.max_frame)
+        framed = ConnectionPool(context, pool, size_of, elector, queue, options, self._new_socket)
+        context.loop.every(SWEEP, framed.sweep)
+        return PoolAccess(pool, elector, queue, {}, framed)
+
+    def _framed_pools(self) -> Iterator[tuple[ConnectionPool, Pool]]:
+        return ((one.framed, one.pool) for one in self.pools.values() if one.framed is not None)
+
+    def _framed_lanes(self, listener: Listener, account: Account) -> dict[SessionLane, FramedLane]:
+        """Those of a listener's lanes that lead to a pool in framed mode."""
+        context = self.context
+        refusals = RepeatedLine(context.loop, partial(context.log.info, "refuse"))
+        return {
+            self.lanes[listener.name, pool.name]: FramedLane(
+                context.loop, context.log, pool, one, one.size_of, account, refusals.report,
+                place_text(listener.name, pool.name),
+            )
+            for one, pool in self._framed_pools()
+            if (listener.name, pool.name) in self.lanes
+        }  # fmt: skip
 
     def _lane(
         self,
@@ -185,7 +230,7 @@ class WorkerRelay:
         held = (
             (each, session)
             for session in self.context.sessions
-            for each in (session.client_fd, session.backend_fd)
+            for each in (session.client_fd, session.backend_fd, *framed_descriptors(session))
         )
         dropped = (pair for closer in self.closers for pair in closer.dropped())
         return next((session for each, session in chain(dropped, held) if each == fd >= 0), None)

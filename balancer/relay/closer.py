@@ -14,6 +14,7 @@ from balancer.pool.backend import Backend
 from balancer.relay import ends
 from balancer.relay.account import Account
 from balancer.relay.context import WorkerContext
+from balancer.relay.framed.client import FramedClient
 from balancer.relay.pauses import leave_socket
 from balancer.relay.peers import via_name
 from balancer.relay.queue import PendingQueue
@@ -151,10 +152,14 @@ def session_line(session: Session, now: float) -> str:
         where += f" listener={lane.listener_name}"
     if lane.pool_name != MAIN and session.end not in UNROUTED:
         where += f" pool={lane.pool_name}"
+    if isinstance(session.splicing, FramedClient):
+        who = f"requests={session.splicing.served}"
+    else:
+        who = f"backend={backend.name if backend is not None else '<NOSRV>'}"
     bytes_in, bytes_out = session.given()
     reason = f' reason="{session.reason}"' if session.reason else ""
     return (
-        f"session client={session.peer_name()}{where} backend={backend.name if backend is not None else '<NOSRV>'} "
+        f"session client={session.peer_name()}{where} {who} "
         f"end={session.end} connect={connect} total={(now - begun) * 1000:.1f}ms in={bytes_in} out={bytes_out} "
         f"retries={session.retries}{'+' if session.tried else ''}{reason}"
     )

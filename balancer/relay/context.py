@@ -18,7 +18,19 @@ AnySession = TypeVar("AnySession")
 class WorkerContext(Generic[AnySession]):
     """One per worker. `row` is the worker's lease on the board, `cells` that row."""
 
-    __slots__ = ("_shortage_logged_at", "board", "budget", "cells", "log", "loop", "pipes", "row", "sessions")
+    __slots__ = (
+        "_connections",
+        "_shortage_logged_at",
+        "_whole_budget",
+        "board",
+        "budget",
+        "cells",
+        "log",
+        "loop",
+        "pipes",
+        "row",
+        "sessions",
+    )
 
     def __init__(self, loop: Loop, board: Board, row: int, log: Log) -> None:
         self.loop = loop
@@ -27,13 +39,19 @@ class WorkerContext(Generic[AnySession]):
         self.cells = board.counts.row(row)
         self.log = log
         self.sessions: dict[AnySession, None] = {}  # in the order of their accepts
-        self.budget = session_budget(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+        self.budget = self._whole_budget = session_budget(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+        self._connections = 0  # to backends, beside those of sessions
         self.pipes = Pipes(most=max(8, self.budget // 8))
         self._shortage_logged_at = 0.0
 
     def room(self) -> int:
         """Return how many more sessions there are descriptors for; a pipe takes as many as a session."""
         return self.budget - len(self.sessions) - self.pipes.made
+
+    def hold(self, connections: int) -> None:
+        """Count connections of framed mode, opened or (below 0) closed: two leave one session less."""
+        self._connections += connections
+        self.budget = self._whole_budget - (self._connections + 1) // 2
 
     def log_shortage(self, code: int, then: str = "refuse this client") -> None:
         """Log, at most once a second, that this machine is out of something that a dial needs."""

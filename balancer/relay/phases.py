@@ -1,16 +1,16 @@
 """What a session goes through before it dials, when its listener asks for it.
 
 RULES: a phase owns the client's handler from its construction until it hands on with `then(session)`, which is the next
-phase or `Session.begin`. Bytes that a phase reads and does not use go into `session.first`; a header for the backend
-goes before them. A listener that asks for nothing begins with `Session.begin` itself, so its sessions cost no object
-and no comparison.
+phase, or `Session.begin`, or the client of framed mode. Bytes that a phase reads and does not use go into
+`session.first`; a header for the backend goes before them. A listener that asks for nothing begins with `Session.begin`
+itself, so its sessions cost no object and no comparison.
 
 This is the place of what reads the first bytes of a client: a PROXY header, a TLS handshake, a ClientHello. Their order
 is `first_phase`'s. A phase that closes a session says why; a session that is closed by somebody else meanwhile (a drain)
 gets no more events, and a phase's own timer looks first.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from os import read
 
@@ -21,6 +21,7 @@ from balancer.eventloop.repeats import RepeatedLine
 from balancer.eventloop.timers import Timer
 from balancer.options import MAIN, Listener
 from balancer.relay import ends
+from balancer.relay.framed.client import FramedClient, FramedLane
 from balancer.relay.peers import ClaimedPeer
 from balancer.relay.routes import RouteTable
 from balancer.relay.session import Session, SessionLane
@@ -35,9 +36,9 @@ def first_phase(
     routes: RouteTable[SessionLane],
     refusals: RepeatedLine,
     sources: SourceLimits | None = None,
+    begin: Begin = Session.begin,
 ) -> Begin:
-    """Return what begins a session of this listener; built from the last phase to the first."""
-    begin: Begin = Session.begin
+    """Return what begins a session of this listener; built from the last phase, `begin`, to the first."""
     if listener.defer_connect:
         begin = partial(DeferConnect, begin)
     if not (listener.proxy_protocol or listener.allow or listener.deny or sources):
@@ -53,6 +54,16 @@ def first_phase(
         trusted = NetworkSet(network for item in listener.proxy_trusted for network in item.networks)
         begin = partial(ReadProxyHeader, door, trusted, listener.preread_timeout, begin)
     return begin
+
+
+def begin_framed(framed: Mapping[SessionLane, FramedLane], session: Session) -> None:
+    """Begin a session of a listener of which some pool is in framed mode: `framed` are the lanes to these pools."""
+    lane = framed.get(session.lane)
+    if lane is None:
+        session.begin()
+    else:
+        session.splicing = client = FramedClient(session, lane)
+        client.begin()
 
 
 def first_routes(listener: Listener, routes: RouteTable[SessionLane]) -> RouteTable[SessionLane]:

@@ -32,6 +32,7 @@ from balancer.pool.targets import DialTarget, SocketAddress
 from balancer.relay import ends
 from balancer.relay.activity import Activity
 from balancer.relay.flow import BULK
+from balancer.relay.framed.client import FramedClient
 from balancer.relay.half import LIMIT
 from balancer.relay.lane import Lane
 from balancer.relay.peers import peer_name
@@ -79,7 +80,7 @@ class Session:
         self.reason: str
         self.bytes_in = self.bytes_out = 0  # passed on by the fast path
         self.over = 0  # the side that has sent FIN
-        self.splicing: SplicingRelay | None = None  # once it has taken over
+        self.splicing: SplicingRelay | FramedClient | None = None  # once it has taken over
         self.activity: Activity | None = None  # once the sweep has seen this session
 
     def begin(self) -> None:
@@ -474,7 +475,7 @@ class Session:
         """Return the end of a session in which nothing has moved for too long: the side whose turn it was."""
         relay = self.splicing
         is_backends = self.over == CLIENT if relay is None else relay.is_backends_turn()
-        return ends.BACKEND_IDLE if is_backends and self.backend_fd >= 0 else ends.CLIENT_IDLE
+        return ends.BACKEND_IDLE if is_backends and (relay or self.backend_fd >= 0) else ends.CLIENT_IDLE
 
     # -- the end
 

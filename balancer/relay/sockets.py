@@ -7,6 +7,7 @@ Keeps no state. No call blocks.
 import _socket
 import ctypes
 import fcntl
+import select
 import socket
 import struct
 import termios
@@ -19,6 +20,7 @@ _TCP_REPAIR = 19  # linux/tcp.h; Python has no name for it
 _RESET = struct.pack("ii", 1, 0)
 _NOTHING = b"\0\0\0\0"
 _TCP_INFO = struct.Struct("24xI28xI168xI")  # tcpi_unacked, tcpi_last_ack_recv, tcpi_snd_wnd of linux/tcp.h
+_BYTES_ACKED = struct.Struct("120xQ")
 # `os` has no shutdown(2), and a socket object made for it costs a getsockname(2) and 2 us a session. PyDLL keeps the
 # interpreter lock, since the call cannot block. Without argtypes, because their check of two ints costs more than the
 # call.
@@ -128,6 +130,23 @@ def unacknowledged(fd: int) -> int:
         return int.from_bytes(fcntl.ioctl(fd, termios.TIOCOUTQ, _NOTHING), "little", signed=True)
     except OSError:
         return 0
+
+
+def acknowledged(sock: _socket.socket) -> int | None:
+    """Return how many bytes the peer's kernel has acknowledged since the connect, SYN and FIN included
+    (tcpi_bytes_acked); None for a socket that is not TCP."""
+    try:
+        info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _BYTES_ACKED.size)
+    except OSError:
+        return None
+    return _BYTES_ACKED.unpack(info)[0] if len(info) == _BYTES_ACKED.size else None
+
+
+def is_writable(fd: int) -> bool:
+    """Return whether a connect has succeeded, or a write would not block."""
+    poll = select.poll()
+    poll.register(fd, select.POLLOUT)
+    return any(mask == select.POLLOUT for _, mask in poll.poll(0))
 
 
 def _borrow(fd: int) -> _socket.socket:

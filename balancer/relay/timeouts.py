@@ -5,7 +5,8 @@ The rest is looked at in one sweep, at most once a second. Whether a session has
 data path reads no clock.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from balancer.relay.activity import Activity
 from balancer.relay.context import WorkerContext
@@ -19,7 +20,8 @@ FINEST = 0.02
 ACKNOWLEDGED = 0.01  # seconds between two looks at awaited acknowledgements
 LASTING = 1.0  # seconds after which a session's backend is worth its keepalive options (four system calls)
 
-Dials = tuple[dict[Session, float], float]  # a pool's connects under way, and its connect-timeout
+# A pool's connects under way (sessions, or connections of framed mode), and its connect-timeout.
+Dials = tuple[Mapping[Any, float], float]
 
 
 class TimeoutSweep:
@@ -128,9 +130,9 @@ class TimeoutSweep:
 def count_progress(session: Session) -> None:
     """Put what a session has moved since the last time on the board."""
     lane, backend, relay = session.lane, session.backend, session.splicing
+    bytes_in, bytes_out = session.uncounted()
+    lane.account.moved(bytes_in, bytes_out)
     if backend is not None:
-        bytes_in, bytes_out = session.uncounted()
-        lane.account.moved(bytes_in, bytes_out)
         lane.elector.count_bytes(backend, bytes_in, bytes_out)
     if relay is not None:
         lane.account.paused(*relay.uncounted_pauses())

@@ -8,9 +8,9 @@ before anything is done with it. A wrong magic is refused at its first wrong byt
 """
 
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
 from struct import Struct
+from typing import Protocol
 
 from balancer.config.units import counted
 
@@ -18,8 +18,12 @@ FORM = "magic=HEX length=u8|u16|u32|u64 be|le [offset=N] [counts-header] [least=
 _CODES = {"u8": "B", "u16": "H", "u32": "I", "u64": "Q"}
 _MOST_MAGIC, _MOST_OFFSET = 32, 256
 
-# sizer(data) -> bytes of the frame that `data` begins with, header included; 0: its header is not complete
-Sizer = Callable[[bytes], int]
+
+class Sizer(Protocol):
+    """Gives the size in bytes of the frame that begins at `data[at]`, header included; -1: its header is not complete.
+    Raises FrameRefused."""
+
+    def __call__(self, data: bytes, at: int = 0) -> int: ...
 
 
 class FrameRefused(ValueError):
@@ -66,13 +70,13 @@ class FrameFormat:
         beside = 0 if self.counts_header else header
         smallest, largest = header + self.least, header + most
 
-        def size_of(data: bytes) -> int:
-            if len(data) < header:
-                begin = data[: len(magic)]
+        def size_of(data: bytes, at: int = 0) -> int:
+            if len(data) - at < header:
+                begin = data[at : at + len(magic)]
                 if not magic.startswith(begin):
                     raise FrameRefused(f"no frame: begins with {begin.hex(' ')}")
-                return 0
-            begin, length = unpack(data)
+                return -1
+            begin, length = unpack(data, at)
             if begin != magic:
                 raise FrameRefused(f"no frame: begins with {begin.hex(' ')}")
             size: int = length + beside

@@ -655,3 +655,11 @@ def test_every_option_but_the_file_itself_is_in_the_summary(ini: Callable[[str],
     names = {name.rpartition(" ")[2] for name, _ in summary_of(parse(ini(SECTIONS), {}))}
     missing = {option.name for option in EVERY_OPTION if not option.command_line_only} - names
     assert missing == {"config", "port", "pool", "upstream"}  # bind, route and the backends stand for these
+
+
+def test_framed_mode_needs_a_frame_and_a_frame_needs_framed_mode() -> None:
+    assert refusal([*NEEDED, "--mode=framed"]).startswith("--mode: framed needs `frame`")
+    assert refusal([*NEEDED, "--frame=gowork"]) == "--frame: is given, but mode is tcp; write mode = framed"
+    assert "no length=" in refusal([*NEEDED, "--mode=framed", "--frame=magic=aa"])
+    _, pool = read_flat([*NEEDED, "--mode=framed", "--frame=length=u32 be", "--order=any"])
+    assert (pool.mode, str(pool.frame), pool.order, pool.pipeline) == ("framed", "length=u32 be", "any", 32)

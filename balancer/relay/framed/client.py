@@ -1,0 +1,404 @@
+"""A client of framed mode: its frames become requests, and it gets their replies.
+
+RULES
+- A small frame is read whole before a backend is elected. A big one is elected when BEGUN bytes of it are here, and
+  passed on as it comes; until then a client that stops holds no place.
+- `order strict`: replies leave in the order of the requests. `any`: as they come, one whole reply after the other. The
+  reply whose turn it is not stays in the kernel buffer of its own connection.
+- With `pipeline` requests under way nothing more is read from the client.
+- It stands in the place of the splicing relay in its session (session.splicing): the sweep, the drain and the closer ask
+  it what they ask that one.
+
+    bytes  ->  frame whole, or begun  ->  request  ->  ConnectionPool.dispatch  ->  reply  ->  answered
+"""
+
+import errno
+from collections.abc import Callable
+from dataclasses import dataclass
+from os import read
+from typing import Protocol
+
+from balancer.eventloop.errnos import TRANSIENT, name_of
+from balancer.eventloop.log import Log
+from balancer.eventloop.loop import ERROR, HANGUP, READ, READ_HANGUP, URGENT, WRITE, Loop
+from balancer.options import Pool
+from balancer.relay import ends
+from balancer.relay.account import Account
+from balancer.relay.framed.connection_pool import ConnectionPool
+from balancer.relay.framed.frame_format import FrameRefused, Sizer
+from balancer.relay.framed.requests import FramedRequest, request_line
+from balancer.relay.framed.transfer import BLOCKED, DONE, DRY, FAILED, LOST, MORE
+from balancer.relay.half import LIMIT
+
+BEGUN = 16_384  # bytes of a big frame that elect its backend; a frame up to this size is read whole
+READS = 4  # of one client in one turn
+_LAST = READ_HANGUP | HANGUP | ERROR | URGENT
+_READABLE = READ | _LAST
+
+
+class FramedSession(Protocol):
+    """What a client needs of its session."""
+
+    client_fd: int
+    source_ip: str
+    closed: bool
+    end: str
+    is_watched: bool
+    early: int
+    first: bytes
+    connected_at: float
+
+    def close(self, end: str, reason: str = "") -> None: ...
+    def peer_name(self) -> str: ...
+
+
+@dataclass(slots=True, eq=False)
+class FramedLane:
+    """What the clients of one listener and one pool have in common in one worker. `refuse` writes the log line of a
+    client that breaks the framing; `place` names listener and pool in log lines."""
+
+    loop: Loop
+    log: Log
+    pool: Pool
+    connections: ConnectionPool
+    size_of: Sizer
+    account: Account
+    refuse: Callable[..., object]
+    place: str
+
+    @property
+    def is_strict(self) -> bool:
+        return self.pool.order == "strict"
+
+
+class FramedClient:
+    """One client and its requests under way, in their order."""
+
+    __slots__ = (
+        "_is_resuming", "_lane", "_most", "_pool", "_ready", "_size_of", "_skip", "_stalled_since", "_upload",
+        "_watched_progress", "bytes_in", "bytes_out", "closing_at", "fault", "fd", "has_ended", "is_plain", "is_strict",
+        "requests", "rest", "served", "session", "source_ip", "turn",
+    )  # fmt: skip
+
+    def __init__(self, session: FramedSession, lane: FramedLane) -> None:
+        self.session = session
+        self.fd = session.client_fd
+        self.source_ip = session.source_ip
+        self._lane = lane
+        self._pool = lane.connections
+        self._size_of = lane.size_of
+        self._most = lane.pool.pipeline
+        self.is_strict = lane.is_strict
+        self.requests: dict[FramedRequest, None] = {}
+        self.turn: FramedRequest | None = None
+        self._ready: dict[FramedRequest, None] = {}  # whose replies wait for their turn
+        self.rest = b""  # read, and not yet a request
+        self._upload: FramedRequest | None = None  # a big frame that is being passed on
+        self._skip = 0  # bytes of a frame whose reply has come before its end
+        self.has_ended = False  # no further frame comes
+        self.fault = ""  # why it gets no further request
+        self.is_plain = True  # none of these; and the replies are not blocked
+        self.bytes_in = self.bytes_out = self.served = 0
+        self.closing_at = 0.0  # the sweep's: never set
+        self._is_resuming = False
+        self._watched_progress = -1
+        self._stalled_since = 0.0
+
+    def begin(self) -> None:
+        """Read what the client has sent already, and watch it."""
+        session, loop = self.session, self._lane.loop
+        session.connected_at = loop.now
+        if session.first:  # a phase has read it
+            self.rest, session.first = session.first, b""
+            self.is_plain = False
+        if session.is_watched:
+            loop.set_handler(self.fd, self.on_client)
+        else:
+            session.is_watched = True
+            loop.watch_reading(self.fd, self.on_client)
+        self.on_client(READ | session.early)
+
+    # -- frames
+
+    def on_client(self, mask: int) -> None:
+        if not self.is_plain or (mask != READ and mask & ~READ):
+            self._on_unusual(mask)
+            return
+        try:
+            data = read(self.fd, LIMIT)
+            size = self._size_of(data)
+        except (OSError, FrameRefused) as error:
+            self._reading_failed(error)
+            return
+        if size != len(data) or size > BEGUN:
+            self._take(data)
+            self._read_on()
+            return
+        self.bytes_in += size
+        self._begin_request(FramedRequest(self, data, size, self._lane.loop.now))
+
+    def _begin_request(self, request: FramedRequest) -> None:
+        requests, pool = self.requests, self._pool
+        requests[request] = None
+        if self.turn is None and self.is_strict:
+            self.turn = request
+        if len(requests) >= self._most:
+            self.is_plain = False
+        if pool.queue.since:
+            pool.queue.enqueue(request, pool.queue.why)
+        else:
+            pool.dispatch(request)
+
+    def _take(self, data: bytes) -> None:
+        """Begin the requests that these bytes hold; keep what is no request yet."""
+        if self._skip:
+            skipped = min(self._skip, len(data))
+            self._skip -= skipped
+            data = data[skipped:]
+        if self.rest:
+            data = self.rest + data
+            self.rest = b""
+        at, end = 0, len(data)
+        try:
+            while at < end and len(self.requests) < self._most and not self.session.closed:
+                size = self._size_of(data, at)
+                if size < 0 or (size > end - at and end - at < min(size, BEGUN)):
+                    break
+                frame = data[at : at + size]
+                at += len(frame)
+                self.bytes_in += len(frame)
+                request = FramedRequest(self, frame, size, self._lane.loop.now)
+                request.left = size - len(frame)
+                request.is_kept = size <= self._lane.pool.retry_buffer
+                if request.left:
+                    self._upload = request
+                self._begin_request(request)
+        except FrameRefused as refusal:
+            self._refuse(str(refusal))
+            return
+        self.rest = data[at:]
+
+    def _read_on(self) -> None:
+        """Read as far as there is room for requests, and a few times only: other clients wait."""
+        for _ in range(READS):
+            if self.has_ended or self.session.closed or not self._may_read():
+                break
+            try:
+                data = read(self.fd, LIMIT)
+            except OSError as error:
+                self._reading_failed(error)
+                break
+            if not data:
+                self._ended()
+                break
+            self._take(data)
+        else:
+            self._lane.loop.call_next_turn(self._read_on, self.fd)
+        self._settle()
+
+    def _may_read(self) -> bool:
+        """Pass the upload on, begin the requests that are here; return whether another read has room."""
+        if self._upload is not None and self._upload.upload is not None:
+            self.pump_upload(self._upload)
+        if self._upload is not None:
+            return False
+        if self.rest and len(self.requests) < self._most:
+            self._take(b"")
+        return len(self.requests) < self._most and self._upload is None and not self.has_ended
+
+    def _settle(self) -> None:
+        """Close a client that is done; else find out whether its next event is an ordinary one."""
+        is_open = len(self.requests) < self._most and not self.has_ended
+        self.is_plain = is_open and not self.rest and not self._skip and self._upload is None
+        if self.has_ended and not self.requests and not self.session.closed:
+            self.session.close(ends.DENIED if self.fault else ends.CLEAN, self.fault)
+
+    def _on_unusual(self, mask: int) -> None:
+        if self.session.closed:
+            return
+        if mask & ERROR or (mask & HANGUP and self.requests):
+            self._reading_failed(OSError(errno.ECONNRESET, ""))
+            return
+        turn = self.turn
+        if mask & WRITE and turn is not None and turn.carrier is not None:
+            turn.carrier.pump_reply()
+        if mask & _READABLE:
+            self._read_on()
+
+    def _ended(self) -> None:
+        """The client has ended its sending: it gets the replies that are under way."""
+        self.has_ended = True
+        if self.rest or self._skip:
+            self._refuse("ended within a frame")
+
+    def _refuse(self, why: str) -> None:
+        """The bytes are no frames: nothing more is read, and the client is closed behind the replies under way."""
+        self.rest = b""
+        self.has_ended = True
+        self.fault = why
+        self._lane.refuse(client=self.session.peer_name(), reason=why, then="close")
+        self._settle()
+
+    def _reading_failed(self, error: Exception) -> None:
+        if isinstance(error, FrameRefused):
+            self._refuse(str(error))
+        elif isinstance(error, OSError) and error.errno not in TRANSIENT:
+            self.fail(ends.CLIENT_RESET, name_of(error.errno))
+
+    # -- a big frame on its way
+
+    def pump_upload(self, request: FramedRequest) -> None:
+        """Pass on what has come of a request."""
+        upload, carrier = request.upload, request.carrier
+        if upload is None or carrier is None or self.session.closed:
+            return
+        before = upload.left
+        outcome = upload.pump()
+        self.bytes_in += before - upload.left
+        if outcome == DONE:
+            request.upload = None
+            request.left = 0
+            if self._upload is request:
+                self._upload = None
+                self._lane.loop.call_next_turn(self._read_on, self.fd)
+        elif outcome == BLOCKED:
+            carrier.watch_writing()
+        elif outcome == MORE:
+            self._lane.loop.call_next_turn(lambda: self.pump_upload(request), self.fd)
+        elif outcome == LOST:
+            carrier.sink_lost(upload.error)
+        elif outcome == FAILED:
+            self.fail(ends.CLIENT_RESET, name_of(upload.error))
+        elif outcome != DRY:
+            self._lane.refuse(client=self.session.peer_name(), reason="ended within a frame", then="close")
+            self.fail(ends.DENIED, "ended within a frame")
+
+    def cut_upload(self, request: FramedRequest) -> None:
+        """The reply has come before the end of the request: drop what is still to come of it."""
+        upload = request.upload
+        if upload is not None:
+            upload.discharge()
+            request.upload = None
+            if self._upload is request:
+                self._upload = None
+                self._skip = upload.left
+                self.is_plain = False
+
+    # -- replies
+
+    def answered(self, request: FramedRequest) -> None:
+        """The client has been given the whole reply."""
+        lane, requests = self._lane, self.requests
+        del requests[request]
+        self.served += 1
+        if lane.log.level >= 1:
+            lane.log.session(request_line(request, ends.CLEAN, lane.place, lane.loop.now))
+        request.carrier = None
+        if self.turn is request:
+            self.turn = next(iter(requests), None) if self.is_strict else None
+        if self._ready:
+            self._next_reply()
+        if not self.is_plain and not self._is_resuming:
+            self._is_resuming = True
+            lane.loop.call_next_turn(self._resume, self.fd)
+
+    def _next_reply(self) -> None:
+        """Give the client the next reply that has come: the one whose turn it is."""
+        request = self.turn if self.turn is not None else next(iter(self._ready))
+        if request in self._ready:
+            del self._ready[request]
+            if request.carrier is not None:
+                request.carrier.take_turn()
+
+    def wait_for_turn(self, request: FramedRequest) -> None:
+        self._ready[request] = None
+
+    def wait_for_room(self) -> None:
+        """The client takes no more for now: its event is awaited."""
+        self._lane.loop.watch_writing(self.fd)
+
+    def _resume(self) -> None:
+        self._is_resuming = False
+        if not self.session.closed:
+            self._read_on()
+
+    # -- ends
+
+    def dispatch(self, request: FramedRequest) -> None:
+        if not self.session.closed:
+            self._pool.dispatch(request)
+
+    def retried(self) -> None:
+        self._lane.account.retried()
+
+    def fail(self, end: str, reason: str = "") -> None:
+        """End the client's connection."""
+        self.session.close(end, reason)
+
+    def peer_name(self) -> str:
+        return self.session.peer_name()
+
+    # -- what the sweep, the drain and the closer ask a relay that has taken over
+
+    def given(self) -> tuple[int, int]:
+        return self.bytes_in, self.bytes_out
+
+    def movement(self) -> int:
+        return self.bytes_in + self.bytes_out + len(self.rest) - self._skip
+
+    def is_half_closed(self) -> bool:
+        return False  # a client that has ended waits for its replies, for idle-timeout
+
+    def is_holding(self) -> bool:
+        """Return whether anything is under way."""
+        return bool(self.requests or self.rest or self._skip)
+
+    def is_backends_turn(self) -> bool:
+        return bool(self.requests) and not self._is_clients_turn()
+
+    def _is_clients_turn(self) -> bool:
+        """Return whether a frame of the client has begun and its next bytes are awaited."""
+        upload = self._upload
+        if upload is not None:
+            return upload.upload is not None and not upload.upload.waiting()
+        return bool(self.rest or self._skip) and len(self.requests) < self._most
+
+    def nudge(self) -> None:
+        """End a client whose frame, or whose reply, has begun and made no progress for frame-timeout (by the sweep)."""
+        turn = self.turn
+        carrier = turn.carrier if turn is not None else None
+        is_backends = carrier is not None and carrier.is_receiving
+        upload = self._upload.carrier if self._upload is not None else None
+        is_blocked = upload is not None and upload.is_blocked
+        is_clients = self._is_clients_turn()
+        progress = self.movement()
+        now = self._lane.loop.now
+        if progress != self._watched_progress or not (is_backends or is_clients or is_blocked):
+            self._watched_progress, self._stalled_since = progress, now
+        elif now - self._stalled_since >= self._lane.pool.frame_timeout:
+            if is_clients:
+                self._lane.refuse(client=self.session.peer_name(), reason="frame-timeout", then="close")
+            self.fail(ends.CLIENT_IDLE if is_clients else ends.BACKEND_IDLE, "frame-timeout")
+
+    def on_backend(self, mask: int) -> None:
+        """Not called: each connection to a backend has its own handler."""
+
+    def end_waiting(self) -> None:
+        """Not called: `closing_at` is never set."""
+
+    def uncounted_pauses(self) -> tuple[int, int]:
+        return 0, 0
+
+    def discharge(self) -> None:
+        """The session is over: its requests under way cost their connections, not their backends' health."""
+        lane = self._lane
+        requests, self.requests = self.requests, {}
+        for request in requests:
+            request.closed = True
+            if lane.log.level >= 1:
+                lane.log.session(request_line(request, self.session.end, lane.place, lane.loop.now))
+            self._pool.queue.remove(request)
+            if request.carrier is not None:
+                request.carrier.abandon()
+        self._ready.clear()
+        self.turn = self._upload = None

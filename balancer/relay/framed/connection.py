@@ -1,0 +1,392 @@
+"""One connection to a backend: it carries one request at a time, and is kept between them.
+
+RULES: see connection_pool.py, which owns it. Here is what happens on its descriptor; the first method is the way of a
+small reply, and all that is not ordinary has a method of its own.
+"""
+
+import errno
+import socket
+from _socket import SO_ERROR, SOL_SOCKET
+from _socket import socket as Socket
+from collections import deque
+from fcntl import ioctl
+from os import read, write
+from termios import FIONREAD
+from typing import Protocol
+
+from balancer.eventloop.errnos import TRANSIENT, name_of
+from balancer.eventloop.loop import ERROR, HANGUP, READ, READ_HANGUP, URGENT, WRITE, Loop
+from balancer.pool.backend import Backend
+from balancer.pool.election import Elector
+from balancer.pool.targets import DialTarget
+from balancer.relay import ends
+from balancer.relay.framed.frame_format import FrameRefused, Sizer
+from balancer.relay.framed.requests import FramedRequest
+from balancer.relay.framed.transfer import BLOCKED, DONE, DRY, LOST, MORE, FrameTransfer
+from balancer.relay.half import LIMIT
+from balancer.relay.pipes import Pipes
+from balancer.relay.sockets import acknowledged
+
+_LAST = READ_HANGUP | HANGUP | ERROR | URGENT
+_NOTHING = b"\0\0\0\0"
+_DEAD = ERROR | HANGUP
+BEYOND = "bytes beyond a reply"
+UNASKED = "bytes that no request has asked for"
+
+
+class ConnectionOwner(Protocol):
+    """What a connection needs of its pool (connection_pool.py)."""
+
+    loop: Loop
+    size_of: Sizer
+    elector: Elector
+    pipes: Pipes
+
+    def has_enough(self, kept: "KeptConnections") -> bool: ...
+    def free_place(self) -> None: ...
+    def suspect(self, connection: "BackendConnection", what: str) -> None: ...
+    def drop(
+        self, connection: "BackendConnection", request: FramedRequest | None = None, received: int = 0
+    ) -> None: ...
+    def connected(self, connection: "BackendConnection") -> None: ...
+    def connect_failed(self, request: FramedRequest, connection: "BackendConnection", code: int) -> None: ...
+    def retry(self, request: FramedRequest, is_stale: bool, code: int) -> None: ...
+
+
+class KeptConnections:
+    """The idle connections to one backend, the one that has been idle longest first."""
+
+    __slots__ = ("backend", "idle", "suspect_until")
+
+    def __init__(self, backend: Backend) -> None:
+        self.backend = backend
+        self.idle: deque[BackendConnection] = deque()
+        self.suspect_until = 0.0
+
+
+class BackendConnection:
+    """One connection to a backend. `request`: the one it carries, None while it is idle."""
+
+    __slots__ = (
+        "fd", "has_bytes", "head", "idle_since", "is_used", "kept", "pool", "reply", "request", "sent", "size_of", "sock",
+        "target",
+    )  # fmt: skip
+
+    def __init__(
+        self, pool: ConnectionOwner, kept: KeptConnections, sock: Socket, target: DialTarget
+    ) -> None:
+        self.pool = pool
+        self.kept = kept
+        self.sock = sock
+        self.target = target
+        self.fd = sock.fileno()
+        self.size_of = pool.size_of
+        self.request: FramedRequest | None = None
+        self.head = b""  # the first bytes of a reply whose header is not complete
+        self.reply: FrameTransfer | None = None  # the rest of a reply
+        self.has_bytes = False  # something has arrived for a client that gets another reply now
+        self.is_used = False  # it has carried a whole request before this one
+        self.sent = 0  # bytes of those
+        self.idle_since = 0.0
+
+    # -- the way of a small reply
+
+    def on_event(self, mask: int) -> None:
+        request = self.request
+        if (
+            request is None
+            or self.head
+            or self.reply is not None
+            or mask & _LAST
+            or request.upload is not None
+        ):
+            self._on_unusual(mask)
+            return
+        owner = request.owner
+        if owner.turn is not request and owner.turn is not None:
+            self._wait_for_turn(mask)
+            return
+        try:
+            data = read(self.fd, LIMIT)
+            size = self.size_of(data)
+        except (OSError, FrameRefused) as error:
+            self._reading_failed(error)
+            return
+        if size != len(data):
+            self._begin_reply(data, size)
+            return
+        try:
+            sent = write(owner.fd, data)
+        except OSError as error:
+            self._client_failed(data, error)
+            return
+        owner.bytes_out += sent
+        if sent == size:
+            self._finish(request, size)
+        else:
+            self._pass_on(data[sent:], 0)
+
+    def _finish(self, request: FramedRequest, size: int) -> None:
+        """The reply is whole, and written: the connection is idle."""
+        pool, kept = self.pool, self.kept
+        self.request = None
+        self.is_used = True
+        self.sent += request.size
+        self.idle_since = now = pool.loop.now
+        request.received = size
+        if request.upload is not None or kept.suspect_until > now or pool.has_enough(kept):
+            pool.drop(self, request, size)
+            if request.upload is not None:
+                request.owner.cut_upload(request)
+        else:
+            kept.idle.append(self)
+            pool.elector.release(kept.backend, request.size, size)
+            if kept.backend.maxconn:
+                pool.free_place()
+        request.owner.answered(request)
+
+    # -- every other reply
+
+    def _on_unusual(self, mask: int) -> None:
+        request = self.request
+        if mask & WRITE and request is not None and request.upload is not None:
+            request.owner.pump_upload(request)
+            request = self.request
+        if not mask & (READ | _LAST):
+            return
+        if request is None:
+            if self.fd >= 0:
+                self._on_idle()
+        elif self.reply is not None:
+            self.pump_reply()
+        elif request.owner.turn is not request and request.owner.turn is not None:
+            self._wait_for_turn(mask)
+        else:
+            self.take_turn()
+            if self.request is None and self.fd >= 0 and mask & _LAST:
+                self._on_idle()  # its end may be behind the reply
+
+    def take_turn(self) -> None:
+        """Read what has arrived of the reply: the client gets it now."""
+        self.has_bytes = False
+        try:
+            data = read(self.fd, LIMIT)
+            if not data:
+                self.broke(0)
+                return
+            data = self.head + data
+            size = self.size_of(data)
+        except (OSError, FrameRefused) as error:
+            self._reading_failed(error)
+            return
+        self._begin_reply(data, size)
+
+    def _begin_reply(self, data: bytes, size: int) -> None:
+        """Go on behind the first bytes of a reply, of which `size` is the whole; -1: that is not known yet."""
+        request = self.request
+        assert request is not None
+        if not data:
+            self.broke(0)
+            return
+        if size < 0:
+            self.head = data
+            return
+        self.head = b""
+        if len(data) > size:
+            self.pool.suspect(self, BEYOND)
+        request.received = size
+        request.is_kept = False
+        self._pass_on(data[:size], max(0, size - len(data)))
+
+    def _pass_on(self, rest: bytes, left: int) -> None:
+        request = self.request
+        assert request is not None
+        request.owner.turn = request
+        request.is_kept = False
+        self.reply = FrameTransfer(self.fd, request.owner.fd, left, rest, self.pool.pipes)
+        self.pump_reply()
+
+    def pump_reply(self) -> None:
+        """Move on the reply under way."""
+        request, reply = self.request, self.reply
+        if request is None or reply is None:
+            return
+        owner = request.owner
+        before = reply.left + reply.waiting()
+        outcome = reply.pump()
+        owner.bytes_out += before - reply.left - reply.waiting()
+        if outcome == DONE:
+            self.reply = None
+            if (
+                ioctl(self.fd, FIONREAD, _NOTHING) != _NOTHING
+            ):  # no event follows: the transfer has left it there
+                self.pool.suspect(self, BEYOND)
+            self._finish(request, request.received)
+        elif outcome == BLOCKED:
+            owner.wait_for_room()
+        elif outcome == MORE:
+            self.pool.loop.call_next_turn(self.pump_reply, self.fd)
+        elif outcome == LOST:
+            owner.fail(ends.CLIENT_RESET, name_of(reply.error))
+        elif outcome != DRY:
+            self.broke(reply.error)
+
+    def _wait_for_turn(self, mask: int) -> None:
+        """Leave the reply in the kernel. Of one that has not begun it is seen at once that it never will."""
+        request = self.request
+        assert request is not None
+        try:
+            begun = bool(self.sock.recv(1, socket.MSG_PEEK)) if mask & _LAST else True
+        except OSError as error:
+            if error.errno in TRANSIENT:
+                return
+            self.broke(error.errno or errno.EIO)
+            return
+        if not begun:
+            self.broke(0)
+            return
+        self.has_bytes = True
+        request.owner.wait_for_turn(request)
+
+    # -- ends
+
+    def _on_idle(self) -> None:
+        """Something has happened although no request is under way: an end, or bytes that were not asked for."""
+        try:
+            if self.sock.recv(1, socket.MSG_PEEK):
+                self.pool.suspect(self, UNASKED)
+                return
+        except OSError as error:
+            if error.errno in TRANSIENT:
+                return
+        self.kept.idle.remove(self)
+        self.pool.drop(self)
+
+    def _reading_failed(self, error: Exception) -> None:
+        if isinstance(error, FrameRefused):
+            self.pool.suspect(self, str(error))
+            self.broke(errno.EPROTO)
+        elif isinstance(error, OSError) and error.errno not in TRANSIENT:
+            self.broke(error.errno or errno.EIO)
+
+    def _client_failed(self, data: bytes, error: OSError) -> None:
+        request = self.request
+        assert request is not None
+        if error.errno in TRANSIENT:
+            request.received = len(data)
+            self._pass_on(data, 0)
+        else:
+            request.owner.fail(ends.CLIENT_RESET, name_of(error.errno))
+
+    def broke(self, code: int) -> None:
+        """The backend has ended the connection (`code` 0) or broken it before the reply was whole."""
+        request = self.request
+        if request is None:
+            return
+        is_stale = self.is_used and not request.is_excused and self._is_unheard()
+        self.abandon()
+        self.pool.retry(request, is_stale, code)
+
+    def _is_unheard(self) -> bool:
+        """Return whether the backend's kernel has acknowledged no byte of this request: it was sent too late."""
+        heard = acknowledged(self.sock)
+        return heard is not None and heard <= self.sent + 1  # the SYN counts as one
+
+    def abandon(self) -> None:
+        """Close the connection: its request goes on without it, or ends."""
+        request = self.request
+        assert request is not None
+        if self.reply is not None:
+            self.reply.discharge()
+            self.reply = None
+        if request.upload is not None:
+            request.upload.discharge()
+            request.left, request.upload = request.upload.left, None
+        self.pool.drop(self, request)
+        self.request = None
+        request.carrier = None
+
+    def leave(self) -> None:
+        """Close a connection that was never made; the place of its request stays taken."""
+        request = self.request
+        assert request is not None
+        self.pool.drop(self)
+        self.request = None
+        request.carrier = None
+
+    def sink_lost(self, code: int) -> None:
+        """The backend takes no more of the request: its reply may lie in the receive queue all the same."""
+        request = self.request
+        assert request is not None
+        try:
+            has_reply = bool(self.sock.recv(1, socket.MSG_PEEK))
+        except OSError:
+            has_reply = False
+        if has_reply:
+            self.on_event(READ | READ_HANGUP)
+        else:
+            self.broke(code)
+
+    @property
+    def is_receiving(self) -> bool:
+        """A reply has begun and is not whole, and the backend's next bytes are awaited."""
+        return bool(self.head) or (self.reply is not None and not self.reply.waiting())
+
+    @property
+    def is_blocked(self) -> bool:
+        """Bytes of the request wait for the backend."""
+        request = self.request
+        return request is not None and request.upload is not None and request.upload.waiting() > 0
+
+    def watch_writing(self) -> None:
+        """Report room for the rest of the request."""
+        self.pool.loop.watch_writing(self.fd)
+
+    # -- connecting
+
+    def on_connecting(self, mask: int) -> None:
+        """Judge the outcome of the connect."""
+        if mask & _DEAD:
+            self._connect_failed(self.sock.getsockopt(SOL_SOCKET, SO_ERROR) or errno.ECONNREFUSED)
+        elif mask & WRITE:
+            pool = self.pool
+            pool.connected(self)
+            pool.loop.set_handler(self.fd, self.on_event)
+            pool.loop.rearm(self.fd)  # for reading only
+            assert self.request is not None
+            self.request.sent_at = pool.loop.now
+            self.send()
+
+    def on_connect_timeout(self) -> None:
+        """The connect has taken too long (called by the sweep)."""
+        self._connect_failed(errno.ETIMEDOUT)
+
+    def _connect_failed(self, code: int) -> None:
+        request = self.request
+        assert request is not None
+        self.leave()
+        self.pool.connect_failed(request, self, code)
+
+    def send(self) -> None:
+        """Give the backend what there is of the request; what follows is passed on as it comes."""
+        request = self.request
+        assert request is not None
+        data = request.data if request.more is None else request.whole()
+        try:
+            sent = write(self.fd, data)
+        except OSError as error:
+            if error.errno not in TRANSIENT:
+                self.broke(error.errno or errno.EIO)
+                return
+            sent = 0
+        if sent == request.size:
+            return
+        if request.is_kept:
+            request.more = request.more or []
+        else:
+            request.data = b""
+        pipes = self.pool.pipes
+        request.upload = FrameTransfer(
+            request.owner.fd, self.fd, request.left, data[sent:], pipes, request.more
+        )
+        request.owner.pump_upload(request)

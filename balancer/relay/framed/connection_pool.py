@@ -1,0 +1,279 @@
+"""Connections to the backends of one pool, kept and shared by all its clients in one worker; one request at a time on
+each.
+
+RULES
+- A request is counted at its backend before it is sent and released when its reply is whole, or after the close of its
+  connection. What was elected is the board's: leastconn counts requests, `maxconn` limits them.
+- A connection whose reply is unfinished is closed, never used again. So is one on which bytes arrive that no request has
+  asked for; for SUSPICION seconds each connection to its backend then carries one request only.
+- A reply that comes late cannot be told from the reply to the next request on its connection. So a connection rests for
+  REST seconds after a reply, in which a second one would show; the one that has rested longest is used first, and a
+  shorter rest will do where RESTING others rest as well.
+- A connection that breaks before the first byte of a reply costs the request a try: on another backend, as often as
+  frame-retries allows. A kept connection that the backend had closed by then is no try, and no failure of the
+  backend: what was sent there was not acknowledged.
+
+                 dial                reply whole
+    (none)  ----------->  busy  <------------------->  idle  ->  closed (idle-backend-timeout, drain, unasked bytes)
+                            \\-> closed (broken, abandoned, unfinished)
+"""
+
+import errno
+from _socket import AF_UNIX
+from _socket import socket as Socket
+from collections.abc import Callable, Sequence
+from functools import partial
+
+from balancer.eventloop.errnos import CAPACITY, CROWDED, name_of
+from balancer.eventloop.repeats import RepeatedLine
+from balancer.options import Pool
+from balancer.pool.backend import Backend
+from balancer.pool.election import Elector
+from balancer.pool.serving import state_of
+from balancer.pool.targets import DialTarget
+from balancer.relay import ends
+from balancer.relay.context import AnySession, WorkerContext
+from balancer.relay.framed.connection import BackendConnection, KeptConnections
+from balancer.relay.framed.frame_format import Sizer
+from balancer.relay.framed.requests import FramedRequest
+from balancer.relay.queue import PendingQueue
+from balancer.relay.sockets import NODELAY, STREAM, TcpOption, apply, is_writable
+from balancer.relay.sources import connect_from
+
+SUSPICION = 60.0
+REST = 0.1
+RESTING = 32
+SWEEP = 1.0
+
+
+class ConnectionPool:
+    """A pool's connections in one worker, and the requests that look for one."""
+
+    def __init__(
+        self,
+        context: WorkerContext[AnySession],
+        pool: Pool,
+        size_of: Sizer,
+        elector: Elector,
+        queue: PendingQueue,
+        options: Sequence[TcpOption],
+        new_socket: Callable[[int, int], Socket] = Socket,
+    ) -> None:
+        self.loop = context.loop
+        self.pipes = context.pipes
+        self.size_of = size_of
+        self.elector = elector
+        self.queue = queue
+        self.dialling: dict[BackendConnection, float] = {}  # -> since when
+        self.rest = REST
+        self._context = context
+        self._pool = pool
+        self._options = (*NODELAY, *options)
+        self._new_socket = new_socket
+        self._kept = {backend.index: KeptConnections(backend) for backend in pool.backends}
+        self._dropped: list[tuple[BackendConnection | None, Backend | None]] = []
+        self._is_freeing = False
+        self._misbehaved = RepeatedLine(context.loop, partial(context.log.warning, "backend"))
+        self._next_source = 0
+
+    # -- a request on its way to a backend
+
+    def dispatch(self, request: FramedRequest) -> None:
+        """Elect a backend for a request and send it there, on an idle connection or a new one; else queue it, or end its
+        client's connection."""
+        elector, queue = self.elector, self.queue
+        while True:
+            backend = request.backend = elector.elect(request.owner.source_ip, request.tried)
+            if backend is None:
+                self._without_backend(request)
+                return
+            if queue.since:
+                queue.remove(request)
+                request.elected_at = request.sent_at = self.loop.now
+            idle = self._kept[backend.index].idle
+            if idle and (idle[0].idle_since <= self.loop.now - self.rest or len(idle) >= RESTING):
+                connection = idle.popleft()
+                connection.request = request
+                request.carrier = connection
+                connection.send()
+                return
+            if self._dial(request, backend, elector.target(backend)):
+                return
+
+    def _dial(self, request: FramedRequest, backend: Backend, target: DialTarget) -> bool:
+        """Open a connection for a request; return False when another backend is to be elected."""
+        family, address, is_near, _ = target
+        request.elected_at = self.loop.now
+        connection: BackendConnection | None = None
+        try:
+            sock = self._new_socket(family, STREAM)
+            if backend.sources:
+                self._next_source += 1
+                sock, code = connect_from(backend.sources, self._next_source, sock, address, self._new_socket)
+            else:
+                code = sock.connect_ex(address)
+        except OSError as error:  # this machine may lack one family only
+            code = error.errno or errno.EIO
+        else:
+            self._context.hold(1)
+            connection = BackendConnection(self, self._kept[backend.index], sock, target)
+            connection.request = request
+            request.carrier = connection
+        if connection is None or code not in (0, errno.EINPROGRESS):
+            if connection is not None:
+                connection.leave()
+            return self._dial_failed(request, backend, target, code)
+        if family != AF_UNIX:
+            apply(connection.sock, self._options)
+        if code and not (is_near and is_writable(connection.fd)):
+            self.dialling[connection] = self.loop.now
+            self.loop.watch(connection.fd, connection.on_connecting)
+        else:
+            self.loop.watch_reading(connection.fd, connection.on_event)
+            request.sent_at = request.elected_at
+            connection.send()
+        return True
+
+    def _dial_failed(self, request: FramedRequest, backend: Backend, target: DialTarget, code: int) -> bool:
+        """Dial the next address of the backend, if it has one; else give its place back. Return as `_dial`."""
+        following = target[3]
+        if following is not None and (code in CROWDED or code not in CAPACITY):
+            self.elector.address_failed(backend, target)
+            return self._dial(request, backend, following)
+        self._later(None, backend)
+        return not self._may_elect_again(request, backend, code)
+
+    def _may_elect_again(self, request: FramedRequest, backend: Backend, code: int) -> bool:
+        """Judge a connect that has failed. False: the request waits for a place, or its client's connection ends."""
+        if code in CROWDED or code in CAPACITY:
+            if code != errno.EAGAIN:
+                self._context.log_shortage(code, then="another backend, or the queue")
+            request.tried = {*request.tried, backend.index, ~backend.index}  # it has not failed
+            return True
+        self.elector.connect_failed(backend)
+        request.dials += 1
+        request.tried = {*request.tried, backend.index}
+        if request.dials > self._pool.retries:
+            timed_out = code == errno.ETIMEDOUT
+            request.close(ends.CONNECT_TIMEOUT if timed_out else ends.NO_BACKEND, name_of(code))
+            return False
+        request.retries += 1
+        request.owner.retried()
+        return True
+
+    def connected(self, connection: BackendConnection) -> None:
+        """A connect that was under way has succeeded."""
+        self.dialling.pop(connection, None)
+
+    def connect_failed(self, request: FramedRequest, connection: BackendConnection, code: int) -> None:
+        """A connect that was under way has failed: another address, or another backend."""
+        if not self._dial_failed(request, connection.kept.backend, connection.target, code):
+            self.dispatch(request)
+
+    def _without_backend(self, request: FramedRequest) -> None:
+        """No backend could be elected: wait for a place, or end the client's connection."""
+        why = self.elector.why
+        if any(mark < 0 for mark in request.tried):
+            request.tried = {index for index in request.tried if index >= 0 and ~index not in request.tried}
+            self.queue.enqueue(request, "full")
+            self.queue.look_soon()
+        elif why != "down":
+            self.queue.enqueue(request, why)
+        else:
+            request.close(ends.NO_BACKEND, "all backends tried" if request.tried else "no backend is up")
+
+    def retry(self, request: FramedRequest, is_stale: bool, code: int) -> None:
+        """A connection has broken before the reply was whole: try another backend while the client has seen nothing of a
+        reply, and while all that was sent is still here."""
+        reason = name_of(code) if code else "ended before its reply was whole"
+        if not request.is_kept:
+            request.close(ends.BACKEND_RESET, reason)
+            return
+        backend = request.backend
+        assert backend is not None
+        if is_stale:
+            request.is_excused = True
+            self._drop_idle(self._kept[backend.index])
+        else:
+            request.breaks += 1
+            request.tried = {*request.tried, backend.index}
+            if request.breaks > self._pool.frame_retries:
+                request.close(ends.BACKEND_RESET, reason)
+                return
+        request.retries += 1
+        request.owner.retried()
+        self.dispatch(request)
+
+    # -- ends
+
+    def drop(
+        self, connection: BackendConnection, request: FramedRequest | None = None, received: int = 0
+    ) -> None:
+        """Close a connection at the end of the batch, and release the place of the request that it carries after that."""
+        if connection.fd < 0:
+            return
+        self.loop.forget_closing(connection.fd)
+        connection.fd = -1
+        self.dialling.pop(connection, None)
+        self._later(connection, connection.kept.backend if request is not None else None)
+        if request is not None:
+            self.elector.count_bytes(connection.kept.backend, request.size - request.left, received)
+
+    def _later(self, connection: BackendConnection | None, backend: Backend | None) -> None:
+        if not self._dropped:
+            self.loop.retire(self._finish_dropped)
+        self._dropped.append((connection, backend))
+
+    def _finish_dropped(self) -> None:
+        """Close, then count, then wake."""
+        dropped, self._dropped = self._dropped, []
+        for connection, _ in dropped:
+            if connection is not None:
+                connection.sock.close()
+                self._context.hold(-1)
+        is_limited = False
+        for _, backend in dropped:
+            if backend is not None:
+                self.elector.release(backend)
+                is_limited = is_limited or bool(backend.maxconn)
+        if is_limited:
+            self.queue.place_freed()
+
+    def free_place(self) -> None:
+        """A request has ended at a backend with a limit: its place is free once this batch is over."""
+        if not self._is_freeing:
+            self._is_freeing = True
+            self.loop.retire(self._place_freed)
+
+    def _place_freed(self) -> None:
+        self._is_freeing = False
+        self.queue.place_freed()
+
+    def suspect(self, connection: BackendConnection, what: str) -> None:
+        """A backend has said something that no request has asked for."""
+        kept = connection.kept
+        kept.suspect_until = self.loop.now + SUSPICION
+        self._misbehaved.report(backend=kept.backend.identity, error=what, then="close the connection")
+        self._drop_idle(kept)
+
+    def has_enough(self, kept: KeptConnections) -> bool:
+        """Return whether one more idle connection would be too many."""
+        most = self._pool.backend_conns
+        return bool(most) and len(kept.idle) >= most
+
+    def _drop_idle(self, kept: KeptConnections) -> None:
+        while kept.idle:
+            self.drop(kept.idle.popleft())
+
+    def sweep(self) -> None:
+        """Close the connections that have been idle for too long, and those to backends that get no new request."""
+        oldest = self.loop.now - self._pool.idle_backend_timeout
+        for kept in self._kept.values():
+            if kept.idle and state_of(self._context.board, kept.backend) != "up":
+                self._drop_idle(kept)
+            while kept.idle and kept.idle[0].idle_since < oldest:
+                self.drop(kept.idle.popleft())
+
+    def idle(self) -> int:
+        """Return the number of idle connections, those that rest included."""
+        return sum(len(kept.idle) for kept in self._kept.values())

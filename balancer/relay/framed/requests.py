@@ -1,0 +1,113 @@
+"""A request of framed mode: one frame of a client, from its first bytes to the last byte of its reply.
+
+RULES: data and its log line. The client owns its requests and their order (client.py), a connection carries one at a
+time (connection.py).
+"""
+
+from collections.abc import Set
+from typing import Protocol
+
+from balancer.options import MAIN
+from balancer.pool.backend import Backend
+from balancer.pool.election import NONE_TRIED
+from balancer.relay.framed.transfer import FrameTransfer
+
+
+class RequestOwner(Protocol):
+    """What a request and its connection need of the client."""
+
+    fd: int
+    source_ip: str
+    turn: "FramedRequest | None"  # the one whose reply the client gets now; None: any
+    bytes_out: int
+
+    def dispatch(self, request: "FramedRequest") -> None: ...
+    def fail(self, end: str, reason: str = "") -> None: ...
+    def answered(self, request: "FramedRequest") -> None: ...
+    def wait_for_turn(self, request: "FramedRequest") -> None: ...
+    def wait_for_room(self) -> None: ...
+    def pump_upload(self, request: "FramedRequest") -> None: ...
+    def cut_upload(self, request: "FramedRequest") -> None: ...
+    def retried(self) -> None: ...
+    def peer_name(self) -> str: ...
+
+
+class RequestCarrier(Protocol):
+    """What the owner needs of the connection that carries a request."""
+
+    fd: int
+
+    @property
+    def is_receiving(self) -> bool: ...
+    @property
+    def is_blocked(self) -> bool: ...
+    def take_turn(self) -> None: ...
+    def pump_reply(self) -> None: ...
+    def sink_lost(self, code: int) -> None: ...
+    def abandon(self) -> None: ...
+    def watch_writing(self) -> None: ...
+
+
+class FramedRequest:
+    """`data` are its first bytes, `more` what followed; both are kept until the reply begins if it may be sent again.
+    `size` is that of the whole frame, `left` of it are still to be read from the client."""
+
+    __slots__ = (
+        "backend", "began", "breaks", "carrier", "closed", "data", "dials", "elected_at", "end", "is_excused", "is_kept",
+        "left", "more", "owner", "received", "retries", "sent_at", "size", "tried", "upload",
+    )  # fmt: skip
+
+    def __init__(self, owner: RequestOwner, data: bytes, size: int, now: float) -> None:
+        self.owner = owner
+        self.data = data
+        self.size = size
+        self.began = self.elected_at = self.sent_at = now
+        self.backend: Backend | None = None
+        self.carrier: RequestCarrier | None = None
+        self.upload: FrameTransfer | None = None
+        self.left = self.received = 0
+        self.tried: Set[int] = NONE_TRIED  # indexes of backends that failed it, as a session's
+        self.closed = False
+        self.retries = self.dials = self.breaks = 0
+        self.is_kept = True
+        self.is_excused = False  # a stale connection has failed it once
+        self.more: list[bytes] | None = None
+        self.end = ""
+
+    def whole(self) -> bytes:
+        """Return all that has been read of it."""
+        return b"".join((self.data, *self.more)) if self.more else self.data
+
+    # -- as the pending queue sees it
+
+    def dial(self) -> None:
+        self.owner.dispatch(self)
+
+    def close(self, end: str, reason: str = "") -> None:
+        """End the client's connection: this request cannot be answered."""
+        self.closed = True
+        self.owner.fail(end, reason)
+
+
+def request_line(request: FramedRequest, end: str, where: str, now: float) -> str:
+    """Return the log line of a request that has ended; `where` names its listener and pool."""
+
+    def span(begin: float, until: float) -> str:
+        return f"{(until - begin) * 1000:.1f}ms"
+
+    backend = request.backend
+    is_sent = backend is not None and request.carrier is not None
+    return (
+        f"request client={request.owner.peer_name()}{where} backend={backend.name if backend is not None else '<NOSRV>'} "
+        f"end={end} wait={span(request.began, request.elected_at if backend is not None else now)} "
+        f"connect={span(request.elected_at, request.sent_at) if is_sent else '-1'} "
+        f"reply={span(request.sent_at, now) if is_sent else '-1'} "
+        f"in={request.size - request.left} out={request.received} retries={request.retries}"
+        f"{'+' if request.tried else ''}"
+    )
+
+
+def place_text(listener: str, pool: str) -> str:
+    """Return the fields that name a listener and a pool; those called main need no name."""
+    found = f" listener={listener}" if listener != MAIN else ""
+    return found + (f" pool={pool}" if pool != MAIN else "")

@@ -1,0 +1,128 @@
+"""The rest of one frame on its way from a descriptor to another: copied, or moved by splice(2) while it is long.
+
+RULES: reads no byte beyond the frame. Knows no loop and no owner; its return value says what to wait for. Bytes of a
+frame that may have to be sent again are copied and kept.
+
+    DONE       the whole frame is written          MORE       the turn's share is used up: pump() in the next turn
+    DRY        the source has no more for now      BLOCKED    the sink takes no more for now
+    ENDED      the source has ended in the frame   FAILED, LOST  reading or writing has failed with `error`
+"""
+
+import errno
+import os
+from os import read, splice, write
+
+from balancer.eventloop.errnos import TRANSIENT, UNSPLICEABLE
+from balancer.relay.half import LIMIT
+from balancer.relay.pipes import Pipe, Pipes
+
+DONE, DRY, BLOCKED, MORE, ENDED, FAILED, LOST = range(7)
+BULK = 32_768  # bytes from which the rest of a frame is spliced
+SHARE = 1 << 20  # bytes to move in one turn
+_GO_ON = -1
+_FLAGS = os.SPLICE_F_MOVE | os.SPLICE_F_NONBLOCK
+
+
+class FrameTransfer:
+    """`rest` is to be written first, `left` bytes are still to be read. With `kept` all that is read is added there."""
+
+    __slots__ = ("_pipe", "_piped", "_pipes", "error", "kept", "left", "rest", "sink", "source")
+
+    def __init__(
+        self,
+        source: int,
+        sink: int,
+        left: int,
+        rest: bytes = b"",
+        pipes: Pipes | None = None,
+        kept: list[bytes] | None = None,
+    ) -> None:
+        self.source = source
+        self.sink = sink
+        self.left = left
+        self.rest = rest
+        self.kept = kept
+        self.error = 0
+        self._pipes = pipes if kept is None else None
+        self._pipe: Pipe | None = None
+        self._piped = 0  # bytes in the pipe
+
+    def waiting(self) -> int:
+        """Return the bytes that have been read and not written."""
+        return len(self.rest) + self._piped
+
+    def pump(self) -> int:
+        """Move what there is, as much as one turn allows."""
+        end = self.left - SHARE
+        while True:
+            if self.rest or self._piped:
+                outcome = self._write()
+                if outcome != _GO_ON:
+                    return outcome
+            if not self.left:
+                self.discharge()
+                return DONE
+            if self.left <= end:
+                return MORE
+            outcome = self._read()
+            if outcome != _GO_ON:
+                self.discharge()
+                return outcome
+
+    def discharge(self) -> None:
+        """Return the pipe; what is in it is lost."""
+        if self._pipe is not None and self._pipes is not None:
+            self._pipes.held -= self._piped
+            self._pipes.give_back(self._pipe, self._piped)
+            self._pipe, self._piped = None, 0
+
+    def _write(self) -> int:
+        try:
+            if self.rest:
+                sent = write(self.sink, self.rest)
+                self.rest = self.rest[sent:]
+                return _GO_ON if not self.rest else BLOCKED
+            assert self._pipe is not None and self._pipes is not None
+            sent = splice(self._pipe[0], self.sink, self._piped, flags=_FLAGS)
+            self._piped -= sent
+            self._pipes.held -= sent
+            return _GO_ON if not self._piped else BLOCKED
+        except OSError as error:
+            if error.errno in TRANSIENT:
+                return BLOCKED
+            self.error = error.errno or errno.EIO
+            return LOST
+
+    def _read(self) -> int:
+        """Read once; the pipe and `rest` are empty."""
+        pipes = self._pipes
+        if pipes is not None and self._pipe is None and self.left >= BULK:
+            self._pipe = pipes.take()
+        try:
+            if self._pipe is not None and pipes is not None:
+                size = splice(self.source, self._pipe[1], min(self.left, pipes.fill()), flags=_FLAGS)
+                self._piped = size
+                pipes.held += size
+            else:
+                self.rest = read(self.source, min(self.left, LIMIT))
+                size = len(self.rest)
+        except OSError as error:
+            return self._judge(error)
+        if not size:
+            return ENDED
+        self.left -= size
+        if self.kept is not None:
+            self.kept.append(self.rest)
+        return _GO_ON
+
+    def _judge(self, error: OSError) -> int:
+        if error.errno == errno.EAGAIN:
+            return DRY
+        if error.errno in TRANSIENT:
+            return MORE  # no event follows
+        if self._pipe is not None and error.errno in UNSPLICEABLE:
+            self.discharge()
+            self._pipes = None
+            return _GO_ON
+        self.error = error.errno or errno.EIO
+        return FAILED

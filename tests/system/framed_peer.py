@@ -1,0 +1,182 @@
+"""Peers for framed mode: a client and backends whose frames say whose they are.
+
+    payload   client u32 | number u32 | bytes of the reply u32 | filler        a request
+    payload   client u32 | number u32 | name of the backend u32 | filler        its reply
+
+RULES: real sockets, the frames of workers/wire. A reply is checked byte by byte: a frame of another client, a second one
+or a damaged one is counted in `wrong`.
+"""
+
+import hashlib
+import random
+import socket
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Sequence
+from struct import Struct
+
+from scripts.lab.backends import ThreadedBackend
+from workers.wire.frames import FrameReader, frame
+
+HEAD = Struct("!III")
+SECONDS = 30.0
+MOST = 1 << 20  # bytes of a reply, whatever was asked for
+
+
+def filler(client: int, number: int, size: int) -> bytes:
+    return hashlib.shake_128(f"{client}/{number}".encode()).digest(size)
+
+
+def request(client: int, number: int, size: int, reply: int) -> bytes:
+    return frame(HEAD.pack(client, number, reply) + filler(client, number, size))
+
+
+def reply_to(payload: bytes, name: int) -> bytes:
+    client, number, size = HEAD.unpack_from(payload)
+    return frame(HEAD.pack(client, number, name) + filler(client, number, min(size, MOST))[::-1])
+
+
+Behaviour = Callable[["FramedBackend", socket.socket, bytes], bool]
+
+
+def behave_well(backend: "FramedBackend", conn: socket.socket, payload: bytes) -> bool:
+    """Answer; return whether the connection goes on."""
+    conn.sendall(reply_to(payload, backend.name_number))
+    return True
+
+
+class FramedBackend(ThreadedBackend):
+    """A thread for each connection; counts requests at once, at the moment when each has been read whole."""
+
+    def __init__(self, name_number: int, behave: Behaviour = behave_well, seconds: float = 0.0) -> None:
+        super().__init__(self.accept_all)
+        self.name_number = name_number
+        self.behave = behave
+        self.seconds = seconds
+        self.lock = threading.Lock()
+        self.now = self.most = self.requests = self.connections = 0
+        self.open: set[socket.socket] = set()
+
+    def accept_all(self) -> None:
+        while not self.stopping.is_set():
+            try:
+                conn, _ = self.sock.accept()
+            except OSError:
+                return
+            conn.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            with self.lock:
+                self.connections += 1
+                self.open.add(conn)
+            threading.Thread(target=self.converse, args=(conn,), daemon=True).start()
+
+    def converse(self, conn: socket.socket) -> None:
+        reader = FrameReader()
+        try:
+            while data := conn.recv(1 << 18):
+                for payload in reader.feed(data):
+                    with self.lock:
+                        self.requests += 1
+                        self.now += 1
+                        self.most = max(self.most, self.now)
+                    if self.seconds:
+                        time.sleep(self.seconds)
+                    with self.lock:
+                        self.now -= 1
+                    if not self.behave(self, conn, bytes(payload)):
+                        return
+        except OSError:
+            pass
+        finally:
+            with self.lock:
+                self.open.discard(conn)
+            conn.close()
+
+    def end(self, seconds: float = 5.0) -> None:
+        super().end(seconds)
+        with self.lock:
+            left = list(self.open)
+        for conn in left:
+            try:
+                conn.shutdown(socket.SHUT_RDWR)
+            except OSError:
+                pass
+
+
+class OwningClient:
+    """Sends requests on one connection after the other and checks that each reply is its own. `at_once` are under way on
+    one connection; with `order` "strict" replies must come in the order of the requests."""
+
+    def __init__(
+        self, address: tuple[str, int], number: int, order: str = "strict", at_once: int = 4
+    ) -> None:
+        self.address = address
+        self.number = number
+        self.order = order
+        self.at_once = at_once
+        self.rng = random.Random(number)
+        self.answered = self.lost = self.connections = 0
+        self.by_backend: Counter[int] = Counter()
+        self.wrong: list[str] = []
+
+    def run(self, requests: int, sizes: tuple[int, int] = (1, 3000), pause: float = 0.0) -> None:
+        """Have `requests` answered; those that are under way when a connection ends are lost, and asked for again."""
+        left = deque(range(requests))
+        while left and not self.wrong:
+            self.connections += 1
+            try:
+                with socket.create_connection(self.address, SECONDS) as sock:
+                    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                    self._converse(sock, left, sizes, pause)
+            except TimeoutError:
+                self.wrong.append(f"client {self.number}: no reply in {SECONDS:g} s")
+            except OSError:
+                time.sleep(0.01)
+
+    def _converse(self, sock: socket.socket, left: deque[int], sizes: tuple[int, int], pause: float) -> None:
+        reader = FrameReader()
+        waiting: dict[int, int] = {}  # number -> bytes of the reply, in the order of the requests
+        try:
+            while left or waiting:
+                while left and len(waiting) < self.at_once:
+                    number = left.popleft()
+                    waiting[number] = self.rng.randint(*sizes)
+                    sock.sendall(request(self.number, number, self.rng.randint(*sizes), waiting[number]))
+                data = sock.recv(1 << 18)
+                if not data:
+                    raise ConnectionResetError
+                for payload in reader.feed(data):
+                    self._check(bytes(payload), waiting)
+                if pause:
+                    time.sleep(self.rng.expovariate(1 / pause))
+        finally:
+            self.lost += len(waiting)
+            left.extendleft(reversed(waiting))
+
+    def _check(self, payload: bytes, waiting: dict[int, int]) -> None:
+        client, number, name = HEAD.unpack_from(payload)
+        expected = next(iter(waiting), None) if self.order == "strict" else number
+        if client != self.number or number not in waiting or number != expected:
+            self.wrong.append(f"client {self.number} waits for {list(waiting)}: a reply to {client}/{number}")
+            raise ConnectionResetError
+        if payload[HEAD.size :] != filler(client, number, waiting.pop(number))[::-1]:
+            self.wrong.append(f"client {self.number}: a damaged reply to {number}")
+            raise ConnectionResetError
+        self.answered += 1
+        self.by_backend[name] += 1
+
+
+def run_together(clients: Sequence[OwningClient], requests: int, **options: object) -> None:
+    """Run all clients to their end, each in a thread."""
+    threads = [
+        threading.Thread(target=client.run, args=(requests,), kwargs=options, daemon=True)
+        for client in clients
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(600)
+    wrong = [one for client in clients for one in client.wrong]
+    assert not wrong, wrong
+    answered = [client.answered for client in clients]
+    assert answered == [requests] * len(clients), answered
