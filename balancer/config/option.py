@@ -201,14 +201,24 @@ def build(record: type[T], settings: SectionSettings, **computed: Any) -> T:
     return record(**{**values, **computed})
 
 
+FLAG_WORDS = {
+    "true": True,
+    "yes": True,
+    "on": True,
+    "1": True,
+    "false": False,
+    "no": False,
+    "off": False,
+    "0": False,
+}
+
+
 def parse_flag(text: str) -> bool:
     """true/yes/on/1 or false/no/off/0, in any case."""
     word = text.strip().lower()
-    if word in ("true", "yes", "on", "1"):
-        return True
-    if word in ("false", "no", "off", "0"):
-        return False
-    raise ValueError(f"{text!r} is neither yes nor no")
+    if word not in FLAG_WORDS:
+        raise ValueError(f"{text!r} is neither yes nor no")
+    return FLAG_WORDS[word]
 
 
 def optional(parse: Callable[[str], Any]) -> Callable[[str], Any]:

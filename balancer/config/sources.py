@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from balancer.config import usage
 from balancer.config.ini import did_you_mean
-from balancer.config.option import ConfigError, Option, UsageError
+from balancer.config.option import FLAG_WORDS, ConfigError, Option, UsageError
 from balancer.config.units import format_size
 
 LONGEST_FILE = 1 << 20  # characters; 100 MB of comments kept a master from its signals for 6 s
@@ -18,7 +18,7 @@ LONGEST_FILE = 1 << 20  # characters; 100 MB of comments kept a master from its 
 def canonical(argv: Sequence[str], options: Sequence[Option]) -> list[str]:
     """The command line as --name=value words only.
 
-    Accepts -p 5, -p5, --port=5, --port 5, --debug, --no-debug, --debug=false, and Go's -port 5 and -port=5."""
+    Accepts -p 5, -p5, --port=5, --port 5, --debug, --no-debug, --debug=false, --debug no, and Go's -port 5, -port=5."""
     table = {option.name: option for option in options}
     shorts = {option.short: option for option in options if option.short}
     words = list(reversed(argv))
@@ -44,7 +44,7 @@ def canonical(argv: Sequence[str], options: Sequence[Option]) -> list[str]:
                 f"--{name} is no option: only a section with a name takes {name}; use --set 'SECTION: {name}=...'"
             )
         if not equals and option.flag:
-            value = "yes"
+            value = words.pop() if words and words[-1].lower() in FLAG_WORDS else "yes"
         elif not equals:
             if not words or (words[-1][:1] == "-" and not words[-1][1:2].isdigit()):
                 raise UsageError(f"--{option.name} needs a value ({usage.metavar(option)})")

@@ -173,7 +173,9 @@ class Commands:
         few = ", ".join(names[:MOST_NAMES]) + (
             f" and {len(names) - MOST_NAMES} more" if names[MOST_NAMES:] else ""
         )
-        raise CommandRefused(f"no backend is called {name!r}{did_you_mean(name, names)}; there are: {few}")
+        raise CommandRefused(
+            f"no backend is called {name!r}{did_you_mean(name, names) or f'; there are: {few}'}"
+        )
 
     def set_admin_state(self, act: Act, state: str, name: str) -> dict[str, Any]:
         backend, at_ms = self.find(name), int(self.loop.now * 1000)
