@@ -196,6 +196,31 @@ def test_a_new_front_serves_at_once_whatever_an_older_cpu_process_does_or_does_n
                 os.kill(pid, signal.SIGCONT)
 
 
+@pytest.mark.parametrize("is_stopped", [True, False], ids=["stopped", "busy"])
+def test_a_new_front_does_not_wait_for_processes_that_do_not_answer(is_stopped: bool) -> None:
+    with Resizer(cpus=1, job_timeout="2m", frame_timeout="2m") as resizer:
+        resizer.expect("reap|death|kill")
+        before = resizer.pids("express") + resizer.pids("cpu")
+        with Peer(resizer.address) as lost:
+            if not is_stopped:
+                lost.say(id=1, data=picture(600, 400), **ENDLESS)
+                before = [busy_cpu(resizer)]
+            for pid in before:
+                os.kill(pid, signal.SIGSTOP)  # so that it is busy for as long as it takes
+            os.kill(pids(resizer, "front")[0], signal.SIGKILL)
+            assert lost.hear() is None
+
+        def served() -> bool:
+            try:
+                with Peer(resizer.address) as peer:
+                    return peer.ask(id=1, data=picture(300, 200), target_width=30).status == 200
+            except OSError:
+                return False
+
+        wait_for(served, "a picture, by a process that was forked meanwhile", 30)
+        wait_for(lambda: not set(before) & set(resizer.titles()), "the silent ones to be replaced", 30)
+
+
 def test_every_cpu_process_killed_at_random_and_every_request_answered() -> None:
     with Resizer(cpus=2) as resizer:
         resizer.expect("reap|death")

@@ -36,12 +36,16 @@ class TaskQueue:
     __slots__ = ("_big_limit", "big", "limit", "reserve", "small")
 
     def __init__(self, limit: int) -> None:
-        self.limit = limit
-        self._big_limit = limit - (limit >= 4)
-        self.reserve = reserve_of(limit)
+        self.resize(limit)
         picks = count(1)
         self.small = FairQueue(picks)
         self.big = FairQueue(picks)
+
+    def resize(self, limit: int) -> None:
+        """Change the limit; what waits already stays."""
+        self.limit = limit
+        self._big_limit = limit - (limit >= 4)
+        self.reserve = reserve_of(limit)
 
     def __len__(self) -> int:
         return len(self.small) + len(self.big)

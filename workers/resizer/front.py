@@ -14,7 +14,18 @@ from balancer.config.units import counted
 from balancer.eventloop.acceptor import Accepted, Acceptor, ShortageLog, socket_of
 from balancer.eventloop.connection import BufferedConnection
 from balancer.prefork.child import Child
-from balancer.shm.layout import LOAD
+from balancer.shm.layout import (
+    FIRST_LEASE,
+    GENERATION,
+    LOAD,
+    MASTER_LIVE_ROWS,
+    MASTER_ROW,
+    PID,
+    READY,
+    ROLE,
+    SLOT,
+    STATE,
+)
 from workers.resizer import counters
 from workers.resizer.arena import Arena
 from workers.resizer.frame_protocol import SCRATCH, FrameProtocol
@@ -98,7 +109,7 @@ class Front:
 
     def start(self) -> None:
         child = self.child
-        self.scheduler.start()
+        self.scheduler.start(self._older())
         self._serve()
         child.on_drain = self.drain
         child.on_cut = self.cut
@@ -114,6 +125,17 @@ class Front:
                 if slot % fronts == mine % fronts:
                     workers.append(WorkerSlot(f"{role} {slot}", role == "express", channel))
         return workers
+
+    def _older(self) -> dict[str, int]:
+        """Pids of the CPU processes of this front that are ready already, by worker."""
+        mine = {worker.name for worker in self.scheduler.pool.workers}
+        rows = self.child.shared.rows
+        found = {}
+        for row in map(rows.row, range(FIRST_LEASE, rows.row(MASTER_ROW)[MASTER_LIVE_ROWS])):
+            name = f"{counters.ROLES[row[ROLE]]} {row[SLOT]}"
+            if row[STATE] == READY and row[GENERATION] == self.child.generation and name in mine:
+                found[name] = row[PID]
+        return found
 
     # -- clients --
 
@@ -176,6 +198,14 @@ class Front:
         cells[counters.WORKING] = scheduler.working
         cells[counters.WORKERS] = scheduler.worker_count
 
+    def _share_room(self) -> None:
+        """Take what the other fronts leave of the room of all queues: the kernel spreads clients unevenly."""
+        if self.options.fronts > 1:
+            shared, cells = self.child.shared, self.child.cells
+            others = counters.gauge(shared, counters.QUEUED) - cells[counters.QUEUED]
+            room = self.options.queue * self.options.fronts - others
+            self.scheduler.queue.resize(min(self.options.most_queued, max(self.options.queue, room)))
+
     def _describe_now(self) -> dict[str, object]:
         self._publish()  # those of the last tick may be older than the CPU processes' Hello
         return self.describe()
@@ -184,6 +214,7 @@ class Front:
         scheduler = self.scheduler
         scheduler.tick(now)
         self._publish()
+        self._share_room()
         if now - self.checked_at >= CHECK_SECONDS:
             self.checked_at = now
             self._check_sandbox()

@@ -145,7 +145,8 @@ class ResizerOptions(DaemonOptions):
     )
     queue: int = _work(
         "64",
-        "pictures that may wait for a CPU process, for each front; beyond it a request is answered busy",
+        "pictures that may wait for a CPU process, for each front, which may use what others leave; beyond it a request "
+        "is answered busy",
         at_least(1),
         metavar="N",
     )
@@ -179,7 +180,7 @@ class ResizerOptions(DaemonOptions):
         choices=("auto", "off", "require"),
     )
     nice: int = _work(
-        "5",
+        "0",
         "nice value of the CPU processes; fronts and express processes keep theirs",
         between(0, 19),
         metavar="N",
@@ -197,10 +198,15 @@ class ResizerOptions(DaemonOptions):
         return PictureLimits(max_bytes=self.max_frame, **named)
 
     @property
+    def most_queued(self) -> int:
+        """Pictures that may wait in one front: what the others leave of the room of all, up to four queues."""
+        return self.queue * min(self.fronts, 4)
+
+    @property
     def slots(self) -> int:
         """Slots of one front: for all that may wait or be worked on, and some to arrive in or leave from."""
         processes = self.cpus // self.fronts + 1  # of one front, the express one included
-        return self.queue + self.queue // 8 + processes * 2 + max(16, processes * 2)
+        return self.most_queued + self.most_queued // 8 + processes * 2 + max(16, processes * 2)
 
     @property
     def slot_bytes(self) -> int:

@@ -11,7 +11,7 @@ order of asking.
 """
 
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 
 from balancer.eventloop.log import Log
@@ -79,9 +79,9 @@ class Scheduler:
         self._want_queue: deque[Retry] = deque()
         self._arriving: dict[Task, float] = {}  # tasks whose payload is arriving in a slot, and since when
 
-    def start(self) -> None:
-        """Take over the workers. Called once, before any client is served."""
-        self.pool.start()
+    def start(self, older: Mapping[str, int]) -> None:
+        """Take over the workers; `older` as in WorkerPool. Called once, before any client is served."""
+        self.pool.start(older)
 
     def count(self, column: int, amount: int = 1) -> None:
         """Add to a cell of this front's row, whose only writer it is."""

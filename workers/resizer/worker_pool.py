@@ -13,13 +13,13 @@ which sends Hello on the same channel and gets a memory of its own.
     A process carries its orders out one after the other, so it begins a prefetched task exactly when it has sent the
     Result of the task before.
     A process older than this front is ABSENT until it has answered the Ping: it is through with its predecessor's orders
-    then. Pictures do not wait for it, so a process that is stopped or hangs costs its own share of the work only.
+    then. Pictures do not wait for it, and one that is silent for SILENT_SECONDS is killed.
 """
 
 import os
 import signal
 import socket
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from struct import Struct
 
@@ -48,6 +48,7 @@ _CREDENTIALS = Struct("=iII")  # struct ucred: pid, uid, gid
 _CREDENTIALS_SPACE = socket.CMSG_SPACE(_CREDENTIALS.size)
 _SCM = 2  # SCM_CREDENTIALS
 INVALID = bytes(16)  # the first bytes of no picture
+SILENT_SECONDS = 0.5  # for a process older than this front to answer; an idle one takes a millisecond
 RETRY_SECONDS = 0.2  # until a process that could not be watched gets another Ping
 
 
@@ -99,13 +100,39 @@ class WorkerPool:
         self._on_packet = on_packet
         self._on_exit = on_exit
         self._control = control
+        self._older: dict[int, int] = {}  # pid -> pidfd, until they have answered
 
-    def start(self) -> None:
-        """Watch the channels and send Ping."""
+    def start(self, older: Mapping[str, int]) -> None:
+        """Watch the channels and send Ping. `older`: pids of processes that were ready before this front, by worker."""
         for worker in self.workers:
             worker.channel.setblocking(False)
             self.loop.watch_level(worker.channel.fileno(), partial(self._on_packet, worker))
             self._send(worker, Ping(self.pid))
+        self._older = {pid: pidfd for pid in older.values() if (pidfd := self._opened(pid)) >= 0}
+        if self._older:
+            self.loop.call_later(SILENT_SECONDS, self._kill_silent)
+
+    def _opened(self, pid: int) -> int:
+        try:
+            return self._control.open(pid)
+        except OSError:
+            return -1  # it has ended
+
+    def _kill_silent(self) -> None:
+        """Kill the older processes that have not answered: they work for the front before, whose clients are gone, or are
+        stopped or hang. Their successors take pictures sooner.
+        """
+        known = {worker.pid for worker in self.workers}
+        for pid, pidfd in self._older.items():
+            if pid not in known:
+                try:
+                    self._control.kill(pidfd)
+                    then = "the master forks another"
+                    self.log.warning("kill", child=pid, reason="no answer to a new front", then=then)
+                except OSError:
+                    pass  # it has ended
+            os.close(pidfd)
+        self._older = {}
 
     @property
     def working(self) -> int:

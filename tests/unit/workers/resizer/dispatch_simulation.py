@@ -138,7 +138,7 @@ class DispatchSimulation(ProcessControl):
         self.tasks: dict[Task, bytes] = {}
         self.sending: list[int] = []
         self.hoarded: list[int] = []
-        self.scheduler.start()
+        self.scheduler.start({})
 
     def close_front(self) -> None:
         """The front ends."""

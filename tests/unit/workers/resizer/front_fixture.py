@@ -105,7 +105,7 @@ class FrontFixture:
             self.workers,
             self.processes,
         )
-        self.scheduler.start()
+        self.scheduler.start({})
         for pid, end in self.ends.items():
             end.setblocking(False)
             assert isinstance(receive(end), Ping)

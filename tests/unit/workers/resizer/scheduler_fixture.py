@@ -125,8 +125,8 @@ class SchedulerFixture:
         )
         self.requester = RecordingRequester(self.scheduler)
 
-    def open(self) -> None:
-        self.scheduler.start()
+    def open(self, **older: int) -> None:
+        self.scheduler.start(older)
         for end in (self.cpu, self.express):
             end.setblocking(False)
             assert isinstance(receive(end), Ping)

@@ -1,6 +1,7 @@
 """CPU processes that die, are killed or leave: what becomes of their current and prefetched tasks."""
 
 import errno
+import os
 import socket
 
 from tests.unit.workers.resizer.scheduler_fixture import BIG, OPTIONS, SMALL, SchedulerFixture, receive
@@ -8,7 +9,7 @@ from workers.resizer import counters
 from workers.resizer.idle_set import WorkerState
 from workers.resizer.orders import Bye, Ping, Result, encode
 from workers.resizer.task import DRAINING, OK, TIMEOUT, TaskStage
-from workers.resizer.worker_pool import RETRY_SECONDS, SLOW_SECONDS
+from workers.resizer.worker_pool import RETRY_SECONDS, SILENT_SECONDS, SLOW_SECONDS
 
 
 def test_a_death_ends_the_current_task_and_not_the_prefetched_one(ready: SchedulerFixture) -> None:
@@ -153,3 +154,24 @@ def test_without_descriptors_a_new_process_is_asked_again(fixture: SchedulerFixt
     assert isinstance(receive(fixture.cpu), Ping)
     fixture.hello(fixture.cpu, 11, fixture.scheduler.pool.pid)
     assert fixture.workers[0].state is WorkerState.IDLE
+
+
+def test_processes_that_do_not_answer_a_new_front_are_killed_and_others_not(
+    fixture: SchedulerFixture,
+) -> None:
+    fixture.open(**{"cpu 0": 11, "express 0": 12})
+    fixture.hello(fixture.cpu, 11, front=os.getpid())
+    fixture.wait(SILENT_SECONDS - 0.1)
+    assert not fixture.processes.killed
+    fixture.wait(0.2)
+    assert len(fixture.processes.killed) == 1, "the express process is stopped, or works for the front before"
+    fixture.hello(fixture.express, 21)
+    fixture.submit(BIG, SMALL)
+    assert fixture.is_asked(fixture.cpu) and fixture.is_asked(fixture.express)
+
+
+def test_a_successor_that_is_quicker_is_not_killed(fixture: SchedulerFixture) -> None:
+    fixture.open(**{"cpu 0": 11})
+    fixture.hello(fixture.cpu, 21)
+    fixture.wait(SILENT_SECONDS + 0.1)
+    assert fixture.workers[0].pid == 21 and fixture.workers[0].pidfd not in fixture.processes.killed

@@ -3,6 +3,7 @@
 import os
 import socket
 from collections.abc import Iterator
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import cast
 
@@ -52,7 +53,7 @@ class StoppedLoop(Loop):
 class ChildSimulation:
     """The front of slot 0, a listening socket each for slots 0 and 1, and clients."""
 
-    def __init__(self) -> None:
+    def __init__(self, options: ResizerOptions = OPTIONS) -> None:
         self.now = 100.0
         self.loop = StoppedLoop(lambda: self.now)
         self.shared = make_shared(counters.COLUMNS)
@@ -78,7 +79,7 @@ class ChildSimulation:
             title=SimpleNamespace(set=lambda text, now: self.titles.append(text)),
             ready=lambda: setattr(self, "is_ready", True),
         )
-        self.front = Front(cast(Child, self.child), OPTIONS, lambda: {"name": "here"})
+        self.front = Front(cast(Child, self.child), options, lambda: {"name": "here"})
 
     def close(self) -> None:
         self.front.cut()
@@ -227,3 +228,17 @@ def test_the_title_and_the_gauges(child: ChildSimulation) -> None:
     child.pass_time(0.25)
     assert child.titles[-1] == "front draining [1 client, 0 queued]"
     assert [child.cells[one] for one in (counters.QUEUED, counters.WORKING, counters.WORKERS)] == [0, 0, 0]
+
+
+def test_fronts_share_the_room_of_their_queues() -> None:
+    child = ChildSimulation(replace(OPTIONS, cpus=2, fronts=2, queue=8))
+    try:
+        queue = child.front.scheduler.queue
+        assert queue.limit == 8
+        other = child.shared.rows.row(FIRST_LEASE + 1)
+        for waiting, limit in ((0, 16), (5, 11), (8, 8), (14, 8)):
+            other[counters.QUEUED] = waiting
+            child.pass_time(0.25)
+            assert queue.limit == limit <= child.front.scheduler.arena.slots
+    finally:
+        child.close()

@@ -44,7 +44,7 @@ class PoolFixture:
             lambda worker, mask: self.calls.append("exit"),
             self.processes,
         )
-        self.pool.start()
+        self.pool.start({})
 
     def close(self) -> None:
         self.loop.close()
