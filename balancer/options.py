@@ -52,7 +52,10 @@ def _parse_socket_path(text: str) -> str:
     path = unquote(text)
     if path in ("", OFF):
         return path
-    path = os.path.abspath(path)
+    try:
+        path = os.path.abspath(path)
+    except OSError:
+        raise ValueError(f"{path} cannot be made: the working directory is missing") from None
     parse_address(f"unix:{quote(path)}")
     return path
 

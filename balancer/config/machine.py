@@ -138,7 +138,7 @@ def why_no_socket(path: str) -> str:
     try:
         if not stat.S_ISSOCK(os.lstat(path).st_mode):
             return f"{path} is there and is no socket"
-        return _why_no_change_in(os.path.dirname(os.path.abspath(path)))
+        return _why_no_change_in(_directory_of(path))
     except OSError:
         return _why_nothing_new(path)
 
@@ -151,6 +151,13 @@ def why_no_directory(path: str) -> str:
 def why_nothing_in(directory: str) -> str:
     """Why this process cannot make a file in the directory, nothing when it can."""
     return _why_no_change_in(directory) or (f"{directory} is full" if _lacks_inodes(directory) else "")
+
+
+def _directory_of(path: str) -> str:
+    try:
+        return os.path.dirname(os.path.abspath(path))
+    except OSError:
+        return "the working directory"  # was removed; is missing, as the sentence goes on
 
 
 def _why_no_change_in(directory: str) -> str:
@@ -169,7 +176,7 @@ def _lacks_inodes(directory: str) -> bool:
 
 
 def _why_nothing_new(path: str) -> str:
-    why = why_nothing_in(os.path.dirname(os.path.abspath(path)))
+    why = why_nothing_in(_directory_of(path))
     return why and f"{path} cannot be made: {why}"
 
 

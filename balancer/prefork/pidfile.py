@@ -34,14 +34,14 @@ class PidFile:
                 except BlockingIOError as error:
                     holder = os.pread(fd, 32, 0).decode(errors="replace").strip() or "unknown"
                     os.close(fd)
-                    raise CannotBind(error.errno, f"pid file {path} is held by process {holder}") from error
+                    raise CannotBind(f"pid file {path} is held by process {holder}") from error
                 if _is_same(fd, path):
                     return cls(path, fd)
                 os.close(fd)  # its holder has just removed or replaced it
         except CannotBind:
             raise
         except OSError as error:
-            raise CannotBind(error.errno, f"cannot use pid file {path}: {error.strerror}") from error
+            raise CannotBind(f"cannot use pid file {path}: {error.strerror}") from error
 
     def write(self, pid: int) -> None:
         """Write the pid; a reader sees the whole text at any moment."""

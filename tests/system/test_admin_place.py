@@ -151,6 +151,7 @@ def test_a_place_that_was_asked_for_and_cannot_be_written_is_one_sentence(option
     done = run(in_namespace(READ_ONLY), "balancer", *words)
     [line] = [each for each in done.stderr.splitlines() if not re.search(" (warning|info) ", each)]
     assert done.returncode == (3 if option == "pidfile" and "check" not in question else 2), done
+    assert "[Errno" not in line
     assert "/run" in line and "read-only" in line.lower() and option in line.replace("pid file", "pidfile"), (
         line
     )
@@ -215,3 +216,23 @@ def test_a_user_without_a_name_in_a_container_of_which_nothing_can_be_written(mo
     done = run(user, module, *(["-u", "127.0.0.1:1"] if module == "balancer" else []), "--check-config")
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.endswith(": configuration OK\n")
+
+
+@pytest.mark.parametrize("module", ["balancer", "workers.resizer"])
+@pytest.mark.parametrize("option", ["log", "pidfile", "admin"])
+@pytest.mark.parametrize("question", ["--check-config", "--port=0"])
+def test_a_working_directory_that_was_removed_is_one_sentence(
+    module: str, option: str, question: str
+) -> None:
+    if module != "balancer" and option == "admin":
+        pytest.skip("the resizer has no admin socket")
+    place = 'cd "$(mktemp -d)" && rmdir "$PWD" && exec "$@"'
+    words = ["--upstream=127.0.0.1:1"] if module == "balancer" else []
+    command = [sys.executable, "-m", module, *words, f"--{option}=place", question]
+    env = clean_environment({"PYTHONPATH": str(ROOT)})
+    done = subprocess.run(
+        ["sh", "-c", place, "sh", *command], cwd=ROOT, env=env, capture_output=True, text=True, timeout=60
+    )
+    [line] = [each for each in done.stderr.splitlines() if not re.search(" (warning|info) ", each)]
+    assert done.returncode in (2, 3) and "place" in line and "[Errno" not in line, done
+    assert "the working directory is missing" in line or "No such file or directory" in line
