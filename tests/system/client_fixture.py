@@ -54,6 +54,16 @@ class ClientFixture:
         base = ["--proxy", address, "--input", str(self.pictures), "--output", str(self.results)]
         return [*base, "-w", "20", "-h", "10", *more]
 
+    def local_arguments(self, *more: str) -> list[str]:
+        base = ["--local", "--input", str(self.pictures), "--output", str(self.results)]
+        return [*base, "-w", "20", "-h", "10", *more]
+
+    def run_local(self, *more: str, timeout: float = 120) -> ClientExit:
+        return self._done([*COMMAND, *self.local_arguments(*more)], timeout)
+
+    def start_local(self, *more: str) -> "subprocess.Popen[str]":
+        return self._start([*COMMAND, *self.local_arguments(*more)])
+
     def run(self, address: str, *more: str, timeout: float = 60) -> ClientExit:
         return self._done([*COMMAND, *self.arguments(address, *more)], timeout)
 
@@ -64,7 +74,9 @@ class ClientFixture:
         return self._done(command, timeout), log.read_text().splitlines()
 
     def start(self, address: str, *more: str) -> "subprocess.Popen[str]":
-        command = [*COMMAND, *self.arguments(address, *more)]
+        return self._start([*COMMAND, *self.arguments(address, *more)])
+
+    def _start(self, command: list[str]) -> "subprocess.Popen[str]":
         return subprocess.Popen(
             command, cwd=ROOT, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         )

@@ -5,12 +5,17 @@ older one again, so that the balancer elects a backend anew. A job whose connect
 a picture that makes servers close the connection takes the other requests in flight down once at most.
 """
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from workers.client.options import ClientOptions
 from workers.client.scan import Picture
 from workers.picture_header import PictureHeader
-from workers.wire.messages import Request
+from workers.wire.messages import GIF, JPEG, PNG, Request
+
+# The wire format knows three kinds. Resizers look at the content, so other formats are sent as the first kind.
+KINDS = {"jpeg": JPEG, "png": PNG, "gif": GIF}
 
 RETRY_DELAYS = (0.15, 0.6, 2.0)  # seconds before the first, second, each further retry
 
@@ -35,6 +40,22 @@ class ClientJob:
 def retry_delay(failed_tries: int, jitter: float) -> float:
     """Seconds to wait before the next try; `jitter` in [0, 1) spreads clients that failed at the same time."""
     return RETRY_DELAYS[min(failed_tries, len(RETRY_DELAYS)) - 1] * (0.5 + jitter)
+
+
+def request_of(options: ClientOptions, picture: Picture, data: bytes = b"") -> Request:
+    """What `options` ask for with `picture`, whose content is `data`."""
+    return Request(
+        original_name=os.path.basename(picture.path),
+        typ=KINDS.get(picture.format, JPEG),
+        data=data,
+        target_width=options.width,
+        target_height=options.height,
+        dry_run=options.dry_run,
+        fit="" if options.fit == "stretch" else options.fit,
+        format=options.format,
+        quality=options.quality,
+        parameters=options.parameters,
+    )
 
 
 class JobQueue:

@@ -1,12 +1,14 @@
 """What became of every job of one process: saved, failed or not done; counts, log lines, rows, progress, the run's end.
 
-RULES: knows no server and no decoder. `settle` is called once for each job that was tried to its end, `abandon` for the
-others. A run ends by itself, by a signal, or because nothing more can be saved; only the last two leave jobs undone.
+RULES: knows no server and no decoder. A reply is validated against its own request, saved at the path that was fixed
+before the request was sent, and counted; it has no other effect. `answer` or `settle` is called once for each job that
+was tried to its end, `abandon` for the others. A run ends by itself, by a signal, or because nothing more can be saved;
+only the last two leave jobs undone.
 """
 
 import os
 import signal
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from types import FrameType
 
@@ -22,6 +24,9 @@ from workers.client.output import OutputDirectory
 from workers.client.progress import Progress, ProgressState
 from workers.client.report import Statistics, printable
 from workers.client.scan import Picture
+from workers.client.validation import validate
+from workers.picture_header import read_header
+from workers.wire.messages import Response
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,10 +60,13 @@ class Ledger:
 
     # -- the run ---------------------------------------------------------------------------------------------------
 
-    def start(self) -> None:
-        """Watch signals and show progress from now on."""
+    def watch_signals(self) -> None:
+        """Let SIGINT and SIGTERM end the run, and SIGUSR1 open the log again."""
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
             signal.signal(number, self.on_signal)
+
+    def start(self) -> None:
+        """Show progress from now on."""
         if self._spec.shows_progress:
             self._loop.every(self._progress.every, self._show)
         self._loop.at_turn_end(self._log.flush)
@@ -92,27 +100,36 @@ class Ledger:
 
     # -- jobs ------------------------------------------------------------------------------------------------------
 
-    def count_reply(self, job: ClientJob, server: str) -> None:
-        """Count a reply to `job`, whatever it says."""
+    def answer(self, job: ClientJob, response: Response) -> None:
+        """The reply to `job` ends it: its picture is saved, or the job has failed."""
+        server = response.server[:64]
         self.statistics.replies += 1
         self.statistics.add_latency(self._loop.now - job.started_at)
         self.statistics.servers[server] += 1
+        if response.is_ok():
+            difference = validate(job.request, job.source_header, response)
+            reason = f"wrong reply: {difference}" if difference else self._save(job, response.data)
+        else:
+            reason = f"{response.status}: {response.error}"
+        self.settle(job, reason, server, len(response.data), response.note[:200])
 
-    def save(
-        self, job: ClientJob, size: tuple[int, int], write: Callable[[str, Callable[..., None]], None]
-    ) -> str:
-        """Have the result of `job` saved by `write(target, note)`; why that failed, or "". `size`: of the result."""
-        planned, journal = job.target, self._spec.journal
-        if any(size):
-            options = self._spec.options
-            job.target = named_by_size(planned, (options.width, options.height), size)
+    def _save(self, job: ClientJob, data: bytes | memoryview) -> str:
+        """Save the result of `job` under the name of its size; why that failed, or ""."""
+        output, journal, options = self._spec.output, self._spec.journal, self._spec.options
+        if not job.is_saved or output is None:
+            return ""
+        planned, header = job.target, read_header(data)
+        if header is not None:
+            job.target = named_by_size(
+                planned, (options.width, options.height), (header.width, header.height)
+            )
 
         def note(saved: os.stat_result) -> None:
             if journal is not None:
                 journal.note(job.picture, planned, saved, job.target)
 
         try:
-            write(job.target, note)
+            output.save(job.target, data, note, job.picture.mtime_ns if options.preserve else None)
         except OSError as error:
             if error.errno in OUTPUT_IS_GONE:
                 self.end(f"cannot save {job.target}: {error.strerror}")

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from balancer import __version__
 from balancer.config import usage
 from balancer.config.common import ALL_SECTIONS, QUESTIONS, CommonOptions, check_debug
+from balancer.config.cpus import available_cores
 from balancer.config.loader import answer_early, answer_late, load
 from balancer.config.machine import look_up_all, why_no_directory, why_not_writable
 from balancer.config.option import (
@@ -32,6 +33,14 @@ LOOKUP_SECONDS = 5.0
 _task = options_in("What to do")
 _sending = options_in("How to send")
 _files = options_in("Files")
+
+
+def parse_cpus(text: str) -> int:
+    """A count, or `auto`. Raises ValueError."""
+    return available_cores() if text == "auto" else _count(text)
+
+
+_count = between(1, 1024)
 
 
 @dataclass(frozen=True)
@@ -120,6 +129,13 @@ class ClientOptions(CommonOptions):
         "every connection sends the whole directory, as the original program's did, to make load",
         flag=True,
     )
+    local: bool = _task("no", "resize here, in a pool of processes, without balancer and resizers", flag=True)
+    cpus: int = _task(
+        "auto",
+        "processes of --local; auto is one for each CPU this process may use (affinity and cgroup quota)",
+        parse_cpus,
+        metavar="N",
+    )
     proxy: Address = _sending(  # noqa: RUF009 - a dataclass field
         "localhost:9090",
         "balancer or resizer to send to: host:port, [v6]:port or unix:/path",
@@ -201,6 +217,7 @@ def parse_client(argv: Sequence[str], environ: Mapping[str, str]) -> ClientOptio
         raise settings.refuse("output", sentence)
     if not options.width and not options.height:
         raise UsageError("no size: give the width with -w, the height with -h, or both")
+    check_local(settings, options)
     if options.maxconns < options.minconns:
         raise settings.refuse("maxconns", f"{options.maxconns} is below minconns, {options.minconns}")
     if options.report and not options.report.endswith((".json", ".csv")):
@@ -212,6 +229,14 @@ def parse_client(argv: Sequence[str], environ: Mapping[str, str]) -> ClientOptio
         notes += (f"{settings.where('proxy')}: {options.proxy} has no address: {found}",)
     answer_late("resize-client", OPTIONS, settings, {"maxconns": str(options.maxconns)}, notes=notes)
     return options
+
+
+def check_local(settings: SectionSettings, options: ClientOptions) -> None:
+    """Raises ConfigError for what asks a server where there is none."""
+    asked = {"dry-run": options.dry_run, "flood": options.flood, "processes": options.processes > 1}
+    for name, is_asked in asked.items():
+        if options.local and is_asked:
+            raise settings.refuse(name, "asks a server, and --local has none")
 
 
 def check_files(settings: SectionSettings, options: ClientOptions) -> None:

@@ -14,6 +14,7 @@ from balancer.prefork.limits import raise_file_limit
 from workers.client.forking import run_forked
 from workers.client.journal import Journal
 from workers.client.ledger import RunSpec
+from workers.client.local_run import LocalRun
 from workers.client.naming import target_names
 from workers.client.options import ClientOptions
 from workers.client.output import OutputDirectory
@@ -33,7 +34,7 @@ def resize_directory(options: ClientOptions) -> Statistics:
     """Run with `options` and return the statistics. Raises OSError, or StartError with a sentence."""
     check_descriptors(options, raise_file_limit())
     try:
-        addresses = resolve(options.proxy)
+        addresses = () if options.local else resolve(options.proxy)
     except OSError as error:
         raise StartError(f"--proxy: cannot resolve {options.proxy}: {error.strerror or error}") from None
     log = Log("resize-client", options.log, options.loglevel)
@@ -116,7 +117,11 @@ def _run(spec: RunSpec, log: Log) -> Statistics:
         profile.enable()
     loop = Loop()
     try:
-        statistics = ClientRun(spec, loop, log.child("resize-client", options.loglevel)).go()
+        run = (_local_run if options.local else ClientRun)(
+            spec, loop, log.child("resize-client", options.loglevel)
+        )
+        run.ledger.watch_signals()
+        statistics = run.go()
     finally:
         loop.close()
     if profile is not None:
@@ -126,3 +131,10 @@ def _run(spec: RunSpec, log: Log) -> Statistics:
         except OSError as error:
             statistics.add_stop(f"cannot write the profile: {error.strerror}")
     return statistics
+
+
+def _local_run(spec: RunSpec, loop: Loop, log: Log) -> LocalRun:
+    from workers.client.local_process import reap, spawn, work_of  # Pillow, which only --local needs here
+
+    work = work_of(spec.options)
+    return LocalRun(spec, loop, log, lambda: spawn(work), reap)
