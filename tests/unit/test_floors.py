@@ -95,7 +95,7 @@ ORDER = {
     "workers.resizer": (
         ("arena", "counters", "frame_assembler", "options", "orders", "protocol", "quarantine"),
         ("sandbox", "transfer"),
-        ("cost", "front_connection", "http_api", "task"),
+        ("cost", "front_connection", "http_api", "metrics", "task"),
         ("fair_queue", "holders", "idle_set", "replies", "retry"),
         ("dispatch", "worker_pool"),
         ("scheduler",),
