@@ -260,6 +260,42 @@ def test_a_drain_closes_idle_sessions_in_its_second_half(
         client.close()
 
 
+def test_a_drain_does_not_take_its_own_silence_for_that_of_its_sessions(
+    child: SimulatedChild, relay_worker: RelayWorker
+) -> None:
+    """The process was stopped for most of the window: it has seen its sessions for a moment only."""
+    clients = [connect(child) for _ in range(4)]
+    relay_worker.drain(child.time + 20.0)
+    child.loop.run_once(0)
+    child.time += 14.0
+    for _ in range(IDLE_LOOKS):
+        child.time += 0.05
+        child.loop.run_once(0)
+    assert len(relay_worker.context.sessions) == 4
+    for client in clients:
+        client.close()
+
+
+def test_in_the_last_part_a_session_without_a_backend_is_the_last(
+    child: SimulatedChild, relay_worker: RelayWorker
+) -> None:
+    """The oldest of three, which waits for a place; the others wait for an answer."""
+    clients = [connect(child) for _ in range(3)]
+    for client in clients:
+        client.send(b"ask")
+    child.loop.run_once(0)
+    waiting = next(iter(relay_worker.context.sessions))
+    backend, waiting.backend = waiting.backend, None
+    relay_worker.drain(child.time + 20.0)
+    for _ in range(199):
+        child.time += 0.1
+        child.loop.run_once(0)
+    assert list(relay_worker.context.sessions) == [waiting]
+    waiting.backend = backend
+    for client in clients:
+        client.close()
+
+
 def test_a_drain_without_an_end_closes_nothing_until_it_is_given_one(
     child: SimulatedChild, relay_worker: RelayWorker
 ) -> None:

@@ -23,7 +23,7 @@ from balancer.pool.election import Elector
 from balancer.pool.serving import FULL, Serving, availability, serving, serving_by_pool, state_of, whole
 from balancer.pool.targets import NameAddresses
 from balancer.pool.verdicts import VerdictWriter
-from balancer.shm.layout import FIRST_LEASE, READY, ROLE, STATE
+from balancer.shm.layout import DRAINING, FIRST_LEASE, READY, ROLE, STATE
 from tests.unit.balancer.pool.boards import make_board
 
 WORKER, OTHER_WORKER, PROBER = FIRST_LEASE, FIRST_LEASE + 1, FIRST_LEASE + 2
@@ -150,6 +150,14 @@ def test_a_queue_that_is_full_in_every_worker_is_no_queue() -> None:
     pool.queued(2, WORKER)
     assert serving(pool.board, pool.pool).is_serving  # the other worker's has room
     pool.queued(2, OTHER_WORKER)
+    assert serving(pool.board, pool.pool) == (1, 1, False, FULL)
+
+
+def test_the_queue_of_a_worker_that_drains_is_no_queue() -> None:
+    pool = PoolSimulation("1.1.1.1:1 maxconn=1", **WAITS)
+    pool.sessions(0, 1)
+    pool.queued(2, WORKER)
+    pool.board.counts.row(OTHER_WORKER)[STATE] = DRAINING
     assert serving(pool.board, pool.pool) == (1, 1, False, FULL)
 
 

@@ -168,6 +168,23 @@ def test_a_unit_that_the_holder_of_the_lock_is_just_adding_is_left_room_for(boar
     other.leave()
 
 
+def test_a_free_unit_is_never_called_full_while_another_process_looks_for_it(board: Board) -> None:
+    """Near the limit a unit that is added and taken back would be the last one for a moment, and refuse a client."""
+    board.counts.row(FIRST_LEASE)[SESSIONS] = 7
+    times = iter(range(1000))
+    neighbour = SharedLimit(board, FIRST_LEASE + 1, is_locked, lambda: next(times), lambda: None)
+    answers: list[str] = []
+
+    class Watched(SharedLimit):
+        def held(self, column: int) -> int:
+            answers.append(neighbour.acquire(SESSIONS, 8))
+            return super().held(column)
+
+    assert Watched(board, FIRST_LEASE + 2).acquire(SESSIONS, 8) == "acquired"
+    assert set(answers) == {"busy"}
+    assert neighbour.acquire(SESSIONS, 8) == "full"
+
+
 class Interleaved(SharedLimit):
     """A process that runs others in the middle of its own steps: before it looks, and between a look and what follows."""
 

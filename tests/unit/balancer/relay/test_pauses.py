@@ -28,8 +28,9 @@ class Kernel:
         return self.guard.look(5, since, now, limit)
 
 
-def test_a_closed_window_moves_the_timeout_ahead_while_the_peer_answers() -> None:
-    kernel = Kernel()
+@pytest.mark.parametrize("since_ack", [0.0, LIMIT - 1, LIMIT + 1.9])  # an answer may come just before a look
+def test_a_closed_window_moves_the_timeout_ahead_while_the_peer_answers(since_ack: float) -> None:
+    kernel = Kernel(since_ack=since_ack)
     since = 0.0
     for now in range(100, 400, 10):
         is_under_way, since = kernel.look(since, float(now))

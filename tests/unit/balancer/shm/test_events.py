@@ -49,6 +49,12 @@ def test_what_is_read_is_the_end_of_what_was_appended(rows: list[int], since: in
     assert texts(found) == [f"n={number}" for number in expected]
 
 
+def test_there_are_500_however_many_writers(ring: EventRing) -> None:
+    for number in range(1, 901):
+        ring.append(number % 3, "up", f"n={number}", number, number)
+    assert [event.serial for event in ring.read()] == list(range(401, 901))
+
+
 @pytest.mark.parametrize("text", ["x" * 240, "x" * 241, "ä" * 300, "\U0001f600" * 100, "\ud800" * 3, ""])
 def test_a_long_text_is_cut_between_characters_and_says_so(ring: EventRing, text: str) -> None:
     ring.append(1, "operator", text, 1, 1)
@@ -92,6 +98,25 @@ def test_a_writer_killed_while_it_appends_costs_that_event_only() -> None:
     assert texts(ring.read(1)) == ["second", "third"]
     ring.heads[2 * 2 + HEAD_COUNT] |= 1  # killed at the same place, another time
     assert ring.read(1) == []
+
+
+def test_a_follower_gets_nothing_when_an_event_is_appended_while_it_looks() -> None:
+    """It may come before one that the follower would have been given."""
+    now, late = 50.0, [2]
+
+    def clock() -> float:
+        if now > 51 and late:
+            ring.append(late.pop(), "down", "late", 3, 3)
+        return now
+
+    ring = EventRing(8, clock)
+    ring.append(1, "up", "first", 1, 1)
+    ring.append(1, "up", "second", 2, 2)
+    ring.heads[5 * 2 + HEAD_COUNT] |= 1  # a writer that is stopped: the clock decides whether it counts
+    assert ring.read(1) == []
+    now += 1.1
+    assert ring.read(1) == []
+    assert texts(ring.read(1)) == ["second", "late"]
 
 
 def test_a_torn_record_is_left_out(ring: EventRing) -> None:
