@@ -20,9 +20,9 @@ from collections.abc import Callable
 from typing import Any
 
 from balancer.prefork.child import Child
-from workers import imaging
+from workers import imaging, sandbox
 from workers.imaging.limits import PictureRefused
-from workers.resizer import cpu, orders, sandbox
+from workers.resizer import cpu, orders
 from workers.resizer.__main__ import main
 
 LOG_BYTES = 1 << 20
@@ -187,7 +187,7 @@ if __name__ == "__main__":
     sandbox.LOG_BYTES = LOG_BYTES
     if "HOSTILE_LAYERS" in os.environ:
         wanted = os.environ["HOSTILE_LAYERS"].split(",")
-        for name in [*sandbox.LAYERS]:
+        for name in [*cpu.LAYERS]:
             if name not in wanted:
-                del sandbox.LAYERS[name]
+                del cpu.LAYERS[name]
     sys.exit(main())

@@ -46,6 +46,7 @@ FLOORS = {
     "workers": GROUND,
     "workers.wire": GROUND,
     "workers.imaging": GROUND,
+    "workers.sandbox": OPTIONS,
     "workers.resizer": ROLE,
     "workers.resizer.options": OPTIONS,
     "workers.resizer.service": SERVICE,
@@ -94,8 +95,8 @@ ORDER = {
     ),
     "workers.resizer": (
         ("arena", "counters", "frame_assembler", "options", "orders", "protocol", "quarantine"),
-        ("sandbox", "transfer"),
-        ("cost", "front_connection", "http_api", "metrics", "task"),
+        ("transfer",),
+        ("cost", "front_connection", "http_api", "task"),
         ("fair_queue", "holders", "idle_set", "replies", "retry"),
         ("dispatch", "worker_pool"),
         ("scheduler",),

@@ -1,8 +1,7 @@
 """A CPU process of --local: one picture at a time, from an open file into memory that it shares with the run.
 
 RULES: it is trusted as little as a server on a network: it opens and writes no file, has no picture but those of its own
-orders, and the run checks every reply. `prepare` is called once, after the fork; what it takes away (privileges, system
-calls) has to leave recvmsg, sendmsg, read, fstat, close and memory.
+orders, and the run checks every reply. It enters the sandbox before its first order, as the resizer's CPU processes do.
 """
 
 import mmap
@@ -11,17 +10,22 @@ import signal
 import socket
 import sys
 import traceback
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NoReturn
+from typing import NamedTuple, NoReturn
 
 from balancer.prefork.fork import bind_to_parent
 from balancer.prefork.limits import limit_child
-from workers import imaging
+from workers import imaging, sandbox
 from workers.client.local_orders import ORDER, PLACES, READY, LocalProcess, LocalReply
 from workers.client.options import ClientOptions
 from workers.imaging.job import ResizeJob, parse_parameters
 from workers.imaging.limits import PictureLimits, PictureRefused
+
+
+class ConfinedProcess(NamedTuple):
+    """A CPU process as its sandbox sees it."""
+
+    master_pid: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +35,6 @@ class LocalWork:
     job: ResizeJob
     limits: PictureLimits
     place_bytes: int
-    prepare: Callable[[], object] = imaging.prepare
 
 
 def work_of(options: ClientOptions) -> LocalWork:
@@ -82,7 +85,12 @@ def _run_child(sock: socket.socket, memory: mmap.mmap, work: LocalWork, parent: 
         os.closerange(sock.fileno() + 1, 1 << 30)
         bind_to_parent(parent)
         limit_child()
-        work.prepare()
+        imaging.prepare()
+        entered = sandbox.enter(ConfinedProcess(parent), sandbox.LAYERS)
+        missing = "; ".join(f"{name}: {reason}" for name, reason in entered.missing.items())
+        sock.send(
+            LocalReply(READY, text=f"sandbox {entered}" + (f" without {missing}" if missing else "")).encode()
+        )
         serve(sock, memory, work)
         code = 0
     except BaseException:
@@ -94,7 +102,6 @@ def _run_child(sock: socket.socket, memory: mmap.mmap, work: LocalWork, parent: 
 
 def serve(sock: socket.socket, memory: mmap.mmap, work: LocalWork) -> None:
     """Carry out orders until the run closes its end."""
-    sock.send(LocalReply(READY).encode())
     while True:
         packet, fds, _flags, _address = socket.recv_fds(sock, ORDER.size, 1)
         if not packet:

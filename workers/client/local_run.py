@@ -50,6 +50,7 @@ class LocalRun:
         self._spec = spec
         self._loop = loop
         self.ledger = Ledger(spec, loop, log, len(spec.pictures) * spec.options.times)
+        self._log = log
         self._spawn = spawn
         self._reap = reap
         self._queue = JobQueue(self._jobs(), self.ledger.left)
@@ -134,6 +135,8 @@ class LocalRun:
             _, job = worker.orders.popleft()
             worker.began_at = self._loop.now
             self.ledger.answer(job, self._response(worker, reply))
+        else:
+            self._log.debug("ready", cpu=worker.number, child=worker.process.pid, note=reply.text)
         worker.is_ready = True
         self._start_failures = 0
         if not self.ledger.is_ending:

@@ -5,10 +5,8 @@ work. Totals only grow (the master folds them when a process ends); a gauge is t
 process.
 """
 
-from bisect import bisect_left
+from collections.abc import Iterable
 from functools import reduce
-from itertools import accumulate
-from mmap import PAGESIZE
 from operator import and_
 
 from balancer.shm.layout import (
@@ -49,18 +47,9 @@ from balancer.shm.table import RETIRED_ROW
     PICTURES,
     PICTURE_US,
 ) = range(PREFORK_COLUMNS, PREFORK_COLUMNS + 20)
-QUEUED, WORKING, WORKERS, SANDBOX, SLOTS_USED = range(PREFORK_COLUMNS + 20, PREFORK_COLUMNS + 25)
-
-# Pictures answered, by the format of the result.
-PICTURES_AS = {
-    name: PREFORK_COLUMNS + 25 + number for number, name in enumerate(("jpeg", "png", "gif", "webp", "avif"))
-}
-# Histograms of seconds: a column for each bound, one for what is above, and the sum in microseconds.
-BOUNDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
-_WIDTH = len(BOUNDS) + 2
-WAIT, WORK, WHOLE = range(PREFORK_COLUMNS + 30, PREFORK_COLUMNS + 30 + 3 * _WIDTH, _WIDTH)
-COLUMNS = PREFORK_COLUMNS + 30 + 3 * _WIDTH
-TOTALS = (range(CLIENTS_TOTAL, PICTURE_US + 1), range(PREFORK_COLUMNS + 25, COLUMNS))
+QUEUED, WORKING, WORKERS, SANDBOX = range(PREFORK_COLUMNS + 20, PREFORK_COLUMNS + 24)
+COLUMNS = PREFORK_COLUMNS + 24
+TOTALS = (range(CLIENTS_TOTAL, PICTURE_US + 1),)
 
 # Bits of the SANDBOX cell of a CPU process: the layers that it has entered (sandbox.py), in their order.
 LAYERS = (
@@ -109,15 +98,6 @@ OF_STATUS = {
 }
 
 
-HISTOGRAMS = {WAIT: "wait", WORK: "work", WHOLE: "whole"}
-
-
-def observe(cells: memoryview, histogram: int, seconds: float) -> None:
-    """Count a duration in a histogram of a row, whose only writer the caller is."""
-    cells[histogram + bisect_left(BOUNDS, seconds)] += 1
-    cells[histogram + len(BOUNDS) + 1] += int(seconds * 1e6)
-
-
 def total(shared: Shared, column: int) -> int:
     """A total over all processes, ended ones included. Several are read within one `consistent_read`, so that none
     falls."""
@@ -129,6 +109,11 @@ def total(shared: Shared, column: int) -> int:
 def gauge(shared: Shared, column: int) -> int:
     """A gauge over the running processes."""
     return shared.rows.total(column, FIRST_LEASE, shared.rows.row(MASTER_ROW)[MASTER_LIVE_ROWS])
+
+
+def bits_of(layers: Iterable[str]) -> int:
+    """The SANDBOX cell of a process that has entered `layers`."""
+    return sum(1 << LAYERS.index(name) for name in layers)
 
 
 def layers_of(bits: int) -> list[str]:
@@ -145,15 +130,6 @@ def sandbox_of(shared: Shared) -> int | None:
         if row[PID] and row[STATE] == READY and ROLES[row[ROLE]] != "front"
     ]
     return reduce(and_, found) if found else None
-
-
-def resident_bytes(pid: int) -> int | None:
-    """Resident memory of a process, shared pages included; None when it has ended."""
-    try:
-        with open(f"/proc/{pid}/statm") as statm:
-            return int(statm.read().split()[1]) * PAGESIZE
-    except (OSError, IndexError):
-        return None
 
 
 def status_document(shared: Shared, name: str, version: str) -> dict[str, object]:
@@ -176,7 +152,6 @@ def status_document(shared: Shared, name: str, version: str) -> dict[str, object
                 "pid": row[PID],
                 "generation": row[GENERATION],
                 "load": row[LOAD],
-                "rss_bytes": resident_bytes(row[PID]),
             }
         )
         if role != "front":
@@ -191,19 +166,5 @@ def status_document(shared: Shared, name: str, version: str) -> dict[str, object
         "sandbox": layers_of(sandbox_of(shared) or 0),
         "totals": {title: total(shared, column) for column, title in NAMES.items()},
         "errors": {title: total(shared, column) for column, title in ERRORS.items()},
-        "pictures": {title: total(shared, column) for title, column in PICTURES_AS.items()},
-        "seconds": {title: histogram_of(shared, first) for first, title in HISTOGRAMS.items()},
-        "slots": gauge(shared, SLOTS_USED),
         "processes": processes,
-    }
-
-
-def histogram_of(shared: Shared, first: int) -> dict[str, object]:
-    """Durations: how many up to each bound, how many in all, their sum in seconds."""
-    counts = [total(shared, first + number) for number in range(len(BOUNDS) + 1)]
-    up_to = list(accumulate(counts))
-    return {
-        "up_to": {f"{bound:g}": count for bound, count in zip(BOUNDS, up_to, strict=False)},
-        "count": up_to[-1],
-        "sum": total(shared, first + len(BOUNDS) + 1) / 1e6,
     }

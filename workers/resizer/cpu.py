@@ -13,15 +13,16 @@ import resource
 import signal
 import socket
 import time
+from collections.abc import Callable
 from functools import partial
 
 from balancer.prefork.child import Child
 from balancer.prefork.fork import EXIT_CRASH
 from balancer.shm.layout import LOAD
-from workers import imaging
+from workers import imaging, sandbox
 from workers.imaging.job import ResizeJob, parse_parameters
 from workers.imaging.limits import PictureRefused
-from workers.resizer import counters, sandbox
+from workers.resizer import counters
 from workers.resizer.options import ResizerOptions
 from workers.resizer.orders import (
     LONGEST,
@@ -37,6 +38,9 @@ from workers.resizer.orders import (
 )
 from workers.resizer.transfer import PLACES, TransferMemory
 
+# What it gives up: the shared tables, which are replaced by zeros but for the page of its own row, then what any process
+# that decodes gives up.
+LAYERS: dict[str, Callable[[Child], None]] = {"own_row": Child.keep_own_row, **sandbox.LAYERS}
 RENEW_SECONDS = 10.0  # in which the CPU processes leave one by one after a rotation of the log
 ALARM_SECONDS = 1.0  # after the front's deadline, less a tick: the kernel ends a process that no front kills
 
@@ -60,8 +64,8 @@ def run(child: Child, options: ResizerOptions) -> int:
 def _enter_sandbox(child: Child, options: ResizerOptions) -> sandbox.Sandbox:
     if not options.wants_sandbox:
         return sandbox.Sandbox()
-    entered = sandbox.enter(child, sandbox.LAYERS)
-    child.cells[counters.SANDBOX] = entered.bits
+    entered = sandbox.enter(child, LAYERS)
+    child.cells[counters.SANDBOX] = counters.bits_of(entered.layers)
     if options.log:
         child.on_reopen = partial(_renew, child)
     return entered

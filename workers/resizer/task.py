@@ -58,8 +58,7 @@ class QueueClient:
 class Task:
     """`slot` holds the payload (-1: none yet); the picture is the `length` bytes at `offset` of the arena.
 
-    `announced_at`, `queued_at`, `begun_at`: loop times in seconds of its head, its last byte, and its work. `context`
-    belongs to the requester.
+    `begun_at`: loop time, seconds. `context` belongs to the requester.
     """
 
     serial: int
@@ -70,8 +69,6 @@ class Task:
     length: int = 0
     is_small: bool = True
     context: Any = None
-    announced_at: float = 0.0
-    queued_at: float = 0.0
     begun_at: float = 0.0
     stage: TaskStage = TaskStage.MADE
     fingerprint: int = 0

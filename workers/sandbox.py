@@ -1,10 +1,10 @@
-"""The sandbox of a CPU process: what it gives up before its first picture, since a decoder's bug makes it a stranger's.
+"""The sandbox of a process that decodes: what it gives up before its first picture, since a decoder's bug makes it a
+stranger's. The resizer's CPU processes and those of `resize-client --local` enter it; the resizer's give up more before.
 
 RULES: entered once, by a process that has all its files, libraries and memory; nothing can be taken back. Each layer is
 tried by itself: one that the machine lacks is named with its reason, and the others hold. A layer here says how it is
 entered, the rest of the house does not know it.
 
-    own_row          the shared tables are replaced by zeros, the page of the own row excepted
     net_namespace    a network with nothing in it; without privileges in a user namespace, where that is allowed
     rlimits          no process, no core file, little growth of the log file; CPU seconds are set for each picture
     capabilities     none, for root too
@@ -29,11 +29,9 @@ import stat
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import ModuleType
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
-from balancer.prefork.child import Child
 from balancer.prefork.fork import bind_to_parent
-from workers.resizer import counters
 
 LOG_BYTES = 64 << 20  # by which a process may make a log file longer: the stack dump of a crash fits
 CPU_SECONDS = 2  # beyond a picture's time, until the kernel ends a process that nothing else has ended
@@ -70,7 +68,15 @@ _CODECS = (
 )
 
 
-Layer = Callable[[Child], None]
+class Confined(Protocol):
+    """The process that enters: what the layers ask of it."""
+
+    @property
+    def master_pid(self) -> int:
+        """Of the process that has forked it."""
+
+
+P = TypeVar("P", bound=Confined)
 
 
 class LayerMissing(Exception):
@@ -84,16 +90,11 @@ class Sandbox:
     layers: list[str] = field(default_factory=list)
     missing: dict[str, str] = field(default_factory=dict)
 
-    @property
-    def bits(self) -> int:
-        """For the SANDBOX cell."""
-        return sum(1 << counters.LAYERS.index(name) for name in self.layers)
-
     def __str__(self) -> str:
         return ",".join(self.layers) or "off"
 
 
-def enter(child: Child, layers: Mapping[str, Layer]) -> Sandbox:
+def enter(child: P, layers: Mapping[str, Callable[[P], None]]) -> Sandbox:
     """Enter layers in their order."""
     for codec in _CODECS:
         codecs.lookup(codec)  # imports a module, which is a file
@@ -120,11 +121,7 @@ def limit_cpu(seconds: float) -> None:
 # -- the layers --
 
 
-def _own_row(child: Child) -> None:
-    child.keep_own_row()
-
-
-def _net_namespace(child: Child) -> None:
+def _net_namespace(child: Confined) -> None:
     try:
         _call("unshare", _CLONE_NEWNET)
     except OSError:
@@ -132,7 +129,7 @@ def _net_namespace(child: Child) -> None:
         bind_to_parent(child.master_pid)  # the change of credentials has cleared the signal
 
 
-def _rlimits(_child: Child) -> None:
+def _rlimits(_child: Confined) -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_NPROC, (0, 0))
     longest = max(_file_bytes(fd) for fd in range(_descriptors())) + LOG_BYTES
@@ -151,26 +148,26 @@ def _file_bytes(fd: int) -> int:
     return status.st_size if stat.S_ISREG(status.st_mode) else 0
 
 
-def _capabilities(_child: Child) -> None:
+def _capabilities(_child: Confined) -> None:
     _call("capset", (ctypes.c_uint32 * 2)(_CAPABILITY_VERSION, 0), (ctypes.c_uint32 * 6)())
 
 
-def _not_dumpable(_child: Child) -> None:
+def _not_dumpable(_child: Confined) -> None:
     _call("prctl", _PR_SET_DUMPABLE, 0, 0, 0, 0)
 
 
-def _no_new_privs(_child: Child) -> None:
+def _no_new_privs(_child: Confined) -> None:
     _call("prctl", _PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
 
 
-def _landlock(_child: Child) -> None:
+def _landlock(_child: Confined) -> None:
     landlockpy = _library("landlockpy")
     scoped = landlockpy.Scope.ABSTRACT_UNIX_SOCKET | landlockpy.Scope.SIGNAL
     with landlockpy.Ruleset(scoped=scoped) as ruleset:
         ruleset.restrict()
 
 
-def _seccomp(_child: Child) -> None:
+def _seccomp(_child: Confined) -> None:
     pyseccomp = _library("pyseccomp")
     arg, equal, masked = pyseccomp.Arg, pyseccomp.EQ, pyseccomp.MASKED_EQ
     allowed = pyseccomp.SyscallFilter(pyseccomp.ERRNO(errno.EPERM))
@@ -211,5 +208,13 @@ def _call(name: str, *args: object) -> None:
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libraries = {name: _import(name) for name in ("landlockpy", "pyseccomp")}
-LAYERS: dict[str, Layer] = {name: globals()[f"_{name}"] for name in counters.LAYERS}
+LAYERS: dict[str, Callable[[Confined], None]] = {
+    "net_namespace": _net_namespace,
+    "rlimits": _rlimits,
+    "capabilities": _capabilities,
+    "not_dumpable": _not_dumpable,
+    "no_new_privs": _no_new_privs,
+    "landlock": _landlock,
+    "seccomp": _seccomp,
+}
 OPTIONAL = ("net_namespace",)  # containers often refuse it, and seccomp allows no socket anyway

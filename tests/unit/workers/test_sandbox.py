@@ -1,29 +1,36 @@
 """What needs no process to be tried; the layers themselves are tried by tests/system/test_sandbox.py."""
 
-from types import SimpleNamespace
-from typing import cast
+from dataclasses import dataclass
 
 import pytest
 
-from balancer.prefork.child import Child
+from workers import sandbox as shared
 from workers.resizer import counters
-from workers.resizer.sandbox import LAYERS, OPTIONAL, LayerMissing, Sandbox, enter
+from workers.resizer.cpu import LAYERS
+from workers.sandbox import OPTIONAL, Confined, LayerMissing, Sandbox, enter
 
-CHILD = cast(Child, SimpleNamespace())
+
+@dataclass(frozen=True)
+class SomeProcess:
+    master_pid: int = 1
+
+
+CHILD = SomeProcess()
 
 
 def test_every_layer_has_a_bit_of_its_own_and_the_filter_comes_last() -> None:
-    assert tuple(LAYERS) == counters.LAYERS and {*OPTIONAL} < {*LAYERS}
+    assert tuple(LAYERS) == counters.LAYERS == ("own_row", *shared.LAYERS)
+    assert {*OPTIONAL} < {*shared.LAYERS}
     assert tuple(LAYERS)[-1] == "seccomp", "it would forbid to enter the others"
     for name in LAYERS:
-        assert counters.layers_of(Sandbox([name]).bits) == [name]
+        assert counters.layers_of(counters.bits_of([name])) == [name]
 
 
 def test_a_layer_that_is_missing_is_named_and_the_others_are_entered() -> None:
-    def fail_in_libc(_child: Child) -> None:
+    def fail_in_libc(_child: Confined) -> None:
         raise PermissionError(1, "Operation not permitted")
 
-    def fail_without_library(_child: Child) -> None:
+    def fail_without_library(_child: Confined) -> None:
         raise LayerMissing("no such library")
 
     layers = {"first": fail_in_libc, "second": lambda _child: None, "third": fail_without_library}
@@ -38,4 +45,4 @@ def test_a_defect_of_a_layer_is_no_missing_layer() -> None:
 
 
 def test_without_a_layer_it_is_off() -> None:
-    assert str(enter(CHILD, {})) == "off" and Sandbox().bits == 0
+    assert str(enter(CHILD, {})) == "off" and counters.bits_of(Sandbox().layers) == 0
