@@ -27,6 +27,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from balancer.config.machine import why_no_directory, why_no_socket
 from balancer.config.units import LONGEST_UNIX_PATH, Address
+from balancer.config.words import unquote
 
 DIRECTORY = "prefork-balancer"
 OF_ROOT = f"/run/{DIRECTORY}"
@@ -188,7 +189,7 @@ def find_socket(
 
     `places` are directories to look in.
     `is_live(path)`: whether a process accepts there. `listens_on(path, port)`: whether that balancer has the port."""
-    if port is None and (told := environ.get("BALANCER_ADMIN", "").strip()):
+    if port is None and (told := unquote(environ.get("BALANCER_ADMIN", "").strip())):
         if told == OFF:
             raise NoAdminSocket("BALANCER_ADMIN is off; name the admin socket with --admin PATH")
         return told

@@ -17,7 +17,7 @@ from balancer.admin_socket import AdminPlace, directories
 from balancer.config import usage
 from balancer.config.common import ALL_SECTIONS, check_debug
 from balancer.config.ini import did_you_mean
-from balancer.config.loader import answer_early, answer_late
+from balancer.config.loader import answer_early, answer_late, notes_near_misses
 from balancer.config.machine import reaches
 from balancer.config.option import ConfigError, SectionSettings, UsageError, build
 from balancer.config.sections import Configuration, load_sections
@@ -78,6 +78,7 @@ def no_trial(
     return ()
 
 
+@notes_near_misses(SECTION, EVERY_OPTION)
 def parse(
     argv: Sequence[str],
     environ: Mapping[str, str],

@@ -16,7 +16,8 @@ import json
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NoReturn, TextIO, TypeVar
+from functools import wraps
+from typing import Any, NoReturn, TextIO, TypeVar, cast
 
 import configargparse
 
@@ -37,6 +38,7 @@ from balancer.config.sources import canonical, environment_of, given_on, name_of
 from balancer.config.streams import answer, complain
 
 T = TypeVar("T")
+Parse = TypeVar("Parse", bound=Callable[..., Any])  # of a command line, an environment and what else
 
 
 class _Merger(configargparse.ArgumentParser):  # type: ignore[misc]
@@ -216,6 +218,25 @@ def answer_late(
         )
 
 
+def notes_near_misses(section: str, options: Sequence[Option]) -> Callable[[Parse], Parse]:
+    """For a program's parse function: a refusal carries the notes on variables that are nearly ours (add_note). What is
+    missing may stand in one of them."""
+
+    def around(parse: Parse) -> Parse:
+        @wraps(parse)
+        def noting(argv: Sequence[str], environ: Mapping[str, str], *more: Any, **named: Any) -> Any:
+            try:
+                return parse(argv, environ, *more, **named)
+            except ConfigError as error:
+                for note in environment_of(section, options, environ)[1]:
+                    error.add_note(note)
+                raise
+
+        return cast(Parse, noting)
+
+    return around
+
+
 def ask(program: str, act: Callable[[], T]) -> T:
     """For entry points: act(), with answers and errors turned into text and SystemExit (0, or 1 for an answer that cannot
     be written, and 2)."""
@@ -223,9 +244,8 @@ def ask(program: str, act: Callable[[], T]) -> T:
         return act()
     except CommandLineAnswer as text:
         sys.exit(answer(program, str(text)))
-    except UsageError as error:
-        complain(program, f"{error} (see {program} --help)")
-        sys.exit(2)
     except ConfigError as error:
-        complain(program, str(error))
+        for note in getattr(error, "__notes__", ()):
+            complain(program, f"note: {note}")
+        complain(program, f"{error} (see {program} --help)" if isinstance(error, UsageError) else str(error))
         sys.exit(2)

@@ -73,6 +73,30 @@ def test_no_stream_makes_a_traceback(program: str, question: str, streams: str) 
         assert (done.returncode, text) == (0, b"")
 
 
+MISSES = {
+    "balancer": (["balancer"], "balancer_upstream", "BALANCER_UPSTREAM", "no upstream"),
+    "resize-client": (
+        ["workers.client", "-w", "1"],
+        "RESIZE_CLIENT_IMPUT",
+        "RESIZE_CLIENT_INPUT",
+        "no input",
+    ),
+    "resizer": (["workers.resizer", "-p", "x"], "RESIZERPORT", "RESIZER_PORT", "--port: 'x'"),
+}
+
+
+@pytest.mark.parametrize("question", [[], ["--check-config"]])
+@pytest.mark.parametrize("program", MISSES)
+def test_a_refusal_names_the_variable_that_was_nearly_right(program: str, question: list[str]) -> None:
+    """What it says is missing may be in there."""
+    words, given, meant, sentence = MISSES[program]
+    done = run([sys.executable, "-m", *words, *question], **{given: "/value"})
+    note, error = done.stderr.decode().splitlines()
+    why = f"environment {given} is not an option and is ignored; did you mean {meant}?"
+    assert (done.returncode, done.stdout, note) == (2, b"", f"{program}: note: {why}")
+    assert error.startswith(f"{program}: {sentence}")
+
+
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_a_usage_error_names_the_program_and_where_help_is(program: str, tmp_path: Path) -> None:
     done = run([sys.executable, "-m", *PROGRAMS[program], "--nonsense"])

@@ -12,7 +12,7 @@ from balancer import __version__
 from balancer.config import usage
 from balancer.config.common import ALL_SECTIONS, QUESTIONS, CommonOptions, check_debug
 from balancer.config.cpus import available_cores
-from balancer.config.loader import answer_early, answer_late, load
+from balancer.config.loader import answer_early, answer_late, load, notes_near_misses
 from balancer.config.machine import look_up_all, why_no_directory, why_not_writable
 from balancer.config.option import (
     SectionSettings,
@@ -201,6 +201,7 @@ class ClientOptions(CommonOptions):
 OPTIONS = (*options_of(ClientOptions), *QUESTIONS)
 
 
+@notes_near_misses("resize-client", OPTIONS)
 def parse_client(argv: Sequence[str], environ: Mapping[str, str]) -> ClientOptions:
     """The client's options. Raises ConfigError with one sentence, or CommandLineAnswer when the command line asks a
     question."""

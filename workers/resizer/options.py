@@ -14,7 +14,7 @@ from balancer import __version__
 from balancer.config import usage
 from balancer.config.common import ALL_SECTIONS, DAEMON_QUESTIONS, check_debug
 from balancer.config.cpus import available_cores
-from balancer.config.loader import answer_early, answer_late, load
+from balancer.config.loader import answer_early, answer_late, load, notes_near_misses
 from balancer.config.option import SectionSettings, at_least, between, build, options_in, options_of
 from balancer.config.units import (
     Address,
@@ -231,6 +231,7 @@ class ResizerOptions(DaemonOptions):
 OPTIONS = (*options_of(ResizerOptions), *DAEMON_QUESTIONS)
 
 
+@notes_near_misses("resizer", OPTIONS)
 def parse_resizer(argv: Sequence[str], environ: Mapping[str, str]) -> ResizerOptions:
     """The resizer's options. Raises ConfigError with one sentence, or CommandLineAnswer when the command line asks a
     question."""

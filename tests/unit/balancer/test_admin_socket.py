@@ -213,6 +213,7 @@ def test_a_directory_that_others_may_write_to_is_not_looked_into(home: Path) -> 
 def test_what_the_environment_says_comes_first(home: Path) -> None:
     make(home, "9090.sock")
     assert find(None, home, {"BALANCER_ADMIN": "/a.sock"}) == "a.sock"
+    assert find(None, home, {"BALANCER_ADMIN": ' "/my app/a.sock" '}) == "a.sock"
     assert find(9090, home, {"BALANCER_ADMIN": "/a.sock"}) == "9090.sock"
     with pytest.raises(NoAdminSocket, match="BALANCER_ADMIN is off; name the admin socket with --admin PATH"):
         find(None, home, {"BALANCER_ADMIN": "off"})
