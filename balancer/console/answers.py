@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from balancer.console import page, prometheus
+from balancer.eventloop.exposition import CONTENT_TYPE
 from balancer.eventloop.http import Header, HttpAnswer
 from balancer.eventloop.loop import Loop
 
@@ -67,7 +68,7 @@ ALIVE = {"/live": answer_with(200, TEXT, "ok\n")}
 MAKERS: Mapping[str, Maker] = {
     "/": lambda status: answer_with(200, page.CONTENT_TYPE, page.render(status), *page.HEADERS),
     STATUS_JSON: json_answer,
-    "/metrics": lambda status: answer_with(200, prometheus.CONTENT_TYPE, prometheus.exposition(status)),
+    "/metrics": lambda status: answer_with(200, CONTENT_TYPE, prometheus.exposition(status)),
     "/ready": ready,
     "/health": ready,
 }

@@ -9,22 +9,19 @@ RULES
   all processes, the dead included.
 """
 
-import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+from balancer.eventloop.exposition import Labels, Value, exposition_text
+
 PREFIX = "balancer_"
 WORKER_STATES = ("starting", "ready", "draining", "hung")
 BACKEND_STATES = ("up", "down", "unresolved", "weight-0", "drain", "maint")
 
 Status = Mapping[str, Any]
-Value = int | float | bool | None
-Sample = tuple[Mapping[str, str], Value]
-_SPECIAL = re.compile(r'[\\"\n]')
-_ESCAPES = {"\\": "\\\\", '"': '\\"', "\n": "\\n"}
+Sample = tuple[Labels, Value]
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,27 +202,9 @@ METRICS: tuple[Metric, ...] = (
 )  # fmt: skip
 
 
-def escape(value: str) -> str:
-    """A label's value as it stands between its quotes."""
-    return _SPECIAL.sub(lambda found: _ESCAPES[found[0]], value)
-
-
-def number(value: int | float | bool) -> str:
-    return str(int(value)) if isinstance(value, int) else repr(round(value, 6))
-
-
-def line(name: str, labels: Mapping[str, str], value: int | float | bool) -> str:
-    pairs = ",".join(f'{key}="{escape(text)}"' for key, text in labels.items())
-    return f"{name}{{{pairs}}} {number(value)}" if pairs else f"{name} {number(value)}"
-
-
 def exposition(status: Status) -> str:
     """Everything `/metrics` answers."""
-    lines: list[str] = []
-    for metric in METRICS:
-        name = PREFIX + metric.name
-        samples = [(labels, value) for labels, value in metric.read(status) if value is not None]
-        if samples:
-            lines += (f"# HELP {name} {metric.help}", f"# TYPE {name} {metric.kind}")
-            lines += (line(name, labels, value) for labels, value in samples)
-    return "\n".join(lines) + "\n"
+    return exposition_text(
+        (PREFIX + metric.name, metric.kind, metric.help, (("", *sample) for sample in metric.read(status)))
+        for metric in METRICS
+    )

@@ -66,6 +66,14 @@ def test_a_picture_goes_in_and_comes_out_smaller_over_one_kept_connection() -> N
         status = json.loads(body)
         assert (status["name"], status["clients"], status["workers"]) == ("backend-1", 1, 2)
         assert status["totals"]["http_requests_total"] == 8
+        response, body = ask(conn, "GET", "/metrics")
+        assert response.status == 200 and (response.getheader("Content-Type") or "").startswith(
+            "text/plain; version="
+        )
+        lines = body.decode().splitlines()
+        assert 'resizer_pictures_total{format="png",status="200",reason=""} 2' in lines
+        assert "resizer_picture_seconds_count 5" in lines
+        assert [ask(conn, "GET", path)[0].status for path in ("/live", "/ready")] == [200, 200]
         conn.close()
 
 

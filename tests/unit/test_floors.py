@@ -96,7 +96,7 @@ ORDER = {
     "workers.resizer": (
         ("arena", "counters", "frame_assembler", "options", "orders", "protocol", "quarantine"),
         ("transfer",),
-        ("cost", "front_connection", "http_api", "task"),
+        ("cost", "front_connection", "http_api", "metrics", "task"),
         ("fair_queue", "holders", "idle_set", "replies", "retry"),
         ("dispatch", "worker_pool"),
         ("scheduler",),

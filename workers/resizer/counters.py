@@ -5,8 +5,11 @@ work. Totals only grow (the master folds them when a process ends); a gauge is t
 process.
 """
 
+from bisect import bisect_left
 from collections.abc import Iterable
 from functools import reduce
+from itertools import accumulate
+from mmap import PAGESIZE
 from operator import and_
 
 from balancer.shm.layout import (
@@ -47,9 +50,18 @@ from balancer.shm.table import RETIRED_ROW
     PICTURES,
     PICTURE_US,
 ) = range(PREFORK_COLUMNS, PREFORK_COLUMNS + 20)
-QUEUED, WORKING, WORKERS, SANDBOX = range(PREFORK_COLUMNS + 20, PREFORK_COLUMNS + 24)
-COLUMNS = PREFORK_COLUMNS + 24
-TOTALS = (range(CLIENTS_TOTAL, PICTURE_US + 1),)
+QUEUED, WORKING, WORKERS, SANDBOX, SLOTS_USED = range(PREFORK_COLUMNS + 20, PREFORK_COLUMNS + 25)
+
+# Pictures answered, by the format of the result.
+PICTURES_AS = {
+    name: PREFORK_COLUMNS + 25 + number for number, name in enumerate(("jpeg", "png", "gif", "webp", "avif"))
+}
+# Histograms of seconds: a column for each bound, one for what is above, and the sum in microseconds.
+BOUNDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+_WIDTH = len(BOUNDS) + 2
+WAIT, WORK, WHOLE = range(PREFORK_COLUMNS + 30, PREFORK_COLUMNS + 30 + 3 * _WIDTH, _WIDTH)
+COLUMNS = PREFORK_COLUMNS + 30 + 3 * _WIDTH
+TOTALS = (range(CLIENTS_TOTAL, PICTURE_US + 1), range(PREFORK_COLUMNS + 25, COLUMNS))
 
 # Bits of the SANDBOX cell of a CPU process: the layers that it has entered (sandbox.py), in their order.
 LAYERS = (
@@ -98,6 +110,15 @@ OF_STATUS = {
 }
 
 
+HISTOGRAMS = {WAIT: "wait", WORK: "work", WHOLE: "whole"}
+
+
+def observe(cells: memoryview, histogram: int, seconds: float) -> None:
+    """Count a duration in a histogram of a row, whose only writer the caller is."""
+    cells[histogram + bisect_left(BOUNDS, seconds)] += 1
+    cells[histogram + len(BOUNDS) + 1] += int(seconds * 1e6)
+
+
 def total(shared: Shared, column: int) -> int:
     """A total over all processes, ended ones included. Several are read within one `consistent_read`, so that none
     falls."""
@@ -132,6 +153,15 @@ def sandbox_of(shared: Shared) -> int | None:
     return reduce(and_, found) if found else None
 
 
+def resident_bytes(pid: int) -> int | None:
+    """Resident memory of a process, shared pages included; None when it has ended."""
+    try:
+        with open(f"/proc/{pid}/statm") as statm:
+            return int(statm.read().split()[1]) * PAGESIZE
+    except (OSError, IndexError):
+        return None
+
+
 def status_document(shared: Shared, name: str, version: str) -> dict[str, object]:
     """The document of GET /status; its keys are stable."""
     rows = shared.rows
@@ -152,6 +182,7 @@ def status_document(shared: Shared, name: str, version: str) -> dict[str, object
                 "pid": row[PID],
                 "generation": row[GENERATION],
                 "load": row[LOAD],
+                "rss_bytes": resident_bytes(row[PID]),
             }
         )
         if role != "front":
@@ -166,5 +197,19 @@ def status_document(shared: Shared, name: str, version: str) -> dict[str, object
         "sandbox": layers_of(sandbox_of(shared) or 0),
         "totals": {title: total(shared, column) for column, title in NAMES.items()},
         "errors": {title: total(shared, column) for column, title in ERRORS.items()},
+        "pictures": {title: total(shared, column) for title, column in PICTURES_AS.items()},
+        "seconds": {title: histogram_of(shared, first) for first, title in HISTOGRAMS.items()},
+        "slots": gauge(shared, SLOTS_USED),
         "processes": processes,
+    }
+
+
+def histogram_of(shared: Shared, first: int) -> dict[str, object]:
+    """Durations: how many up to each bound, how many in all, their sum in seconds."""
+    counts = [total(shared, first + number) for number in range(len(BOUNDS) + 1)]
+    up_to = list(accumulate(counts))
+    return {
+        "up_to": {f"{bound:g}": count for bound, count in zip(BOUNDS, up_to, strict=False)},
+        "count": up_to[-1],
+        "sum": total(shared, first + len(BOUNDS) + 1) / 1e6,
     }

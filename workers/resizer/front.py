@@ -197,6 +197,7 @@ class Front:
         cells[counters.QUEUED] = scheduler.queued
         cells[counters.WORKING] = scheduler.working
         cells[counters.WORKERS] = scheduler.worker_count
+        cells[counters.SLOTS_USED] = scheduler.arena.slots - len(scheduler.slots)
 
     def _share_room(self) -> None:
         """Take what the other fronts leave of the room of all queues: the kernel spreads clients unevenly."""

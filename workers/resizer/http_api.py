@@ -4,8 +4,9 @@ RULES: pure; no socket and no parser (eventloop/http.py reads and writes the pro
 error: were it ignored, `?width=200` would return the picture at a size that was not asked for.
 
     POST /resize?w=&h=&fit=&format=&quality=&orient=     picture in, picture out
-    GET  /health                                          200 while work is accepted, 503 while draining
-    GET  /status                                          counters, JSON
+    GET  /live                                            200 while the front answers
+    GET  /ready, /health                                  200 while a picture can be taken, else 503 and the reason
+    GET  /status, /metrics                                counters: JSON; for Prometheus
 """
 
 import json
@@ -18,7 +19,8 @@ from workers.imaging.job import PARAMETERS
 from workers.resizer.orders import Result
 
 NAMES = ("w", "h", "fit", "format", "quality", "orient", *PARAMETERS)
-ALLOWED = {"/resize": ("POST",), "/health": ("GET", "HEAD"), "/status": ("GET", "HEAD")}
+LOOKS = ("/live", "/ready", "/health", "/status", "/metrics")
+ALLOWED = {"/resize": ("POST",), **dict.fromkeys(LOOKS, ("GET", "HEAD"))}
 LONGEST_NUMBER = 9  # digits: no side has more, and int() of a million digits is an attack
 RETRY_SECONDS = 1
 _NEGOTIATED = {"image/avif": "avif", "image/webp": "webp"}
@@ -133,6 +135,11 @@ def json_answer(document: dict[str, object]) -> HttpAnswer:
     """A JSON document."""
     body = json.dumps(document, indent=2).encode() + b"\n"
     return HttpAnswer(200, (("Content-Type", "application/json"), ("Cache-Control", "no-store")), body)
+
+
+def text_answer(kind: str, text: str) -> HttpAnswer:
+    """A text of the type `kind`."""
+    return HttpAnswer(200, (("Content-Type", kind), ("Cache-Control", "no-store")), text.encode())
 
 
 def picture_answer(result: Result, body: memoryview, is_negotiated: bool = False) -> HttpAnswer:

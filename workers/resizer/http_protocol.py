@@ -10,6 +10,7 @@ slot, and the answer is sent out of it. Without a free slot the body is not read
 
 from collections.abc import Callable
 
+from balancer.eventloop.exposition import CONTENT_TYPE
 from balancer.eventloop.http import HttpAnswer, HttpConnection, HttpError, HttpExchange, HttpLimits
 from workers.imaging.job import ResizeJob
 from workers.imaging.limits import PictureRefused
@@ -22,7 +23,9 @@ from workers.resizer.http_api import (
     json_answer,
     parse_request,
     picture_answer,
+    text_answer,
 )
+from workers.resizer.metrics import metrics_text
 from workers.resizer.orders import Result
 from workers.resizer.protocol import ClientProtocol
 from workers.resizer.scheduler import Scheduler
@@ -77,13 +80,23 @@ class ResizeRouter:
         request = parse_request(exchange.method, exchange.target)
         if exchange.body_length == 0:
             self.connection.end_request()
-        if request.path == "/health":
-            self.answer(exchange, json_answer(self._health()))
-        elif request.path == "/status":
-            self.answer(exchange, json_answer(self._status()))
-        else:
+        if request.path == "/resize":
             scheduler.count(counters.REQUESTS)
             self._begin_upload(exchange, self._check(request, exchange))
+        else:
+            self.answer(exchange, self._look(request.path))
+
+    def _look(self, path: str) -> HttpAnswer:
+        """The answer of a path that asks for no work. Raises HttpError."""
+        match path:
+            case "/live":
+                return json_answer({"status": "ok"})
+            case "/status":
+                return json_answer(self._status())
+            case "/metrics":
+                return text_answer(CONTENT_TYPE, metrics_text(self._status(), self.scheduler.options))
+            case _:
+                return json_answer(self._health())
 
     def _begin_upload(self, exchange: HttpExchange, job: ResizeJob) -> None:
         """Receive the body, unless the queue is full for it already. Raises HttpError."""

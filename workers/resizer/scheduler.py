@@ -141,7 +141,7 @@ class Scheduler:
 
     def expect(self, task: Task) -> None:
         """The picture of `task` arrives: it counts when others ask for a place in the queue."""
-        self._arriving[task] = self.loop.now
+        self._arriving[task] = task.announced_at = self.loop.now
 
     def release_slot(self, slot: int) -> None:
         """Free a slot (-1: none): no client reads into it, no task has it, no output is sent from it any more."""
@@ -169,6 +169,8 @@ class Scheduler:
         """Queue a task whose picture is in its slot; False when the queue is full for it."""
         self._arriving.pop(task, None)
         self.holders.end(task.slot)
+        task.queued_at = self.loop.now
+        task.announced_at = task.announced_at or task.queued_at
         if self.quarantine.crashes and self._is_quarantined(task):
             sentence = f"this picture has killed {QUARANTINE_CRASHES} CPU processes here"
             self._end(task, refusal(422, sentence))
@@ -371,8 +373,7 @@ class Scheduler:
         task = self.pool.finish(worker, result)
         if task is None or task.stage is TaskStage.DONE:  # was answered when its process was killed
             return
-        if result.status == OK:
-            self.retries.record(self.loop.now - task.begun_at)
+        self._observe(task, result)
         if result.status == OK and task.slot >= 0:
             answer = self.pool.answer_in(worker, place, result)
             self.slots.touch(task.slot, len(answer))
@@ -384,6 +385,17 @@ class Scheduler:
             self._watch_slow()
             self._end(task, result)
             self.assign()
+
+    def _observe(self, task: Task, result: Result) -> None:
+        """Count a picture that was worked on, and how long it took."""
+        cells, now = self.cells, self.loop.now
+        counters.observe(cells, counters.WAIT, task.begun_at - task.queued_at)
+        counters.observe(cells, counters.WORK, now - task.begun_at)
+        counters.observe(cells, counters.WHOLE, now - task.announced_at)
+        if result.status == OK:
+            self.retries.record(now - task.begun_at)
+            if column := counters.PICTURES_AS.get(result.text):
+                cells[column] += 1
 
     def _on_death(self, worker: WorkerSlot) -> None:
         was_killed = worker.state is WorkerState.KILLED

@@ -58,7 +58,8 @@ class QueueClient:
 class Task:
     """`slot` holds the payload (-1: none yet); the picture is the `length` bytes at `offset` of the arena.
 
-    `begun_at`: loop time, seconds. `context` belongs to the requester.
+    `announced_at`, `queued_at`, `begun_at`: loop times in seconds of its head, its last byte, and its work. `context`
+    belongs to the requester.
     """
 
     serial: int
@@ -69,6 +70,8 @@ class Task:
     length: int = 0
     is_small: bool = True
     context: Any = None
+    announced_at: float = 0.0
+    queued_at: float = 0.0
     begun_at: float = 0.0
     stage: TaskStage = TaskStage.MADE
     fingerprint: int = 0

@@ -264,6 +264,33 @@ def test_health_and_status_and_their_heads(client: HttpPeer) -> None:
     assert client.get("/health", "DELETE")[0] == 405
 
 
+def test_a_front_that_drains_lives_and_is_not_ready(front: FrontFixture, client: HttpPeer) -> None:
+    assert client.get("/live")[0] == client.get("/ready")[0] == 200
+    front.scheduler.draining = True
+    assert client.get("/live")[0] == 200
+    answer = client.get("/ready")
+    assert answer[0] == 503 and "shutting down" in sentence(answer)
+
+
+def test_every_picture_is_in_the_histograms(front: FrontFixture, client: HttpPeer) -> None:
+    client.send(POST_BIG[:-1])
+    front.now += 2.0
+    front.settle()
+    client.heads.append("POST")
+    client.send(POST_BIG[-1:])
+    order = front.order()
+    assert order is not None
+    front.now += 0.2
+    front.settle()
+    front.finish(order, text="webp")
+    assert client.answer()[0] == 200
+    sums = {
+        name: front.cells[first + len(counters.BOUNDS) + 1] for first, name in counters.HISTOGRAMS.items()
+    }
+    assert {name: round(value / 1e5) for name, value in sums.items()} == {"wait": 0, "work": 2, "whole": 22}
+    assert front.cells[counters.PICTURES_AS["webp"]] == 1
+
+
 def test_100_continue_is_sent_only_for_an_accepted_head(front: FrontFixture) -> None:
     wanted, unwanted = HttpPeer(front), HttpPeer(front)
     head = "POST {} HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 4\r\n\r\n"
