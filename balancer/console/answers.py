@@ -22,6 +22,8 @@ from balancer.console import page, prometheus
 from balancer.eventloop.exposition import CONTENT_TYPE
 from balancer.eventloop.http import Header, HttpAnswer
 from balancer.eventloop.loop import Loop
+from balancer.web.page import CONTENT_TYPE as PAGE_TYPE
+from balancer.web.page import HEADERS as PAGE_HEADERS
 
 FRESH = 0.2  # seconds
 REUSE_FACTOR = 4  # an answer is used again for so many times the time that its making took,
@@ -66,7 +68,7 @@ def json_answer(found: Mapping[str, Any]) -> HttpAnswer:
 STATUS_JSON = "/status.json"  # the answer to `balancerctl status` too
 ALIVE = {"/live": answer_with(200, TEXT, "ok\n")}
 MAKERS: Mapping[str, Maker] = {
-    "/": lambda status: answer_with(200, page.CONTENT_TYPE, page.render(status), *page.HEADERS),
+    "/": lambda status: answer_with(200, PAGE_TYPE, page.render(status), *PAGE_HEADERS),
     STATUS_JSON: json_answer,
     "/metrics": lambda status: answer_with(200, CONTENT_TYPE, prometheus.exposition(status)),
     "/ready": ready,

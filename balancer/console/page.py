@@ -1,19 +1,9 @@
-"""The status page for a browser: one HTML page, complete in itself.
+"""The status page of the balancer, in the page that the daemons share.
 
-RULES
-- Pure: the dictionary of `status.py` in, text out. Everything that comes from outside passes `text()`.
-- What needs attention comes first, as sentences. No meaning is in a colour alone.
-- The page is rendered here only: the script in page.html fetches it again and replaces the content, so that it shows the
-  same with and without script. The script adds rates, which need two samples: an element with `data-key` has the figure
-  in `data-value` and the format of its rate in `data-as`.
-- The page loads nothing, and its Content-Security-Policy allows this script and this style only.
+RULES: pure; the dictionary of `status.py` in, text out. Everything that comes from outside passes `text()`.
 """
 
-import base64
-import hashlib
-import re
 from collections.abc import Iterable, Mapping
-from html import escape
 from importlib.resources import files
 from typing import Any
 
@@ -21,18 +11,29 @@ from balancer.config.units import counted
 from balancer.console.table import (
     address_text,
     check_text,
-    human_age,
-    human_bytes,
-    human_number,
     identity,
     listening,
-    of_limit,
     unclean_ends,
 )
+from balancer.web.figures import human_age, human_bytes, human_number, of_limit
+from balancer.web.page import (
+    BAD,
+    GOOD,
+    WARN,
+    bar_cell,
+    cell,
+    figure,
+    filled,
+    page,
+    pill,
+    rate_of,
+    row,
+    text,
+    tile,
+)
 
-CONTENT_TYPE = "text/html; charset=utf-8"
-TEMPLATE = files(__package__).joinpath("page.html").read_text("utf-8")
-GOOD, WARN, BAD = "good", "warn", "bad"
+CONTENT = files(__package__).joinpath("content.html").read_text("utf-8")
+LINKS = ("status.json", "events.json", "metrics", "ready", "live")
 STATE_LEVELS = {
     "up": GOOD,
     "ready": GOOD,
@@ -45,37 +46,10 @@ EVENT_LEVELS = {"up": GOOD, "some-up": GOOD, "down": WARN, "limit": WARN, "all-d
 Status = Mapping[str, Any]
 
 
-def _policy() -> str:
-    """Content-Security-Policy of the page: its own script and style by their hashes."""
-    allowed = []
-    for name in ("script", "style"):
-        found = re.search(rf"<{name}>(.*?)</{name}>", TEMPLATE, re.DOTALL)
-        assert found is not None
-        digest = base64.b64encode(hashlib.sha256(found[1].encode()).digest()).decode()
-        allowed.append(f"{name}-src 'sha256-{digest}'")
-    return "; ".join(
-        ("default-src 'none'", *allowed, "img-src data:", "connect-src 'self'", "frame-ancestors 'none'")
-    )
-
-
-HEADERS = (("Content-Security-Policy", _policy()), ("Referrer-Policy", "no-referrer"))
-
-
-def text(value: object) -> str:
-    """Anything as it may stand in HTML, also between the quotes of an attribute."""
-    return escape(str(value), quote=True)
-
-
 def render(status: Status) -> str:
     """The whole page."""
     level, problems = assess(status)
     parts = {
-        "level": level,
-        "title": text(f"{status['host']}: {headline(status)}"),
-        "headline": text(headline(status)),
-        "facts": text(facts(status)),
-        "problems": problem_items(problems),
-        "tiles": "\n".join(tiles(status)),
         "listeners": "\n".join(listener_rows(status)),
         "pools": "\n".join(pool_rows(status)),
         "backends": "\n".join(backend_rows(status)),
@@ -83,7 +57,10 @@ def render(status: Status) -> str:
         "events": "\n".join(event_rows(status)),
         "totals": "\n".join(totals(status)),
     }
-    return re.sub(r"\{\{(\w+)\}\}", lambda found: parts[found[1]], TEMPLATE)
+    content = filled(CONTENT, parts)
+    return page(
+        level, headline(status), facts(status), problems, tiles(status), content, LINKS, status["host"]
+    )
 
 
 # -- what needs attention
@@ -163,17 +140,6 @@ def facts(status: Status) -> str:
     return " · ".join(parts)
 
 
-def problem_items(problems: Iterable[tuple[str, str]]) -> str:
-    words = {BAD: "alarm", WARN: "warning", "note": "note"}
-    items = [
-        f'<li class="{level}"><b>{words[level]}</b> {text(sentence)}</li>' for level, sentence in problems
-    ]
-    return "\n".join(items) or '<li class="calm">Nothing needs attention.</li>'
-
-
-# -- the figures
-
-
 def tiles(status: Status) -> Iterable[str]:
     """The most important figures; the script adds their rates over time."""
     sums = status["totals"]
@@ -185,15 +151,7 @@ def tiles(status: Status) -> Iterable[str]:
         ("out", "to clients", sums["bytes_out_total"], "bytes"),
         ("lost", "refused or failed", lost, "count"),
     ):
-        shown = human_bytes(value) if kind == "bytes" else human_number(value)
-        total = "" if kind == "gauge" else " in all"
-        yield (
-            f'<div class="tile {kind}"><h3>{label}</h3>'
-            f'<p class="rate" data-key="{key}" data-value="{value}" data-as="{kind}"></p>'
-            f'<p class="sum"><b>{shown}</b>{total}</p>'
-            f'<svg data-history="{key}" viewBox="0 0 120 28" preserveAspectRatio="none" aria-hidden="true">'
-            "<polyline></polyline></svg></div>"
-        )
+        yield tile(key, label, value, kind)
 
 
 def listener_rows(status: Status) -> Iterable[str]:
@@ -291,43 +249,11 @@ def totals(status: Status) -> Iterable[str]:
 # -- pieces
 
 
-def row(*cells: str) -> str:
-    return f"<tr>{''.join(cells)}</tr>"
-
-
-def cell(shown: str, kind: str = "") -> str:
-    return f'<td class="n {kind}">{text(shown)}</td>'
-
-
-def figure(key: str, value: int, kind: str) -> str:
-    """A cell with a total, and an element for its rate below."""
-    shown = human_bytes(value) if kind == "bytes" else human_number(value)
-    return f'<td class="n">{shown}{rate_of(key, value, kind)}</td>'
-
-
-def rate_of(key: str, value: int, kind: str) -> str:
-    return f'<small data-key="{text(key)}" data-value="{value}" data-as="{kind}"></small>'
-
-
 def down_count(count: int) -> str:
     return f"<small>fell {counted(count, 'time')}</small>" if count else ""
-
-
-def pill(word: str, level: str) -> str:
-    return f'<span class="pill {level}">{text(word)}</span>'
 
 
 def state_pill(state: str, since: float | None = None, left: float | None = None) -> str:
     age = "" if since is None else f"<small>for {human_age(since)}</small>"
     age += "" if left is None else f"<small>{human_age(left)} left</small>"
     return pill(state, STATE_LEVELS.get(state, WARN)) + age
-
-
-def bar_cell(shown: str, part: float, limit: float) -> str:
-    """A figure over a bar of its share of a limit, without a bar where there is none. SVG: the policy forbids styles on
-    elements."""
-    if not limit:
-        return f'<td class="bar">{text(shown)}</td>'
-    width = round(100 * min(part / limit, 1.0), 1)
-    rects = f'<rect class="of" width="100%"></rect><rect width="{width}%"></rect>'
-    return f'<td class="bar">{text(shown)}<svg aria-hidden="true">{rects}</svg></td>'

@@ -9,6 +9,7 @@ from typing import Any
 from balancer.config.units import counted
 from balancer.eventloop.log import printable
 from balancer.pool.backend import MAIN_POOL
+from balancer.web.figures import human_age, human_bytes, human_number, of_limit
 
 BOLD, DIM, RED, YELLOW, GREEN, PLAIN = "\x1b[1m", "\x1b[2m", "\x1b[31m", "\x1b[33m", "\x1b[32m", "\x1b[0m"
 WORKER_HEAD = ("WORKER", "PID", "STATE", "SESSIONS", "ACCEPTED", "CPU", "RSS", "FDS", "SHARE")
@@ -49,37 +50,6 @@ STATE_COLOURS = {
 }
 
 
-def human_bytes(count: int | None) -> str:
-    """1536 -> '1.5 KiB'; None -> '-'."""
-    if count is None:
-        return "-"
-    size = float(count)
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if abs(size) < 1024:
-            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
-        size /= 1024
-    return f"{size:.1f} TiB"
-
-
-def human_age(seconds: float) -> str:
-    """93784.2 -> '1d 2h'; two units at most, for a person."""
-    left = int(seconds)
-    parts: list[str] = []
-    for name, length in (("d", 86400), ("h", 3600), ("m", 60), ("s", 1)):
-        if left >= length or (name == "s" and not parts):
-            parts.append(f"{left // length}{name}")
-            left %= length
-    return " ".join(parts[:2])
-
-
-def human_number(value: Any) -> str:
-    if value is None:
-        return "-"
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return str(value)
-    return f"{value:,}" if isinstance(value, int) else f"{value:.1f}"
-
-
 def columns_text(head: Sequence[str], rows: Sequence[Sequence[str]], colour: bool) -> list[str]:
     """Aligned columns: the first is left-aligned, numbers right-aligned, words for states coloured."""
     table = [list(head), *[[printable(cell) for cell in row] for row in rows]]
@@ -111,11 +81,6 @@ def worker_row(worker: Mapping[str, Any]) -> list[str]:
         human_number(worker.get("fds")),
         "-" if worker.get("share_percent") is None else f"{worker['share_percent']:.0f} %",
     ]
-
-
-def of_limit(count: int, limit: int) -> str:
-    """3 -> "3", and "3/64" where there is a limit."""
-    return f"{human_number(count)}/{human_number(limit)}" if limit else human_number(count)
 
 
 def listener_row(listener: Mapping[str, Any]) -> list[str]:

@@ -74,6 +74,10 @@ def test_a_picture_goes_in_and_comes_out_smaller_over_one_kept_connection() -> N
         assert 'resizer_pictures_total{format="png",status="200",reason=""} 2' in lines
         assert "resizer_picture_seconds_count 5" in lines
         assert [ask(conn, "GET", path)[0].status for path in ("/live", "/ready")] == [200, 200]
+        response, body = ask(conn, "GET", "/")
+        assert (response.getheader("Content-Type") or "").startswith(
+            "text/html"
+        ) and b"2 CPU processes" in body
         conn.close()
 
 

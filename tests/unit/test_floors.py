@@ -24,6 +24,7 @@ FLOORS = {
     "balancer.eventloop": GROUND,
     "balancer.config": GROUND,
     "balancer.shm": GROUND,
+    "balancer.web": GROUND,
     "balancer.prefork": PROCESSES,
     "balancer.pool.backend": PROCESSES,
     "balancer.admin_socket": PROCESSES,
@@ -96,7 +97,7 @@ ORDER = {
     "workers.resizer": (
         ("arena", "counters", "frame_assembler", "options", "orders", "protocol", "quarantine"),
         ("transfer",),
-        ("cost", "front_connection", "http_api", "metrics", "task"),
+        ("cost", "front_connection", "http_api", "metrics", "status_page", "task"),
         ("fair_queue", "holders", "idle_set", "replies", "retry"),
         ("dispatch", "worker_pool"),
         ("scheduler",),
@@ -107,7 +108,7 @@ ORDER = {
     ),
 }
 # Roots a module may import from. The two products never know each other; scripts may know both.
-MACHINE = ("balancer.eventloop", "balancer.config", "balancer.shm", "balancer.prefork")
+MACHINE = ("balancer.eventloop", "balancer.config", "balancer.shm", "balancer.web", "balancer.prefork")
 MAY_REACH = {"balancer": ("balancer",), "workers": ("workers", *MACHINE), "scripts": PACKAGES}
 USE_PILLOW = ("workers.imaging", "scripts")
 

@@ -6,7 +6,7 @@ error: were it ignored, `?width=200` would return the picture at a size that was
     POST /resize?w=&h=&fit=&format=&quality=&orient=     picture in, picture out
     GET  /live                                            200 while the front answers
     GET  /ready, /health                                  200 while a picture can be taken, else 503 and the reason
-    GET  /status, /metrics                                counters: JSON; for Prometheus
+    GET  /, /status, /metrics                             counters: a page, JSON, for Prometheus
 """
 
 import json
@@ -19,7 +19,7 @@ from workers.imaging.job import PARAMETERS
 from workers.resizer.orders import Result
 
 NAMES = ("w", "h", "fit", "format", "quality", "orient", *PARAMETERS)
-LOOKS = ("/live", "/ready", "/health", "/status", "/metrics")
+LOOKS = ("/", "/live", "/ready", "/health", "/status", "/metrics")
 ALLOWED = {"/resize": ("POST",), **dict.fromkeys(LOOKS, ("GET", "HEAD"))}
 LONGEST_NUMBER = 9  # digits: no side has more, and int() of a million digits is an attack
 RETRY_SECONDS = 1
@@ -137,9 +137,9 @@ def json_answer(document: dict[str, object]) -> HttpAnswer:
     return HttpAnswer(200, (("Content-Type", "application/json"), ("Cache-Control", "no-store")), body)
 
 
-def text_answer(kind: str, text: str) -> HttpAnswer:
+def text_answer(kind: str, text: str, *headers: Header) -> HttpAnswer:
     """A text of the type `kind`."""
-    return HttpAnswer(200, (("Content-Type", kind), ("Cache-Control", "no-store")), text.encode())
+    return HttpAnswer(200, (("Content-Type", kind), ("Cache-Control", "no-store"), *headers), text.encode())
 
 
 def picture_answer(result: Result, body: memoryview, is_negotiated: bool = False) -> HttpAnswer:

@@ -12,6 +12,8 @@ from collections.abc import Callable
 
 from balancer.eventloop.exposition import CONTENT_TYPE
 from balancer.eventloop.http import HttpAnswer, HttpConnection, HttpError, HttpExchange, HttpLimits
+from balancer.web.page import CONTENT_TYPE as PAGE_TYPE
+from balancer.web.page import HEADERS as PAGE_HEADERS
 from workers.imaging.job import ResizeJob
 from workers.imaging.limits import PictureRefused
 from workers.resizer import counters
@@ -29,6 +31,7 @@ from workers.resizer.metrics import metrics_text
 from workers.resizer.orders import Result
 from workers.resizer.protocol import ClientProtocol
 from workers.resizer.scheduler import Scheduler
+from workers.resizer.status_page import render_status
 from workers.resizer.task import BUSY, DRAINING, OK, QueueClient, Task, TaskStage, job_for
 
 EARLY_BYTES = 64 * 1024  # of a body, before it gets a slot
@@ -88,13 +91,17 @@ class ResizeRouter:
 
     def _look(self, path: str) -> HttpAnswer:
         """The answer of a path that asks for no work. Raises HttpError."""
+        options = self.scheduler.options
         match path:
+            case "/":
+                html = render_status(self._status(), options, self.scheduler.reason_not_ready())
+                return text_answer(PAGE_TYPE, html, *PAGE_HEADERS)
             case "/live":
                 return json_answer({"status": "ok"})
             case "/status":
                 return json_answer(self._status())
             case "/metrics":
-                return text_answer(CONTENT_TYPE, metrics_text(self._status(), self.scheduler.options))
+                return text_answer(CONTENT_TYPE, metrics_text(self._status(), options))
             case _:
                 return json_answer(self._health())
 

@@ -83,7 +83,9 @@ class ResizerOptions(DaemonOptions):
         "32", "requests of one client in work or waiting at once", at_least(1), metavar="N"
     )
     http: bool = _clients(
-        "yes", "answer HTTP on the same port: POST /resize, GET /ready, /live, /status, /metrics", flag=True
+        "yes",
+        "answer HTTP on the same port: POST /resize, GET /, /ready, /live, /status, /metrics",
+        flag=True,
     )
     frame_timeout: float = _clients(
         "10s", "time a client has to send a request it has begun", parse_positive_duration

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from balancer.console.page import BAD, GOOD, HEADERS, WARN, assess, headline, render
+from balancer.console.page import assess, headline, render
+from balancer.web.page import BAD, GOOD, HEADERS, WARN
 from tests.unit.balancer.console.sample_status import backend, event, listener, pool, status, worker
 
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from balancer.config.units import parse_address
 from balancer.console.processes import UNKNOWN, Figures
 from balancer.console.status import NO_WORKER, Identity, snapshot, worker_state
-from balancer.console.table import address_text, check_text, human_age, human_bytes, status_text
+from balancer.console.table import address_text, check_text, status_text
 from balancer.options import Listener, Options, Pool, ProcessOptions, Route
 from balancer.pool import board as b
 from balancer.pool.backend import Backend
@@ -17,6 +17,7 @@ from balancer.pool.targets import NameAddresses
 from balancer.pool.verdicts import VerdictWriter
 from balancer.shm import layout as c
 from balancer.shm.table import RETIRED_ROW
+from balancer.web.figures import human_age, human_bytes
 from tests.unit.balancer.console.sample_status import backend, listener, status
 
 BACKENDS = (

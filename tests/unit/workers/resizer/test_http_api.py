@@ -41,7 +41,8 @@ def test_requests(method: str, target: str, expected: ApiRequest) -> None:
 @pytest.mark.parametrize(
     ("method", "target", "status"),
     [
-        ("GET", "/", 404),
+        ("GET", "/index.html", 404),
+        ("POST", "/", 405),
         ("GET", "/resize/../etc/passwd", 404),
         ("GET", "/resize?w=1", 405),
         ("DELETE", "/status", 405),
