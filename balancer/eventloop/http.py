@@ -119,6 +119,11 @@ class HttpExchange:
         """Read the body of this request; sends `100 Continue` to a client that waits for it."""
         self._http.receive(self, body)
 
+    @property
+    def is_open(self) -> bool:
+        """True while an answer would be sent."""
+        return self is self._http.exchange
+
     def pause(self) -> None:
         """Read no more of the body until `resume`."""
         self._http.connection.is_paused = True

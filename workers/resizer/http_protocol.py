@@ -9,6 +9,7 @@ slot, and the answer is sent out of it. Without a free slot the body is not read
 """
 
 from collections.abc import Callable
+from functools import partial
 
 from balancer.eventloop.exposition import CONTENT_TYPE
 from balancer.eventloop.http import HttpAnswer, HttpConnection, HttpError, HttpExchange, HttpLimits
@@ -34,6 +35,7 @@ from workers.resizer.scheduler import Scheduler
 from workers.resizer.status_page import render_status
 from workers.resizer.task import BUSY, DRAINING, OK, QueueClient, Task, TaskStage, job_for
 
+HASTY_SECONDS = 0.5  # that the refusal of a client waits which comes before the time that it was told
 EARLY_BYTES = 64 * 1024  # of a body, before it gets a slot
 
 
@@ -118,10 +120,17 @@ class ResizeRouter:
             is_small=is_small,
             client=self.connection.client,
         )
-        if scheduler.is_full_for(task):
+        if not scheduler.is_full_for(task):
+            scheduler.expect(task)
+            upload.begin()
+        elif self.connection.client.retry_at <= scheduler.loop.now:
             raise self.busy()
-        scheduler.expect(task)
-        upload.begin()
+        else:  # it was told to come later: who asks again at once would keep the front busy with refusals
+            scheduler.loop.call_later(HASTY_SECONDS, partial(self._refuse_late, exchange))
+
+    def _refuse_late(self, exchange: HttpExchange) -> None:
+        if exchange.is_open:
+            self.answer(exchange, error_answer(self.busy()))
 
     def busy(self) -> HttpError:
         """The refusal of a picture when the queue is full."""

@@ -11,7 +11,7 @@ import pytest
 from tests.unit.workers.resizer.front_fixture import OPTIONS, FramePeer, FrontFixture
 from workers.resizer import counters
 from workers.resizer.holders import GRACE
-from workers.resizer.http_protocol import EARLY_BYTES
+from workers.resizer.http_protocol import EARLY_BYTES, HASTY_SECONDS
 from workers.resizer.scheduler import PROMPT, STARVED_SECONDS
 
 BIG = bytes(range(256)) * 100
@@ -222,6 +222,29 @@ def test_a_full_queue_is_told_at_the_head_and_the_body_is_thrown_away(
         client.send(byte)
     assert client.peer.received() == b"" and client.get("/health")[0] == 200
     assert len(client.answers) == 0 and front.scheduler.is_queue_full()
+
+
+def test_a_client_that_does_not_wait_before_it_asks_again_is_made_to(front: FrontFixture) -> None:
+    hasty, patient, gone = HttpPeer(front), HttpPeer(front), HttpPeer(front)
+    front.fill_queue()
+    for client in (hasty, patient, gone):
+        client.post(BIG)
+        assert client.answer()[0] == 429
+    for client in (hasty, gone):
+        client.post(BIG)
+    front.now += HASTY_SECONDS - 0.1
+    front.settle()
+    assert hasty.peer.received() == b""
+    gone.peer.sock.close()
+    front.settle()
+    refused = front.cells[counters.BUSY]
+    front.now += 0.2
+    front.settle()
+    assert hasty.answer()[0] == 429 and front.cells[counters.BUSY] == refused + 1
+    front.now += 1.0
+    front.settle()
+    patient.post(BIG)
+    assert patient.answer()[0] == 429, "at once"
 
 
 def test_too_many_clients_get_health_but_no_work(front: FrontFixture) -> None:
