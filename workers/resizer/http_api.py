@@ -12,6 +12,7 @@ error: were it ignored, `?width=200` would return the picture at a size that was
 import json
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from urllib.parse import parse_qsl, urlsplit
 
 from balancer.eventloop.http import Header, HttpAnswer, HttpError
@@ -42,6 +43,7 @@ class ApiRequest:
     parameters: str = ""  # as in workers.imaging.job
 
 
+@lru_cache(maxsize=256)  # requests name few different targets, each of them many times
 def parse_request(method: str, target: str) -> ApiRequest:
     """The ApiRequest of a request line. Raises HttpError (400, 404, 405)."""
     try:

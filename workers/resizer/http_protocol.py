@@ -36,7 +36,8 @@ from workers.resizer.status_page import render_status
 from workers.resizer.task import BUSY, DRAINING, OK, QueueClient, Task, TaskStage, job_for
 
 HASTY_SECONDS = 0.5  # that the refusal of a client waits which comes before the time that it was told
-EARLY_BYTES = 64 * 1024  # of a body, before it gets a slot
+# Of a body, before it gets a slot: less than the first read of a client that sends at once, which is copied anyway.
+EARLY_BYTES = 8 * 1024
 
 
 class HttpProtocol(HttpConnection, ClientProtocol):
