@@ -140,6 +140,23 @@ def test_an_address_without_a_listener(client: ClientFixture) -> None:
     assert "0 answered, 0 saved, 0 skipped, 0 failed, 0 retries, 3 not done" in done.out
 
 
+@pytest.mark.parametrize(
+    "greeting", [b"SSH-2.0-OpenSSH_9.2p1\r\n", b"HTTP/1.1 400 Bad Request\r\n\r\n", b"x" * 99]
+)
+def test_an_address_where_another_service_listens_is_one_sentence(
+    client: ClientFixture, greeting: bytes
+) -> None:
+    client.fill(50)
+    with FakeResizer(lambda connection, request: connection.sock.sendall(greeting)) as server:
+        done = client.run(server.address)
+    assert done.code == 1
+    assert re.fullmatch(
+        rf"resize-client: {server.address}: protocol: not a frame: begins with [0-9a-f ]+; 50 pictures not done\n",
+        done.err,
+    )
+    assert server.connections == 1
+
+
 def test_a_service_that_closes_every_connection_does_not_hold_up_the_run(client: ClientFixture) -> None:
     client.fill(200)
 

@@ -7,12 +7,13 @@
 RULES: no sockets and no files, only connections and callbacks; the time is loop.now. Every job is settled exactly once.
 After connections that ended without a reply the dispatcher dials one at a time, waits longer each time and sends one
 job on it, and after PATIENCE of them abandons its jobs: a service that is gone must not use up the retries of a whole
-directory, and is told once.
+directory, and is told once. So is one that speaks another protocol from its first byte on.
 """
 
 import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import chain
 
 from workers.client.concurrency import ConcurrencyLimit
 from workers.client.connection import ClientConnection
@@ -140,6 +141,9 @@ class Dispatcher:
             return
         now = self._calls.now()
         pipeline = connection.pipeline
+        if pipeline.is_foreign and not self._has_had_reply:
+            self._calls.abandon(chain(pipeline.in_flight(), self.queue.take_all()), connection, reason)
+            return
         if reason and not pipeline.answered:
             self._lost_without_reply += 1
             delay = _REDIAL_DELAYS[min(self._lost_without_reply, len(_REDIAL_DELAYS)) - 1]

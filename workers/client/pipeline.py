@@ -12,7 +12,7 @@ sentence; input after that is ignored.
 from collections.abc import Callable, Sequence
 from typing import Generic, TypeVar
 
-from workers.wire.frames import FrameError, FrameReader
+from workers.wire.frames import FrameError, FrameReader, NotAFrame
 from workers.wire.messages import (
     MessageError,
     Parts,
@@ -38,6 +38,7 @@ class RequestPipeline(Generic[T]):
         self.answered = 0
         self.uses_ids: bool | None = None  # None until the first reply
         self.violation = ""
+        self.is_foreign = False  # the first bytes that came are of another protocol: no resizer is there
 
     def __len__(self) -> int:
         return len(self._in_flight)
@@ -64,6 +65,7 @@ class RequestPipeline(Generic[T]):
             sentence = ""
         except FrameError as error:
             payloads, sentence = error.before, str(error)
+            self.is_foreign = isinstance(error, NotAFrame) and not (self.answered or payloads)
         try:
             for payload in payloads:
                 answers.append(self._match(decode_response(payload)))  # noqa: PERF401 - replies before an error count

@@ -126,7 +126,7 @@ class ClientRun:
         statistics = self.ledger.statistics
         statistics.sent += connection.bytes_out
         statistics.received += connection.bytes_in
-        if pipeline.violation:
+        if pipeline.violation and not pipeline.is_foreign:
             statistics.violations.append(f"{connection.address}: {pipeline.violation}")
         self._log.debug(
             "session",

@@ -27,6 +27,10 @@ class FrameError(ValueError):
     before: tuple[bytes, ...] = ()
 
 
+class NotAFrame(FrameError):
+    """The bytes are of another protocol, or the place in the stream is lost."""
+
+
 def parse_header(header: bytes | bytearray | memoryview, max_frame: int = MAX_FRAME) -> int:
     """The payload length in bytes that the first HEADER bytes of `header` announce.
 
@@ -36,7 +40,7 @@ def parse_header(header: bytes | bytearray | memoryview, max_frame: int = MAX_FR
         raise FrameError(f"a frame header has {HEADER} bytes, not {len(header)}")
     magic, length = _HEADER.unpack_from(header)
     if magic != MAGIC:
-        raise FrameError(f"not a frame: begins with {magic.hex(' ')}")
+        raise NotAFrame(f"not a frame: begins with {magic.hex(' ')}")
     if length == 0:
         raise FrameError("empty frame")
     if length > max_frame:
@@ -106,7 +110,7 @@ class FrameReader:
         self._header += piece
         if len(self._header) < HEADER:
             if not MAGIC.startswith(self._header[: len(MAGIC)]):
-                raise FrameError(f"not a frame: begins with {self._header[: len(MAGIC)].hex(' ')}")
+                raise NotAFrame(f"not a frame: begins with {self._header[: len(MAGIC)].hex(' ')}")
             return len(piece)
         self._missing = parse_header(self._header, self.max_frame)
         self._header.clear()

@@ -212,6 +212,31 @@ def test_protocol_violations_are_final() -> None:
     assert simulation.settled == {"0": "protocol: repeated ID 7", "1": "protocol: repeated ID 7"}
 
 
+def test_an_address_where_no_resizer_is_gets_no_second_connection() -> None:
+    simulation = Simulation(1000, low=2, in_flight=2)
+    simulation.open(1, 2)
+    for connection in simulation.connections:
+        connection.pipeline.receive(b"SSH-2.0-OpenSSH_9.2\r\n")
+        connection.close(f"protocol: {connection.pipeline.violation}")
+    simulation.wait(5.0)
+    assert simulation.settled == {}
+    assert len(simulation.abandoned) == 1000
+    assert len(simulation.connections) == 2
+    assert set(simulation.abandoned.values()) == {
+        "protocol: not a frame: begins with 53 53 48 2d 32 2e 30 2d"
+    }
+
+
+def test_a_resizer_that_loses_its_place_costs_what_was_in_flight() -> None:
+    simulation = Simulation(9, in_flight=2)
+    simulation.open(1)
+    simulation.answer(1, names=["0"])
+    simulation.connections[0].pipeline.receive(b"x" * 16)
+    simulation.connections[0].close("protocol: not a frame")
+    assert simulation.abandoned == {}
+    assert {name for name, end in simulation.settled.items() if end.startswith("protocol")} == {"1", "2"}
+
+
 def test_timeouts_count_from_the_place_in_the_queue() -> None:
     simulation = Simulation(2, in_flight=2, retries=0)
     simulation.open(1)

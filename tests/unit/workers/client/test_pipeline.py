@@ -65,6 +65,25 @@ def test_violations_end_it(bytes_in: bytes, answered: list[str], sentence: str) 
     assert pipeline.receive(reply(3)) == []
 
 
+@pytest.mark.parametrize(
+    ("pieces", "is_foreign"),
+    [
+        ([b"SSH-2.0-OpenSSH_9.2\r\n"], True),
+        ([b"S", b"SH-2.0"], True),
+        ([reply(1) + b"SSH-2.0-"], False),
+        ([reply(1), b"SSH-2.0-"], False),
+        ([header(10_001)], False),
+        ([reply(9)], False),
+    ],
+)
+def test_another_protocol_is_one_from_its_first_byte_on(pieces: list[bytes], is_foreign: bool) -> None:
+    pipeline = pipeline_with("abc")
+    for piece in pieces:
+        pipeline.receive(piece)
+    assert pipeline.violation
+    assert pipeline.is_foreign is is_foreign
+
+
 @given(st.permutations([1, 2, 3, 4, 5]), st.lists(st.integers(1, 60)))
 def test_any_order_any_split(order: list[int], cuts: list[int]) -> None:
     pipeline = pipeline_with("abcde")
