@@ -13,6 +13,7 @@ from scripts.lab.network import Address
 from tests.system.harness import Balancer
 
 USER_TIMEOUT, HALF_CLOSE, PAUSE = 1, 2, 6.0  # seconds: the pause outlasts both limits several times
+SOON = 3  # seconds of a trickle that ends, and with it the session, in the middle of the pause
 BIG, SMALL = (
     20_000_000,
     400_000,
@@ -89,7 +90,7 @@ def test_a_peer_that_pauses_gets_every_byte(splice: str) -> None:
     ):
         pauses = [
             pool.submit(reader_pauses, to_server.address, size, ends_first)
-            for size in (BIG, SMALL, int(PAUSE))
+            for size in (BIG, SMALL, int(PAUSE), SOON)
             for ends_first in (False, True)
         ]
         pauses.append(pool.submit(backend_pauses, to_reader.address))

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from balancer.checks.probe import Probe, outcome_of
+from balancer.eventloop.errnos import CAPACITY, CROWDED
 from balancer.pool.board import CHECK_NAMES
 
 TARGET = (int(socket.AF_INET), ("192.0.2.1", 80))
@@ -135,6 +136,11 @@ def test_abandon_reports_nothing() -> None:
     check.probe.abandon()
     assert check.outcomes == [] and check.loop.watched == {}
     assert check.loop.timers[0].cancelled and len(check.loop.retired) == 1
+
+
+@pytest.mark.parametrize("error", sorted(CAPACITY | CROWDED))
+def test_what_is_short_here_and_a_queue_that_is_full_say_nothing_of_the_backend(error: int) -> None:
+    assert outcome_of(error) == ""
 
 
 def test_every_outcome_has_its_place_on_the_board() -> None:

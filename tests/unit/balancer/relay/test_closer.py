@@ -2,6 +2,7 @@
 
 import errno
 import os
+import socket
 
 import pytest
 
@@ -36,6 +37,31 @@ def test_descriptors_are_closed_before_anything_is_counted() -> None:
     worker.turn()
     assert counts == [(1, 1)]
     assert (worker.cell(L_SESSIONS), worker.backend_cell(B_SESSIONS), worker.process_cell(LOAD)) == (0, 0, 0)
+    worker.close()
+
+
+@pytest.mark.parametrize(("size", "timeout"), [(3, 30.0), (100_000, 0.0)])
+def test_a_socket_that_is_closed_with_bytes_under_way_is_left_to_the_kernels_own_limits(
+    size: int, timeout: float
+) -> None:
+    """A client that pauses would be reset by the user timeout, which nobody moves ahead any more."""
+    told = []
+
+    def close(fd: int) -> None:
+        with socket.socket(fileno=os.dup(fd)) as sock:
+            told.append(sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) / 1000)
+        os.close(fd)
+
+    worker = WorkerSimulation(close=close, user_timeout=30.0)
+    client, backend = worker.pair()
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    worker.pass_time(1.5)  # long enough to be worth the timeout
+    backend.send(bytes(size))
+    worker.settle()
+    client.shutdown(socket.SHUT_WR)
+    backend.close()
+    worker.settle()
+    assert worker.ends == ["--"] and told == [timeout]
     worker.close()
 
 
