@@ -22,6 +22,8 @@ from balancer.config.machine import reaches
 from balancer.config.option import ConfigError, SectionSettings, UsageError, build
 from balancer.config.sections import Configuration, load_sections
 from balancer.config.units import Address
+from balancer.edge.access import Network
+from balancer.edge.route import REJECT, Route
 from balancer.options import (
     ABOUT,
     EVERY_OPTION,
@@ -36,11 +38,8 @@ from balancer.options import (
     Options,
     Pool,
     ProcessOptions,
-    Route,
 )
 from balancer.prefork.options import binds
-
-REJECT = "reject"  # no pool's name: a route may come to say "-> reject"
 
 
 @dataclass(frozen=True, slots=True)
@@ -267,7 +266,9 @@ def check_routes(listeners: Sequence[ListenerSection], pools: Sequence[PoolSecti
         if each.settings.begins:
             _check_routes_of(each, names)
     used = {route.pool for each in listeners for route in each.record.routes}
-    partial = (each for each in listeners if each.record.routes[-1].network is not None)
+    partial = (
+        each for each in listeners if (last := each.record.routes[-1]).network is not None or last.name
+    )
     return tuple(
         f"{each} ({each.settings.places['route'][-1]}) refuses the clients that no route matches; a last line -> POOL "
         "would serve them"
@@ -284,7 +285,7 @@ def _check_routes_of(each: ListenerSection, pools: Sequence[str]) -> None:
     key = "route" if settings.values["route"] else "pool"
     places = settings.places[key]
     for item, route in enumerate(routes):
-        if route.pool not in pools:
+        if route.pool not in pools and route.pool != REJECT:
             guess = did_you_mean(route.pool, pools)
             raise ConfigError(
                 f"{places[item]}: {each} routes to pool {route.pool}, which no section defines{guess}"
@@ -296,13 +297,26 @@ def _check_routes_of(each: ListenerSection, pools: Sequence[str]) -> None:
 
 def _covers(earlier: Route, later: Route, place: str) -> str:
     """Why no client is left for the later route, or nothing."""
-    if earlier.network is None:
+    if earlier.network is None and not earlier.name:
         return f"{place} takes everything"
-    network = later.network
-    if network is None or network.version != earlier.network.version:
+    if not _holds_network(earlier.network, later.network) or not _holds_name(earlier.name, later.name):
         return ""
-    is_inside = network.subnet_of(earlier.network)  # type: ignore[arg-type]
-    return f"{place} takes {earlier.network}, which holds {network}" if is_inside else ""
+    taken, left = (one.condition.removeprefix("from ") for one in (earlier, later))
+    return f"{place} takes {taken}, which holds {left}"
+
+
+def _holds_network(earlier: Network | None, later: Network | None) -> bool:
+    if earlier is None:
+        return True
+    return (
+        later is not None and later.version == earlier.version and later.subnet_of(earlier)  # type: ignore[arg-type]
+    )
+
+
+def _holds_name(earlier: str, later: str) -> bool:
+    if not earlier or earlier == later:
+        return True
+    return earlier.startswith("*") and later.lstrip("*").endswith(earlier[1:])
 
 
 def check_access(listeners: Sequence[ListenerSection]) -> tuple[str, ...]:
@@ -351,9 +365,8 @@ def summary_of(options: Options) -> tuple[tuple[str, str], ...]:
         about = usage.summary(listener)
         if listener.name != MAIN:
             about.append(("bind", ", ".join(map(str, listener.addresses))))
-            about.append(
-                ("route", ", ".join(f"{one.network or 'all'}: {one.pool}" for one in listener.routes))
-            )
+            routes = ((one.condition.removeprefix("from ") or "all", one.pool) for one in listener.routes)
+            about.append(("route", ", ".join(f"{who}: {pool}" for who, pool in routes)))
         found += _prefixed("listener", listener.name, about)
     for pool in options.pools:
         about = [(name, value) for name, value in usage.summary(pool) if name != "upstream"]

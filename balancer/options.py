@@ -6,12 +6,10 @@ across options (see configuration.py).
 
 import os
 from dataclasses import dataclass
-from ipaddress import IPv4Network, IPv6Network
 from typing import Any
 
 from balancer.admin_socket import OFF
 from balancer.config.common import DAEMON_QUESTIONS
-from balancer.config.ini import NAME
 from balancer.config.option import (
     Option,
     SectionKind,
@@ -33,8 +31,9 @@ from balancer.config.units import (
     parse_size,
 )
 from balancer.config.words import quote, unquote
-from balancer.edge.access import NetworkItem, parse_network, parse_networks
+from balancer.edge.access import NetworkItem, parse_networks
 from balancer.edge.proxy_protocol import SendProxy, parse_send_proxy
+from balancer.edge.route import REJECT, Route, parse_pool_name, parse_route
 from balancer.pool.backend import MAIN_POOL, Backend, is_source, parse_upstream
 from balancer.prefork.options import DaemonOptions, addresses_of, parse_listen, parse_processes
 from balancer.relay.framed.frame_format import FORM, FrameFormat, parse_frame_format
@@ -63,7 +62,6 @@ def _parse_socket_path(text: str) -> str:
 MAIN = MAIN_POOL  # the listener's name too, in a configuration without sections
 
 MOST_LISTENERS, MOST_POOLS = 64, 256  # blocks on the board
-ROUTES = "from NETWORK -> POOL, or -> POOL"
 _NAMED_ONLY: dict[str, Any] = {"named_only": True, "inherited": False}
 
 _clients = options_in("Clients")
@@ -73,41 +71,6 @@ _framed = options_in("Framed mode")
 _health = options_in("Health")
 _access = options_in("Access")
 _processes = options_in("Processes")
-
-
-@dataclass(frozen=True, slots=True)
-class Route:
-    """Clients from `network` (None: all) go to the pool of that name; a listener's first match counts."""
-
-    pool: str
-    network: IPv4Network | IPv6Network | None = None
-
-    def __str__(self) -> str:
-        return f"-> {self.pool}" if self.network is None else f"from {self.network} -> {self.pool}"
-
-
-def parse_pool_name(text: str) -> str:
-    """The name of a pool, or nothing."""
-    if text and not NAME.fullmatch(text):
-        raise ValueError(f"{text!r} is no name of a pool: write that of a section [pool NAME]")
-    return text
-
-
-def parse_route(text: str) -> Route:
-    """A route from "from 10.0.0.0/8 -> inside" or "-> web"."""
-    condition, arrow, pool = text.rpartition("->")
-    if not arrow:
-        raise ValueError(f"{text!r} is no route: write {ROUTES}")
-    words, pool = condition.split(), parse_pool_name(pool.strip())
-    if not pool:
-        raise ValueError(f"{text!r} names no pool: write {ROUTES}")
-    if not words:
-        return Route(pool)
-    if words[0] != "from":
-        raise ValueError(f"{text!r} begins with {words[0]!r}, which is no condition: write {ROUTES}")
-    if len(words) != 2:
-        raise ValueError(f"{text!r} does not name one network: write {ROUTES}, a line for each network")
-    return Route(pool, parse_network(words[1]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,8 +218,9 @@ class Listener:
         Option(
             "route",
             "",
-            "which pool a client gets, the first line that matches: from NETWORK -> POOL for clients of a network, "
-            "-> POOL for all; a client that no line matches is refused",
+            "which pool a client gets, the first line that matches: from NETWORK -> POOL for clients of a network, sni "
+            "NAME -> POOL for TLS clients that ask for a name (*.example.com: any below it), both joined by and, -> POOL "
+            "for all; a client that no line matches, or one -> reject, is refused",
             parse_route,
             metavar="ROUTE",
             group="Clients",
@@ -267,6 +231,16 @@ class Listener:
         ),
     )
     index: int = -1
+
+    @property
+    def pool_names(self) -> list[str]:
+        """Of the pools that its routes lead to."""
+        return list(dict.fromkeys(route.pool for route in self.routes if route.pool != REJECT))
+
+    @property
+    def asks_names(self) -> bool:
+        """Whether a route looks at the name that a TLS client asks for."""
+        return any(route.name for route in self.routes)
 
 
 @dataclass(frozen=True, slots=True)

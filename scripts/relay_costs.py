@@ -38,8 +38,9 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from balancer.edge.route import Route
 from balancer.eventloop.loop import Loop
-from balancer.options import MAIN, Listener, Pool, Route
+from balancer.options import MAIN, Listener, Pool
 from balancer.pool.backend import Backend, parse_upstream, with_indexes
 from balancer.pool.board import BACKENDS, LISTENERS, POOLS, Board, columns_for
 from balancer.pool.election import Elector

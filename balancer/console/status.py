@@ -194,7 +194,7 @@ def describe_listener(board: Board, listener: Listener) -> dict[str, Any]:
     return {
         "name": listener.name,
         "addresses": [str(address) for address in listener.addresses],
-        "pools": list(dict.fromkeys(route.pool for route in listener.routes)),
+        "pools": listener.pool_names,
         "sessions": board.gauge(at + L_SESSIONS),
         "maxconns": listener.maxconns,
         **listener_totals(lambda column: board.total(at + column)),

@@ -16,6 +16,7 @@ from socket import AF_INET, AF_INET6, inet_pton
 Network = IPv4Network | IPv6Network
 
 SIX = 1 << 128
+NOWHERE = 1 << 130  # stands for a client without an address
 _SIX_BYTE = b"\1"  # before the 16 bytes of an IPv6 address: SIX
 _MAPPED = b"\0" * 10 + b"\xff\xff"  # ::ffff:0:0/96
 
@@ -30,9 +31,9 @@ def number_of(address: str) -> int:
 
 
 def mask_and_number(network: Network) -> tuple[int, int]:
-    """What `number & mask == wanted` asks whether the network has the address with that number."""
+    """What `number & mask == wanted` asks whether the network has the address with that number; NOWHERE is in none."""
     family = 0 if network.version == 4 else SIX
-    return int(network.netmask) | SIX, int(network.network_address) + family
+    return int(network.netmask) | SIX | NOWHERE, int(network.network_address) + family
 
 
 class NetworkSet:

@@ -115,7 +115,7 @@ def whole(pools: Mapping[str, Serving]) -> Serving:
 
 def serving_by_pool(board: Board, options: Options) -> dict[str, Serving]:
     """For each pool that a listener leads to."""
-    used = {route.pool for listener in options.listeners for route in listener.routes}
+    used = {name for listener in options.listeners for name in listener.pool_names}
     return {pool.name: serving(board, pool) for pool in options.pools if pool.name in used}
 
 

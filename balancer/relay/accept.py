@@ -20,7 +20,8 @@ from balancer.relay.account import Account
 from balancer.relay.closer import Closer
 from balancer.relay.context import WorkerContext
 from balancer.relay.peers import peer_name
-from balancer.relay.phases import Begin, first_phase, first_routes
+from balancer.relay.phases import first_phase, first_routes
+from balancer.relay.preread import Begin
 from balancer.relay.queue import UNDECIDED
 from balancer.relay.routes import RouteTable
 from balancer.relay.session import Session, SessionLane

@@ -97,7 +97,7 @@ class WorkerRelay:
         closer = Closer(context, account, close)
         sources = self._source_limits(listener)
         end_session = sources.giving_back(closer.end_session) if sources else closer.end_session
-        pools = [self.pools[name].pool for name in dict.fromkeys(route.pool for route in listener.routes)]
+        pools = [self.pools[name].pool for name in listener.pool_names]
         for pool in pools:
             lane = self._lane(listener, self.pools[pool.name], account, closer, end_session)
             self.lanes[listener.name, pool.name] = lane
@@ -109,7 +109,7 @@ class WorkerRelay:
                 listener,
                 account,
                 closer,
-                RouteTable((one.network, self.lanes[listener.name, one.pool]) for one in listener.routes),
+                RouteTable((one, self.lanes.get((listener.name, one.pool))) for one in listener.routes),
                 sockets,
                 self._shortage,
                 self._show_accepting,

@@ -16,7 +16,7 @@ from balancer.relay.account import Account
 from balancer.relay.context import WorkerContext
 from balancer.relay.framed.client import FramedClient
 from balancer.relay.pauses import leave_socket
-from balancer.relay.peers import via_name
+from balancer.relay.peers import introduction
 from balancer.relay.queue import PendingQueue
 from balancer.relay.session import Session
 from balancer.shm.layout import LOAD
@@ -146,8 +146,7 @@ def session_line(session: Session, now: float) -> str:
     """Return the log line of a session that has ended."""
     begun, lane, backend = session.accepted_at, session.lane, session.backend
     connect = f"{(session.connected_at - begun) * 1000:.1f}ms" if session.connected_at else "-1"
-    via = via_name(session.peer)
-    where = f" via={via}" if via else ""
+    where = introduction(session.peer)
     if lane.listener_name != MAIN:
         where += f" listener={lane.listener_name}"
     if lane.pool_name != MAIN and session.end not in UNROUTED:

@@ -14,7 +14,7 @@ from balancer.edge.proxy_protocol import AUTHORITY, UNIQUE_ID, SendProxy, folded
 from balancer.eventloop.errnos import TRANSIENT
 from balancer.relay import ends
 from balancer.relay.half import LIMIT
-from balancer.relay.peers import ClaimedPeer, source_of
+from balancer.relay.peers import Introduced, server_name, source_of
 from balancer.relay.session import Session
 from balancer.relay.sockets import own_address
 
@@ -27,15 +27,17 @@ def header_writer(send: SendProxy) -> Callable[[Session], bytes]:
     def header(session: Session) -> bytes:
         peer = session.peer
         source = source_of(peer)
-        if isinstance(peer, ClaimedPeer):
-            destination = peer.claim.destination
+        claim = peer.claim if isinstance(peer, Introduced) else None
+        if claim is not None:
+            destination = claim.destination
         else:
             destination = folded(own_address(session.client_fd)) if source else None
         if send.version == 1:
             return write_v1(source, destination)
         records: dict[int, bytes] = {}
-        if "authority" in send.extras and isinstance(peer, ClaimedPeer) and AUTHORITY in peer.claim.records:
-            records[AUTHORITY] = peer.claim.records[AUTHORITY]
+        name = server_name(peer).encode() or (claim.records.get(AUTHORITY, b"") if claim else b"")
+        if name and "authority" in send.extras:
+            records[AUTHORITY] = name
         if "unique-id" in send.extras:
             records[UNIQUE_ID] = f"{prefix}-{next(ids):x}".encode()
         return write_v2(source, destination, records, "crc32c" in send.extras)

@@ -14,6 +14,7 @@ from balancer.config.option import CommandLineAnswer, ConfigError
 from balancer.config.units import Address, parse_address
 from balancer.config.words import quote
 from balancer.configuration import parse, summary_of
+from balancer.edge.route import Route
 from balancer.options import (
     EVERY_OPTION,
     EXAMPLE,
@@ -23,7 +24,6 @@ from balancer.options import (
     Options,
     Pool,
     ProcessOptions,
-    Route,
 )
 from balancer.pool.backend import parse_upstream
 
@@ -426,8 +426,17 @@ WRONG = [
         "9: this route is never reached: {path}:8 takes 10.0.0.0/8, which holds 10.1.0.0/16",
     ),
     (
-        REST + ROUTED + "sni x.org -> a\n",
-        "8: route: 'sni x.org -> a' begins with 'sni', which is no condition: write from NETWORK -> POOL, or -> POOL",
+        REST + ROUTED + "host x.org -> a\n",
+        "8: route: 'host x.org -> a' begins with 'host', which is no condition: write from NETWORK -> POOL, sni NAME -> "
+        "POOL, or -> POOL",
+    ),
+    (
+        REST + ROUTED + "sni *.x.org -> a\n    sni b.x.org -> b\n    -> a\n",
+        "9: this route is never reached: {path}:8 takes sni *.x.org, which holds sni b.x.org",
+    ),
+    (
+        REST + ROUTED + "sni x.org -> a\n    sni x.org and from 10.0.0.0/8 -> b\n    -> a\n",
+        "9: this route is never reached: {path}:8 takes sni x.org, which holds sni x.org and from 10.0.0.0/8",
     ),
     (
         REST + WEB + "pool = a\nroute = -> b\n",

@@ -6,16 +6,8 @@ from ipaddress import ip_network
 import pytest
 
 from balancer.config.units import Address
-from balancer.options import (
-    EVERY_OPTION,
-    OPTIONS,
-    Listener,
-    Pool,
-    ProcessOptions,
-    Route,
-    parse_pool_name,
-    parse_route,
-)
+from balancer.edge.route import Route, parse_pool_name, parse_route
+from balancer.options import EVERY_OPTION, OPTIONS, Listener, Pool, ProcessOptions
 
 
 def test_every_field_of_a_record_is_an_option_or_computed() -> None:
@@ -38,6 +30,12 @@ def test_what_only_a_section_with_a_name_takes_has_no_flag() -> None:
         ("from 10.0.0.0/8 -> a.b-c_1", Route("a.b-c_1", ip_network("10.0.0.0/8"))),
         ("from 192.0.2.7 -> a", Route("a", ip_network("192.0.2.7/32"))),
         ("from 2001:db8::/32 -> a", Route("a", ip_network("2001:db8::/32"))),
+        ("sni A.Example. -> a", Route("a", None, "a.example")),
+        ("sni *.a.example -> a", Route("a", None, "*.a.example")),
+        (
+            "from 10.0.0.0/8 and sni a.example -> reject",
+            Route("reject", ip_network("10.0.0.0/8"), "a.example"),
+        ),
     ],
 )
 def test_routes(text: str, route: Route) -> None:
@@ -48,14 +46,20 @@ def test_routes(text: str, route: Route) -> None:
 @pytest.mark.parametrize(
     ("text", "why"),
     [
-        ("web", "'web' is no route: write from NETWORK -> POOL, or -> POOL"),
+        ("web", "'web' is no route: write from NETWORK -> POOL, sni NAME -> POOL, or -> POOL"),
         ("from 10.0.0.0/8 ->", "names no pool"),
         ("-> Web", "'Web' is no name of a pool: write that of a section [pool NAME]"),
         (
-            "sni a.example -> web",
-            "begins with 'sni', which is no condition: write from NETWORK -> POOL, or -> POOL",
+            "host a.example -> web",
+            "begins with 'host', which is no condition: write from NETWORK -> POOL, sni NAME -> POOL, or -> POOL",
         ),
         ("from -> web", "does not name one network"),
+        ("sni a.example sni b.example -> web", "does not name one name"),
+        ("sni a.example and sni b.example -> web", "says sni twice"),
+        ("sni a_b..example -> web", "'a_b..example' is no host name: write a.example.com, or *.example.com"),
+        ("sni * -> web", "'*' is no host name"),
+        ("sni a.*.example -> web", "'a.*.example' is no host name"),
+        ("and -> web", "begins with 'and', which is no condition"),
         ("from 10.0.0.0/8 11.0.0.0/8 -> web", "does not name one network"),
         ("from 10.0.0.5/8 -> web", "names an address within its network; did you mean 10.0.0.0/8?"),
         ("from office -> web", "'office' is no network: write 10.0.0.0/8, 192.0.2.7 or 2001:db8::/32"),

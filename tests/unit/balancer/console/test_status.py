@@ -10,7 +10,8 @@ from balancer.config.units import parse_address
 from balancer.console.processes import UNKNOWN, Figures
 from balancer.console.status import NO_WORKER, Identity, snapshot, worker_state
 from balancer.console.table import address_text, check_text, status_text
-from balancer.options import Listener, Options, Pool, ProcessOptions, Route
+from balancer.edge.route import Route
+from balancer.options import Listener, Options, Pool, ProcessOptions
 from balancer.pool import board as b
 from balancer.pool.backend import Backend
 from balancer.pool.targets import NameAddresses

@@ -6,7 +6,8 @@ from itertools import combinations_with_replacement
 
 import pytest
 
-from balancer.options import Listener, Options, Pool, ProcessOptions, Route
+from balancer.edge.route import Route
+from balancer.options import Listener, Options, Pool, ProcessOptions
 from balancer.pool.backend import Backend, parse_upstream
 from balancer.pool.board import (
     ADMIN_DRAIN,

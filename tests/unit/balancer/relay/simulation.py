@@ -19,8 +19,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
+from balancer.edge.route import Route
 from balancer.eventloop.loop import Loop
-from balancer.options import MAIN, Listener, Pool, Route
+from balancer.options import MAIN, Listener, Pool
 from balancer.pool.backend import Backend, parse_upstream, with_indexes
 from balancer.pool.board import L_ENDS, Board, columns_for
 from balancer.pool.election import Elector

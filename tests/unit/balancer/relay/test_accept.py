@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
+from balancer.edge.route import Route
 from balancer.eventloop.acceptor import MAX_ACCEPTS, REST_SECONDS
-from balancer.options import Pool, Route
+from balancer.options import Pool
 from balancer.pool.board import L_ACCEPTED, L_REFUSED, L_SESSIONS
 from balancer.relay.accept import LOOK
 from balancer.shm.layout import ACCEPTING, LOAD

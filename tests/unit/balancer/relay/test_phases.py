@@ -2,6 +2,7 @@
 
 import contextlib
 import socket
+import ssl
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 
 from balancer.edge.access import parse_networks
 from balancer.edge.proxy_protocol import SendProxy, parse, write_v1, write_v2
+from balancer.edge.route import Route
 from balancer.options import Rate
 from balancer.pool.board import L_ACCEPTED, L_BYTES_IN, L_SESSIONS
 from tests.unit.balancer.relay.simulation import (
@@ -241,9 +243,74 @@ def test_new_clients_of_a_source(make: Make) -> None:
     assert admitted(1) == 0
     worker.pass_time(10.0, 1.0)  # half of the six before still counts
     assert admitted(1) == 0
+    worker.pass_time(4.0, 1.0)  # a tenth of them
+    assert admitted(1) == 1
     worker.pass_time(20.0, 1.0)
     assert admitted(4) == 3
     assert {end.split("=")[0] for end in worker.ends} == {"PR source-rate"}
+
+
+# -- the name that a TLS client asks for
+
+
+def hello(name: str) -> bytes:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    sent = ssl.MemoryBIO()
+    tls = context.wrap_bio(ssl.MemoryBIO(), sent, server_hostname=name)
+    with pytest.raises(ssl.SSLWantReadError):
+        tls.do_handshake()
+    return sent.read()
+
+
+def named(make: Make, **options: Any) -> WorkerSimulation:
+    routes = (Route("a", name="a.example"), Route("b", name="*.b.example"))
+    return make(backends=2, pools=("a", "b"), routes=routes, **options)
+
+
+@pytest.mark.parametrize("cut", [0, 1, 5, 60, 200])
+@pytest.mark.parametrize(("name", "server"), [("a.example", 0), ("x.b.example", 1), ("c.example", None)])
+def test_a_name_leads_to_its_pool_and_the_hello_is_whole(
+    make: Make, name: str, server: int | None, cut: int
+) -> None:
+    worker = named(make)
+    client = worker.connect()
+    data = hello(name)
+    if cut:
+        client.send(data[:cut])
+        worker.settle()
+    client.send(data[cut:] + b"behind")
+    worker.settle()
+    if server is None:
+        assert worker.ends == ["PR no-route"]
+        return
+    backend = worker.accept(server)
+    assert read_all(backend) == data + b"behind"
+    client.send(b"more")
+    client.shutdown(socket.SHUT_WR)
+    worker.settle()
+    assert heard(backend) == "more|end"
+
+
+def test_a_hello_that_comes_record_by_record_is_looked_at_no_more_than_so_often(make: Make) -> None:
+    worker = named(make)
+    client = worker.connect()
+    for byte in hello("a.example")[5:]:
+        client.send(b"\x16\3\1\0\1" + bytes((byte,)))
+        worker.turn()
+        if worker.ends:
+            break
+    assert worker.ends == ["PR a hello in more than 64 pieces"]
+
+
+def test_a_hello_in_single_bytes_is_looked_at_when_its_record_is_there(make: Make) -> None:
+    worker = named(make)
+    client = worker.connect()
+    data = hello("a.example")
+    for at in range(len(data)):
+        client.send(data[at : at + 1])
+        worker.turn()
+    worker.settle()
+    assert read_all(worker.accept()) == data
 
 
 # -- what the backend is told
