@@ -65,7 +65,8 @@ def run(works: list[str], peers: list[str], rounds: int, seconds: float) -> tupl
         try:
             for work in works:
                 only = WORKS[work].only
-                names = [peer for peer in ("ours", *peers, "direct") if not only or kind_of(peer) in only]
+                own = ("ours", "framed") if WORKS[work].frame else ("ours",)
+                names = [peer for peer in (*own, *peers, "direct") if not only or kind_of(peer) in only]
                 results[work] = {peer: [] for peer in names}
                 for turn in range(rounds):
                     shift = turn % len(names)

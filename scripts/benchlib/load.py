@@ -17,18 +17,25 @@ import sys
 import time
 from typing import Any
 
+from workers.wire.frames import HEADER, frame
+
 SAMPLE = 200_000
 CHUNK = 1 << 20
 RETRY_AFTER = 0.05
 
 
 def request_for(plan: dict[str, Any]) -> bytes:
+    if plan.get("frame"):
+        size, reply = plan["frame"]
+        return frame(reply.to_bytes(4, "big") + bytes(size - 4))
     ending = "Connection: close\r\n" if plan["close"] else ""
     return f"GET {plan['path']} HTTP/1.1\r\nHost: bench\r\n{ending}\r\n".encode()
 
 
 def reply_length(plan: dict[str, Any]) -> int:
     """Bytes of a whole reply, head included."""
+    if plan.get("frame"):
+        return HEADER + int(plan["frame"][1])
     with socket.create_connection((plan["host"], plan["port"]), 10) as sock:
         sock.sendall(request_for(plan))
         data = b""
@@ -57,6 +64,7 @@ class ClosedLoop:
         self.socks: dict[int, socket.socket] = {}
         self.left: dict[int, int] = {}
         self.began: dict[int, float] = {}
+        self.sent: dict[int, int] = {}  # of requests that the socket has not taken whole
         self.times: list[float] = []
         self.requests = self.errors = self.asked = 0
         self.wanted = plan["requests"]  # 0: until the time is over; else each of that many is waited for
@@ -86,6 +94,7 @@ class ClosedLoop:
 
     def drop(self, number: int) -> None:
         self.epoll.unregister(number)
+        self.sent.pop(number, None)
         self.socks.pop(number).close()
 
     def run(self) -> dict[str, Any]:
@@ -114,9 +123,8 @@ class ClosedLoop:
         sock = self.socks[number]
         try:
             if events & select.EPOLLOUT:
-                sock.send(self.request)
-                self.asked += 1
-                self.epoll.modify(number, select.EPOLLIN)
+                if self.send(number, sock):
+                    self.epoll.modify(number, select.EPOLLIN)
                 return
             got = sock.recv_into(SINK, min(self.left[number], CHUNK), socket.MSG_TRUNC)
         except BlockingIOError:
@@ -143,11 +151,22 @@ class ClosedLoop:
         self.left[number] = self.length
         self.began[number] = now
         try:
-            sock.send(self.request)
-            self.asked += 1
+            if not self.send(number, sock):
+                self.epoll.modify(number, select.EPOLLOUT)
         except OSError:
             self.drop(number)
             self.failed()
+
+    def send(self, number: int, sock: socket.socket) -> bool:
+        """Send what the socket takes of the request; return whether that is all of it."""
+        at = self.sent.get(number, 0)
+        at += sock.send(self.request[at:] if at else self.request)
+        if at < len(self.request):
+            self.sent[number] = at
+            return False
+        self.sent.pop(number, None)
+        self.asked += 1
+        return True
 
 
 SINK = bytearray(CHUNK)

@@ -60,6 +60,10 @@ def ours(scene: Scene) -> list[str]:
     return [sys.executable, "-m", "balancer", *options]
 
 
+def framed(scene: Scene) -> list[str]:
+    return [*ours(scene), "--mode=framed", "--frame=gowork", "--order=any"]
+
+
 def checkout_of(name: str) -> Path:
     """Directory whose balancer a peer called `ours` or `ours@DIRECTORY` runs; the same interpreter runs both."""
     directory = name.partition("@")[2]
@@ -154,6 +158,7 @@ def envoy(scene: Scene) -> list[str]:
 
 PEERS: dict[str, Callable[[Scene], list[str]]] = {
     "ours": ours,
+    "framed": framed,
     "haproxy": haproxy,
     "nginx": nginx,
     "envoy": envoy,
@@ -171,7 +176,7 @@ def is_known(name: str) -> bool:
 
 
 def missing(name: str) -> bool:
-    if kind_of(name) == "ours":
+    if kind_of(name) in ("ours", "framed"):
         return not (checkout_of(name) / "balancer/__main__.py").is_file()
     if name == "direct":
         return False
@@ -233,6 +238,9 @@ class BenchBackend:
         else:
             command = [sys.executable, "-m", "scripts.benchlib.backend", str(self.port), str(files)]
         self.process = start(command, directory / "backend.log", self.port)
+        self.framed_port = free_port()
+        command = [sys.executable, "-m", "scripts.benchlib.framed_backend", str(self.framed_port)]
+        self.framed = start(command, directory / "framed.log", self.framed_port)
 
     def http(self, files: Path) -> str:
         return f"""http {{
@@ -249,8 +257,10 @@ class BenchBackend:
 }}
 """
 
-    def addresses(self, count: int) -> list[tuple[str, int]]:
-        return [(f"127.0.{n // 250}.{n % 250 + 1}", self.port) for n in range(count)]
+    def addresses(self, count: int, framed: bool = False) -> list[tuple[str, int]]:
+        port = self.framed_port if framed else self.port
+        return [(f"127.0.{n // 250}.{n % 250 + 1}", port) for n in range(count)]
 
     def close(self) -> None:
         self.process.kill_everything()
+        self.framed.kill_everything()

@@ -37,6 +37,7 @@ class Work:
     p2c: bool = False
     idle: int = 0
     only: tuple[str, ...] = ()
+    frame: tuple[int, int] | None = None  # payload bytes of a request and of its reply
 
 
 WORKS = {
@@ -57,6 +58,9 @@ WORKS = {
         "one connection per request, p2c over 1,000 backends", close=True, p2c=True, backends=1000
     ),
     "workers-1": Work("one connection per request, 1 worker", close=True, workers=1, only=("ours",)),
+    "framed-small": Work("framed: 100-byte request, 100-byte reply, 64 connections", frame=(100, 100)),
+    "framed-100k": Work("framed: 100 KB request, 100 KB reply", frame=(102_400, 102_400), connections=16),
+    "framed-new": Work("framed: one connection per request", frame=(100, 100), close=True),
     "workers-64": Work("one connection per request, 64 workers", close=True, workers=64, only=("ours",)),
 }
 
@@ -92,7 +96,7 @@ class LoadFigures:
 
 
 def drive(work: Work, port: int, seconds: float) -> LoadFigures:
-    if find("wrk") and not work.requests:
+    if find("wrk") and not work.requests and not work.frame:
         return drive_wrk(work, port, seconds)
     processes = 1 if work.connections < 2 or work.requests else 2
     plan: dict[str, Any] = {
@@ -101,6 +105,7 @@ def drive(work: Work, port: int, seconds: float) -> LoadFigures:
         "path": work.path,
         "connections": work.connections // processes,
         "close": work.close,
+        "frame": work.frame,
         "requests": work.requests,
         "seconds": seconds if not work.requests else 600,
     }
@@ -149,10 +154,15 @@ def parse_wrk(text: str) -> LoadFigures:
 def take_sample(work: Work, peer: str, backend: BenchBackend, seconds: float) -> Sample:
     """Start the peer, warm it up, measure it, end it."""
     with tempfile.TemporaryDirectory(prefix="bench-") as name:
-        scene = Scene(free_port(), backend.addresses(work.backends), work.workers, work.p2c, Path(name))
+        backends = backend.addresses(work.backends, bool(work.frame))
+        scene = Scene(free_port(), backends, work.workers, work.p2c, Path(name))
         with Proxy(peer, scene) as proxy:
             warm = Work(
-                "warm-up", connections=min(work.connections, 64), close=work.close, path=work.path, requests=0
+                "warm-up",
+                connections=min(work.connections, 64),
+                close=work.close,
+                path=work.path,
+                frame=work.frame,
             )
             before = drive(warm, proxy.port, WARM_UP)
             if work.idle:
