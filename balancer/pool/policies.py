@@ -87,7 +87,10 @@ def leastconn(choice: Choice) -> Pick:
         else:
             least = min(costs)
             best = costs.index(least)
-            if costs.count(least) > 1:
+            ties = costs.count(least)
+            if ties == count:
+                best = tags.index(min(tags))
+            elif ties > 1:
                 for place in range(best + 1, count):
                     if costs[place] == least and tags[place] < tags[best]:
                         best = place

@@ -139,8 +139,8 @@ class WorkerRelay:
         queue = PendingQueue(context.loop, context.board, context.row, pool, wake)
         if pool.mode != "framed" or pool.frame is None:
             return PoolAccess(pool, elector, queue, {})
-        options, size_of = keepalive_options(keepalive.get(pool.name, 0.0)), pool.frame.sizer(pool.max_frame)
-        framed = ConnectionPool(context, pool, size_of, elector, queue, options, self._new_socket)
+        options = keepalive_options(keepalive.get(pool.name, 0.0))
+        framed = ConnectionPool(context, pool, pool.frame, elector, queue, options, self._new_socket)
         context.loop.every(SWEEP, framed.sweep)
         return PoolAccess(pool, elector, queue, {}, framed)
 

@@ -286,14 +286,14 @@ class FramedClient:
 
     # -- replies
 
-    def answered(self, request: FramedRequest) -> None:
-        """The client has been given the whole reply."""
+    def answered(self, request: FramedRequest, size: int) -> None:
+        """The client has been given the whole reply of `size` bytes."""
         lane, requests = self._lane, self.requests
         del requests[request]
         self.served += 1
         if lane.log.level >= 1:
+            request.received = size
             lane.log.session(request_line(request, ends.CLEAN, lane.place, lane.loop.now))
-        request.carrier = None
         if self.turn is request:
             self.turn = next(iter(requests), None) if self.is_strict else None
         if self._ready:

@@ -39,10 +39,10 @@ class ConnectionOwner(Protocol):
 
     loop: Loop
     size_of: Sizer
+    header: int  # bytes
     elector: Elector
     pipes: Pipes
 
-    def has_enough(self, kept: "KeptConnections") -> bool: ...
     def free_place(self) -> None: ...
     def suspect(self, connection: "BackendConnection", what: str) -> None: ...
     def drop(
@@ -56,19 +56,23 @@ class ConnectionOwner(Protocol):
 class KeptConnections:
     """The idle connections to one backend, the one that has been idle longest first."""
 
-    __slots__ = ("backend", "idle", "suspect_until")
+    __slots__ = ("backend", "idle", "most", "read_size", "suspect_until")
 
-    def __init__(self, backend: Backend) -> None:
+    def __init__(self, backend: Backend, most: float) -> None:
         self.backend = backend
+        self.most = most  # idle connections; none while the backend is under suspicion
         self.idle: deque[BackendConnection] = deque()
         self.suspect_until = 0.0
+        self.read_size = (
+            LIMIT  # of a reply's first read: where the last one was long, its header, the rest is spliced
+        )
 
 
 class BackendConnection:
     """One connection to a backend. `request`: the one it carries, None while it is idle."""
 
     __slots__ = (
-        "fd", "has_bytes", "head", "idle_since", "is_used", "kept", "pool", "reply", "request", "sent", "size_of", "sock",
+        "fd", "has_bytes", "head", "idle_since", "kept", "pool", "reply", "request", "sent", "size_of", "sock",
         "target",
     )  # fmt: skip
 
@@ -85,8 +89,7 @@ class BackendConnection:
         self.head = b""  # the first bytes of a reply whose header is not complete
         self.reply: FrameTransfer | None = None  # the rest of a reply
         self.has_bytes = False  # something has arrived for a client that gets another reply now
-        self.is_used = False  # it has carried a whole request before this one
-        self.sent = 0  # bytes of those
+        self.sent = 0  # bytes of the whole requests that it has carried before this one
         self.idle_since = 0.0
 
     # -- the way of a small reply
@@ -107,7 +110,7 @@ class BackendConnection:
             self._wait_for_turn(mask)
             return
         try:
-            data = read(self.fd, LIMIT)
+            data = read(self.fd, self.kept.read_size)
             size = self.size_of(data)
         except (OSError, FrameRefused) as error:
             self._reading_failed(error)
@@ -130,11 +133,9 @@ class BackendConnection:
         """The reply is whole, and written: the connection is idle."""
         pool, kept = self.pool, self.kept
         self.request = None
-        self.is_used = True
         self.sent += request.size
-        self.idle_since = now = pool.loop.now
-        request.received = size
-        if request.upload is not None or kept.suspect_until > now or pool.has_enough(kept):
+        self.idle_since = pool.loop.now
+        if len(kept.idle) >= kept.most or request.upload is not None:
             pool.drop(self, request, size)
             if request.upload is not None:
                 request.owner.cut_upload(request)
@@ -143,7 +144,7 @@ class BackendConnection:
             pool.elector.release(kept.backend, request.size, size)
             if kept.backend.maxconn:
                 pool.free_place()
-        request.owner.answered(request)
+        request.owner.answered(request, size)
 
     # -- every other reply
 
@@ -195,7 +196,7 @@ class BackendConnection:
         if len(data) > size:
             self.pool.suspect(self, BEYOND)
         request.received = size
-        request.is_kept = False
+        self.kept.read_size = self.pool.header if size >= LIMIT else LIMIT
         self._pass_on(data[:size], max(0, size - len(data)))
 
     def _pass_on(self, rest: bytes, left: int) -> None:
@@ -283,7 +284,7 @@ class BackendConnection:
         request = self.request
         if request is None:
             return
-        is_stale = self.is_used and not request.is_excused and self._is_unheard()
+        is_stale = self.sent > 0 and not request.is_excused and self._is_unheard()
         self.abandon()
         self.pool.retry(request, is_stale, code)
 

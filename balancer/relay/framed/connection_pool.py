@@ -23,6 +23,7 @@ from _socket import AF_UNIX
 from _socket import socket as Socket
 from collections.abc import Callable, Sequence
 from functools import partial
+from math import inf
 
 from balancer.eventloop.errnos import CAPACITY, CROWDED, name_of
 from balancer.eventloop.repeats import RepeatedLine
@@ -34,7 +35,7 @@ from balancer.pool.targets import DialTarget
 from balancer.relay import ends
 from balancer.relay.context import AnySession, WorkerContext
 from balancer.relay.framed.connection import BackendConnection, KeptConnections
-from balancer.relay.framed.frame_format import Sizer
+from balancer.relay.framed.frame_format import FrameFormat
 from balancer.relay.framed.requests import FramedRequest
 from balancer.relay.queue import PendingQueue
 from balancer.relay.sockets import NODELAY, STREAM, TcpOption, apply, is_writable
@@ -42,7 +43,7 @@ from balancer.relay.sources import connect_from
 
 SUSPICION = 60.0
 REST = 0.1
-RESTING = 32
+RESTING = 8
 SWEEP = 1.0
 
 
@@ -53,7 +54,7 @@ class ConnectionPool:
         self,
         context: WorkerContext[AnySession],
         pool: Pool,
-        size_of: Sizer,
+        frame: FrameFormat,
         elector: Elector,
         queue: PendingQueue,
         options: Sequence[TcpOption],
@@ -61,7 +62,8 @@ class ConnectionPool:
     ) -> None:
         self.loop = context.loop
         self.pipes = context.pipes
-        self.size_of = size_of
+        self.size_of = frame.sizer(pool.max_frame)
+        self.header = frame.header
         self.elector = elector
         self.queue = queue
         self.dialling: dict[BackendConnection, float] = {}  # -> since when
@@ -70,7 +72,9 @@ class ConnectionPool:
         self._pool = pool
         self._options = (*NODELAY, *options)
         self._new_socket = new_socket
-        self._kept = {backend.index: KeptConnections(backend) for backend in pool.backends}
+        self._kept = {
+            backend.index: KeptConnections(backend, pool.backend_conns or inf) for backend in pool.backends
+        }
         self._dropped: list[tuple[BackendConnection | None, Backend | None]] = []
         self._is_freeing = False
         self._misbehaved = RepeatedLine(context.loop, partial(context.log.warning, "backend"))
@@ -252,14 +256,10 @@ class ConnectionPool:
     def suspect(self, connection: BackendConnection, what: str) -> None:
         """A backend has said something that no request has asked for."""
         kept = connection.kept
+        kept.most = 0
         kept.suspect_until = self.loop.now + SUSPICION
         self._misbehaved.report(backend=kept.backend.identity, error=what, then="close the connection")
         self._drop_idle(kept)
-
-    def has_enough(self, kept: KeptConnections) -> bool:
-        """Return whether one more idle connection would be too many."""
-        most = self._pool.backend_conns
-        return bool(most) and len(kept.idle) >= most
 
     def _drop_idle(self, kept: KeptConnections) -> None:
         while kept.idle:
@@ -269,6 +269,8 @@ class ConnectionPool:
         """Close the connections that have been idle for too long, and those to backends that get no new request."""
         oldest = self.loop.now - self._pool.idle_backend_timeout
         for kept in self._kept.values():
+            if not kept.most and kept.suspect_until <= self.loop.now:
+                kept.most = self._pool.backend_conns or inf
             if kept.idle and state_of(self._context.board, kept.backend) != "up":
                 self._drop_idle(kept)
             while kept.idle and kept.idle[0].idle_since < oldest:

@@ -10,6 +10,7 @@ before anything is done with it. A wrong magic is refused at its first wrong byt
 import re
 from dataclasses import dataclass
 from struct import Struct
+from struct import error as StructError
 from typing import Protocol
 
 from balancer.config.units import counted
@@ -71,18 +72,19 @@ class FrameFormat:
         smallest, largest = header + self.least, header + most
 
         def size_of(data: bytes, at: int = 0) -> int:
-            if len(data) - at < header:
+            try:
+                begin, length = unpack(data, at)
+            except StructError:
                 begin = data[at : at + len(magic)]
-                if not magic.startswith(begin):
-                    raise FrameRefused(f"no frame: begins with {begin.hex(' ')}")
-                return -1
-            begin, length = unpack(data, at)
+                if magic.startswith(begin):
+                    return -1
+            else:
+                size: int = length + beside
+                if begin == magic and smallest <= size <= largest:
+                    return size
             if begin != magic:
                 raise FrameRefused(f"no frame: begins with {begin.hex(' ')}")
-            size: int = length + beside
-            if not smallest <= size <= largest:
-                raise FrameRefused(self._outside(size - header, most))
-            return size
+            raise FrameRefused(self._outside(size - header, most))
 
         return size_of
 
