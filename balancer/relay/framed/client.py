@@ -211,7 +211,18 @@ class FramedClient:
         is_open = len(self.requests) < self._most and not self.has_ended
         self.is_plain = is_open and not self.rest and not self._skip and self._upload is None
         if self.has_ended and not self.requests and not self.session.closed:
+            if self.fault:
+                self._drop_input()
             self.session.close(ends.DENIED if self.fault else ends.CLEAN, self.fault)
+
+    def _drop_input(self) -> None:
+        """Read what has come behind the fault: a close with unread bytes would reset the replies on their way."""
+        try:
+            for _ in range(READS):
+                if not read(self.fd, LIMIT):
+                    return
+        except OSError:
+            pass
 
     def _on_unusual(self, mask: int) -> None:
         if self.session.closed:
@@ -304,8 +315,10 @@ class FramedClient:
 
     def _next_reply(self) -> None:
         """Give the client the next reply that has come: the one whose turn it is."""
-        request = self.turn if self.turn is not None else next(iter(self._ready))
-        if request in self._ready:
+        while self._ready:
+            request = self.turn if self.turn is not None else next(iter(self._ready))
+            if request not in self._ready:
+                return
             del self._ready[request]
             if request.carrier is not None:
                 request.carrier.take_turn()

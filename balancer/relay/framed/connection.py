@@ -72,7 +72,7 @@ class BackendConnection:
     """One connection to a backend. `request`: the one it carries, None while it is idle."""
 
     __slots__ = (
-        "fd", "has_bytes", "head", "idle_since", "kept", "pool", "reply", "request", "sent", "size_of", "sock",
+        "fd", "head", "idle_since", "kept", "pool", "reply", "request", "sent", "size_of", "sock",
         "target",
     )  # fmt: skip
 
@@ -88,7 +88,6 @@ class BackendConnection:
         self.request: FramedRequest | None = None
         self.head = b""  # the first bytes of a reply whose header is not complete
         self.reply: FrameTransfer | None = None  # the rest of a reply
-        self.has_bytes = False  # something has arrived for a client that gets another reply now
         self.sent = 0  # bytes of the whole requests that it has carried before this one
         self.idle_since = 0.0
 
@@ -169,7 +168,6 @@ class BackendConnection:
 
     def take_turn(self) -> None:
         """Read what has arrived of the reply: the client gets it now."""
-        self.has_bytes = False
         try:
             data = read(self.fd, LIMIT)
             if not data:
@@ -246,7 +244,6 @@ class BackendConnection:
         if not begun:
             self.broke(0)
             return
-        self.has_bytes = True
         request.owner.wait_for_turn(request)
 
     # -- ends

@@ -181,6 +181,23 @@ def test_a_reply_is_never_within_another(start: Start, order: str) -> None:
     assert client.frames() == ["A" * 100, "B"]
 
 
+def test_any_replies_that_have_waited_do_not_wait_for_a_part_of_another(start: Start) -> None:
+    worker = start(3, order="any")
+    client = worker.client()
+    client.ask("a", "b", "c")
+    worker.backend(0).send(frame("A" * 100)[:50])
+    worker.settle()
+    worker.backend(1).send(frame("B")[:3])
+    worker.settle()
+    worker.backend(2).answer("C")
+    worker.backend(0).send(frame("A" * 100)[50:])
+    worker.settle()
+    assert client.frames() == ["A" * 100, "C"]
+    worker.backend(1).send(frame("B")[3:])
+    worker.settle()
+    assert client.frames() == ["B"]
+
+
 def test_a_reply_that_waits_for_its_turn_and_breaks_is_asked_for_again(start: Start) -> None:
     worker = start(3)
     client = worker.client()
@@ -287,8 +304,10 @@ def test_requests_before_what_is_no_frame_are_answered(start: Start) -> None:
     client = worker.client()
     client.send(frame("good") + b"bad")
     worker.settle()
+    client.send(b"and more of it")
     worker.backend().answer("GOOD")
     assert client.frames() == ["GOOD"]
+    assert client.state == "end"
     [end] = worker.ends
     assert end.startswith("PR no frame")
 
