@@ -8,6 +8,7 @@ or a damaged one is counted in `wrong`.
 """
 
 import hashlib
+import itertools
 import random
 import socket
 import threading
@@ -54,6 +55,7 @@ class FramedBackend(ThreadedBackend):
         self.name_number = name_number
         self.behave = behave
         self.seconds = seconds
+        self.turns = itertools.count()  # for behaviours
         self.lock = threading.Lock()
         self.now = self.most = self.requests = self.connections = 0
         self.open: set[socket.socket] = set()

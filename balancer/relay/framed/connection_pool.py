@@ -42,8 +42,8 @@ from balancer.relay.sockets import NODELAY, STREAM, TcpOption, apply, is_writabl
 from balancer.relay.sources import connect_from
 
 SUSPICION = 60.0
-REST = 0.1
-RESTING = 8
+REST = 0.25
+RESTING = 16
 SWEEP = 1.0
 
 
