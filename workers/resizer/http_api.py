@@ -6,6 +6,7 @@ error: were it ignored, `?width=200` would return the picture at a size that was
     POST /resize?w=&h=&fit=&format=&quality=&orient=     picture in, picture out
     GET  /live                                            200 while the front answers
     GET  /ready, /health                                  200 while a picture can be taken, else 503 and the reason
+    GET  /agent                                           state and weight, as HAProxy's agents say it
     GET  /, /status, /metrics                             counters: a page, JSON, for Prometheus
 """
 
@@ -20,7 +21,7 @@ from workers.imaging.job import PARAMETERS
 from workers.resizer.orders import Result
 
 NAMES = ("w", "h", "fit", "format", "quality", "orient", *PARAMETERS)
-LOOKS = ("/", "/live", "/ready", "/health", "/status", "/metrics")
+LOOKS = ("/", "/live", "/ready", "/health", "/agent", "/status", "/metrics")
 ALLOWED = {"/resize": ("POST",), **dict.fromkeys(LOOKS, ("GET", "HEAD"))}
 LONGEST_NUMBER = 9  # digits: no side has more, and int() of a million digits is an attack
 RETRY_SECONDS = 1

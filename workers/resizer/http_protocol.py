@@ -103,6 +103,8 @@ class ResizeRouter:
                 return json_answer({"status": "ok"})
             case "/status":
                 return json_answer(self._status())
+            case "/agent":
+                return text_answer("text/plain; charset=utf-8", self.scheduler.agent_text() + "\n")
             case "/metrics":
                 return text_answer(CONTENT_TYPE, metrics_text(self._status(), options))
             case _:

@@ -84,7 +84,7 @@ class ResizerOptions(DaemonOptions):
     )
     http: bool = _clients(
         "yes",
-        "answer HTTP on the same port: POST /resize, GET /, /ready, /live, /status, /metrics",
+        "answer HTTP on the same port: POST /resize, GET /, /ready, /live, /agent, /status, /metrics",
         flag=True,
     )
     frame_timeout: float = _clients(

@@ -247,6 +247,15 @@ class Scheduler:
             return f"no place for a picture: {len(self._want_slot)} wait for one of {self.arena.slots}"
         return ""
 
+    def agent_text(self) -> str:
+        """State and weight as HAProxy's agents say them: the part of the queue that is free, at least 5 %."""
+        if self.draining:
+            return "drain"
+        if reason := self.reason_not_ready():
+            return f"down #{reason}"
+        free = max(0, self.queue.limit - len(self.queue))
+        return f"up {max(5, 100 * free // self.queue.limit)}%"
+
     def busy_result(self) -> Result:
         """The refusal of a task when the queue is full."""
         known = len(self.queue) + len(self._arriving)

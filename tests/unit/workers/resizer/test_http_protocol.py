@@ -295,6 +295,28 @@ def test_a_front_that_drains_lives_and_is_not_ready(front: FrontFixture, client:
     assert answer[0] == 503 and "shutting down" in sentence(answer)
 
 
+def test_the_agent_tells_the_part_of_the_queue_that_is_free(front: FrontFixture, client: HttpPeer) -> None:
+    def agent() -> bytes:
+        status, headers, body = client.get("/agent")
+        assert status == 200 and headers["content-type"].startswith("text/plain")
+        return body
+
+    assert agent() == b"up 100%\n"
+    crowd = front.fill_queue()
+    assert agent() == b"up 5%\n"
+    front.work()
+    assert agent() == b"up 50%\n" and len(crowd) == 3
+    for _ in range(2):
+        front.work()
+    front.scheduler.tick(front.now)
+    os.close(front.processes.life.pop(11))
+    front.now += STARVED_SECONDS + 0.1
+    front.settle()
+    assert agent() == b"down #no CPU process is there\n"
+    front.scheduler.draining = True
+    assert agent() == b"drain\n"
+
+
 def test_every_picture_is_in_the_histograms(front: FrontFixture, client: HttpPeer) -> None:
     client.send(POST_BIG[:-1])
     front.now += 2.0
