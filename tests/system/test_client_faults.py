@@ -7,6 +7,7 @@ import re
 import shlex
 import signal
 import subprocess
+import threading
 import time
 from pathlib import Path
 
@@ -302,18 +303,22 @@ def test_a_report_that_is_lost_at_the_end_keeps_the_figures(client: ClientFixtur
 def test_the_log_is_opened_again_on_usr1(client: ClientFixture) -> None:
     client.fill(40)
     log, old = client.directory / "client.log", client.directory / "client.log.1"
+    is_renamed = threading.Event()
 
-    def slow(connection: ServerConnection, request: Request) -> None:
-        time.sleep(0.05)
+    def wait_at_20(connection: ServerConnection, request: Request) -> None:
+        if len(server.requests) == 20:
+            is_renamed.wait(60)
         connection.send(right_answer(request))
 
-    with FakeResizer(slow) as server:
-        words = ["--log", str(log), "--loglevel", "1", "--in-flight", "1"]
+    with FakeResizer(wait_at_20) as server:
+        words = ["--log", str(log), "--loglevel", "1", "--in-flight", "1", "--timeout", "5m"]
         process = client.start(server.address, *words)
-        wait_for(lambda: len(server.requests) >= 5, "requests", 30)
+        wait_for(lambda: len(server.requests) >= 20, "requests", 20)
         log.rename(old)
         process.send_signal(signal.SIGUSR1)
-        _, err = process.communicate(timeout=60)
+        wait_for(log.exists, "the new log", 20)
+        is_renamed.set()
+        _, err = process.communicate(timeout=180)
     assert process.returncode == 0, err
     lines = log.read_text().splitlines() + old.read_text().splitlines()
     assert log.stat().st_size and old.stat().st_size
@@ -377,15 +382,15 @@ def test_a_signal_ends_the_run_with_its_statistics(
     client.fill(50)
     report = client.directory / "report.json"
 
-    def slow(connection: ServerConnection, request: Request) -> None:
-        time.sleep(0.05)
-        connection.send(right_answer(request))
+    def ten_and_no_more(connection: ServerConnection, request: Request) -> None:
+        if len(server.requests) <= 10:
+            connection.send(right_answer(request))
 
-    with FakeResizer(slow) as server:
+    with FakeResizer(ten_and_no_more) as server:
         process = client.start(
             server.address, "--processes", str(processes), "--report", str(report), "--in-flight", "1"
         )
-        wait_for(lambda: server.at_once == processes and len(server.requests) >= 6, "requests", 30)
+        wait_for(lambda: len(server.requests) >= 10 + processes, "each process waits for a reply", 20)
         process.send_signal(number)
         out, err = process.communicate(timeout=30)
     assert process.returncode == 128 + number
