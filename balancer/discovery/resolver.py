@@ -33,11 +33,21 @@ def look_up(name: str) -> list[str]:
 
 
 def usable(answers: Iterable[str], families: Collection[int]) -> list[str]:
-    """The addresses that can be dialled, by these IP versions. A scoped one (fe80::1%eth0) cannot: it does not fit into
-    the words of the board."""
-    return [
-        each for each in dict.fromkeys(answers) if "%" not in each and ip_address(each).version in families
-    ]
+    """The addresses that may be a backend's, by these IP versions."""
+    return [each for each in dict.fromkeys(answers) if _is_of_a_machine(each, families)]
+
+
+def _is_of_a_machine(host: str, families: Collection[int]) -> bool:
+    """0.0.0.0 and :: (the answer of servers that block a name) lead to this machine itself, whatever listens there; a
+    link-local address says nothing without its link, and a scoped one (fe80::1%eth0) does not fit into the words of the
+    board."""
+    if "%" in host:
+        return False
+    address = ip_address(host)
+    plain = getattr(address, "ipv4_mapped", None) or address
+    return address.version in families and not (
+        plain.is_unspecified or plain.is_link_local or plain.is_multicast
+    )
 
 
 def merge(known: NameAddresses, hosts: list[str]) -> NameAddresses:

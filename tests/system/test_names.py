@@ -190,6 +190,31 @@ def test_when_no_address_answers_the_backend_is_down_and_whichever_comes_back_se
         wait_in_use(lb, back)
 
 
+@pytest.mark.parametrize(
+    "address", ["0.0.0.0", "::", "::ffff:0.0.0.0", "169.254.9.9", "fe80::1", "224.0.0.1"]
+)
+@pytest.mark.parametrize("check", ["tcp", "none"])
+def test_an_answer_that_is_no_machine_s_address_is_said_and_not_dialled(
+    names: Names, address: str, check: str
+) -> None:
+    """A connect to 0.0.0.0 leads to this machine, where something else may listen."""
+    names.know(address)
+    with Echo("::" if has_ipv6() else "0.0.0.0") as other:
+        upstream = f"{NAME}:{other.address[1]}"
+        options = {"check": check, "check_interval": "200ms", "resolver_refresh": "500ms"}
+        with names.prepare(Balancer(upstreams=[upstream], **options)) as lb:
+            lb.wait_line(rf'resolve name={NAME} error="no address to dial among \S+" then=', PATIENCE)
+            lb.wait_line("all-down", PATIENCE)
+            assert ask(lb) == b"" and lb.backend(upstream)["state"] == "unresolved"
+            assert other.ever == 0
+            assert [event for event in lb.status()["events"] if event["verb"] == "resolve"]
+            names.know(address, "127.0.0.1")
+            wait_in_use(lb, "127.0.0.1")
+            wait_for(lambda: lb.status()["serving"], "to serve", PATIENCE)
+            assert ask(lb) == b"hi"
+            assert lb.log().count("no address to dial among") == 1
+
+
 def test_a_name_is_asked_by_its_refresh_and_its_new_address_is_used(names: Names) -> None:
     names.know("127.0.0.1")
     with Echo("127.0.0.77") as moved:

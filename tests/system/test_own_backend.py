@@ -108,9 +108,7 @@ def test_a_name_of_the_balancer_itself_gets_no_session(
         assert machine.ask(OWN) == "closed" and lb.status()["totals"]["accepted_total"] == 4
 
 
-@pytest.mark.parametrize(
-    "names", [("2001:db8::7",), ("127.0.0.1", "2001:db8::7"), ("127.9.9.9", OWN), ("0.0.0.0",), ("::",)]
-)
+@pytest.mark.parametrize("names", [("2001:db8::7",), ("127.0.0.1", "2001:db8::7"), ("127.9.9.9", OWN)])
 def test_every_kind_of_address_counts(tmp_path: Path, names: Sequence[str]) -> None:
     machine = Machine(tmp_path, names)
     with machine.balancer("--bind=0.0.0.0,[::]", upstreams=[f"me.test:{PORT}"]) as lb:

@@ -57,6 +57,24 @@ def test_what_cannot_be_dialled_is_left_out() -> None:
     assert usable(answers, (6,)) == ["::1"]
 
 
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "0.0.0.0",
+        "::",
+        "::ffff:0.0.0.0",
+        "169.254.169.254",
+        "::ffff:169.254.1.1",
+        "fe80::1",
+        "224.0.0.1",
+        "ff02::1",
+    ],
+)
+def test_an_answer_that_is_no_machine_s_address_is_left_out(answer: str) -> None:
+    assert usable([answer], BOTH) == []
+    assert usable([answer, "127.0.0.1"], BOTH) == ["127.0.0.1"]
+
+
 def collect(resolver: Resolver) -> list[tuple[str, list[str], str]]:
     assert select.select([resolver.wake_fd], [], [], 5)[0]
     return resolver.collect()
