@@ -97,6 +97,23 @@ def test_a_refusal_names_the_variable_that_was_nearly_right(program: str, questi
     assert error.startswith(f"{program}: {sentence}")
 
 
+def test_what_a_terminal_cannot_show_is_an_escape() -> None:
+    command = [sys.executable, "-m", *PROGRAMS["resizer"], "--print-config"]
+    done = run(command, PYTHONIOENCODING="ascii", PYTHONUTF8="1")
+    assert done.returncode == 0 and b"\\xe4" in done.stdout, (done.returncode, done.stderr)
+
+
+def test_the_number_of_a_closed_descriptor_is_given_to_no_file(tmp_path: Path) -> None:
+    """Every line for the stream would go into that file, or to that client."""
+    code = "import os, sys; from balancer.config.streams import open_streams; open_streams()\n"
+    code += "os.write(os.open(sys.argv[1], os.O_WRONLY | os.O_CREAT), b'%d' % os.open('/dev/null', 0))"
+    for redirection in ("<&-", ">&-", "2>&-", "<&- >&- 2>&-"):
+        found = tmp_path / "number"
+        assert run([sys.executable, "-c", code, str(found)], redirection).returncode == 0
+        assert int(found.read_text()) > 2, redirection
+        found.unlink()
+
+
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_a_usage_error_names_the_program_and_where_help_is(program: str, tmp_path: Path) -> None:
     done = run([sys.executable, "-m", *PROGRAMS[program], "--nonsense"])

@@ -165,6 +165,15 @@ def test_events_are_lines(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     assert json.loads(capsys.readouterr().out)["verb"] == "down"
 
 
+def test_events_steer_no_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Whoever answers on the socket: the balancer's own have no control characters."""
+    path = str(tmp_path / "a.sock")
+    found = [sample.event("down", text="a\x1b[2J\r\u202e")]
+    with Console(path, json.dumps({"boot": "1-1", "last": 1, "events": found}).encode()):
+        assert ctl.main(["events", "--admin", path]) == 0
+    assert capsys.readouterr().out.endswith(" down a\\x1b[2J\\r\\u202e\n")
+
+
 def test_events_are_followed_over_an_upgrade(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A new master counts its events anew: what it has is shown from the beginning."""
     rounds = iter([True, True, True, True, False])

@@ -235,6 +235,12 @@ def test_an_act_that_is_refused_leaves_a_line_and_no_event(console: Fixture) -> 
     assert console.events() == []
 
 
+@pytest.mark.parametrize("line", ["xyz 1", "stauts", "events much", "status --reason a"])
+def test_a_question_that_is_wrong_leaves_no_line(console: Fixture, line: str) -> None:
+    console.say(line)
+    assert console.lines() == [] and console.events() == []
+
+
 @pytest.mark.parametrize(
     ("line", "culprit"),
     [
