@@ -347,7 +347,8 @@ class Pool:
     )
     check: str = _health(
         "tcp",
-        "how backends are checked: tcp connects and closes; none takes them to be up",
+        "how backends are checked: tcp connects, and the connection must stay for 100 ms or bring a byte; none takes "
+        "them to be up",
         choices=("tcp", "none"),
     )
     check_interval: float = _health("2s", "time between two checks of a backend", parse_positive_duration)

@@ -7,6 +7,7 @@ RULES
 - Nothing is lost with it. Its verdicts stay on the board when it dies, its successor begins with them, and only the
   prober that holds the lease writes (see pool.board). While there is no prober, traffic goes on with the last verdicts.
 
+    workers' early ends (totals) -------> penalty, growing ----------------------+
     workers' failed connects (totals) --+                                        +--> verdict, since --> version
     checks ------- outcome -------------+--> health state (rise, fall) --changed-+--> log: down, up
     resolver ----- address --------------------------------------------------------> address words ----> version
@@ -17,10 +18,10 @@ A drain ends it at once: it has no sessions.
 
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain
 
+from balancer.checks.monitored import NO_ADDRESS, MonitoredBackend, MonitoredPool, monitor
 from balancer.checks.own_listeners import OwnListeners
 from balancer.checks.probe import Done, Probe
 from balancer.checks.race import AddressRace, RunningProbe
@@ -28,88 +29,26 @@ from balancer.config.units import Address, format_duration
 from balancer.discovery.lookups import LookupSchedule
 from balancer.discovery.resolver import Resolver, merge, usable
 from balancer.eventloop.loop import Loop
-from balancer.eventloop.timers import Timer
 from balancer.options import Pool
-from balancer.pool.backend import MAIN_POOL, Backend
-from balancer.pool.board import B_ADDRESS_FAILURES, B_CONNECT_FAILURES, BACKENDS, Board
-from balancer.pool.health import HealthState, PassiveHealth, Schedule, first_due
-from balancer.pool.serving import Serving, availability
-from balancer.pool.targets import NameAddresses, Target, addresses_of, targets_of, text_at
+from balancer.pool.backend import Backend
+from balancer.pool.board import (
+    B_ADDRESS_FAILURES,
+    B_BYTES_OUT,
+    B_CONNECT_FAILURES,
+    B_EARLY_ENDS,
+    B_SESSIONS_TOTAL,
+    BACKENDS,
+    Board,
+)
+from balancer.pool.health import HealthState, PassiveHealth, first_due
+from balancer.pool.serving import availability, state_of
+from balancer.pool.targets import Target, addresses_of, targets_of
 from balancer.pool.verdicts import VerdictWriter
 from balancer.prefork.child import Child
 from balancer.shm.events import EventWriter, Level, Verb, tell
 
 ITSELF = "itself"
-NOT_COUNTED = Serving(0, 0, False, "")
-NO_ADDRESS = NameAddresses()
-BOTH = frozenset({4, 6})
 LONGEST_WAIT_FOR_NAMES = 10.0  # seconds; a reload waits for 12
-
-
-@dataclass(slots=True)
-class MonitoredPool:
-    """One pool, and how its backends are checked."""
-
-    pool: Pool
-    timeout: float  # seconds a check may take
-    backends: "list[MonitoredBackend]" = field(default_factory=list)
-    judged: tuple[int, int] | None = None  # versions of the board that `serving` was found at
-    serving: Serving = NOT_COUNTED
-
-    def labels(self) -> dict[str, object]:
-        """The field that names it in the log; the pool main needs none."""
-        return {} if self.pool.name == MAIN_POOL else {"pool": self.pool.name}
-
-    def names(self) -> set[str]:
-        """The names that its backends are given by."""
-        addresses = [one.backend.address for one in self.backends]
-        return {address.host for address in addresses if address.family == "name"}
-
-    def share(self) -> str:
-        """Backends that are up, of all."""
-        return f"{self.serving.up}/{self.serving.all}"
-
-
-@dataclass(slots=True)
-class MonitoredBackend:
-    """One backend, its health and its next check."""
-
-    backend: Backend
-    pool: MonitoredPool
-    health: HealthState | PassiveHealth
-    schedule: Schedule
-    addresses: NameAddresses = NO_ADDRESS  # of a name
-    failures: int = 0  # connect failures of all workers, as last seen
-    address_failures: int = 0  # the same of single addresses
-    probe: RunningProbe | None = None
-    timer: Timer | None = None
-    reason: str = ""
-    is_itself: bool = False  # this balancer listens on every address of it
-
-    @property
-    def name(self) -> str:
-        """What is looked up, "" for a numeric address or a path."""
-        return self.backend.address.host if self.backend.address.family == "name" else ""
-
-    @property
-    def families(self) -> frozenset[int]:
-        """The IP versions that it can be dialled by: those of its source addresses, if it has some."""
-        return frozenset(4 if one.family == "inet" else 6 for one in self.backend.sources) or BOTH
-
-    def lacks_address(self) -> bool:
-        """It is given by a name of which no address is known."""
-        return bool(self.name) and not self.addresses.hosts
-
-    def where(self) -> dict[str, object]:
-        """The field of the log that tells where it is: as configured, and the address in use of a name."""
-        address = self.backend.address
-        return {"address": address} | (
-            {"at": text_at(self.addresses.host, address.port)} if self.addresses.hosts else {}
-        )
-
-    def labels(self) -> dict[str, object]:
-        """The fields that name it in the log."""
-        return {**self.pool.labels(), "backend": self.backend.name}
 
 
 def run(
@@ -124,22 +63,6 @@ def run(
     child.on_tick = prober.tick
     prober.start(child.ready)
     return child.run()
-
-
-def monitor(pool: Pool) -> MonitoredPool:
-    """A pool with its backends, all up until the board or a check says otherwise."""
-    # connect-timeout 0 means the kernel's patience, which is longer than any interval.
-    timeout = min(pool.connect_timeout or pool.check_interval, pool.check_interval)
-    monitored = MonitoredPool(pool, timeout)
-    for backend in pool.backends:
-        health: HealthState | PassiveHealth
-        if pool.check == "none":
-            health = PassiveHealth(pool.check_fall, pool.check_interval)
-        else:
-            health = HealthState(pool.check_rise, pool.check_fall)
-        schedule = Schedule(pool.check_interval, 0.0)
-        monitored.backends.append(MonitoredBackend(backend, monitored, health, schedule))
-    return monitored
 
 
 class Prober:
@@ -196,11 +119,16 @@ class Prober:
         self._settle(now)
         self._look_at_addresses(now)
         totals = self._board.every_total(BACKENDS, B_CONNECT_FAILURES)
+        early = self._board.every_total(BACKENDS, B_EARLY_ENDS)
         for one in self._backends:
             total = totals[one.backend.index]
             if total > one.failures:
                 self._on_session_failure(one, now)
             one.failures = total
+            if one.early.is_out:
+                self._release_when_due(one, now)
+            if early[one.backend.index] > one.early.seen:
+                self._on_early_ends(one, early[one.backend.index], now)
             if isinstance(one.health, PassiveHealth):
                 self._look_at_unchecked(one, one.health, now)
         self._judge_all(now)
@@ -223,8 +151,12 @@ class Prober:
         for pool in self._pools:
             self._writer.write_limits(pool.pool)
         totals = self._board.every_total(BACKENDS, B_CONNECT_FAILURES)
+        early = self._board.every_total(BACKENDS, B_EARLY_ENDS)
         for place, one in enumerate(self._backends):
-            one.health.up, one.health.since = self._writer.restore(one.backend, now)
+            one.was_up, one.since = self._writer.restore(one.backend, now)
+            one.early.level, one.early.until = self._writer.penalty(one.backend.index)
+            one.early.seen = early[one.backend.index]
+            one.health.up, one.health.since = one.was_up or one.early.is_out, one.since
             one.health.streak = 0
             one.addresses = addresses_of(self._board, one.backend) if one.name else NO_ADDRESS
             one.failures = totals[one.backend.index]
@@ -266,7 +198,7 @@ class Prober:
             one.is_itself = self._own.has(address)
         if one.is_itself and not was_itself:
             one.health.take_down(now)
-            one.reason = ITSELF
+            one.reason, one.was_up = ITSELF, True  # said also of one that is down already
             self._publish(one, now)
         return one.is_itself
 
@@ -300,10 +232,12 @@ class Prober:
             if isinstance(health, HealthState):
                 changed = health.passed(now) if outcome == "ok" else health.failed(now)
                 self._writer.note_check(index, outcome, seconds, health.streak)
-                if outcome != "ok":
+                if one.early.is_out:
+                    self._writer.note_outcome(index, "early-end")  # a check does not clear it
+                elif outcome != "ok":
                     one.reason = outcome
                 if changed or (outcome == "ok" and self._writer.is_unknown(index)):
-                    self._publish(one, now, changed)
+                    self._publish(one, now)
         self._rest(one)
 
     def _rest(self, one: MonitoredBackend) -> None:
@@ -318,23 +252,62 @@ class Prober:
         one.schedule.hasten(now)
         self._arm(one)
 
+    # -- early ends
+
+    def _on_early_ends(self, one: MonitoredBackend, total: int, now: float) -> None:
+        """It has ended sessions before its first byte."""
+        early = one.early
+        if not early.are_too_many(total, self._sessions(one), now) or not one.is_up() or self._is_needed(one):
+            return
+        one.reason, failures = "early-end", f"{early.count}/{early.limit}"
+        wait = early.punish(now)
+        self._writer.note_penalty(one.backend.index, early.level, early.until)
+        self._writer.note_outcome(one.backend.index, "early-end")
+        self._publish(one, now, failures, wait)
+
+    def _release_when_due(self, one: MonitoredBackend, now: float) -> None:
+        """End a penalty when its time is over, when no other backend is left, and when an operator looks after it."""
+        index = one.backend.index
+        if now < one.early.until and not self._is_needed(one) and not self._writer.is_in_maintenance(index):
+            return
+        one.early.release(self._sessions(one), now)
+        self._writer.note_penalty(index, one.early.level, 0.0)
+        self._writer.note_outcome(index, "ok" if isinstance(one.health, HealthState) else "none")
+        self._publish(one, now)
+
+    def _is_needed(self, one: MonitoredBackend) -> bool:
+        """Whether no other backend of its pool is up, or none has ever said a word to a client."""
+        backends = one.pool.pool.backends
+        others = [each for each in backends if each != one.backend and state_of(self._board, each) == "up"]
+        return not others or not any(self._total(each, B_BYTES_OUT) for each in backends)
+
+    def _sessions(self, one: MonitoredBackend) -> int:
+        return self._total(one.backend, B_SESSIONS_TOTAL)
+
+    def _total(self, backend: Backend, column: int) -> int:
+        return self._board.total(BACKENDS.at(backend.index) + column)
+
     # -- verdicts
 
-    def _publish(self, one: MonitoredBackend, now: float, changed: bool = True) -> None:
-        """Write a verdict; log it when it has changed."""
-        index, health, pool = one.backend.index, one.health, one.pool
-        self._writer.write_verdict(index, health.up, health.since or now)
+    def _publish(self, one: MonitoredBackend, now: float, failures: str = "", wait: float = 0.0) -> None:
+        """Write a verdict; log it when it has changed. Failures of their limit and seconds to wait are a penalty's."""
+        index, health, pool, is_up = one.backend.index, one.health, one.pool, one.is_up()
+        changed, one.was_up = is_up != one.was_up, is_up
+        if changed:
+            one.since = now
+        self._writer.write_verdict(index, is_up, one.since or now)
         if not changed:
             return
         self._recount(pool)
         labels = one.labels() | one.where()
-        if health.up:
-            passed = {"passed": f"{health.rise}/{health.rise}"} if isinstance(health, HealthState) else {}
+        if is_up:
+            rise = health.rise if isinstance(health, HealthState) and one.reason != "early-end" else 0
+            passed = {"passed": f"{rise}/{rise}"} if rise else {}
             self._tell("info", "up", **labels, **passed, up=pool.share())
         else:
             self._writer.count_down(index)
-            about = {"check": one.reason, "failures": f"{health.fall}/{health.fall}"}
-            then = f"next try in {format_duration(one.schedule.interval)}"
+            about = {"check": one.reason, "failures": failures or f"{health.fall}/{health.fall}"}
+            then = f"next try in {format_duration(wait or one.schedule.interval)}"
             if one.is_itself:
                 about = {"check": one.reason, "reason": "this balancer itself listens there"}
                 then = "no session goes there"

@@ -1,4 +1,7 @@
-"""A TCP check: connects to one backend without blocking and calls `done` with the outcome.
+"""A TCP check: connects to one backend without blocking, sees that the connection stays, calls `done` with the outcome.
+
+A process that is out of descriptors, and a proxy whose own backend is gone, accept and close at once: connect(2) says
+nothing of it. So the connection is kept for STAYS. A first byte (a banner) ends the wait.
 
 RULES: knows sockets and the loop, nothing of verdicts. Every probe ends in exactly one call of `done`, also when its
 time limit ends it; it holds one descriptor for as long as it lasts.
@@ -12,6 +15,8 @@ from balancer.eventloop.errnos import CAPACITY, CROWDED, REFUSED, UNREACHABLE
 from balancer.eventloop.loop import Loop
 from balancer.eventloop.timers import Timer
 from balancer.pool.targets import Target
+
+STAYS = 0.1  # seconds that a connection must stay open; no more than the time limit leaves
 
 # (outcome, seconds): "ok" or another of board.CHECK_NAMES, "" = the check could not be made
 Done = Callable[[str, float], object]
@@ -29,7 +34,7 @@ def outcome_of(error: int) -> str:
 
 
 class Probe:
-    """A connect under way. The peer sees a connection that is closed without a byte."""
+    """A connect under way, then its connection. The peer sees one that is closed without a byte."""
 
     def __init__(
         self,
@@ -42,6 +47,8 @@ class Probe:
         self._loop = loop
         self._done = done
         self._begun = loop.now
+        self._deadline = loop.now + timeout
+        self._connected_after = -1.0  # seconds
         self._sock: socket.socket | None = None
         self._timer: Timer | None = None
         family, address = target
@@ -52,13 +59,16 @@ class Probe:
             return
         self._sock = sock
         error = sock.connect_ex(address)
-        if error != errno.EINPROGRESS:
+        if error not in (0, errno.EINPROGRESS):
             sock.close()
             self._sock = None
             self._end(outcome_of(error))
             return
         loop.watch(sock.fileno(), self._on_event)
-        self._timer = loop.call_at(loop.now + timeout, self._on_timeout)
+        if error:
+            self._timer = loop.call_at(self._deadline, self._on_timeout)
+        else:
+            self._on_event(0)
 
     @property
     def is_over(self) -> bool:
@@ -70,15 +80,45 @@ class Probe:
         self._release()
 
     def _on_event(self, mask: int) -> None:
-        if self._sock is not None:
-            self._end(outcome_of(self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)))
+        if self._sock is None:
+            return
+        if self._connected_after < 0:
+            error = self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+            # ECONNRESET is a reset behind a connect that has succeeded; one that is refused gives ECONNREFUSED.
+            if error not in (0, errno.ECONNRESET):
+                self._end(outcome_of(error))
+                return
+            self._connected()
+        self._look()
+
+    def _connected(self) -> None:
+        self._connected_after = self._loop.now - self._begun
+        if self._timer is not None:
+            self._timer.cancel()
+        until = min(self._loop.now + STAYS, self._deadline)
+        self._timer = self._loop.call_at(until, self._on_stayed)
+
+    def _look(self) -> None:
+        """End with what the peer has done since the connect, if anything."""
+        assert self._sock is not None
+        try:
+            data = self._sock.recv(1, socket.MSG_PEEK)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        self._end("ok" if data else "closed")
+
+    def _on_stayed(self) -> None:
+        self._end("ok")
 
     def _on_timeout(self) -> None:
         self._end("timeout")
 
     def _end(self, outcome: str) -> None:
         self._release()
-        self._done(outcome, self._loop.now - self._begun)
+        is_ok = outcome == "ok"
+        self._done(outcome, self._connected_after if is_ok else self._loop.now - self._begun)
 
     def _release(self) -> None:
         if self._timer is not None:

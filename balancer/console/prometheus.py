@@ -191,6 +191,8 @@ METRICS: tuple[Metric, ...] = (
     Metric("backend_sessions_limit", "gauge", "Its maxconn; 0 is no limit.", backend_figure("maxconn")),
     Metric("backend_sessions_total", "counter", "Sessions given to it.", backend_figure("sessions_total")),
     Metric("backend_connect_failures_total", "counter", "Failed connects.", backend_figure("connect_failures_total")),
+    Metric("backend_early_ends_total", "counter", "Sessions that it ended before its first byte.",
+           backend_figure("early_ends_total")),
     Metric("backend_checks_total", "counter", "Health checks made.", backend_figure("checks_total")),
     Metric("backend_check_failures_total", "counter", "Failed health checks.", backend_figure("check_failures_total")),
     Metric("backend_check_seconds", "gauge", "What the last good check took.", backend_figure("check_ms", 0.001)),

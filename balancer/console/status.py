@@ -13,9 +13,9 @@ RULES
      "pools":    [{"name", "balance", "serving", "reason", "up", "queued", "queued_total", "max_queue",
                    "backends": [as in "backends"]}],
      "backends": [{"name", "pool", "address", "address_in_use", "state", "weight", "sessions", "sessions_total",
-                   "connect_failures_total", "bytes_in_total", "bytes_out_total", "checks_total",
-                   "check_failures_total", "downs_total", "check", "check_streak", "check_ms", "maxconn", "backup",
-                   "since_s"}],
+                   "connect_failures_total", "early_ends_total", "bytes_in_total", "bytes_out_total",
+                   "checks_total", "check_failures_total", "downs_total", "check", "check_streak", "check_ms",
+                   "maxconn", "backup", "since_s"}],
      "workers":  [{"slot", "pid", "state", "generation", "accepting", "sessions", "accepted_total", "cpu_percent",
                   "rss_bytes", "fds", "share_percent", "drain_left_s"}],
      "totals":   {"sessions", "accepted_total", "refused_total", "failed_total", "bytes_in_total", "bytes_out_total",
@@ -33,7 +33,9 @@ sum: refused (closed at the accept, or by a limit: sQ, RC), failed (no backend c
 it takes a worker that is ready, and one pool with a listener that serves.
 `state` of a worker: starting, ready, draining, hung. `state` of a backend: up (it takes new sessions), down, unresolved,
 weight-0, drain, maint; `since_s` is the age of that state.
-`address_in_use` is the one of a name's addresses that new sessions are sent to; null for an address that is no name.
+`early_ends` are sessions that the backend has ended before the client and before its own first byte; too many take it
+down with the check `early-end`. `address_in_use` is the one of a name's addresses that new sessions are sent to; null for
+an address that is no name.
 bytes_in went from client to backend. `check` is the outcome of the last health check, `check_streak` how many results in
 a row speak against the present state, `check_ms` how long the last good one took; downs are falls from up to down.
 Respawns are processes that had to be replaced, hangs those that were killed because their heartbeat stood still.
@@ -56,6 +58,7 @@ from balancer.pool.board import (
     B_CHECKS,
     B_CONNECT_FAILURES,
     B_DOWNS,
+    B_EARLY_ENDS,
     B_SESSIONS,
     B_SESSIONS_TOTAL,
     BACKENDS,
@@ -121,6 +124,7 @@ LISTENER_TOTALS = {
 BACKEND_TOTALS = {
     "sessions_total": B_SESSIONS_TOTAL,
     "connect_failures_total": B_CONNECT_FAILURES,
+    "early_ends_total": B_EARLY_ENDS,
     "bytes_in_total": B_BYTES_IN,
     "bytes_out_total": B_BYTES_OUT,
     "checks_total": B_CHECKS,

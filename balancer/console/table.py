@@ -6,6 +6,7 @@ RULES: no socket, no board, no clock. A number that is not known is shown as `-`
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from balancer.config.units import counted
 from balancer.eventloop.log import printable
 from balancer.pool.backend import MAIN_POOL
 from balancer.web.figures import human_age, human_bytes, human_number, of_limit
@@ -150,12 +151,12 @@ def backend_row(backend: Mapping[str, Any]) -> list[str]:
 
 def check_text(backend: Mapping[str, Any]) -> str:
     """The last health check: `ok 1.2 ms`, `refused`, `-` when there was none; `refused, 2 in a row` while as many results
-    speak against the state it is in."""
+    speak against the state it is in; `ok 1.2 ms, 4 early ends` when it has ended sessions before its first byte."""
     check, took, streak = backend["check"], backend["check_ms"], backend["check_streak"]
-    if check is None:
-        return "-"
-    shown = f"ok {took:.1f} ms" if check == "ok" and took is not None else str(check)
-    return f"{shown}, {streak} in a row" if streak else shown
+    shown = f"ok {took:.1f} ms" if check == "ok" and took is not None else check or "-"
+    in_a_row = f", {streak} in a row" if streak else ""
+    early = backend["early_ends_total"]
+    return shown + in_a_row + (f", {counted(early, 'early end')}" if early else "")
 
 
 def status_text(status: Mapping[str, Any], colour: bool = False) -> str:

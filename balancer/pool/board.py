@@ -72,9 +72,10 @@ B_CONNECT_FAILURES = 2  # sessions that could reach none of its addresses
 B_BYTES_IN = 3
 B_BYTES_OUT = 4
 B_ADDRESS_FAILURES = 5  # one of several addresses of its name could not be reached
-B_CHECKS = 6  # prober
-B_CHECK_FAILURES = 7  # prober
-B_DOWNS = 8  # prober: times it went down
+B_EARLY_ENDS = 6  # sessions that it ended before its first byte
+B_CHECKS = 7  # prober
+B_CHECK_FAILURES = 8  # prober
+B_DOWNS = 9  # prober: times it went down
 
 # words: the head
 PROBER_LEASE_ROW, PROBER_LEASE_PID = 0, 1
@@ -97,9 +98,9 @@ W_SUBJECT = 5  # checksum of the configured address that all this is about
 W_ADDRESSES = 6  # addresses of its name that are known
 W_IN_USE = 7  # ... which of them is tried first
 W_NAME = 8  # whether the name server has answered: NAME_ASKED, NAME_ANSWERED, NAME_FAILED
-W_MAXCONN = (
-    9  # 0 = as configured, else maxconn + 1: of the newest configuration, for workers of all generations
-)
+W_MAXCONN = 9  # 0 = as configured, else maxconn + 1: of the newest configuration, for all generations
+W_PENALTIES = 10  # for early ends, that are not forgotten
+W_PENALTY_MS = 11  # monotonic ms of the end of the penalty, 0 = it is not out
 # ... by the console
 W_ADMIN_STATE = 12
 W_WEIGHT = 13  # 0 = as configured, else weight + 1
@@ -120,16 +121,9 @@ ADMIN_READY, ADMIN_DRAIN, ADMIN_MAINT = range(3)  # values of W_ADMIN_STATE
 VERDICT_NAMES = ("up", "up", "down")
 ADMIN_NAMES = ("ready", "drain", "maint")
 CHECK_NAMES = (
-    "none",
-    "ok",
-    "refused",
-    "timeout",
-    "unreachable",
-    "unresolved",
-    "session-failed",
-    "error",
-    "itself",
-)
+    "none", "ok", "refused", "timeout", "unreachable", "unresolved", "session-failed", "error", "itself", "closed",
+    "early-end",
+)  # fmt: skip
 
 WORKER_ROLE = 0  # value of ROLE: the first role of the balancer's plan
 

@@ -29,6 +29,7 @@ from balancer.pool.board import (
     B_BYTES_IN,
     B_BYTES_OUT,
     B_CONNECT_FAILURES,
+    B_EARLY_ENDS,
     B_SESSIONS,
     B_SESSIONS_TOTAL,
     BACKENDS,
@@ -41,10 +42,14 @@ from balancer.pool.shared_limit import SharedLimit
 from balancer.pool.targets import DialTarget, Target, chain, links, targets_of
 
 NONE_TRIED: frozenset[int] = frozenset()
+# Seconds within which a backend that ends before its first byte has failed: servers close silent clients after a while,
+# and some take what a client sends for hours without a word. What ends later says nothing.
+EARLY, EARLY_WHEN_ASKED = 1.0, 30.0
 _BLOCK = BACKENDS.size
 # A backend's cells are found from its gauge, which every election and every release changes.
 _SESSIONS_TOTAL = B_SESSIONS_TOTAL - B_SESSIONS
 _BYTES_IN, _BYTES_OUT = B_BYTES_IN - B_SESSIONS, B_BYTES_OUT - B_SESSIONS
+_EARLY_ENDS = B_EARLY_ENDS - B_SESSIONS
 _CONNECT_FAILURES, _ADDRESS_FAILURES = B_CONNECT_FAILURES - B_SESSIONS, B_ADDRESS_FAILURES - B_SESSIONS
 
 
@@ -140,6 +145,12 @@ class Elector:
     def connect_failed(self, backend: Backend) -> None:
         """The backend refused a dial or did not answer it: counts toward its fall. `release` is still due."""
         self._cells[self._gauges + backend.index * _BLOCK + _CONNECT_FAILURES] += 1
+
+    def ended_early(self, backend: Backend, seconds: float, was_asked: bool) -> None:
+        """The backend has ended a session, before the client and before its own first byte, `seconds` after the connect.
+        `was_asked`: it had been given bytes of the client. Counts toward a penalty."""
+        if seconds < (EARLY_WHEN_ASKED if was_asked else EARLY):
+            self._cells[self._gauges + backend.index * _BLOCK + _EARLY_ENDS] += 1
 
     def address_failed(self, backend: Backend, target: DialTarget) -> None:
         """One of several addresses of an elected backend could not be reached: the next session begins with another. The

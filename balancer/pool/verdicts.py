@@ -33,6 +33,8 @@ from balancer.pool.board import (
     W_IN_USE,
     W_MAXCONN,
     W_NAME,
+    W_PENALTIES,
+    W_PENALTY_MS,
     W_SINCE_MS,
     W_STREAK,
     W_SUBJECT,
@@ -40,6 +42,11 @@ from balancer.pool.board import (
     Board,
 )
 from balancer.pool.targets import NameAddresses, pack_addresses, subject_of
+
+# What is found out about an address.
+_VERDICT_WORDS = (
+    W_VERDICT, W_SINCE_MS, W_CHECK, W_STREAK, W_ADDRESSES, W_IN_USE, W_NAME, W_PENALTIES, W_PENALTY_MS,
+)  # fmt: skip
 
 
 class VerdictWriter:
@@ -73,7 +80,7 @@ class VerdictWriter:
         subject = subject_of(backend)
         if word(index, W_SUBJECT) == subject:
             return word(index, W_VERDICT) != DOWN, word(index, W_SINCE_MS) / 1000
-        fresh = dict.fromkeys((W_VERDICT, W_SINCE_MS, W_CHECK, W_STREAK, W_ADDRESSES, W_IN_USE, W_NAME), 0)
+        fresh = dict.fromkeys(_VERDICT_WORDS, 0)
         self._board.write_verdict(index, (fresh | {W_SUBJECT: subject}).items())
         return True, now
 
@@ -81,6 +88,19 @@ class VerdictWriter:
         """Workers see it at their next election."""
         words = ((W_VERDICT, UP if up else DOWN), (W_SINCE_MS, round(since * 1000)))
         self._board.write_verdict(index, words)
+
+    def penalty(self, index: int) -> tuple[int, float]:
+        """(penalties that are not forgotten, end of the one it is out by or 0) as the last prober left it."""
+        return self._board.word(index, W_PENALTIES), self._board.word(index, W_PENALTY_MS) / 1000
+
+    def note_penalty(self, index: int, level: int, until: float) -> None:
+        """For the next prober; workers go by the verdict."""
+        self._board.note(index, W_PENALTIES, level)
+        self._board.note(index, W_PENALTY_MS, round(until * 1000))
+
+    def note_outcome(self, index: int, outcome: str) -> None:
+        """What people read of the last check, or of what counts instead of it (one of CHECK_NAMES)."""
+        self._board.note(index, W_CHECK, CHECK_NAMES.index(outcome))
 
     def count_down(self, index: int) -> None:
         self._own[self._board.backend_at(index) + B_DOWNS] += 1
@@ -91,7 +111,7 @@ class VerdictWriter:
         at = self._board.backend_at(index)
         self._own[at + B_CHECKS] += 1
         self._own[at + B_CHECK_FAILURES] += outcome != "ok"
-        self._board.note(index, W_CHECK, CHECK_NAMES.index(outcome))
+        self.note_outcome(index, outcome)
         self._board.note(index, W_STREAK, streak)
         if outcome == "ok":
             self._board.note(index, W_CHECK_US, round(seconds * 1e6))

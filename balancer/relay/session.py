@@ -190,13 +190,8 @@ class Session:
             return None
         lane.dialling.pop(self, None)
         lane.elector.address_failed(backend, target)
-        lane.context.log.debug(
-            "connect",
-            client=self.peer_name(),
-            backend=backend.identity,
-            address=target[1][0],
-            error=name_of(code),
-        )
+        fields = {"backend": backend.identity, "address": target[1][0], "error": name_of(code)}
+        lane.context.log.debug("connect", client=self.peer_name(), **fields)
         if self.backend_socket is not None:
             lane.loop.forget_closing(self.backend_fd)
             lane.loop.retire(self.backend_socket.close)
@@ -431,7 +426,18 @@ class Session:
             self.close(ends.CLEAN)
             return
         self.over = side
-        shut_writing(self.backend_fd if side == CLIENT else self.client_fd)
+        if side == CLIENT:
+            shut_writing(self.backend_fd)
+            return
+        if not self.bytes_out:
+            self.ended_early()
+        shut_writing(self.client_fd)
+
+    def ended_early(self) -> None:
+        """Count it against the backend that it has ended before the client and before its first byte."""
+        assert self.backend is not None
+        age = self.lane.loop.now - self.connected_at
+        self.lane.elector.ended_early(self.backend, age, self.given()[0] > 0)
 
     def take_over(self) -> SplicingRelay:
         """Leave the fast path: the splicing relay gets the handlers for good."""

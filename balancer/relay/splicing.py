@@ -57,6 +57,7 @@ class RelayedSession(Protocol):
 
     def close(self, end: str, reason: str = "") -> None: ...
     def dial_again(self, code: int) -> bool: ...
+    def ended_early(self) -> None: ...
 
 
 class SplicingRelay:
@@ -68,7 +69,7 @@ class SplicingRelay:
 
     __slots__ = (
         "_await_acknowledgement", "_linger_limit", "_loop", "backend", "client", "closing_at", "counted_pauses",
-        "counted_resumes", "down", "resetting", "session", "up",
+        "counted_resumes", "down", "has_first_end", "resetting", "session", "up",
     )  # fmt: skip
 
     def __init__(
@@ -88,6 +89,7 @@ class SplicingRelay:
         self.up = Flow(self.client, self.backend, pipes)
         self.down = Flow(self.backend, self.client, pipes)
         self.up.taken, self.down.taken = session.bytes_in, session.bytes_out
+        self.has_first_end = bool(session.over)
         if session.over:
             over = self.flow_from(session.over)
             over.ended()
@@ -201,6 +203,8 @@ class SplicingRelay:
         while not session.closed:
             self._follow(up, down)
             self._follow(down, up)
+            if not self.has_first_end:
+                self._note_first_end()
             if down.source == BROKEN and self._has_redialled():
                 return
             self._swallow(up)
@@ -219,6 +223,13 @@ class SplicingRelay:
             else:
                 self._end_badly(step)
                 return
+
+    def _note_first_end(self) -> None:
+        """Note that a side has ended or broken; tell the session when that was the backend, before its first byte."""
+        up, down = self.up, self.down
+        self.has_first_end = bool(up.source or down.source)
+        if down.source and not up.source and not down.taken:
+            self.session.ended_early()
 
     def _end_badly(self, step: int) -> None:
         if step == RESET_CLIENT:

@@ -74,7 +74,7 @@ ORDER = {
         ("master",),
     ),
     "balancer.pool": (
-        ("backend", "blocks", "health", "policies"),
+        ("backend", "blocks", "early_ends", "health", "policies"),
         ("board",),
         ("handover_state", "shared_limit", "targets"),
         ("serving",),

@@ -20,9 +20,12 @@ from balancer.pool.board import (
     ADMIN_MAINT,
     ADMIN_READY,
     B_ADDRESS_FAILURES,
+    B_BYTES_OUT,
     B_CHECKS,
     B_CONNECT_FAILURES,
     B_DOWNS,
+    B_EARLY_ENDS,
+    B_SESSIONS_TOTAL,
     BACKENDS,
     CHECK_NAMES,
     DOWN,
@@ -38,6 +41,7 @@ from balancer.pool.board import (
     W_VERDICT,
     Board,
 )
+from balancer.pool.serving import availability
 from balancer.pool.targets import Target, addresses_of, target_of, targets_of
 from balancer.prober import Prober
 from balancer.shm.layout import FIRST_LEASE, PID, Shared
@@ -834,3 +838,126 @@ def test_a_version_that_a_killed_prober_left_odd_is_made_even_by_its_successor(s
     sim.board.counts.zero(PROBER)
     sim.prober(SECOND)
     assert sim.board.versions(0)[0] % 2 == 0
+
+
+def end_early(sim: ProberSimulation, backend: Backend, count: int = 3, sessions: int | None = None) -> None:
+    """Sessions of this backend end before its first byte; another one of the pool has spoken to somebody."""
+    row = sim.board.shared.rows.row(WORKER)
+    at = Board.backend_at(backend.index)
+    row[at + B_SESSIONS_TOTAL] += count if sessions is None else sessions
+    row[at + B_EARLY_ENDS] += count
+    row[Board.backend_at(sim.backends[-1].index) + B_BYTES_OUT] += 1
+
+
+@pytest.mark.parametrize("check", ["tcp", "none"])
+def test_early_ends_take_a_backend_out_for_a_growing_time_whatever_its_checks_say(
+    sim: ProberSimulation, check: str
+) -> None:
+    prober = sim.prober(check=check)
+    a = sim.backends[0]
+    sim.loop.advance(1.0, prober.tick)
+    for turn, seconds in enumerate((5.0, 10.0, 20.0)):
+        end_early(sim, a, count=1 if turn else 3)
+        sim.loop.advance(0.5, prober.tick)
+        assert sim.verdict(a) == DOWN and sim.title == "prober [1/2 up]"
+        assert CHECK_NAMES[sim.board.word(a.index, W_CHECK)] == "early-end"
+        sim.loop.advance(seconds - 1.0, prober.tick)
+        assert sim.verdict(a) == DOWN
+        assert CHECK_NAMES[sim.board.word(a.index, W_CHECK)] == "early-end"
+        sim.loop.advance(1.0, prober.tick)
+        assert sim.verdict(a) == UP
+    where = "backend=a address=10.0.0.1:80"
+    down = f"warning down {where} check=early-end failures={{}} up=1/2 then=next try in {{}}s"
+    assert sim.log.lines == [
+        down.format("3/3", 5),
+        f"info up {where} up=2/2",
+        down.format("1/1", 10),
+        f"info up {where} up=2/2",
+        down.format("1/1", 20),
+        f"info up {where} up=2/2",
+    ]
+
+
+def test_a_backend_that_also_fails_its_checks_is_up_when_both_are_over(sim: ProberSimulation) -> None:
+    prober = sim.prober()
+    a = sim.backends[0]
+    end_early(sim, a)
+    sim.network[A] = "refused"
+    sim.loop.advance(6.0, prober.tick)
+    assert sim.verdict(a) == DOWN and len(sim.verbs("down")) == 1
+    del sim.network[A]
+    sim.loop.advance(5.0, prober.tick)
+    assert sim.verdict(a) == UP and len(sim.verbs("up")) == 1
+
+
+@pytest.mark.parametrize("state", [ADMIN_DRAIN, ADMIN_MAINT])
+def test_the_last_backend_that_is_up_gets_no_penalty_and_is_released_from_one(
+    sim: ProberSimulation, state: int
+) -> None:
+    prober = sim.prober()
+    a, b = sim.backends
+    sim.loop.advance(1.0, prober.tick)
+    end_early(sim, a)
+    sim.loop.advance(0.5, prober.tick)
+    assert sim.verdict(a) == DOWN
+    sim.board.set_admin_state(b.index, state)
+    sim.loop.advance(0.5, prober.tick)
+    assert sim.verdict(a) == UP
+    end_early(sim, a)
+    sim.loop.advance(0.5, prober.tick)
+    assert sim.verdict(a) == UP
+    assert not sim.verbs("all-down")
+
+
+def test_a_pool_whose_backends_never_say_a_word_gets_no_penalties(sim: ProberSimulation) -> None:
+    prober = sim.prober()
+    row = sim.board.shared.rows.row(WORKER)
+    for backend in sim.backends:
+        at = Board.backend_at(backend.index)
+        row[at + B_SESSIONS_TOTAL] += 9
+        row[at + B_EARLY_ENDS] += 9
+    sim.loop.advance(1.0, prober.tick)
+    assert [sim.verdict(backend) for backend in sim.backends] == [UP, UP]
+
+
+def test_few_early_ends_among_many_sessions_are_no_penalty(sim: ProberSimulation) -> None:
+    prober = sim.prober()
+    for _ in range(8):
+        end_early(sim, sim.backends[0], 1, sessions=4)
+        sim.loop.advance(0.5, prober.tick)
+    assert sim.verdict(sim.backends[0]) == UP
+
+
+def test_an_operator_ends_a_penalty_by_maintenance(sim: ProberSimulation) -> None:
+    prober = sim.prober()
+    a = sim.backends[0]
+    end_early(sim, a)
+    sim.loop.advance(0.5, prober.tick)
+    sim.board.set_admin_state(a.index, ADMIN_MAINT)
+    sim.loop.advance(0.5, prober.tick)
+    assert sim.verdict(a) == UP
+    sim.board.set_admin_state(a.index, ADMIN_READY)
+    assert availability(sim.board, replace(MAIN, backends=tuple(sim.backends))).up == 2
+
+
+def test_a_penalty_outlives_its_prober_and_a_new_address_has_none(sim: ProberSimulation) -> None:
+    first = sim.prober()
+    a = sim.backends[0]
+    end_early(sim, a)
+    sim.loop.advance(1.0, first.tick)
+    sim.board.shared.rows.zero(PROBER)
+    second = sim.prober(SECOND)
+    sim.loop.advance(3.0, second.tick)
+    assert sim.verdict(a) == DOWN
+    sim.loop.advance(2.0, second.tick)
+    assert sim.verdict(a) == UP
+    end_early(sim, a, 1)
+    sim.loop.advance(1.0, second.tick)
+    assert sim.verbs("down")[1].endswith("then=next try in 10s")
+    sim.board.shared.rows.zero(SECOND)
+    sim.backends = with_indexes(
+        [parse_upstream("10.0.0.3:80 name=a"), parse_upstream("10.0.0.2:80 name=b")], {"a": 5, "b": 4}
+    )
+    third = sim.prober()
+    sim.loop.advance(1.0, third.tick)
+    assert sim.verdict(sim.backends[0]) == UP

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from balancer.checks.probe import Probe, outcome_of
+from balancer.checks.probe import STAYS, Probe, outcome_of
 from balancer.eventloop.errnos import CAPACITY, CROWDED
 from balancer.pool.board import CHECK_NAMES
 
@@ -44,9 +44,10 @@ class FakeLoop:
 
 
 class FakeSocket:
-    """What connect() returns first, and what SO_ERROR says later."""
+    """What connect() returns first, what SO_ERROR says later, and what the peer does then."""
 
     first, later = errno.EINPROGRESS, 0
+    peer: str = "silent"  # or "speaks", "ends", "resets"
 
     def __init__(self, family: int, kind: int) -> None:
         assert kind & socket.SOCK_NONBLOCK
@@ -63,6 +64,14 @@ class FakeSocket:
         assert (level, option) == (socket.SOL_SOCKET, socket.SO_ERROR)
         return self.later
 
+    def recv(self, size: int, flags: int) -> bytes:
+        assert flags == socket.MSG_PEEK  # what a peer says is its next reader's
+        if self.peer == "silent":
+            raise BlockingIOError(errno.EAGAIN, "nothing yet")
+        if self.peer == "resets":
+            raise ConnectionResetError(errno.ECONNRESET, "reset")
+        return b"2" if self.peer == "speaks" else b""
+
     def close(self) -> None:
         self.closed = True
 
@@ -70,11 +79,13 @@ class FakeSocket:
 class Check:
     """A probe on a fake loop and a fake socket, and what it reported."""
 
-    def __init__(self, first: int = errno.EINPROGRESS, later: int = 0, no_socket: int = 0) -> None:
+    def __init__(
+        self, first: int = errno.EINPROGRESS, later: int = 0, no_socket: int = 0, peer: str = "silent"
+    ) -> None:
         self.loop = FakeLoop()
         self.outcomes: list[tuple[str, float]] = []
         self.sockets: list[FakeSocket] = []
-        self.first, self.later, self.no_socket = first, later, no_socket
+        self.first, self.later, self.no_socket, self.peer = first, later, no_socket, peer
         self.probe = Probe(self.loop, TARGET, 2.0, self.done, self.make)  # type: ignore[arg-type]
 
     def done(self, outcome: str, seconds: float) -> None:
@@ -84,14 +95,14 @@ class Check:
         if self.no_socket:
             raise OSError(self.no_socket, os.strerror(self.no_socket))
         self.sockets.append(FakeSocket(family, kind))
-        self.sockets[-1].first, self.sockets[-1].later = self.first, self.later
+        made = self.sockets[-1]
+        made.first, made.later, made.peer = self.first, self.later, self.peer
         return self.sockets[-1]
 
 
 @pytest.mark.parametrize(
     "later, outcome",
     [
-        (0, "ok"),
         (errno.ECONNREFUSED, "refused"),
         (errno.EHOSTUNREACH, "unreachable"),
         (errno.ETIMEDOUT, "timeout"),
@@ -115,9 +126,56 @@ def test_its_time_limit_ends_it() -> None:
     assert check.loop.watched == {} and len(check.loop.retired) == 1
 
 
-@pytest.mark.parametrize(
-    "first, outcome", [(0, "ok"), (errno.ECONNREFUSED, "refused"), (errno.ENOENT, "refused")]
-)
+@pytest.mark.parametrize("first", [0, errno.EINPROGRESS])
+def test_a_connection_that_stays_is_good_after_a_moment(first: int) -> None:
+    check = Check(first=first)
+    check.loop.now += 0.5
+    if first:
+        check.loop.watched[9](4)
+        assert check.loop.timers[0].cancelled
+    assert check.outcomes == [] and not check.probe.is_over
+    timer = check.loop.timers[-1]
+    assert timer.when == pytest.approx((100.5 if first else 100.0) + STAYS)
+    check.loop.now = timer.when
+    timer.act()
+    assert check.outcomes == [("ok", 0.5 if first else 0.0)]  # how long the connect took
+    assert check.probe.is_over and check.loop.watched == {}
+    assert [finish() for finish in check.loop.retired] and check.sockets[0].closed
+
+
+def test_it_waits_no_longer_than_its_time_limit_leaves() -> None:
+    check = Check()
+    check.loop.now += 1.95
+    check.loop.watched[9](4)
+    assert check.loop.timers[-1].when == 102.0
+
+
+@pytest.mark.parametrize("first", [0, errno.EINPROGRESS])
+@pytest.mark.parametrize("peer, outcome", [("speaks", "ok"), ("ends", "closed"), ("resets", "closed")])
+@pytest.mark.parametrize("is_late", [False, True])
+def test_what_the_peer_does_right_after_the_connect(
+    first: int, peer: str, outcome: str, is_late: bool
+) -> None:
+    check = Check(first=first, peer="silent" if is_late else peer)
+    if first:
+        check.loop.watched[9](4)
+    if is_late:
+        assert check.outcomes == []
+        check.sockets[0].peer = peer
+        check.loop.now += 0.05
+        check.loop.watched[9](1)
+    assert [one for one, _ in check.outcomes] == [outcome]
+    assert check.probe.is_over and check.loop.watched == {} and check.loop.timers[-1].cancelled
+
+
+def test_a_reset_before_the_connect_was_seen_is_no_refusal() -> None:
+    check = Check(later=errno.ECONNRESET)
+    check.sockets[0].peer = "ends"  # SO_ERROR has been read: recv(2) tells an end only
+    check.loop.watched[9](4 | 8)
+    assert [one for one, _ in check.outcomes] == ["closed"]
+
+
+@pytest.mark.parametrize("first, outcome", [(errno.ECONNREFUSED, "refused"), (errno.ENOENT, "refused")])
 def test_a_connect_that_ends_at_once(first: int, outcome: str) -> None:
     check = Check(first=first)
     assert check.outcomes == [(outcome, 0.0)]

@@ -12,7 +12,8 @@ TOTALS = (
 def backend(name: str, **changed: Any) -> dict[str, Any]:
     plain = {
         "name": name, "pool": "main", "address": "10.0.0.1:80", "address_in_use": None, "state": "up", "weight": 1,
-        "sessions": 2, "sessions_total": 30, "connect_failures_total": 0, "bytes_in_total": 4096, "bytes_out_total": 5,
+        "sessions": 2, "sessions_total": 30, "connect_failures_total": 0, "early_ends_total": 0,
+        "bytes_in_total": 4096, "bytes_out_total": 5,
         "check": "ok", "maxconn": 0, "backup": False, "since_s": 1.5, "checks_total": 7, "check_failures_total": 2,
         "downs_total": 1, "check_streak": 4, "check_ms": 1.25,
     }  # fmt: skip

@@ -66,6 +66,9 @@ balancer_backend_sessions_total{pool="main",backend="a"} 30
 # HELP balancer_backend_connect_failures_total Failed connects.
 # TYPE balancer_backend_connect_failures_total counter
 balancer_backend_connect_failures_total{pool="main",backend="a"} 0
+# HELP balancer_backend_early_ends_total Sessions that it ended before its first byte.
+# TYPE balancer_backend_early_ends_total counter
+balancer_backend_early_ends_total{pool="main",backend="a"} 0
 # HELP balancer_backend_checks_total Health checks made.
 # TYPE balancer_backend_checks_total counter
 balancer_backend_checks_total{pool="main",backend="a"} 7

@@ -230,7 +230,10 @@ def test_what_the_checks_found(board: b.Board) -> None:
     assert (one["checks_total"], one["check_failures_total"], one["downs_total"]) == (9, 3, 1)
     assert (one["check_ms"], two["check_streak"], two["check_ms"]) == (1.25, 2, None)
     assert (check_text(one), check_text(two)) == ("ok 1.2 ms", "refused, 2 in a row")
-    assert check_text({"check": None, "check_ms": None, "check_streak": None}) == "-"
+    unchecked = {"check": None, "check_ms": None, "check_streak": None, "early_ends_total": 0}
+    assert check_text(unchecked) == "-"
+    assert check_text(one | {"early_ends_total": 1}) == "ok 1.2 ms, 1 early end"
+    assert check_text(unchecked | {"check": "early-end", "early_ends_total": 4}) == "early-end, 4 early ends"
 
 
 def test_the_address_in_use_of_a_name_is_shown(board: b.Board) -> None:

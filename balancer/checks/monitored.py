@@ -1,0 +1,109 @@
+"""What the prober knows of each backend and each pool.
+
+RULES: data, and questions about it; nothing here writes to the board or to the log.
+"""
+
+from dataclasses import dataclass, field
+
+from balancer.checks.race import RunningProbe
+from balancer.eventloop.timers import Timer
+from balancer.options import Pool
+from balancer.pool.backend import MAIN_POOL, Backend
+from balancer.pool.early_ends import EarlyEnds
+from balancer.pool.health import HealthState, PassiveHealth, Schedule
+from balancer.pool.serving import Serving
+from balancer.pool.targets import NameAddresses, text_at
+
+NOT_COUNTED = Serving(0, 0, False, "")
+NO_ADDRESS = NameAddresses()
+BOTH = frozenset({4, 6})
+
+
+@dataclass(slots=True)
+class MonitoredPool:
+    """One pool, and how its backends are checked."""
+
+    pool: Pool
+    timeout: float  # seconds a check may take
+    backends: "list[MonitoredBackend]" = field(default_factory=list)
+    judged: tuple[int, int] | None = None  # versions of the board that `serving` was found at
+    serving: Serving = NOT_COUNTED
+
+    def labels(self) -> dict[str, object]:
+        """The field that names it in the log; the pool main needs none."""
+        return {} if self.pool.name == MAIN_POOL else {"pool": self.pool.name}
+
+    def names(self) -> set[str]:
+        """The names that its backends are given by."""
+        addresses = [one.backend.address for one in self.backends]
+        return {address.host for address in addresses if address.family == "name"}
+
+    def share(self) -> str:
+        """Backends that are up, of all."""
+        return f"{self.serving.up}/{self.serving.all}"
+
+
+@dataclass(slots=True)
+class MonitoredBackend:
+    """One backend, its health and its next check."""
+
+    backend: Backend
+    pool: MonitoredPool
+    health: HealthState | PassiveHealth
+    schedule: Schedule
+    early: EarlyEnds
+    was_up: bool = True  # the verdict as it is published
+    since: float = 0.0  # monotonic seconds of its last change
+    addresses: NameAddresses = NO_ADDRESS  # of a name
+    failures: int = 0  # connect failures of all workers, as last seen
+    address_failures: int = 0  # the same of single addresses
+    probe: RunningProbe | None = None
+    timer: Timer | None = None
+    reason: str = ""
+    is_itself: bool = False  # this balancer listens on every address of it
+
+    @property
+    def name(self) -> str:
+        """What is looked up, "" for a numeric address or a path."""
+        return self.backend.address.host if self.backend.address.family == "name" else ""
+
+    @property
+    def families(self) -> frozenset[int]:
+        """The IP versions that it can be dialled by: those of its source addresses, if it has some."""
+        return frozenset(4 if one.family == "inet" else 6 for one in self.backend.sources) or BOTH
+
+    def lacks_address(self) -> bool:
+        """It is given by a name of which no address is known."""
+        return bool(self.name) and not self.addresses.hosts
+
+    def is_up(self) -> bool:
+        """The verdict: neither checks and failed connects nor a penalty take it out."""
+        return self.health.up and not self.early.is_out
+
+    def where(self) -> dict[str, object]:
+        """The field of the log that tells where it is: as configured, and the address in use of a name."""
+        address = self.backend.address
+        return {"address": address} | (
+            {"at": text_at(self.addresses.host, address.port)} if self.addresses.hosts else {}
+        )
+
+    def labels(self) -> dict[str, object]:
+        """The fields that name it in the log."""
+        return {**self.pool.labels(), "backend": self.backend.name}
+
+
+def monitor(pool: Pool) -> MonitoredPool:
+    """A pool with its backends, all up until the board or a check says otherwise."""
+    # connect-timeout 0 means the kernel's patience, which is longer than any interval.
+    timeout = min(pool.connect_timeout or pool.check_interval, pool.check_interval)
+    monitored = MonitoredPool(pool, timeout)
+    for backend in pool.backends:
+        health: HealthState | PassiveHealth
+        if pool.check == "none":
+            health = PassiveHealth(pool.check_fall, pool.check_interval)
+        else:
+            health = HealthState(pool.check_rise, pool.check_fall)
+        schedule = Schedule(pool.check_interval, 0.0)
+        early = EarlyEnds(pool.check_fall)
+        monitored.backends.append(MonitoredBackend(backend, monitored, health, schedule, early))
+    return monitored
