@@ -97,7 +97,7 @@ ORDER = {
     ),
     "workers.resizer": (
         ("arena", "counters", "frame_assembler", "options", "orders", "protocol", "quarantine"),
-        ("transfer",),
+        ("footprint", "transfer"),
         ("cost", "front_connection", "http_api", "metrics", "status_page", "task"),
         ("fair_queue", "holders", "idle_set", "replies", "retry"),
         ("dispatch", "worker_pool"),

@@ -5,6 +5,7 @@ RULES: the only package of the service that imports Pillow. It knows no frames, 
     transform  the order of all steps: start reading here
     job        what is asked for, the result          sources    an open picture of any format, its frames
     limits     what a picture may be, refusals        formats    the allow-list; writing
+    memory     what a picture will take
     geometry   sizes and boxes, in numbers only       jpeg png gif webp avif   what each format needs
     modes      conversions between pixel layouts      animation  frames one over another, times
     resample   Lanczos3, in SIMD or by Pillow         exif       orientation
@@ -23,6 +24,7 @@ from PIL import AvifImagePlugin, Image, features
 from workers.imaging import malloc, resample
 from workers.imaging.job import FITS, FORMATS, ICC, ResizedPicture, ResizeJob, parse_format
 from workers.imaging.limits import PictureLimits, PictureRefused
+from workers.imaging.malloc import trim
 from workers.imaging.transform import resize
 
 __all__ = [
@@ -36,6 +38,7 @@ __all__ = [
     "parse_format",
     "prepare",
     "resize",
+    "trim",
 ]
 
 

@@ -24,8 +24,7 @@ class PictureRefused(Exception):
 
 @dataclass(frozen=True)
 class PictureLimits:
-    """Upper bounds of one job. max_pixels bounds the memory: a decoded picture takes 4 bytes a pixel, a progressive
-    JPEG up to 6 more."""
+    """Upper bounds of one job."""
 
     max_bytes: int = 32 << 20  # of the picture as sent
     max_pixels: int = 50_000_000  # of the source, one frame
@@ -33,6 +32,7 @@ class PictureLimits:
     max_target_pixels: int = 32_000_000
     max_frames: int = 1_000  # of an animation
     max_scans: int = 32  # of a progressive JPEG; encoders write about 10, a bomb 200
+    max_memory: int = 0  # bytes for the picture, as reckoned by memory.py; 0 is no limit
 
 
 LONGEST_ASKED = 999_999_999  # pixels of a side that only bounds the result
@@ -107,6 +107,16 @@ def check_frames(frames: int, pixels_each: int, limits: PictureLimits) -> None:
     if frames > 1 and total > allowed:
         raise PictureRefused(
             422, f"animation of {frames} frames has {total} pixels in all, over the limit of {allowed}"
+        )
+
+
+def check_memory(reckoned: int, limits: PictureLimits) -> None:
+    """Check what the picture will take of memory."""
+    if 0 < limits.max_memory < reckoned:
+        raise PictureRefused(
+            422,
+            f"picture takes about {reckoned >> 20} MiB of memory to resize, over the limit of "
+            f"{limits.max_memory >> 20} MiB here: ask for a smaller result or another format",
         )
 
 

@@ -23,6 +23,7 @@ except ImportError:
 
 TESTED_RELEASES = {"Pillow": ("13.",), "cykooz-resizer": ("4.0.",)}
 SIMD_MODES = ("RGB", "RGBA", "L", "CMYK")  # LA and 16-bit grey are resampled by Pillow
+KEPT_PIXELS = 4_000_000
 MIN_PSNR = 45.0  # dB; 8-bit weights differ by one step here and there, a wrong box gives 30
 
 Resampler = Callable[[Image.Image, Size, Box], Image.Image]
@@ -94,14 +95,16 @@ def installed_releases() -> dict[str, str]:
 
 
 def simd_resampler() -> Resampler:
-    """One cykooz resizer for the process: it keeps its row buffers from picture to picture."""
+    """One cykooz resizer for the process: it keeps its buffers from picture to picture. They are as large as the picture
+    where it has alpha, so big ones get a resizer of their own."""
     resizer = _simd.Resizer()
     lanczos = _simd.ResizeAlg.convolution(_simd.FilterType.lanczos3)
 
     def resample_simd(image: Image.Image, size: Size, box: Box) -> Image.Image:
         made = Image.new(image.mode, size, None)  # None: not cleared, as every pixel is written below
         crop = _simd.CropBox(box[0], box[1], box[2] - box[0], box[3] - box[1])
-        resizer.resize_pil(image, made, _simd.ResizeOptions(resize_alg=lanczos, crop_box=crop))
+        taken = resizer if image.width * image.height <= KEPT_PIXELS else _simd.Resizer()
+        taken.resize_pil(image, made, _simd.ResizeOptions(resize_alg=lanczos, crop_box=crop))
         return made
 
     return resample_simd

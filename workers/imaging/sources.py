@@ -31,6 +31,7 @@ class Source:
     is_photo = True
     has_palette = False
     may_have_alpha = False
+    is_multi_scan = False  # the decoder keeps all coefficients
 
     def still(self, plan: ResizePlan) -> tuple[Image.Image, Box]:
         """The first picture, loaded and in a mode that can be resampled, and the plan's box in its pixels."""
@@ -55,6 +56,7 @@ class JpegSource(Source):
         self._image = _opened("jpeg", data, jpeg.without_metadata)
         if found.is_arithmetic:
             self._image.decodermaxblock = len(data)
+        self.is_multi_scan = found.is_multi_scan
         self.size = self._image.size
         self.exif, self.xmp, self.profile = found.exif, found.xmp, found.profile
         self.orientation = exif.orientation(found.exif)

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 
 from PIL import Image, ImageFile
 
-from workers.imaging import colour, formats, geometry, limits, modes, resample
+from workers.imaging import colour, formats, geometry, limits, memory, modes, resample
 from workers.imaging.embedded import Embedded, kept
 from workers.imaging.geometry import ResizePlan
 from workers.imaging.job import ResizedPicture, ResizeJob, check_job, parse_format
@@ -71,8 +71,21 @@ def _resize(source: Source, job: ResizeJob, kind: str, out: str, bounds: Picture
     limits.check_frames(source.frames, pixels_each, bounds)
     if out == "auto":
         out = formats.choose(kind, job.accepts, source.frames > 1, source.may_have_alpha)
+    is_animation = source.frames > 1 and formats.holds_animation(out, kind)
+    frames = source.frames if is_animation and out != "gif" else 0
+    target_pixels = plan.size[0] * plan.size[1]
+    reckoned = memory.reckon(
+        kind,
+        source.size[0] * source.size[1],
+        out,
+        target_pixels,
+        source.may_have_alpha,
+        source.is_multi_scan,
+        frames,
+    )
+    limits.check_memory(reckoned, bounds)
     notes = ["gif holds no metadata"] if job.keep and out == "gif" else []
-    if source.frames > 1 and formats.holds_animation(out, kind):
+    if is_animation:
         encoded = _animation(source, job, out, plan, turn)
     else:
         encoded = _still(source, job, out, plan, turn)

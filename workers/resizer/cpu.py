@@ -14,6 +14,7 @@ import signal
 import socket
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
 from balancer.prefork.child import Child
@@ -21,8 +22,9 @@ from balancer.prefork.fork import EXIT_CRASH
 from balancer.shm.layout import LOAD
 from workers import imaging, sandbox
 from workers.imaging.job import ResizeJob, parse_parameters
-from workers.imaging.limits import PictureRefused
+from workers.imaging.limits import PictureLimits, PictureRefused
 from workers.resizer import counters
+from workers.resizer.footprint import Footprint
 from workers.resizer.options import ResizerOptions
 from workers.resizer.orders import (
     LONGEST,
@@ -41,6 +43,7 @@ from workers.resizer.transfer import PLACES, TransferMemory
 # What it gives up: the shared tables, which are replaced by zeros but for the page of its own row, then what any process
 # that decodes gives up.
 LAYERS: dict[str, Callable[[Child], None]] = {"own_row": Child.keep_own_row, **sandbox.LAYERS}
+LEAST_ROOM = 32 << 20  # bytes for a picture, or the process does not start
 RENEW_SECONDS = 10.0  # in which the CPU processes leave one by one after a rotation of the log
 ALARM_SECONDS = 1.0  # after the front's deadline, less a tick: the kernel ends a process that no front kills
 
@@ -48,8 +51,17 @@ ALARM_SECONDS = 1.0  # after the front's deadline, less a tick: the kernel ends 
 def run(child: Child, options: ResizerOptions) -> int:
     """The role: prepares this process for pictures, then works until it is told to leave. Returns the exit code."""
     versions = imaging.prepare()
+    footprint = Footprint(imaging.trim)
+    limits = options.limits
+    if options.memory_limit:
+        room = options.memory_limit - footprint.address_space() - PLACES * options.slot_bytes
+        if room < LEAST_ROOM:
+            reason = f"{room >> 20} MiB are left for a picture, at least {LEAST_ROOM >> 20} are needed"
+            child.log.error("confine", reason=reason, then="exit; set a higher --memory-limit")
+            return EXIT_CRASH
+        limits = replace(limits, max_memory=room)
     _confine(child, options)
-    worker, nice = CpuWorker(child, options), os.nice(0)
+    worker, nice = CpuWorker(child, options, limits, footprint), os.nice(0)
     entered = _enter_sandbox(child, options)
     missing = "; ".join(f"{name}: {reason}" for name, reason in entered.missing.items())
     without = {"without": missing} if missing else {}
@@ -86,11 +98,10 @@ def _confine(child: Child, options: ResizerOptions) -> None:
     """Limit what this process takes of the machine. Best effort: it serves without the privilege too."""
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     if options.memory_limit:
-        # A fuse, no quota: a decoder that trips it ends in an error or an abort before the machine is out of memory.
-        most = options.memory_limit + PLACES * options.slot_bytes + _address_space()
+        # A fuse: pictures are reckoned before they are decoded. A decoder that trips it ends in an error or an abort.
         hard = resource.getrlimit(resource.RLIMIT_AS)[1]
-        if hard == resource.RLIM_INFINITY or most < hard:
-            resource.setrlimit(resource.RLIMIT_AS, (most, hard))
+        if hard == resource.RLIM_INFINITY or options.memory_limit < hard:
+            resource.setrlimit(resource.RLIMIT_AS, (options.memory_limit, hard))
     try:
         if child.role == "express":
             return
@@ -103,12 +114,6 @@ def _confine(child: Child, options: ResizerOptions) -> None:
             os.sched_setaffinity(0, {cores[child.slot % len(cores)]})
     except OSError as error:
         child.log.warning("confine", cpu=child.slot, reason=error.strerror, then="go on without")
-
-
-def _address_space() -> int:
-    """Bytes of address space that this process has now."""
-    with open("/proc/self/statm") as statm:
-        return int(statm.read().split()[0]) * resource.getpagesize()
 
 
 def job_of(order: Order) -> ResizeJob:
@@ -127,9 +132,14 @@ def job_of(order: Order) -> ResizeJob:
 class CpuWorker:
     """One CPU process. `left`: pictures until it is replaced by a successor, -1: never."""
 
-    def __init__(self, child: Child, options: ResizerOptions) -> None:
+    def __init__(
+        self, child: Child, options: ResizerOptions, limits: PictureLimits, footprint: Footprint
+    ) -> None:
         self.child = child
         self.options = options
+        self.limits = limits
+        self.footprint = footprint
+        self.seen = 0  # PICTURES at the last tick
         self.memory: TransferMemory | None = None  # of the front that sent the last Transfer
         self.expects_memory = True  # a Transfer, which has a descriptor, may be the next message
         assert child.channel is not None  # the role was planned with one
@@ -165,6 +175,9 @@ class CpuWorker:
         was_busy = (worked_us - self.worked_us) / 1e6 > (now - self.ticked_at) / 2
         self.worked_us, self.ticked_at = worked_us, now
         self.child.title.set(self.busy_title if was_busy else self.title, now)
+        pictures = self.child.cells[counters.PICTURES]
+        self.footprint.look(now, pictures != self.seen)
+        self.seen = pictures
         if self.is_armed:
             self.is_armed = False
             signal.setitimer(signal.ITIMER_REAL, 0)
@@ -224,9 +237,7 @@ class CpuWorker:
 
     def _resize(self, order: Order, memory: TransferMemory, began: int) -> Result:
         try:
-            answer = imaging.resize(
-                bytes(memory.view(order.place, order.length)), job_of(order), self.options.limits
-            )
+            answer = imaging.resize(bytes(memory.view(order.place, order.length)), job_of(order), self.limits)
         except PictureRefused as refused:
             return self._failed(order, refused.status, refused.sentence)
         except MemoryError:

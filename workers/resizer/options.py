@@ -33,9 +33,7 @@ ABOUT = "resizes pictures for many clients at once, one CPU process per core"
 EXAMPLE = "resizer -p 9001 --name backend-1 --cpus 4 --max-pixels 100m"
 HIGHEST_SIDE = 65535
 HEADROOM = 64 * 1024  # bytes of a slot beyond the biggest frame
-LEAST_MEMORY = (
-    64 << 20
-)  # bytes; at 32 MiB a WebP picture of 12 MP is refused, at 4 MiB a JPEG one, at 1 KiB every one
+LEAST_MEMORY = 256 << 20  # bytes: of the program 140 MB, and room for pictures of some megapixels
 
 _clients = options_in("Clients")
 _pictures = options_in("Pictures")
@@ -47,16 +45,6 @@ def parse_name(text: str) -> str:
     if len(text) > 64 or not text.isprintable() or any(c.isspace() for c in text):
         raise ValueError(f"{text!r} is not a name: at most 64 printable characters and no blanks")
     return text
-
-
-def parse_memory_limit(text: str) -> int:
-    """Bytes; nothing below what ordinary pictures need, but 0."""
-    size = parse_size(text)
-    if 0 < size < LEAST_MEMORY:
-        raise ValueError(
-            f"{text!r} is too little to open pictures with: write {format_size(LEAST_MEMORY)} or more, or 0"
-        )
-    return size
 
 
 @dataclass(frozen=True)
@@ -171,8 +159,9 @@ class ResizerOptions(DaemonOptions):
     )
     memory_limit: int = _work(
         "2g",
-        "address space of a CPU process, which a decoder that runs away cannot exceed; at least 64m, 0 is no limit",
-        parse_memory_limit,
+        "address space of a CPU process; a picture that is reckoned to need more is refused, a decoder that runs away is "
+        "ended; at least 256m and twice max-frame, 0 is no limit",
+        parse_size,
         metavar="SIZE",
     )
     sandbox: str = _work(
@@ -194,9 +183,8 @@ class ResizerOptions(DaemonOptions):
     @cached_property
     def limits(self) -> PictureLimits:
         """What a picture may be."""
-        named = {
-            each.name: getattr(self, each.name) for each in fields(PictureLimits) if each.name != "max_bytes"
-        }
+        others = {each.name for each in fields(PictureLimits)} - {"max_bytes", "max_memory"}
+        named = {name: getattr(self, name) for name in others}
         return PictureLimits(max_bytes=self.max_frame, **named)
 
     @property
@@ -253,6 +241,12 @@ def parse_resizer(argv: Sequence[str], environ: Mapping[str, str]) -> ResizerOpt
         )
     if options.express_bytes > options.max_frame:
         raise settings.refuse("express-bytes", "is above max-frame, so every request would be small")
+    least = LEAST_MEMORY + 2 * options.slot_bytes
+    if 0 < options.memory_limit < least:
+        limit, needed = format_size(options.memory_limit), f"{-(-least >> 20)}m"
+        raise settings.refuse(
+            "memory-limit", f"{limit} leaves no room for pictures: write {needed} or more, or 0"
+        )
     check_debug(settings)
     notes = options.notes + (try_out(settings, options) if settings.values["check-config"] else ())
     resolved = {"cpus": str(options.cpus), "name": options.name}

@@ -10,8 +10,10 @@ import pytest
 from balancer.eventloop.loop import Loop
 from balancer.prefork.child import Child
 from balancer.prefork.titles import Title
+from workers.imaging.limits import PictureLimits
 from workers.resizer import counters
 from workers.resizer.cpu import CpuWorker
+from workers.resizer.footprint import Footprint
 from workers.resizer.options import ResizerOptions
 
 
@@ -30,7 +32,8 @@ class CpuFixture:
             cells=self.cells,
             title=Title("resizer", self.shown.append),
         )
-        self.worker = CpuWorker(cast(Child, child), ResizerOptions())
+        footprint = cast(Footprint, SimpleNamespace(look=lambda now, has_worked: None))
+        self.worker = CpuWorker(cast(Child, child), ResizerOptions(), PictureLimits(), footprint)
 
     def tick(self, now: float, worked: float) -> None:
         """`worked`: seconds of work since the last tick."""

@@ -18,10 +18,10 @@ def test_the_limits_of_the_options_are_those_of_imaging() -> None:
 
 def test_every_limit_of_a_picture_follows_its_option() -> None:
     names = [field.name for field in dataclasses.fields(PictureLimits)]
+    names.remove("max_memory")  # what memory-limit leaves is known in a CPU process
     argv = [f"--{'max-frame' if name == 'max_bytes' else name.replace('_', '-')}=2048" for name in names]
-    assert dataclasses.asdict(parse_resizer(argv, {"RESIZER_EXPRESS_BYTES": "1"}).limits) == dict.fromkeys(
-        names, 2048
-    )
+    limits = dataclasses.asdict(parse_resizer(argv, {"RESIZER_EXPRESS_BYTES": "1"}).limits)
+    assert limits == {**dict.fromkeys(names, 2048), "max_memory": 0}
 
 
 def test_values() -> None:
@@ -47,12 +47,17 @@ def test_a_resizer_has_a_name_without_being_given_one() -> None:
 
 
 def test_a_memory_limit_leaves_room_for_pictures() -> None:
-    for text in ("1", "1k", "63m"):
+    for words, needed in (
+        (["1"], "321m"),
+        (["1k"], "321m"),
+        (["320m"], "321m"),
+        (["400m", "--max-frame=128m"], "513m"),
+    ):
         with pytest.raises(ConfigError) as refused:
-            parse_resizer(["--memory-limit", text], {})
-        sentence = f"--memory-limit: '{text}' is too little to open pictures with: write 64m or more, or 0"
-        assert str(refused.value) == sentence
-    for text, size in (("64m", 64 << 20), ("0", 0)):
+            parse_resizer(["--memory-limit", *words], {})
+        sentence = f"leaves no room for pictures: write {needed} or more, or 0"
+        assert sentence in str(refused.value) and "--memory-limit" in str(refused.value)
+    for text, size in (("321m", 321 << 20), ("0", 0)):
         assert parse_resizer(["--memory-limit", text], {}).memory_limit == size
 
 
