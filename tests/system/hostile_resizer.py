@@ -20,6 +20,7 @@ from collections.abc import Callable
 from typing import Any
 
 from balancer.prefork.child import Child
+from balancer.shm.layout import PID
 from workers import imaging, sandbox
 from workers.imaging.limits import PictureRefused
 from workers.resizer import cpu, orders
@@ -94,6 +95,17 @@ def grow_log() -> None:
             raise OSError("cut")
 
 
+def lie_in_row(pid: str) -> None:
+    """Name another process in the own row, and be silent: a new front kills the silent ones."""
+    children[0].cells[PID] = int(pid)
+    hang()
+
+
+def hang() -> None:
+    while True:
+        signal.pause()
+
+
 def name_another(pid: str) -> None:
     """Say Hello as another process, which the front would kill for being too slow."""
     channel = children[0].channel
@@ -154,7 +166,8 @@ ATTACKS: dict[str, Callable[..., object]] = {
     "name": name_another,
     "find": find,
     "abort": os.abort,
-    "hang": lambda: signal.pause() or [None for _ in iter(int, 1)],
+    "hang": hang,
+    "row": lie_in_row,
 }
 
 
@@ -173,7 +186,7 @@ def resize(data: bytes, *rest: Any) -> imaging.ResizedPicture:
 class TakenOver:
     """The module `imaging` as a CPU process sees it."""
 
-    prepare = staticmethod(imaging.prepare)
+    prepare, trim = staticmethod(imaging.prepare), staticmethod(imaging.trim)
     resize = staticmethod(resize)
 
 

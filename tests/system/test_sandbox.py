@@ -168,6 +168,30 @@ def test_a_process_that_names_another_one_gets_nobody_killed(locked_in: HostileR
     assert locked_in.ask(picture(300, 200))[0] == 200 and locked_in.pids("front") == front
 
 
+def test_a_process_that_names_its_master_in_its_row_has_nobody_killed_by_a_new_front() -> None:
+    with HostileResizer(sandbox="off") as resizer:
+        resizer.expected_exit = None  # a process that hangs is cut
+        busy = http.client.HTTPConnection(*resizer.address, timeout=60)
+        busy.request("POST", "/resize?w=30", f"ATTACK row {resizer.pid}".encode())
+        wait_for(
+            lambda: any(one["pid"] == resizer.pid for one in resizer.status()["processes"]), "the lie", 20
+        )
+        front = resizer.pids("front")
+        os.kill(front[0], signal.SIGKILL)
+        busy.close()
+        wait_for(lambda: resizer.pids("front") not in ([], front), "a new front", 20)
+
+        def serves() -> bool:
+            try:
+                return resizer.ask(picture(300, 200))[0] == 200
+            except OSError:
+                return False
+
+        wait_for(serves, "pictures", 30)
+        time.sleep(1.5)  # after a second the silent ones are killed
+        assert resizer.pids("master") == [resizer.pid] and resizer.ask(picture(300, 200))[0] == 200
+
+
 def test_a_log_file_cannot_be_filled() -> None:
     with HostileResizer() as resizer:
         before = len(resizer.log())

@@ -137,6 +137,12 @@ def bits_of(layers: Iterable[str]) -> int:
     return sum(1 << LAYERS.index(name) for name in layers)
 
 
+def role_of(row: memoryview) -> str:
+    """The role of a process. A process in a stranger's hands may write anything to its row."""
+    role = row[ROLE]
+    return ROLES[role] if 0 <= role < len(ROLES) else "unknown"
+
+
 def layers_of(bits: int) -> list[str]:
     """The names of the layers in a SANDBOX cell."""
     return [name for number, name in enumerate(LAYERS) if bits >> number & 1]
@@ -148,7 +154,7 @@ def sandbox_of(shared: Shared) -> int | None:
     found = [
         row[SANDBOX]
         for row in map(rows.row, range(FIRST_LEASE, rows.row(MASTER_ROW)[MASTER_LIVE_ROWS]))
-        if row[PID] and row[STATE] == READY and ROLES[row[ROLE]] != "front"
+        if row[PID] and row[STATE] == READY and role_of(row) in ("cpu", "express")
     ]
     return reduce(and_, found) if found else None
 
@@ -172,7 +178,7 @@ def status_document(shared: Shared, name: str, version: str) -> dict[str, object
         row = rows.row(index)
         if not row[PID]:
             continue
-        role = ROLES[row[ROLE]]
+        role = role_of(row)
         if role == "front":
             clients += row[LOAD]
         processes.append(

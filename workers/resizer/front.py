@@ -6,6 +6,7 @@ refusals, but no work: a service that is full must still be able to say so.
 """
 
 import ipaddress
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 from weakref import WeakValueDictionary
@@ -22,7 +23,6 @@ from balancer.shm.layout import (
     MASTER_ROW,
     PID,
     READY,
-    ROLE,
     SLOT,
     STATE,
 )
@@ -127,13 +127,19 @@ class Front:
         return workers
 
     def _older(self) -> dict[str, int]:
-        """Pids of the CPU processes of this front that are ready already, by worker."""
+        """Pids of the CPU processes of this front that are ready already, by worker. A process writes its own row: one
+        that names another's pid, which has a row too, is left out, or it could have it killed.
+        """
         mine = {worker.name for worker in self.scheduler.pool.workers}
         rows = self.child.shared.rows
+        master = rows.row(MASTER_ROW)
+        live = [rows.row(index) for index in range(FIRST_LEASE, master[MASTER_LIVE_ROWS])]
+        named = Counter(row[PID] for row in (master, *live))
         found = {}
-        for row in map(rows.row, range(FIRST_LEASE, rows.row(MASTER_ROW)[MASTER_LIVE_ROWS])):
-            name = f"{counters.ROLES[row[ROLE]]} {row[SLOT]}"
-            if row[STATE] == READY and row[GENERATION] == self.child.generation and name in mine:
+        for row in live:
+            name = f"{counters.role_of(row)} {row[SLOT]}"
+            is_here = row[STATE] == READY and row[GENERATION] == self.child.generation and name in mine
+            if is_here and named[row[PID]] == 1:
                 found[name] = row[PID]
         return found
 

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from struct import Struct
 from struct import error as StructError
 
+from balancer.eventloop.log import printable
+
 LONGEST = 1024  # bytes of one message
 LONGEST_TEXT = 512  # bytes of the sentence in a Result
 
@@ -212,4 +214,8 @@ def _decode_result(packet: bytes) -> Result:
         packet
     )
     text, _, note = packet[_RESULT.size :].decode("utf-8", "replace").partition("\0")
+    text, note = (
+        printable(text),
+        printable(note),
+    )  # they become headers, and the sender may be in a stranger's hands
     return Result(worker, serial, status, length, width, height, from_width, from_height, elapsed, text, note)

@@ -62,6 +62,14 @@ class ProcessControl:
         """A pidfd; readable once the process has ended. Raises OSError."""
         return os.pidfd_open(pid)
 
+    def is_sibling(self, pid: int) -> bool:
+        """Whether a process is a child of the master too; False when it has ended or cannot be seen."""
+        try:
+            with open(f"/proc/{pid}/stat", "rb") as stat:
+                return int(stat.read().rpartition(b")")[2].split()[1]) == os.getppid()
+        except (OSError, IndexError, ValueError):
+            return False
+
     def kill(self, pidfd: int) -> None:
         """Raises OSError when the process has ended."""
         signal.pidfd_send_signal(pidfd, signal.SIGKILL)
@@ -113,10 +121,15 @@ class WorkerPool:
             self.loop.call_later(SILENT_SECONDS, self._kill_silent)
 
     def _opened(self, pid: int) -> int:
+        """A pidfd; -1 when it has ended, or is no process of this resizer: the pid is the word of the process itself."""
         try:
-            return self._control.open(pid)
+            pidfd = self._control.open(pid)
         except OSError:
-            return -1  # it has ended
+            return -1
+        if not self._control.is_sibling(pid):  # asked now, so it is the process of the descriptor
+            os.close(pidfd)
+            return -1
+        return pidfd
 
     def _kill_silent(self) -> None:
         """Kill the older processes that have not answered: they work for the front before, whose clients are gone, or are

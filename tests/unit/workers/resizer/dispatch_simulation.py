@@ -120,6 +120,9 @@ class DispatchSimulation(ProcessControl):
                 return pidfd
         raise ProcessLookupError
 
+    def is_sibling(self, pid: int) -> bool:
+        return True
+
     def receive(self, channel: socket.socket) -> tuple[bytes, int]:
         return receive_from(channel)
 

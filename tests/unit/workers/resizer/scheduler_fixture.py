@@ -82,6 +82,7 @@ class FakeProcesses(ProcessControl):
         self.life: dict[int, int] = {}
         self.killed: list[int] = []
         self.open_error: OSError | None = None
+        self.strangers: set[int] = set()  # pids that are no processes of the resizer
         self.sender = 0  # of all packets; 0: the process that each names
 
     def open(self, pid: int) -> int:
@@ -89,6 +90,9 @@ class FakeProcesses(ProcessControl):
             raise self.open_error
         pidfd, self.life[pid] = os.pipe()
         return pidfd
+
+    def is_sibling(self, pid: int) -> bool:
+        return pid not in self.strangers
 
     def kill(self, pidfd: int) -> None:
         self.killed.append(pidfd)

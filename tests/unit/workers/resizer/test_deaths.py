@@ -175,3 +175,10 @@ def test_a_successor_that_is_quicker_is_not_killed(fixture: SchedulerFixture) ->
     fixture.hello(fixture.cpu, 21)
     fixture.wait(SILENT_SECONDS + 0.1)
     assert fixture.workers[0].pid == 21 and fixture.workers[0].pidfd not in fixture.processes.killed
+
+
+def test_a_silent_process_that_is_none_of_this_resizer_is_not_killed(fixture: SchedulerFixture) -> None:
+    fixture.processes.strangers = {11}
+    fixture.open(**{"cpu 0": 11, "express 0": 12})
+    fixture.wait(SILENT_SECONDS + 0.1)
+    assert len(fixture.processes.killed) == 1, "the word of a process for its own pid is not enough"

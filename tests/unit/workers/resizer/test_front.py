@@ -16,6 +16,7 @@ from balancer.prefork.child import Child
 from balancer.prefork.sockets import ListeningSocket
 from balancer.shm.layout import (
     FIRST_LEASE,
+    GENERATION,
     LOAD,
     MASTER_LIVE_ROWS,
     MASTER_ROW,
@@ -205,6 +206,20 @@ def test_the_drain_is_cut(child: ChildSimulation) -> None:
     child.front.cut()
     child.settle()
     assert is_closed(sock) and child.loop.is_stopped
+
+
+def test_a_process_that_names_another_ones_pid_in_its_row_is_not_asked_for(child: ChildSimulation) -> None:
+    asked: list[dict[str, int]] = []
+    child.front.scheduler.start = asked.append  # type: ignore[method-assign, assignment]
+    for index, (pid, role) in enumerate([(11, "cpu"), (12, "express")]):
+        row = child.shared.rows.row(FIRST_LEASE + 1 + index)
+        row[PID], row[ROLE], row[STATE], row[GENERATION] = pid, counters.ROLES.index(role), READY, 1
+    child.front.start()
+    child.shared.rows.row(MASTER_ROW)[PID] = 11
+    child.front.start()
+    child.shared.rows.row(FIRST_LEASE + 2)[ROLE] = 99
+    child.front.start()
+    assert asked == [{"cpu 0": 11, "express 0": 12}, {"express 0": 12}, {}]
 
 
 def test_a_layer_that_cpu_processes_lack_is_said_once(child: ChildSimulation) -> None:

@@ -77,6 +77,11 @@ def test_a_note_travels_with_the_format() -> None:
     assert decode(encode(result)) == result
 
 
+def test_nothing_in_a_result_can_end_a_header() -> None:
+    result = decode(encode(Result(1, 2, 200, text="png\r\nX: 1", note="a\nb")))
+    assert isinstance(result, Result) and (result.text, result.note) == ("png\\r\\nX: 1", "a\\nb")
+
+
 def test_parameters_travel_with_an_order() -> None:
     order = Order(1, 2, 3, 1, 5, 7, 8, "cover", 9, True, "auto", "gravity=north&keep=exif,xmp")
     assert decode(encode(order)) == order

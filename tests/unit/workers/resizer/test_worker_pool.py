@@ -154,3 +154,9 @@ def test_the_answer_to_the_ping_of_another_front_makes_no_worker_idle(fixture: P
     assert fixture.worker.state is WorkerState.ABSENT
     assert fixture.pool.welcome(fixture.worker, Hello(21, fixture.pool.pid))
     assert not fixture.pool.welcome(fixture.worker, Hello(21, fixture.pool.pid)), "it is idle already"
+
+
+def test_a_sibling_has_the_same_parent() -> None:
+    control = ProcessControl()
+    assert control.is_sibling(os.getpid())
+    assert not control.is_sibling(1) and not control.is_sibling(2**22 + 1)
