@@ -117,7 +117,8 @@ def start(directory: Path, programs: list[Program]) -> tuple[str, str]:
         (directory / "admin.sock").relative_to(Path.cwd()) if directory.is_relative_to(Path.cwd()) else ""
     )
     admin = admin if 0 < len(admin) < 100 else f"/tmp/prefork-demo-{os.getpid()}.sock"
-    words = ["--port=0", "--bind=127.0.0.1", *upstreams, "--loglevel=1", f"--admin={admin}"]
+    words = ["--port=0", "--bind=127.0.0.1", *upstreams, "--mode=framed", "--frame=gowork", "--order=any"]
+    words += ["--loglevel=1", f"--admin={admin}"]
     programs.append(Program("balancer", "balancer", logs / "balancer.log", *words))
     return programs[-1].wait_address(), admin
 

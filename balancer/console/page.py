@@ -11,6 +11,7 @@ from balancer.config.units import counted
 from balancer.console.table import (
     address_text,
     check_text,
+    framed_text,
     identity,
     listening,
     unclean_ends,
@@ -177,8 +178,9 @@ def pool_rows(status: Status) -> Iterable[str]:
         sessions = sum(one["sessions"] for one in backends)
         limits = [one["maxconn"] for one in backends]
         limit = sum(limits) if all(limits) else 0
+        requests = "".join(f"<small>{text(line)}</small>" for line in framed_text(pool))
         yield row(
-            f"<th scope=row>{text(pool['name'])}<small>{text(pool['balance'])}</small></th>",
+            f"<th scope=row>{text(pool['name'])}<small>{text(pool['balance'])}</small>{requests}</th>",
             f"<td>{pill('serves', GOOD) if pool['serving'] else pill('out', BAD)}"
             f"<small>{pool['up']} of {len(backends)} up</small></td>",
             bar_cell(of_limit(sessions, limit), sessions, limit),

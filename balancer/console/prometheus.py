@@ -77,6 +77,13 @@ def sessions_by_end(status: Status) -> Iterable[Sample]:
     ]
 
 
+def framed_figure(key: str) -> Callable[[Status], Iterable[Sample]]:
+    """One sample for each pool in framed mode."""
+    return lambda status: [
+        (labels_of("pools", pool), pool["framed"][key]) for pool in status["pools"] if pool["framed"]
+    ]
+
+
 def each_slot(key: str, unit: float | None = None) -> Callable[[Status], Iterable[Sample]]:
     """Summed over the processes of a slot: in a reload the old and the new one share it for a while."""
 
@@ -182,6 +189,10 @@ METRICS: tuple[Metric, ...] = (
     Metric("pool_queued_sessions", "gauge", "Sessions that wait for a place at a backend.", pool_figure("queued")),
     Metric("pool_queue_limit", "gauge", "Its max-queue.", pool_figure("max_queue")),
     Metric("pool_queued_total", "counter", "Sessions that had to wait for a place.", pool_figure("queued_total")),
+    Metric("pool_connections_idle", "gauge", "Framed mode: kept connections to backends that carry no request.",
+           framed_figure("connections_idle")),
+    Metric("pool_connections_in_use", "gauge", "Framed mode: those that carry a request or rest behind one.",
+           framed_figure("connections_in_use")),
     Metric("backend_info", "gauge", "Always 1; address and role are the labels.", backend_info),
     Metric("backend_up", "gauge", "1 when it is given new sessions: up, not drained, weight above 0.", backends_up),
     Metric("backend_state", "gauge", "1 for the state it is in, 0 for the others.", backends_by_state),

@@ -11,6 +11,7 @@ RULES
                    "failed_total", "bytes_in_total", "bytes_out_total", "closed_total", "cut_total", "retries_total",
                    "pauses_total", "resumes_total", "ends": {"--", "CC", ...}}],
      "pools":    [{"name", "balance", "serving", "reason", "up", "queued", "queued_total", "max_queue",
+                   "framed": {"requests_per_s", "connections_idle", "connections_in_use"} or null,
                    "backends": [as in "backends"]}],
      "backends": [{"name", "pool", "address", "address_in_use", "state", "weight", "sessions", "sessions_total",
                    "connect_failures_total", "early_ends_total", "bytes_in_total", "bytes_out_total",
@@ -36,6 +37,7 @@ weight-0, drain, maint; `since_s` is the age of that state.
 `early_ends` are sessions that the backend has ended before the client and before its own first byte; too many take it
 down with the check `early-end`. `address_in_use` is the one of a name's addresses that new sessions are sent to; null for
 an address that is no name.
+In framed mode the sessions of a backend are requests under way, and `queued` are requests that wait.
 bytes_in went from client to backend. `check` is the outcome of the last health check, `check_streak` how many results in
 a row speak against the present state, `check_ms` how long the last good one took; downs are falls from up to down.
 Respawns are processes that had to be replaced, hangs those that were killed because their heartbeat stood still.
@@ -74,8 +76,11 @@ from balancer.pool.board import (
     L_SESSIONS,
     LISTENERS,
     LOG_DROPPED,
+    P_CONNECTIONS_IDLE,
+    P_CONNECTIONS_IN_USE,
     P_QUEUED,
     P_QUEUED_TOTAL,
+    P_REQUESTS_PER_S,
     POOLS,
     W_ADMIN_SINCE_MS,
     W_CHECK,
@@ -120,6 +125,11 @@ LISTENER_TOTALS = {
     "retries_total": L_RETRIES,
     "pauses_total": L_PAUSES,
     "resumes_total": L_RESUMES,
+}
+FRAMED_GAUGES = {
+    "requests_per_s": P_REQUESTS_PER_S,
+    "connections_idle": P_CONNECTIONS_IDLE,
+    "connections_in_use": P_CONNECTIONS_IN_USE,
 }
 BACKEND_TOTALS = {
     "sessions_total": B_SESSIONS_TOTAL,
@@ -229,8 +239,17 @@ def describe_pool(board: Board, pool: Pool, backends: Sequence[dict[str, Any]]) 
         "queued": board.gauge(at + P_QUEUED),
         "queued_total": board.total(at + P_QUEUED_TOTAL),
         "max_queue": pool.max_queue,
+        "framed": describe_framed(board, pool),
         "backends": backends,
     }
+
+
+def describe_framed(board: Board, pool: Pool) -> dict[str, Any] | None:
+    """What only a pool in framed mode has."""
+    if pool.mode != "framed":
+        return None
+    at = board.pool_at(pool.index)
+    return {key: board.gauge(at + column) for key, column in FRAMED_GAUGES.items()}
 
 
 def describe_serving(found: Serving) -> dict[str, Any]:

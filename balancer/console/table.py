@@ -115,6 +115,15 @@ def pool_row(pool: Mapping[str, Any]) -> list[str]:
     ]
 
 
+def framed_text(pool: Mapping[str, Any]) -> list[str]:
+    """A line for a pool in framed mode, none for another."""
+    found = pool["framed"]
+    if not found:
+        return []
+    idle, in_use = human_number(found["connections_idle"]), human_number(found["connections_in_use"])
+    return [f"{human_number(found['requests_per_s'])} requests/s, connections: {in_use} in use, {idle} idle"]
+
+
 def listening(status: Mapping[str, Any]) -> str:
     """Where clients are accepted: the first addresses, and how many more."""
     addresses = [str(address) for listener in status["listeners"] for address in listener["addresses"]]
@@ -193,4 +202,8 @@ def status_text(status: Mapping[str, Any], colour: bool = False) -> str:
         (WORKER_HEAD, worker_row, "workers"),
     ):
         lines += ["", *columns_text(head, [row(one) for one in status[kind]], colour)]
+        if kind == "pools":
+            lines += [
+                printable(f"{one['name']}: {line}") for one in status[kind] for line in framed_text(one)
+            ]
     return "\n".join(lines)

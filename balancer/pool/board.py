@@ -62,6 +62,9 @@ L_SESSIONS = 31  # gauge: clients held; what maxconns limits
 
 # A pool's block: a total, then gauges.
 P_QUEUED_TOTAL = 0
+P_REQUESTS_PER_S = 3  # gauge, framed mode: requests that began in the last second
+P_CONNECTIONS_IDLE = 4  # gauge, framed mode: kept connections to backends that could carry a request now
+P_CONNECTIONS_IN_USE = 5  # gauge, framed mode: those that carry one or rest behind one
 P_QUEUED = 6  # gauge: clients waiting for a place at a backend
 P_OLDEST_WAIT_MS = 7  # monotonic ms since when the oldest of them waits, 0 = none waits
 

@@ -29,6 +29,7 @@ from balancer.eventloop.errnos import CAPACITY, CROWDED, name_of
 from balancer.eventloop.repeats import RepeatedLine
 from balancer.options import Pool
 from balancer.pool.backend import Backend
+from balancer.pool.board import B_SESSIONS_TOTAL, P_CONNECTIONS_IDLE, P_CONNECTIONS_IN_USE, P_REQUESTS_PER_S
 from balancer.pool.election import Elector
 from balancer.pool.serving import state_of
 from balancer.pool.targets import DialTarget
@@ -79,6 +80,9 @@ class ConnectionPool:
         self._is_freeing = False
         self._misbehaved = RepeatedLine(context.loop, partial(context.log.warning, "backend"))
         self._next_source = 0
+        self._open = 0  # connections, those that are being made included
+        self._begun = 0  # requests, when they were last published
+        self._shown_at = context.loop.now
 
     # -- a request on its way to a backend
 
@@ -120,6 +124,7 @@ class ConnectionPool:
             code = error.errno or errno.EIO
         else:
             self._context.hold(1)
+            self._open += 1
             connection = BackendConnection(self, self._kept[backend.index], sock, target)
             connection.request = request
             request.carrier = connection
@@ -235,6 +240,7 @@ class ConnectionPool:
             if connection is not None:
                 connection.sock.close()
                 self._context.hold(-1)
+                self._open -= 1
         is_limited = False
         for _, backend in dropped:
             if backend is not None:
@@ -268,6 +274,7 @@ class ConnectionPool:
     def sweep(self) -> None:
         """Close the connections that have been idle for too long, and those to backends that get no new request."""
         oldest = self.loop.now - self._pool.idle_backend_timeout
+        self._show()
         for kept in self._kept.values():
             if not kept.most and kept.suspect_until <= self.loop.now:
                 kept.most = self._pool.backend_conns or inf
@@ -275,6 +282,18 @@ class ConnectionPool:
                 self._drop_idle(kept)
             while kept.idle and kept.idle[0].idle_since < oldest:
                 self.drop(kept.idle.popleft())
+
+    def _show(self) -> None:
+        """Publish what is kept and how many requests began since the last time."""
+        board, now, kept = self._context.board, self.loop.now, self._kept.values()
+        cells, at = self._context.cells, board.pool_at(self._pool.index)
+        rested = sum(one.idle_since <= now - self.rest for each in kept for one in each.idle)
+        cells[at + P_CONNECTIONS_IDLE] = rested
+        cells[at + P_CONNECTIONS_IN_USE] = self._open - rested
+        begun = sum(cells[board.backend_at(index) + B_SESSIONS_TOTAL] for index in self._kept)
+        seconds = max(now - self._shown_at, SWEEP / 2)
+        cells[at + P_REQUESTS_PER_S] = round((begun - self._begun) / seconds)
+        self._begun, self._shown_at = begun, now
 
     def idle(self) -> int:
         """Return the number of idle connections, those that rest included."""

@@ -44,7 +44,7 @@ def pool(name: str, backends: list[dict[str, Any]], **changed: Any) -> dict[str,
     plain = {
         "name": name, "balance": "leastconn", "serving": up > 0, "up": up,
         "reason": "" if up else "every backend is down",
-        "queued": 0, "queued_total": 6, "max_queue": 1024, "backends": backends,
+        "queued": 0, "queued_total": 6, "max_queue": 1024, "framed": None, "backends": backends,
     }  # fmt: skip
     return plain | changed
 

@@ -190,3 +190,15 @@ def test_any_name_comes_back_out_of_the_text(names: list[str]) -> None:
         labels[1][1]: value for (name, labels), value in samples.items() if name == "balancer_backend_up"
     }
     assert found == dict.fromkeys(names, 0)
+
+
+def test_a_pool_in_framed_mode_has_its_connections() -> None:
+    framed = {"requests_per_s": 7, "connections_idle": 3, "connections_in_use": 2}
+    samples = read(
+        exposition(status(pools=[pool("a", [backend("x")], framed=framed), pool("b", [backend("y")])]))
+    )
+    found = {key: value for key, value in samples.items() if key[0].startswith("balancer_pool_connections")}
+    assert found == {
+        ("balancer_pool_connections_idle", (("pool", "a"),)): 3,
+        ("balancer_pool_connections_in_use", (("pool", "a"),)): 2,
+    }

@@ -5,7 +5,16 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from balancer.pool.board import ADMIN_DRAIN, ADMIN_MAINT, B_SESSIONS_TOTAL, L_BYTES_IN, L_BYTES_OUT
+from balancer.pool.board import (
+    ADMIN_DRAIN,
+    ADMIN_MAINT,
+    B_SESSIONS_TOTAL,
+    L_BYTES_IN,
+    L_BYTES_OUT,
+    P_CONNECTIONS_IDLE,
+    P_CONNECTIONS_IN_USE,
+    P_REQUESTS_PER_S,
+)
 from balancer.relay.framed.connection_pool import REST, RESTING, SUSPICION
 from tests.unit.balancer.relay.framed.framed_simulation import (
     HEADER,
@@ -140,6 +149,24 @@ def test_a_backend_that_an_operator_takes_out_gets_no_new_request_and_its_idle_c
     assert worker.backend(0).state == "end"
     for _ in range(3):
         exchange(client, lambda: worker.backend(1), "c")
+
+
+def test_what_is_kept_and_begun_is_on_the_board(start: Start) -> None:
+    worker = start()
+    worker.connections.rest = REST
+    first, second = worker.client(), worker.client()
+    exchange(first, worker.backend, "a")
+    worker.pass_time(0.5)
+    first.ask("b")
+    second.ask("c")
+    worker.pass_time(0.75)
+    assert worker.pool_cell(P_CONNECTIONS_IN_USE) == 2
+    assert worker.pool_cell(P_REQUESTS_PER_S) == 3
+    for peer in worker.dialled():
+        peer.answer("r")
+    worker.pass_time(1.0)
+    assert worker.pool_cell(P_CONNECTIONS_IDLE) == 2
+    assert worker.pool_cell(P_CONNECTIONS_IN_USE) == worker.pool_cell(P_REQUESTS_PER_S) == 0
 
 
 # -- order
