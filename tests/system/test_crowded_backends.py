@@ -1,11 +1,18 @@
 """A backend without room at the moment is waited for and stays up."""
 
 import contextlib
+import os
+import select
+import shutil
 import socket
+import subprocess
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+
+import pytest
 
 from scripts.lab.load import receive
 from scripts.lab.network import Address
@@ -82,3 +89,74 @@ def test_a_burst_at_a_unix_backend_with_a_short_queue_is_served(tmp_path: Path) 
             done.set()
             listening.shutdown(socket.SHUT_RDWR)
             thread.join(5)
+
+
+HOLD = """
+import socket, sys, threading
+def hold(conn):
+    while data := conn.recv(100):
+        conn.sendall(data)
+def serve(server):
+    while True:
+        threading.Thread(target=hold, args=(server.accept()[0],), daemon=True).start()
+for word in sys.argv[1:]:
+    host, _, port = word.rpartition(":")
+    server = socket.create_server((host, int(port)), backlog=100)
+    threading.Thread(target=serve, args=(server,), daemon=True).start()
+print("ready", flush=True)
+sys.stdin.read()
+"""
+PORTS = 10  # of the namespace, for each pair of source and destination
+
+
+@pytest.mark.skipif(
+    os.geteuid() != 0 or not all(map(shutil.which, ("unshare", "nsenter", "ip"))), reason="needs root"
+)
+@pytest.mark.parametrize(
+    ("upstreams", "places"),
+    [
+        (["127.0.0.1:20001"], PORTS),
+        (["127.0.0.1:20001", "127.0.0.2:20002"], 2 * PORTS),
+        (["127.0.0.1:20001 source=127.0.0.3,127.0.0.4,127.0.0.5"], 3 * PORTS),
+    ],
+    ids=["one", "two destinations", "three sources"],
+)
+def test_where_the_ports_are_used_up_another_destination_or_source_has_more_and_the_rest_wait(
+    tmp_path: Path, upstreams: list[str], places: int
+) -> None:
+    path = str(tmp_path / "clients")  # no port for a client
+    lb = Balancer(f"--bind=unix:{path}", upstreams=upstreams, check="none", queue_timeout="60s")
+    limits = f'ip link set lo up && echo "40000 {39999 + PORTS}" > /proc/sys/net/ipv4/ip_local_port_range'
+    lb.wrapper = ["unshare", "--net", "sh", "-c", f'{limits} && exec "$@"', "sh"]
+    lb.expect("error=EADDRNOTAVAIL")
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(lb)
+        inside = ["nsenter", f"--target={lb.pid}", "--net", sys.executable, "-c", HOLD]
+        targets = [upstream.split()[0] for upstream in upstreams]
+        backends = subprocess.Popen([*inside, *targets], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        stack.callback(lambda: (backends.communicate(), backends.wait()))
+        assert backends.stdout is not None
+        assert backends.stdout.readline() == b"ready\n"
+        clients = []
+        for _ in range(places + 2):
+            client = stack.enter_context(socket.socket(socket.AF_UNIX))
+            client.settimeout(30)
+            client.connect(path)
+            client.sendall(b"x")
+            clients.append(client)
+        wait_for(lambda: lb.status()["totals"]["queued"] == 2, "two that wait", 20)
+        assert sum(backend["sessions"] for backend in lb.status()["backends"]) == places
+        served: list[socket.socket] = []
+
+        def are_served() -> bool:
+            served[:] = select.select(clients, [], [], 0)[0]
+            return len(served) == places
+
+        wait_for(are_served, "an answer for each that has a place", 20)
+        served[0].close()  # its port is free again after a second
+        assert select.select([one for one in clients if one not in served], [], [], 30)[0], (
+            "its place is taken"
+        )
+        totals = lb.status()["totals"]
+        assert totals["refused_total"] == totals["failed_total"] == 0
+        assert {backend["state"] for backend in lb.status()["backends"]} == {"up"}
