@@ -188,11 +188,20 @@ def test_a_cpu_process_has_no_file_but_its_own_order(client: ClientFixture) -> N
 def test_cpu_processes_are_in_the_sandbox(client: ClientFixture) -> None:
     log = client.directory / "client.log"
     process = endless(client, "--log", str(log), "--loglevel", "2")
-    try:
-        fields = []
+    fields: list[dict[str, str]] = []
+
+    def entered() -> bool:
+        """Both are past no_new_privs and seccomp, or the log says what they lack."""
+        fields.clear()
         for child in cpu_processes(process.pid):
             lines = Path(f"/proc/{child.pid}/status").read_text().splitlines()
             fields.append(dict(line.split(":\t", 1) for line in lines if ":\t" in line))
+        states = [(one["NoNewPrivs"], one["Seccomp"]) for one in fields]
+        is_known = states == [("1", "2")] * 2 or "seccomp:" in log.read_text().partition("without")[2]
+        return len(states) == 2 and is_known
+
+    try:
+        wait_for(entered, "two CPU processes in the sandbox", 30)
     finally:
         process.kill()
         process.communicate(timeout=60)
