@@ -172,9 +172,9 @@ def test_the_answer_says_when_nothing_serves_any_more(lb: WithMetrics) -> None:
 
 
 def test_the_age_of_a_drain_is_the_drains_over_a_reload_and_an_upgrade(lb: WithMetrics) -> None:
-    wait_for(lambda: lb.backend("one")["since_s"] > 1.0, "an older verdict")
+    wait_for(lambda: (lb.backend("one")["since_s"] or 0) > 4.0, "an older verdict", 10)
     lb.ctl("drain", "one")
-    assert lb.backend("one")["since_s"] < 0.9
+    assert lb.backend("one")["since_s"] < 3.9
     began = lb.backend("one")["since_s"]
     assert lb.ctl("reload").returncode == 0
     assert began <= lb.backend("one")["since_s"] < 10

@@ -407,7 +407,7 @@ def test_what_a_service_user_has_planted_is_not_given_to_it(tmp_path: Path, kind
     lb = Balancer("--upstream=127.0.0.1:1", user="nobody", **flags)
     lb.start()
     try:
-        assert lb.wait_exit() == (2 if kind == "log" else 3)
+        assert lb.wait_exit() == 2
     finally:
         lb.kill_everything()
     assert precious.stat().st_uid == 0 and precious.read_text() == "precious"

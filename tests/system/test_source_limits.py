@@ -4,7 +4,7 @@ import os
 import re
 import signal
 import socket
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 
 from scripts.lab.backends import Echo
 from scripts.lab.network import text_of
@@ -29,7 +29,8 @@ class Crowd:
             client = self.stack.enter_context(socket.socket())
             client.settimeout(15)
             client.bind((self.source, 0))
-            client.connect(self.lb.address)
+            with suppress(ConnectionResetError):  # turned away before connect(2) has returned
+                client.connect(self.lb.address)
             clients.append(client)
         before = len(self.served)
         for client in clients:
