@@ -16,7 +16,7 @@ def write_for_ever(ring: EventRing, row: int) -> None:
     while True:
         number += 1
         ring.append(row, "up", f"pid={os.getpid()} n={number}", number, number)
-        time.sleep(0.002)
+        time.sleep(0.008)  # a follower that gets no turn for a second still finds every event in the ring
 
 
 def fork_writer(ring: EventRing, row: int) -> int:
@@ -34,9 +34,9 @@ def test_a_follower_sees_every_event_of_every_writer_once_and_in_order() -> None
     pids = {row: fork_writer(ring, row) for row in range(WRITERS)}
     seen: list[Event] = []
     kills = 0
-    end = time.monotonic() + 3
+    end = time.monotonic() + 60
     try:
-        while time.monotonic() < end:
+        while (kills <= 5 or len(seen) <= 1000) and time.monotonic() < end:
             seen += ring.read(seen[-1].serial if seen else 0)
             if len(seen) > 150 * (kills + 1):
                 kills += 1
