@@ -2,14 +2,17 @@
 
 import contextlib
 import http.client
+import io
 import json
 import os
+import random
 import signal
 import socket
 import struct
 from urllib.request import urlopen
 
 import pytest
+from PIL import Image
 
 from scripts.lab.waiting import wait_for
 from tests.system.harness import Resizer
@@ -104,6 +107,29 @@ def test_clients_that_send_slowly_keep_nobody_out(is_http: bool, sent: int) -> N
             conn.close()
         with urlopen("http://{}:{}/health".format(*resizer.address), timeout=15) as answer:
             assert answer.status == 200
+
+
+def test_clients_that_do_not_read_their_answers_keep_nobody_out() -> None:
+    """More clients than slots, answers of 5 MB, which the kernel does not buffer. Fails where no slow holder yields."""
+    noise = io.BytesIO()
+    Image.frombytes("RGB", (400, 300), random.Random(5).randbytes(360_000)).save(noise, "JPEG", quality=90)
+    request, small = post(noise.getvalue(), "w=1600&h=1200&format=png"), picture(400, 300)
+    with Resizer(cpus=1, queue=2, frame_timeout="60s") as resizer, contextlib.ExitStack() as stack:
+        for number in range(1, 27):  # 22 slots
+            sock = stack.enter_context(socket.socket())
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            sock.bind(("127.0.0.2", 0))
+            sock.connect(resizer.address)
+            sock.sendall(request)
+            wait_for(
+                lambda n=number: resizer.status()["totals"]["pictures_total"] >= n, "its picture", 10, 0.05
+            )
+        assert resizer.status()["slots"] >= 20, "the answers are in the kernel's buffers: nothing is tried"
+        for number in range(3):
+            conn = http.client.HTTPConnection(*resizer.address, timeout=15)
+            conn.request("POST", f"/resize?w={40 + number}", small)
+            assert conn.getresponse().status == 200
+            conn.close()
 
 
 def test_a_refusal_is_seen_by_clients_that_send_all_and_those_that_wait_alike() -> None:
