@@ -146,27 +146,27 @@ class Listener:
     splice: bool = _sessions("yes", "move bulk flows inside the kernel with splice(2)", flag=True)
     proxy_protocol: bool = _access(
         "no",
-        "every client begins with a PROXY header (version 1 or 2) that names the client's address: it then counts for "
-        "routes, elections, access and log; needs proxy-trusted",
+        "every connection begins with a PROXY header (version 1 or 2); the address in it is the client's for routes, "
+        "elections, access and log; needs proxy-trusted",
         flag=True,
     )
     proxy_trusted: tuple[NetworkItem, ...] = _access(
         "",
-        "networks whose clients are believed: whoever may send a PROXY header may claim any address",
+        "networks of the proxies whose PROXY headers are believed; connections from others are refused",
         parse_networks,
         metavar="NETWORK",
         repeat=True,
     )
     preread_timeout: float = _access(
-        "5s", "time a client has for what it must send before it is served", parse_positive_duration
+        "5s", "time to receive a whole PROXY header or ClientHello", parse_positive_duration
     )
     allow: tuple[NetworkItem, ...] = _access(
         "",
-        "networks that are served, or @FILE with one a line; everybody else is denied",
+        "networks that are served, or @FILE with one a line; all others are denied",
         parse_networks,
         metavar="NETWORK",
         repeat=True,
-        unset="everybody",
+        unset="all",
     )
     deny: tuple[NetworkItem, ...] = _access(
         "",
@@ -174,11 +174,11 @@ class Listener:
         parse_networks,
         metavar="NETWORK",
         repeat=True,
-        unset="nobody",
+        unset="none",
     )
     deny_action: str = _access(
         "reset",
-        "what becomes of who is denied: reset; close (FIN); drop forgets the connection without a word and needs "
+        "how a denied connection is closed: reset (RST), close (FIN), or drop, which sends nothing and needs "
         "CAP_NET_ADMIN",
         choices=("reset", "close", "drop"),
     )
@@ -202,7 +202,7 @@ class Listener:
         metavar="BITS/BITS",
     )
     dry_run: bool = _access(
-        "no", "log who would be denied or above a limit of sources, and serve them all the same", flag=True
+        "no", "only log what allow, deny and the limits per source would refuse", flag=True
     )
     routes: tuple[Route, ...] = made_from(
         Option(

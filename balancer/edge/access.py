@@ -1,10 +1,9 @@
-"""Who may come in: networks that are let in or kept out, by the address of a client.
+"""Access lists: `allow` and `deny` networks, compared with the address of a client.
 
-RULES: reads the files that are named, nothing else. `deny` counts before `allow`; where something is allowed, everything
-else is denied. An IPv4 address that a
-dual-stack socket reports as ::ffff:a.b.c.d is the IPv4 address. A client without an address (a unix socket) is let in:
-the mode of the socket file decides about it. Networks become sorted ranges that do not touch, so that a list of 10,000
-costs a client one bisection.
+RULES: reads the files that are named, nothing else. `deny` is compared first. With an `allow` list every client that no
+network of it holds is denied. An IPv4 address that a dual-stack socket reports as ::ffff:a.b.c.d is the IPv4 address. A
+client without an address (a unix socket) is allowed: the mode of the socket file protects it. Networks become sorted
+ranges, so that a list of 10,000 costs a client one bisection.
 """
 
 from bisect import bisect_right
@@ -66,13 +65,13 @@ class AccessList:
 
     def __init__(self, allow: Iterable["NetworkItem"], deny: Iterable["NetworkItem"]) -> None:
         allow = tuple(allow)
-        self._is_open = not allow  # to whom deny does not name; a list without a network lets nobody in
+        self._is_open = not allow  # an `allow` list without a network allows no client
         self._allowed, self._denied = (
             NetworkSet(network for item in items for network in item.networks) for items in (allow, deny)
         )
 
     def why_not(self, address: str) -> str:
-        """Return why a client with this address is kept out: "deny" or "allow"; "" lets it in."""
+        """Return the list that refuses a client with this address, "deny" or "allow"; "" when none does."""
         if not address:
             return ""
         number = number_of(address)

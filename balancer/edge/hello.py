@@ -1,10 +1,10 @@
-"""A TLS ClientHello: which name a client asks for, and which protocols it offers, read without decrypting anything.
+"""Parse a TLS ClientHello: the server name that a client asks for. Nothing is decrypted.
 
-RULES: pure; bytes in, a hello out. A hello may be cut into records of any size. What is unknown is skipped (GREASE, new
-extensions); what does not add up is refused, so that a name is never believed that a server would read differently.
-Encrypted ClientHello shows the outer, public name: nothing more is claimed.
+RULES: pure. A hello may be cut into records of any size. Unknown extensions are skipped (GREASE). A hello with wrong
+lengths or ambiguous names is refused: a server could read another name out of it. With Encrypted ClientHello the name
+is the public one of the outer hello.
 
-Source: RFC 8446, sections 4.1.2 and 5.1; RFC 6066, section 3 (server_name); RFC 7301, section 3.1 (ALPN).
+Source: RFC 8446, sections 4.1.2 and 5.1; RFC 6066, section 3 (server_name).
 """
 
 import re
@@ -16,28 +16,18 @@ MOST = 20_480  # bytes of it on the wire, record headers included
 MOST_RECORD = 16_384
 _HANDSHAKE, _CLIENT_HELLO = 22, 1
 _RECORD_HEAD, _MESSAGE_HEAD = 5, 4
-_SERVER_NAME, _ALPN, _VERSIONS, _ENCRYPTED_HELLO = 0, 16, 43, 0xFE0D
+_SERVER_NAME = 0
 SERVER_NAME = re.compile(rb"[a-z0-9_-]{1,63}(\.[a-z0-9_-]{1,63})*")
 _EXTENSION = struct.Struct(">HH")
 MOST_NAME = 253
 
 
 class NotTls(ValueError):
-    """What came does not begin as TLS does."""
+    """The bytes do not begin as TLS does."""
 
 
 class BadHello(ValueError):
-    """What came begins as TLS does and does not add up; the text says where."""
-
-
-@dataclass(frozen=True, slots=True)
-class ClientHello:
-    """What a client says. `name` is the server name in lower case without a dot at its end, "" when it names none."""
-
-    name: str = ""
-    alpn: tuple[bytes, ...] = ()
-    versions: tuple[int, ...] = ()  # 0x0304 is TLS 1.3
-    is_encrypted: bool = False  # there is an inner hello; the name is the public one
+    """The bytes begin as TLS does and are no valid ClientHello; the text says why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +37,9 @@ class MissingBytes:
     count: int
 
 
-def parse(data: bytes) -> ClientHello | MissingBytes:
-    """The hello at the beginning of `data`, or how much of it is missing at least. Raises NotTls, BadHello."""
+def server_name(data: bytes) -> str | MissingBytes:
+    """Return the server name of the hello at the beginning of `data`, in lower case without a dot at its end, "" when
+    there is none; or how much of the hello is missing at least. Raises NotTls, BadHello."""
     message = b""
     at = 0
     while True:
@@ -72,11 +63,11 @@ def parse(data: bytes) -> ClientHello | MissingBytes:
 
 
 def _check_record_head(head: bytes, is_first: bool) -> None:
-    error = NotTls if is_first else BadHello
-    if head and head[0] != _HANDSHAKE:
-        raise error(f"a record of type {head[0]}, not a handshake")
-    if len(head) > 1 and head[1] != 3:
-        raise error(f"a record of version {head[1]}")
+    wrong = (head[:1] and head[0] != _HANDSHAKE) or (len(head) > 1 and head[1] != 3)
+    if wrong and is_first:
+        raise NotTls(f"no TLS: begins with {bytes(head)!r}")
+    if wrong:
+        raise BadHello(f"a record that begins with {bytes(head)!r} within the hello")
 
 
 def _size_of(message: bytes) -> int | None:
@@ -120,10 +111,9 @@ class _Fields:
         return self.take(self.number(size))
 
 
-def _parse_hello(data: bytes) -> ClientHello:
+def _parse_hello(data: bytes) -> str:
     hello = _Fields(data)
-    version = hello.number(2)
-    hello.take(32)  # random
+    hello.take(2 + 32)  # version, random
     if len(hello.vector(1)) > 32:
         raise BadHello("a session id of more than 32 bytes")
     suites = hello.vector(2)
@@ -132,16 +122,11 @@ def _parse_hello(data: bytes) -> ClientHello:
     if not hello.vector(1):
         raise BadHello("no compression method")
     if hello.is_empty:
-        return ClientHello(versions=(version,))
+        return ""
     found = _parse_extensions(hello.vector(2))
     if not hello.is_empty:
         raise BadHello("bytes behind the extensions")
-    return ClientHello(
-        _parse_name(found[_SERVER_NAME]) if _SERVER_NAME in found else "",
-        _parse_alpn(found[_ALPN]) if _ALPN in found else (),
-        _parse_versions(found[_VERSIONS]) if _VERSIONS in found else (version,),
-        _ENCRYPTED_HELLO in found,
-    )
+    return _parse_name(found[_SERVER_NAME]) if _SERVER_NAME in found else ""
 
 
 def _parse_extensions(data: bytes) -> dict[int, bytes]:
@@ -163,7 +148,10 @@ def _parse_extensions(data: bytes) -> dict[int, bytes]:
 
 
 def _parse_name(data: bytes) -> str:
-    names = _Fields(_whole(data, 2, "server names"))
+    extension = _Fields(data)
+    names = _Fields(extension.vector(2))
+    if not extension.is_empty:
+        raise BadHello("bytes behind the server names")
     kind, name = names.number(1), names.vector(2)
     if kind or not names.is_empty:
         raise BadHello("a server name of another kind than a host's, or several")
@@ -171,27 +159,3 @@ def _parse_name(data: bytes) -> str:
     if len(name) > MOST_NAME or not SERVER_NAME.fullmatch(name):
         raise BadHello(f"{name[:40]!r} is no host name")
     return name.decode()
-
-
-def _parse_alpn(data: bytes) -> tuple[bytes, ...]:
-    protocols = _Fields(_whole(data, 2, "protocols"))
-    found = []
-    while not protocols.is_empty:
-        found.append(protocols.vector(1))
-    return tuple(found)
-
-
-def _parse_versions(data: bytes) -> tuple[int, ...]:
-    versions = _whole(data, 1, "versions")
-    if len(versions) % 2:
-        raise BadHello(f"versions of {len(versions)} bytes")
-    return tuple(int.from_bytes(versions[at : at + 2]) for at in range(0, len(versions), 2))
-
-
-def _whole(data: bytes, size: int, what: str) -> bytes:
-    """The one field of an extension."""
-    reader = _Fields(data)
-    field = reader.vector(size)
-    if not field or not reader.is_empty:
-        raise BadHello(f"{what} that do not fill their extension")
-    return field

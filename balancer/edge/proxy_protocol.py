@@ -1,8 +1,7 @@
-"""The PROXY protocol, versions 1 and 2: what a proxy in front of us says of a client, and what we say to a backend.
+"""The PROXY protocol, versions 1 and 2: parse the header of a proxy in front, write the header for a backend.
 
-RULES: pure; bytes in, a claim out. Strict by the specification, where peers are lax: no leading zeros, no port above
-65535, a family that fits its addresses, lengths that add up, a checksum that is right when there is one. Who sends more
-than MOST bytes of header is refused.
+RULES: pure. Strict by the specification where other programs are lax: no leading zeros, no port above 65535, addresses of
+the header's family, lengths that add up, a correct checksum. A header of more than MOST bytes is refused.
 
 Source: "The PROXY protocol, Versions 1 & 2" (Willy Tarreau), sections 2.1 and 2.2; CRC-32C as in RFC 3720, appendix B.4.
 """
@@ -14,19 +13,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-Place = tuple[str, int]  # an IPv4 or IPv6 address and a port
+Endpoint = tuple[str, int]  # an IPv4 or IPv6 address and a port
 
 MOST = 4096
 MOST_V1 = 107  # with CRLF
 MOST_UNIQUE_ID = 128
 SIGNATURE = b"\r\n\r\n\0\r\nQUIT\n"
 NETWORKS = {
-    1: (socket.AF_INET, 4, struct.Struct(">4s4sHH")),
-    2: (socket.AF_INET6, 16, struct.Struct(">16s16sHH")),
+    1: (socket.AF_INET, struct.Struct(">4s4sHH")),
+    2: (socket.AF_INET6, struct.Struct(">16s16sHH")),
 }
 UNIX, UNIX_BYTES = 3, 216
 LOCAL, PROXY = 0x20, 0x21
-ALPN, AUTHORITY, CRC32C, UNIQUE_ID, SSL = 0x01, 0x02, 0x03, 0x05, 0x20
+AUTHORITY, CRC32C, UNIQUE_ID, SSL = 0x02, 0x03, 0x05, 0x20
 EXTRAS = ("crc32c", "unique-id", "authority")
 _SSL_HEAD = 5  # client byte and verify word, before the sub-records
 _PORT = re.compile(rb"0|[1-9]\d{0,4}")
@@ -36,18 +35,18 @@ _MAPPED = b"\0" * 10 + b"\xff\xff"  # ::ffff:0:0/96
 
 
 class BadProxyHeader(ValueError):
-    """What came is no PROXY header; the text says why, for the log."""
+    """The bytes are no PROXY header; the text says why, for the log."""
 
 
 @dataclass(frozen=True, slots=True)
 class ProxyClaim:
-    """What a header says. `source` and `destination` are None where it vouches for no address (LOCAL, UNKNOWN, a unix
+    """A parsed header. `source` and `destination` are None where it names no IP addresses (LOCAL, UNKNOWN, a unix
     socket): the connection's own count then. `records` are the TLVs of version 2 by type; `size` is the header's, in
     bytes."""
 
     size: int
-    source: Place | None = None
-    destination: Place | None = None
+    source: Endpoint | None = None
+    destination: Endpoint | None = None
     records: Mapping[int, bytes] = field(default_factory=dict)
 
 
@@ -91,7 +90,7 @@ def _parse_v1(data: bytes) -> ProxyClaim | None:
 
 def _address(family: int, word: bytes) -> str:
     try:
-        return fold(family, socket.inet_pton(family, word.decode("ascii")))
+        return address_text(family, socket.inet_pton(family, word.decode("ascii")))
     except (OSError, ValueError):
         kind = "IPv4" if family == socket.AF_INET else "IPv6"
         raise BadProxyHeader(f"{_shown(word)} is no {kind} address") from None
@@ -107,19 +106,19 @@ def _shown(word: bytes) -> str:
     return repr(word[:40])[1:]
 
 
-def fold(family: int, packed: bytes) -> str:
-    """An address as text; an IPv4 address in IPv6 clothes (::ffff:a.b.c.d) is the IPv4 address: rules and limits for it
-    must not be walked round."""
+def address_text(family: int, packed: bytes) -> str:
+    """An address as text. An IPv4-mapped IPv6 address (::ffff:a.b.c.d) gives the IPv4 address, so that rules for that one
+    hold."""
     if family == socket.AF_INET6 and packed.startswith(_MAPPED):
         return socket.inet_ntop(socket.AF_INET, packed[12:])
     return socket.inet_ntop(family, packed)
 
 
-def folded(address: tuple[Any, ...]) -> Place:
+def endpoint_of(address: tuple[Any, ...]) -> Endpoint:
     """The address and port of what accept(2), getsockname(2) and getpeername(2) give; a zone is cut off."""
     name = address[0].partition("%")[0]
     family = socket.AF_INET6 if ":" in name else socket.AF_INET
-    return fold(family, socket.inet_pton(family, name)), address[1]
+    return address_text(family, socket.inet_pton(family, name)), address[1]
 
 
 # -- version 2
@@ -137,21 +136,24 @@ def _parse_v2(data: bytes) -> ProxyClaim | None:
     size = 16 + length
     if size > MOST:
         raise BadProxyHeader(f"{size} bytes of header, above {MOST}")
-    is_vouched = command == PROXY and family and transport == 1
-    fixed = (UNIX_BYTES if family == UNIX else NETWORKS[family][2].size) if is_vouched else 0
+    has_addresses = command == PROXY and family and transport == 1
+    fixed = (UNIX_BYTES if family == UNIX else NETWORKS[family][1].size) if has_addresses else 0
     if length < fixed:
         raise BadProxyHeader(f"{length} bytes for addresses of {fixed}")
     if len(data) < size:
         return None
-    if not is_vouched:
+    if not has_addresses:
         return ProxyClaim(size)
     records = _parse_records(data[:size], 16 + fixed)
     if family == UNIX:
         return ProxyClaim(size, records=records)
-    kind, _, layout = NETWORKS[family]
+    kind, layout = NETWORKS[family]
     source, destination, source_port, destination_port = layout.unpack_from(data, 16)
     return ProxyClaim(
-        size, (fold(kind, source), source_port), (fold(kind, destination), destination_port), records
+        size,
+        (address_text(kind, source), source_port),
+        (address_text(kind, destination), destination_port),
+        records,
     )
 
 
@@ -203,7 +205,7 @@ def crc32c(data: bytes) -> int:
 # -- what we write
 
 
-def write_v1(source: Place | None, destination: Place | None) -> bytes:
+def write_v1(source: Endpoint | None, destination: Endpoint | None) -> bytes:
     """A header for a backend. Without an address on both sides it says UNKNOWN."""
     if source is None or destination is None:
         return b"PROXY UNKNOWN\r\n"
@@ -215,8 +217,8 @@ def write_v1(source: Place | None, destination: Place | None) -> bytes:
 
 
 def write_v2(
-    source: Place | None,
-    destination: Place | None,
+    source: Endpoint | None,
+    destination: Endpoint | None,
     records: Mapping[int, bytes] | None = None,
     checksum: bool = False,
 ) -> bytes:
@@ -224,7 +226,7 @@ def write_v2(
     if source is None or destination is None:
         return SIGNATURE + bytes((LOCAL, 0, 0, 0))
     family, (client, server) = _common(source[0], destination[0])
-    body = NETWORKS[family][2].pack(client, server, source[1], destination[1])
+    body = NETWORKS[family][1].pack(client, server, source[1], destination[1])
     if records:
         body += b"".join(_RECORD.pack(kind, len(value)) + value for kind, value in records.items())
     if checksum:

@@ -55,8 +55,8 @@ def parse_route(text: str) -> Route:
     for part in re.split(r"\band\b", condition) if condition.strip() else ():
         words = part.split()
         if not words or words[0] not in ("from", "sni"):
-            first = words[0] if words else "and"
-            raise ValueError(f"{text!r} begins with {first!r}, which is no condition: write {ROUTES}")
+            word = words[0] if words else "and"
+            raise ValueError(f"{text!r} has {word!r} where a condition should be: write {ROUTES}")
         if len(words) != 2:
             what = "network" if words[0] == "from" else "name"
             raise ValueError(f"{text!r} does not name one {what}: write {ROUTES}, a line for each {what}")

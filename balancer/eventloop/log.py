@@ -47,6 +47,11 @@ def _value(value: object) -> str:
     text = str(value)
     if text and _SAFE.issuperset(text):
         return text
+    return quoted(text)
+
+
+def quoted(text: str) -> str:
+    """`text` in quotes, as a field's value that nobody can end from within."""
     return '"' + printable(text.replace("\\", "\\\\").replace('"', '\\"')) + '"'
 
 

@@ -63,12 +63,6 @@ def targets_of(board: Board, backend: Backend) -> list[Target]:
     return [target_at(host, backend.address.port) for host in addresses_of(board, backend).in_turn()]
 
 
-def target_of(board: Board, backend: Backend) -> Target | None:
-    """What new sessions try first; None for a name of which no address is known."""
-    targets = targets_of(board, backend)
-    return targets[0] if targets else None
-
-
 def target_at(host: str, port: int) -> Target:
     """A numeric address as connect() takes it."""
     if ":" in host:

@@ -8,7 +8,7 @@ process's. A successor that ends, or is silent for too long, changes nothing.
 - A master that is told to stop tells its successor too, and waits for it. Between fork and exec the child has the default
   dispositions before it unblocks signals: a handler of ours would swallow the signal, and a whole balancer would stay.
 
-    old master --fork, exec(same argv)--> new master: binds nothing it was handed, forks, all ready
+    old master --fork, exec(same argv)--> new master: takes over the sockets, forks, all ready
         ^                                     |
         +----- one byte on a pipe ------------+   then the old one drains; EOF without the byte: it goes on serving
 """

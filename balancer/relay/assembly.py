@@ -21,9 +21,9 @@ from balancer.relay.context import WorkerContext
 from balancer.relay.framed.client import FramedClient, FramedLane
 from balancer.relay.framed.connection_pool import SWEEP, ConnectionPool
 from balancer.relay.framed.requests import place_text
-from balancer.relay.headed import HeadedSession, header_writer
 from balancer.relay.lane import Lane, no_header
 from balancer.relay.phases import begin_framed
+from balancer.relay.proxy_header import ProxyHeaderSession, header_writer
 from balancer.relay.queue import PendingQueue
 from balancer.relay.routes import RouteTable
 from balancer.relay.session import Session, SessionLane
@@ -96,7 +96,7 @@ class WorkerRelay:
         account = Account(context.cells[at(listener.index) : at(listener.index + 1)])
         closer = Closer(context, account, close)
         sources = self._source_limits(listener)
-        end_session = sources.giving_back(closer.end_session) if sources else closer.end_session
+        end_session = sources.releasing(closer.end_session) if sources else closer.end_session
         pools = [self.pools[name].pool for name in listener.pool_names]
         for pool in pools:
             lane = self._lane(listener, self.pools[pool.name], account, closer, end_session)
@@ -114,7 +114,7 @@ class WorkerRelay:
                 self._shortage,
                 self._show_accepting,
                 max((pool.queue_timeout for pool in pools), default=0.0),
-                HeadedSession if any(pool.send_proxy for pool in pools) else Session,
+                ProxyHeaderSession if any(pool.send_proxy for pool in pools) else Session,
                 sources,
                 partial(begin_framed, framed) if framed else Session.begin,
             )
@@ -153,7 +153,7 @@ class WorkerRelay:
         refusals = RepeatedLine(context.loop, partial(context.log.info, "refuse"))
         return {
             self.lanes[listener.name, pool.name]: FramedLane(
-                context.loop, context.log, pool, one, one.size_of, account, refusals.report,
+                context.loop, context.log, pool, one, account, refusals.report,
                 place_text(listener.name, pool.name),
             )
             for one, pool in self._framed_pools()

@@ -9,6 +9,7 @@ import os
 from _socket import socket as Socket
 from collections.abc import Callable, Iterator
 
+from balancer.eventloop.log import quoted
 from balancer.options import MAIN
 from balancer.pool.backend import Backend
 from balancer.relay import ends
@@ -16,7 +17,7 @@ from balancer.relay.account import Account
 from balancer.relay.context import WorkerContext
 from balancer.relay.framed.client import FramedClient
 from balancer.relay.pauses import leave_socket
-from balancer.relay.peers import introduction
+from balancer.relay.peers import peer_details
 from balancer.relay.queue import PendingQueue
 from balancer.relay.session import Session
 from balancer.shm.layout import LOAD
@@ -146,7 +147,7 @@ def session_line(session: Session, now: float) -> str:
     """Return the log line of a session that has ended."""
     begun, lane, backend = session.accepted_at, session.lane, session.backend
     connect = f"{(session.connected_at - begun) * 1000:.1f}ms" if session.connected_at else "-1"
-    where = introduction(session.peer)
+    where = peer_details(session.peer)
     if lane.listener_name != MAIN:
         where += f" listener={lane.listener_name}"
     if lane.pool_name != MAIN and session.end not in UNROUTED:
@@ -156,7 +157,7 @@ def session_line(session: Session, now: float) -> str:
     else:
         who = f"backend={backend.name if backend is not None else '<NOSRV>'}"
     bytes_in, bytes_out = session.given()
-    reason = f' reason="{session.reason}"' if session.reason else ""
+    reason = f" reason={quoted(session.reason)}" if session.reason else ""
     return (
         f"session client={session.peer_name()}{where} {who} "
         f"end={session.end} connect={connect} total={(now - begun) * 1000:.1f}ms in={bytes_in} out={bytes_out} "

@@ -1,6 +1,6 @@
-"""How a listener turns clients away.
+"""Refuse clients by a rule of their listener: access lists, limits of sources, wrong first bytes, no route.
 
-RULES: the one place that closes a session because of a rule of its listener; writes the one line about it.
+RULES: every such close goes through DenyAction, which writes its log line.
 """
 
 from balancer.eventloop.repeats import RepeatedLine
@@ -10,8 +10,8 @@ from balancer.relay.session import Session
 from balancer.relay.sockets import forget_on_close, reset_on_close
 
 
-class Door:
-    """How a listener turns clients away."""
+class DenyAction:
+    """What `deny-action` and `dry-run` of a listener say."""
 
     __slots__ = ("_action", "_is_dry", "_name", "_refusals", "_word")
 
@@ -23,15 +23,15 @@ class Door:
         self._is_dry = listener.dry_run
 
     def deny(self, session: Session, reason: str) -> bool:
-        """Turn a client away, or with dry-run only say so. Return whether it is gone."""
+        """Refuse a client, or only log it with dry-run. Return whether the session is closed."""
         if not self._is_dry:
-            self.turn_away(session, reason)
+            self.refuse(session, reason)
             return True
         self._report(session, reason, "nothing: dry-run")
         return False
 
-    def turn_away(self, session: Session, reason: str, end: str = ends.DENIED) -> None:
-        """Log it, and close the session as `deny-action` says."""
+    def refuse(self, session: Session, reason: str, end: str = ends.DENIED) -> None:
+        """Log the refusal and close the session as `deny-action` says."""
         self._report(session, reason, self._word)
         if self._action is not None:
             self._action(session.client_fd)

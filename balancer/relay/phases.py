@@ -5,9 +5,8 @@ phase, or `Session.begin`, or the client of framed mode. Bytes that a phase read
 `session.first`; a header for the backend goes before them. A listener that asks for nothing begins with `Session.begin`
 itself, so its sessions cost no object and no comparison.
 
-This is the place of what reads the first bytes of a client: a PROXY header, a TLS handshake, a ClientHello. Their order
-is `first_phase`'s. A phase that closes a session says why; a session that is closed by somebody else meanwhile (a drain)
-gets no more events, and a phase's own timer looks first.
+Everything that reads a client's first bytes is a phase; `first_phase` has their order. A phase that closes a session
+gives the reason.
 """
 
 from collections.abc import Mapping
@@ -17,7 +16,7 @@ from balancer.edge.access import AccessList, NetworkSet
 from balancer.edge.route import Route
 from balancer.eventloop.repeats import RepeatedLine
 from balancer.options import Listener
-from balancer.relay.door import Door
+from balancer.relay.deny import DenyAction
 from balancer.relay.framed.client import FramedClient, FramedLane
 from balancer.relay.peers import server_name
 from balancer.relay.preread import Begin, read_hello, read_proxy_header
@@ -33,23 +32,23 @@ def first_phase(
     sources: SourceLimits | None = None,
     begin: Begin = Session.begin,
 ) -> Begin:
-    """Return what begins a session of this listener; built from the last phase, `begin`, to the first."""
+    """Return the first phase of this listener's sessions; `begin` follows the last one."""
     if listener.defer_connect:
         begin = partial(DeferConnect, begin)
     if not (waits_to_choose(listener) or listener.allow or listener.deny or sources):
         return begin
-    door = Door(listener, refusals)
+    deny = DenyAction(listener, refusals)
     if waits_to_choose(listener):
-        begin = partial(choose_lane, door, routes, begin)
+        begin = partial(choose_lane, deny, routes, begin)
     if listener.asks_names:
-        begin = partial(read_hello, door, listener.preread_timeout, begin)
+        begin = partial(read_hello, deny, listener.preread_timeout, begin)
     if sources is not None:
-        begin = partial(check_source, door, sources, begin)
+        begin = partial(check_source, deny, sources, begin)
     if listener.allow or listener.deny:
-        begin = partial(check_access, door, AccessList(listener.allow, listener.deny), begin)
+        begin = partial(check_access, deny, AccessList(listener.allow, listener.deny), begin)
     if listener.proxy_protocol:
         trusted = NetworkSet(network for item in listener.proxy_trusted for network in item.networks)
-        begin = partial(read_proxy_header, door, trusted, listener.preread_timeout, begin)
+        begin = partial(read_proxy_header, deny, trusted, listener.preread_timeout, begin)
     return begin
 
 
@@ -64,7 +63,7 @@ def begin_framed(framed: Mapping[SessionLane, FramedLane], session: Session) -> 
 
 
 def first_routes(listener: Listener, routes: RouteTable[SessionLane]) -> RouteTable[SessionLane]:
-    """Return what a client's own address decides: the routes, or nothing where the address that counts comes later."""
+    """Return the routes to use at the accept: one for all clients where `choose_lane` uses the real ones later."""
     return RouteTable([(Route(""), routes.first)]) if waits_to_choose(listener) and routes.first else routes
 
 
@@ -73,25 +72,25 @@ def waits_to_choose(listener: Listener) -> bool:
     return listener.proxy_protocol or listener.asks_names
 
 
-def check_access(door: Door, access: AccessList, then: Begin, session: Session) -> None:
-    """`allow` and `deny`: by the address that counts."""
+def check_access(deny: DenyAction, access: AccessList, then: Begin, session: Session) -> None:
+    """`allow` and `deny`, by the claimed address where there is one."""
     reason = access.why_not(session.source_ip)
-    if not reason or not door.deny(session, reason):
+    if not reason or not deny.deny(session, reason):
         then(session)
 
 
-def check_source(door: Door, sources: SourceLimits, then: Begin, session: Session) -> None:
-    """`source-maxconn` and `source-rate`: what the address that counts has already."""
+def check_source(deny: DenyAction, sources: SourceLimits, then: Begin, session: Session) -> None:
+    """`source-maxconn` and `source-rate`."""
     reason = sources.why_not(session) if session.source_ip else ""
-    if not reason or not door.deny(session, reason):
+    if not reason or not deny.deny(session, reason):
         then(session)
 
 
-def choose_lane(door: Door, routes: RouteTable[SessionLane], then: Begin, session: Session) -> None:
-    """The routes, once the address that counts is known."""
+def choose_lane(deny: DenyAction, routes: RouteTable[SessionLane], then: Begin, session: Session) -> None:
+    """The routes, once the claimed address and the server name are known."""
     lane = routes.find(session.source_ip, server_name(session.peer))
     if lane is None:
-        door.turn_away(session, "no-route")
+        deny.refuse(session, "no-route")
     else:
         session.lane = lane
         then(session)

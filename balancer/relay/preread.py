@@ -1,10 +1,11 @@
 """Phases that read a client's first bytes: a PROXY header, a TLS ClientHello.
 
-RULES: what they read and do not use goes on in `session.first`. A session that somebody else closes gets no more events,
-and the phase's own timer looks first. A hello is looked at LOOKS times at most, whatever pieces it comes in.
+RULES: bytes that a phase reads and does not use stay in `session.first`. The drain may close a session in a phase: it
+gets no more events, and the phase's timer checks `closed`. A hello is parsed LOOKS times at most, however it is cut.
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from os import read
 
 from balancer.edge import hello
@@ -15,35 +16,41 @@ from balancer.edge.proxy_protocol import parse as parse_proxy_header
 from balancer.eventloop.errnos import TRANSIENT
 from balancer.eventloop.timers import Timer
 from balancer.relay import ends
-from balancer.relay.door import Door
-from balancer.relay.peers import Introduced
+from balancer.relay.deny import DenyAction
+from balancer.relay.peers import DescribedPeer
 from balancer.relay.session import Session
 
 LOOKS = 64
 
 Begin = Callable[[Session], object]
-
-Judge = Callable[[Session, bytes], bool]
+Parse = Callable[[Session, bytes], bool]
 
 
 class Preread:
-    """Reads until `judge(session, received)` has seen enough and has done what follows from it; it raises ValueError
-    saying what is wrong. `named` stands in the log when the client leaves before; `most` bytes are waited for."""
+    """Reads the client until `parse(session, received)` returns True: the bytes are complete and the session has what
+    they say. `parse` raises ValueError for wrong bytes. `named` is what the log calls them, `most` their limit."""
 
-    __slots__ = ("_door", "_is_done", "_judge", "_most", "_named", "_received", "_session", "_then", "_timer")
+    __slots__ = ("_deny", "_is_done", "_most", "_named", "_parse", "_received", "_session", "_then", "_timer")
 
     def __init__(
-        self, session: Session, then: Begin, door: Door, timeout: float, judge: Judge, named: str, most: int
+        self,
+        session: Session,
+        then: Begin,
+        deny: DenyAction,
+        timeout: float,
+        parse: Parse,
+        named: str,
+        most: int,
     ) -> None:
-        self._session, self._then, self._door = session, then, door
-        self._judge, self._named, self._most = judge, named, most
+        self._session, self._then, self._deny = session, then, deny
+        self._parse, self._named, self._most = parse, named, most
         self._received, session.first = session.first, b""
         self._is_done = False
         self._timer: Timer | None = None
         if self._received:
             self._look()
         if not self._is_done and not session.closed:
-            self._read(0)  # mostly it is there
+            self._read(0)  # most clients have sent them by now
         if not self._is_done and not session.closed:
             self._wait(timeout)
 
@@ -75,16 +82,15 @@ class Preread:
     def _look(self) -> None:
         session = self._session
         try:
-            is_enough = self._judge(session, self._received)
+            self._is_done = self._parse(session, self._received)
         except ValueError as error:
             self._stop_timer()
-            self._door.turn_away(session, str(error))
+            self._deny.refuse(session, str(error))
             return
-        if is_enough:
+        if self._is_done:
             self._stop_timer()
-            self._is_done = True
             if session.is_watched:
-                # More may lie in the socket, or its end: on an edge-triggered loop nobody would hear of them again.
+                # The socket may hold more bytes or the end, which the edge-triggered loop has reported already.
                 loop = session.lane.loop
                 loop.set_handler(session.client_fd, session.on_client_early)
                 loop.rearm(session.client_fd)
@@ -92,7 +98,7 @@ class Preread:
 
     def _too_late(self) -> None:
         if not self._session.closed:
-            self._door.turn_away(self._session, "preread-timeout", ends.PREREAD_TIMEOUT)
+            self._deny.refuse(self._session, "preread-timeout", ends.PREREAD_TIMEOUT)
 
     def _end(self, reason: str = "") -> None:
         self._stop_timer()
@@ -103,34 +109,36 @@ class Preread:
             self._timer.cancel()
 
 
-def read_proxy_header(door: Door, trusted: NetworkSet, timeout: float, then: Begin, session: Session) -> None:
+def read_proxy_header(
+    deny: DenyAction, trusted: NetworkSet, timeout: float, then: Begin, session: Session
+) -> None:
     """proxy-protocol: wait for the header, and let its address be the client's."""
     address = session.source_ip
     if address and not trusted.holds(number_of(address)):
-        # Not for dry-run to let in: what it sends would be taken for a header, or reach a backend as payload.
-        door.turn_away(session, "proxy-trusted")
+        # Also with dry-run: its bytes would be read as a header, or reach a backend as payload.
+        deny.refuse(session, "proxy-trusted")
     else:
-        Preread(session, then, door, timeout, _judge_proxy_header, "PROXY header", MOST)
+        Preread(session, then, deny, timeout, _parse_proxy_header, "PROXY header", MOST)
 
 
-def _judge_proxy_header(session: Session, received: bytes) -> bool:
+def _parse_proxy_header(session: Session, received: bytes) -> bool:
     claim = parse_proxy_header(received)
     if claim is None:
         return False
     session.first = received[claim.size :]
     if claim.source is not None:
-        session.peer = Introduced(claim.source, via=session.peer, claim=claim)
+        session.peer = DescribedPeer(claim.source, via=session.peer, claim=claim)
         session.source_ip = claim.source[0]
     return True
 
 
-def read_hello(door: Door, timeout: float, then: Begin, session: Session) -> None:
+def read_hello(deny: DenyAction, timeout: float, then: Begin, session: Session) -> None:
     """Routes by name: wait for the ClientHello. All of it stays for the backend."""
-    Preread(session, then, door, timeout, HelloJudge(), "ClientHello", hello.MOST)
+    Preread(session, then, deny, timeout, HelloParser(), "ClientHello", hello.MOST)
 
 
-class HelloJudge:
-    """Looks at a hello when what was missing may be there."""
+class HelloParser:
+    """Parses a hello again once the bytes that were missing may be there."""
 
     __slots__ = ("_looks", "_needed")
 
@@ -143,16 +151,13 @@ class HelloJudge:
         self._looks += 1
         if self._looks > LOOKS:
             raise BadHello(f"a hello in more than {LOOKS} pieces")
-        found = hello.parse(received)
+        found = hello.server_name(received)
         if isinstance(found, hello.MissingBytes):
             self._needed = len(received) + found.count
             if self._needed > hello.MOST:
                 raise BadHello(f"no whole hello within {hello.MOST} bytes")
             return False
         session.first = received
-        peer = session.peer
-        if isinstance(peer, Introduced):
-            session.peer = Introduced(peer.address, peer.via, peer.claim, found)
-        else:
-            session.peer = Introduced(peer, hello=found)
+        known = session.peer if isinstance(session.peer, DescribedPeer) else DescribedPeer(session.peer)
+        session.peer = replace(known, server_name=found)
         return True

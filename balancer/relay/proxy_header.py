@@ -1,8 +1,8 @@
-"""Sessions whose backend is told who the client is: `send-proxy`.
+"""Sessions that begin with a PROXY header for their backend (`send-proxy`).
 
-RULES: the header goes before every other byte, once per dial, also to a backend tried after another one, at once where
-the client has not spoken, and in one segment with the client's first bytes where it has. It is no payload: `bytes_in`
-begins below zero by its length. Only the lanes of a pool with send-proxy make these sessions.
+RULES: each dial sends one header before any other byte. It goes in one segment with the client's first bytes, and at once
+when the client has sent none. The header is no payload: `bytes_in` starts at minus its length. Only listeners with a
+send-proxy pool make these sessions.
 """
 
 import os
@@ -10,11 +10,11 @@ from collections.abc import Callable
 from itertools import count
 from os import read
 
-from balancer.edge.proxy_protocol import AUTHORITY, UNIQUE_ID, SendProxy, folded, write_v1, write_v2
+from balancer.edge.proxy_protocol import AUTHORITY, UNIQUE_ID, SendProxy, endpoint_of, write_v1, write_v2
 from balancer.eventloop.errnos import TRANSIENT
 from balancer.relay import ends
 from balancer.relay.half import LIMIT
-from balancer.relay.peers import Introduced, server_name, source_of
+from balancer.relay.peers import DescribedPeer, server_name, source_endpoint
 from balancer.relay.session import Session
 from balancer.relay.sockets import own_address
 
@@ -26,12 +26,12 @@ def header_writer(send: SendProxy) -> Callable[[Session], bytes]:
 
     def header(session: Session) -> bytes:
         peer = session.peer
-        source = source_of(peer)
-        claim = peer.claim if isinstance(peer, Introduced) else None
+        source = source_endpoint(peer)
+        claim = peer.claim if isinstance(peer, DescribedPeer) else None
         if claim is not None:
             destination = claim.destination
         else:
-            destination = folded(own_address(session.client_fd)) if source else None
+            destination = endpoint_of(own_address(session.client_fd)) if source else None
         if send.version == 1:
             return write_v1(source, destination)
         records: dict[int, bytes] = {}
@@ -45,7 +45,7 @@ def header_writer(send: SendProxy) -> Callable[[Session], bytes]:
     return header
 
 
-class HeadedSession(Session):
+class ProxyHeaderSession(Session):
     """A session that begins with a PROXY header for its backend."""
 
     __slots__ = ()

@@ -28,6 +28,16 @@ def shared_memory(size: int) -> mmap.mmap:
     return memory
 
 
+def zero(memory: mmap.mmap, start: int, size: int) -> None:
+    """Zero `size` bytes. Whole pages go back to the kernel where it takes them; else pages of zeros are not written."""
+    if start % PAGE_BYTES == 0 and size % PAGE_BYTES == 0 and discard(memory, start, size):
+        return
+    for at in range(start, start + size, PAGE_BYTES):
+        end = min(at + PAGE_BYTES, start + size)
+        if memory[at:end].strip(b"\0"):
+            memory[at:end] = bytes(end - at)
+
+
 def discard(memory: mmap.mmap, start: int, size: int) -> bool:
     """Give whole pages back to the kernel: every process reads zeros there. False when the kernel refuses."""
     try:

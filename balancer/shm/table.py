@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterable
 from typing import TypeVar
 
-from balancer.shm.memory import PAGE_BYTES, discard, disown, shared_memory
+from balancer.shm.memory import PAGE_BYTES, disown, shared_memory, zero
 
 T = TypeVar("T")
 
@@ -22,7 +22,6 @@ RETIRED_ROW = 1  # the row that the dead are folded into
 _CELL = 8  # bytes
 _CACHE_LINE = 8  # cells per 64-byte line
 _PAGE = PAGE_BYTES // _CELL  # cells per page
-_ZEROS = bytes(PAGE_BYTES)
 
 
 class Table:
@@ -102,10 +101,4 @@ class Table:
 
     def zero(self, row: int) -> None:
         """Zero a row. Pages that hold nothing are not touched."""
-        start = row * self.columns
-        if self.columns % _PAGE == 0 and discard(self._memory, start * _CELL, self.columns * _CELL):
-            return
-        for at in range(start, start + self.columns, _PAGE):
-            part = self.cells[at : min(at + _PAGE, start + self.columns)].cast("B")
-            if bytes(part) != _ZEROS[: len(part)]:
-                part[:] = _ZEROS[: len(part)]
+        zero(self._memory, row * self.columns * _CELL, self.columns * _CELL)

@@ -151,7 +151,7 @@ def test_a_hello_in_pieces_reaches_its_server_whole(lb: FileBalancer, pieces: st
 @pytest.mark.parametrize(
     ("data", "end", "reason"),
     [
-        (b"GET / HTTP/1.1\r\n\r\n", "PR", "a record of type 71, not a handshake"),
+        (b"GET / HTTP/1.1\r\n\r\n", "PR", "no TLS: begins with b'GET /'"),
         (b"", "cR", "preread-timeout"),
         (hello("a.example")[:100], "cR", "preread-timeout"),
         (b"\x16\3\1\0\5\1\0\1\0\0", "cR", "preread-timeout"),

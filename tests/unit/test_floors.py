@@ -89,7 +89,7 @@ ORDER = {
         ("framed.connection_pool", "lane"),
         ("framed.client",),
         ("session",),
-        ("closer", "door", "headed", "source_limits", "timeouts"),
+        ("closer", "deny", "proxy_header", "source_limits", "timeouts"),
         ("preread",),
         ("phases",),
         ("accept",),

@@ -18,7 +18,6 @@ from PIL import Image, ImageCms, ImageMath
 
 MAX_PROFILE = 4 << 20  # bytes; a larger profile is ignored
 SAME = 2  # steps of 255 by which a profile may differ from sRGB and count as the same
-UNSPECIFIED = 2  # H.273
 
 Chromaticity = tuple[float, float]
 Primaries = tuple[Chromaticity, Chromaticity, Chromaticity, Chromaticity]  # white, red, green, blue

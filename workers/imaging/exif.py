@@ -9,8 +9,7 @@ from collections.abc import Iterator
 
 HEADER = b"Exif\0\0"  # in front of the TIFF block in JPEG, optional in WebP
 ORIENTATION, ARTIST, COPYRIGHT = 0x0112, 0x013B, 0x8298
-_ASCII, _SHORT = 2, 3
-_BYTES_EACH = {1: 1, _ASCII: 1, _SHORT: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8}  # by type of a value
+_SHORT = 3  # the type of a value
 
 
 def orientation(exif: bytes) -> int:

@@ -1,9 +1,8 @@
 """The messages between a front and its CPU processes: one message per packet of a SOCK_SEQPACKET channel.
 
-RULES: fixed binary layouts, no pickle. Nothing here knows sockets or pictures. A message is not changed once made (not
-frozen: a frozen dataclass of twelve fields takes 2 us to make). An order carries the pid of the process it is meant for,
-because the channel outlives the processes at both ends: a process must not carry out an order written to its predecessor,
-whose client may have had its answer by then.
+RULES: fixed binary layouts, no pickle; no sockets and no pictures. Messages are immutable by convention: a frozen
+dataclass of twelve fields takes 2 us to make. An order carries the pid of its process, because the channel outlives the
+processes at both ends: a process must not carry out an order to its predecessor, whose client may have had its answer.
 
     front -> cpu    Order      resize the picture in a place     Ping   asks for a Hello
                     Transfer   the memory of the places, with its descriptor

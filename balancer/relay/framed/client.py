@@ -25,7 +25,7 @@ from balancer.options import Pool
 from balancer.relay import ends
 from balancer.relay.account import Account
 from balancer.relay.framed.connection_pool import ConnectionPool
-from balancer.relay.framed.frame_format import FrameRefused, Sizer
+from balancer.relay.framed.frame_format import FrameRefused
 from balancer.relay.framed.requests import FramedRequest, request_line
 from balancer.relay.framed.transfer import BLOCKED, DONE, DRY, FAILED, LOST, MORE
 from balancer.relay.half import LIMIT
@@ -61,7 +61,6 @@ class FramedLane:
     log: Log
     pool: Pool
     connections: ConnectionPool
-    size_of: Sizer
     account: Account
     refuse: Callable[..., object]
     place: str
@@ -86,7 +85,7 @@ class FramedClient:
         self.source_ip = session.source_ip
         self._lane = lane
         self._pool = lane.connections
-        self._size_of = lane.size_of
+        self._size_of = lane.connections.size_of
         self._most = lane.pool.pipeline
         self.is_strict = lane.is_strict
         self.requests: dict[FramedRequest, None] = {}

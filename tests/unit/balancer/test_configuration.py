@@ -427,7 +427,7 @@ WRONG = [
     ),
     (
         REST + ROUTED + "host x.org -> a\n",
-        "8: route: 'host x.org -> a' begins with 'host', which is no condition: write from NETWORK -> POOL, sni NAME -> "
+        "8: route: 'host x.org -> a' has 'host' where a condition should be: write from NETWORK -> POOL, sni NAME -> "
         "POOL, or -> POOL",
     ),
     (

@@ -51,7 +51,7 @@ def test_routes(text: str, route: Route) -> None:
         ("-> Web", "'Web' is no name of a pool: write that of a section [pool NAME]"),
         (
             "host a.example -> web",
-            "begins with 'host', which is no condition: write from NETWORK -> POOL, sni NAME -> POOL, or -> POOL",
+            "has 'host' where a condition should be: write from NETWORK -> POOL, sni NAME -> POOL, or -> POOL",
         ),
         ("from -> web", "does not name one network"),
         ("sni a.example sni b.example -> web", "does not name one name"),
@@ -59,7 +59,7 @@ def test_routes(text: str, route: Route) -> None:
         ("sni a_b..example -> web", "'a_b..example' is no host name: write a.example.com, or *.example.com"),
         ("sni * -> web", "'*' is no host name"),
         ("sni a.*.example -> web", "'a.*.example' is no host name"),
-        ("and -> web", "begins with 'and', which is no condition"),
+        ("and -> web", "has 'and' where a condition should be"),
         ("from 10.0.0.0/8 11.0.0.0/8 -> web", "does not name one network"),
         ("from 10.0.0.5/8 -> web", "names an address within its network; did you mean 10.0.0.0/8?"),
         ("from office -> web", "'office' is no network: write 10.0.0.0/8, 192.0.2.7 or 2001:db8::/32"),

@@ -42,10 +42,10 @@ from balancer.pool.board import (
     Board,
 )
 from balancer.pool.serving import availability
-from balancer.pool.targets import Target, addresses_of, target_of, targets_of
+from balancer.pool.targets import Target, addresses_of, targets_of
 from balancer.prober import Prober
 from balancer.shm.layout import FIRST_LEASE, PID, Shared
-from tests.unit.balancer.pool.boards import make_board
+from tests.unit.balancer.pool.boards import make_board, target_of
 
 PROBER, WORKER, SECOND = FIRST_LEASE, FIRST_LEASE + 1, FIRST_LEASE + 2
 REFRESH = 10.0

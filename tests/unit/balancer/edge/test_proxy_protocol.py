@@ -135,7 +135,7 @@ def test_what_is_written_is_read_back(
     def folded(place: tuple[str, int]) -> tuple[str, int]:
         is_six = ":" in place[0]
         family = proxy.socket.AF_INET6 if is_six else proxy.socket.AF_INET
-        return proxy.fold(family, proxy.socket.inet_pton(family, place[0])), place[1]
+        return proxy.address_text(family, proxy.socket.inet_pton(family, place[0])), place[1]
 
     wanted = folded(source), folded(destination)
     one, two = write_v1(source, destination), write_v2(source, destination, records, checksum)

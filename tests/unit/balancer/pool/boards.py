@@ -7,6 +7,7 @@ import struct
 from balancer.options import Pool
 from balancer.pool.backend import Backend
 from balancer.pool.board import BACKENDS, LISTENERS, POOLS, Board, columns_for
+from balancer.pool.targets import Target, targets_of
 from balancer.shm.layout import FIRST_LEASE, MASTER_LIVE_ROWS, MASTER_ROW, PID, make_shared
 
 
@@ -47,3 +48,8 @@ class OtherProcess:
 
     def leave(self) -> None:
         os.close(self.fd)
+
+
+def target_of(board: Board, backend: Backend) -> Target | None:
+    """What new sessions dial first; None for a name of which no address is known."""
+    return next(iter(targets_of(board, backend)), None)

@@ -17,12 +17,11 @@ from balancer.pool.targets import (
     is_near,
     links,
     pack_addresses,
-    target_of,
     targets_of,
 )
 from balancer.pool.verdicts import VerdictWriter
 from balancer.shm.layout import FIRST_LEASE
-from tests.unit.balancer.pool.boards import make_board
+from tests.unit.balancer.pool.boards import make_board, target_of
 
 PLAIN_V6 = st.ip_addresses(v=6).filter(lambda address: address.ipv4_mapped is None)
 ADDRESSES = st.lists(

@@ -239,6 +239,9 @@ class WorkerSimulation:
         return ended
 
 
+Make = Callable[..., WorkerSimulation]
+
+
 class FarElector(Elector):
     """As if the backends were on another machine."""
 

@@ -3,8 +3,6 @@
 import errno
 import os
 import socket
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from ipaddress import ip_network
 from typing import Any
 
@@ -17,21 +15,7 @@ from balancer.pool.board import L_ACCEPTED, L_REFUSED, L_SESSIONS
 from balancer.relay.accept import LOOK
 from balancer.shm.layout import ACCEPTING, LOAD
 from tests.unit.balancer.pool.boards import OtherProcess
-from tests.unit.balancer.relay.simulation import WorkerSimulation, heard, listening
-
-Make = Callable[..., WorkerSimulation]
-
-
-@pytest.fixture
-def make() -> Iterator[Make]:
-    with ExitStack() as stack:
-
-        def build(**options: Any) -> WorkerSimulation:
-            worker = WorkerSimulation(**options)
-            stack.callback(worker.close)
-            return worker
-
-        yield build
+from tests.unit.balancer.relay.simulation import Make, WorkerSimulation, heard, listening
 
 
 @pytest.fixture

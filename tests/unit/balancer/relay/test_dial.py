@@ -5,7 +5,6 @@ import contextlib
 import errno
 import os
 import socket
-from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -30,26 +29,13 @@ from balancer.relay.session import Session
 from tests.unit.balancer.relay.simulation import (
     OWN,
     FarElector,
+    Make,
     PairedSocket,
     WorkerSimulation,
     fill,
     heard,
     reset,
 )
-
-Make = Callable[..., WorkerSimulation]
-
-
-@pytest.fixture
-def make() -> Iterator[Make]:
-    with contextlib.ExitStack() as stack:
-
-        def build(**options: Any) -> WorkerSimulation:
-            worker = WorkerSimulation(**options)
-            stack.callback(worker.close)
-            return worker
-
-        yield build
 
 
 def test_a_refused_dial_goes_to_the_next_backend(make: Make) -> None:

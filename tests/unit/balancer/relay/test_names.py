@@ -4,8 +4,7 @@ import _socket
 import errno
 import os
 import socket
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from collections.abc import Iterator
 from typing import Any, ClassVar
 
 import pytest
@@ -21,21 +20,7 @@ from balancer.pool.board import (
 from balancer.pool.targets import NameAddresses
 from balancer.pool.verdicts import VerdictWriter
 from balancer.relay.queue import UNDECIDED
-from tests.unit.balancer.relay.simulation import SIBLING, WorkerSimulation, heard
-
-Make = Callable[..., WorkerSimulation]
-
-
-@pytest.fixture
-def make() -> Iterator[Make]:
-    with ExitStack() as stack:
-
-        def build(**options: Any) -> WorkerSimulation:
-            worker = WorkerSimulation(**options)
-            stack.callback(worker.close)
-            return worker
-
-        yield build
+from tests.unit.balancer.relay.simulation import SIBLING, Make, WorkerSimulation, heard
 
 
 def spoken(worker: WorkerSimulation) -> socket.socket:

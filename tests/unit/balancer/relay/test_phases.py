@@ -1,9 +1,8 @@
 """Before the dial: the PROXY header in every piece and at every moment, who is let in, and what the backend is told."""
 
-import contextlib
 import socket
 import ssl
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -16,6 +15,7 @@ from balancer.pool.board import L_ACCEPTED, L_BYTES_IN, L_SESSIONS
 from tests.unit.balancer.relay.simulation import (
     OWN,
     FarElector,
+    Make,
     PairedSocket,
     WorkerSimulation,
     heard,
@@ -23,25 +23,21 @@ from tests.unit.balancer.relay.simulation import (
     reset,
 )
 
-Make = Callable[..., WorkerSimulation]
 CLAIMED = ("192.0.2.7", 4711)
 HEADER = write_v2(CLAIMED, ("198.51.100.1", 443))
 LOCAL_NETWORK = (parse_networks("127.0.0.0/8"),)
 TRUSTED: dict[str, Any] = {"proxy_protocol": True, "proxy_trusted": LOCAL_NETWORK}
 
 
-@pytest.fixture(params=["near", "far"])
-def make(request: pytest.FixtureRequest) -> Iterator[Make]:
-    with contextlib.ExitStack() as stack:
+@pytest.fixture(name="make", params=["near", "far"])
+def near_and_far(make: Make, request: pytest.FixtureRequest) -> Make:
+    def build(**options: Any) -> WorkerSimulation:
+        worker = make(**options)
+        if request.param == "far":
+            worker.lane.elector = FarElector(worker.board, worker.pool, OWN)
+        return worker
 
-        def build(**options: Any) -> WorkerSimulation:
-            worker = WorkerSimulation(**options)
-            stack.callback(worker.close)
-            if request.param == "far":
-                worker.lane.elector = FarElector(worker.board, worker.pool, OWN)
-            return worker
-
-        yield build
+    return build
 
 
 def served(worker: WorkerSimulation, client: socket.socket, ask: str = "") -> None:
@@ -248,6 +244,16 @@ def test_new_clients_of_a_source(make: Make) -> None:
     worker.pass_time(20.0, 1.0)
     assert admitted(4) == 3
     assert {end.split("=")[0] for end in worker.ends} == {"PR source-rate"}
+
+
+def test_a_client_cannot_write_fields_into_the_log(make: Make) -> None:
+    worker = make(**TRUSTED)
+    worker.connect().send(b'PROXY TCP4 1" end=-- x="1 1.2.3.4 1 2\r\n')
+    worker.connect().send(b'PROXY TCP4"end=-- 1.2.3.4 1.2.3.4 1 2\r\n')
+    worker.settle()
+    for line in worker.lines.sessions:
+        reason = line.partition(' reason="')[2]
+        assert '"' not in reason.removesuffix('"').replace("\\\\", "").replace('\\"', ""), line
 
 
 # -- the name that a TLS client asks for

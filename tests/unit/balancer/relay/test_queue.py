@@ -1,9 +1,6 @@
 """The queue for a full backend: first come first served, bounded, and over workers the client that has waited longest."""
 
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from dataclasses import replace
-from typing import Any
 
 import pytest
 
@@ -11,21 +8,7 @@ from balancer.pool.board import B_SESSIONS, P_OLDEST_WAIT_MS, P_QUEUED, P_QUEUED
 from balancer.pool.verdicts import VerdictWriter
 from balancer.relay.queue import LOOK, UNDECIDED
 from tests.unit.balancer.pool.boards import OtherProcess
-from tests.unit.balancer.relay.simulation import SIBLING, WorkerSimulation, heard
-
-Make = Callable[..., WorkerSimulation]
-
-
-@pytest.fixture
-def make() -> Iterator[Make]:
-    with ExitStack() as stack:
-
-        def build(**options: Any) -> WorkerSimulation:
-            worker = WorkerSimulation(**options)
-            stack.callback(worker.close)
-            return worker
-
-        yield build
+from tests.unit.balancer.relay.simulation import SIBLING, Make, WorkerSimulation, heard
 
 
 @pytest.fixture

@@ -1,28 +1,11 @@
 """What time does to sessions: limits, and what a session that lasts gets."""
 
 import socket
-from collections.abc import Callable, Iterator
-from typing import Any
 
 import pytest
 
 from balancer.relay.timeouts import FINEST, SWEEP
-from tests.unit.balancer.relay.simulation import WorkerSimulation, heard
-
-Make = Callable[..., WorkerSimulation]
-
-
-@pytest.fixture
-def make() -> Iterator[Make]:
-    made: list[WorkerSimulation] = []
-
-    def build(**choices: Any) -> WorkerSimulation:
-        made.append(WorkerSimulation(**choices))
-        return made[-1]
-
-    yield build
-    for worker in made:
-        worker.close()
+from tests.unit.balancer.relay.simulation import Make, heard
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """The shared table: one writer per cell, rows on their own cache lines, totals that never fall; the notice."""
 
+import mmap
 import os
 import re
 from pathlib import Path
@@ -7,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from balancer.shm.layout import FIRST_LEASE, FREE, LOAD, PREFORK_COLUMNS, READY, STATE, make_shared
-from balancer.shm.memory import PAGE_BYTES
+from balancer.shm.memory import PAGE_BYTES, zero
 from balancer.shm.notice import SIZE, Notice
 from balancer.shm.table import RETIRED_ROW, Table
 
@@ -74,6 +75,14 @@ def test_zeroing_a_row_leaves_its_neighbours(columns: int) -> None:
         table.row(row)[:] = memoryview(bytes(b"\x01" * 8 * table.columns)).cast("q")
     table.zero(1)
     assert [sum(map(bool, table.row(row))) for row in range(3)] == [table.columns, 0, table.columns]
+
+
+def test_memory_that_the_kernel_does_not_take_back_is_zeroed() -> None:
+    """MADV_REMOVE fails on private and on locked memory."""
+    memory = mmap.mmap(-1, 3 * PAGE_BYTES, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    memory[:] = b"\x01" * 3 * PAGE_BYTES
+    zero(memory, PAGE_BYTES, PAGE_BYTES)
+    assert memory[:] == b"\x01" * PAGE_BYTES + bytes(PAGE_BYTES) + b"\x01" * PAGE_BYTES
 
 
 def test_the_table_is_shared_over_a_fork() -> None:
