@@ -28,6 +28,7 @@ from balancer.checks.race import AddressRace, RunningProbe
 from balancer.config.units import Address, format_duration
 from balancer.discovery.lookups import LookupSchedule
 from balancer.discovery.resolver import Resolver, merge, usable
+from balancer.edge.proxy_protocol import SendProxy
 from balancer.eventloop.loop import Loop
 from balancer.options import Pool
 from balancer.pool.backend import Backend
@@ -47,6 +48,7 @@ from balancer.pool.verdicts import VerdictWriter
 from balancer.prefork.child import Child
 from balancer.shm.events import EventWriter, Level, Verb, tell
 
+MakeProbe = Callable[[Loop, Target, float, Done, SendProxy | None], RunningProbe]
 ITSELF = "itself"
 LONGEST_WAIT_FOR_NAMES = 10.0  # seconds; a reload waits for 12
 
@@ -76,7 +78,7 @@ class Prober:
         resolver_refresh: float,
         own: OwnListeners,
         resolver: Resolver | None = None,
-        probe: Callable[[Loop, Target, float, Done], RunningProbe] = Probe,
+        probe: MakeProbe = Probe,
     ) -> None:
         self._child, self._board = child, board
         self._loop, self._log = child.loop, child.log
@@ -214,10 +216,14 @@ class Prober:
         """Begin a check, of one address or of all that its name has."""
         probe: RunningProbe
         loop, timeout, targets = self._loop, one.pool.timeout, targets_of(self._board, one.backend)
+
+        def make(loop: Loop, target: Target, timeout: float, done: Done) -> RunningProbe:
+            return self._probe(loop, target, timeout, done, one.pool.pool.send_proxy)
+
         if len(targets) == 1:
-            probe = self._probe(loop, targets[0], timeout, partial(self._ended, one))
+            probe = make(loop, targets[0], timeout, partial(self._ended, one))
         else:
-            probe = AddressRace(loop, targets, timeout, partial(self._ended, one), self._probe)
+            probe = AddressRace(loop, targets, timeout, partial(self._ended, one), make)
         one.probe = None if probe.is_over else probe
 
     def _ended(self, one: MonitoredBackend, outcome: str, seconds: float, by: Target | None = None) -> None:

@@ -3,6 +3,8 @@
 A process that is out of descriptors, and a proxy whose own backend is gone, accept and close at once: connect(2) says
 nothing of it. So the connection is kept for STAYS. A first byte (a banner) ends the wait.
 
+A backend that expects a PROXY header gets one before the wait, so its log has no complaint about a missing one.
+
 RULES: knows sockets and the loop, nothing of verdicts. Every probe ends in exactly one call of `done`, also when its
 time limit ends it; it holds one descriptor for as long as it lasts.
 """
@@ -10,7 +12,9 @@ time limit ends it; it holds one descriptor for as long as it lasts.
 import errno
 import socket
 from collections.abc import Callable
+from contextlib import suppress
 
+from balancer.edge.proxy_protocol import Endpoint, SendProxy, endpoint_of, write_v1, write_v2
 from balancer.eventloop.errnos import CAPACITY, CROWDED, REFUSED, UNREACHABLE
 from balancer.eventloop.loop import Loop
 from balancer.eventloop.timers import Timer
@@ -33,8 +37,22 @@ def outcome_of(error: int) -> str:
     return "refused" if error in REFUSED else "unreachable" if error in UNREACHABLE else "error"
 
 
+def check_header(send: SendProxy, sock: socket.socket) -> bytes:
+    """Return the PROXY header of a check: LOCAL in version 2. Version 1 has no such word but UNKNOWN, from which the
+    specification dissuades (section 2.1), so it names the two ends of the connection."""
+    if send.version == 2:
+        return write_v2(None, None)
+    own, there = _endpoint(sock.getsockname()), _endpoint(sock.getpeername())
+    return write_v1(own, there)
+
+
+def _endpoint(address: object) -> Endpoint | None:
+    return endpoint_of(address) if isinstance(address, tuple) else None
+
+
 class Probe:
-    """A connect under way, then its connection. The peer sees one that is closed without a byte."""
+    """A connect under way, then its connection. The peer sees one that is closed without a byte, or with a PROXY header
+    alone when the pool sends one."""
 
     def __init__(
         self,
@@ -42,10 +60,12 @@ class Probe:
         target: Target,
         timeout: float,
         done: Done,
+        send_proxy: SendProxy | None = None,
         make_socket: Callable[[int, int], socket.socket] = socket.socket,
     ) -> None:
         self._loop = loop
         self._done = done
+        self._send_proxy = send_proxy
         self._begun = loop.now
         self._deadline = loop.now + timeout
         self._connected_after = -1.0  # seconds
@@ -93,6 +113,10 @@ class Probe:
 
     def _connected(self) -> None:
         self._connected_after = self._loop.now - self._begun
+        if self._send_proxy is not None:
+            assert self._sock is not None
+            with suppress(OSError):  # the peer has gone already, which _look finds
+                self._sock.send(check_header(self._send_proxy, self._sock))
         if self._timer is not None:
             self._timer.cancel()
         until = min(self._loop.now + STAYS, self._deadline)

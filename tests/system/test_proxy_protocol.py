@@ -410,3 +410,30 @@ def test_peers_understand_ours(tmp_path: Path, how: str) -> None:
             assert receive(client, 5) == b"hello"
             own = client.getsockname()
         assert backend.claims[-1].source == own
+
+
+@pytest.mark.parametrize("send", ["v1", "v2"])
+@pytest.mark.parametrize("name", ["haproxy", "nginx"])
+def test_a_peer_that_expects_headers_takes_our_checks_and_logs_no_fault(
+    tmp_path: Path, name: str, send: str
+) -> None:
+    """The peer connects to its own backend for those connections only that begin with a header. nginx also complains of
+    the others, as it does of our own connect here."""
+    with ExitStack() as stack:
+        backend = stack.enter_context(Echo())
+        port, there = free_port(), text_of(backend.address)
+        if name == "haproxy":
+            command = haproxy(tmp_path, port, "accept-proxy", there)
+        else:
+            command = nginx(tmp_path, port, "proxy_protocol", f"proxy_pass {there};")
+        config = Path(command[-1])
+        config.write_text(config.read_text().replace("error_log stderr;", "error_log stderr info;"))
+        address = stack.enter_context(peer(command, port, tmp_path))
+        log = tmp_path / "peer.log"
+        if name == "nginx":
+            wait_for(lambda: "PROXY protocol" in log.read_text(), "the complaint about our own connect", 10)
+        said, ever = log.read_text().count("PROXY protocol"), backend.ever
+        lb = stack.enter_context(Balancer(upstreams=[address], send_proxy=send, check_interval="100ms"))
+        wait_for(lambda: backend.ever >= ever + 5, "five checks that the peer has understood", 15)
+        assert lb.status()["backends"][0]["check"] == "ok"
+        assert log.read_text().count("PROXY protocol") == said

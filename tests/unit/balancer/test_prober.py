@@ -13,6 +13,7 @@ import pytest
 
 from balancer.checks.own_listeners import OwnListeners
 from balancer.config.units import parse_address
+from balancer.edge.proxy_protocol import SendProxy
 from balancer.options import Pool
 from balancer.pool.backend import MAIN_POOL, Backend, parse_upstream, with_indexes
 from balancer.pool.board import (
@@ -123,14 +124,23 @@ class ProberSimulation:
         self.loop, self.log = Loop(), Log()
         self.network: dict[object, str] = {}  # sockaddr -> outcome; "" = no answer at all
         self.asked: list[tuple[float, object]] = []
+        self.headers: list[SendProxy | None] = []  # of each check
         self.names: dict[str, list[str]] = {}
         self.lookups: list[tuple[float, str]] = []
         self.title = ""
         self.settled: list[float] = []
         self.own = {"127.0.0.1"}  # the addresses of this machine; the balancer listens on port 8080 of all
 
-    def probe(self, loop: Loop, target: Any, timeout: float, done: Callable[[str, float], object]) -> object:
+    def probe(
+        self,
+        loop: Loop,
+        target: Any,
+        timeout: float,
+        done: Callable[[str, float], object],
+        send_proxy: SendProxy | None,
+    ) -> object:
         self.asked.append((loop.now, target[1]))
+        self.headers.append(send_proxy)
         outcome = self.network.get(target[1], "ok")
         if outcome in ("ok", "refused"):
             done(outcome, 0.001)
@@ -961,3 +971,13 @@ def test_a_penalty_outlives_its_prober_and_a_new_address_has_none(sim: ProberSim
     third = sim.prober()
     sim.loop.advance(1.0, third.tick)
     assert sim.verdict(sim.backends[0]) == UP
+
+
+@pytest.mark.parametrize("hosts", [["10.0.0.1"], ["10.0.0.1", "10.0.0.2"]])
+def test_checks_know_whether_the_backends_of_their_pool_expect_a_header(hosts: list[str]) -> None:
+    for send in (None, SendProxy(1), SendProxy(2)):
+        sim = ProberSimulation("app.test:80")
+        prober = sim.prober(send_proxy=send)
+        sim.answer(prober, "app.test", *hosts)
+        sim.loop.advance(6.0, prober.tick)
+        assert len(sim.asked) >= 2 and set(sim.headers) == {send}

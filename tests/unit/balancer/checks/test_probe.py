@@ -8,6 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from balancer.checks.probe import STAYS, Probe, outcome_of
+from balancer.edge.proxy_protocol import SendProxy
 from balancer.eventloop.errnos import CAPACITY, CROWDED
 from balancer.pool.board import CHECK_NAMES
 
@@ -48,10 +49,12 @@ class FakeSocket:
 
     first, later = errno.EINPROGRESS, 0
     peer: str = "silent"  # or "speaks", "ends", "resets"
+    is_unix = False
 
     def __init__(self, family: int, kind: int) -> None:
         assert kind & socket.SOCK_NONBLOCK
         self.closed = False
+        self.sent = b""
 
     def fileno(self) -> int:
         return 9
@@ -72,6 +75,18 @@ class FakeSocket:
             raise ConnectionResetError(errno.ECONNRESET, "reset")
         return b"2" if self.peer == "speaks" else b""
 
+    def send(self, data: bytes) -> int:
+        if self.peer == "resets":
+            raise BrokenPipeError(errno.EPIPE, "no reader")
+        self.sent += data
+        return len(data)
+
+    def getsockname(self) -> object:
+        return "" if self.is_unix else ("192.0.2.9", 40000)
+
+    def getpeername(self) -> object:
+        return "/run/a" if self.is_unix else TARGET[1]
+
     def close(self) -> None:
         self.closed = True
 
@@ -80,13 +95,20 @@ class Check:
     """A probe on a fake loop and a fake socket, and what it reported."""
 
     def __init__(
-        self, first: int = errno.EINPROGRESS, later: int = 0, no_socket: int = 0, peer: str = "silent"
+        self,
+        first: int = errno.EINPROGRESS,
+        later: int = 0,
+        no_socket: int = 0,
+        peer: str = "silent",
+        send_proxy: SendProxy | None = None,
+        is_unix: bool = False,
     ) -> None:
         self.loop = FakeLoop()
         self.outcomes: list[tuple[str, float]] = []
         self.sockets: list[FakeSocket] = []
         self.first, self.later, self.no_socket, self.peer = first, later, no_socket, peer
-        self.probe = Probe(self.loop, TARGET, 2.0, self.done, self.make)  # type: ignore[arg-type]
+        self.is_unix = is_unix
+        self.probe = Probe(self.loop, TARGET, 2.0, self.done, send_proxy, self.make)  # type: ignore[arg-type]
 
     def done(self, outcome: str, seconds: float) -> None:
         self.outcomes.append((outcome, seconds))
@@ -97,6 +119,7 @@ class Check:
         self.sockets.append(FakeSocket(family, kind))
         made = self.sockets[-1]
         made.first, made.later, made.peer = self.first, self.later, self.peer
+        made.is_unix = self.is_unix
         return self.sockets[-1]
 
 
@@ -204,3 +227,36 @@ def test_what_is_short_here_and_a_queue_that_is_full_say_nothing_of_the_backend(
 def test_every_outcome_has_its_place_on_the_board() -> None:
     for error in (0, *errno.errorcode):
         assert outcome_of(error) in ("", *CHECK_NAMES)
+
+
+V1 = b"PROXY TCP4 192.0.2.9 192.0.2.1 40000 80\r\n"
+LOCAL = b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0"
+
+
+@pytest.mark.parametrize("first", [0, errno.EINPROGRESS])
+@pytest.mark.parametrize(
+    "send, is_unix, header",
+    [
+        (None, False, b""),
+        (SendProxy(1), False, V1),
+        (SendProxy(1), True, b"PROXY UNKNOWN\r\n"),
+        (SendProxy(2), False, LOCAL),
+        (SendProxy(2, frozenset({"crc32c"})), True, LOCAL),
+    ],
+)
+def test_a_backend_that_expects_a_header_gets_it_once(
+    first: int, send: SendProxy | None, is_unix: bool, header: bytes
+) -> None:
+    check = Check(first=first, send_proxy=send, is_unix=is_unix)
+    if first:
+        assert check.sockets[0].sent == b""
+        check.loop.watched[9](4)
+    check.loop.watched[9](4)
+    assert check.sockets[0].sent == header and check.outcomes == []
+    check.loop.timers[-1].act()
+    assert [one for one, _ in check.outcomes] == ["ok"]
+
+
+def test_a_peer_that_is_gone_before_the_header_is_one_that_closes() -> None:
+    check = Check(first=0, peer="resets", send_proxy=SendProxy(2))
+    assert [one for one, _ in check.outcomes] == ["closed"]
