@@ -19,7 +19,7 @@ JOBS   ?= 3
 SAMPLES ?= samples
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format bench bench-images versus soak clean
+.PHONY: help demo test lint format bench bench-images bench-framed versus soak clean
 
 help:
 	@echo 'make demo          three resizers, one balancer, one client; results in samples/'
@@ -27,6 +27,7 @@ help:
 	@echo 'make lint          ruff check, ruff format --check, mypy --strict'
 	@echo 'make bench         ours beside haproxy, nginx and envoy (WORK=keepalive,close PEERS=haproxy ROUNDS=5)'
 	@echo 'make bench-images  the picture function, a directory, the picture service (INPUT=directory)'
+	@echo 'make bench-framed  framed mode on one connection; the original headline work (GOWORK_FRONTEND=... names it)'
 	@echo 'make versus        faults, reloads, pauses and names: ours beside haproxy and nginx'
 	@echo 'make soak          the long form of the system tests (hours)'
 	@echo 'make clean         everything that the targets above have made'
@@ -73,6 +74,9 @@ bench-images: $(VENV)/.bench
 	$(BIN)/python -m scripts.bench_images $(if $(INPUT),--input $(INPUT)) $(BENCH)
 	$(BIN)/python -m scripts.bench_directory $(if $(ROUNDS),--rounds $(ROUNDS))
 	$(BIN)/python -m scripts.bench_service $(if $(INPUT),--input $(INPUT)) $(if $(ROUNDS),--rounds $(ROUNDS))
+
+bench-framed: $(VENV)/.bench
+	$(BIN)/python -m scripts.bench_framed $(if $(ROUNDS),--rounds $(ROUNDS)) $(BENCH)
 
 versus: $(VENV)/.dev
 	$(BIN)/python -m scripts.versus $(VERSUS)
