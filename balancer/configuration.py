@@ -19,11 +19,13 @@ from balancer.config.common import ALL_SECTIONS, check_debug
 from balancer.config.ini import did_you_mean
 from balancer.config.loader import answer_early, answer_late, notes_near_misses
 from balancer.config.machine import reaches
-from balancer.config.option import ConfigError, SectionSettings, UsageError, build
+from balancer.config.option import ConfigError, SectionSettings, UsageError, build, values_of
 from balancer.config.sections import Configuration, load_sections
 from balancer.config.units import Address
 from balancer.edge.access import Network
+from balancer.edge.certificates import calendar_time
 from balancer.edge.route import REJECT, Route
+from balancer.edge.tls import ListenerTls
 from balancer.options import (
     ABOUT,
     EVERY_OPTION,
@@ -60,7 +62,11 @@ class PoolSection:
     record: Pool
     settings: SectionSettings
 
+    def __str__(self) -> str:
+        return f"[{self.settings.title}]"
 
+
+NO_TLS = {option.name: value for option, value in values_of(ListenerTls())}  # where nothing is said
 Settle = Callable[[str, Address, bool], tuple[str, tuple[str, ...]]]
 TryOut = Callable[
     [SectionSettings, ProcessOptions, Sequence[ListenerSection], Sequence[PoolSection]], tuple[str, ...]
@@ -97,7 +103,9 @@ def parse(
     check_addresses(listeners)
     check_backends(pools, listeners)
     check_frames(pools)
-    notes = read.notes + check_routes(listeners, pools) + check_access(listeners)
+    notes = (
+        read.notes + check_routes(listeners, pools) + check_access(listeners) + check_tls(listeners, pools)
+    )
     check_debug(read.main)
     uid = os.geteuid()
     asked = settle or AdminPlace(directories(environ, uid), uid, os.getpid()).path_of
@@ -334,6 +342,28 @@ def check_access(listeners: Sequence[ListenerSection]) -> tuple[str, ...]:
             notes.append(
                 f"{settings.where('dry-run')} has no effect without allow, deny or a limit of sources"
             )
+    return tuple(notes)
+
+
+def check_tls(listeners: Sequence[ListenerSection], pools: Sequence[PoolSection]) -> tuple[str, ...]:
+    """What a listener says of TLS makes sense together; returns notes on what has no effect."""
+    notes: list[str] = []
+    framed = {each.record.name: each for each in pools if each.record.mode == "framed"}
+    for each in listeners:
+        one, settings = each.record, each.settings
+        given = [option.name for option, value in values_of(one) if value != NO_TLS.get(option.name, value)]
+        lacking = "tls-client-ca" if one.tls_cert else "tls-cert"
+        if one.tls_cert:
+            given = [name for name in given if name in ("tls-client", "tls-client-crl")]
+        if not settings.values[lacking]:
+            notes += [f"{settings.where(name)} has no effect without {lacking}" for name in given]
+        for item, file in enumerate(one.tls_cert):
+            if file.not_before > calendar_time():
+                where = settings.where("tls-cert", item)
+                notes.append(f"{where}: the certificate in {file.path} is not valid yet")
+        for name in one.pool_names if one.tls_cert else ():
+            if name in framed:
+                raise settings.refuse("tls-cert", f"{framed[name]} is in framed mode, which reads no TLS")
     return tuple(notes)
 
 

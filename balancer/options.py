@@ -34,6 +34,7 @@ from balancer.config.words import quote, unquote
 from balancer.edge.access import NetworkItem, parse_networks
 from balancer.edge.proxy_protocol import SendProxy, parse_send_proxy
 from balancer.edge.route import REJECT, Route, parse_pool_name, parse_route
+from balancer.edge.tls import ListenerTls
 from balancer.pool.backend import MAIN_POOL, Backend, is_source, parse_upstream
 from balancer.prefork.options import DaemonOptions, addresses_of, parse_listen, parse_processes
 from balancer.relay.framed.frame_format import FORM, FrameFormat, parse_frame_format
@@ -104,7 +105,7 @@ def parse_mask(text: str) -> tuple[int, int]:
 
 
 @dataclass(frozen=True, slots=True)
-class Listener:
+class Listener(ListenerTls):
     """Addresses that accept clients, the limits of their sessions, and their routes. Times are seconds, 0 is never;
     `maxconns` 0 is no limit; `index` is its block on the board."""
 

@@ -16,6 +16,7 @@ from balancer.config.option import ConfigError
 from balancer.config.units import Address
 from balancer.configuration import parse, summary_of
 from balancer.console import console
+from balancer.edge.tls import ContextTable, ServerContexts
 from balancer.options import MOST_LISTENERS, MOST_POOLS, Listener, Options
 from balancer.pool.backend import Backend, with_indexes
 from balancer.pool.blocks import BoardBlocks
@@ -50,10 +51,12 @@ class BalancerService:
         self.options: Options | None = None
         self.blocks: BoardBlocks | None = None
         self.board: Board | None = None
+        self.contexts = ServerContexts()
 
     def plan(self, shared: Shared | None) -> Plan:
         """Raises ConfigError with one sentence naming the culprit."""
         options = parse(self.argv, self.environ, self.admin.settle, Preflight(Machine.this()))
+        self.tls_tables(options)
         if self.blocks is None:
             self.blocks = BoardBlocks(MOST_LISTENERS, MOST_POOLS, capacity_for(len(backends_of(options))))
         if shared is not None:
@@ -64,6 +67,13 @@ class BalancerService:
                 restore_state(self.board, backends_of(options), self.environ.get(HANDOVER_STATE, ""))
         self.options = options
         return self.compose(options, backends_of(options))
+
+    def tls_tables(self, options: Options) -> dict[str, ContextTable]:
+        """What the handshakes of each listener begin with."""
+        try:
+            return self.contexts.tables((one.name, one) for one in options.listeners)
+        except ValueError as error:
+            raise ConfigError(str(error)) from None
 
     def place(self, options: Options, shared: Shared) -> Options:
         """The options with a block for each listener, pool and backend, for the generation about to be forked."""

@@ -70,7 +70,8 @@ def _spelling(option: Option) -> str:
 
 def _entry(option: Option, section: str) -> tuple[str, str]:
     default = shown_default(option)
-    notes = [default if default == "required" else f"default {default}", option.environment(section)]
+    is_required = not option.default and option.unset == "required"
+    notes = [default if is_required else f"default {default}", option.environment(section)]
     if option.command_line_only or option.named_only:
         notes = []
     if option.repeat:

@@ -26,6 +26,7 @@ from balancer.options import (
     ProcessOptions,
 )
 from balancer.pool.backend import parse_upstream
+from tests.authority import DAY, Authority
 
 NEEDED = ["-u", "127.0.0.1:9000"]
 
@@ -672,3 +673,67 @@ def test_framed_mode_needs_a_frame_and_a_frame_needs_framed_mode() -> None:
     assert "no length=" in refusal([*NEEDED, "--mode=framed", "--frame=magic=aa"])
     _, pool = read_flat([*NEEDED, "--mode=framed", "--frame=length=u32 be", "--order=any"])
     assert (pool.mode, str(pool.frame), pool.order, pool.pipeline) == ("framed", "length=u32 be", "any", 32)
+
+
+# -- TLS
+
+
+@pytest.fixture
+def pem(tmp_path: Path) -> Path:
+    path = tmp_path / "a.pem"
+    path.write_bytes(Authority().issue("a.example"))
+    return path
+
+
+def test_a_listener_that_ends_tls(ini: Callable[[str], list[str]], pem: Path) -> None:
+    text = "[listener web]\nbind = :443\npool = a\ntls-cert = {0}\ntls-alpn = h2, http/1.1\ntls-client-ca = {0}\n"
+    [web] = parse(ini(text.format(pem) + "[pool a]\nupstream = 10.0.0.1:80\n"), {}).listeners
+    assert web.tls_cert[0].names == ("a.example",) and web.tls_alpn == ("h2", "http/1.1")
+    assert (web.tls_client, web.tls_min, web.tls_handshake_timeout) == ("required", "1.2", 5.0)
+
+
+def test_a_flat_configuration_ends_tls_too_and_is_printed_as_it_is_read(pem: Path, tmp_path: Path) -> None:
+    argv = [*NEEDED, "--tls-cert", f'"{pem}" key={pem}']
+    first = parse(argv, {})
+    with pytest.raises(CommandLineAnswer) as answer:
+        parse([*argv, "--print-config"], {})
+    copy = tmp_path / "copy.ini"
+    copy.write_text(str(answer.value))
+    assert parse(["-c", str(copy)], {}).listeners == first.listeners and first.listeners[0].tls_cert
+
+
+def test_a_changed_certificate_is_a_changed_configuration(pem: Path) -> None:
+    argv = [*NEEDED, "--tls-cert", str(pem)]
+    first = parse(argv, {})
+    assert parse(argv, {}) == first
+    pem.write_bytes(Authority().issue("a.example"))
+    assert parse(argv, {}) != first
+
+
+def test_refusals_and_notes_on_tls(ini: Callable[[str], list[str]], pem: Path, tmp_path: Path) -> None:
+    wrong = tmp_path / "wrong.pem"
+    wrong.write_bytes(Authority().issue("a", with_key=False) + pem.read_bytes())
+    pool = "[pool a]\nupstream = 10.0.0.1:80\n"
+    file = ini(f"[listener web]\nbind = :443\npool = a\ntls-cert =\n    {pem}\n    {wrong}\n{pool}")
+    place = file[-1]
+    sentence = "the key does not belong to the certificate"
+    assert refusal(file) == f"{place}:6: tls-cert: {wrong}: {sentence}"
+    framed = "mode = framed\nframe = gowork\n"
+    file = ini(f"[listener web]\nbind = :443\npool = a\ntls-cert = {pem}\n{pool}{framed}")
+    assert refusal(file) == f"{place}:4: tls-cert: [pool a] is in framed mode, which reads no TLS"
+    argv = [*NEEDED, "--tls-min", "1.3", "--tls-client", "optional"]
+    assert [note for note in parse(argv, {}).notes if "tls" in note] == [
+        "--tls-min has no effect without tls-cert",
+        "--tls-client has no effect without tls-cert",
+    ]
+    argv += ["--tls-cert", str(pem)]
+    assert [note for note in parse(argv, {}).notes if "tls" in note] == [
+        "--tls-client has no effect without tls-client-ca"
+    ]
+
+
+def test_a_certificate_of_tomorrow_is_worth_a_note(tmp_path: Path) -> None:
+    path = tmp_path / "a.pem"
+    path.write_bytes(Authority().issue("a.example", begins=DAY))
+    [note] = parse([*NEEDED, "--tls-cert", str(path)], {}).notes
+    assert note == f"--tls-cert: the certificate in {path} is not valid yet"

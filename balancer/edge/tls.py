@@ -1,0 +1,213 @@
+"""TLS in front of clients: its options, and the contexts that handshakes begin with.
+
+RULES
+- A context is chosen by the server name before its TLS object exists. Were it exchanged during the handshake (the
+  module's SNI callback), a client without a certificate would get in where one is required: OpenSSL keeps the
+  verification of the first context.
+- There is one context for each set of certificates that a name can get, and it never changes its trust. A ticket that a
+  context gave out before it verified clients would let its owner in without a certificate.
+- Contexts are made in the master, before the fork: their ticket keys are the same in every worker then, so a session is
+  resumed wherever its client comes next.
+"""
+
+import re
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any
+
+from balancer.config.option import optional, options_in
+from balancer.config.units import parse_positive_duration
+from balancer.edge.certificates import (
+    CertificateFile,
+    TrustFile,
+    parse_certificate,
+    parse_revoked,
+    parse_trust,
+    server_context,
+)
+
+if TYPE_CHECKING:
+    from ssl import SSLContext
+
+TICKETS_LAST = (
+    86_400.0  # seconds that one context gives out tickets: whoever gets its key reads no more than that
+)
+
+_tls = options_in("TLS")
+
+
+def parse_ciphers(text: str) -> str:
+    """OpenSSL's cipher list, for TLS 1.2: those of 1.3 are all good, and the module cannot choose among them."""
+    if not text:
+        return ""
+    import ssl
+
+    try:
+        server_context().set_ciphers(text)
+    except ssl.SSLError:
+        raise ValueError(f"{text!r} selects no cipher; `openssl ciphers -v` shows what there is") from None
+    return text
+
+
+def parse_protocol(text: str) -> str:
+    """A protocol name for ALPN: "h2", "http/1.1", "mqtt"."""
+    if not re.fullmatch(r"[!-~]{1,255}", text):
+        raise ValueError(f"{text!r} is no protocol name: write h2, http/1.1 or mqtt")
+    return text
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ListenerTls:
+    """What a listener says of TLS. Without a certificate it relays what comes. Times are seconds."""
+
+    tls_cert: tuple[CertificateFile, ...] = _tls(
+        "",
+        "PEM file with a certificate, its chain and its key (key=FILE: in another one); makes the listener end TLS. Of "
+        "several, the server name that a client asks for chooses; the first is for all others",
+        parse_certificate,
+        words=True,
+        metavar="FILE",
+        repeat=True,
+        unset="TLS is not ended",
+    )
+    tls_min: str = _tls("1.2", "oldest version of TLS that clients may use", choices=("1.2", "1.3"))
+    tls_ciphers: str = _tls(
+        "", "ciphers of TLS 1.2, as OpenSSL lists them", parse_ciphers, metavar="LIST", unset="OpenSSL's"
+    )
+    tls_alpn: tuple[str, ...] = _tls(
+        "",
+        "protocols for ALPN, the first that a client offers too is chosen: h2, http/1.1; without one in common the "
+        "session has none",
+        parse_protocol,
+        metavar="PROTOCOL",
+        repeat=True,
+        unset="no ALPN",
+    )
+    tls_client_ca: TrustFile | None = _tls(  # noqa: RUF009 - a dataclass field
+        "",
+        "PEM file of the authorities whose client certificates are believed; makes clients show one",
+        optional(parse_trust),
+        metavar="FILE",
+        unset="no client certificates",
+    )
+    tls_client: str = _tls(
+        "required",
+        "with tls-client-ca: required refuses clients without a certificate, optional only those with a wrong one",
+        choices=("required", "optional"),
+    )
+    tls_client_crl: TrustFile | None = _tls(  # noqa: RUF009 - a dataclass field
+        "",
+        "PEM file of revocation lists, one for each authority that issues client certificates",
+        optional(parse_revoked),
+        metavar="FILE",
+        unset="none",
+    )
+    tls_handshake_timeout: float = _tls(
+        "5s",
+        "time for a whole TLS handshake, from the accept or the PROXY header on",
+        parse_positive_duration,
+    )
+
+    def context_settings(self) -> tuple[object, ...]:
+        """All that a context is made of: where two are equal, one context serves for both."""
+        return tuple(
+            getattr(self, each.name) for each in fields(ListenerTls) if each.name != "tls_handshake_timeout"
+        )
+
+
+class ContextTable:
+    """The contexts of one listener by server name: the name itself, then its parent's wildcard, then the first file's.
+    `made_at` is seconds of a clock that does not jump."""
+
+    def __init__(
+        self,
+        settings: ListenerTls,
+        make: Callable[[ListenerTls, Sequence[CertificateFile]], Any],
+        made_at: float = 0.0,
+    ) -> None:
+        files = settings.tls_cert
+        self.made_at = made_at
+        self._contexts: dict[tuple[CertificateFile, ...], Any] = {}
+        chosen = {name: served_together(files, name) for name in sorted({n for f in files for n in f.names})}
+        first = served_together(files, files[0].names[0]) if files[0].names else files[:1]
+        for some in (first, *chosen.values()):
+            if some not in self._contexts:
+                self._contexts[some] = make(settings, some)
+        self.default: Any = self._contexts[first]
+        self._by_name = {name: self._contexts[some] for name, some in chosen.items()}
+
+    def choose(self, name: str) -> Any:
+        """The context for a client that asks for this name, "" when it asks for none."""
+        found = self._by_name.get(name)
+        if found is None and name:
+            found = self._by_name.get("*." + name.partition(".")[2])
+        return self.default if found is None else found
+
+    @property
+    def contexts(self) -> "tuple[SSLContext, ...]":
+        """Each once."""
+        return tuple(self._contexts.values())
+
+
+def served_together(files: Iterable[CertificateFile], name: str) -> tuple[CertificateFile, ...]:
+    """The first certificate of each type of key that is for exactly this name: a client gets the one that it can read."""
+    by_type: dict[str, CertificateFile] = {}
+    for file in files:
+        if name in file.names:
+            by_type.setdefault(file.key_type, file)
+    return tuple(by_type.values())
+
+
+def make_context(settings: ListenerTls, files: Sequence[CertificateFile]) -> "SSLContext":
+    """A context for these certificates. Raises ssl.SSLError."""
+    import ssl
+
+    context = server_context()
+    context.minimum_version = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}[settings.tls_min]
+    context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_COMPRESSION
+    context.num_tickets = 1  # OpenSSL's two are for clients with two connections at once
+    if settings.tls_ciphers:
+        context.set_ciphers(settings.tls_ciphers)
+    if settings.tls_alpn:
+        context.set_alpn_protocols(settings.tls_alpn)
+    for file in files:
+        file.load_into(context)
+    if settings.tls_client_ca is not None:
+        settings.tls_client_ca.load_into(context)
+        is_required = settings.tls_client == "required"
+        context.verify_mode = ssl.CERT_REQUIRED if is_required else ssl.CERT_OPTIONAL
+        if settings.tls_client_crl is not None:
+            settings.tls_client_crl.load_into(context)
+            context.verify_flags |= ssl.VERIFY_CRL_CHECK_LEAF
+    return context
+
+
+class ServerContexts:
+    """The contexts of all listeners, in the master. A reload that changes nothing of a listener's TLS keeps its contexts,
+    so that the sessions of its clients are resumed in the new workers too."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._known: dict[tuple[object, ...], ContextTable] = {}
+
+    def tables(self, listeners: Iterable[tuple[str, ListenerTls]]) -> dict[str, ContextTable]:
+        """The table of each listener that ends TLS, by its name. Raises ValueError with a sentence."""
+        known, now = self._known, self._clock()
+        self._known, found = {}, {}
+        for name, settings in listeners:
+            if settings.tls_cert:
+                key = settings.context_settings()
+                table = known.get(key)
+                if table is None or now - table.made_at >= TICKETS_LAST:
+                    table = self._make(name, settings, now)
+                self._known[key] = found[name] = table
+        return found
+
+    def _make(self, name: str, settings: ListenerTls, now: float) -> ContextTable:
+        import ssl
+
+        try:
+            return ContextTable(settings, make_context, now)
+        except ssl.SSLError as error:
+            raise ValueError(f"OpenSSL refuses what listener {name} says of TLS: {error.reason}") from None
