@@ -18,7 +18,7 @@ from balancer import __version__
 from balancer.admin_socket import NoAdminSocket, directories, find_socket, is_live, why_not_trusted
 from balancer.config.loader import ask as ask_for
 from balancer.config.streams import answer, complain, is_terminal, open_streams, wait_for_reader
-from balancer.console.table import status_text
+from balancer.console.table import sources_text, status_text
 from balancer.ctl_options import PROGRAM, CommandLine, parse
 from balancer.eventloop.log import printable
 
@@ -133,6 +133,8 @@ def run(line: CommandLine, exchange: Exchange, wait: Callable[[float], bool]) ->
     if line.command == "status":
         colour = is_terminal(sys.stdout) and "NO_COLOR" not in os.environ
         return answer(PROGRAM, understood(path, partial(status_text, reply, colour)))
+    if line.command == "sources":
+        return answer(PROGRAM, understood(path, partial(sources_text, reply)))
     return answer(PROGRAM, lines_of(str(reply.get("text", "ok"))))
 
 

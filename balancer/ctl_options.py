@@ -27,6 +27,9 @@ class Command:
 COMMANDS = {
     "status": Command((), "listeners, pools, backends and workers, and whether clients can be served", False),
     "events": Command((), "the last 500 events: what went up or down, and what operators did", False),
+    "sources": Command(
+        (), "clients with the most sessions and refused ones, where a listener has source limits", False
+    ),
     "drain": Command(("NAME",), "no new sessions for this backend; open ones go on"),
     "ready": Command(("NAME",), "take new sessions again, with the configured weight"),
     "maint": Command(("NAME",), "as drain, and it is not checked"),
@@ -70,6 +73,7 @@ EXAMPLES = (
     "balancerctl drain api/web-2",
     "balancerctl weight web-1 4",
     "balancerctl events --follow",
+    "balancerctl sources",
 )
 
 

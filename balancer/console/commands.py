@@ -22,10 +22,11 @@ from balancer.config.units import counted
 from balancer.console.answers import STATUS_JSON, Answers
 from balancer.console.events import describe_events
 from balancer.console.peer import AdminPeer
+from balancer.console.sources import describe_sources
 from balancer.console.status import describe_serving, serving_workers
 from balancer.eventloop.log import Log
 from balancer.eventloop.loop import Loop
-from balancer.options import Pool
+from balancer.options import Listener, Pool
 from balancer.pool.backend import Backend
 from balancer.pool.board import (
     ADMIN_DRAIN,
@@ -59,6 +60,7 @@ ADMIN_STATES = {"drain": ADMIN_DRAIN, "ready": ADMIN_READY, "maint": ADMIN_MAINT
 USAGES = {
     "status": "status",
     "events": "events [SINCE]",
+    "sources": "sources",
     "drain": "drain NAME",
     "ready": "ready NAME",
     "maint": "maint NAME",
@@ -66,7 +68,7 @@ USAGES = {
     "workers": "workers N",
     "reload": "reload",
 }
-ACTS = tuple(USAGES)[2:]
+ACTS = tuple(USAGES)[3:]
 
 
 class Reply(Protocol):
@@ -103,6 +105,7 @@ class Commands:
     def __init__(
         self,
         board: Board,
+        listeners: Sequence[Listener],
         pools: Sequence[Pool],
         loop: Loop,
         master_pid: int,
@@ -112,6 +115,7 @@ class Commands:
         send_signal: Callable[[int, int], object] = os.kill,
     ) -> None:
         self.board = board
+        self.listeners = listeners
         self.pools = {pool.name: pool for pool in pools}
         self.backends = [backend for pool in pools for backend in pool.backends]
         self.loop = loop
@@ -132,6 +136,8 @@ class Commands:
                     )
                 case ["events", *since]:
                     reply.send(self.read_events(since))
+                case ["sources"]:
+                    reply.send(describe_sources(self.board, self.listeners, self.loop.now))
                 case ["drain" | "ready" | "maint" as state, name]:
                     reply.send(self.set_admin_state(act, state, name))
                 case ["weight", name, weight]:

@@ -50,7 +50,9 @@ def run(child: Child, options: Options, board: Board) -> int:
 
     makers = makers_for([pool.name for pool in options.pools], events)
     answers = Answers(child.loop, status, makers)
-    commands = Commands(board, options.pools, child.loop, child.master_pid, answers, child.log, child.row)
+    commands = Commands(
+        board, options.listeners, options.pools, child.loop, child.master_pid, answers, child.log, child.row
+    )
     servers: list[AdminServer | WebServer] = []
     admin_address, metrics_address = options.process.admin_address, options.process.metrics
     if admin_address is not None:

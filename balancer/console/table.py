@@ -14,6 +14,7 @@ from balancer.web.figures import human_age, human_bytes, human_number, of_limit
 BOLD, DIM, RED, YELLOW, GREEN, PLAIN = "\x1b[1m", "\x1b[2m", "\x1b[31m", "\x1b[33m", "\x1b[32m", "\x1b[0m"
 WORKER_HEAD = ("WORKER", "PID", "STATE", "SESSIONS", "ACCEPTED", "CPU", "RSS", "FDS", "SHARE")
 LISTENER_HEAD = ("LISTENER", "ADDRESSES", "POOLS", "SESSIONS", "ACCEPTED", "REFUSED", "FAILED", "IN", "OUT")
+SOURCE_HEAD = ("SOURCE", "LISTENER", "SESSIONS", "CLIENTS", "REFUSED", "LIMIT", "LAST")
 POOL_HEAD = ("POOL", "BALANCE", "SERVES", "UP", "SESSIONS", "QUEUED", "WAITED")
 LEFT = frozenset(
     (
@@ -28,6 +29,8 @@ LEFT = frozenset(
         "POOL",
         "BALANCE",
         "SERVES",
+        "SOURCE",
+        "LIMIT",
     )
 )
 BACKEND_HEAD = (
@@ -207,3 +210,27 @@ def status_text(status: Mapping[str, Any], colour: bool = False) -> str:
                 printable(f"{one['name']}: {line}") for one in status[kind] for line in framed_text(one)
             ]
     return "\n".join(lines)
+
+
+def sources_text(reply: Mapping[str, Any]) -> str:
+    """Everything that `balancerctl sources` prints."""
+    listeners = reply["listeners"]
+    if not listeners:
+        return "no listener has limits per source (source-maxconn, source-rate)"
+    rows = [source_row(listener, one) for listener in listeners for one in listener["sources"]]
+    if not rows:
+        return "no sessions, and no client was refused"
+    return "\n".join(columns_text(SOURCE_HEAD, rows, False))
+
+
+def source_row(listener: Mapping[str, Any], source: Mapping[str, Any]) -> list[str]:
+    clients, rate = source["clients"], listener["source_rate"]
+    return [
+        str(source["source"]),
+        str(listener["name"]),
+        of_limit(source["sessions"], listener["source_maxconn"]),
+        "-" if clients is None else f"{human_number(clients)} of {rate}",
+        human_number(source["refused"]),
+        str(source["limit"] or "-"),
+        "-" if source["age_s"] is None else f"{human_age(source['age_s'])} ago",
+    ]

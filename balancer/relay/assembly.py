@@ -124,7 +124,7 @@ class WorkerRelay:
         if not (listener.source_maxconn or listener.source_rate):
             return None
         table = self.context.board.source_tables[listener.name]
-        return SourceLimits(listener, table, SourceCounts(table, self.context.board.counts, self.context.row))
+        return SourceLimits(listener, SourceCounts(table, self.context.board.counts, self.context.row))
 
     def _dials(self) -> list[Dials]:
         """The connects under way of every pool."""

@@ -5,20 +5,24 @@ have no source. An admitted session is counted until it ends.
 """
 
 from collections.abc import Callable
+from functools import partial
 
 from balancer.edge.access import SIX, number_of
 from balancer.options import Listener
 from balancer.relay.session import Session
-from balancer.shm.source_table import SourceCells, SourceCounts, SourceTable
+from balancer.shm.source_names import LIMITS, Source
+from balancer.shm.source_table import SourceCells, SourceCounts
+
+MAXCONN, RATE = range(len(LIMITS))
 
 
 class SourceLimits:
     """The limits of one listener in one worker."""
 
-    __slots__ = ("_counts", "_held", "_masks", "_maxconn", "_rate", "_table")
+    __slots__ = ("_counts", "_held", "_masks", "_maxconn", "_rate")
 
-    def __init__(self, listener: Listener, table: SourceTable, counts: SourceCounts) -> None:
-        self._table, self._counts = table, counts
+    def __init__(self, listener: Listener, counts: SourceCounts) -> None:
+        self._counts = counts
         self._maxconn, self._rate = listener.source_maxconn, listener.source_rate
         four, six = listener.source_mask
         self._masks = ((1 << 32) - (1 << 32 - four), SIX | (1 << 128) - (1 << 128 - six))
@@ -27,24 +31,28 @@ class SourceLimits:
     def why_not(self, session: Session) -> str:
         """Count a new client of its source. Return the limit that it exceeds, as for the log; "" admits it."""
         number = number_of(session.source_ip)
-        cells = self._table.cells_of((number & self._masks[number >= SIX]).to_bytes(17))
+        source = (number & self._masks[number >= SIX]).to_bytes(17)
         counts, now = self._counts, session.lane.loop.now
-        reason = ""
+        cells = counts.cells_of(source)
+        reason, limit = "", None
         if self._rate is not None:
-            period, elapsed = divmod(now, self._rate.seconds)
-            counts.add_client(cells, int(period))
-            before = counts.clients(cells, int(period) - 1, now) * (1 - elapsed / self._rate.seconds)
-            seen = counts.clients(cells, int(period), now) + int(before)
+            counts.add_client(cells, int(now // self._rate.seconds))
+            seen = counts.clients_within(cells, self._rate.seconds, now)
             if seen > self._rate.count:
-                reason = f"source-rate={seen}/{self._rate}"
-        if self._maxconn:
-            held = counts.sessions(cells, now)
-            if held >= self._maxconn:
-                reason = f"source-maxconn={held}/{self._maxconn}"
-            else:
-                counts.add_sessions(cells, 1)
-                self._held[session] = cells
+                reason, limit = f"source-rate={seen}/{self._rate}", RATE
+        held = counts.sessions(cells, now)
+        if self._maxconn and held >= self._maxconn:
+            reason, limit = f"source-maxconn={held}/{self._maxconn}", MAXCONN
+        else:
+            counts.add_sessions(cells, 1)
+            self._held[session] = cells
+            counts.own_names.note_busy(source, held + 1, partial(self._sessions_of, now))
+        if limit is not None:
+            counts.own_names.note_refused(source, limit, now)
         return reason
+
+    def _sessions_of(self, now: float, source: Source) -> int:
+        return self._counts.sessions(self._counts.cells_of(source), now)
 
     def releasing(self, end_session: Callable[[Session], None]) -> Callable[[Session], None]:
         """Return an `end_session` that stops counting the session first."""

@@ -1,5 +1,6 @@
 """What one source may have, over all workers and generations, through kills and reloads."""
 
+import json
 import os
 import re
 import signal
@@ -65,6 +66,13 @@ def test_a_limit_over_all_workers_through_kills_and_ends() -> None:
         assert LIMIT <= crowd.knock(60) <= LIMIT + WORKERS - 1
         assert crowd.knock(10) == 0
         assert LIMIT <= other.knock(20) <= LIMIT + WORKERS - 1, "another source has its own"
+        [listener] = json.loads(lb.ctl("sources", "--json").stdout)["listeners"]
+        seen = {one["source"]: (one["sessions"], one["refused"], one["limit"]) for one in listener["sources"]}
+        limited = {"127.0.0.5": (crowd, 70), "127.0.0.6": (other, 20)}
+        assert seen == {
+            name: (len(one.served), tries - len(one.served), "source-maxconn")
+            for name, (one, tries) in limited.items()
+        }
         other.leave(99)
         crowd.leave(4)
         wait_for(lambda: sessions(lb) == len(crowd.served), "the gone counted out")

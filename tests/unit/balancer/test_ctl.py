@@ -218,3 +218,26 @@ def test_a_full_queue_is_waited_for(tmp_path: Path, capsys: pytest.CaptureFixtur
         assert ctl.main(["--admin", path, "drain", "a"]) == 0
         thread.join()
     assert capsys.readouterr().out == "done\n"
+
+
+def test_sources_are_a_table_or_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = str(tmp_path / "a.sock")
+    source = {
+        "source": "192.0.2.7",
+        "sessions": 3,
+        "clients": None,
+        "refused": 1,
+        "limit": "\x1b[2J",
+        "age_s": 2.0,
+    }
+    listener = {"name": "web", "source_maxconn": 5, "source_rate": None, "sources": [source]}
+    body = json.dumps({"listeners": [listener]}).encode()
+    with Console(path, body):
+        assert ctl.main(["sources", "--admin", path]) == 0
+    assert "192.0.2.7  web            3/5        -        1  \\x1b[2J" in capsys.readouterr().out
+    with Console(path + "2", body):
+        assert ctl.main(["sources", "--json", "--admin", path + "2"]) == 0
+    assert json.loads(capsys.readouterr().out)["listeners"][0]["sources"] == [source]
+    with Console(path + "3", b'{"listeners": [{}]}'):
+        assert ctl.main(["sources", "--admin", path + "3"]) == 1
+    assert "is not understood: it lacks 'sources'" in capsys.readouterr().err

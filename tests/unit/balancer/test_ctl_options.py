@@ -44,7 +44,7 @@ def test_a_name_may_begin_with_a_dash_and_a_number_be_negative() -> None:
 @pytest.mark.parametrize(
     ("argv", "sentence"),
     [
-        ("", "no command; there are: status, events, drain"),
+        ("", "no command; there are: status, events, sources, drain"),
         ("stauts", "unknown command 'stauts'; did you mean status?"),
         ("xyz", "unknown command 'xyz'; there are: status, events"),
         ("drain", "usage: balancerctl drain NAME"),

@@ -71,6 +71,7 @@ class Fixture:
         log = Log("console", str(self.log_file))
         self.commands = Commands(
             self.board,
+            (),
             (main, api, apps),
             self.loop,
             4711,
@@ -252,7 +253,7 @@ def test_a_question_that_is_wrong_leaves_no_line(console: Fixture, line: str) ->
         ("weight one -1", "'-1'"),
         ("workers 0", "from 1"),
         ("workers ²", "'²'"),
-        ("xyz 1", "unknown command 'xyz 1'; there are: status, events [SINCE], drain NAME"),
+        ("xyz 1", "unknown command 'xyz 1'; there are: status, events [SINCE], sources, drain NAME"),
         ("stauts", "did you mean status?"),
         ("drain", "usage: drain NAME"),
         ("drain one two", "usage: drain NAME"),
@@ -308,3 +309,8 @@ def test_a_failed_reload_is_an_error_with_its_reason() -> None:
         == "the old configuration stays: x.ini:3: no such key"
     )
     assert "not readable" in outcome_of("{")["error"]
+
+
+def test_sources_are_answered_also_where_there_are_none(console: Fixture) -> None:
+    assert console.say("sources") == {"listeners": []}
+    assert console.say("sources web")["error"] == "usage: sources"
