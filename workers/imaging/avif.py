@@ -5,6 +5,7 @@ transfer curve are left to `colour`.
 """
 
 import io
+import re
 from collections.abc import Sequence
 
 from PIL import Image
@@ -19,6 +20,7 @@ SPEED = 9
 LONGEST_TOTAL = (1 << 31) - 1  # milliseconds
 
 _REPEATS = 1  # flag of an edit list
+_FOR_EVER = b"\xff" * 8  # as the time that a track lasts
 
 
 def plays(data: bytes) -> int:
@@ -35,6 +37,23 @@ def plays(data: bytes) -> int:
     if total == b"\xff" * len(total) or not any(once):
         return 0
     return max(1, -(-int.from_bytes(total, "big") // int.from_bytes(once, "big")))
+
+
+def with_plays(data: bytes, plays: int) -> bytes:
+    """The image sequence `data`, as libavif writes it and shown for ever, shown `plays` times; 0 for ever. The time that
+    a track lasts says so: a multiple of the time that its edit list lasts."""
+    end = data.find(b"mdat")
+    head = bytearray(data[:end])
+    edits = head.find(b"elst")
+    if not plays or edits < 0:
+        return data
+    once = int.from_bytes(head[edits + 12 : edits + 20], "big")
+    total = min(once * plays, (1 << 63) - 1).to_bytes(8, "big")
+    for box in re.finditer(rb"(?:mvhd|tkhd)\x01", bytes(head)):  # of version 1: 64 bits
+        at = box.start() + (28 if box[0].startswith(b"mvhd") else 32)
+        if head[at : at + 8] == _FOR_EVER:
+            head[at : at + 8] = total
+    return bytes(head) + data[end:]
 
 
 def colours(data: bytes) -> tuple[int, int]:

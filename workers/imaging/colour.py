@@ -39,8 +39,11 @@ _BY_NUMBER: dict[int, Primaries] = {  # ColourPrimaries of H.273; 1 is sRGB's
     22: (_D65, (0.630, 0.340), (0.295, 0.605), (0.155, 0.077)),
 }
 _SPACES = {"L": b"GRAY", "LA": b"GRAY", "I;16": b"GRAY", "RGB": b"RGB ", "RGBA": b"RGB ", "CMYK": b"CMYK"}
-_WHITE_NITS = 203.0  # of a PQ signal that is shown as white, BT.2408
-_MOST_NITS = 1000.0  # what is brighter is clipped
+# A screen without HDR shows light of up to 1,000 nits: in proportion up to the knee, above it rolled off. Scale and curve
+# are those of Chromium 156, within a step.
+_MOST_NITS = 1000.0
+_WHITE_NITS = 406.0  # what would be white without the roll-off
+_KNEE = 0.53
 
 
 # -- transfer curves -------------------------------------------------------------------------------------------
@@ -52,17 +55,44 @@ def srgb_curve(value: float) -> float:
 
 
 def _pq_curve(value: float) -> float:
-    """Light of a PQ value (ST 2084) on a screen whose white is _WHITE_NITS; brighter parts are rolled off."""
+    """Light of a PQ value (ST 2084) on a screen without HDR."""
     power = math.pow(value, 1 / 78.84375)
     share = max(power - 0.8359375, 0) / (18.8515625 - 18.6875 * power)
-    nits = 10_000 * math.pow(share, 1 / 0.1593017578125)
-    light, most = nits / _WHITE_NITS, _MOST_NITS / _WHITE_NITS
-    return min(1.0, light * (1 + light / most**2) / (1 + light))
+    return _rolled_off(10_000 * math.pow(share, 1 / 0.1593017578125))
 
 
-# BT.709 and its kin count as sRGB: files that state them were made for the same screens. HLG is made to be shown as such
-# a signal too.
-_CURVES: dict[int, Curve] = {4: 2.2, 5: 2.8, 8: 1.0, 16: _pq_curve, 17: 2.6}
+def _hlg_curve(value: float) -> float:
+    """Light of an HLG value (BT.2100), made for a screen of 1,000 nits, on one without HDR."""
+    scene = value**2 / 3 if value <= 0.5 else (math.exp((value - 0.55991073) / 0.17883277) + 0.28466892) / 12
+    return _rolled_off(1_000 * math.pow(scene, 1.2))
+
+
+def _rolled_off(nits: float) -> float:
+    light = nits / _WHITE_NITS
+    if light <= _KNEE:
+        return light
+    stops = max(0.0, math.log2(_MOST_NITS / nits))  # below the brightest
+    return 1 - stops * (0.178 + 0.0155 * stops)
+
+
+def _cinema_curve(value: float) -> float:
+    """Light of a value of ST 428-1, whose white is 48 of 52.37 units."""
+    return min(1.0, 52.37 / 48 * math.pow(value, 2.6))
+
+
+# BT.709 and its kin count as sRGB: files that state them were made for the same screens.
+_CURVES: dict[int, Curve] = {4: 2.2, 5: 2.8, 8: 1.0, 16: _pq_curve, 17: _cinema_curve, 18: _hlg_curve}
+_LIKE_SRGB = (1, 6, 7, 11, 12, 13, 14, 15)
+
+
+def is_known(primaries: int, transfer: int) -> bool:
+    """True when both H.273 numbers say something that is known here."""
+    return (primaries == 1 or primaries in _BY_NUMBER) and (transfer in _LIKE_SRGB or transfer in _CURVES)
+
+
+def is_profile(profile: bytes) -> bool:
+    """True when `profile` has the head of an ICC profile."""
+    return len(profile) > 132 and profile[36:40] == b"acsp"
 
 
 def described(primaries: int, transfer: int) -> bytes:

@@ -24,7 +24,7 @@ READABLE = ("jpeg", "png", "gif", "webp", "avif")
 # (four photographs, 160 to 800 wide).
 DEFAULT_QUALITY = {"jpeg": 75, "webp": 75, "avif": 63}
 FINE = 90  # from this quality on colours are not subsampled
-ANIMATED = ("gif", "webp")  # an animation of any format can be written in these
+ANIMATED = ("gif", "webp", "avif")  # an animation of any format is written as one in these
 _TOO_LARGE = (Image.DecompressionBombError, Image.DecompressionBombWarning)
 _AVIF_BRANDS = (b"avif", b"avis")
 
@@ -123,23 +123,22 @@ def decoder_errors(kind: str, limits: PictureLimits) -> Iterator[None]:
 
 
 def holds_animation(kind: str, source: str) -> bool:
-    """True when an animation of the format `source` is written as one in the format `kind`. PNG and AVIF hold those that
-    they held before: asked for instead of a GIF, they are asked for as stills."""
+    """True when an animation of the format `source` is written as one in the format `kind`. A PNG holds one that it held
+    before: asked for instead of a GIF, it is asked for as a still."""
     return kind in ANIMATED or kind == source
 
 
 def choose(kind: str, accepts: Sequence[str], is_animated: bool, may_have_alpha: bool) -> str:
     """The format of the result where `auto` is asked for: the smallest of those in `accepts`, else that of the source
     `kind`, unless only some can show it."""
-    taken = [each for each in accepts if features.check(each)]
-    if is_animated:
-        return "webp" if "webp" in taken else "gif" if kind in ("webp", "avif") else kind
     for each in ("avif", "webp"):
-        if each in taken:
+        if each in accepts and features.check(each):
             return each
-    if kind in ("webp", "avif"):
-        return "png" if may_have_alpha else "jpeg"
-    return kind
+    if kind not in ("webp", "avif"):
+        return kind
+    if is_animated:
+        return "gif"
+    return "png" if may_have_alpha else "jpeg"
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,4 +207,5 @@ class AnimationWriter:
         if self._kind == "webp":
             return webp.encode_animation(self._frames, self._delays, self._plays, how.quality, how.embedded)
         delays = whole_delays(self._delays, 1, avif.LONGEST_TOTAL // len(self._delays))
-        return avif.encode(self._frames, delays, how.quality, how.subsampling, how.embedded)
+        file = avif.encode(self._frames, delays, how.quality, how.subsampling, how.embedded)
+        return avif.with_plays(file, self._plays)

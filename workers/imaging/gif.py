@@ -23,10 +23,11 @@ MOST_LOOPS = 65_535
 _TRANSPARENCY_MASK = [255] * 128 + [0] * 128  # by alpha value
 _IS_OPAQUE = [0] * 128 + [255] * 128
 _IS_CHANGED = [0] + [255] * 255
-_DISPOSALS = {2: CLEAR, 3: RESTORE}
+_DISPOSALS = {2: CLEAR, 3: RESTORE, 4: RESTORE}  # 4: as some encoders write 3
 _INTERLACED = 0x40
 _LEAVE, _TO_BACKGROUND = 1, 2  # disposal as written
 _LOOP_BLOCK = b"\x21\xff\x0bNETSCAPE2.0\x03\x01"
+_LOOP_READERS = (b"NETSCAPE2.0", b"ANIMEXTS1.0")
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,9 +70,8 @@ def read(data: bytes, most: int) -> GifFile:
             if body[:2] == b"\xf9\x04" and len(body) > 5:
                 delay, disposal = 10 * _word(data, at + 3), _DISPOSALS.get(body[2] >> 2 & 7, KEEP)
                 key = body[5] if body[2] & 1 else -1
-            elif body[:15] == _LOOP_BLOCK[1:] and not found.frames:
-                loops = _word(data, at + 15)
-                found.plays = loops + 1 if loops else 0
+            elif body[:2] == b"\xff\x0b" and body[2:13] in _LOOP_READERS:
+                found.plays = _plays(data, at + 13, found.plays)
             at = _after_sub_blocks(data, at + 1)
         elif block == 0x2C:  # image: place and flags, its own palette, the code size, then sub-blocks
             flags = data[at + 8] if at + 8 < end else 0
@@ -79,7 +79,7 @@ def read(data: bytes, most: int) -> GifFile:
             start = at + 9 + size
             palette = (at + 9, start) if size else shared
             place = _word(data, at), _word(data, at + 2)
-            sides = _word(data, at + 4), _word(data, at + 6)
+            sides = _word(data, at + 4) or found.size[0], _word(data, at + 6) or found.size[1]
             at = _after_sub_blocks(data, start + 1)
             found.frames.append(
                 GifFrame(place, sides, delay, disposal, key, flags, palette, (start, min(at, end)))
@@ -107,6 +107,16 @@ def _palette_size(data: bytes, flags_at: int) -> int:
     """Bytes of the palette announced by the flags byte at `flags_at`."""
     flags = data[flags_at] if flags_at < len(data) else 0
     return 3 << ((flags & 7) + 1) if flags & 0x80 else 0
+
+
+def _plays(data: bytes, at: int, otherwise: int) -> int:
+    """How often the animation is shown, by the sub-blocks at `at`: one that begins with 1 holds the repetitions."""
+    while at + 3 < len(data) and data[at]:
+        if data[at] >= 3 and data[at + 1] & 7 == 1:
+            loops = _word(data, at + 2)
+            return loops + 1 if loops else 0
+        at += data[at] + 1
+    return otherwise
 
 
 def _after_sub_blocks(data: bytes, at: int) -> int:

@@ -35,6 +35,7 @@ _KEPT = frozenset((b"tRNS", b"iCCP", b"cICP", b"sRGB", b"gAMA", b"cHRM", b"eXIf"
 _XMP = b"XML:com.adobe.xmp\0"
 _DISPOSALS = {0: KEEP, 1: CLEAR, 2: RESTORE}
 _HEADER_CHUNK = 25  # bytes of the IHDR chunk
+_MOST_ANNOUNCED = (1 << 31) - 1
 _END = b"\0\0\0\0IEND\xaeB`\x82"
 
 
@@ -67,7 +68,8 @@ class PngFile:
     pixels: list[tuple[int, int]] = field(
         default_factory=list
     )  # runs of whole chunks that pixels are made of
-    has_others: bool = False
+    has_others: bool = False  # chunks that the decoder does not need, or damage behind the pixels
+    has_pixels: bool = False
     is_sequence_broken: bool = False
 
 
@@ -84,6 +86,7 @@ def read(data: bytes, most: int) -> PngFile:
             else:
                 found.pixels.append((start - 8, at))
             if kind == b"IEND":
+                found.has_others |= at > len(data)
                 break
             _on_pixels(found, kind, data, start, length)
             continue
@@ -95,6 +98,8 @@ def read(data: bytes, most: int) -> PngFile:
             if kind == b"fcTL" and len(found.frames) >= most:
                 break
         _on_other(found, kind, data, start, length)
+    else:
+        found.has_others = True  # no end
     _settle_frames(found)
     return found
 
@@ -107,8 +112,10 @@ def _on_pixels(found: PngFile, kind: bytes, data: bytes, start: int, length: int
         found.depth, found.colour_type = body[8], body[9]
     elif kind == b"PLTE":
         found.palette = body
-    elif kind == b"IDAT" and found.frames:
-        found.frames[-1].data.append((start, start + length))
+    elif kind == b"IDAT":
+        found.has_pixels = True
+        if found.frames:
+            found.frames[-1].data.append((start, start + length))
 
 
 def _on_other(found: PngFile, kind: bytes, data: bytes, start: int, length: int) -> None:
@@ -127,8 +134,9 @@ def _on_other(found: PngFile, kind: bytes, data: bytes, start: int, length: int)
                 blend == 1,
             )
         )
-    elif kind == b"acTL" and length == 8 and not found.announced:
-        found.announced = int.from_bytes(data[start : start + 4], "big")
+    elif kind == b"acTL" and length == 8 and not found.announced and not found.has_pixels:
+        frames = int.from_bytes(data[start : start + 4], "big")
+        found.announced = frames if frames <= _MOST_ANNOUNCED else 0
         found.plays = int.from_bytes(data[start + 4 : start + 8], "big")
     elif kind in _KEPT and kind not in found.notes:
         found.notes[kind] = data[start : start + length]
@@ -196,13 +204,26 @@ def chromaticities(found: PngFile) -> Primaries | None:
 
 
 def plain(data: bytes, found: PngFile) -> bytes:
-    """The file for the decoder: pixels, palette and the palette's alpha."""
+    """The file for the decoder: pixels, palette and the palette's alpha. A chunk that the file cuts off ends where the
+    file does, and the end is there: whether pixels are missing shows when they are unpacked."""
     if not found.has_others:
         return data
     parts = [data[start:stop] for start, stop in found.pixels]
+    if found.pixels and found.pixels[-1][1] > len(data):
+        parts[-1] = _closed(parts[-1])
+    if not parts or not parts[-1].endswith(_END):
+        parts.append(_END)
     if (alpha := _palette_alpha(found)) and parts:
         parts[:1] = parts[0][:_HEADER_CHUNK], alpha, parts[0][_HEADER_CHUNK:]
     return b"".join([SIGNATURE, *parts])
+
+
+def _closed(run: bytes) -> bytes:
+    """The chunks of `run`, the last of which is cut off, with a last one that is whole."""
+    at = 0
+    while (stop := at + 12 + int.from_bytes(run[at : at + 4], "big")) < len(run):
+        at = stop
+    return run[:at] + _chunk(run[at + 4 : at + 8], run[at + 8 :])
 
 
 def _palette_alpha(found: PngFile) -> bytes:

@@ -37,7 +37,8 @@ def resample(image: Image.Image, size: Size, box: Box) -> Image.Image:
 
 def pillow(image: Image.Image, size: Size, box: Box) -> Image.Image:
     """Pillow's LANCZOS."""
-    made = image.resize(size, Image.Resampling.LANCZOS, box=box, reducing_gap=2.0)
+    gap = None if image.mode == "I;16" else 2.0  # Pillow cannot reduce 16 bits
+    made = image.resize(size, Image.Resampling.LANCZOS, box=box, reducing_gap=gap)
     made.info = {}
     return made
 

@@ -169,9 +169,9 @@ def open_source(data: bytes, kind: str, bounds: PictureLimits) -> Source:
 
 def _png_colours(found: png.PngFile) -> bytes:
     """The profile that the chunks of a PNG state or describe; the first of cICP, iCCP, sRGB, gAMA with cHRM counts."""
-    if numbers := png.coding(found):
+    if (numbers := png.coding(found)) and colour.is_known(*numbers):
         return colour.described(*numbers)
-    if profile := png.profile(found):
+    if colour.is_profile(profile := png.profile(found)):
         return profile
     gamma, primaries = png.gamma(found), png.chromaticities(found)
     is_common = gamma is None or abs(gamma * 2.2 - 1) <= _SAME_GAMMA

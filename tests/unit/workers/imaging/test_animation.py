@@ -1,6 +1,7 @@
 """Animations of every format: frames, times, repetitions, orientation, what is cleared between frames."""
 
 import io
+import re
 import struct
 import zlib
 
@@ -294,12 +295,17 @@ def stated_plays(data):
         return 1 if at < 0 else loops and loops + 1
     if data[:4] == b"RIFF":
         return int.from_bytes(data[data.index(b"ANIM") + 12 :][:2], "little")
+    if data[4:8] == b"ftyp":
+        whole = {data[at.start() + 32 :][:8] for at in re.finditer(b"tkhd", data)}
+        once = int.from_bytes(data[data.index(b"elst") + 12 :][:8], "big")
+        assert len(whole) == 1
+        return 0 if whole == {b"\xff" * 8} else int.from_bytes(whole.pop(), "big") / once
     return int.from_bytes(data[data.index(b"acTL") + 8 :][:4], "big")
 
 
 @pytest.mark.parametrize("plays", [0, 1, 2, 3, 7, 65_535])
-@pytest.mark.parametrize("out", ["gif", "webp"])
-@pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG"])
+@pytest.mark.parametrize("out", ["gif", "webp", "avif"])
+@pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG", "AVIF"])
 def test_an_animation_is_played_as_often_as_its_source(kind, out, plays):
     frames = corners(2)
     if kind == "GIF":
@@ -307,6 +313,8 @@ def test_an_animation_is_played_as_often_as_its_source(kind, out, plays):
         data = gif_of([("red", (0, 0, *SIZE), 5, 0), ("blue", (0, 0, 9, 9), 5, 0)], head=head)
     elif kind == "WEBP":
         data = of_kind(kind, frames, loop=plays, duration=40)
+    elif kind == "AVIF":
+        data = avif.with_plays(of_kind(kind, frames, duration=40), plays)
     else:
         data = apng_of(frames, plays=plays)
     assert stated_plays(data) == plays
@@ -370,7 +378,7 @@ def test_animations_of_every_kind_to_every_format(kind, out):
         of_kind(kind, frames, duration=[40, 60, 80, 100]), ResizeJob(24, 16, format=out), PictureLimits()
     )
     found = frames_of(result.data)
-    if out in ("", "gif", "webp", kind.lower()):
+    if out in ("", "gif", "webp", "avif", kind.lower()):
         assert [time for _, time in found] == [40, 60, 80, 100]
         assert result.note == ""
     else:
@@ -385,6 +393,23 @@ def test_a_default_picture_outside_the_animation_is_not_shown():
     for out in ("webp", "jpeg"):
         shown = frames_of(resize(data, ResizeJob(*SIZE, format=out), PictureLimits()).data)
         assert shown[0][0].getpixel((40, 30))[0] > 240
+
+
+@pytest.mark.parametrize(
+    ("blocks", "plays"),
+    [
+        (NETSCAPE % b"\3\0", 4),
+        (NETSCAPE.replace(b"NETSCAPE2.0", b"ANIMEXTS1.0") % b"\0\0", 0),
+        (NETSCAPE.replace(b"\3\1", b"\5\2\0\0\0\0\3\1") % b"\2\0", 3),  # a size of buffer before it
+        (NETSCAPE.replace(b"\3\1", b"\3\2") % b"\2\0", 1),
+        (NETSCAPE.replace(b"NETSCAPE2.0", b"ELSEWHO 2.0") % b"\2\0", 1),
+        (b"\x21\xff\x0bNETSCAPE2.0\0", 1),
+    ],
+)
+def test_the_repetitions_of_a_gif(blocks, plays):
+    data = gif_of([("red", (0, 0, *SIZE), 5, 0)])
+    assert gif.read(data[:19] + blocks + data[19:], 2).plays == plays
+    assert gif.read(data[:-1] + blocks, 2).plays == plays  # behind the frames
 
 
 @pytest.mark.parametrize("damage", ["sequence", "outside", "count"])

@@ -124,13 +124,47 @@ def test_what_the_nclx_box_of_an_avif_says(numbers, red, dark):
     assert near([found[0], found[3]], [red, dark], 4)
 
 
-def test_a_pq_picture_has_white_and_black():
+@pytest.mark.parametrize("kind", ["PNG", "AVIF"])
+@pytest.mark.parametrize(
+    ("transfer", "as_chromium"),
+    [
+        (16, {60: 26, 90: 61, 120: 114, 150: 193, 180: 242, 210: 255}),
+        (18, {60: 39, 90: 66, 120: 92, 150: 122, 180: 166, 210: 214, 240: 243}),
+        (17, {60: 44, 90: 76, 120: 109, 150: 143, 180: 177, 210: 212, 240: 247}),
+    ],
+)
+@pytest.mark.parametrize("primaries", [1, 9, 12])
+def test_a_picture_for_brighter_screens_has_white_black_and_what_is_between(
+    kind, transfer, as_chromium, primaries
+):
     grey = Image.linear_gradient("L").convert("RGB").resize((16, 256))
-    data = with_chunks(stored(grey), cICP=bytes((9, 16, 0, 1)))
-    column = [answer(data, width=16, height=256).getpixel((8, y))[0] for y in range(256)]
+    if kind == "PNG":
+        data = with_chunks(stored(grey), cICP=bytes((primaries, transfer, 0, 1)))
+    else:
+        data = bytearray(stored(grey, kind, quality=100))
+        at = data.index(b"colrnclx") + 8
+        data[at : at + 4] = struct.pack(">2H", primaries, transfer)
+    made = answer(bytes(data), width=16, height=256)
+    column = [made.getpixel((8, y))[0] for y in range(256)]
     assert column == sorted(column)
     assert (column[0], column[-1]) == (0, 255)
-    assert 90 < column[100] < 130 < column[148] < 220
+    assert {value: column[value] for value in as_chromium} == pytest.approx(as_chromium, abs=2)
+
+
+@pytest.mark.parametrize(
+    ("chunks", "light"),
+    [
+        ({"cICP": bytes((2, 2, 0, 1)), "gAMA": gama(1.0)}, 79),
+        ({"cICP": bytes((1, 99, 0, 1)), "gAMA": gama(1.0)}, 79),
+        ({"cICP": bytes((1, 13, 0, 1)), "gAMA": gama(1.0)}, 20),
+        ({"iCCP": b"damaged\0\0not zlib", "gAMA": gama(1.0)}, 79),
+        ({"iCCP": b"short\0\0" + zlib.compress(b"no profile"), "gAMA": gama(1.0)}, 79),
+        ({"iCCP": b"short\0\0" + zlib.compress(b"no profile"), "sRGB": b"\0", "gAMA": gama(1.0)}, 20),
+        ({"iCCP": b"fine\0\0" + zlib.compress(SRGB), "gAMA": gama(1.0)}, 20),
+    ],
+)
+def test_what_is_not_known_yields_to_the_next_chunk(chunks, light):
+    assert shown(with_chunks(stored(patches()), **chunks))[3][0] == pytest.approx(light, abs=2)
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "AVIF"])

@@ -188,12 +188,15 @@ def test_formats_by_default_smaller_than_jpeg(draw, save):
         ("png", ("webp",), False, True, "webp"),
         ("jpeg", (), False, False, "jpeg"),
         ("png", (), False, False, "png"),
-        ("gif", ("avif", "webp"), True, True, "webp"),
-        ("gif", ("avif",), True, True, "gif"),
+        ("gif", ("avif", "webp"), True, True, "avif"),
+        ("gif", ("webp",), True, True, "webp"),
+        ("avif", ("avif", "webp"), True, False, "avif"),
+        ("avif", (), True, True, "gif"),
         ("webp", (), True, True, "gif"),
         ("avif", (), False, True, "png"),
         ("webp", (), False, False, "jpeg"),
-        ("png", ("avif",), True, False, "png"),
+        ("png", ("avif",), True, False, "avif"),
+        ("png", (), True, False, "png"),
     ],
 )
 def test_the_format_of_auto(kind, accepts, is_animated, has_alpha, chosen):

@@ -101,7 +101,7 @@ def test_alpha_below_one_half_becomes_transparent(draw):
     assert [made.getpixel((x, 0))[3] for x in (0, 1)] == [0, 255]
 
 
-@pytest.mark.parametrize("out", ["jpeg", "png", "avif"])
+@pytest.mark.parametrize("out", ["jpeg", "png"])
 def test_formats_without_animation_get_the_first_frame(draw, save, load, out):
     frames = moving(draw, 3)
     answer = load(resize(animated(save, frames), ResizeJob(30, 20, format=out), PictureLimits()).data)

@@ -11,6 +11,7 @@ from workers.imaging import PictureLimits, PictureRefused, ResizeJob, png, resiz
 
 SIZE = 16
 SAMPLES = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
+END = b"\0\0\0\0IEND\xaeB`\x82"
 
 
 def chunk(kind, body, checksum=None):
@@ -162,6 +163,62 @@ def test_what_only_describes_a_picture_never_refuses_it(kind, body, checksum):
     data = png_of(8, 2, [1, 2, 3], [1, 2, 4], chunk(kind, body, checksum))
     result = resize(data, ResizeJob(8, 8, orient=True, icc="srgb"), PictureLimits())
     assert Image.open(io.BytesIO(result.data)).size == (8, 8)
+
+
+@pytest.mark.parametrize("extra", [b"", chunk(b"tEXt", b"a\0b")])
+@pytest.mark.parametrize(
+    "end",
+    [
+        b"",
+        b"\0\0",
+        b"\0\0\0\0IEND",
+        b"\0\0\0\0IEND\1\2\3\4",
+        b"\0\0\0\x09IEN",
+        b"\0\0\1\0IDAT",
+        b"\0\0\1\0IDATmore",
+        b"\0\0\1\0tEXtmore",
+        b"\xff\xff\xff\xfftEXt",
+        b"garbage of no chunk at all",
+    ],
+)
+def test_damage_behind_the_pixels_refuses_nothing(extra, end):
+    whole = png_of(8, 2, [250, 2, 3], [1, 2, 250], extra)
+    data = whole[: -len(END)] + end
+    assert (
+        resize(data, ResizeJob(8, 8), PictureLimits()).data
+        == resize(whole, ResizeJob(8, 8), PictureLimits()).data
+    )
+
+
+@pytest.mark.parametrize("extra", [b"", chunk(b"tEXt", b"a\0b")])
+@pytest.mark.parametrize("lost", [5, 20])
+@pytest.mark.parametrize("is_ended", [False, True])
+def test_pixels_that_are_missing_refuse_the_picture(extra, lost, is_ended):
+    data = png_of(8, 2, [250, 2, 3], [1, 2, 250], extra)
+    at = data.index(b"IDAT")
+    length = int.from_bytes(data[at - 4 : at], "big")
+    if is_ended:
+        body = data[at + 4 : at + 4 + length - lost]
+        cut = data[: at - 4] + chunk(b"IDAT", body) + END
+    else:
+        cut = data[: at + 4 + length - lost]
+    with pytest.raises(PictureRefused, match="it ends early"):
+        resize(cut, ResizeJob(8, 8), PictureLimits())
+    assert resize(cut, ResizeJob(8, 8, tolerant=True), PictureLimits()).width == 8
+
+
+@pytest.mark.parametrize(("frames", "is_behind"), [(0, False), (1 << 31, False), (1, True)])
+def test_an_animation_that_is_not_announced_as_one_is_a_still(frames, is_behind):
+    data = png_of(8, 2, [250, 2, 3], [250, 2, 3])
+    announced = chunk(b"acTL", struct.pack(">2I", frames, 0))
+    control = chunk(b"fcTL", struct.pack(">5I2H2B", 0, SIZE, SIZE, 0, 0, 1, 10, 0, 0))
+    at = data.index(b"IDAT") - 4
+    green = zlib.compress((b"\0" + b"\0\xff\0" * SIZE) * SIZE)
+    more = control + chunk(b"fdAT", b"\0\0\0\1" + green)
+    head = b"" if is_behind else announced
+    made = data[:at] + head + data[at : -len(END)] + announced * is_behind + more + END
+    answer = Image.open(io.BytesIO(resize(made, ResizeJob(8, 8), PictureLimits()).data))
+    assert answer.convert("RGB").getpixel((4, 4)) == (250, 2, 3)
 
 
 def test_a_wrong_checksum_of_the_header_refuses_in_a_sentence_of_our_own():

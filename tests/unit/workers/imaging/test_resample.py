@@ -28,8 +28,9 @@ def test_psnr_of_equal_and_of_opposite_pictures():
 def test_every_mode_keeps_its_mode_and_gets_its_size(draw, mode):
     image = draw((97, 61), mode)
     image.info = {"comment": "secret"}
-    made = resample.resample(image, (31, 23), (0.5, 0.25, 90.5, 60.75))
-    assert (made.mode, made.size, made.info) == (mode, (31, 23), {})
+    for size in ((31, 23), (12, 8), (1, 1), (200, 100)):  # some by a reduction first
+        made = resample.resample(image, size, (0.5, 0.25, 90.5, 60.75))
+        assert (made.mode, made.size, made.info) == (mode, size, {})
 
 
 @pytest.mark.parametrize("mode", ["L", "RGB", "CMYK"])
