@@ -11,7 +11,7 @@ RULES: no socket, no parser. No request changes a state, so every method but GET
     /             the status page              /metrics   for Prometheus
     /status.json  the status as JSON           /live      200: the console answers
     /events.json  the last 500 events           /ready     200 while a client can be served, else 503 and the reason
-                                                /health    as /ready; /ready/POOL for the clients of one pool
+    /metrics/open  the same in OpenMetrics      /health    as /ready; /ready/POOL for the clients of one pool
 """
 
 import json
@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from balancer.console import page, prometheus
-from balancer.eventloop.exposition import CONTENT_TYPE
+from balancer.eventloop.exposition import CONTENT_TYPE, OPEN_METRICS
 from balancer.eventloop.http import Header, HttpAnswer
 from balancer.eventloop.loop import Loop
 from balancer.web.page import CONTENT_TYPE as PAGE_TYPE
@@ -65,12 +65,16 @@ def json_answer(found: Mapping[str, Any]) -> HttpAnswer:
     return answer_with(200, "application/json", json.dumps(found, separators=(",", ":")) + "\n")
 
 
+METRICS_OPEN = "/metrics/open"  # what /metrics answers to a client that asks for OpenMetrics
 STATUS_JSON = "/status.json"  # the answer to `balancerctl status` too
 ALIVE = {"/live": answer_with(200, TEXT, "ok\n")}
 MAKERS: Mapping[str, Maker] = {
     "/": lambda status: answer_with(200, PAGE_TYPE, page.render(status), *PAGE_HEADERS),
     STATUS_JSON: json_answer,
     "/metrics": lambda status: answer_with(200, CONTENT_TYPE, prometheus.exposition(status)),
+    METRICS_OPEN: lambda status: answer_with(
+        200, OPEN_METRICS, prometheus.exposition(status, is_open_metrics=True)
+    ),
     "/ready": ready,
     "/health": ready,
 }

@@ -1,9 +1,10 @@
-"""The status as Prometheus reads it: text exposition format 0.0.4 out of the dictionary of `status.py`.
+"""The status as Prometheus reads it: text exposition format 0.0.4 or OpenMetrics, out of the dictionary of `status.py`.
 
 RULES
 - Pure: no socket, no board, no clock. An unknown figure has no line; it is never 0.
 - Names: one prefix, base units, `_total` on what only grows. Summing or averaging a metric over its
   labels means something.
+- A histogram of what a configuration cannot have (replies without framed mode) is left out: it has 28 lines.
 - Labels are few and live long: listener, pool, backend, slot, state. No pid: a counter of one process falls when it is
   replaced, and the old series stays. No client address. Figures of a process are gauges by slot; counters are sums over
   all processes, the dead included.
@@ -14,14 +15,14 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from balancer.eventloop.exposition import Labels, Value, exposition_text
+from balancer.eventloop.exposition import Labels, Sample, exposition_text, histogram_samples
 
 PREFIX = "balancer_"
 WORKER_STATES = ("starting", "ready", "draining", "hung")
 BACKEND_STATES = ("up", "down", "unresolved", "weight-0", "drain", "maint")
 
 Status = Mapping[str, Any]
-Sample = tuple[Labels, Value]
+Figure = tuple[Labels, Any]  # the number is a Value
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,13 +32,25 @@ class Metric:
     name: str
     kind: str
     help: str
-    read: Callable[[Status], Iterable[Sample]]
+    read: Callable[[Status], Iterable[Figure]]
+
+    def samples(self, status: Status) -> Iterable[Sample]:
+        """Its samples in a status, as the exposition takes them."""
+        return (("", *figure) for figure in self.read(status))
 
 
-def one(*path: str) -> Callable[[Status], Iterable[Sample]]:
+class TimesMetric(Metric):
+    """A histogram: its figures are the TIMES of `status.py` and not numbers."""
+
+    def samples(self, status: Status) -> Iterable[Sample]:
+        for labels, times in self.read(status):
+            yield from histogram_samples(status["bounds_s"], labels, times["counts"], times["sum_s"])
+
+
+def one(*path: str) -> Callable[[Status], Iterable[Figure]]:
     """The single figure at a path of keys."""
 
-    def read(status: Status) -> Iterable[Sample]:
+    def read(status: Status) -> Iterable[Figure]:
         found: Any = status
         for key in path:
             found = found[key]
@@ -46,16 +59,23 @@ def one(*path: str) -> Callable[[Status], Iterable[Sample]]:
     return read
 
 
-def each_of(kind: str, key: str, unit: float | None = None) -> Callable[[Status], Iterable[Sample]]:
+def each_of(kind: str, key: str, unit: float | None = None) -> Callable[[Status], Iterable[Figure]]:
     """One sample for each "listeners", "pools" or "backends"; None where the figure is not known."""
 
-    def read(status: Status) -> Iterable[Sample]:
+    def read(status: Status) -> Iterable[Figure]:
         values = [(labels_of(kind, one), one[key]) for one in status[kind]]
         return [
             (labels, value if unit is None or value is None else value * unit) for labels, value in values
         ]
 
     return read
+
+
+def times_of(
+    kind: str, name: str, exists: Callable[[Status], bool] = lambda one: True
+) -> Callable[[Status], Any]:
+    """One histogram for each "listeners" or "pools" that can have it."""
+    return lambda status: [(labels_of(kind, one), one["times"][name]) for one in status[kind] if exists(one)]
 
 
 def labels_of(kind: str, one: Mapping[str, Any]) -> Mapping[str, str]:
@@ -69,7 +89,7 @@ listener_figure = partial(each_of, "listeners")
 pool_figure = partial(each_of, "pools")
 
 
-def sessions_by_end(status: Status) -> Iterable[Sample]:
+def sessions_by_end(status: Status) -> Iterable[Figure]:
     return [
         ({**labels_of("listeners", listener), "end": end}, count)
         for listener in status["listeners"]
@@ -77,17 +97,17 @@ def sessions_by_end(status: Status) -> Iterable[Sample]:
     ]
 
 
-def framed_figure(key: str) -> Callable[[Status], Iterable[Sample]]:
+def framed_figure(key: str) -> Callable[[Status], Iterable[Figure]]:
     """One sample for each pool in framed mode."""
     return lambda status: [
         (labels_of("pools", pool), pool["framed"][key]) for pool in status["pools"] if pool["framed"]
     ]
 
 
-def each_slot(key: str, unit: float | None = None) -> Callable[[Status], Iterable[Sample]]:
+def each_slot(key: str, unit: float | None = None) -> Callable[[Status], Iterable[Figure]]:
     """Summed over the processes of a slot: in a reload the old and the new one share it for a while."""
 
-    def read(status: Status) -> Iterable[Sample]:
+    def read(status: Status) -> Iterable[Figure]:
         sums: dict[int, int | float] = {}
         for worker in status["workers"]:
             if (value := worker[key]) is not None:
@@ -98,12 +118,12 @@ def each_slot(key: str, unit: float | None = None) -> Callable[[Status], Iterabl
     return read
 
 
-def workers_by_state(status: Status) -> Iterable[Sample]:
+def workers_by_state(status: Status) -> Iterable[Figure]:
     states = [worker["state"] for worker in status["workers"]]
     return [({"state": state}, states.count(state)) for state in WORKER_STATES]
 
 
-def backends_by_state(status: Status) -> Iterable[Sample]:
+def backends_by_state(status: Status) -> Iterable[Figure]:
     return [
         ({**labels_of("backends", backend), "state": state}, backend["state"] == state)
         for backend in status["backends"]
@@ -111,11 +131,11 @@ def backends_by_state(status: Status) -> Iterable[Sample]:
     ]
 
 
-def backends_up(status: Status) -> Iterable[Sample]:
+def backends_up(status: Status) -> Iterable[Figure]:
     return [(labels_of("backends", backend), backend["state"] == "up") for backend in status["backends"]]
 
 
-def backend_info(status: Status) -> Iterable[Sample]:
+def backend_info(status: Status) -> Iterable[Figure]:
     return [
         (
             {
@@ -129,13 +149,13 @@ def backend_info(status: Status) -> Iterable[Sample]:
     ]
 
 
-def last_reload_ok(status: Status) -> Iterable[Sample]:
+def last_reload_ok(status: Status) -> Iterable[Figure]:
     """1 as well when there was none: the configuration in force is the one that was written."""
     reload = status.get("reload")
     return [({}, reload is None or bool(reload.get("ok")))]
 
 
-def last_reload_age(status: Status) -> Iterable[Sample]:
+def last_reload_age(status: Status) -> Iterable[Figure]:
     reload = status.get("reload")
     return [({}, reload.get("age_s"))] if reload else []
 
@@ -154,11 +174,11 @@ METRICS: tuple[Metric, ...] = (
     Metric("steering", "gauge", "1 when new connections are steered to the less loaded workers.",
            lambda s: [({}, s["steering"] == "on")]),
     Metric("workers", "gauge", "Worker processes of all generations.", workers_by_state),
-    Metric("worker_sessions", "gauge", "Sessions held.", each_slot("sessions")),
+    Metric("worker_open_sessions", "gauge", "Sessions held.", each_slot("sessions")),
     Metric("worker_cpu_ratio", "gauge", "CPU used over the last second; 1 is one core.", each_slot("cpu_percent", 0.01)),
     Metric("worker_resident_memory_bytes", "gauge", "Resident memory, shared pages included.", each_slot("rss_bytes")),
     Metric("worker_open_fds", "gauge", "Open file descriptors.", each_slot("fds")),
-    Metric("sessions", "gauge", "Sessions open now.", one("totals", "sessions")),
+    Metric("open_sessions", "gauge", "Sessions open now.", one("totals", "sessions")),
     Metric("queued_sessions", "gauge", "Sessions that wait for a place at a backend.", one("totals", "queued")),
     Metric("queued_total", "counter", "Sessions that had to wait for a place.", one("totals", "queued_total")),
     Metric("respawns_total", "counter", "Processes that had to be replaced.", one("totals", "respawns_total")),
@@ -176,7 +196,7 @@ METRICS: tuple[Metric, ...] = (
     Metric("log_dropped_total", "counter", "Log lines that could not be written.", one("totals", "log_dropped_total")),
     Metric("bytes_in_total", "counter", "Bytes from clients to backends.", one("totals", "bytes_in_total")),
     Metric("bytes_out_total", "counter", "Bytes from backends to clients.", one("totals", "bytes_out_total")),
-    Metric("listener_sessions", "gauge", "Sessions open now.", listener_figure("sessions")),
+    Metric("listener_open_sessions", "gauge", "Sessions open now.", listener_figure("sessions")),
     Metric("listener_sessions_limit", "gauge", "Its maxconns; 0 is no limit.", listener_figure("maxconns")),
     Metric("listener_accepted_total", "counter", "Client connections accepted.", listener_figure("accepted_total")),
     Metric("listener_refused_total", "counter", REFUSED, listener_figure("refused_total")),
@@ -184,11 +204,21 @@ METRICS: tuple[Metric, ...] = (
     Metric("listener_closed_total", "counter", CLOSED, listener_figure("closed_total")),
     Metric("listener_bytes_in_total", "counter", "Bytes from clients.", listener_figure("bytes_in_total")),
     Metric("listener_bytes_out_total", "counter", "Bytes to clients.", listener_figure("bytes_out_total")),
+    TimesMetric("listener_session_seconds", "histogram", "From the accept of a session to its end.",
+                times_of("listeners", "session")),
+    TimesMetric("listener_handshake_seconds", "histogram", "TLS handshakes that have succeeded.",
+                times_of("listeners", "handshake", lambda one: bool(one["times"]["handshake"]["count"]))),
     Metric("pool_serving", "gauge", "1 when a client of the pool can be served.", pool_figure("serving")),
     Metric("pool_backends_up", "gauge", "Backends that are given new sessions.", pool_figure("up")),
     Metric("pool_queued_sessions", "gauge", "Sessions that wait for a place at a backend.", pool_figure("queued")),
     Metric("pool_queue_limit", "gauge", "Its max-queue.", pool_figure("max_queue")),
     Metric("pool_queued_total", "counter", "Sessions that had to wait for a place.", pool_figure("queued_total")),
+    TimesMetric("pool_connect_seconds", "histogram", "Connects to backends, unless connect(2) has done them at once.",
+                times_of("pools", "connect")),
+    TimesMetric("pool_wait_seconds", "histogram", "What sessions have waited for a place that had to.",
+                times_of("pools", "wait")),
+    TimesMetric("pool_reply_seconds", "histogram", "Framed mode: from a request's first byte to its reply's last.",
+                times_of("pools", "reply", lambda one: bool(one["framed"]))),
     Metric("pool_connections_idle", "gauge", "Framed mode: kept connections to backends that carry no request.",
            framed_figure("connections_idle")),
     Metric("pool_connections_in_use", "gauge", "Framed mode: those that carry a request or rest behind one.",
@@ -198,7 +228,7 @@ METRICS: tuple[Metric, ...] = (
     Metric("backend_state", "gauge", "1 for the state it is in, 0 for the others.", backends_by_state),
     Metric("backend_state_age_seconds", "gauge", "Since it came into its state.", backend_figure("since_s")),
     Metric("backend_weight", "gauge", "Weight in force.", backend_figure("weight")),
-    Metric("backend_sessions", "gauge", "Sessions open now.", backend_figure("sessions")),
+    Metric("backend_open_sessions", "gauge", "Sessions open now.", backend_figure("sessions")),
     Metric("backend_sessions_limit", "gauge", "Its maxconn; 0 is no limit.", backend_figure("maxconn")),
     Metric("backend_sessions_total", "counter", "Sessions given to it.", backend_figure("sessions_total")),
     Metric("backend_connect_failures_total", "counter", "Failed connects.", backend_figure("connect_failures_total")),
@@ -213,9 +243,9 @@ METRICS: tuple[Metric, ...] = (
 )  # fmt: skip
 
 
-def exposition(status: Status) -> str:
+def exposition(status: Status, is_open_metrics: bool = False) -> str:
     """Everything `/metrics` answers."""
     return exposition_text(
-        (PREFIX + metric.name, metric.kind, metric.help, (("", *sample) for sample in metric.read(status)))
-        for metric in METRICS
+        ((PREFIX + metric.name, metric.kind, metric.help, metric.samples(status)) for metric in METRICS),
+        is_open_metrics,
     )

@@ -9,10 +9,11 @@ RULES
     {"schema": 2, "version", "host", "config", "serving", "reason", "generation", "uptime_s", "steering": "on"|"off",
      "listeners": [{"name", "addresses", "pools", "sessions", "maxconns", "accepted_total", "refused_total",
                    "failed_total", "bytes_in_total", "bytes_out_total", "closed_total", "cut_total", "retries_total",
-                   "pauses_total", "resumes_total", "ends": {"--", "CC", ...}}],
+                   "pauses_total", "resumes_total", "ends": {"--", "CC", ...},
+                   "times": {"session": TIMES, "handshake": TIMES}}],
      "pools":    [{"name", "balance", "serving", "reason", "up", "queued", "queued_total", "max_queue",
                    "framed": {"requests_per_s", "connections_idle", "connections_in_use"} or null,
-                   "backends": [as in "backends"]}],
+                   "times": {"connect": TIMES, "wait": TIMES, "reply": TIMES}, "backends": [as in "backends"]}],
      "backends": [{"name", "pool", "address", "address_in_use", "state", "weight", "sessions", "sessions_total",
                    "connect_failures_total", "early_ends_total", "bytes_in_total", "bytes_out_total",
                    "checks_total", "check_failures_total", "downs_total", "check", "check_streak", "check_ms",
@@ -23,7 +24,9 @@ RULES
                   "closed_total", "cut_total", "retries_total", "pauses_total", "resumes_total", "ends",
                   "queued_total", "log_dropped_total", "queued", "respawns_total", "hangs_total"},
      "reload":   {"serial", "ok", "text", "age_s", ...} of the last reload, or null,
-     "events":   [{"serial", "at", "age_s", "verb", "text"}], the last 20}
+     "events":   [{"serial", "at", "age_s", "verb", "text"}], the last 20,
+     "bounds_s": [0.0001, ...]}
+    TIMES:       {"count", "sum_s", "p50_s", "p90_s", "p99_s", "counts": [...]}
 
 Schema 1 had no listeners and no pools. The totals count removed listeners and pools too; the sums of those that are
 configured can be less.
@@ -40,6 +43,11 @@ an address that is no name.
 In framed mode the sessions of a backend are requests under way, and `queued` are requests that wait.
 bytes_in went from client to backend. `check` is the outcome of the last health check, `check_streak` how many results in
 a row speak against the present state, `check_ms` how long the last good one took; downs are falls from up to down.
+`times` are durations since the start in fixed buckets: `counts` has one figure for those up to each of `bounds_s` (and
+above the bound before it) and one for what is longer; it is empty while there is none. `session`: from accept to end;
+`handshake`: TLS, of those that succeed; `connect`: of connects that succeed, unless connect(2) has done it at once, as
+it mostly does within one machine; `wait`: of sessions (framed mode: requests) that had to wait for a place, whether they
+got it or not; `reply`: framed mode, from the first byte of a request upstream to the last one of its reply.
 Respawns are processes that had to be replaced, hangs those that were killed because their heartbeat stood still.
 """
 
@@ -69,18 +77,23 @@ from balancer.pool.board import (
     L_BYTES_IN,
     L_BYTES_OUT,
     L_ENDS,
+    L_HANDSHAKE_TIMES,
     L_PAUSES,
     L_REFUSED,
     L_RESUMES,
     L_RETRIES,
+    L_SESSION_TIMES,
     L_SESSIONS,
     LISTENERS,
     LOG_DROPPED,
+    P_CONNECT_TIMES,
     P_CONNECTIONS_IDLE,
     P_CONNECTIONS_IN_USE,
     P_QUEUED,
     P_QUEUED_TOTAL,
+    P_REPLY_TIMES,
     P_REQUESTS_PER_S,
+    P_WAIT_TIMES,
     POOLS,
     W_ADMIN_SINCE_MS,
     W_CHECK,
@@ -88,12 +101,14 @@ from balancer.pool.board import (
     W_SINCE_MS,
     W_STREAK,
     WORKER_ROLE,
+    BlockKind,
     Board,
 )
 from balancer.pool.serving import BackendState, Serving, serving, serving_by_pool, state_of, whole
 from balancer.pool.targets import address_in_use
 from balancer.prefork.slots import is_hung
 from balancer.relay import ends
+from balancer.shm.histogram import BOUNDS
 from balancer.shm.layout import (
     ACCEPTING,
     BEAT_MS,
@@ -131,6 +146,8 @@ FRAMED_GAUGES = {
     "connections_idle": P_CONNECTIONS_IDLE,
     "connections_in_use": P_CONNECTIONS_IN_USE,
 }
+LISTENER_TIMES = {"session": L_SESSION_TIMES, "handshake": L_HANDSHAKE_TIMES}
+POOL_TIMES = {"connect": P_CONNECT_TIMES, "wait": P_WAIT_TIMES, "reply": P_REPLY_TIMES}
 BACKEND_TOTALS = {
     "sessions_total": B_SESSIONS_TOTAL,
     "connect_failures_total": B_CONNECT_FAILURES,
@@ -212,6 +229,7 @@ def describe_listener(board: Board, listener: Listener) -> dict[str, Any]:
         "sessions": board.gauge(at + L_SESSIONS),
         "maxconns": listener.maxconns,
         **listener_totals(lambda column: board.total(at + column)),
+        "times": describe_times(board, LISTENERS, listener.index, LISTENER_TIMES),
     }
 
 
@@ -229,6 +247,20 @@ def listener_totals(total: Callable[[int], int]) -> dict[str, Any]:
     }
 
 
+def describe_times(board: Board, kind: BlockKind, index: int, columns: dict[str, int]) -> dict[str, Any]:
+    """The histograms of a block: TIMES by name."""
+    found = {name: board.histogram(kind, index, column) for name, column in columns.items()}
+    return {
+        name: {
+            "count": one.count,
+            "sum_s": one.seconds,
+            **{f"p{share}_s": one.quantile(share / 100) for share in (50, 90, 99)},
+            "counts": list(one.counts) if one.count else [],
+        }
+        for name, one in found.items()
+    }
+
+
 def describe_pool(board: Board, pool: Pool, backends: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """`backends` are those of this pool."""
     at = board.pool_at(pool.index)
@@ -240,6 +272,7 @@ def describe_pool(board: Board, pool: Pool, backends: Sequence[dict[str, Any]]) 
         "queued_total": board.total(at + P_QUEUED_TOTAL),
         "max_queue": pool.max_queue,
         "framed": describe_framed(board, pool),
+        "times": describe_times(board, POOLS, pool.index, POOL_TIMES),
         "backends": backends,
     }
 
@@ -327,6 +360,7 @@ def snapshot(
         },
         "reload": describe_reload(text, now) if serial > 0 and text else None,
         "events": described(board.shared.events.read()[-MOST_EVENTS:], now),
+        "bounds_s": list(BOUNDS),
     }
 
 

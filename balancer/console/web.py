@@ -9,7 +9,7 @@ RULES
 import socket
 from collections.abc import Callable, Iterable
 
-from balancer.console.answers import Answers, refusal
+from balancer.console.answers import METRICS_OPEN, Answers, refusal
 from balancer.eventloop.acceptor import Acceptor, ShortageLog
 from balancer.eventloop.connection import BufferedConnection, ConnectionLimits
 from balancer.eventloop.connections import Connections
@@ -54,6 +54,8 @@ class WebServer:
     def begin(self, exchange: HttpExchange) -> None:
         """HttpRouter: nothing but reading, and without a body; a query is ignored."""
         path = exchange.target.partition("?")[0]
+        if path == "/metrics" and b"application/openmetrics-text" in exchange.headers.get(b"accept", b""):
+            path = METRICS_OPEN
         if refused := self.answers.refuse(exchange.method, path if exchange.body_length == 0 else "/"):
             exchange.answer(refused)
         elif exchange.body_length != 0:

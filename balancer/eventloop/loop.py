@@ -156,7 +156,7 @@ class Loop:
         self.selector = EdgeSelector()
         self.on_error: Callable[[int, Exception], None] | None = None
         self._handlers: dict[int, Handler] = self.selector.data
-        self._register = self.selector.epoll_register  # `watch` runs twice a session: one call less each
+        self._poll, self._register = self.selector.poll, self.selector.epoll_register
         self._timers = Timers()
         self._next_turn: list[tuple[Callable[[], object], int]] = []
         self._retired: list[Callable[[], object]] = []
@@ -257,7 +257,7 @@ class Loop:
             wait = 0.0
         if timeout is not None and timeout < wait:
             wait = timeout
-        events = self.selector.poll(min(wait, LONGEST_WAIT) if wait > 0 else 0, BATCH)
+        events = self._poll(min(wait, LONGEST_WAIT) if wait > 0 else 0, BATCH)
         self.now = now = self._clock()
         self.turns += 1
         for fd, mask in events:

@@ -9,7 +9,7 @@ RULES
 
 counts: one row per process. A dead process's totals are folded into RETIRED_ROW, its gauges are zeroed.
 
-    row \\ column | 0..15 prefork | 16.. the process | listeners, 32 each | pools, 8 each | backends, 16 each
+    row \\ column | 0..15 prefork | 16.. the process | listeners, 96 each | pools, 104 each | backends, 16 each
     -------------+---------------+------------------+--------------------+---------------+----------------------
     MASTER_ROW   | live rows     |                  |                    |               |
     RETIRED_ROW  | folds         | totals of the dead, written by the master; the block REMOVED of each kind has
@@ -40,6 +40,7 @@ from dataclasses import dataclass
 from operator import add, itemgetter
 
 from balancer.options import MOST_LISTENERS, MOST_POOLS
+from balancer.shm.histogram import CELLS, USED, Distribution, distribution
 from balancer.shm.layout import FIRST_LEASE, MASTER_LIVE_ROWS, MASTER_ROW, PID, PREFORK_COLUMNS, Shared
 from balancer.shm.source_table import SourceTable
 from balancer.shm.table import RETIRED_ROW, Table
@@ -59,6 +60,9 @@ L_RESUMES = 6
 L_ENDS = 7  # .. 22: sessions that have ended, by their end (relay/ends.py); a clean end is the first
 MOST_ENDS = 16
 L_SESSIONS = 31  # gauge: clients held; what maxconns limits
+# ... and histograms (shm/histogram.py), of totals
+L_SESSION_TIMES = 32  # from the accept of a session to its end, whatever the end
+L_HANDSHAKE_TIMES = L_SESSION_TIMES + CELLS  # TLS, of the handshakes that succeed
 
 # A pool's block: a total, then gauges.
 P_QUEUED_TOTAL = 0
@@ -67,6 +71,12 @@ P_CONNECTIONS_IDLE = 4  # gauge, framed mode: kept connections to backends that 
 P_CONNECTIONS_IN_USE = 5  # gauge, framed mode: those that carry one or rest behind one
 P_QUEUED = 6  # gauge: clients waiting for a place at a backend
 P_OLDEST_WAIT_MS = 7  # monotonic ms since when the oldest of them waits, 0 = none waits
+# ... and histograms of totals
+P_CONNECT_TIMES = 8  # of connects that succeed, from connect(2) on, if they are not done when it returns
+P_WAIT_TIMES = (
+    P_CONNECT_TIMES + CELLS
+)  # of those that leave the queue: with a place, or because they are closed
+P_REPLY_TIMES = P_WAIT_TIMES + CELLS  # framed mode: from a request's first byte upstream to its reply's last
 
 # A backend's block: a gauge, then totals; what workers write is in its first cache line.
 B_SESSIONS = 0  # gauge, counted before the dial; what maxconn limits
@@ -142,7 +152,7 @@ class BlockKind:
 
     first: int
     size: int
-    totals: range  # columns of a block that only grow
+    totals: tuple[int, ...]  # columns of a block that only grow
     given_out: int  # the word that says how many blocks were given out
 
     def at(self, index: int) -> int:
@@ -150,9 +160,20 @@ class BlockKind:
         return self.first + self.size * (index + 1)
 
 
-LISTENERS = BlockKind(_FIRST_BLOCK, 32, range(L_ENDS + MOST_ENDS), _GIVEN_OUT)
-POOLS = BlockKind(LISTENERS.at(MOST_LISTENERS), 8, range(P_QUEUED_TOTAL + 1), _GIVEN_OUT + 1)
-BACKENDS = BlockKind(POOLS.at(MOST_POOLS), 16, range(B_SESSIONS_TOTAL, B_DOWNS + 1), _GIVEN_OUT + 2)
+def _cells_of(*histograms: int) -> tuple[int, ...]:
+    return tuple(first + cell for first in histograms for cell in range(USED))
+
+
+L_HISTOGRAMS, P_HISTOGRAMS = (
+    (L_SESSION_TIMES, L_HANDSHAKE_TIMES),
+    (P_CONNECT_TIMES, P_WAIT_TIMES, P_REPLY_TIMES),
+)
+_L_TOTALS = (*range(L_ENDS + MOST_ENDS), *_cells_of(*L_HISTOGRAMS))
+_P_TOTALS = (P_QUEUED_TOTAL, *_cells_of(*P_HISTOGRAMS))
+_B_TOTALS = tuple(range(B_SESSIONS_TOTAL, B_DOWNS + 1))
+LISTENERS = BlockKind(_FIRST_BLOCK, L_HISTOGRAMS[-1] + CELLS, _L_TOTALS, _GIVEN_OUT)
+POOLS = BlockKind(LISTENERS.at(MOST_LISTENERS), P_HISTOGRAMS[-1] + CELLS, _P_TOTALS, _GIVEN_OUT + 1)
+BACKENDS = BlockKind(POOLS.at(MOST_POOLS), 16, _B_TOTALS, _GIVEN_OUT + 2)
 KINDS = (LISTENERS, POOLS, BACKENDS)
 REMOVED = -1
 
@@ -250,6 +271,20 @@ class Board:
         dead = self.cells[at + kind.at(0) + column : at + kind.at(len(living)) : kind.size].tolist()
         return list(map(add, dead, living))
 
+    def histogram(self, kind: BlockKind, index: int, histogram: int) -> Distribution:
+        """A histogram of a block over the living and the dead; none of its counts ever falls."""
+        cells, columns = self.cells, self.columns
+        first = kind.at(index) + histogram
+
+        def read() -> list[int]:
+            rows = (row for row in range(FIRST_LEASE, cells[self._live]) if cells[row * columns + PID])
+            starts = [row * columns + first for row in (RETIRED_ROW, *rows)]
+            return [
+                sum(each) for each in zip(*(cells[at : at + USED].tolist() for at in starts), strict=True)
+            ]
+
+        return distribution(self.counts.consistent_read(read))
+
     def sum_in_row(self, row: int, kind: BlockKind, column: int) -> int:
         """A column over all blocks of a kind, in the row of one process."""
         at = row * self.columns
@@ -292,11 +327,15 @@ class Board:
         return lambda: by_row() if cells[live] < FIRST_LEASE + FEW else by_column()
 
     def _read_columns(self, offsets: list[int]) -> Callable[[], list[int]]:
-        cells, columns, live = self.cells, self.columns, self._live
+        cells, columns, live, column = self.cells, self.columns, self._live, self.cells.__getitem__
+        rows, slices = -1, [slice(0)]
 
         def read() -> list[int]:
-            end = cells[live] * columns
-            return [sum(cells[offset:end:columns].tolist()) for offset in offsets]
+            nonlocal rows, slices
+            if cells[live] != rows:
+                rows = cells[live]
+                slices = [slice(offset, rows * columns, columns) for offset in offsets]
+            return list(map(sum, map(column, slices)))
 
         return read
 

@@ -1,6 +1,7 @@
 """The counts of one listener in its worker's row.
 
-RULES: the only module that writes the count cells of a listener. Counts and decides nothing else.
+RULES: writes the count cells of a listener, but for those of sessions that have ended: the closer adds up a batch of them
+itself. Counts and decides nothing else.
 """
 
 from balancer.pool.board import (
@@ -22,45 +23,34 @@ _COLUMN_OF = {end: column for column, end in enumerate(ends.ORDER, L_ENDS)}
 class Account:
     """One listener's counts in one worker."""
 
-    __slots__ = ("_cells",)
+    __slots__ = ("cells",)
 
     def __init__(self, cells: memoryview) -> None:
-        self._cells = cells  # the listener's block
+        self.cells = cells  # the listener's block
 
     def accepted(self, count: int, sessions: int) -> None:
         """Count `count` accepted clients; `sessions` of them become sessions that no shared limit has counted."""
-        self._cells[L_ACCEPTED] += count
-        self._cells[L_SESSIONS] += sessions
+        self.cells[L_ACCEPTED] += count
+        self.cells[L_SESSIONS] += sessions
 
     def refused(self) -> None:
         """Count an accepted client that was closed without a session."""
-        self._cells[L_REFUSED] += 1
+        self.cells[L_REFUSED] += 1
 
     def retried(self) -> None:
         """Count a session that dials another backend."""
-        self._cells[L_RETRIES] += 1
+        self.cells[L_RETRIES] += 1
 
     def moved(self, bytes_in: int, bytes_out: int) -> None:
         """Count bytes of a session that goes on."""
-        self._cells[L_BYTES_IN] += bytes_in
-        self._cells[L_BYTES_OUT] += bytes_out
+        self.cells[L_BYTES_IN] += bytes_in
+        self.cells[L_BYTES_OUT] += bytes_out
 
     def paused(self, pauses: int, resumes: int) -> None:
         """Count how often a session stopped and resumed reading."""
-        self._cells[L_PAUSES] += pauses
-        self._cells[L_RESUMES] += resumes
+        self.cells[L_PAUSES] += pauses
+        self.cells[L_RESUMES] += resumes
 
     def ended(self, end: str) -> None:
         """Count the end of a session that did not end cleanly."""
-        self._cells[_COLUMN_OF[end]] += 1
-
-    # The gauge goes down last: a reader that finds no session open finds every end counted.
-
-    def closed(self, sessions: int, unclean: int, bytes_in: int, bytes_out: int) -> None:
-        """Count sessions whose descriptors are closed, and the bytes of them that `moved` has not counted. The ends of
-        `unclean` of them have been counted."""
-        cells = self._cells
-        cells[L_BYTES_IN] += bytes_in
-        cells[L_BYTES_OUT] += bytes_out
-        cells[L_ENDS] += sessions - unclean
-        cells[L_SESSIONS] -= sessions
+        self.cells[_COLUMN_OF[end]] += 1

@@ -13,6 +13,7 @@ from itertools import chain
 from balancer.eventloop.acceptor import ShortageLog
 from balancer.eventloop.repeats import RepeatedLine
 from balancer.options import Listener, Pool
+from balancer.pool.board import P_CONNECT_TIMES
 from balancer.pool.election import Elector
 from balancer.relay.accept import Listening, SessionStarter
 from balancer.relay.account import Account
@@ -30,6 +31,7 @@ from balancer.relay.session import Session, SessionLane
 from balancer.relay.sockets import keepalive_options
 from balancer.relay.source_limits import SourceLimits
 from balancer.relay.timeouts import Dials, TimeoutSweep
+from balancer.shm.histogram import Histogram
 from balancer.shm.layout import ACCEPTING
 from balancer.shm.source_table import SourceCounts
 
@@ -43,6 +45,7 @@ class PoolAccess:
     pool: Pool
     elector: Elector
     queue: PendingQueue
+    connects: Histogram
     dialling: dict[Session, float]
     framed: ConnectionPool | None = None  # in framed mode
 
@@ -137,12 +140,13 @@ class WorkerRelay:
         context = self.context
         elector = Elector(context.board, pool, context.row)
         queue = PendingQueue(context.loop, context.board, context.row, pool, wake)
+        connects = Histogram(context.cells[context.board.pool_at(pool.index) + P_CONNECT_TIMES :])
         if pool.mode != "framed" or pool.frame is None:
-            return PoolAccess(pool, elector, queue, {})
+            return PoolAccess(pool, elector, queue, connects, {})
         options = keepalive_options(keepalive.get(pool.name, 0.0))
         framed = ConnectionPool(context, pool, pool.frame, elector, queue, options, self._new_socket)
         context.loop.every(SWEEP, framed.sweep)
-        return PoolAccess(pool, elector, queue, {}, framed)
+        return PoolAccess(pool, elector, queue, connects, {}, framed)
 
     def _framed_pools(self) -> Iterator[tuple[ConnectionPool, Pool]]:
         return ((one.framed, one.pool) for one in self.pools.values() if one.framed is not None)
@@ -176,6 +180,7 @@ class WorkerRelay:
             account=account,
             elector=access.elector,
             queue=access.queue,
+            count_connect=access.connects.observe,
             dialling=access.dialling,
             retries=access.pool.retries,
             idle_timeout=listener.idle_timeout,

@@ -12,14 +12,17 @@ from collections.abc import Callable, Iterator
 from balancer.eventloop.log import quoted
 from balancer.options import MAIN
 from balancer.pool.backend import Backend
+from balancer.pool.board import L_BYTES_IN, L_BYTES_OUT, L_ENDS, L_SESSION_TIMES, L_SESSIONS
 from balancer.relay import ends
 from balancer.relay.account import Account
 from balancer.relay.context import WorkerContext
+from balancer.relay.ends import CLEAN
 from balancer.relay.framed.client import FramedClient
 from balancer.relay.pauses import leave_socket
 from balancer.relay.peers import peer_details
 from balancer.relay.queue import PendingQueue
 from balancer.relay.session import Session
+from balancer.shm.histogram import SUM, bucket_of
 from balancer.shm.layout import LOAD
 
 UNROUTED = (ends.DENIED, ends.PREREAD_TIMEOUT)  # no pool yet
@@ -32,12 +35,14 @@ class Closer:
         "_account",
         "_cells",
         "_close",
+        "_counts",
         "_dropped",
         "_ending",
         "_leave",
         "_log",
         "_loop",
         "_sessions",
+        "_times",
         "on_closed",
     )
 
@@ -51,6 +56,8 @@ class Closer:
         self._loop, self._log = context.loop, context.log
         self._sessions, self._cells = context.sessions, context.cells
         self._account = account
+        self._counts = account.cells
+        self._times = account.cells[L_SESSION_TIMES:]  # a histogram
         self._close = close
         self._leave = leave
         self._ending: list[Session] = []
@@ -77,12 +84,15 @@ class Closer:
 
     def _finish(self) -> None:
         """Close, then count, then wake."""
-        sessions, log, close = self._sessions, self._log, self._close
+        sessions, log = self._sessions, self._log
+        close = self._close
         ending, self._ending = self._ending, []
         freed: list[PendingQueue] = []  # of the pools that have a free place now
         if self._dropped:
             self._close_dropped(freed)
         bytes_in = bytes_out = unclean = 0
+        now, times = self._loop.now, self._times
+        seconds = 0.0
         for session in ending:
             if session.activity is None and session.splicing is None:
                 more_in, more_out = session.bytes_in, session.bytes_out
@@ -97,6 +107,9 @@ class Closer:
             del sessions[session]
             bytes_in += more_in
             bytes_out += more_out
+            age = now - session.accepted_at
+            times[bucket_of(age)] += 1
+            seconds += age
             backend = session.backend
             if backend is not None:
                 lane = session.lane
@@ -104,10 +117,15 @@ class Closer:
                 if backend.maxconn and lane.queue not in freed:
                     freed.append(lane.queue)
             if log.level >= 1:
-                log.session(session_line(session, self._loop.now))
-            if session.end != ends.CLEAN or session.splicing is not None:
+                log.session(session_line(session, now))
+            if session.end != CLEAN or session.splicing is not None:
                 unclean += self._forget(session)
-        self._account.closed(len(ending), unclean, bytes_in, bytes_out)
+        cells = self._counts
+        times[SUM] += int(seconds * 1e6)
+        cells[L_BYTES_IN] += bytes_in
+        cells[L_BYTES_OUT] += bytes_out
+        cells[L_ENDS] += len(ending) - unclean
+        cells[L_SESSIONS] -= len(ending)  # last: a reader that finds no session open finds every end counted
         self._cells[LOAD] = len(sessions)
         for queue in freed:
             queue.place_freed()
@@ -137,7 +155,7 @@ class Closer:
             relay.discharge()
             self._account.paused(*relay.uncounted_pauses())
             session.splicing = None  # it refers to the session
-        if session.end == ends.CLEAN:
+        if session.end == CLEAN:
             return False
         self._account.ended(session.end)
         return True

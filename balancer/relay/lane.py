@@ -39,6 +39,7 @@ class Lane(Generic[AnySession]):
     account: Account
     elector: Elector
     queue: PendingQueue
+    count_connect: Callable[[float], object]  # seconds, of a connect that was waited for
     dialling: dict[AnySession, float]  # -> since when; all wait equally long: the order of their deadlines
     retries: int
     idle_timeout: float  # seconds, 0: no limit

@@ -13,8 +13,9 @@ from typing import Protocol
 from balancer.eventloop.loop import Loop
 from balancer.eventloop.timers import Timer
 from balancer.options import Pool
-from balancer.pool.board import P_OLDEST_WAIT_MS, P_QUEUED, P_QUEUED_TOTAL, Board
+from balancer.pool.board import P_OLDEST_WAIT_MS, P_QUEUED, P_QUEUED_TOTAL, P_WAIT_TIMES, Board
 from balancer.relay import ends
+from balancer.shm.histogram import Histogram
 
 LOOK = 0.05
 SOON = 0.01  # seconds until a backend without room in its accept queue is dialled again
@@ -42,6 +43,7 @@ class PendingQueue:
         self._pool = pool.index
         self._at = board.pool_at(pool.index)
         self._cells = board.counts.row(row)[self._at : board.pool_at(pool.index + 1)]
+        self._waits = Histogram(self._cells[P_WAIT_TIMES:])
         self._timeout = pool.queue_timeout
         self._max_queue = pool.max_queue
         self._wake = wake
@@ -87,8 +89,10 @@ class PendingQueue:
 
     def remove(self, session: QueuedSession) -> None:
         """Take a session out: it has a backend, or it is closed."""
-        if self.since.pop(session, None) is not None:
+        since = self.since.pop(session, None)
+        if since is not None:
             self._why.pop(session, None)
+            self._waits.observe(self._loop.now - since)
             self._show()
 
     def serve(self) -> None:

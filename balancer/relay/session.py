@@ -22,6 +22,7 @@ RULES
 import errno
 from _socket import AF_UNIX, SO_ERROR, SOL_SOCKET
 from _socket import socket as Socket
+from errno import EINPROGRESS
 from os import read, write
 
 from balancer.eventloop.errnos import CAPACITY, CROWDED, TRANSIENT, name_of
@@ -115,7 +116,7 @@ class Session:
             self._connect_failed(code or errno.ECONNREFUSED)
         elif mask & WRITE:
             lane = self.lane
-            lane.dialling.pop(self, None)
+            lane.count_connect(lane.loop.now - lane.dialling.pop(self))
             lane.loop.set_handler(self.backend_fd, self.on_backend)
             self.connected(mask)
 
@@ -150,7 +151,7 @@ class Session:
                 self.backend_fd = sock.fileno()
                 self.backend_is_tcp = family != AF_UNIX
                 code = sock.connect_ex(address) if not lane.has_sources else self._connect_from(sock, address)
-            if code and code != errno.EINPROGRESS:
+            if code and code != EINPROGRESS:
                 target = self._next_address(target, code)
                 if target is None and not self._pass_by(code) and not self.dial_failed(code):
                     return

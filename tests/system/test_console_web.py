@@ -4,7 +4,9 @@ import contextlib
 import http.client
 import json
 import re
+import shutil
 import socket
+import subprocess
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -87,6 +89,9 @@ def test_every_view_tells_the_same_as_balancerctl(lb: WithMetrics) -> None:
     name = status["backends"][0]["name"]
     assert int(samples[f'balancer_backend_bytes_out_total{{pool="main",backend="{name}"}}']) == 71001
     assert samples['balancer_workers{state="ready"}'] == "2"
+    [session] = [one["times"]["session"] for one in status["listeners"]]
+    assert session["count"] == 3 and 0 < session["p99_s"] < 10
+    assert samples['balancer_listener_session_seconds_count{listener="main"}'] == "3"
     assert "1 of 1 backend up, 0 sessions" in ask(lb.http, "/")[2]
     title = f"balancer: console [127.0.0.1:{lb.http[1]}]"
     wait_for(lambda: title in lb.titles().values(), "the title")
@@ -260,3 +265,14 @@ def test_http_on_a_unix_socket(tmp_path: Path) -> None:
         assert b"balancer_build_info" in reply
         lb.check_at_rest()
     assert not (tmp_path / "w").exists()
+
+
+@pytest.mark.skipif(shutil.which("promtool") is None, reason="needs promtool (Debian: prometheus)")
+def test_promtool_finds_nothing_to_mend_in_the_metrics(lb: WithMetrics) -> None:
+    relay(lb.address, b"x")
+    lb.wait_idle()
+    text = ask(lb.http, "/metrics")[2]
+    found = subprocess.run(
+        ["promtool", "check", "metrics"], input=text, capture_output=True, text=True, timeout=30
+    )
+    assert (found.returncode, found.stdout, found.stderr) == (0, "", "")

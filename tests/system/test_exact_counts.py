@@ -8,6 +8,7 @@ from contextlib import ExitStack
 
 import pytest
 
+from balancer.eventloop.acceptor import MAX_ACCEPTS
 from scripts.lab.backends import Digest
 from scripts.lab.kernel import accepted, dialled
 from scripts.lab.load import Load
@@ -91,6 +92,9 @@ def kill_at_random_instants(kills: int, seed: int = 31) -> None:
         assert any(at_rest), "every rest found no session: nothing was compared"
         assert final["totals"]["accepted_total"] >= outcome.ok
         assert counted(lb) == (0, 0, 0)
+        [listener] = final["listeners"]
+        ended = sum(listener["ends"].values())  # a worker may be killed between the two counts of a batch
+        assert ended <= listener["times"]["session"]["count"] <= ended + kills * MAX_ACCEPTS
 
 
 def test_counts_stay_true_through_kills() -> None:

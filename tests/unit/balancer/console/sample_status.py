@@ -9,6 +9,21 @@ TOTALS = (
 )  # fmt: skip
 
 
+BOUNDS = [0.001, 0.01, 1.0]
+
+
+def times(*counts: int, sum_s: float = 0.0) -> dict[str, Any]:
+    """A histogram over BOUNDS."""
+    return {
+        "count": sum(counts),
+        "sum_s": sum_s,
+        "p50_s": None,
+        "p90_s": None,
+        "p99_s": None,
+        "counts": [*counts],
+    }
+
+
 def backend(name: str, **changed: Any) -> dict[str, Any]:
     plain = {
         "name": name, "pool": "main", "address": "10.0.0.1:80", "address_in_use": None, "state": "up", "weight": 1,
@@ -35,6 +50,7 @@ def listener(name: str = "main", **changed: Any) -> dict[str, Any]:
         "accepted_total": 40, "refused_total": 3, "failed_total": 4, "bytes_in_total": 2048, "bytes_out_total": 1,
         "closed_total": 23, "cut_total": 0, "retries_total": 0, "pauses_total": 0, "resumes_total": 0,
         "ends": {"--": 12, "CD": 1200, "SC": 4, "sQ": 3, "KD": 0},
+        "times": {"session": times(5, 3, 0, 1, sum_s=12.5), "handshake": times()},
     }  # fmt: skip
     return plain | changed
 
@@ -45,6 +61,7 @@ def pool(name: str, backends: list[dict[str, Any]], **changed: Any) -> dict[str,
         "name": name, "balance": "leastconn", "serving": up > 0, "up": up,
         "reason": "" if up else "every backend is down",
         "queued": 0, "queued_total": 6, "max_queue": 1024, "framed": None, "backends": backends,
+        "times": {"connect": times(1, 0, 0, 0, sum_s=0.0005), "wait": times(), "reply": times()},
     }  # fmt: skip
     return plain | changed
 
@@ -70,6 +87,7 @@ def status(**changed: Any) -> dict[str, Any]:
         "schema": 2, "version": "1.2.3", "host": "lb-1", "config": "/etc/balancer.ini", "serving": serves,
         "reason": "" if serves else "every backend is down", "generation": 2, "uptime_s": 61.5, "steering": "on",
         "listeners": [listener()], "workers": [worker(0)], "reload": None, "pools": pools, "events": [event()],
+        "bounds_s": BOUNDS,
         "totals": {key: n for n, key in enumerate(TOTALS, 100)} | {"queued": 0, "ends": {"--": 12, "CD": 1200, "KD": 0}},
     }  # fmt: skip
     return plain | changed

@@ -5,9 +5,11 @@ import re
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from prometheus_client import parser
+from prometheus_client.openmetrics import parser as openmetrics
 
 from balancer.console.prometheus import METRICS, exposition
-from tests.unit.balancer.console.sample_status import TOTALS, backend, listener, pool, status, worker
+from tests.unit.balancer.console.sample_status import TOTALS, backend, listener, pool, status, times, worker
 
 LINE = re.compile(
     r'(?P<name>[a-z_]+)(?:\{(?P<labels>(?:[a-z]+="(?:[^"\\\n]|\\[\\"n])*",?)+)\})? (?P<value>\S+)'
@@ -54,9 +56,9 @@ balancer_backend_state_age_seconds{pool="main",backend="a"} 1.5
 # HELP balancer_backend_weight Weight in force.
 # TYPE balancer_backend_weight gauge
 balancer_backend_weight{pool="main",backend="a"} 1
-# HELP balancer_backend_sessions Sessions open now.
-# TYPE balancer_backend_sessions gauge
-balancer_backend_sessions{pool="main",backend="a"} 2
+# HELP balancer_backend_open_sessions Sessions open now.
+# TYPE balancer_backend_open_sessions gauge
+balancer_backend_open_sessions{pool="main",backend="a"} 2
 # HELP balancer_backend_sessions_limit Its maxconn; 0 is no limit.
 # TYPE balancer_backend_sessions_limit gauge
 balancer_backend_sessions_limit{pool="main",backend="a"} 0
@@ -100,7 +102,7 @@ def test_every_figure_of_the_balancer_is_there() -> None:
     plain = {name: value for (name, labels), value in samples.items() if not labels}
     assert plain == {
         "balancer_uptime_seconds": 61.5, "balancer_generation": 2, "balancer_config_last_reload_successful": 1,
-        "balancer_serving": 1, "balancer_steering": 1, "balancer_sessions": 100, "balancer_accepted_total": 101,
+        "balancer_serving": 1, "balancer_steering": 1, "balancer_open_sessions": 100, "balancer_accepted_total": 101,
         "balancer_refused_total": 102, "balancer_failed_total": 103, "balancer_bytes_in_total": 104,
         "balancer_bytes_out_total": 105, "balancer_closed_total": 106, "balancer_cut_total": 107,
         "balancer_retries_total": 108, "balancer_pauses_total": 109, "balancer_resumes_total": 110,
@@ -149,7 +151,7 @@ def test_processes_are_summed_by_slot_and_have_no_pid() -> None:
     text = exposition(status(workers=[old, worker(0), worker(1, state="hung")]))
     samples = read(text)
     assert "4711" not in text and "pid" not in text
-    assert samples["balancer_worker_sessions", (("slot", "0"),)] == 7
+    assert samples["balancer_worker_open_sessions", (("slot", "0"),)] == 7
     assert samples["balancer_worker_cpu_ratio", (("slot", "0"),)] == 0.125
     assert samples["balancer_worker_resident_memory_bytes", (("slot", "0"),)] == 1048577
     states = {labels[0][1]: value for (name, labels), value in samples.items() if name == "balancer_workers"}
@@ -202,3 +204,34 @@ def test_a_pool_in_framed_mode_has_its_connections() -> None:
         ("balancer_pool_connections_idle", (("pool", "a"),)): 3,
         ("balancer_pool_connections_in_use", (("pool", "a"),)): 2,
     }
+
+
+def test_a_histogram_counts_up_to_each_bound() -> None:
+    """A pool without framed mode has no replies; a listener without TLS no handshakes."""
+    samples = read(exposition(status()))
+    ours = {key: value for key, value in samples.items() if "session_seconds" in key[0]}
+    name, label = "balancer_listener_session_seconds", ("listener", "main")
+    assert ours == {
+        (name + "_bucket", (label, ("le", "0.001"))): 5, (name + "_bucket", (label, ("le", "0.01"))): 8,
+        (name + "_bucket", (label, ("le", "1.0"))): 8, (name + "_bucket", (label, ("le", "+Inf"))): 9,
+        (name + "_sum", (label,)): 12.5, (name + "_count", (label,)): 9,
+    }  # fmt: skip
+    assert samples["balancer_pool_wait_seconds_count", (("pool", "main"),)] == 0
+    assert not [key for key in samples if "reply" in key[0] or "handshake" in key[0]]
+
+
+def test_a_reader_of_openmetrics_takes_every_family() -> None:
+    """There a gauge must not have the name of a counter without `_total`."""
+    framed = {"requests_per_s": 7, "connections_idle": 3, "connections_in_use": 2}
+    handshakes = {"session": times(1, 0, 0, 0), "handshake": times(0, 2, 0, 0, sum_s=0.01)}
+    found = status(
+        listeners=[listener(times=handshakes)],
+        pools=[pool("main", [backend("a")], framed=framed)],
+        reload={"serial": 1, "ok": True, "text": "", "age_s": 3.2},
+    )
+    families = list(openmetrics.text_string_to_metric_families(exposition(found, is_open_metrics=True)))
+    kinds = {family.name: family.type for family in families}
+    assert kinds == {"balancer_" + one.name.removesuffix("_total"): one.kind for one in METRICS}
+    as_text = parser.text_string_to_metric_families(exposition(found))
+    values = {(one.name, *one.labels.items()): one.value for family in as_text for one in family.samples}
+    assert values == {(one.name, *one.labels.items()): one.value for each in families for one in each.samples}

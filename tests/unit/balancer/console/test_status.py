@@ -17,6 +17,7 @@ from balancer.pool.backend import Backend
 from balancer.pool.targets import NameAddresses
 from balancer.pool.verdicts import VerdictWriter
 from balancer.shm import layout as c
+from balancer.shm.histogram import Histogram
 from balancer.shm.table import RETIRED_ROW
 from balancer.web.figures import human_age, human_bytes
 from tests.unit.balancer.console.sample_status import backend, listener, status
@@ -70,6 +71,20 @@ def test_totals_include_the_dead_and_the_draining(board: b.Board) -> None:
     totals = look(board)["totals"]
     assert (totals["respawns_total"], totals["hangs_total"]) == (4, 1)
     assert (totals["accepted_total"], totals["sessions"], totals["bytes_in_total"]) == (130, 3, 12)
+
+
+def test_times_are_of_the_whole_life_of_the_balancer(board: b.Board) -> None:
+    row = lease(board, 3, pid=71, state=c.READY, beat_ms=100_000)
+    Histogram(row[board.pool_at(0) + b.P_WAIT_TIMES :]).observe(3.0)
+    Histogram(board.shared.rows.row(RETIRED_ROW)[board.listener_at(0) + b.L_SESSION_TIMES :]).observe(0.07)
+    found = look(board)
+    [listener], [pool] = found["listeners"], found["pools"]
+    wait, session = pool["times"]["wait"], listener["times"]["session"]
+    assert (wait["count"], wait["sum_s"], wait["counts"][found["bounds_s"].index(5.0)]) == (1, 3.0, 1)
+    assert session["counts"][found["bounds_s"].index(0.1)] == 1 and 0.05 < session["p50_s"] <= 0.1
+    assert pool["times"]["connect"] == pool["times"]["reply"] == listener["times"]["handshake"]
+    nothing = {"count": 0, "sum_s": 0.0, "p50_s": None, "p90_s": None, "p99_s": None, "counts": []}
+    assert pool["times"]["reply"] == nothing
 
 
 def test_listeners_and_pools_have_their_own_figures(board: b.Board) -> None:

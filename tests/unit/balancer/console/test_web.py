@@ -72,6 +72,16 @@ def test_a_request_has_no_body(web: Fixture, method: str, status: int, framing: 
     assert (b"allow: get, head" in answer.lower()) == (status == 405)
 
 
+@pytest.mark.parametrize(
+    ("accept", "kind"), [("", "text/plain"), ("application/openmetrics-text", "application/op")]
+)
+def test_metrics_come_in_the_format_that_was_asked_for(web: Fixture, accept: str, kind: str) -> None:
+    wanted = f"Accept: {accept};version=1.0.0,*/*;q=0.1\r\n" if accept else ""
+    answer = received(web.say(f"GET /metrics HTTP/1.1\r\nHost: x\r\n{wanted}\r\n".encode()))
+    assert f"Content-Type: {kind}".encode() in answer
+    assert answer.endswith(b"# EOF\n|open") == bool(accept)
+
+
 @pytest.mark.parametrize("said", [b"", REQUEST[:10], REQUEST])
 def test_health_is_answered_whatever_the_other_clients_do(web: Fixture, said: bytes) -> None:
     others = [web.say(said) for _ in range(2 * CLIENT_LIMIT)]

@@ -20,6 +20,8 @@ from balancer.pool.board import (
     KINDS,
     L_ACCEPTED,
     L_ENDS,
+    L_HISTOGRAMS,
+    L_SESSION_TIMES,
     L_SESSIONS,
     LISTENERS,
     LOG_DROPPED,
@@ -27,6 +29,7 @@ from balancer.pool.board import (
     MOST_ENDS,
     MOST_LISTENERS,
     MOST_POOLS,
+    P_HISTOGRAMS,
     P_OLDEST_WAIT_MS,
     P_QUEUED,
     POOLS,
@@ -38,6 +41,7 @@ from balancer.pool.board import (
     capacity_for,
     columns_for,
 )
+from balancer.shm.histogram import CELLS, Histogram, bucket_of
 from balancer.shm.layout import FIRST_LEASE, PID, PREFORK_COLUMNS, make_shared
 from balancer.shm.table import RETIRED_ROW
 from tests.unit.balancer.pool.boards import make_board
@@ -55,7 +59,14 @@ def values(prefix: str) -> list[int]:
 
 def test_no_two_names_share_a_column_of_a_block() -> None:
     ends = range(L_ENDS + 1, L_ENDS + MOST_ENDS)  # one name for all of them
-    for prefix, kind, more in (("L_", LISTENERS, ends), ("P_", POOLS, ()), ("B_", BACKENDS, ())):
+    times = [
+        [first + cell for first in each for cell in range(1, CELLS)] for each in (L_HISTOGRAMS, P_HISTOGRAMS)
+    ]
+    for prefix, kind, more in (
+        ("L_", LISTENERS, [*ends, *times[0]]),
+        ("P_", POOLS, times[1]),
+        ("B_", BACKENDS, []),
+    ):
         block = [*values(prefix), *more]
         assert len(block) == len(set(block)) >= 3
         assert min(block) >= 0 and max(block) < kind.size
@@ -112,6 +123,20 @@ def test_a_gauge_is_the_sum_over_living_rows_only() -> None:
     for row in range(board.counts.rows):
         board.counts.row(row)[column] = 10**row
     assert board.gauge(column) == 10**3 + 10**4 + 10**5
+
+
+def test_a_histogram_counts_the_dead_and_every_living_process_once() -> None:
+    board = make_board(listeners=2, live=3)
+    for row, seconds in ((FIRST_LEASE, 0.002), (FIRST_LEASE, 7.0), (FIRST_LEASE + 2, 0.002)):
+        board.counts.row(row)[PID] = 100 + row
+        Histogram(board.counts.row(row)[Board.listener_at(1) + L_SESSION_TIMES :]).observe(seconds)
+    for dead in (FIRST_LEASE + 2, FIRST_LEASE):
+        found = board.histogram(LISTENERS, 1, L_SESSION_TIMES)
+        assert (found.count, found.seconds) == (3, 7.004)
+        assert found.counts[bucket_of(0.002)] == 2
+        board.counts.fold(dead, RETIRED_ROW, board.totals())
+    assert board.histogram(LISTENERS, 1, L_SESSION_TIMES) == found
+    assert board.histogram(LISTENERS, 0, L_SESSION_TIMES).count == 0
 
 
 def test_a_total_counts_the_dead_too() -> None:

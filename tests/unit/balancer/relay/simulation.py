@@ -23,13 +23,24 @@ from balancer.edge.route import Route
 from balancer.eventloop.loop import Loop
 from balancer.options import MAIN, Listener, Pool
 from balancer.pool.backend import Backend, parse_upstream, with_indexes
-from balancer.pool.board import L_ENDS, Board, columns_for
+from balancer.pool.board import (
+    L_ENDS,
+    L_SESSION_TIMES,
+    LISTENERS,
+    P_QUEUED_TOTAL,
+    P_WAIT_TIMES,
+    POOLS,
+    BlockKind,
+    Board,
+    columns_for,
+)
 from balancer.pool.election import Elector
 from balancer.pool.targets import DialTarget
 from balancer.relay import ends
 from balancer.relay.assembly import WorkerRelay
 from balancer.relay.context import WorkerContext
 from balancer.relay.session import Session
+from balancer.shm.histogram import USED, Distribution, distribution
 from balancer.shm.layout import FIRST_LEASE, MASTER_LIVE_ROWS, MASTER_ROW, PID, make_shared
 from balancer.shm.source_table import SourceTable
 
@@ -146,12 +157,16 @@ class WorkerSimulation:
         ]
 
     def close(self) -> None:
-        """Everything that the test opened, and whatever is still at work. Every end that the log has is counted."""
+        """Everything that the test opened, and whatever is still at work. Every end that the log has is counted, and how
+        long the session lasted; every wait in a queue as well."""
         for session in list(self.context.sessions):
             session.close("KD")
         self.turn()
         counted = Counter({end: self.cell(L_ENDS + n) for n, end in enumerate(ends.ORDER)})
         assert +counted == Counter(end.split()[0] for end in self.ends)
+        assert self.times(LISTENERS, L_SESSION_TIMES).count == len(self.ends)
+        for pool in range(len(self.relay.pools)):
+            assert self.times(POOLS, P_WAIT_TIMES, pool).count == self.pool_cell(P_QUEUED_TOTAL, pool)
         for sock in (*self._opened, *self.servers, self.listening):
             sock.close()
         self.context.pipes.close()
@@ -219,6 +234,11 @@ class WorkerSimulation:
 
     def pool_cell(self, column: int, pool: int = 0) -> int:
         return self.process_cell(self.board.pool_at(pool) + column)
+
+    def times(self, kind: BlockKind, histogram: int, index: int = 0) -> Distribution:
+        """A histogram of this worker."""
+        at = kind.at(index) + histogram
+        return distribution(self.context.cells[at : at + USED].tolist())
 
     def backend_cell(self, column: int, server: int = 0) -> int:
         return self.process_cell(self.board.backend_at(self.backends[server].index) + column)

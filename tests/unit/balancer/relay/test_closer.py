@@ -14,11 +14,14 @@ from balancer.pool.board import (
     L_BYTES_OUT,
     L_ENDS,
     L_REFUSED,
+    L_SESSION_TIMES,
     L_SESSIONS,
+    LISTENERS,
     MOST_ENDS,
 )
 from balancer.relay import ends
 from balancer.relay.context import session_budget
+from balancer.shm.histogram import bucket_of
 from balancer.shm.layout import LOAD
 from tests.unit.balancer.relay.simulation import WorkerSimulation, heard
 
@@ -98,6 +101,23 @@ def test_every_byte_is_counted_once_by_sweep_and_closer(worker: WorkerSimulation
     assert (worker.backend_cell(B_BYTES_IN), worker.backend_cell(B_BYTES_OUT)) == (28, 9)
     [line] = worker.lines.sessions
     assert "in=28 out=9" in line
+
+
+@pytest.mark.parametrize("takes_over", [False, True])
+def test_the_ages_of_a_batch_are_counted_at_its_end(worker: WorkerSimulation, takes_over: bool) -> None:
+    worker.pair()
+    worker.pass_time(7.0)
+    worker.pair()
+    worker.pass_time(2.0)
+    if takes_over:
+        worker.sessions[0].take_over()
+    assert worker.times(LISTENERS, L_SESSION_TIMES).count == 0
+    for session, end in zip(worker.sessions, (ends.CLEAN, ends.KILLED), strict=True):
+        session.close(end)
+    worker.turn()
+    found = worker.times(LISTENERS, L_SESSION_TIMES)
+    assert (found.count, found.seconds) == (2, 11.0)
+    assert (found.counts[bucket_of(9.0)], found.counts[bucket_of(2.0)]) == (1, 1)
 
 
 def test_every_end_there_is_has_its_place_in_the_order() -> None:

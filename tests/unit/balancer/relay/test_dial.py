@@ -20,12 +20,15 @@ from balancer.pool.board import (
     L_BYTES_OUT,
     L_RETRIES,
     L_SESSIONS,
+    P_CONNECT_TIMES,
     P_QUEUED,
     P_QUEUED_TOTAL,
+    POOLS,
 )
 from balancer.pool.election import Elector
 from balancer.relay.flow import BULK
 from balancer.relay.session import Session
+from balancer.shm.histogram import bucket_of
 from tests.unit.balancer.relay.simulation import (
     OWN,
     FarElector,
@@ -208,8 +211,12 @@ def test_a_far_backend_is_waited_for(make: Make) -> None:
     spoken(worker)
     worker.turn()
     assert len(worker.lane.dialling) == 1
+    worker.time += 0.03
     worker.settle()
     assert heard(worker.accept()) == "ask|open"
+    connects = worker.times(POOLS, P_CONNECT_TIMES)
+    assert connects.count == connects.counts[bucket_of(0.03)] == 1
+    assert connects.seconds == pytest.approx(0.03, abs=2e-6)
 
 
 class UnreadySocket(PairedSocket):

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from balancer.pool.board import B_SESSIONS, P_OLDEST_WAIT_MS, P_QUEUED, P_QUEUED_TOTAL
+from balancer.pool.board import B_SESSIONS, P_OLDEST_WAIT_MS, P_QUEUED, P_QUEUED_TOTAL, P_WAIT_TIMES, POOLS
 from balancer.pool.verdicts import VerdictWriter
 from balancer.relay.queue import LOOK, UNDECIDED
 from tests.unit.balancer.pool.boards import OtherProcess
@@ -76,6 +76,8 @@ def test_a_client_waits_no_longer_than_the_timeout(worker: WorkerSimulation) -> 
     worker.pass_time(0.3, 0.05)
     assert waiting(worker) == 0
     assert worker.ends == ["sQ queue-timeout"]
+    waits = worker.times(POOLS, P_WAIT_TIMES)
+    assert waits.count == 1 and waits.seconds == pytest.approx(10.05, abs=0.1)
 
 
 def test_a_client_that_leaves_the_queue_is_passed_over(worker: WorkerSimulation) -> None:
