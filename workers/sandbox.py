@@ -90,6 +90,11 @@ class Sandbox:
     layers: list[str] = field(default_factory=list)
     missing: dict[str, str] = field(default_factory=dict)
 
+    @property
+    def is_whole(self) -> bool:
+        """True when no layer is missing but those of OPTIONAL."""
+        return self.missing.keys() <= {*OPTIONAL}
+
     def __str__(self) -> str:
         return ",".join(self.layers) or "off"
 

@@ -213,6 +213,22 @@ def test_cpu_processes_are_in_the_sandbox(client: ClientFixture) -> None:
         assert int(status["Seccomp"]) == 2 or "seccomp:" in text.partition("without")[2]
 
 
+@pytest.mark.parametrize("wanted", ["off", "require"])
+def test_the_sandbox_that_is_asked_for(client: ClientFixture, wanted: str) -> None:
+    client.fill(2, "GIF", "GIF")
+    log = client.directory / "client.log"
+    done = client.run_local("--sandbox", wanted, "--log", str(log), "--loglevel", "2")
+    if wanted == "off":
+        assert done.code == 0, done.err
+        assert 'note="sandbox off"' in log.read_text()
+    elif done.code == 0:
+        assert "no_new_privs" in log.read_text()
+        assert "seccomp" not in log.read_text().partition("without")[2]
+    else:
+        assert "--sandbox auto starts without" in done.err
+        assert client.saved() == {}
+
+
 def test_many_small_pictures_of_every_format(client: ClientFixture) -> None:
     for format in ("JPEG", "PNG", "GIF"):
         client.fill(20, format, format)

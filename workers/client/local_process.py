@@ -35,6 +35,7 @@ class LocalWork:
     job: ResizeJob
     limits: PictureLimits
     place_bytes: int
+    sandbox: str = "auto"
 
 
 def work_of(options: ClientOptions) -> LocalWork:
@@ -48,7 +49,8 @@ def work_of(options: ClientOptions) -> LocalWork:
         orient=True,
         **parse_parameters(options.parameters),
     )
-    return LocalWork(job, PictureLimits(max_bytes=options.max_frame), options.max_frame)
+    limits = PictureLimits(max_bytes=options.max_frame)
+    return LocalWork(job, limits, options.max_frame, options.sandbox)
 
 
 def spawn(work: LocalWork) -> LocalProcess:
@@ -86,11 +88,9 @@ def _run_child(sock: socket.socket, memory: mmap.mmap, work: LocalWork, parent: 
         bind_to_parent(parent)
         limit_child()
         imaging.prepare()
-        entered = sandbox.enter(ConfinedProcess(parent), sandbox.LAYERS)
-        missing = "; ".join(f"{name}: {reason}" for name, reason in entered.missing.items())
-        sock.send(
-            LocalReply(READY, text=f"sandbox {entered}" + (f" without {missing}" if missing else "")).encode()
-        )
+        layers = sandbox.LAYERS if work.sandbox != "off" else {}
+        entered = sandbox.enter(ConfinedProcess(parent), layers)
+        sock.send(readiness(entered, work.sandbox == "require").encode())
         serve(sock, memory, work)
         code = 0
     except BaseException:
@@ -98,6 +98,13 @@ def _run_child(sock: socket.socket, memory: mmap.mmap, work: LocalWork, parent: 
     finally:
         sys.stderr.flush()
         os._exit(code)  # without the parent's stack and its exit handlers
+
+
+def readiness(entered: sandbox.Sandbox, is_required: bool) -> LocalReply:
+    """The first reply: what the process has given up; 503 when that is less than is required."""
+    missing = "; ".join(f"{name}: {reason}" for name, reason in entered.missing.items())
+    text = f"sandbox {entered}" + (f" without {missing}" if missing else "")
+    return LocalReply(READY, 503 if is_required and not entered.is_whole else 200, text=text)
 
 
 def serve(sock: socket.socket, memory: mmap.mmap, work: LocalWork) -> None:

@@ -135,6 +135,8 @@ class LocalRun:
             _, job = worker.orders.popleft()
             worker.began_at = self._loop.now
             self.ledger.answer(job, self._response(worker, reply))
+        elif reply.status != 200:
+            self.ledger.end(f"{reply.text}; --sandbox auto starts without")
         else:
             self._log.debug("ready", cpu=worker.number, child=worker.process.pid, note=reply.text)
         worker.is_ready = True

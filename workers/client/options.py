@@ -136,6 +136,12 @@ class ClientOptions(CommonOptions):
         parse_cpus,
         metavar="N",
     )
+    sandbox: str = _task(
+        "auto",
+        "what processes of --local give up: auto is every layer that the machine has, require is no start without one of "
+        "them (the network namespace excepted), off is none",
+        choices=("auto", "off", "require"),
+    )
     proxy: Address = _sending(  # noqa: RUF009 - a dataclass field
         "localhost:9090",
         "balancer or resizer to send to: host:port, [v6]:port or unix:/path",

@@ -65,7 +65,7 @@ def run(child: Child, options: ResizerOptions) -> int:
     entered = _enter_sandbox(child, options)
     missing = "; ".join(f"{name}: {reason}" for name, reason in entered.missing.items())
     without = {"without": missing} if missing else {}
-    if options.sandbox == "require" and not entered.missing.keys() <= {*sandbox.OPTIONAL}:
+    if options.sandbox == "require" and not entered.is_whole:
         child.log.error("sandbox", entered=entered, **without, then="exit; --sandbox auto starts without")
         return EXIT_CRASH
     child.log.info("ready", cpu=child.slot, nice=nice, imaging=versions, sandbox=entered, **without)

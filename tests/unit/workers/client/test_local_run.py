@@ -3,6 +3,7 @@
 import mmap
 import socket
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -12,14 +13,17 @@ from balancer.eventloop.loop import Loop
 from workers.client.journal import Journal
 from workers.client.ledger import RunSpec
 from workers.client.local_orders import LONGEST, ORDER, PLACES, READY, LocalProcess, LocalReply, decode_reply
+from workers.client.local_process import readiness
 from workers.client.local_run import START_FAILURES, LocalRun
 from workers.client.naming import target_names
 from workers.client.options import parse_client
 from workers.client.output import OutputDirectory
 from workers.client.report import Statistics
 from workers.client.scan import scan
+from workers.sandbox import Sandbox
 
 PLACE = 4096
+LIBRARY = LocalReply(READY, text="a library")
 
 
 def gif(width: int, height: int) -> bytes:
@@ -64,8 +68,8 @@ class PlayedProcess:
         if self.is_alive and not self.is_stuck:
             self.behave(self, serial, content)
 
-    def ready(self) -> None:
-        self.sock.send(LocalReply(READY, text="a library").encode())
+    def ready(self, reply: LocalReply) -> None:
+        self.sock.send(reply.encode())
 
     def result(self, serial: int, data: bytes, note: str = "") -> None:
         start = serial % PLACES * PLACE
@@ -110,6 +114,7 @@ class LocalFixture:
         words: tuple[str, ...] = (),
         clock: Callable[[], float] | None = None,
         is_ready: bool = True,
+        first: LocalReply = LIBRARY,
     ) -> Statistics:
         arguments = ["--input", str(self.input), "--output", str(self.output), "--local", "-w", "8"]
         arguments += ["--cpus", str(count)]
@@ -125,7 +130,7 @@ class LocalFixture:
         def spawn() -> LocalProcess:
             process = PlayedProcess(loop, behave)
             self.processes.append(process)
-            loop.call_next_turn(process.ready if is_ready else process.die)
+            loop.call_next_turn(partial(process.ready, first) if is_ready else process.die)
             return LocalProcess(len(self.processes), process.ours, process.memory)
 
         def reap(process: LocalProcess) -> str:
@@ -293,6 +298,22 @@ def test_processes_that_do_not_start_end_the_run(local: LocalFixture) -> None:
     assert (statistics.failed, statistics.unfinished, statistics.exit_code()) == (0, 3, 1)
     assert len(local.processes) == START_FAILURES
     assert len(statistics.rows) == 3
+
+
+def test_a_sandbox_that_is_required_and_not_there_ends_the_run(local: LocalFixture) -> None:
+    local.fill(3)
+    entered = Sandbox(["landlock"], {"seccomp": "no libseccomp"})
+    assert (
+        readiness(entered, False).status
+        == readiness(Sandbox(missing={"net_namespace": "no"}), True).status
+        == 200
+    )
+    statistics = local.run(first=readiness(entered, True))
+    assert statistics.stops == [
+        "sandbox landlock without seccomp: no libseccomp; --sandbox auto starts without"
+    ]
+    assert (statistics.unfinished, statistics.exit_code()) == (3, 1)
+    assert local.saved() == []
 
 
 def test_a_source_that_is_gone_fails_alone(local: LocalFixture) -> None:
