@@ -37,7 +37,7 @@ changed; a verdict in one pool costs the others nothing.
 import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from operator import add, itemgetter
+from operator import add
 
 from balancer.options import MOST_LISTENERS, MOST_POOLS
 from balancer.shm.histogram import CELLS, USED, Distribution, distribution
@@ -141,9 +141,6 @@ CHECK_NAMES = (
 WORKER_ROLE = 0  # value of ROLE: the first role of the balancer's plan
 
 LEAST_BACKENDS = 1024
-FEW = (
-    16  # up to so many backends, and from so many rows on, a column is read per backend: few long slices win
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,7 +232,7 @@ class Board:
         """Sum of a gauge over all living processes, draining ones included."""
         columns = self.columns
         cells = self.cells
-        return sum(cells[FIRST_LEASE * columns + column : cells[self._live] * columns : columns].tolist())
+        return sum(cells[FIRST_LEASE * columns + column : cells[self._live] * columns : columns])
 
     def total(self, column: int) -> int:
         """Sum of a total over the living and the dead; from one look to the next it never falls."""
@@ -305,29 +302,14 @@ class Board:
         first, size = FIRST_LEASE * columns + BACKENDS.at(0) + B_SESSIONS, BACKENDS.size
 
         def read(index: int) -> int:
-            return sum(cells[first + index * size : cells[live] * columns : columns].tolist())
+            return sum(cells[first + index * size : cells[live] * columns : columns])
 
         return read
 
     def loads_reader(self, indexes: Sequence[int]) -> Callable[[], list[int]]:
-        """A function giving the sessions of these backends at the moment of the call, in their order.
-
-        Few backends are summed down their columns, many along the rows: 3 backends over 64 rows and 1000 over 4 both
-        stay a handful of slices (50 backends: over 4 rows 9 us by column, 4 by row; over 70 rows 55 and 190). The blocks
-        of a pool lie side by side as long as reloads leave them so; where they are scattered, slices along the rows would
-        be longer than what they are read for."""
-        by_column = self._read_columns(
-            [FIRST_LEASE * self.columns + BACKENDS.at(index) + B_SESSIONS for index in indexes]
-        )
-        span = max(indexes) - min(indexes) + 1
-        if len(indexes) <= FEW or span > 8 * len(indexes):
-            return by_column
-        by_row = self._read_rows(list(indexes), min(indexes), span)
-        cells, live = self.cells, self._live
-        return lambda: by_row() if cells[live] < FIRST_LEASE + FEW else by_column()
-
-    def _read_columns(self, offsets: list[int]) -> Callable[[], list[int]]:
+        """A function giving the sessions of these backends at the moment of the call, in their order."""
         cells, columns, live, column = self.cells, self.columns, self._live, self.cells.__getitem__
+        offsets = [FIRST_LEASE * columns + BACKENDS.at(index) + B_SESSIONS for index in indexes]
         rows, slices = -1, [slice(0)]
 
         def read() -> list[int]:
@@ -336,22 +318,6 @@ class Board:
                 rows = cells[live]
                 slices = [slice(offset, rows * columns, columns) for offset in offsets]
             return list(map(sum, map(column, slices)))
-
-        return read
-
-    def _read_rows(self, indexes: list[int], lowest: int, span: int) -> Callable[[], list[int]]:
-        cells, columns, live, size = self.cells, self.columns, self._live, BACKENDS.size
-        first = FIRST_LEASE * columns + BACKENDS.at(lowest) + B_SESSIONS
-        length = span * size
-        places = [index - lowest for index in indexes]
-        pick = None if places == list(range(span)) else itemgetter(*places)
-
-        def read() -> list[int]:
-            at = first
-            sums = cells[at : at + length : size].tolist()
-            for at in range(first + columns, cells[live] * columns, columns):
-                sums = list(map(add, sums, cells[at : at + length : size].tolist()))
-            return sums if pick is None else list(pick(sums))
 
         return read
 

@@ -73,6 +73,8 @@ class Elector:
                 self._set_target(backend.index, targets_of(board, backend))
         self._none_is_up = "down"  # or "resolving"
         self._limits: dict[int, int] = {}  # maxconn of those that have one
+        self._load = board.load_reader()
+        self._ended: set[int] = set()  # indexes released since a policy has last looked
         self._pick: Pick = _pick_none
         self._reserve: Pick = _pick_none  # the backups, for sessions that could reach no other backend
         self._tiers: tuple[list[Candidate], ...] = ([], [], [])
@@ -118,6 +120,9 @@ class Elector:
                 break
             if answer == "busy":
                 why = "busy"
+            elif why == "full" and len(skip) == len(tried):
+                # The first that is full is seldom the only one: a pick for each of many would take long.
+                skip.update(index for index, limit in self._limits.items() if self._load(index) >= limit)
             skip.add(backend.index)
             index = pick(source_ip, skip)
             if index is None:
@@ -131,7 +136,9 @@ class Elector:
         """The session's socket to the backend is closed (or was never opened). The bytes are those it moved and
         `count_bytes` has not counted."""
         cells = self._cells
-        gauge = self._gauges + backend.index * _BLOCK
+        index = backend.index
+        self._ended.add(index)
+        gauge = self._gauges + index * _BLOCK
         cells[gauge] -= 1
         cells[gauge + _BYTES_IN] += bytes_in
         cells[gauge + _BYTES_OUT] += bytes_out
@@ -209,7 +216,7 @@ class Elector:
         if not eligible:
             return _pick_none
         loads = self._board.loads_reader([candidate.index for candidate in eligible])
-        choice = Choice(eligible, everyone, loads, self._board.load_reader(), self._start)
+        choice = Choice(eligible, everyone, loads, self._load, self._start, self._ended)
         return POLICIES[self._pool.balance](choice)
 
 

@@ -1,12 +1,13 @@
 """The policies: which backend is next. Pure.
 
 RULES: no clock, no socket, no board. A policy is built for one set of eligible candidates and returns a pick function;
-it is built anew when the set changes. The sessions per backend come in as a function. A pick skips the indexes in
-`skip` (already tried, or full) and returns None when none is left.
+it is built anew when the set changes. The sessions per backend come in as functions. A pick skips the indexes in
+`skip` (already tried, or full) and returns None when none is left. In a bigger pool a pick costs the logarithm more.
 
     choice ---POLICIES[name]---> pick(source, skip) -> index | None
 
-    leastconn    min (sessions + 1) / weight over all workers; among equals the one furthest behind
+    leastconn    min (sessions + 1) / weight over all workers; among equals the one furthest behind. Of more than FEW
+                 the least that the worker knows of, whose sessions are read at the moment of the pick
     roundrobin   each its weight per round, spread evenly; exact in every worker
     random       by weight
     p2c          the less loaded of two distinct random ones: the cost does not grow with the pool
@@ -17,14 +18,17 @@ import random
 from array import array
 from bisect import bisect
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from hashlib import blake2b
-from heapq import heapify, heapreplace
+from heapq import heapify, heappop, heappush, heapreplace
 from itertools import accumulate
 
 Pick = Callable[[str, Collection[int]], int | None]
 
+FEW = (
+    8  # up to so many backends, leastconn reads the sessions of all at every pick: 1.6 us, as a pick of many
+)
 POINTS = 160  # on the ring per unit of weight: shares within about 8 % (1 / sqrt(160))
 _POINTS_PER_HASH = 8
 
@@ -49,6 +53,8 @@ class Choice:
     loads: Callable[[], list[int]]  # sessions of the eligible, in their order
     load: Callable[[int], int]  # sessions of one index
     start: int = 0
+    # indexes whose backends have lost sessions of this worker; leastconn removes what it has seen
+    ended: set[int] = field(default_factory=set)
 
 
 def leastconn(choice: Choice) -> Pick:
@@ -62,6 +68,11 @@ def leastconn(choice: Choice) -> Pick:
     ahead for an hour must not get an hour's sessions back at once. Measured in simulation, 1,000 sessions, 4 workers,
     1 to 50 at a time: shares within 5 points of the weights.
     """
+    return _least_of_few(choice) if len(choice.eligible) <= FEW else _least_of_many(choice)
+
+
+def _least_of_few(choice: Choice) -> Pick:
+    """leastconn by the sessions of all at the moment of the pick."""
     indexes = [candidate.index for candidate in choice.eligible]
     weights = [candidate.weight for candidate in choice.eligible]
     count = len(indexes)
@@ -100,6 +111,93 @@ def leastconn(choice: Choice) -> Pick:
         return indexes[best]
 
     return pick
+
+
+def _least_of_many(choice: Choice) -> Pick:
+    """leastconn by what this worker knows of the sessions.
+
+    Those of the first are read: it is picked when it costs no more than was known, else it goes back with what it costs
+    now. So all that other workers have given to a backend counts before it is given another session. What this worker
+    has ended counts at once; what others have ended is seen when it comes first, or when its turn comes to be read: each
+    pick reads one more. Measured in simulation, 1,000 backends, 5,000 sessions of 2 workers: the busiest holds 0.9 above
+    the mean; when all are read at every pick 0.5, by p2c 3.1.
+    """
+    indexes = [candidate.index for candidate in choice.eligible]
+    places = {index: place for place, index in enumerate(indexes)}
+    count = len(indexes)
+    order = _Order(choice, indexes)
+    seen, note = order.seen, order.note
+    load, ended = choice.load, choice.ended
+    turn = choice.start % count
+
+    def pick(source: str, skip: Collection[int]) -> int | None:
+        nonlocal turn
+        while ended:
+            if (place := places.get(ended.pop())) is not None:
+                note(place, seen[place] - 1)
+        turn = turn + 1 if turn + 1 < count else 0
+        note(turn, load(indexes[turn]))
+        best = order.take(skip)
+        return indexes[best] if best is not None else None
+
+    return pick
+
+
+class _Order:
+    """The places of the eligible by (cost, tag), as far as their sessions are known."""
+
+    __slots__ = ("_clock", "_entries", "_heap", "_indexes", "_lightest", "_load", "_weights", "seen")
+
+    def __init__(self, choice: Choice, indexes: list[int]) -> None:
+        self._indexes = indexes
+        self._weights = [candidate.weight for candidate in choice.eligible]
+        self._lightest = min(self._weights)
+        self._load = choice.load
+        self._clock = 0.0
+        self.seen = choice.loads()  # sessions, by place
+        tags = [
+            ((place - choice.start) % len(indexes)) / len(indexes) / weight
+            for place, weight in enumerate(self._weights)
+        ]
+        costs = [self._cost(place, sessions) for place, sessions in enumerate(self.seen)]
+        self._entries = list(zip(costs, tags, range(len(indexes)), strict=True))
+        self._heap = sorted(self._entries)  # entries that are no longer those of their places are passed over
+
+    def _cost(self, place: int, sessions: int) -> int:
+        """ceil((sessions + 1) * lightest / weight) - 1"""
+        return (sessions * self._lightest + self._lightest - 1) // self._weights[place]
+
+    def note(self, place: int, sessions: int) -> None:
+        """The backend of a place has so many sessions."""
+        if sessions != self.seen[place]:
+            self.seen[place] = sessions
+            entry = self._entries[place] = (self._cost(place, sessions), self._entries[place][1], place)
+            heappush(self._heap, entry)
+
+    def take(self, skip: Collection[int]) -> int | None:
+        """The place of the least that is not skipped, with one session more."""
+        heap, entries, weights, lightest = self._heap, self._entries, self._weights, self._lightest
+        best = None
+        while heap:
+            cost, tag, place = entry = heap[0]
+            if entry is not entries[place] or self._indexes[place] in skip:
+                heappop(heap)
+                continue
+            sessions = self._load(self._indexes[place])
+            is_least = (sessions * lightest + lightest - 1) // weights[place] <= cost
+            if is_least:
+                best = place
+                sessions += 1
+                self._clock = max(tag, self._clock - 1 / lightest)
+                tag = self._clock + 1 / weights[place]
+            self.seen[place] = sessions
+            entry = entries[place] = ((sessions * lightest + lightest - 1) // weights[place], tag, place)
+            heapreplace(heap, entry)
+            if is_least:
+                break
+        if skip or len(heap) > 4 * len(entries):
+            heap[:] = sorted(entries)
+        return best
 
 
 def roundrobin(choice: Choice) -> Pick:

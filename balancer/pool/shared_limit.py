@@ -79,7 +79,7 @@ class SharedLimit:
     def held(self, column: int) -> int:
         """Units held by all processes."""
         cells, columns = self._cells, self._columns
-        return sum(cells[FIRST_LEASE * columns + column : cells[self._live] * columns : columns].tolist())
+        return sum(cells[FIRST_LEASE * columns + column : cells[self._live] * columns : columns])
 
     def acquire(self, column: int, limit: int) -> Acquired:
         """Add 1 to the gauge in `column`, unless all `limit` (0 = no limit) units are held or that cannot be told now.

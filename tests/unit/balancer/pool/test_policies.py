@@ -1,5 +1,6 @@
 """The policies, pure: shares, ties, skipped backends, and which clients move when one is removed."""
 
+import inspect
 import random
 from collections import Counter
 from collections.abc import Sequence
@@ -8,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from balancer.pool.policies import POLICIES, Candidate, Choice, Pick
+from balancer.pool.policies import FEW, POLICIES, Candidate, Choice, Pick
 
 WEIGHTS = st.lists(st.integers(1, 9), min_size=1, max_size=6)
 
@@ -24,12 +25,20 @@ def built(
     loads: dict[int, int] | None = None,
     start: int = 0,
     everyone: Sequence[Candidate] = (),
+    ended: set[int] | None = None,
 ) -> Pick:
     def load(index: int) -> int:
         return (loads or {}).get(index, 0)
 
     return POLICIES[policy](
-        Choice(candidates, everyone or candidates, lambda: [load(c.index) for c in candidates], load, start)
+        Choice(
+            candidates,
+            everyone or candidates,
+            lambda: [load(c.index) for c in candidates],
+            load,
+            start,
+            set() if ended is None else ended,
+        )
     )
 
 
@@ -69,11 +78,12 @@ def test_leastconn_takes_the_least_sessions_per_weight() -> None:
     assert built("leastconn", [light, heavy], {light.index: 1, heavy.index: 9})("", ()) == light.index
 
 
-def test_leastconn_ties_rotate() -> None:
-    candidates = crowd([1, 1, 1])
-    chosen = picks(built("leastconn", candidates), 9)
+@pytest.mark.parametrize("count", [3, 3 * FEW])
+def test_leastconn_ties_rotate(count: int) -> None:
+    candidates = crowd([1] * count)
+    chosen = picks(built("leastconn", candidates), 3 * count)
     assert Counter(chosen) == {candidate.index: 3 for candidate in candidates}
-    assert all(len(set(chosen[turn : turn + 3])) == 3 for turn in (0, 3, 6))
+    assert all(len(set(chosen[turn : turn + count])) == count for turn in (0, count, 2 * count))
 
 
 def test_workers_do_not_all_begin_with_the_same_backend() -> None:
@@ -96,38 +106,166 @@ def test_leastconn_sends_nothing_to_the_one_with_long_sessions_until_the_others_
     assert busy in caught_up
 
 
-def test_leastconn_who_comes_back_to_the_ties_is_not_flooded() -> None:
-    candidates = crowd([1, 1])
+@pytest.mark.parametrize("count", [2, 3 * FEW])
+def test_leastconn_who_comes_back_to_the_ties_is_not_flooded(count: int) -> None:
+    candidates = crowd([1] * count)
     loads = {candidate.index: 0 for candidate in candidates}
+    ended: set[int] = set()
     away = candidates[0].index
-    pick = built("leastconn", candidates, loads)
+    pick = built("leastconn", candidates, loads, ended=ended)
     loads[away] = 5
-    picks(pick, 1000)
+    for _ in range(500 * count):  # one session at a time
+        index = pick("", ())
+        assert index is not None
+        ended.add(index)
     loads[away] = 0
-    assert Counter(picks(pick, 20))[away] <= 11
+    chosen = []
+    for _ in range(10 * count):
+        index = pick("", ())
+        assert index is not None
+        ended.add(index)
+        chosen.append(index)
+    assert 0 < Counter(chosen)[away] <= 11
 
 
-@pytest.mark.parametrize("weights", [[1, 1, 2], [5, 1, 1], [3, 1], [1, 1, 1]])
+@pytest.mark.parametrize(
+    "weights", [[1, 1, 2], [5, 1, 1], [3, 1], [1, 1, 1], [1, 2, 3, 4] * 3, [9, *[1] * (FEW + 1)]]
+)
 @pytest.mark.parametrize("at_once", [1, 2, 3, 5, 8, 50])
 def test_leastconn_shares_follow_the_weights_at_every_load(weights: list[int], at_once: int) -> None:
     """4 workers, 1,000 sessions of about equal length, `at_once` of them at a time."""
     candidates = crowd(weights)
     loads = {candidate.index: 0 for candidate in candidates}
-    workers = [built("leastconn", candidates, loads, start) for start in range(4)]
+    ended: list[set[int]] = [set() for _ in range(4)]
+    workers = [built("leastconn", candidates, loads, start, ended=ended[start]) for start in range(4)]
     dice = random.Random(at_once)
-    running: list[int] = []
+    running: list[tuple[int, int]] = []
     count: Counter[int] = Counter()
     for _ in range(1000):
         if len(running) == at_once:
-            loads[running.pop(0)] -= 1
-        index = dice.choice(workers)("", ())
-        assert index is not None
-        loads[index] += 1
-        count[index] += 1
-        running.append(index)
+            worker, index = running.pop(0)
+            loads[index] -= 1
+            ended[worker].add(index)
+        worker = dice.randrange(4)
+        chosen = workers[worker]("", ())
+        assert chosen is not None
+        loads[chosen] += 1
+        count[chosen] += 1
+        running.append((worker, chosen))
     for candidate in candidates:
         share = 1000 * candidate.weight / sum(weights)
         assert abs(count[candidate.index] - share) <= 50, count
+
+
+EVENTS = st.lists(
+    st.tuples(st.sampled_from(["pick", "other elects", "end"]), st.integers(0, 99)), max_size=120
+)
+
+
+@given(
+    backends=st.lists(st.tuples(st.integers(1, 5), st.integers(0, 9)), min_size=1, max_size=3 * FEW),
+    events=EVENTS,
+)
+def test_leastconn_is_exact_about_what_others_elect_and_what_the_worker_itself_ends(
+    backends: list[tuple[int, int]], events: list[tuple[str, int]]
+) -> None:
+    weights = [weight for weight, _ in backends]
+    candidates = crowd(weights)
+    by_index = {candidate.index: candidate for candidate in candidates}
+    loads = {index: load for index, (_, load) in zip(by_index, backends, strict=True)}
+    ended: set[int] = set()
+    own = [index for index, load in loads.items() for _ in range(load)]
+    pick = built("leastconn", candidates, loads, ended=ended)
+
+    def cost(index: int) -> int:
+        return (loads[index] * min(weights) + min(weights) - 1) // by_index[index].weight
+
+    for what, number in events:
+        if what == "pick":
+            index = pick("", ())
+            assert index is not None and cost(index) == min(map(cost, loads))
+            own.append(index)
+            loads[index] += 1
+        elif what == "other elects":
+            loads[candidates[number % len(candidates)].index] += 1
+        elif own:
+            index = own.pop(number % len(own))
+            loads[index] -= 1
+            ended.add(index)
+
+
+def test_leastconn_finds_what_others_have_ended_within_a_pick_for_each_backend() -> None:
+    candidates = crowd([1] * 3 * FEW)
+    loads = {candidate.index: 9 for candidate in candidates}
+    away = candidates[20].index
+    loads[away] = 50
+    pick = built("leastconn", candidates, loads, start=21)
+    loads[away] = 0
+    chosen = []
+    for _ in candidates:
+        index = pick("", ())
+        assert index is not None
+        chosen.append(index)
+        loads[index] += 1
+    assert away in chosen
+
+
+def test_leastconn_picks_again_what_was_skipped() -> None:
+    first, *others = crowd([1] * 3 * FEW)
+    loads = {other.index: 5 for other in others}
+    pick = built("leastconn", [first, *others], loads)
+    assert pick("", {first.index}) != first.index
+    assert pick("", ()) == first.index
+
+
+def test_leastconn_puts_the_one_that_lost_a_session_and_got_another_behind_its_equals() -> None:
+    candidates = crowd([1] * 3 * FEW)
+    loads = {candidate.index: 5 for candidate in candidates}
+    ended: set[int] = set()
+    pick = built("leastconn", candidates, loads, ended=ended)
+    back = candidates[3].index
+    loads[back] -= 1
+    ended.add(back)
+    assert pick("", ()) == back
+    loads[back] += 1
+    chosen = []
+    for _ in candidates:
+        index = pick("", ())
+        assert index is not None
+        chosen.append(index)
+        loads[index] += 1
+    assert chosen[-1] == back
+
+
+@pytest.mark.parametrize("count", [3 * FEW, 1000])
+def test_leastconn_of_many_asks_for_two_loads_however_big_the_pool_is(count: int) -> None:
+    """In an only worker: of the one that is next, and of the one whose turn it is."""
+    candidates = crowd([1] * count)
+    loads: Counter[int] = Counter()
+    asked: list[int] = []
+
+    def load(index: int) -> int:
+        asked.append(index)
+        return loads[index]
+
+    pick = POLICIES["leastconn"](Choice(candidates, candidates, lambda: [0] * count, load))
+    for _ in range(3 * count):
+        index = pick("", ())
+        assert index is not None
+        loads[index] += 1
+    assert len(asked) == 2 * 3 * count
+
+
+def test_leastconn_keeps_no_more_than_a_few_entries_for_each_backend() -> None:
+    candidates = crowd([1] * 3 * FEW)
+    loads = {candidate.index: 50 for candidate in candidates}
+    pick = built("leastconn", candidates, loads)
+    heap = inspect.getclosurevars(pick).nonlocals["order"]._heap
+    dice = random.Random(1)
+    for _ in range(3000):
+        loads[dice.choice(candidates).index] = dice.randrange(40, 60)
+        pick("", ())
+        assert len(heap) <= 5 * len(candidates)
 
 
 # -- roundrobin
