@@ -16,6 +16,7 @@ from math import inf
 from typing import Any
 
 STREAM = socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
+_TCP_CLOSE = 7  # include/net/tcp_states.h
 _TCP_REPAIR = 19  # linux/tcp.h; Python has no name for it
 _RESET = struct.pack("ii", 1, 0)
 _NOTHING = b"\0\0\0\0"
@@ -125,11 +126,23 @@ def own_address(fd: int) -> tuple[Any, ...]:
 
 
 def unacknowledged(fd: int) -> int:
-    """Return how many sent bytes the peer's kernel has not acknowledged (SIOCOUTQ); a FIN counts as one."""
+    """Return how many sent bytes the peer's kernel has yet to acknowledge (SIOCOUTQ); a FIN counts as one."""
     try:
-        return int.from_bytes(fcntl.ioctl(fd, termios.TIOCOUTQ, _NOTHING), "little", signed=True)
+        count = int.from_bytes(fcntl.ioctl(fd, termios.TIOCOUTQ, _NOTHING), "little", signed=True)
     except OSError:
         return 0
+    return 0 if count and _is_reset(fd) else count
+
+
+def _is_reset(fd: int) -> bool:
+    """Return whether a connection is gone. SIOCOUTQ goes on to count what its peer will never acknowledge."""
+    sock = _borrow(fd)
+    try:
+        return sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == _TCP_CLOSE
+    except OSError:
+        return False
+    finally:
+        sock.detach()
 
 
 def acknowledged(sock: _socket.socket) -> int | None:

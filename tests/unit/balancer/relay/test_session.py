@@ -161,6 +161,30 @@ def test_transcript(worker: WorkerSimulation, name: str, splicing: bool) -> None
     assert worker.context.pipes.held == 0
 
 
+@pytest.mark.parametrize("splicing", [False, True], ids=["fast", "splicing"])
+@pytest.mark.parametrize("turns", range(4))
+@pytest.mark.parametrize("gone", ["client", "backend"])
+def test_bytes_under_way_to_a_peer_that_was_reset_are_not_waited_for(
+    worker: WorkerSimulation, gone: str, turns: int, splicing: bool
+) -> None:
+    """One side is gone for good when it is sent something: its kernel resets the connection. The other side resets
+    before, with or after that event. A TLS client and its server take leave of each other like this."""
+    client, backend = worker.pair()
+    if splicing:
+        worker.sessions[0].take_over()
+    first, second = (client, backend) if gone == "client" else (backend, client)
+    first.close()
+    worker.settle()
+    second.send(b"close_notify")
+    for _ in range(turns):
+        worker.turn()
+    reset(second)
+    worker.settle()
+    worker.pass_time(0.1, 0.01)
+    assert len(worker.ends) == 1 and not worker.sessions
+    assert worker.cell(L_SESSIONS) == worker.backend_cell(B_SESSIONS) == 0
+
+
 def test_the_bytes_of_a_session_are_counted_while_it_lives(worker: WorkerSimulation) -> None:
     client, backend = worker.pair()
     client.send(b"12345")
