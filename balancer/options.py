@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from balancer.admin_socket import OFF
+from balancer.checks.check import Check, check_of, parse_check_line
 from balancer.config.common import DAEMON_QUESTIONS
 from balancer.config.option import (
     Option,
@@ -346,11 +347,18 @@ class Pool:
         at_least(0, parse_count),
         metavar="N",
     )
-    check: str = _health(
+    check: Check = _health(  # noqa: RUF009 - a dataclass field
         "tcp",
         "how backends are checked: tcp connects, and the connection must stay for 100 ms or bring a byte; none takes "
-        "them to be up",
-        choices=("tcp", "none"),
+        "them to be up; http GET /PATH [expect=200-399] [host=NAME], redis [role=primary], smtp, imap, pgsql [user=NAME] "
+        "[role=primary], mysql [user=NAME], mqtt and frame (a resizer) ask the service whether it works; lines of send "
+        "and expect ask any other; port=N address=A timeout=TIME behind each",
+        parse_check_line,
+        metavar="CHECK",
+        repeat=True,
+        commas=False,
+        words=True,
+        combine=check_of,
     )
     check_interval: float = _health("2s", "time between two checks of a backend", parse_positive_duration)
     check_rise: int = _health("2", "successes in a row that bring a backend up", at_least(1), metavar="N")

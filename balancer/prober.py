@@ -21,14 +21,22 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import chain
 
-from balancer.checks.monitored import NO_ADDRESS, MonitoredBackend, MonitoredPool, monitor
+from balancer.checks.monitored import (
+    NO_ADDRESS,
+    MonitoredBackend,
+    MonitoredPool,
+    check_targets,
+    header_of,
+    host_of,
+    monitor,
+)
 from balancer.checks.own_listeners import OwnListeners
 from balancer.checks.probe import Done, Probe
-from balancer.checks.race import AddressRace, RunningProbe
+from balancer.checks.protocols import dialogue_of
+from balancer.checks.race import AddressRace, RunningProbe, StartProbe
 from balancer.config.units import Address, format_duration
 from balancer.discovery.lookups import LookupSchedule
 from balancer.discovery.resolver import Resolver, merge, usable
-from balancer.edge.proxy_protocol import SendProxy
 from balancer.eventloop.loop import Loop
 from balancer.options import Pool
 from balancer.pool.backend import Backend
@@ -48,7 +56,6 @@ from balancer.pool.verdicts import VerdictWriter
 from balancer.prefork.child import Child
 from balancer.shm.events import EventWriter, Level, Verb, tell
 
-MakeProbe = Callable[[Loop, Target, float, Done, SendProxy | None], RunningProbe]
 ITSELF = "itself"
 LONGEST_WAIT_FOR_NAMES = 10.0  # seconds; a reload waits for 12
 
@@ -78,7 +85,7 @@ class Prober:
         resolver_refresh: float,
         own: OwnListeners,
         resolver: Resolver | None = None,
-        probe: MakeProbe = Probe,
+        probe: StartProbe = Probe,
     ) -> None:
         self._child, self._board = child, board
         self._loop, self._log = child.loop, child.log
@@ -215,19 +222,26 @@ class Prober:
     def _ask(self, one: MonitoredBackend) -> None:
         """Begin a check, of one address or of all that its name has."""
         probe: RunningProbe
-        loop, timeout, targets = self._loop, one.pool.timeout, targets_of(self._board, one.backend)
-
-        def make(loop: Loop, target: Target, timeout: float, done: Done) -> RunningProbe:
-            return self._probe(loop, target, timeout, done, one.pool.pool.send_proxy)
-
+        loop, timeout = self._loop, one.pool.timeout
+        targets = check_targets(one.pool.pool.check, targets_of(self._board, one.backend))
+        start = partial(self._start_probe, one.pool.pool)
         if len(targets) == 1:
-            probe = make(loop, targets[0], timeout, partial(self._ended, one))
+            probe = start(loop, targets[0], timeout, partial(self._ended, one))
         else:
-            probe = AddressRace(loop, targets, timeout, partial(self._ended, one), make)
+            probe = AddressRace(loop, targets, timeout, partial(self._ended, one), start)
         one.probe = None if probe.is_over else probe
 
-    def _ended(self, one: MonitoredBackend, outcome: str, seconds: float, by: Target | None = None) -> None:
-        """A check is over. `by`: the address that answered, where there are several."""
+    def _start_probe(
+        self, pool: Pool, loop: Loop, target: Target, timeout: float, done: Done
+    ) -> RunningProbe:
+        dialogue = dialogue_of(pool.check, host_of(target))
+        return self._probe(loop, target, timeout, done, header_of(pool), dialogue)
+
+    def _ended(
+        self, one: MonitoredBackend, outcome: str, seconds: float, came: str = "", by: Target | None = None
+    ) -> None:
+        """A check is over. `came`: what the service said instead. `by`: the address that answered, where there are
+        several."""
         one.probe = None
         now, index, health = self._loop.now, one.backend.index, one.health
         if outcome and self._writer.holds():
@@ -241,7 +255,7 @@ class Prober:
                 if one.early.is_out:
                     self._writer.note_outcome(index, "early-end")  # a check does not clear it
                 elif outcome != "ok":
-                    one.reason = outcome
+                    one.reason, one.came = outcome, came
                 if changed or (outcome == "ok" and self._writer.is_unknown(index)):
                     self._publish(one, now)
         self._rest(one)
@@ -252,7 +266,7 @@ class Prober:
         self._arm(one)
 
     def _on_session_failure(self, one: MonitoredBackend, now: float) -> None:
-        one.reason = "session-failed"
+        one.reason, one.came = "session-failed", ""
         if one.health.failed(now):
             self._publish(one, now)
         one.schedule.hasten(now)
@@ -313,6 +327,8 @@ class Prober:
         else:
             self._writer.count_down(index)
             about = {"check": one.reason, "failures": failures or f"{health.fall}/{health.fall}"}
+            if one.came and not failures:
+                about["got"] = one.came
             then = f"next try in {format_duration(wait or one.schedule.interval)}"
             if one.is_itself:
                 about = {"check": one.reason, "reason": "this balancer itself listens there"}

@@ -3,16 +3,19 @@
 RULES: data, and questions about it; nothing here writes to the board or to the log.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from balancer.checks.check import Check
 from balancer.checks.race import RunningProbe
+from balancer.edge.proxy_protocol import SendProxy
 from balancer.eventloop.timers import Timer
 from balancer.options import Pool
 from balancer.pool.backend import MAIN_POOL, Backend
 from balancer.pool.early_ends import EarlyEnds
 from balancer.pool.health import HealthState, PassiveHealth, Schedule
 from balancer.pool.serving import Serving
-from balancer.pool.targets import NameAddresses, text_at
+from balancer.pool.targets import NameAddresses, Target, target_at, text_at
 
 NOT_COUNTED = Serving(0, 0, False, "")
 NO_ADDRESS = NameAddresses()
@@ -60,6 +63,7 @@ class MonitoredBackend:
     probe: RunningProbe | None = None
     timer: Timer | None = None
     reason: str = ""
+    came: str = ""  # instead of the answer that was expected, printable
     is_itself: bool = False  # this balancer listens on every address of it
 
     @property
@@ -92,14 +96,39 @@ class MonitoredBackend:
         return {**self.pool.labels(), "backend": self.backend.name}
 
 
+def check_targets(check: Check, targets: Iterable[Target]) -> list[Target]:
+    """Where the backend with these targets is checked: there, or at the port and the address of the check. A unix
+    socket's service is on this machine."""
+    if not check.port and not check.address:
+        return list(targets)
+    found = []
+    for _, where in targets:
+        host, port = ("127.0.0.1", 0) if isinstance(where, str) else where[:2]
+        found.append(target_at(check.address or host, check.port or port))
+    return list(dict.fromkeys(found))
+
+
+def header_of(pool: Pool) -> SendProxy | None:
+    """The PROXY header of a check: the pool's, unless the check goes elsewhere or says otherwise."""
+    check = pool.check
+    if check.proxy is None:
+        return None if check.port or check.address else pool.send_proxy
+    return pool.send_proxy or SendProxy(2) if check.proxy else None
+
+
+def host_of(target: Target) -> str:
+    """The target as a header Host names it."""
+    return "localhost" if isinstance(target[1], str) else text_at(*target[1][:2])
+
+
 def monitor(pool: Pool) -> MonitoredPool:
     """A pool with its backends, all up until the board or a check says otherwise."""
     # connect-timeout 0 means the kernel's patience, which is longer than any interval.
-    timeout = min(pool.connect_timeout or pool.check_interval, pool.check_interval)
+    timeout = pool.check.timeout or min(pool.connect_timeout or pool.check_interval, pool.check_interval)
     monitored = MonitoredPool(pool, timeout)
     for backend in pool.backends:
         health: HealthState | PassiveHealth
-        if pool.check == "none":
+        if pool.check.kind == "none":
             health = PassiveHealth(pool.check_fall, pool.check_interval)
         else:
             health = HealthState(pool.check_rise, pool.check_fall)

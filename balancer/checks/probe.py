@@ -1,12 +1,16 @@
-"""A TCP check: connects to one backend without blocking, sees that the connection stays, calls `done` with the outcome.
+"""One check: connects to one backend without blocking, has the talk of its protocol, calls `done` with the outcome.
 
 A process that is out of descriptors, and a proxy whose own backend is gone, accept and close at once: connect(2) says
-nothing of it. So the connection is kept for STAYS. A first byte (a banner) ends the wait.
+nothing of it. So without a talk the connection is kept for STAYS. A first byte (a banner) ends the wait.
 
-A backend that expects a PROXY header gets one before the wait, so its log has no complaint about a missing one.
+    connect --+-- no talk: stays for STAYS, or brings a byte --> ok
+              '-- talk (talk.py): send, receive, ... --> outcome --+-- the service closes: its end, or FAREWELL --> done
+                                                                  '-- else --> done
 
-RULES: knows sockets and the loop, nothing of verdicts. Every probe ends in exactly one call of `done`, also when its
-time limit ends it; it holds one descriptor for as long as it lasts.
+A backend that expects a PROXY header gets one before all else, so that its log has no complaint about a missing one.
+
+RULES: knows sockets and the loop, nothing of verdicts and nothing of protocols. Every probe ends in exactly one call of
+`done`, also when its time limit ends it; it holds one descriptor for as long as it lasts.
 """
 
 import errno
@@ -14,6 +18,7 @@ import socket
 from collections.abc import Callable
 from contextlib import suppress
 
+from balancer.checks.talk import MOST_BYTES, Dialogue
 from balancer.edge.proxy_protocol import Endpoint, SendProxy, endpoint_of, write_v1, write_v2
 from balancer.eventloop.errnos import CAPACITY, CROWDED, REFUSED, UNREACHABLE
 from balancer.eventloop.loop import Loop
@@ -21,9 +26,11 @@ from balancer.eventloop.timers import Timer
 from balancer.pool.targets import Target
 
 STAYS = 0.1  # seconds that a connection must stay open; no more than the time limit leaves
+FAREWELL = 1.0  # seconds that a service has to close after the last word; no more than the time limit leaves
+MOST_READS = 16  # at once, of a service that goes on after the last word
 
-# (outcome, seconds): "ok" or another of board.CHECK_NAMES, "" = the check could not be made
-Done = Callable[[str, float], object]
+# (outcome, seconds, what came instead): "ok" or another of board.CHECK_NAMES, "" = the check could not be made
+Done = Callable[[str, float, str], object]
 
 
 def outcome_of(error: int) -> str:
@@ -51,8 +58,8 @@ def _endpoint(address: object) -> Endpoint | None:
 
 
 class Probe:
-    """A connect under way, then its connection. The peer sees one that is closed without a byte, or with a PROXY header
-    alone when the pool sends one."""
+    """A connect under way, then its connection. Without a talk the peer sees one that is closed without a byte, or with a
+    PROXY header alone when the pool sends one."""
 
     def __init__(
         self,
@@ -61,14 +68,16 @@ class Probe:
         timeout: float,
         done: Done,
         send_proxy: SendProxy | None = None,
+        dialogue: Dialogue | None = None,
         make_socket: Callable[[int, int], socket.socket] = socket.socket,
     ) -> None:
         self._loop = loop
         self._done = done
         self._send_proxy = send_proxy
+        self._dialogue = dialogue
         self._begun = loop.now
         self._deadline = loop.now + timeout
-        self._connected_after = -1.0  # seconds
+        self._took = -1.0  # seconds until the connect, or until the outcome of the talk
         self._sock: socket.socket | None = None
         self._timer: Timer | None = None
         family, address = target
@@ -102,25 +111,36 @@ class Probe:
     def _on_event(self, mask: int) -> None:
         if self._sock is None:
             return
-        if self._connected_after < 0:
+        if self._took < 0:
             error = self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
             # ECONNRESET is a reset behind a connect that has succeeded; one that is refused gives ECONNREFUSED.
             if error not in (0, errno.ECONNRESET):
                 self._end(outcome_of(error))
                 return
             self._connected()
-        self._look()
+        if self._dialogue is None:
+            self._look()
+        else:
+            self._converse(self._dialogue)
 
     def _connected(self) -> None:
-        self._connected_after = self._loop.now - self._begun
+        self._took = self._loop.now - self._begun
         if self._send_proxy is not None:
             assert self._sock is not None
-            with suppress(OSError):  # the peer has gone already, which _look finds
+            with suppress(OSError):  # the peer has gone already, which the first read finds
                 self._sock.send(check_header(self._send_proxy, self._sock))
+        if self._dialogue is None:
+            self._wait_until(self._loop.now + STAYS, self._on_stayed)
+        else:
+            self._wait_until(self._deadline, self._on_timeout)
+            self._say(self._dialogue.advance())
+
+    def _wait_until(self, when: float, act: Callable[[], object]) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        until = min(self._loop.now + STAYS, self._deadline)
-        self._timer = self._loop.call_at(until, self._on_stayed)
+        self._timer = self._loop.call_at(min(when, self._deadline), act)
+
+    # -- without a talk
 
     def _look(self) -> None:
         """End with what the peer has done since the connect, if anything."""
@@ -136,13 +156,49 @@ class Probe:
     def _on_stayed(self) -> None:
         self._end("ok")
 
+    # -- a talk
+
+    def _converse(self, dialogue: Dialogue) -> None:
+        """Read until nothing is left; the socket is edge-triggered. After the outcome only the end is waited for."""
+        assert self._sock is not None
+        for _ in range(MOST_READS):
+            try:
+                data = self._sock.recv(MOST_BYTES)
+            except BlockingIOError:
+                return
+            except OSError:
+                data = b""
+            if not data:
+                dialogue.ended()
+                break
+            if not dialogue.outcome:
+                self._say(dialogue.advance(data))
+                if dialogue.outcome:
+                    self._took = self._loop.now - self._begun
+                    self._wait_until(self._loop.now + FAREWELL, self._on_farewell)
+            if dialogue.outcome and not dialogue.is_closed_by_peer:
+                break
+        self._on_farewell()
+
+    def _say(self, words: bytes) -> None:
+        """A talk's words are few and find room in an empty socket; what does not fails the check by its time limit."""
+        assert self._sock is not None
+        if words:
+            with suppress(OSError):  # its end comes as an event
+                self._sock.send(words)
+
+    def _on_farewell(self) -> None:
+        assert self._dialogue is not None
+        self._end(self._dialogue.outcome)
+
     def _on_timeout(self) -> None:
         self._end("timeout")
 
     def _end(self, outcome: str) -> None:
         self._release()
         is_ok = outcome == "ok"
-        self._done(outcome, self._connected_after if is_ok else self._loop.now - self._begun)
+        came = self._dialogue.came() if self._dialogue is not None and not is_ok else ""
+        self._done(outcome, self._took if is_ok else self._loop.now - self._begun, came)
 
     def _release(self) -> None:
         if self._timer is not None:

@@ -9,14 +9,16 @@ from functools import partial
 from typing import Protocol
 
 from balancer.checks.probe import Done
+from balancer.checks.talk import Dialogue
+from balancer.edge.proxy_protocol import SendProxy
 from balancer.eventloop.loop import Loop
 from balancer.eventloop.timers import Timer
 from balancer.pool.targets import Target
 
 STAGGER = 0.25  # seconds without an answer before the next address is asked as well
 
-# (outcome, seconds, the address that answered or None)
-RaceDone = Callable[[str, float, Target | None], object]
+# (outcome, seconds, what came instead, the address that answered or None)
+RaceDone = Callable[[str, float, str, Target | None], object]
 
 
 class RunningProbe(Protocol):
@@ -25,6 +27,20 @@ class RunningProbe(Protocol):
     @property
     def is_over(self) -> bool: ...
     def abandon(self) -> None: ...
+
+
+class StartProbe(Protocol):
+    """Begins a check of one address."""
+
+    def __call__(
+        self,
+        loop: Loop,
+        target: Target,
+        timeout: float,
+        done: Done,
+        send_proxy: SendProxy | None,
+        dialogue: Dialogue | None,
+    ) -> RunningProbe: ...
 
 
 class AddressRace:
@@ -46,7 +62,7 @@ class AddressRace:
         self._deadline = loop.now + timeout
         self._running: dict[Target, RunningProbe] = {}
         self._ended: set[Target] = set()
-        self._outcome = ""  # of the first address that has failed
+        self._outcome = self._came = ""  # of the first address that has failed
         self._timer: Timer | None = None
         self.is_over = False
         self._ask_next()
@@ -70,9 +86,9 @@ class AddressRace:
                     self._timer = self._loop.call_at(self._loop.now + STAGGER, self._ask_next)
                 return
         if not self.is_over and not self._running:
-            self._end(self._outcome, None, self._loop.now - self._begun)
+            self._end(self._outcome, None, self._loop.now - self._begun, self._came)
 
-    def _on_answer(self, target: Target, outcome: str, seconds: float) -> None:
+    def _on_answer(self, target: Target, outcome: str, seconds: float, came: str) -> None:
         self._ended.add(target)
         is_first = self._running.pop(target, None) is None  # it ended within its own beginning
         if self.is_over:
@@ -80,14 +96,15 @@ class AddressRace:
         if outcome == "ok":
             self._end("ok", target, seconds)
             return
-        self._outcome = self._outcome or outcome
+        if not self._outcome:
+            self._outcome, self._came = outcome, came
         if not is_first and (self._left or not self._running):
             self._ask_next()
 
-    def _end(self, outcome: str, target: Target | None, seconds: float) -> None:
+    def _end(self, outcome: str, target: Target | None, seconds: float, came: str = "") -> None:
         self.is_over = True
         self._release()
-        self._done(outcome, seconds, target)
+        self._done(outcome, seconds, came, target)
 
     def _release(self) -> None:
         if self._timer is not None:

@@ -148,7 +148,7 @@ def settle(options: Sequence[Option], given: Sources, notes: tuple[str, ...] = (
             items = [(part, place) for text, place in items for part in option.split(text)]
         items = [(option.bare(text, is_in_file), place) for text, place in items]
         parsed = [_parse(option, text, place, given.title) for text, place in items]
-        values[name] = tuple(parsed) if option.repeat else parsed[0]
+        values[name] = _combined(option, parsed, sources[name], given.title) if option.repeat else parsed[0]
         texts[name] = tuple(text for text, _ in items)
         places[name] = tuple(place for _, place in items)
     return SectionSettings(given.title, given.begins, values, texts, sources, places, notes)
@@ -174,6 +174,13 @@ def _merge(options: Sequence[Option], given: Sources) -> configargparse.Namespac
             variables[variable] = json.dumps(option.split(text)) if option.repeat else text
     merged, _ = merger.parse_known_args(list(given.line), config_file_contents="", env_vars=variables)
     return merged
+
+
+def _combined(option: Option, parsed: Sequence[Any], source: str, title: str) -> Any:
+    try:
+        return option.combine(tuple(parsed))
+    except ValueError as error:
+        raise error_at(source, f"{where(option.name, source, title)}: {error}") from None
 
 
 def _parse(option: Option, text: str, source: str, title: str) -> Any:

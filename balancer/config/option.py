@@ -43,7 +43,8 @@ class Option:
     ValueError with a text that quotes the input. `repeat`: the value is a tuple of parsed items; several are given by
     repeating the flag, by one per line in the file, or (with `commas`) separated by commas anywhere. `flag`: yes or no.
     `choices`: the only values besides the default. `words`: an item is several words, and `parse` reads their quotes.
-    `continues(before, text)`: whether a text behind a comma is still part of the item before.
+    `continues(before, text)`: whether a text behind a comma is still part of the item before. `combine`: makes one value
+    of the items of a list; raises ValueError as `parse` does.
     `unset`: what help and tables show where the default is empty ("stderr", "no limit").
 
     For programs whose file has sections with a name: `named_only`: these alone take it, so there is no flag. `inherited`:
@@ -61,6 +62,7 @@ class Option:
     commas: bool = True
     words: bool = False
     continues: Callable[[str, str], bool] | None = None
+    combine: Callable[[tuple[Any, ...]], Any] = tuple
     flag: bool = False
     unset: str = ""
     command_line_only: bool = False
@@ -96,7 +98,7 @@ class Option:
         """The default, parsed."""
         parse = parse_flag if self.flag else self.parse
         if self.repeat:
-            return tuple(parse(item) for item in self.split(self.default))
+            return self.combine(tuple(parse(item) for item in self.split(self.default)))
         return parse(self.default)
 
 

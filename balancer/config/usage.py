@@ -45,7 +45,7 @@ def shown(option: Option, value: Any) -> str:
         return "yes" if value else "no"
     if option.parse in _DURATIONS:
         return format_duration(value)
-    if option.repeat:
+    if isinstance(value, tuple) and option.repeat:
         return ", ".join(map(str, value))
     return "" if value is None else str(value)
 

@@ -135,7 +135,7 @@ VERDICT_NAMES = ("up", "up", "down")
 ADMIN_NAMES = ("ready", "drain", "maint")
 CHECK_NAMES = (
     "none", "ok", "refused", "timeout", "unreachable", "unresolved", "session-failed", "error", "itself", "closed",
-    "early-end",
+    "early-end", "reply", "status",
 )  # fmt: skip
 
 WORKER_ROLE = 0  # value of ROLE: the first role of the balancer's plan

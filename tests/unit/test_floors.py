@@ -37,6 +37,7 @@ FLOORS = {
     "balancer.relay.framed.frame_format": PROCESSES,
     "balancer.discovery": TRAFFIC,
     "balancer.checks": TRAFFIC,
+    "balancer.checks.check": PROCESSES,
     "balancer.worker": ROLE,
     "balancer.prober": ROLE,
     "balancer.console": ROLE,
@@ -72,6 +73,12 @@ ORDER = {
         ("retirement", "slot_table"),
         ("generations",),
         ("master",),
+    ),
+    "balancer.checks": (
+        ("check", "own_listeners", "talk"),
+        ("probe", "protocols"),
+        ("race",),
+        ("monitored",),
     ),
     "balancer.pool": (
         ("backend", "blocks", "early_ends", "health", "policies"),

@@ -333,7 +333,13 @@ class FrameProtocol(ClientProtocol):
         self._end_when_drained()
 
     def _dry_run(self, request: Request) -> None:
+        """Answer at once. Without a target, a dry run asks for health: while no picture could be taken, that is a
+        refusal."""
         self.scheduler.cells[counters.DRY_RUNS] += 1
+        asks_health = not (request.target_width or request.target_height)
+        if asks_health and (reason := self.scheduler.reason_not_ready()):
+            self._answer_now(request, refusal(DRAINING, reason))
+            return
         self._answer_now(request, Result(0, 0, OK, width=request.target_width, height=request.target_height))
 
     def _refuse(self, request: Request, result: Result) -> None:

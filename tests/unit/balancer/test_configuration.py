@@ -389,7 +389,7 @@ def test_sections_called_main_are_what_a_flat_file_makes(ini: Callable[[str], li
 def test_the_command_line_sets_what_a_section_leaves_open(ini: Callable[[str], list[str]]) -> None:
     read = parse([*ini(SECTIONS), "--maxconns", "7", "--check", "none"], {"BALANCER_BALANCE": "random"})
     assert [listener.maxconns for listener in read.listeners] == [7, 5]
-    assert [(pool.balance, pool.check) for pool in read.pools] == [("random", "none"), ("p2c", "none")]
+    assert [(pool.balance, pool.check.kind) for pool in read.pools] == [("random", "none"), ("p2c", "none")]
 
 
 def test_set_wins_over_the_environment_and_that_over_the_section(ini: Callable[[str], list[str]]) -> None:
@@ -549,7 +549,8 @@ def test_a_wrong_file_is_refused_with_its_line_and_a_way_out(
         (
             ["--set", "pool web: check=non"],
             {},
-            "--set 'pool web: check': 'non' is not one of tcp, none; did you mean none?",
+            "--set 'pool web: check': 'non' is no check: it begins with one of "
+            "tcp, none, http, redis, smtp, imap, pgsql, mysql, mqtt, frame, script; did you mean none?",
         ),
         (
             ["--set", "pool web: upstream="],

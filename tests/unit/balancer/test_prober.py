@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from balancer.checks.check import parse_check_line
 from balancer.checks.own_listeners import OwnListeners
 from balancer.config.units import parse_address
 from balancer.edge.proxy_protocol import SendProxy
@@ -136,16 +137,17 @@ class ProberSimulation:
         loop: Loop,
         target: Any,
         timeout: float,
-        done: Callable[[str, float], object],
+        done: Callable[[str, float, str], object],
         send_proxy: SendProxy | None,
+        dialogue: Any,
     ) -> object:
         self.asked.append((loop.now, target[1]))
         self.headers.append(send_proxy)
         outcome = self.network.get(target[1], "ok")
-        if outcome in ("ok", "refused"):
-            done(outcome, 0.001)
+        if outcome in ("ok", "refused", "reply"):
+            done(outcome, 0.001, "-LOADING" if outcome == "reply" else "")
             return SimpleNamespace(is_over=True)
-        timer = loop.call_at(loop.now + timeout, lambda: done(outcome, timeout))
+        timer = loop.call_at(loop.now + timeout, lambda: done(outcome, timeout, ""))
         return SimpleNamespace(is_over=False, abandon=timer.cancel)
 
     def resolver(self) -> object:
@@ -169,6 +171,8 @@ class ProberSimulation:
             row=row, cells=cells, loop=self.loop, log=self.log, draining=False,
             title=SimpleNamespace(set=lambda text, now: setattr(self, "title", text)),
         )  # fmt: skip
+        if isinstance(check := options.get("check"), str):
+            options["check"] = parse_check_line(check)
         pools = [
             replace(pool, backends=tuple(b for b in self.backends if b.pool == pool.name), **options)  # type: ignore[arg-type]
             for pool in self.pools
@@ -974,10 +978,47 @@ def test_a_penalty_outlives_its_prober_and_a_new_address_has_none(sim: ProberSim
 
 
 @pytest.mark.parametrize("hosts", [["10.0.0.1"], ["10.0.0.1", "10.0.0.2"]])
-def test_checks_know_whether_the_backends_of_their_pool_expect_a_header(hosts: list[str]) -> None:
-    for send in (None, SendProxy(1), SendProxy(2)):
-        sim = ProberSimulation("app.test:80")
-        prober = sim.prober(send_proxy=send)
-        sim.answer(prober, "app.test", *hosts)
-        sim.loop.advance(6.0, prober.tick)
-        assert len(sim.asked) >= 2 and set(sim.headers) == {send}
+@pytest.mark.parametrize(
+    "check, send, wanted",
+    [
+        *(("tcp", send, send) for send in (None, SendProxy(1), SendProxy(2))),
+        ("tcp proxy=no", SendProxy(1), None),
+        ("tcp proxy=yes", SendProxy(1), SendProxy(1)),
+        ("tcp proxy=yes", None, SendProxy(2)),
+        ("tcp port=81", SendProxy(1), None),
+        ("tcp address=10.0.0.9", SendProxy(1), None),
+    ],
+)
+def test_checks_know_whether_the_backends_of_their_pool_expect_a_header(
+    hosts: list[str], check: str, send: SendProxy | None, wanted: SendProxy | None
+) -> None:
+    sim = ProberSimulation("app.test:80")
+    prober = sim.prober(send_proxy=send, check=check)
+    sim.answer(prober, "app.test", *hosts)
+    sim.loop.advance(6.0, prober.tick)
+    assert len(sim.asked) >= 2 and set(sim.headers) == {wanted}
+
+
+@pytest.mark.parametrize(
+    "check, asked",
+    [
+        ("http GET / port=8008", {("10.0.0.1", 8008), ("::1", 8008, 0, 0)}),
+        ("http GET / address=10.0.0.9", {("10.0.0.9", 80)}),
+        ("http GET / address=10.0.0.9 port=1", {("10.0.0.9", 1)}),
+    ],
+)
+def test_a_check_may_go_to_another_port_and_another_address(check: str, asked: set[object]) -> None:
+    sim = ProberSimulation("app.test:80")
+    sim.network = dict.fromkeys([("10.0.0.1", 8008)], "refused")
+    prober = sim.prober(check=check)
+    sim.answer(prober, "app.test", "10.0.0.1", "::1")
+    sim.loop.advance(6.0, prober.tick)
+    assert {target for _, target in sim.asked} == asked
+    assert sim.verdict(sim.backends[0]) == UP
+
+
+def test_the_log_says_what_came_instead(sim: ProberSimulation) -> None:
+    sim.network[A] = "reply"
+    prober = sim.prober(check="redis")
+    sim.loop.advance(6.0, prober.tick)
+    assert "check=reply failures=3/3 got=-LOADING up=1/2" in sim.verbs("down")[0]

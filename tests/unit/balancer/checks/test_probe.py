@@ -4,10 +4,14 @@ import errno
 import os
 import socket
 from collections.abc import Callable
+from typing import ClassVar
 
 import pytest
 
-from balancer.checks.probe import STAYS, Probe, outcome_of
+from balancer.checks.check import parse_check_line
+from balancer.checks.probe import FAREWELL, MOST_READS, STAYS, Probe, outcome_of
+from balancer.checks.protocols import dialogue_of
+from balancer.checks.talk import Dialogue
 from balancer.edge.proxy_protocol import SendProxy
 from balancer.eventloop.errnos import CAPACITY, CROWDED
 from balancer.pool.board import CHECK_NAMES
@@ -50,11 +54,12 @@ class FakeSocket:
     first, later = errno.EINPROGRESS, 0
     peer: str = "silent"  # or "speaks", "ends", "resets"
     is_unix = False
+    talk: ClassVar[list[bytes]] = []  # what a talk reads: b"" is its end, no item is silence
 
     def __init__(self, family: int, kind: int) -> None:
         assert kind & socket.SOCK_NONBLOCK
         self.closed = False
-        self.sent = b""
+        self.sent: list[bytes] = []
 
     def fileno(self) -> int:
         return 9
@@ -67,25 +72,29 @@ class FakeSocket:
         assert (level, option) == (socket.SOL_SOCKET, socket.SO_ERROR)
         return self.later
 
-    def recv(self, size: int, flags: int) -> bytes:
+    def getsockname(self) -> object:
+        return "" if self.is_unix else ("192.0.2.9", 40000)
+
+    def getpeername(self) -> object:
+        return "/run/a" if self.is_unix else TARGET[1]
+
+    def send(self, data: bytes) -> int:
+        if self.peer == "resets":
+            raise BrokenPipeError(errno.EPIPE, "no reader")
+        self.sent.append(data)
+        return len(data)
+
+    def recv(self, size: int, flags: int = 0) -> bytes:
+        if not flags and self.talk:
+            return self.talk.pop(0)
+        if not flags:
+            raise BlockingIOError(errno.EAGAIN, "nothing yet")
         assert flags == socket.MSG_PEEK  # what a peer says is its next reader's
         if self.peer == "silent":
             raise BlockingIOError(errno.EAGAIN, "nothing yet")
         if self.peer == "resets":
             raise ConnectionResetError(errno.ECONNRESET, "reset")
         return b"2" if self.peer == "speaks" else b""
-
-    def send(self, data: bytes) -> int:
-        if self.peer == "resets":
-            raise BrokenPipeError(errno.EPIPE, "no reader")
-        self.sent += data
-        return len(data)
-
-    def getsockname(self) -> object:
-        return "" if self.is_unix else ("192.0.2.9", 40000)
-
-    def getpeername(self) -> object:
-        return "/run/a" if self.is_unix else TARGET[1]
 
     def close(self) -> None:
         self.closed = True
@@ -101,6 +110,7 @@ class Check:
         no_socket: int = 0,
         peer: str = "silent",
         send_proxy: SendProxy | None = None,
+        dialogue: Dialogue | None = None,
         is_unix: bool = False,
     ) -> None:
         self.loop = FakeLoop()
@@ -108,10 +118,11 @@ class Check:
         self.sockets: list[FakeSocket] = []
         self.first, self.later, self.no_socket, self.peer = first, later, no_socket, peer
         self.is_unix = is_unix
-        self.probe = Probe(self.loop, TARGET, 2.0, self.done, send_proxy, self.make)  # type: ignore[arg-type]
+        self.probe = Probe(self.loop, TARGET, 2.0, self.done, send_proxy, dialogue, self.make)  # type: ignore[arg-type]
 
-    def done(self, outcome: str, seconds: float) -> None:
+    def done(self, outcome: str, seconds: float, came: str) -> None:
         self.outcomes.append((outcome, seconds))
+        self.came = came
 
     def make(self, family: int, kind: int) -> FakeSocket:
         if self.no_socket:
@@ -237,19 +248,19 @@ LOCAL = b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0"
 @pytest.mark.parametrize(
     "send, is_unix, header",
     [
-        (None, False, b""),
-        (SendProxy(1), False, V1),
-        (SendProxy(1), True, b"PROXY UNKNOWN\r\n"),
-        (SendProxy(2), False, LOCAL),
-        (SendProxy(2, frozenset({"crc32c"})), True, LOCAL),
+        (None, False, []),
+        (SendProxy(1), False, [V1]),
+        (SendProxy(1), True, [b"PROXY UNKNOWN\r\n"]),
+        (SendProxy(2), False, [LOCAL]),
+        (SendProxy(2, frozenset({"crc32c"})), True, [LOCAL]),
     ],
 )
 def test_a_backend_that_expects_a_header_gets_it_once(
-    first: int, send: SendProxy | None, is_unix: bool, header: bytes
+    first: int, send: SendProxy | None, is_unix: bool, header: list[bytes]
 ) -> None:
     check = Check(first=first, send_proxy=send, is_unix=is_unix)
     if first:
-        assert check.sockets[0].sent == b""
+        assert check.sockets[0].sent == []
         check.loop.watched[9](4)
     check.loop.watched[9](4)
     assert check.sockets[0].sent == header and check.outcomes == []
@@ -260,3 +271,82 @@ def test_a_backend_that_expects_a_header_gets_it_once(
 def test_a_peer_that_is_gone_before_the_header_is_one_that_closes() -> None:
     check = Check(first=0, peer="resets", send_proxy=SendProxy(2))
     assert [one for one, _ in check.outcomes] == ["closed"]
+
+
+def test_the_header_comes_before_the_talk() -> None:
+    check = Check(first=0, send_proxy=SendProxy(2), dialogue=dialogue_of(parse_check_line("redis"), "a"))  # type: ignore[arg-type]
+    assert check.sockets[0].sent == [LOCAL, b"PING\r\n"]
+
+
+# -- a talk
+
+
+def talking(line: str, first: int = errno.EINPROGRESS) -> Check:
+    """A check with a talk, connected."""
+    check = Check(first=first, dialogue=dialogue_of(parse_check_line(line), "a"))  # type: ignore[arg-type]
+    if first:
+        check.loop.watched[9](4)
+    return check
+
+
+def hear(check: Check, *said: bytes, after: float = 0.25) -> None:
+    check.sockets[0].talk = list(said)
+    check.loop.now += after
+    check.loop.watched[9](1)
+
+
+@pytest.mark.parametrize("first", [0, errno.EINPROGRESS])
+def test_a_talk_is_had_once_connected_and_its_outcome_is_the_checks(first: int) -> None:
+    check = talking("redis", first)
+    assert check.sockets[0].sent == [b"PING\r\n"] and not check.outcomes
+    hear(check, b"+PO")
+    hear(check, b"NG\r\n")
+    assert check.outcomes == [("ok", 0.5)] and check.probe.is_over and check.loop.timers[-1].cancelled
+
+
+@pytest.mark.parametrize(
+    "said, outcome, came",
+    [
+        ([b"-LOADING\r\n"], "reply", "-LOADING"),
+        ([b"+PO", b""], "closed", "+PO"),
+        ([b""], "closed", ""),
+    ],
+)
+def test_what_came_instead_is_told(said: list[bytes], outcome: str, came: str) -> None:
+    check = talking("redis")
+    hear(check, *said)
+    assert [one for one, _ in check.outcomes] == [outcome] and check.came == came
+
+
+def test_a_talk_that_does_not_end_fails_by_the_time_limit_with_what_came() -> None:
+    check = talking("redis")
+    hear(check, b"+PO")
+    assert check.outcomes == []
+    check.loop.timers[-1].act()
+    assert [one for one, _ in check.outcomes] == ["timeout"] and check.came == "+PO"
+
+
+def test_after_the_last_word_the_service_closes_and_the_outcome_waits_for_that() -> None:
+    check = talking("smtp")
+    hear(check, b"220 here\r\n")
+    assert check.sockets[0].sent == [b"QUIT\r\n"]
+    hear(check, b"221 bye\r\n")
+    assert check.outcomes == [] and check.loop.timers[-1].when == check.loop.now + FAREWELL
+    hear(check, b"", after=0.5)
+    assert check.outcomes == [("ok", 0.5)], "seconds until the outcome"
+
+
+@pytest.mark.parametrize("greeting, outcome", [(b"220 here\r\n221 bye\r\n", "ok"), (b"554 no\r\n", "reply")])
+def test_a_service_that_does_not_close_is_closed_after_a_while(greeting: bytes, outcome: str) -> None:
+    check = talking("smtp")
+    hear(check, greeting)
+    assert check.outcomes == [] and check.sockets[0].sent == [b"QUIT\r\n"]
+    check.loop.timers[-1].act()
+    assert [one for one, _ in check.outcomes] == [outcome] and check.probe.is_over
+
+
+def test_a_service_that_never_stops_is_read_a_bounded_time() -> None:
+    check = talking("http GET /")
+    hear(check, b"HTTP/1.1 200 OK\r\n", *[b"x" * 4096] * 100)
+    assert [one for one, _ in check.outcomes] == ["ok"]
+    assert len(check.sockets[0].talk) == 101 - MOST_READS

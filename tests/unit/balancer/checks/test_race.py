@@ -37,8 +37,14 @@ class FakeLoop:
 
 class FakeProbe:
     def __init__(
-        self, loop: FakeLoop, answer: tuple[float, str] | None, timeout: float, done: Callable
+        self,
+        loop: FakeLoop,
+        answer: tuple[float, str] | None,
+        timeout: float,
+        done: Callable,
+        name: object = "",
     ) -> None:  # type: ignore[type-arg]
+        self._name = name
         self.is_over = False
         self.abandoned = False
         self._loop, self._done, self._begun = loop, done, loop.now
@@ -50,7 +56,7 @@ class FakeProbe:
 
     def _end(self, outcome: str) -> None:
         self.is_over = True
-        self._done(outcome, self._loop.now - self._begun)
+        self._done(outcome, self._loop.now - self._begun, f"said by {self._name}")
 
     def abandon(self) -> None:
         self.abandoned = True
@@ -66,13 +72,14 @@ class RaceSimulation:
 
         def probe(loop: FakeLoop, target: Target, timeout: float, done: Callable) -> FakeProbe:  # type: ignore[type-arg]
             self.asked.append((loop.now - 100.0, target))
-            self.probes.append(FakeProbe(loop, network[target], timeout, done))
+            self.probes.append(FakeProbe(loop, network[target], timeout, done, target[1]))
             return self.probes[-1]
 
         self.race = AddressRace(self.loop, list(network), TIMEOUT, self.on_end, probe)  # type: ignore[arg-type]
         self.loop.advance(10.0)
 
-    def on_end(self, outcome: str, seconds: float, target: Target | None) -> None:
+    def on_end(self, outcome: str, seconds: float, came: str, target: Target | None) -> None:
+        self.came = came
         self.ends.append((self.loop.now - 100.0, outcome, target))
 
 
@@ -130,6 +137,11 @@ def test_when_none_answers_the_outcome_is_that_of_the_first_failure() -> None:
     ]
     assert [end[1] for end in RaceSimulation({A: None, B: None}).ends] == ["timeout"]
     assert [end[1] for end in RaceSimulation({A: (0.0, ""), B: (0.0, "")}).ends] == [""]
+
+
+def test_what_came_instead_is_that_of_the_first_failure() -> None:
+    assert RaceSimulation({A: (0.0, ""), B: (0.1, "reply"), C: (0.1, "reply")}).came == f"said by {B[1]}"
+    assert RaceSimulation({A: (0.0, "reply"), B: (0.1, "ok")}).came == ""
 
 
 def test_abandoned_it_ends_without_a_word() -> None:

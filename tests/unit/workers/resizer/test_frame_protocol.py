@@ -207,6 +207,20 @@ def test_a_client_that_does_not_read_its_answers_is_not_read_from(front: FrontFi
     assert front.taken() == 0
 
 
+# -- health --
+
+
+def test_a_dry_run_without_a_target_asks_for_health(front: FrontFixture) -> None:
+    peer, known = front.connect(), front.connect()
+    send(front, peer, original_name="a", dry_run=True)
+    assert names(peer) == ["a"]
+    front.scheduler.draining = True
+    send(front, known, id=1, dry_run=True)
+    assert status_of(known)[:1] == [(1, 503)]
+    send(front, peer, original_name="b", dry_run=True)
+    assert peer.received() == b"" and peer.is_closed, "who would not understand a refusal gets no answer"
+
+
 # -- original peers --
 
 
