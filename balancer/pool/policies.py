@@ -146,7 +146,7 @@ def _least_of_many(choice: Choice) -> Pick:
 class _Order:
     """The places of the eligible by (cost, tag), as far as their sessions are known."""
 
-    __slots__ = ("_clock", "_entries", "_heap", "_indexes", "_lightest", "_load", "_weights", "seen")
+    __slots__ = ("_clock", "_entries", "_indexes", "_lightest", "_load", "_weights", "heap", "seen")
 
     def __init__(self, choice: Choice, indexes: list[int]) -> None:
         self._indexes = indexes
@@ -161,7 +161,7 @@ class _Order:
         ]
         costs = [self._cost(place, sessions) for place, sessions in enumerate(self.seen)]
         self._entries = list(zip(costs, tags, range(len(indexes)), strict=True))
-        self._heap = sorted(self._entries)  # entries that are no longer those of their places are passed over
+        self.heap = sorted(self._entries)  # entries that are no longer those of their places are passed over
 
     def _cost(self, place: int, sessions: int) -> int:
         """ceil((sessions + 1) * lightest / weight) - 1"""
@@ -172,11 +172,11 @@ class _Order:
         if sessions != self.seen[place]:
             self.seen[place] = sessions
             entry = self._entries[place] = (self._cost(place, sessions), self._entries[place][1], place)
-            heappush(self._heap, entry)
+            heappush(self.heap, entry)
 
     def take(self, skip: Collection[int]) -> int | None:
         """The place of the least that is not skipped, with one session more."""
-        heap, entries, weights, lightest = self._heap, self._entries, self._weights, self._lightest
+        heap, entries, weights, lightest = self.heap, self._entries, self._weights, self._lightest
         best = None
         while heap:
             cost, tag, place = entry = heap[0]

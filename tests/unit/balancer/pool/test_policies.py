@@ -260,7 +260,7 @@ def test_leastconn_keeps_no_more_than_a_few_entries_for_each_backend() -> None:
     candidates = crowd([1] * 3 * FEW)
     loads = {candidate.index: 50 for candidate in candidates}
     pick = built("leastconn", candidates, loads)
-    heap = inspect.getclosurevars(pick).nonlocals["order"]._heap
+    heap = inspect.getclosurevars(pick).nonlocals["order"].heap
     dice = random.Random(1)
     for _ in range(3000):
         loads[dice.choice(candidates).index] = dice.randrange(40, 60)
