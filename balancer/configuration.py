@@ -268,7 +268,7 @@ def check_frames(pools: Sequence[PoolSection]) -> None:
 
 def check_routes(listeners: Sequence[ListenerSection], pools: Sequence[PoolSection]) -> tuple[str, ...]:
     """Every route leads to a pool and can be reached; returns notes on pools without a route, and on listeners that do
-    not serve every client."""
+    not serve every client or look at no name."""
     names = [each.record.name for each in pools]
     for each in listeners:
         if each.settings.begins:
@@ -277,15 +277,23 @@ def check_routes(listeners: Sequence[ListenerSection], pools: Sequence[PoolSecti
     partial = (
         each for each in listeners if (last := each.record.routes[-1]).network is not None or last.name
     )
-    return tuple(
+    notes = [
         f"{each} ({each.settings.places['route'][-1]}) refuses the clients that no route matches; a last line -> POOL "
         "would serve them"
         for each in partial
-    ) + tuple(
+    ]
+    notes += [
         f"[{each.settings.title}] ({each.settings.begins}) is used by no listener"
         for each in pools
         if each.record.name not in used
-    )
+    ]
+    notes += [
+        f"{each.settings.sources['preread']}: preread = {each.record.preread} has no effect: no route of {each} looks at "
+        "a name"
+        for each in listeners
+        if each.record.preread != "tls" and not each.record.asks_names
+    ]
+    return tuple(notes)
 
 
 def _check_routes_of(each: ListenerSection, pools: Sequence[str]) -> None:

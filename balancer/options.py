@@ -162,6 +162,12 @@ class Listener(ListenerTls):
     preread_timeout: float = _access(
         "5s", "time to receive a whole PROXY header or ClientHello", parse_positive_duration
     )
+    preread: str = _access(
+        "tls",
+        "how clients begin whose route looks at a name: tls with a ClientHello; postgres with PostgreSQL's SSLRequest, "
+        "which is answered, or with a ClientHello",
+        choices=("tls", "postgres"),
+    )
     allow: tuple[NetworkItem, ...] = _access(
         "",
         "networks that are served, or @FILE with one a line; all others are denied",

@@ -24,6 +24,7 @@ from balancer.relay.framed.connection_pool import SWEEP, ConnectionPool
 from balancer.relay.framed.requests import place_text
 from balancer.relay.lane import Lane, no_header
 from balancer.relay.phases import begin_framed
+from balancer.relay.postgres import PostgresSession
 from balancer.relay.proxy_header import ProxyHeaderSession, header_writer
 from balancer.relay.queue import PendingQueue
 from balancer.relay.routes import RouteTable
@@ -54,6 +55,13 @@ def time_limits(listeners: Iterable[Listener], pools: Iterable[Pool]) -> list[fl
     """Return the limits that the sweep keeps, in seconds; 0 is none."""
     limits = [(one.idle_timeout, one.half_close_timeout, one.user_timeout) for one in listeners]
     return [*chain(*limits), *(one.frame_timeout for one in pools if one.mode == "framed")]
+
+
+def kind_of_session(listener: Listener, pools: Iterable[Pool]) -> type[Session]:
+    """Return the class of a listener's sessions: what their backends are told before the client's first byte."""
+    if listener.asks_names and listener.preread == "postgres":
+        return PostgresSession
+    return ProxyHeaderSession if any(pool.send_proxy for pool in pools) else Session
 
 
 def framed_descriptors(session: Session) -> list[int]:
@@ -117,7 +125,7 @@ class WorkerRelay:
                 self._shortage,
                 self._show_accepting,
                 max((pool.queue_timeout for pool in pools), default=0.0),
-                ProxyHeaderSession if any(pool.send_proxy for pool in pools) else Session,
+                kind_of_session(listener, pools),
                 sources,
                 partial(begin_framed, framed) if framed else Session.begin,
             )

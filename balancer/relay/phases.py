@@ -19,6 +19,7 @@ from balancer.options import Listener
 from balancer.relay.deny import DenyAction
 from balancer.relay.framed.client import FramedClient, FramedLane
 from balancer.relay.peers import server_name
+from balancer.relay.postgres import read_ssl_request
 from balancer.relay.preread import Begin, read_hello, read_proxy_header
 from balancer.relay.routes import RouteTable
 from balancer.relay.session import Session, SessionLane
@@ -42,6 +43,8 @@ def first_phase(
         begin = partial(choose_lane, deny, routes, begin)
     if listener.asks_names:
         begin = partial(read_hello, deny, listener.preread_timeout, begin)
+        if listener.preread == "postgres":
+            begin = partial(read_ssl_request, deny, listener.preread_timeout, begin)
     if sources is not None:
         begin = partial(check_source, deny, sources, begin)
     if listener.allow or listener.deny:

@@ -98,6 +98,7 @@ ORDER = {
         ("session",),
         ("closer", "deny", "proxy_header", "source_limits", "timeouts"),
         ("preread",),
+        ("postgres",),
         ("phases",),
         ("accept",),
         ("assembly",),
