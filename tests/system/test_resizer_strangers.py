@@ -9,6 +9,7 @@ import random
 import signal
 import socket
 import struct
+import threading
 from urllib.request import urlopen
 
 import pytest
@@ -83,6 +84,50 @@ def test_a_modest_client_waits_for_none_of_the_many_of_another_address() -> None
         assert status["totals"]["pictures_total"] <= 3, (
             "its own, between the one at work when it came and the next"
         )
+
+
+@pytest.mark.parametrize("address", ["127.0.0.2", "127.0.0.1"], ids=["another address", "one address"])
+def test_a_small_picture_of_a_modest_client_waits_for_none_that_was_sent_ahead(address: str) -> None:
+    """Greedy connections keep the one core at work: each process has a picture and the next one. That of a client that
+    asks now and then goes to the express process, which has none. Counted are the pictures of that process."""
+    request = post(picture(400, 300), "w=40")
+    resizer = Resizer()
+    resizer.wrapper = ["taskset", "-c", str(min(os.sched_getaffinity(0)))]
+    with resizer, contextlib.ExitStack() as stack:
+        stop = threading.Event()
+
+        def ask_greedily() -> None:
+            with socket.create_connection(resizer.address, 15, source_address=(address, 0)) as sock:
+                while not stop.is_set():
+                    answer_to(sock, request)
+
+        crowd = [threading.Thread(target=ask_greedily) for _ in range(24)]
+        for thread in crowd:
+            thread.start()
+        stack.callback(lambda: [thread.join() for thread in crowd])
+        stack.callback(stop.set)
+        modest = stack.enter_context(socket.create_connection(resizer.address, 15))
+        done, not_waited = 0, 0
+        for _ in range(12):
+            wait_for(lambda done=done: pictures_of(resizer, "cpu") >= done + 60, "the greedy ones' turns", 30)
+            before = pictures_of(resizer, "express")
+            answer_to(modest, request)
+            not_waited += pictures_of(resizer, "express") > before
+            done = pictures_of(resizer, "cpu")
+        assert not_waited >= 8, "of 12; the greedy ones may have stood still for a moment"
+
+
+def answer_to(sock: socket.socket, request: bytes) -> None:
+    """Send a request and read its whole answer."""
+    sock.sendall(request)
+    answer = http.client.HTTPResponse(sock)
+    answer.begin()
+    assert answer.status == 200 and answer.read()
+
+
+def pictures_of(resizer: Resizer, role: str) -> int:
+    """Pictures that the processes of a role have worked on."""
+    return sum(one["pictures"] for one in resizer.status()["processes"] if one["role"] == role)
 
 
 @pytest.mark.parametrize("is_http", [True, False], ids=["http", "frames"])

@@ -193,6 +193,7 @@ def status_document(shared: Shared, name: str, version: str) -> dict[str, object
         )
         if role != "front":
             processes[-1]["sandbox"] = layers_of(row[SANDBOX])
+            processes[-1]["pictures"] = row[PICTURES]
     return {
         "name": name,
         "version": version,

@@ -3,7 +3,8 @@
 RULES: pure. Within each class the clients have their turns (fair_queue.py). Nothing here waits, sends or reads a clock.
 
     small  ----->  any idle cpu                        (an idle core is better used than reserved)
-           ----->  else express                        (unless every core is at short work already)
+           ----->  else express                        (unless every core is at short work already and it has not
+                                                        overtaken more others than there are cpus)
            ----->  else prefetched by a cpu            (sent while short work runs there: no CPU process waits for the
                                                         front between two pictures)
     big    ----->  idle cpu only                       (a big picture must not occupy express)
@@ -26,8 +27,9 @@ from workers.resizer.task import Task
 
 
 class TaskQueue:
-    """Tasks that wait: at most `limit` in all, and one place fewer for big ones. Up to `reserve` more, each of a client
-    whose turn is before all others', so that who asks now and then is not refused because of those who ask always.
+    """Tasks that wait: at most `limit` in all, and one place fewer for big ones. Up to `reserve` more for clients whose
+    turn is early, so that one that asks now and then is not refused because of those that ask always: the last place is
+    for a client whose turn is first, the one before it for one whose turn is second.
 
     0 <= len(big) <= big_limit + reserve; len(small) + len(big) <= limit + reserve; tasks put back are not counted again.
     Without the place kept a burst of big tasks would cause small ones to be refused that express has time for.
@@ -58,13 +60,15 @@ class TaskQueue:
         over = len(self.small) + len(self.big) + ahead - self.limit
         if not task.is_small:
             over = max(over, len(self.big) + ahead - self._big_limit)
-        return over >= 0 and (over >= self.reserve or not self._of(task).is_first(task.client))
+        return over >= 0 and over + self._of(task).turns_before(task.client) >= self.reserve
 
     def put(self, task: Task) -> bool:
         """Queue `task`; False when the queue is full for its class."""
         if self.is_full_for(task):
             return False
-        self._of(task).append(task)
+        queue = self._of(task)
+        task.overtaken = len(queue) - queue.turns_before(task.client)
+        queue.append(task)
         return True
 
     def put_back(self, task: Task) -> None:
@@ -79,10 +83,10 @@ class TaskQueue:
             return False
         return True
 
-    def pop_oldest(self) -> Task:
-        """Take out the head of one class, the older one of both. Raises IndexError when none waits."""
+    def pop_next(self) -> Task:
+        """Take out the head of one class, the one whose turn is first of both. Raises IndexError when none waits."""
         small, big = self.small, self.big
-        if not small or (big and big.head.serial < small.head.serial):
+        if not small or (big and big.turn < small.turn):
             return big.popleft()
         return small.popleft()
 
@@ -104,8 +108,8 @@ def pairs(queue: TaskQueue, idle: IdleSet) -> Iterator[tuple[Task, WorkerSlot]]:
         if small and big and express and len(cpus) == 1:
             yield big.popleft(), cpus.pop()
         else:
-            yield queue.pop_oldest(), cpus.pop()
-    while small and express and idle.wants_express:
+            yield queue.pop_next(), cpus.pop()
+    while small and express and (idle.wants_express or small.head.overtaken > idle.worker_count):
         yield small.popleft(), express.pop()
     while small and can_prefetch and not big:
         worker = next(iter(can_prefetch))

@@ -10,14 +10,16 @@ An origin is in `_origins` exactly when one of its clients has a line here; a cl
 the clients of its origin. Both lists are sorted by (pick at which it was served last, serial).
 """
 
-from bisect import insort
+from bisect import bisect, insort
 from collections import deque
 from collections.abc import Iterator
 from itertools import chain
+from operator import itemgetter
 
 from workers.resizer.task import Origin, QueueClient, Task
 
 FIRST = -1  # before all that were served at some pick, and those never served (0)
+_SERVED = itemgetter(0)
 
 
 class FairQueue:
@@ -43,14 +45,24 @@ class FairQueue:
         """The task to be begun next. Raises IndexError when none waits."""
         return self._lines[self._clients[self._origins[0][2]][0][2]][0]
 
-    def is_first(self, client: QueueClient) -> bool:
-        """True when it would be the turn of `client`, which has nothing here, before that of all others."""
-        if not self._origins:
-            return True
+    @property
+    def turn(self) -> tuple[int, int, int]:
+        """Of the head, beside the heads of other queues of the same clients: the lowest is next. Raises IndexError."""
         served, _, origin = self._origins[0]
-        if client.origin is not origin:
-            return client.origin.served < served
-        return client.served < self._clients[origin][0][0]
+        _, serial, client = self._clients[origin][0]
+        return FIRST if served == FIRST else origin.served, client.served, serial
+
+    def turns_before(self, client: QueueClient) -> int:
+        """Number of tasks, at most, that would be begun before one of `client`; all when others of its own wait. Every
+        origin is taken to have a task in each round."""
+        origins, origin = self._origins, client.origin
+        if client in self._lines:
+            return self._count
+        clients = self._clients.get(origin)
+        if clients is None:
+            return bisect(origins, origin.served, key=_SERVED)
+        place = next(place for place, entry in enumerate(origins) if entry[2] is origin)
+        return min(self._count, place + len(origins) * bisect(clients, client.served, key=_SERVED))
 
     def append(self, task: Task) -> None:
         """Queue a task behind the others of its client."""

@@ -333,7 +333,7 @@ class Scheduler:
         elif now - self._served_at > timeout:
             while len(self.queue):
                 self._end(
-                    self.queue.pop_oldest(), refusal(DRAINING, "no CPU process is left here; ask another")
+                    self.queue.pop_next(), refusal(DRAINING, "no CPU process is left here; ask another")
                 )
             self._queue_moved()
 

@@ -58,6 +58,7 @@ class QueueClient:
 class Task:
     """`slot` holds the payload (-1: none yet); the picture is the `length` bytes at `offset` of the arena.
 
+    `overtaken`: tasks of its class that were queued before it and whose turn was after its own when it was queued.
     `announced_at`, `queued_at`, `begun_at`: loop times in seconds of its head, its last byte, and its work. `context`
     belongs to the requester.
     """
@@ -69,6 +70,7 @@ class Task:
     offset: int = 0
     length: int = 0
     is_small: bool = True
+    overtaken: int = 0
     context: Any = None
     announced_at: float = 0.0
     queued_at: float = 0.0

@@ -132,6 +132,31 @@ def test_express_gets_nothing_while_it_is_not_wanted() -> None:
     assert assigned("ss", [CPU0], [EXPRESS], wants=False) == {0: "cpu 0"}
 
 
+@pytest.mark.parametrize(("waiting", "given"), [(1, {0: "cpu 0"}), (2, {2: "express", 0: "cpu 0"})])
+def test_a_task_that_overtakes_more_others_than_there_are_cpus_gets_express_all_the_same(
+    waiting: int, given: dict[int, str]
+) -> None:
+    """ChosenIdleSet has one cpu."""
+    queue, greedy = TaskQueue(100), QueueClient(Origin(served=9), 9)
+    for serial, client in enumerate([greedy] * waiting + [QueueClient(Origin(served=3), 3)]):
+        assert queue.put(Task(serial, NoRequester(), ResizeJob(9, 9), client=client))
+    if waiting == 1:
+        queue.small.popleft()
+    idle_set = ChosenIdleSet([], [EXPRESS], (CPU0,), wants_express=False)
+    assert {task.serial: worker.name for task, worker in pairs(queue, idle_set)} == given
+
+
+@pytest.mark.parametrize("modest_is_small", [True, False])
+def test_an_idle_cpu_gets_the_picture_whose_turn_is_first_of_both_classes(modest_is_small: bool) -> None:
+    """Those of the other class came before."""
+    queue, greedy = TaskQueue(100), QueueClient(Origin(served=9), 9)
+    for serial in range(5):
+        queue.put(Task(serial, NoRequester(), ResizeJob(9, 9), is_small=not modest_is_small, client=greedy))
+    modest = QueueClient(Origin(served=3), 3)
+    queue.put(Task(5, NoRequester(), ResizeJob(9, 9), is_small=modest_is_small, client=modest))
+    assert [task.serial for task, _ in pairs(queue, ChosenIdleSet([CPU0, CPU1], []))] == [5, 0]
+
+
 def test_a_task_that_no_idle_worker_can_begin_is_prefetched() -> None:
     assert assigned("sss", [], [EXPRESS], (CPU0, CPU1)) == {0: "express", 1: "cpu 0", 2: "cpu 1"}
     assert assigned("sss", [CPU0], [EXPRESS], (CPU1,), wants=False) == {0: "cpu 0", 1: "cpu 1"}

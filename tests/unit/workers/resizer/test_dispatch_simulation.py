@@ -37,7 +37,8 @@ def check_idle_set(simulation: DispatchSimulation) -> None:
     assert idle.short == sum(worker.is_short for worker in cpus)
     assert scheduler.is_watching_slow or not idle.short
     assert not (idle.cpus and (small or big)), "a cpu idles"
-    assert not (idle.express and idle.wants_express and small), "express idles"
+    wants_express = idle.wants_express or (small and small.head.overtaken > idle.worker_count)
+    assert not (idle.express and wants_express and small), "express idles"
     assert not (idle.can_prefetch and small and not big), "a worker could prefetch"
 
 

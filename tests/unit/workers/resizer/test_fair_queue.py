@@ -94,16 +94,55 @@ def test_what_was_put_back_is_begun_first_and_the_oldest_of_it_before_the_others
     assert fixture.take() == "c1 a1 b2" and not fixture.queue
 
 
-def test_a_first_turn_is_told_before_it_is_asked_for() -> None:
+def test_the_turns_before_a_client_are_told_before_it_asks() -> None:
     fixture = Fixture()
-    assert fixture.queue.is_first(fixture.client("a1"))
+
+    def turns_before(name: str) -> int:
+        return fixture.queue.turns_before(fixture.client(name))
+
+    assert turns_before("a1") == 0
     fixture.put("a1 a2 b1 b2")
-    fixture.take(2)
-    assert fixture.queue.is_first(fixture.client("c1")), "never served"
-    assert not fixture.queue.is_first(fixture.client("a1")) and not fixture.queue.is_first(
-        fixture.client("b1")
-    )
-    assert not fixture.queue.is_first(fixture.client("a3")), "a2 came first"
+    assert fixture.take(2) == "a1 b1"
+    assert turns_before("c1") == 0, "never served"
+    assert turns_before("a3") == 2, "behind a2, which came first, and b2"
+    assert turns_before("a1") == 2, "served after both"
+    assert turns_before("b1") == 2 and turns_before("b2") == 2, "all, since another of its own waits"
+    first, second = fixture.queue.popleft(), fixture.queue.popleft()
+    fixture.queue.appendleft(second)
+    fixture.queue.appendleft(first)
+    assert turns_before("c1") == 2, "what was put back is first"
+
+
+@given(
+    st.lists(st.sampled_from("abcd"), max_size=12),
+    st.lists(st.sampled_from("abcd"), max_size=8),
+    st.integers(0, 8),
+)
+def test_no_more_are_begun_before_it_than_was_told(first: list[str], then: list[str], taken: int) -> None:
+    """Clients 1 of each origin ask, some are served; then client 2 of origin a asks."""
+    fixture = Fixture()
+    fixture.put(" ".join(f"{name}1" for name in first))
+    fixture.take(taken)
+    fixture.put(" ".join(f"{name}3" for name in then))
+    told = fixture.queue.turns_before(fixture.client("a2"))
+    fixture.put("a2")
+    place = fixture.take().split().index("a2")
+    assert place <= told and (not told) is (not place)
+
+
+def test_the_turns_of_two_queues_are_compared_by_client() -> None:
+    fixture, other = Fixture(), Fixture()
+    other.queue = FairQueue(fixture.picks)
+    other.origins, other.clients, other.serials = fixture.origins, fixture.clients, fixture.serials
+    fixture.put("a1 a2")
+    other.put("b1 a3")
+    assert fixture.queue.turn < other.queue.turn, "the older one"
+    first = fixture.queue.popleft()
+    assert other.queue.turn < fixture.queue.turn, "b was served longer ago than a"
+    other.queue.popleft()
+    assert fixture.queue.turn < other.queue.turn, "a2 before a3, by age"
+    fixture.queue.appendleft(first)
+    assert fixture.queue.turn < other.queue.turn
 
 
 EVENTS = st.sampled_from(["append", "append", "put_back", "pop", "remove"])
