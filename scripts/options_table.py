@@ -1,7 +1,7 @@
-"""The option tables as documents: Markdown for the README, full INI files for conf/.
+"""The tables of options and metrics as documents: Markdown for README.md and docs/, full INI files for conf/.
 
-    python scripts/options_table.py            print the Markdown tables
-    python scripts/options_table.py --write    put them into README.md (between its markers) and rewrite conf/*.ini
+    python scripts/options_table.py            print the tables of options
+    python scripts/options_table.py --write    put all tables between their markers, and rewrite conf/*.ini
 
 tests/unit/test_conf.py fails while the documents tell anything else than the tables."""
 
@@ -17,9 +17,11 @@ sys.path.insert(0, str(ROOT))
 from balancer import options as balancer_options  # noqa: E402
 from balancer.config import usage  # noqa: E402
 from balancer.config.option import Option  # noqa: E402
+from balancer.console.prometheus import METRICS, PREFIX  # noqa: E402
 from workers.client import options as client_options  # noqa: E402
 from workers.resizer import options as resizer_options  # noqa: E402
 
+METRICS_PAGE = ROOT / "docs" / "METRICS.md"
 TABLES: dict[str, Sequence[Option]] = {
     "balancer": balancer_options.OPTIONS,
     "resizer": resizer_options.OPTIONS,
@@ -80,6 +82,26 @@ def _comment(text: str) -> list[str]:
     return textwrap.wrap(text, 100, initial_indent="# ", subsequent_indent="# ", break_on_hyphens=False)
 
 
+def metrics_table() -> str:
+    """The block of docs/METRICS.md, markers included."""
+    rows = [f"| `{PREFIX}{one.name}` | {one.kind} | {one.help} |" for one in METRICS]
+    return "\n".join(
+        [
+            "<!-- metrics -->",
+            "| name | type | what it says |",
+            "| --- | --- | --- |",
+            *rows,
+            "<!-- /metrics -->",
+        ]
+    )
+
+
+def in_metrics_page(text: str) -> str:
+    """docs/METRICS.md with its table as it should be."""
+    block = re.compile(r"<!-- metrics -->.*?<!-- /metrics -->", re.DOTALL)
+    return block.sub(lambda found: metrics_table(), text)
+
+
 def in_readme(text: str) -> str:
     """The README with its option blocks as they should be."""
     for section in TABLES:
@@ -92,6 +114,7 @@ def main(argv: Sequence[str]) -> int:
     if argv == ["--write"]:
         readme = ROOT / "README.md"
         readme.write_text(in_readme(readme.read_text()))
+        METRICS_PAGE.write_text(in_metrics_page(METRICS_PAGE.read_text()))
         for section in TABLES:
             (ROOT / "conf" / f"{section}.ini").write_text(full_ini(section))
         return 0

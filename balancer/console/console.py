@@ -5,6 +5,7 @@ master.
 """
 
 import os
+import resource
 import socket
 from collections.abc import Callable, Iterable
 from dataclasses import replace
@@ -17,7 +18,7 @@ from balancer.console.answers import Answers, makers_for
 from balancer.console.commands import Commands
 from balancer.console.events import describe_events
 from balancer.console.processes import Processes
-from balancer.console.status import Identity, snapshot, worker_pids
+from balancer.console.status import Identity, roles_by_pid, snapshot
 from balancer.console.web import WebServer
 from balancer.options import Listener, Options
 from balancer.pool.board import Board
@@ -37,10 +38,13 @@ def run(child: Child, options: Options, board: Board) -> int:
     options = replace(options, listeners=tuple(as_bound(one, child) for one in options.listeners))
     processes = Processes()
     config = options.process.config
-    identity = Identity(__version__, socket.gethostname(), os.path.abspath(config) if config else "")
+    max_fds = resource.getrlimit(resource.RLIMIT_NOFILE)[
+        0
+    ]  # inherited from the master, as every process does
+    identity = Identity(__version__, socket.gethostname(), os.path.abspath(config) if config else "", max_fds)
 
     def sample() -> None:
-        processes.sample(worker_pids(board))
+        processes.sample(roles_by_pid(board))
 
     def status() -> dict[str, Any]:
         return snapshot(board, options, identity, child.loop.now, processes.of)

@@ -118,6 +118,21 @@ def each_slot(key: str, unit: float | None = None) -> Callable[[Status], Iterabl
     return read
 
 
+def each_role(key: str, unit: float | None = None) -> Callable[[Status], Iterable[Figure]]:
+    """Summed over the processes of a role."""
+
+    def read(status: Status) -> Iterable[Figure]:
+        sums: dict[str, int | float] = {}
+        for process in status["processes"]:
+            if (value := process[key]) is not None:
+                sums[process["role"]] = sums.get(process["role"], 0) + (
+                    value if unit is None else value * unit
+                )
+        return [({"role": role}, value) for role, value in sorted(sums.items())]
+
+    return read
+
+
 def workers_by_state(status: Status) -> Iterable[Figure]:
     states = [worker["state"] for worker in status["workers"]]
     return [({"state": state}, states.count(state)) for state in WORKER_STATES]
@@ -178,6 +193,12 @@ METRICS: tuple[Metric, ...] = (
     Metric("worker_cpu_ratio", "gauge", "CPU used over the last second; 1 is one core.", each_slot("cpu_percent", 0.01)),
     Metric("worker_resident_memory_bytes", "gauge", "Resident memory, shared pages included.", each_slot("rss_bytes")),
     Metric("worker_open_fds", "gauge", "Open file descriptors.", each_slot("fds")),
+    Metric("process_cpu_ratio", "gauge", "CPU used over the last second by the processes of a role; 1 is one core.",
+           each_role("cpu_percent", 0.01)),
+    Metric("process_resident_memory_bytes", "gauge", "Resident memory, shared pages counted in each process.",
+           each_role("rss_bytes")),
+    Metric("process_open_fds", "gauge", "Open file descriptors.", each_role("fds")),
+    Metric("process_max_fds", "gauge", "Limit of open file descriptors of each process.", one("max_fds")),
     Metric("open_sessions", "gauge", "Sessions open now.", one("totals", "sessions")),
     Metric("queued_sessions", "gauge", "Sessions that wait for a place at a backend.", one("totals", "queued")),
     Metric("queued_total", "counter", "Sessions that had to wait for a place.", one("totals", "queued_total")),

@@ -20,6 +20,8 @@ RULES
                    "maxconn", "backup", "since_s"}],
      "workers":  [{"slot", "pid", "state", "generation", "accepting", "sessions", "accepted_total", "cpu_percent",
                   "rss_bytes", "fds", "share_percent", "drain_left_s"}],
+     "processes": [{"role": "master"|"worker"|"prober"|"console", "pid", "cpu_percent", "rss_bytes", "fds"}],
+     "max_fds":   the limit of open files of each process
      "totals":   {"sessions", "accepted_total", "refused_total", "failed_total", "bytes_in_total", "bytes_out_total",
                   "closed_total", "cut_total", "retries_total", "pauses_total", "resumes_total", "ends",
                   "queued_total", "log_dropped_total", "queued", "respawns_total", "hangs_total"},
@@ -133,6 +135,7 @@ from balancer.shm.layout import (
 SCHEMA = 2
 NO_WORKER = "no worker is ready"
 MOST_EVENTS = 20
+ROLE_NAMES = ("worker", "prober", "console")  # by ROLE: the order of the plan
 LISTENER_TOTALS = {
     "accepted_total": L_ACCEPTED,
     "bytes_in_total": L_BYTES_IN,
@@ -167,11 +170,14 @@ class Identity:
     version: str
     host: str
     config: str = ""
+    max_fds: int = 0
 
 
-def worker_pids(board: Board) -> list[int]:
-    """The living workers, all generations."""
-    return [board.cells[row * board.columns + PID] for row in worker_rows(board)]
+def roles_by_pid(board: Board) -> dict[int, str]:
+    """Every living process, all generations."""
+    cells, rows = board.cells, (row * board.columns for row in range(FIRST_LEASE, board.live_rows()))
+    leased = {cells[at + PID]: ROLE_NAMES[cells[at + ROLE]] for at in rows if cells[at + PID]}
+    return {cells[MASTER_ROW * board.columns + PID]: "master", **leased}
 
 
 def worker_rows(board: Board) -> list[int]:
@@ -217,6 +223,16 @@ def describe_worker(board: Board, row: int, now_ms: int, figures: Callable[[int]
         "fds": seen.fds,
         "share_percent": share,
         "drain_left_s": max(0, deadline - now_ms) / 1000 if deadline else None,
+    }
+
+
+def describe_process(pid: int, role: str, seen: Figures) -> dict[str, Any]:
+    return {
+        "role": role,
+        "pid": pid,
+        "cpu_percent": seen.cpu_percent,
+        "rss_bytes": seen.rss_bytes,
+        "fds": seen.fds,
     }
 
 
@@ -349,6 +365,8 @@ def snapshot(
         "pools": [describe_pool(board, *each) for each in zip(options.pools, backends, strict=True)],
         "backends": [backend for each in backends for backend in each],
         "workers": sorted(workers, key=lambda worker: (worker["slot"], worker["generation"])),
+        "processes": [describe_process(pid, role, figures(pid)) for pid, role in roles_by_pid(board).items()],
+        "max_fds": identity.max_fds,
         "totals": {
             "sessions": sum(board.every_gauge(LISTENERS, L_SESSIONS)),
             **listener_totals(partial(board.sum_total, LISTENERS)),

@@ -87,7 +87,11 @@ def status(**changed: Any) -> dict[str, Any]:
         "schema": 2, "version": "1.2.3", "host": "lb-1", "config": "/etc/balancer.ini", "serving": serves,
         "reason": "" if serves else "every backend is down", "generation": 2, "uptime_s": 61.5, "steering": "on",
         "listeners": [listener()], "workers": [worker(0)], "reload": None, "pools": pools, "events": [event()],
-        "bounds_s": BOUNDS,
+        "bounds_s": BOUNDS, "max_fds": 1024,
+        "processes": [
+            {"role": role, "pid": pid, "cpu_percent": 12.5, "rss_bytes": 1 << 20, "fds": 20}
+            for pid, role in enumerate(("master", "worker", "worker", "prober", "console"), 4711)
+        ],
         "totals": {key: n for n, key in enumerate(TOTALS, 100)} | {"queued": 0, "ends": {"--": 12, "CD": 1200, "KD": 0}},
     }  # fmt: skip
     return plain | changed

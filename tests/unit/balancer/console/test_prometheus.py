@@ -108,6 +108,7 @@ def test_every_figure_of_the_balancer_is_there() -> None:
         "balancer_retries_total": 108, "balancer_pauses_total": 109, "balancer_resumes_total": 110,
         "balancer_queued_sessions": 111, "balancer_log_dropped_total": 112,
         "balancer_queued_total": 113, "balancer_respawns_total": 114, "balancer_hangs_total": 115,
+        "balancer_process_max_fds": 1024,
     }  # fmt: skip
     assert samples["balancer_build_info", (("version", "1.2.3"),)] == 1
 
@@ -153,6 +154,8 @@ def test_processes_are_summed_by_slot_and_have_no_pid() -> None:
     assert "4711" not in text and "pid" not in text
     assert samples["balancer_worker_open_sessions", (("slot", "0"),)] == 7
     assert samples["balancer_worker_cpu_ratio", (("slot", "0"),)] == 0.125
+    assert samples["balancer_process_open_fds", (("role", "worker"),)] == 40
+    assert samples["balancer_process_cpu_ratio", (("role", "master"),)] == 0.125
     assert samples["balancer_worker_resident_memory_bytes", (("slot", "0"),)] == 1048577
     states = {labels[0][1]: value for (name, labels), value in samples.items() if name == "balancer_workers"}
     assert states == {"starting": 0, "ready": 1, "draining": 1, "hung": 1}
