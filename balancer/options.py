@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from balancer.admin_socket import OFF
-from balancer.checks.check import Check, check_of, parse_check_line
+from balancer.checks.options import HealthOptions
 from balancer.config.common import DAEMON_QUESTIONS
 from balancer.config.option import (
     Option,
@@ -70,7 +70,6 @@ _clients = options_in("Clients")
 _sessions = options_in("Sessions")
 _backends = options_in("Backends")
 _framed = options_in("Framed mode")
-_health = options_in("Health")
 _access = options_in("Access")
 _processes = options_in("Processes")
 
@@ -252,7 +251,7 @@ class Listener(ListenerTls):
 
 
 @dataclass(frozen=True, slots=True)
-class Pool:
+class Pool(HealthOptions):
     """Backends, how one is elected, and how they are checked. Times are seconds; `index` is its block on the board."""
 
     name: str
@@ -353,22 +352,6 @@ class Pool:
         at_least(0, parse_count),
         metavar="N",
     )
-    check: Check = _health(  # noqa: RUF009 - a dataclass field
-        "tcp",
-        "how backends are checked: tcp connects, and the connection must stay for 100 ms or bring a byte; none takes "
-        "them to be up; http GET /PATH [expect=200-399] [host=NAME], redis [role=primary], smtp, imap, pgsql [user=NAME] "
-        "[role=primary], mysql [user=NAME], mqtt and frame (a resizer) ask the service whether it works; lines of send "
-        "and expect ask any other; port=N address=A timeout=TIME behind each",
-        parse_check_line,
-        metavar="CHECK",
-        repeat=True,
-        commas=False,
-        words=True,
-        combine=check_of,
-    )
-    check_interval: float = _health("2s", "time between two checks of a backend", parse_positive_duration)
-    check_rise: int = _health("2", "successes in a row that bring a backend up", at_least(1), metavar="N")
-    check_fall: int = _health("3", "failures in a row that take a backend down", at_least(1), metavar="N")
     index: int = -1
 
 

@@ -19,8 +19,10 @@ A drain ends it at once: it has no sessions.
 import random
 from collections.abc import Callable, Sequence
 from functools import partial
-from itertools import chain
 
+from balancer.backend_names import BackendNames
+from balancer.checks.agent import AgentWords
+from balancer.checks.agent_polls import AgentPolls
 from balancer.checks.monitored import (
     NO_ADDRESS,
     MonitoredBackend,
@@ -35,13 +37,11 @@ from balancer.checks.probe import Done, Probe
 from balancer.checks.protocols import dialogue_of
 from balancer.checks.race import AddressRace, RunningProbe, StartProbe
 from balancer.config.units import Address, format_duration
-from balancer.discovery.lookups import LookupSchedule
-from balancer.discovery.resolver import Resolver, merge, usable
+from balancer.discovery.resolver import Resolver
 from balancer.eventloop.loop import Loop
 from balancer.options import Pool
 from balancer.pool.backend import Backend
 from balancer.pool.board import (
-    B_ADDRESS_FAILURES,
     B_BYTES_OUT,
     B_CONNECT_FAILURES,
     B_EARLY_ENDS,
@@ -49,8 +49,8 @@ from balancer.pool.board import (
     BACKENDS,
     Board,
 )
-from balancer.pool.health import HealthState, PassiveHealth, first_due
-from balancer.pool.serving import availability, state_of
+from balancer.pool.health import HealthState, PassiveHealth, first_due, ramp
+from balancer.pool.serving import availability, is_panic, state_of
 from balancer.pool.targets import Target, addresses_of, targets_of
 from balancer.pool.verdicts import VerdictWriter
 from balancer.prefork.child import Child
@@ -91,42 +91,35 @@ class Prober:
         self._loop, self._log = child.loop, child.log
         self._events = EventWriter(board.shared.events, child.row)
         self._writer = VerdictWriter(board, child.row)
-        self._resolver = resolver or Resolver()
         self._own = own
         self._probe = probe
         self._random = random.Random().random
         self._pools = [monitor(pool) for pool in pools]
         self._backends = [one for pool in self._pools for one in pool.backends]
-        self._by_name: dict[str, list[MonitoredBackend]] = {}
-        for one in self._backends:
-            if one.name:
-                self._by_name.setdefault(one.name, []).append(one)
-        self._lookups = LookupSchedule(self._by_name, resolver_refresh)
-        self._unanswered: set[str] = set()  # names without an address that are waited for
-        self._names_until = 0.0  # when they are not waited for any longer
-        self._on_settled: Callable[[], object] | None = None
+        self._agents = AgentPolls(
+            self._loop, board, self._writer, self._backends, probe, self._random, self._tell_agent
+        )
+        self._names = BackendNames(
+            self, self._loop, self._log, board, self._writer, self._backends, resolver_refresh,
+            resolver or Resolver(), own,
+        )  # fmt: skip
 
     def start(self, on_settled: Callable[[], object]) -> None:
         """Acquire the lease, continue with the last verdicts, begin to check. `on_settled` is called once when each name
         has an address or has failed, or connect-timeout has passed."""
-        self._on_settled = on_settled
-        self._loop.watch_level(self._resolver.wake_fd, self._collect)
-        now = self._loop.now
         self._take_over()
-        self._unanswered = {one.name for one in self._backends if one.lacks_address()}
+        self._agents.start()
         patience = max(pool.pool.connect_timeout for pool in self._pools)
-        self._names_until = now + min(patience, LONGEST_WAIT_FOR_NAMES)
-        self._look_up(now)
-        self._settle(now)
-        self._judge_all(now)
+        self._names.start(min(patience, LONGEST_WAIT_FOR_NAMES), on_settled)
+        self._judge_all(self._loop.now)
 
     def tick(self, now: float) -> None:
         """Four times a second: what workers, operators and time have changed."""
         if not self._may_write():
             return
-        self._look_up(now)
-        self._settle(now)
-        self._look_at_addresses(now)
+        self._names.look_up(now)
+        self._names.settle(now)
+        self._names.look_at_failures(now)
         totals = self._board.every_total(BACKENDS, B_CONNECT_FAILURES)
         early = self._board.every_total(BACKENDS, B_EARLY_ENDS)
         for one in self._backends:
@@ -134,6 +127,8 @@ class Prober:
             if total > one.failures:
                 self._on_session_failure(one, now)
             one.failures = total
+            if one.ramp_from:
+                self._ramp(one, now)
             if one.early.is_out:
                 self._release_when_due(one, now)
             if early[one.backend.index] > one.early.seen:
@@ -159,6 +154,7 @@ class Prober:
         self._writer.acquire(pool.pool.index for pool in self._pools)
         for pool in self._pools:
             self._writer.write_limits(pool.pool)
+        self._agents.clear_unasked()
         totals = self._board.every_total(BACKENDS, B_CONNECT_FAILURES)
         early = self._board.every_total(BACKENDS, B_EARLY_ENDS)
         for place, one in enumerate(self._backends):
@@ -167,10 +163,11 @@ class Prober:
             one.early.seen = early[one.backend.index]
             one.health.up, one.health.since = one.was_up or one.early.is_out, one.since
             one.health.streak = 0
+            one.ramp_from = one.since if self._writer.ramp(one.backend.index) else 0.0
             one.addresses = addresses_of(self._board, one.backend) if one.name else NO_ADDRESS
             one.failures = totals[one.backend.index]
             one.schedule.due = first_due(now, place, len(self._backends), one.schedule.interval)
-            self._is_itself(one, now)
+            self.judge_own(one, now)
             self._arm(one)
 
     # -- checks
@@ -187,17 +184,17 @@ class Prober:
         if one.probe is not None:
             return
         one.schedule.begun(self._loop.now)
-        is_waited_for = one.name in self._unanswered  # no failure yet
+        is_waited_for = one.name in self._names.unanswered  # no failure yet
         if not self._writer.holds() or self._writer.is_in_maintenance(one.backend.index) or is_waited_for:
             self._rest(one)
         elif one.lacks_address():
             self._ended(one, "unresolved", 0.0)
-        elif self._is_itself(one, self._loop.now):
+        elif self.judge_own(one, self._loop.now):
             self._ended(one, ITSELF, 0.0)
         else:
             self._ask(one)
 
-    def _is_itself(self, one: MonitoredBackend, now: float) -> bool:
+    def judge_own(self, one: MonitoredBackend, now: float) -> bool:
         """Whether this balancer listens on every address of the backend, which takes it down at once: each session would
         come back as the next one until no descriptor is left."""
         address, hosts, was_itself = one.backend.address, one.addresses.hosts, one.is_itself
@@ -215,7 +212,7 @@ class Prober:
         """Without checks: whether it is this balancer, as often as a check would come, and whether its pause is over."""
         if now >= one.schedule.due:
             one.schedule.due = now + one.schedule.interval
-            self._is_itself(one, now)
+            self.judge_own(one, now)
         if not one.is_itself and health.has_recovered(now):
             self._publish(one, now)
 
@@ -246,9 +243,9 @@ class Prober:
         now, index, health = self._loop.now, one.backend.index, one.health
         if outcome and self._writer.holds():
             if by is not None:
-                self._use(one, str(by[1][0]))
+                self._names.use(one, str(by[1][0]))
             elif one.name and outcome != "ok":  # it may have moved, or there is an address by now
-                self._lookups.hasten(one.name, now)
+                self._names.hasten(one.name, now)
             if isinstance(health, HealthState):
                 changed = health.passed(now) if outcome == "ok" else health.failed(now)
                 self._writer.note_check(index, outcome, seconds, health.streak)
@@ -260,6 +257,18 @@ class Prober:
                     self._publish(one, now)
         self._rest(one)
 
+    def hasten(self, one: MonitoredBackend) -> None:
+        """Check it at once, or SOONEST after the last check."""
+        one.schedule.hasten(self._loop.now)
+        self._arm(one)
+
+    def check_soon(self, one: MonitoredBackend) -> None:
+        """As hasten, also without checks: one of several addresses does not answer."""
+        if isinstance(one.health, HealthState):
+            self.hasten(one)
+        else:
+            self._ask(one)
+
     def _rest(self, one: MonitoredBackend) -> None:
         settled = not isinstance(one.health, HealthState) or one.health.is_settled()
         one.schedule.ended(settled, self._random())
@@ -267,10 +276,27 @@ class Prober:
 
     def _on_session_failure(self, one: MonitoredBackend, now: float) -> None:
         one.reason, one.came = "session-failed", ""
+        if isinstance(one.health, PassiveHealth) and not self._may_leave(one):
+            return
         if one.health.failed(now):
             self._publish(one, now)
-        one.schedule.hasten(now)
-        self._arm(one)
+        self.hasten(one)
+
+    def _may_leave(self, one: MonitoredBackend) -> bool:
+        """Without checks: whether one more backend may be taken out. A tenth of a pool, and never the last: failed
+        connects are made again elsewhere, and no check would bring a pool back."""
+        others = [each for each in one.pool.backends if each is not one]
+        out = sum(not each.health.up for each in others)
+        is_left = any(state_of(self._board, each.backend) == "up" for each in others)
+        return is_left and out < max(1, len(one.pool.backends) // 10)
+
+    # -- slow start
+
+    def _ramp(self, one: MonitoredBackend, now: float) -> None:
+        permille = ramp(one.ramp_from, one.pool.pool.slow_start, now)
+        self._writer.write_ramp(one.backend.index, permille)
+        if not permille:
+            one.ramp_from = 0.0
 
     # -- early ends
 
@@ -315,6 +341,9 @@ class Prober:
         changed, one.was_up = is_up != one.was_up, is_up
         if changed:
             one.since = now
+        if changed and (pool.pool.slow_start or one.ramp_from):
+            one.ramp_from = now if is_up else 0.0
+            self._writer.write_ramp(index, ramp(now, pool.pool.slow_start, now) if is_up else 0)
         self._writer.write_verdict(index, is_up, one.since or now)
         if not changed:
             return
@@ -323,17 +352,19 @@ class Prober:
         if is_up:
             rise = health.rise if isinstance(health, HealthState) and one.reason != "early-end" else 0
             passed = {"passed": f"{rise}/{rise}"} if rise else {}
-            self._tell("info", "up", **labels, **passed, up=pool.share())
+            self.tell("info", "up", **labels, **passed, up=pool.share())
         else:
             self._writer.count_down(index)
             about = {"check": one.reason, "failures": failures or f"{health.fall}/{health.fall}"}
             if one.came and not failures:
                 about["got"] = one.came
+            if isinstance(health, PassiveHealth):
+                wait = wait or health.wait
             then = f"next try in {format_duration(wait or one.schedule.interval)}"
             if one.is_itself:
                 about = {"check": one.reason, "reason": "this balancer itself listens there"}
                 then = "no session goes there"
-            self._tell("warning", "down", **labels, **about, up=pool.share(), then=then)
+            self.tell("warning", "down", **labels, **about, up=pool.share(), then=then)
         self._announce(pool, now)
         self._show(now)
 
@@ -357,114 +388,42 @@ class Prober:
 
     def _announce(self, pool: MonitoredPool, now: float) -> None:
         """Log it when the last backend has gone or the first one is back, compared with what the log has said last."""
+        if (in_panic := is_panic(self._board, pool.pool)) != pool.is_panic:
+            pool.is_panic = in_panic
+            limit = f"{pool.pool.panic}%"
+            then = "those that are down are elected as well" if in_panic else "over"
+            self.tell(
+                "warning" if in_panic else "info",
+                "panic",
+                **pool.labels(),
+                up=pool.share(),
+                limit=limit,
+                then=then,
+            )
         found, index = pool.serving, pool.pool.index
         was_down, since = self._writer.announced(index)
         if found.is_serving != was_down:
             return
-        if not found.is_serving and self._unanswered & pool.names():
+        if not found.is_serving and self._names.unanswered & pool.names():
             pool.judged = None  # look again at the next tick
             return
         self._writer.announce(index, not found.is_serving, now)
         if found.is_serving:
-            self._tell("info", "some-up", **pool.labels(), up=pool.share(), after=f"{now - since:.1f}s")
+            self.tell("info", "some-up", **pool.labels(), up=pool.share(), after=f"{now - since:.1f}s")
         else:
             then = "clients are closed until a backend is back"
-            self._tell("error", "all-down", **pool.labels(), up=pool.share(), reason=found.reason, then=then)
+            self.tell("error", "all-down", **pool.labels(), up=pool.share(), reason=found.reason, then=then)
 
-    def _tell(self, level: Level, verb: Verb, **fields: object) -> None:
+    def _tell_agent(self, one: MonitoredBackend, said: AgentWords) -> None:
+        state = "down" if said.is_down else said.mode
+        more: dict[str, object] = {"maxconn": said.maxconn} if said.maxconn is not None else {}
+        if said.reason:
+            more["reason"] = said.reason
+        self.tell("info", "agent", **one.labels(), state=state, weight=f"{said.weight}%", **more)
+
+    def tell(self, level: Level, verb: Verb, **fields: object) -> None:
         tell(self._log, self._events, level, verb, **fields)
 
     def _show(self, now: float) -> None:
         up = sum(pool.serving.up for pool in self._pools)
         self._child.title.set(f"prober [{up}/{len(self._backends)} up]", now)
-
-    # -- names
-
-    def _look_up(self, now: float) -> None:
-        for name in self._lookups.take_due(now):
-            self._resolver.ask(name)
-
-    def _collect(self, mask: int) -> None:
-        """Lookups have ended: publish new addresses, keep the last good ones where there is none."""
-        now = self._loop.now
-        for name, answers, error in self._resolver.collect():
-            self._unanswered.discard(name)
-            backends = self._by_name[name]
-            learned = [one for one in backends if self._learn(one, answers)]
-            wait = self._lookups.ended(name, bool(learned), now)
-            self._note_unresolved(backends)
-            if not learned and self._writer.holds():
-                self._tell_failure(name, error or f"no address to dial among {', '.join(answers)}", wait)
-        self._settle(now)
-
-    def _learn(self, one: MonitoredBackend, answers: Sequence[str]) -> bool:
-        """Publish the addresses of a backend, if they are others; False when the answer has none to dial."""
-        hosts, known = usable(answers, one.families), one.addresses
-        if not hosts or not self._writer.holds():
-            return bool(hosts)
-        others = self._own.others(one.backend.address, hosts)
-        one.addresses = merge(known, others or hosts)
-        if one.addresses is not known:
-            if not others:  # down before a worker knows where to dial
-                self._writer.write_verdict(one.backend.index, False, self._loop.now)
-            self._writer.write_addresses(one.backend.index, one.addresses)
-            self._is_itself(one, self._loop.now)
-        if one.addresses.host != known.host:
-            self._tell_address(one, known.host)
-            one.schedule.hasten(self._loop.now)
-            self._arm(one)
-        return True
-
-    def _note_unresolved(self, backends: Sequence[MonitoredBackend]) -> None:
-        """Sessions wait no longer for those that have no address."""
-        for one in backends:
-            if one.lacks_address() and self._writer.holds():
-                self._writer.write_name_failed(one.backend.index)
-
-    def _use(self, one: MonitoredBackend, host: str) -> None:
-        """An address has answered a check: new sessions try it first from now on."""
-        known = one.addresses
-        if host == known.host or host not in known.hosts:
-            return
-        one.addresses = known._replace(in_use=known.hosts.index(host))
-        self._writer.write_in_use(one.backend.index, one.addresses.in_use)
-        self._tell_address(one, known.host)
-
-    def _tell_address(self, one: MonitoredBackend, old: str) -> None:
-        count = len(one.addresses.hosts)
-        several = {"addresses": count} if count > 1 else {}
-        self._tell("info", "resolve", **one.labels(), old=old or "-", address=one.addresses.host, **several)
-
-    def _tell_failure(self, name: str, error: str, wait: float) -> None:
-        """Logged when the first of several lookups fails. Addresses that are known stay."""
-        kept = next((one.addresses.host for one in self._by_name[name] if one.addresses.hosts), "")
-        then = f"keeps {kept}" if kept else f"asked again in {format_duration(wait)}"
-        if self._lookups.failures[name] == 1:
-            self._tell("warning", "resolve", name=name, error=error, then=then)
-        else:
-            self._log.debug("resolve", name=name, error=error, then=then)
-
-    def _settle(self, now: float) -> None:
-        """Say once that nothing is left to wait for. Sessions wait for a name until then, and no longer."""
-        if self._on_settled is None or (self._unanswered and now < self._names_until):
-            return
-        for name in self._unanswered:
-            self._note_unresolved(self._by_name[name])
-        self._unanswered.clear()
-        on_settled, self._on_settled = self._on_settled, None
-        on_settled()
-
-    def _look_at_addresses(self, now: float) -> None:
-        """Sessions have failed at one of several addresses: find out which of them answers."""
-        if not self._by_name:
-            return
-        totals = self._board.every_total(BACKENDS, B_ADDRESS_FAILURES)
-        for one in chain.from_iterable(self._by_name.values()):
-            total = totals[one.backend.index]
-            if total > one.address_failures and one.probe is None and len(one.addresses.hosts) > 1:
-                if isinstance(one.health, HealthState):
-                    one.schedule.hasten(now)
-                    self._arm(one)
-                else:
-                    self._ask(one)
-            one.address_failures = total

@@ -71,6 +71,7 @@ class RelayWorker:
         """Look around, four times a second, with the heartbeat."""
         if not self.child.draining:
             self.relay.serve([self.child.slot, *self.child.adopted()])
+        self.relay.close_downed()
         self.context.cells[LOG_DROPPED] = self.child.log.dropped
         self.show_title()
 

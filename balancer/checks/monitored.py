@@ -29,6 +29,7 @@ class MonitoredPool:
     pool: Pool
     timeout: float  # seconds a check may take
     backends: "list[MonitoredBackend]" = field(default_factory=list)
+    is_panic: bool = False  # as the log has said
     judged: tuple[int, int] | None = None  # versions of the board that `serving` was found at
     serving: Serving = NOT_COUNTED
 
@@ -64,6 +65,7 @@ class MonitoredBackend:
     timer: Timer | None = None
     reason: str = ""
     came: str = ""  # instead of the answer that was expected, printable
+    ramp_from: float = 0.0  # when its slow start began, 0 while there is none
     is_itself: bool = False  # this balancer listens on every address of it
 
     @property

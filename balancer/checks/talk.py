@@ -32,6 +32,7 @@ class Talk:
         self.received = b""
         self.to_send = b""
         self.is_closed_by_peer = False
+        self.may_be_cut = False  # what has come is an answer even when the service closes behind it
 
     def send(self, data: bytes) -> None:
         """Say something; it goes out before the next wait."""
@@ -103,13 +104,23 @@ class Dialogue:
 
     def ended(self) -> None:
         """The service has closed the connection."""
-        if not self.outcome:
-            self._end("closed", self._talk.received)
+        if self.outcome:
+            return
+        talk = self._talk
+        if talk.may_be_cut and talk.received:
+            self.outcome = "ok"
+        else:
+            self._end("closed", talk.received)
 
     @property
     def is_closed_by_peer(self) -> bool:
         """Whether it is the service that closes, after a talk that went well."""
         return self._talk.is_closed_by_peer
+
+    @property
+    def rest(self) -> bytes:
+        """What has come and was not read."""
+        return self._talk.received
 
     def came(self) -> str:
         """The beginning of what came instead, printable; "" when nothing did."""

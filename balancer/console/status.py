@@ -17,7 +17,7 @@ RULES
      "backends": [{"name", "pool", "address", "address_in_use", "state", "weight", "sessions", "sessions_total",
                    "connect_failures_total", "early_ends_total", "bytes_in_total", "bytes_out_total",
                    "checks_total", "check_failures_total", "downs_total", "check", "check_streak", "check_ms",
-                   "maxconn", "backup", "since_s"}],
+                   "maxconn", "backup", "since_s", "share_percent", "agent"}],
      "workers":  [{"slot", "pid", "state", "generation", "accepting", "sessions", "accepted_total", "cpu_percent",
                   "rss_bytes", "fds", "share_percent", "drain_left_s"}],
      "processes": [{"role": "master"|"worker"|"prober"|"console", "pid", "cpu_percent", "rss_bytes", "fds"}],
@@ -38,7 +38,9 @@ sum: refused (closed at the accept, or by a limit: sQ, RC), failed (no backend c
 `serving`: whether a client can be served now, `reason`: why not, or which pools are out (pool/serving.py); of the whole,
 it takes a worker that is ready, and one pool with a listener that serves.
 `state` of a worker: starting, ready, draining, hung. `state` of a backend: up (it takes new sessions), down, unresolved,
-weight-0, drain, maint; `since_s` is the age of that state.
+agent (taken out by its agent), weight-0, drain, maint; `since_s` is the age of that state.
+`share_percent` is the part of its weight that counts, by its agent and a slow start; `agent` is ready, out (drain, maint
+or weight 0) or down, null where none is asked.
 `early_ends` are sessions that the backend has ended before the client and before its own first byte; too many take it
 down with the check `early-end`. `address_in_use` is the one of a name's addresses that new sessions are sent to; null for
 an address that is no name.
@@ -98,6 +100,7 @@ from balancer.pool.board import (
     P_WAIT_TIMES,
     POOLS,
     W_ADMIN_SINCE_MS,
+    W_AGENT,
     W_CHECK,
     W_CHECK_US,
     W_SINCE_MS,
@@ -133,6 +136,7 @@ from balancer.shm.layout import (
 )
 
 SCHEMA = 2
+AGENT_NAMES = ("ready", "out", "down")
 NO_WORKER = "no worker is ready"
 MOST_EVENTS = 20
 ROLE_NAMES = ("worker", "prober", "console")  # by ROLE: the order of the plan
@@ -315,7 +319,7 @@ def since_of(board: Board, index: int, state: BackendState) -> int:
 
 
 def describe_backend(
-    board: Board, backend: Backend, now_ms: int, sums: dict[str, list[int]]
+    board: Board, backend: Backend, now_ms: int, sums: dict[str, list[int]], has_agent: bool = False
 ) -> dict[str, Any]:
     index = backend.index
     state = state_of(board, backend)
@@ -328,6 +332,8 @@ def describe_backend(
         "address_in_use": address_in_use(board, backend) or None,
         "state": state,
         "weight": board.weight_of(index, backend.weight),
+        "share_percent": round(100 * board.share_of(index)),
+        "agent": AGENT_NAMES[board.word(index, W_AGENT)] if has_agent else None,
         **{key: column[index] for key, column in sums.items()},
         "check": CHECK_NAMES[check] if check else None,
         "check_streak": board.word(index, W_STREAK) if check else None,
@@ -348,7 +354,7 @@ def snapshot(
     sums |= {key: board.every_total(BACKENDS, column) for key, column in BACKEND_TOTALS.items()}
     workers = [describe_worker(board, row, now_ms, figures) for row in worker_rows(board)]
     backends = [
-        [describe_backend(board, backend, now_ms, sums) for backend in pool.backends]
+        [describe_backend(board, backend, now_ms, sums, pool.has_agent) for backend in pool.backends]
         for pool in options.pools
     ]
     serial, text = board.shared.notice.read()

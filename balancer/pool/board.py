@@ -125,12 +125,17 @@ W_ADMIN_SINCE_MS = 15  # monotonic ms of the last change of admin state or weigh
 # ... by the prober
 W_ADDRESS = 16  # .. 31: the addresses, two words each
 MOST_ADDRESSES = 8
-_BACKEND_WORDS = W_ADDRESS + 2 * MOST_ADDRESSES
+W_AGENT = 32  # what its agent says: AGENT_READY, AGENT_OUT (drain, maint or weight 0), AGENT_DOWN
+W_AGENT_WEIGHT = 33  # 0 = 100 %, else percent + 1
+W_AGENT_MAXCONN = 34  # 0 = nothing, else maxconn + 1
+W_RAMP = 35  # slow start: permille of its share, 0 = all of it
+_BACKEND_WORDS = 40
 
 UNKNOWN, UP, DOWN = range(3)  # values of W_VERDICT
 ALL_DOWN, SOME_UP = 1, 2  # values of ANNOUNCED
 NAME_ASKED, NAME_ANSWERED, NAME_FAILED = range(3)  # values of W_NAME
 ADMIN_READY, ADMIN_DRAIN, ADMIN_MAINT = range(3)  # values of W_ADMIN_STATE
+AGENT_READY, AGENT_OUT, AGENT_DOWN = range(3)  # values of W_AGENT
 VERDICT_NAMES = ("up", "up", "down")
 ADMIN_NAMES = ("ready", "drain", "maint")
 CHECK_NAMES = (
@@ -370,10 +375,19 @@ class Board:
         override = self.word(index, W_WEIGHT)
         return override - 1 if override else configured
 
+    def share_of(self, index: int) -> float:
+        """The part of its weight that a backend is given sessions by: what its agent says, while it slowly starts."""
+        percent, ramp = self.word(index, W_AGENT_WEIGHT), self.word(index, W_RAMP)
+        return ((percent - 1) / 100 if percent else 1.0) * (ramp / 1000 if ramp else 1.0)
+
     def maxconn_of(self, index: int, configured: int) -> int:
-        """The maxconn in force: a reload may have changed it since the asking process was forked."""
-        newest = self.word(index, W_MAXCONN)
-        return newest - 1 if newest else configured
+        """The maxconn in force: a reload may have changed it since the asking process was forked; where there is one, the
+        agent's takes its place, and a slow start allows a part of it."""
+        newest, ramp = self.word(index, W_MAXCONN), self.word(index, W_RAMP)
+        limit = newest - 1 if newest else configured
+        if limit and (said := self.word(index, W_AGENT_MAXCONN)):
+            limit = max(1, said - 1)
+        return max(1, limit * ramp // 1000) if limit and ramp else limit
 
     def max_queue_of(self, pool: int, configured: int) -> int:
         """The max-queue in force."""

@@ -36,8 +36,8 @@ from balancer.pool.board import (
     VERDICTS_VERSION,
     Board,
 )
-from balancer.pool.policies import POLICIES, Candidate, Choice, Pick
-from balancer.pool.serving import is_asked, state_of
+from balancer.pool.policies import HASHES, POLICIES, Candidate, Choice, Pick
+from balancer.pool.serving import is_asked, is_panic, state_of
 from balancer.pool.shared_limit import SharedLimit
 from balancer.pool.targets import DialTarget, Target, chain, links, targets_of
 
@@ -45,6 +45,7 @@ NONE_TRIED: frozenset[int] = frozenset()
 # Seconds within which a backend that ends before its first byte has failed: servers close silent clients after a while,
 # and some take what a client sends for hours without a word. What ends later says nothing.
 EARLY, EARLY_WHEN_ASKED = 1.0, 30.0
+SCALE = 64  # of weights of which a part counts
 _BLOCK = BACKENDS.size
 # A backend's cells are found from its gauge, which every election and every release changes.
 _SESSIONS_TOTAL = B_SESSIONS_TOTAL - B_SESSIONS
@@ -183,9 +184,9 @@ class Elector:
         limits = {b.index: board.maxconn_of(b.index, b.maxconn) for b in pool.backends}
         # A newer configuration may have given a name's block another address: this worker goes on with what it knew.
         known = {b.index: targets_of(board, b) or self._known.get(b.index, []) for b in self._names}
-        weights = {b.index: board.weight_of(b.index, b.weight) for b in pool.backends}
+        weights = weights_in_force(board, pool)
         everyone = [b for b in pool.backends if weights[b.index]]
-        able = ("up", "unresolved")
+        able = ("up", "unresolved", "down") if is_panic(board, pool) else ("up", "unresolved")
         eligible = [b for b in pool.backends if known.get(b.index, True) and state_of(board, b) in able]
         is_resolving = any(is_asked(board, b) for b in self._names)
         if board.versions(pool.index) != versions and self._verdicts >= 0:
@@ -218,6 +219,22 @@ class Elector:
         loads = self._board.loads_reader([candidate.index for candidate in eligible])
         choice = Choice(eligible, everyone, loads, self._load, self._start, self._ended)
         return POLICIES[self._pool.balance](choice)
+
+
+def weights_in_force(board: Board, pool: Pool) -> dict[int, int]:
+    """The weight of each backend by its index; 0 takes no new sessions. While a part of one counts, by its agent or a
+    slow start, all are scaled: a tenth of weight 1 is not 1. A hash keeps to the configured weights, since each change of
+    them would move clients."""
+    weights = {b.index: board.weight_of(b.index, b.weight) for b in pool.backends}
+    if pool.balance in HASHES:
+        return weights
+    shares = {index: board.share_of(index) for index in weights}
+    if all(share == 1.0 for share in shares.values()):
+        return weights
+    return {
+        index: max(1, round(weight * SCALE * shares[index])) if weight else 0
+        for index, weight in weights.items()
+    }
 
 
 def candidates(backends: Sequence[Backend], backup: bool, weights: dict[int, int]) -> list[Candidate]:

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 
 JITTER = 0.05  # of the interval, either way: checks of many balancers must not march in step
 SOONEST = 0.1  # seconds between two checks of one backend, however many sessions complain
+LONGEST_PAUSE = 300.0  # seconds that a backend without checks is down for, unless `check-interval` is longer
 UNSETTLED = 0.5  # of the interval
 
 
@@ -93,9 +94,11 @@ def first_due(now: float, place: int, count: int, interval: float) -> float:
 
 @dataclass(slots=True)
 class PassiveHealth:
-    """The verdict without checks: `fall` failed connects close together take the backend down for `pause` seconds.
+    """The verdict without checks: `fall` failed connects close together take the backend down for `pause` seconds, each
+    time for one `pause` more, up to LONGEST_PAUSE.
 
-    Then it is up on trial: one more failure takes it down again, `pause` seconds without one end the trial.
+    Then it is up on trial: one more failure takes it down again, `pause` seconds without one end the trial, and each
+    further `pause` forgives one of the times that it was down.
     """
 
     fall: int
@@ -104,6 +107,13 @@ class PassiveHealth:
     streak: int = 0
     since: float = 0.0
     last: float = 0.0  # of the last failure
+    downs: int = 0  # that are not forgiven
+    forgiven: float = 0.0  # when the last of them was
+
+    @property
+    def wait(self) -> float:
+        """Seconds that it is down for."""
+        return min(self.pause * max(1, self.downs), max(self.pause, LONGEST_PAUSE))
 
     def failed(self, now: float) -> bool:
         """A worker could not connect. Returns whether the verdict changed."""
@@ -112,6 +122,7 @@ class PassiveHealth:
         if not self.up or self.streak < self.fall:
             return False
         self.up, self.since = False, now
+        self.downs += 1
         return True
 
     def take_down(self, now: float) -> None:
@@ -122,10 +133,21 @@ class PassiveHealth:
     def has_recovered(self, now: float) -> bool:
         """Asked now and then: whether the verdict has changed because `pause` seconds have passed."""
         if self.up:
-            if self.streak and now - max(self.last, self.since) >= self.pause:
-                self.streak = 0
+            quiet = now - max(self.last, self.since, self.forgiven)
+            if (self.streak or self.downs) and quiet >= self.pause:
+                self.streak, self.downs, self.forgiven = 0, max(0, self.downs - 1), now
             return False
-        if now - self.since < self.pause:
+        if now - self.since < self.wait:
             return False
         self.up, self.since, self.streak = True, now, self.fall - 1
         return True
+
+
+STEPS = 20  # of a slow start
+
+
+def ramp(since: float, window: float, now: float) -> int:
+    """Permille of its share that a backend is given, which came back at `since` and starts slowly over `window` seconds;
+    0 when that is over."""
+    part = int(STEPS * (now - since) / window) if window else STEPS
+    return 0 if part >= STEPS else max(100, 1000 * part // STEPS)

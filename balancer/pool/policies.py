@@ -328,3 +328,4 @@ POLICIES: dict[str, Callable[[Choice], Pick]] = {
     "p2c": p2c,
     "source": source,
 }
+HASHES = ("source",)  # the client's address decides, not the load

@@ -8,10 +8,12 @@ A backend takes new sessions when its state is "up":
     maint, drain   an operator has taken it out          (admin state)
     weight-0       an operator has given it weight 0     (weight)
     unresolved     no address of its name is known       (address words)
-    down           the checks, or sessions, speak against it     (verdict)
+    agent          its agent has taken it out            (agent)
+    down           the checks, sessions or its agent speak against it     (verdict, agent)
     up             none of these
 
-A pool serves while a backend is up and a client finds a place there, or may wait for one.
+A pool serves while a backend is up and a client finds a place there, or may wait for one. In panic (too few are up) those
+that are down are elected as well.
 """
 
 from collections import Counter
@@ -23,11 +25,14 @@ from balancer.pool.backend import Backend
 from balancer.pool.board import (
     ADMIN_MAINT,
     ADMIN_READY,
+    AGENT_DOWN,
+    AGENT_OUT,
     DOWN,
     NAME_ASKED,
     P_QUEUED,
     W_ADDRESSES,
     W_ADMIN_STATE,
+    W_AGENT,
     W_NAME,
     W_SUBJECT,
     W_VERDICT,
@@ -39,12 +44,13 @@ from balancer.pool.board import (
 from balancer.pool.targets import subject_of
 from balancer.shm.layout import FIRST_LEASE, PID, READY, ROLE, STATE
 
-BackendState = Literal["up", "down", "unresolved", "weight-0", "drain", "maint"]
+BackendState = Literal["up", "down", "unresolved", "agent", "weight-0", "drain", "maint"]
 
 # (state, what is said when it is that of every backend, and of some)
 _REASONS: tuple[tuple[BackendState, str, str], ...] = (
     ("down", "every backend is down", "down"),
     ("unresolved", "names not resolved yet", "not resolved"),
+    ("agent", "every backend is taken out by its agent", "taken out by their agents"),
     ("weight-0", "every backend has weight 0", "with weight 0"),
     ("drain", "every backend is drained by an operator", "drained"),
     ("maint", "every backend is in maintenance by an operator", "in maintenance"),
@@ -74,9 +80,11 @@ def state_of(board: Board, backend: Backend) -> BackendState:
         return "weight-0"
     if backend.address.family == "name" and not _has_address(words, at, backend):
         return "unresolved"
+    if words[at + W_AGENT] == AGENT_OUT:
+        return "agent"
     # A reload may have given the backend another address: a verdict on that one says nothing to processes of before.
     is_down = words[at + W_VERDICT] == DOWN and words[at + W_SUBJECT] in (0, subject_of(backend))
-    return "down" if is_down else "up"
+    return "down" if is_down or words[at + W_AGENT] == AGENT_DOWN else "up"
 
 
 def is_asked(board: Board, backend: Backend) -> bool:
@@ -90,7 +98,22 @@ def availability(board: Board, pool: Pool) -> Serving:
     """As `serving`, without a look at sessions: what stays until a check, an operator or a name changes it."""
     states = Counter(state_of(board, backend) for backend in pool.backends)
     up, count = states["up"], len(pool.backends)
-    return Serving(up, count, up > 0, "" if up else _reason(states, count))
+    is_serving = up > 0 or (states["down"] > 0 and pool.panic > 0)
+    return Serving(up, count, is_serving, "" if is_serving else _reason(states, count))
+
+
+def is_panic(board: Board, pool: Pool) -> bool:
+    """Whether backends that are down are elected as well: of those that would be elected, backups only where no other is
+    up, fewer than `panic` percent are up."""
+    if not pool.panic:
+        return False
+    tiers = [
+        Counter(state_of(board, b) for b in pool.backends if b.backup is backup) for backup in (False, True)
+    ]
+    main, backups = ((tier["up"], tier["up"] + tier["down"]) for tier in tiers)
+    if not main[0] and backups[0]:
+        main = backups
+    return main[1] > 0 and 100 * main[0] < pool.panic * main[1]
 
 
 def serving(board: Board, pool: Pool) -> Serving:
@@ -133,7 +156,10 @@ def _reason(states: Mapping[BackendState, int], count: int) -> str:
 
 def _is_full(board: Board, pool: Pool) -> bool:
     """Whether each backend that a new session could get has its maxconn sessions. Backups serve while no other is up."""
-    up = [backend for backend in pool.backends if state_of(board, backend) == "up"]
+    states = [(state_of(board, backend), backend) for backend in pool.backends]
+    up = [backend for state, backend in states if state == "up"]
+    if is_panic(board, pool):
+        up += [backend for state, backend in states if state == "down"]
     first = [backend for backend in up if not backend.backup] or up
     return all(_has_no_place(board, backend) for backend in first)
 

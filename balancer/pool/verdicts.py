@@ -28,6 +28,9 @@ from balancer.pool.board import (
     W_ADDRESS,
     W_ADDRESSES,
     W_ADMIN_STATE,
+    W_AGENT,
+    W_AGENT_MAXCONN,
+    W_AGENT_WEIGHT,
     W_CHECK,
     W_CHECK_US,
     W_IN_USE,
@@ -35,6 +38,7 @@ from balancer.pool.board import (
     W_NAME,
     W_PENALTIES,
     W_PENALTY_MS,
+    W_RAMP,
     W_SINCE_MS,
     W_STREAK,
     W_SUBJECT,
@@ -43,9 +47,11 @@ from balancer.pool.board import (
 )
 from balancer.pool.targets import NameAddresses, pack_addresses, subject_of
 
+AGENT_WORDS = (W_AGENT, W_AGENT_WEIGHT, W_AGENT_MAXCONN)
 # What is found out about an address.
 _VERDICT_WORDS = (
     W_VERDICT, W_SINCE_MS, W_CHECK, W_STREAK, W_ADDRESSES, W_IN_USE, W_NAME, W_PENALTIES, W_PENALTY_MS,
+    *AGENT_WORDS, W_RAMP,
 )  # fmt: skip
 
 
@@ -123,6 +129,27 @@ class VerdictWriter:
     def is_in_maintenance(self, index: int) -> bool:
         """An operator has put it into maintenance: it is not checked."""
         return self._board.word(index, W_ADMIN_STATE) == ADMIN_MAINT
+
+    # -- weight
+
+    def ramp(self, index: int) -> int:
+        """Permille of its share that a slow start allows, 0 = all of it."""
+        return self._board.word(index, W_RAMP)
+
+    def write_ramp(self, index: int, permille: int) -> None:
+        if self.ramp(index) != permille:
+            self._board.write_verdict(index, [(W_RAMP, permille)])
+
+    def agent_words(self, index: int) -> tuple[int, ...]:
+        """AGENT_WORDS as they are."""
+        return tuple(self._board.word(index, column) for column in AGENT_WORDS)
+
+    def write_agent(self, index: int, words: tuple[int, ...]) -> bool:
+        """What the agent of a backend says, as AGENT_WORDS; whether that is something new."""
+        if self.agent_words(index) == words:
+            return False
+        self._board.write_verdict(index, zip(AGENT_WORDS, words, strict=True))
+        return True
 
     # -- limits
 

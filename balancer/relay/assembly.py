@@ -19,6 +19,7 @@ from balancer.relay.accept import Listening, SessionStarter
 from balancer.relay.account import Account
 from balancer.relay.closer import Closer
 from balancer.relay.context import WorkerContext
+from balancer.relay.downed import DownedBackends
 from balancer.relay.framed.client import FramedClient, FramedLane
 from balancer.relay.framed.connection_pool import SWEEP, ConnectionPool
 from balancer.relay.framed.requests import place_text
@@ -94,6 +95,11 @@ class WorkerRelay:
         self.lanes: dict[tuple[str, str], SessionLane] = {}  # by the names of listener and pool
         self.closers: list[Closer] = []
         self.starters: list[SessionStarter] = []
+        self._downed = [
+            DownedBackends(context.board, one.pool, one.elector)
+            for one in self.pools.values()
+            if one.pool.on_down == "close"
+        ]
         self._shortage = ShortageLog(context.loop, context.log, self._occupancy)
         for listener in listeners:
             self._add(listener, partial(sockets, listener.name), close)
@@ -237,6 +243,11 @@ class WorkerRelay:
         """Dial for queued sessions: another worker says that it has freed a place."""
         for access in self.pools.values():
             access.queue.serve()
+
+    def close_downed(self) -> None:
+        """End the sessions of backends that have gone down, where their pool wants that."""
+        for downed in self._downed:
+            downed.look(self.context.sessions)
 
     def session_with(self, fd: int) -> Session | None:
         """Return the session that holds a descriptor, or has dropped it in this batch."""

@@ -1,8 +1,8 @@
 """How a session ends: two letters, as in HAProxy's log.
 
 RULES: names only. First letter: C the client, S the backend, c and s the same by a timeout, P a rule of ours, R a
-resource of ours, K an operator or a drain, - neither side. Second: C while connecting, R while a client's first bytes
-are waited for, Q while queued, D while bytes flowed, - done.
+resource of ours, K an operator or a drain, D a backend that went down, - neither side. Second: C while connecting, R
+while a client's first bytes are waited for, Q while queued, D while bytes flowed, - done.
 """
 
 CLEAN = "--"
@@ -20,6 +20,7 @@ DENIED = "PR"
 OWN_RESOURCES = "RC"
 OWN_FAULT = "RD"
 KILLED = "KD"
+BACKEND_DOWN = "DD"
 
 # Each is a column of a listener's block on the board, in this order.
 ORDER = (
@@ -38,6 +39,7 @@ ORDER = (
     KILLED,
     DENIED,
     PREREAD_TIMEOUT,
+    BACKEND_DOWN,
 )
 REFUSED = (
     QUEUE_TIMEOUT,

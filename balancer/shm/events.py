@@ -35,6 +35,8 @@ Verb = Literal[
     "limit",
     "upgrade",
     "resolve",
+    "panic",
+    "agent",
     "stop",
 ]
 

@@ -1,12 +1,15 @@
 """Checks that know the service, against real servers: what works is up, what does not work is found although it accepts,
 and the servers' logs have nothing to complain of."""
 
+import contextlib
 import re
+import socket
 import time
 from contextlib import ExitStack
 from pathlib import Path
 
-from scripts.lab.network import Address, text_of
+from scripts.lab.backends import Echo, Scripted
+from scripts.lab.network import Address, free_port, text_of
 from scripts.lab.process import freeze
 from scripts.lab.waiting import wait_for
 from tests.system.harness import FileBalancer, Resizer, ini_section
@@ -120,3 +123,84 @@ def test_a_resizer_that_accepts_and_does_not_work_is_found() -> None:
         lb.wait_backend("resizer", "up", PATIENCE)  # its master has replaced the front
         resizer.expected_exit = None
         resizer.expect(" hang ")
+
+
+def test_sessions_of_a_demoted_server_end_where_the_pool_wants_that(tmp_path: Path) -> None:
+    """Redis keeps its clients when it is demoted: the balancer ends their sessions, with end DD."""
+    with Redis(directory(tmp_path, "redis")) as redis, ExitStack() as stack:
+        text = ini_section("balancer", check_interval=f"{INTERVAL}s", check="redis role=primary", loglevel=1)
+        for name, on_down in (("closing", "close"), ("keeping", "keep")):
+            text += ini_section(f"listener {name}", bind=f"unix:{tmp_path}/{name}", pool=name)
+            upstream = f"{text_of(redis.address)} name={name}"
+            text += ini_section(f"pool {name}", upstream=upstream, on_down=on_down)
+        lb = FileBalancer(text)
+        lb.expect("all-down")
+        stack.enter_context(lb)
+        clients = {}
+        for name in ("closing", "keeping"):
+            clients[name] = stack.enter_context(socket.socket(socket.AF_UNIX))
+            clients[name].settimeout(PATIENCE)
+            clients[name].connect(f"{tmp_path}/{name}")
+            clients[name].sendall(b"PING\r\n")
+            assert clients[name].recv(100) == b"+PONG\r\n"
+        redis.demote()
+        with contextlib.suppress(ConnectionResetError):
+            assert clients["closing"].recv(100) == b""
+        lb.wait_line(r" session client=\S* .*\bbackend=closing end=DD ", PATIENCE)
+        clients["keeping"].sendall(b"PING\r\n")
+        assert clients["keeping"].recv(100) == b"+PONG\r\n"
+        assert [each["ends"]["DD"] for each in lb.status()["listeners"]] == [1, 0]
+
+
+def shares(lb: FileBalancer, count: int = 200) -> dict[str, float]:
+    """The part of `count` new sessions that each backend is given."""
+    before = {each["name"]: each["sessions_total"] for each in lb.status()["backends"]}
+    for _ in range(count):
+        with socket.create_connection(lb.address, PATIENCE) as client:
+            client.sendall(b"x")
+            assert client.recv(1) == b"x"
+    return {
+        each["name"]: (each["sessions_total"] - before[each["name"]]) / count
+        for each in lb.status()["backends"]
+    }
+
+
+def test_an_agent_that_says_less_gets_less_and_its_share_back(tmp_path: Path) -> None:
+    """One agent for both backends would not do: each has an address of its own, and the agents share a port."""
+    port, words = free_port(), {"127.0.0.1": "ready up 100%", "127.0.0.2": "ready up 100%"}
+    with ExitStack() as stack:
+        echoes = {}
+        for host in words:
+            agent = Scripted(lambda conn, host=host: conn.sendall(words[host].encode()), host, port)
+            stack.enter_context(agent)
+            echoes[host] = stack.enter_context(Echo(host))
+        upstream = [f"{text_of(echo.address)} name={host}" for host, echo in echoes.items()]
+        text = ini_section("balancer", agent_interval=f"{INTERVAL}s", balance="roundrobin")
+        text += ini_section("listener a", bind="127.0.0.1:0", pool="a")
+        text += ini_section("pool a", upstream=upstream, agent_port=port)
+        lb = stack.enter_context(FileBalancer(text))
+        wait_for(lambda: {one["agent"] for one in lb.status()["backends"]} == {"ready"}, "agents", PATIENCE)
+        assert 0.4 < shares(lb)["127.0.0.2"] < 0.6
+        words["127.0.0.2"] = "ready up 5%"
+        wait_for(lambda: lb.backend("127.0.0.2")["share_percent"] == 5, "a smaller share", PATIENCE)
+        assert shares(lb)["127.0.0.2"] < 0.1, "a fifth of its half"
+        words["127.0.0.2"] = "drain"
+        lb.wait_backend("127.0.0.2", "agent", PATIENCE)
+        assert shares(lb, 20)["127.0.0.2"] == 0
+        words["127.0.0.2"] = "ready up 100%"
+        lb.wait_backend("127.0.0.2", "up", PATIENCE)
+        assert 0.4 < shares(lb)["127.0.0.2"] < 0.6
+
+
+def test_the_agent_of_a_resizer_is_asked_on_its_own_port() -> None:
+    with Resizer(cpus=1) as resizer:
+        text = ini_section("balancer", agent_interval=f"{INTERVAL}s")
+        text += ini_section("listener a", bind="127.0.0.1:0", pool="a")
+        text += ini_section(
+            "pool a", upstream=f"{text_of(resizer.address)} name=resizer", agent_path="/agent"
+        )
+        lb = FileBalancer(text)
+        lb.expect("all-down")
+        with lb:
+            wait_for(lambda: lb.backend("resizer")["agent"] == "ready", "its agent", PATIENCE)
+            assert lb.backend("resizer")["share_percent"] == 100

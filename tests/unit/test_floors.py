@@ -18,7 +18,7 @@ PACKAGES = ("balancer", "workers", "scripts")
 MODULE_LINES = 500
 FUNCTION_LINES = 50
 
-GROUND, PROCESSES, OPTIONS, CHOICE, TRAFFIC, ROLE, SERVICE, ENTRY, LAB, SCRIPT = range(10)
+GROUND, PROCESSES, OPTIONS, CHOICE, TRAFFIC, PROBING, ROLE, SERVICE, ENTRY, LAB, SCRIPT = range(11)
 FLOORS = {
     "balancer": GROUND,  # __init__: the version
     "balancer.eventloop": GROUND,
@@ -38,8 +38,10 @@ FLOORS = {
     "balancer.discovery": TRAFFIC,
     "balancer.checks": TRAFFIC,
     "balancer.checks.check": PROCESSES,
+    "balancer.checks.options": PROCESSES,
     "balancer.worker": ROLE,
     "balancer.prober": ROLE,
+    "balancer.backend_names": PROBING,
     "balancer.console": ROLE,
     "balancer.service": SERVICE,
     "balancer.__main__": ENTRY,
@@ -76,9 +78,10 @@ ORDER = {
     ),
     "balancer.checks": (
         ("check", "own_listeners", "talk"),
-        ("probe", "protocols"),
+        ("agent", "options", "probe", "protocols"),
         ("race",),
         ("monitored",),
+        ("agent_polls",),
     ),
     "balancer.pool": (
         ("backend", "blocks", "early_ends", "health", "policies"),
@@ -96,7 +99,7 @@ ORDER = {
         ("framed.connection_pool", "lane"),
         ("framed.client",),
         ("session",),
-        ("closer", "deny", "proxy_header", "source_limits", "timeouts"),
+        ("closer", "deny", "downed", "proxy_header", "source_limits", "timeouts"),
         ("preread",),
         ("postgres",),
         ("phases",),

@@ -248,13 +248,14 @@ class Scheduler:
         return ""
 
     def agent_text(self) -> str:
-        """State and weight as HAProxy's agents say them: the part of the queue that is free, at least 5 %."""
+        """State and weight as HAProxy's agents say them: the part of the queue that is free, at least 5 %. Only
+        `ready` ends a drain that the one before it has asked for."""
         if self.draining:
             return "drain"
         if reason := self.reason_not_ready():
             return f"down #{reason}"
         free = max(0, self.queue.limit - len(self.queue))
-        return f"up {max(5, 100 * free // self.queue.limit)}%"
+        return f"ready up {max(5, 100 * free // self.queue.limit)}%"
 
     def busy_result(self) -> Result:
         """The refusal of a task when the queue is full."""

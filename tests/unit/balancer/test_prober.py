@@ -38,12 +38,14 @@ from balancer.pool.board import (
     UNKNOWN,
     UP,
     VERDICTS_VERSION,
+    W_AGENT_MAXCONN,
     W_CHECK,
     W_NAME,
+    W_RAMP,
     W_VERDICT,
     Board,
 )
-from balancer.pool.serving import availability
+from balancer.pool.serving import availability, state_of
 from balancer.pool.targets import Target, addresses_of, targets_of
 from balancer.prober import Prober
 from balancer.shm.layout import FIRST_LEASE, PID, Shared
@@ -1022,3 +1024,128 @@ def test_the_log_says_what_came_instead(sim: ProberSimulation) -> None:
     prober = sim.prober(check="redis")
     sim.loop.advance(6.0, prober.tick)
     assert "check=reply failures=3/3 got=-LOADING up=1/2" in sim.verbs("down")[0]
+
+
+def test_without_checks_no_more_than_a_tenth_and_never_the_last_is_taken_out() -> None:
+    sim = ProberSimulation(*(f"10.0.0.{n}:80" for n in range(1, 7)))
+    prober = sim.prober(check="none", check_interval=30.0)
+    for _ in range(4):
+        for backend in sim.backends:
+            sim.fail_session(backend)
+        sim.loop.advance(0.25, prober.tick)
+    assert [sim.verdict(backend) for backend in sim.backends].count(DOWN) == 1
+    alone = ProberSimulation("10.0.0.1:80")
+    prober = alone.prober(check="none")
+    for _ in range(4):
+        alone.fail_session(alone.backends[0])
+        alone.loop.advance(0.25, prober.tick)
+    assert alone.verdict(alone.backends[0]) != DOWN
+
+
+def test_a_slow_start_follows_a_real_recovery_and_outlives_the_prober(sim: ProberSimulation) -> None:
+    prober = sim.prober(slow_start=20.0)
+    index = sim.backends[0].index
+    sim.loop.advance(2.0, prober.tick)
+    assert sim.board.word(index, W_RAMP) == 0, "not at boot"
+    sim.network[A] = "refused"
+    sim.loop.advance(6.0, prober.tick)
+    sim.network[A] = "ok"
+    while sim.verdict(sim.backends[0]) == DOWN:
+        sim.loop.advance(0.25, prober.tick)
+    assert sim.board.word(index, W_RAMP) == 100
+    sim.loop.advance(10.0, prober.tick)
+    assert 400 <= sim.board.word(index, W_RAMP) <= 600
+    successor = sim.prober(SECOND, os.getpid(), slow_start=20.0)
+    sim.loop.advance(5.0, successor.tick)
+    assert 600 < sim.board.word(index, W_RAMP) <= 850
+    sim.loop.advance(6.0, successor.tick)
+    assert sim.board.word(index, W_RAMP) == 0
+
+
+def test_a_reload_without_slow_start_ends_one_that_goes_on(sim: ProberSimulation) -> None:
+    sim.board.write_verdict(sim.backends[0].index, [(W_RAMP, 100)])
+    sim.prober()
+    successor = sim.prober(SECOND)
+    sim.loop.advance(1.0, successor.tick)
+    assert sim.board.word(sim.backends[0].index, W_RAMP) == 0
+
+
+def test_a_panic_is_told_when_it_begins_and_ends() -> None:
+    sim = ProberSimulation("10.0.0.1:80 name=a", "10.0.0.2:80 name=b", "10.0.0.3:80 name=c")
+    prober = sim.prober(panic=50)
+    sim.network.update({A: "refused", B: "refused"})
+    sim.loop.advance(8.0, prober.tick)
+    assert sim.verbs("panic") == [
+        "warning panic up=1/3 limit=50% then=those that are down are elected as well"
+    ]  # fmt: skip
+    sim.network.clear()
+    sim.loop.advance(8.0, prober.tick)
+    assert sim.verbs("panic")[1:] == ["info panic up=2/3 limit=50% then=over"]
+
+
+class Agents:
+    """Answers the agents' questions of a simulation; checks are answered as before."""
+
+    def __init__(self, sim: ProberSimulation) -> None:
+        self.sim, self.says, self.asked = sim, {}, []  # type: ignore[var-annotated]
+        self._checks = sim.probe
+        sim.probe = self.probe  # type: ignore[method-assign, assignment]
+
+    def probe(
+        self, loop: Loop, target: Any, timeout: float, done: Any, send_proxy: Any, dialogue: Any
+    ) -> object:
+        if target[1][1] not in (81, 82):
+            return self._checks(loop, target, timeout, done, send_proxy, dialogue)
+        self.asked.append((loop.now, target[1]))
+        if target[1] not in self.says:
+            done("refused", 0.0, "")
+        else:
+            dialogue.advance()
+            dialogue.advance(self.says[target[1]])
+            dialogue.ended()
+            done(dialogue.outcome, 0.001, dialogue.came())
+        return SimpleNamespace(is_over=True)
+
+
+def test_an_agent_sets_state_and_weight_and_its_silence_changes_nothing(sim: ProberSimulation) -> None:
+    agents = Agents(sim)
+    prober = sim.prober(agent_port=81)
+    index, first = sim.backends[0].index, ("10.0.0.1", 81)
+    agents.says[first] = b"up 50% maxconn:7\n"
+    sim.loop.advance(2.2, prober.tick)
+    assert (sim.board.share_of(index), sim.board.word(index, W_AGENT_MAXCONN)) == (0.5, 8)
+    agents.says[first] = b"drain"  # the connection ends behind it
+    sim.loop.advance(2.2, prober.tick)
+    assert state_of(sim.board, sim.backends[0]) == "agent"
+    del agents.says[first]
+    sim.loop.advance(9.0, prober.tick)
+    assert state_of(sim.board, sim.backends[0]) == "agent"
+    successor = sim.prober(SECOND, os.getpid(), agent_port=81)
+    agents.says[first] = b"up 60%\n"
+    sim.loop.advance(2.2, successor.tick)
+    assert state_of(sim.board, sim.backends[0]) == "agent", "only ready ends a drain"
+    agents.says[first] = b"ready down #no memory\n"
+    sim.loop.advance(2.2, successor.tick)
+    assert state_of(sim.board, sim.backends[0]) == "down"
+    agents.says[first] = b"up 100%\n"
+    sim.loop.advance(2.2, successor.tick)
+    assert state_of(sim.board, sim.backends[0]) == "up" and sim.board.share_of(index) == 1.0
+    assert [line.partition("backend=")[2] for line in sim.verbs("agent")] == [
+        "a state=up weight=50% maxconn=7".replace("state=up", "state=ready"),
+        "a state=drain weight=50% maxconn=7",
+        "a state=drain weight=60% maxconn=7",
+        "a state=down weight=60% maxconn=7 reason=no memory",
+        "a state=ready weight=100% maxconn=7",
+    ]
+    agents.says.clear()
+    last = sim.prober()
+    sim.loop.advance(1.0, last.tick)
+    assert sim.board.word(index, W_AGENT_MAXCONN) == 0, "no agent is asked any longer"
+
+
+def test_agents_are_asked_at_their_interval_and_not_in_step(sim: ProberSimulation) -> None:
+    agents = Agents(sim)
+    prober = sim.prober(agent_port=81, agent_interval=4.0)
+    sim.loop.advance(81.0, prober.tick)
+    times = [when for when, target in agents.asked if target == ("10.0.0.1", 81)]
+    assert len(times) in (20, 21, 22) and not set(times) & {w for w, t in agents.asked if t[0] == "10.0.0.2"}

@@ -111,7 +111,12 @@ def test_what_is_refused_failed_and_closed_is_a_sum_over_the_ends(board: b.Board
     status = look(board)
     [listener] = status["listeners"]
     counts = ["--", "CC", "CQ", "CD", "cD", "SC", "sC", "sQ", "SD", "sD", "RC", "RD", "KD"]
-    assert listener["ends"] == {end: n for n, end in enumerate(counts, 1)} | {"KD": 113, "PR": 0, "cR": 0}
+    assert listener["ends"] == {end: n for n, end in enumerate(counts, 1)} | {
+        "KD": 113,
+        "PR": 0,
+        "cR": 0,
+        "DD": 0,
+    }
     for found in (listener, status["totals"]):
         assert found["ends"] == listener["ends"]
         assert found["refused_total"] == 1000 + 8 + 11, (

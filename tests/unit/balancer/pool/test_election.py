@@ -10,6 +10,7 @@ from balancer.pool.board import (
     ADMIN_DRAIN,
     ADMIN_MAINT,
     ADMIN_READY,
+    AGENT_OUT,
     B_ADDRESS_FAILURES,
     B_CONNECT_FAILURES,
     B_SESSIONS,
@@ -17,6 +18,10 @@ from balancer.pool.board import (
     DOWN,
     UP,
     VERDICTS_VERSION,
+    W_AGENT,
+    W_AGENT_MAXCONN,
+    W_AGENT_WEIGHT,
+    W_RAMP,
     W_VERDICT,
     Board,
 )
@@ -432,3 +437,74 @@ def test_a_verdict_in_another_pool_rebuilds_nothing(monkeypatch: pytest.MonkeyPa
     board.set_admin_state(theirs[1].index, ADMIN_DRAIN)
     monkeypatch.setattr(board, "versions", lambda pool: pytest.fail("rebuilt without a change"))
     assert names(elect) == {"a", "b"}
+
+
+def shares_of(elect: Elector, count: int = 1100) -> dict[str, int]:
+    """How many of `count` sessions, each released at once, every backend is given."""
+    given: dict[str, int] = {}
+    for number in range(count):
+        backend = elect.elect(f"10.9.{number % 250}.9", ())
+        assert backend is not None
+        elect.release(backend)
+        given[backend.name] = given.get(backend.name, 0) + 1
+    return given
+
+
+@pytest.mark.parametrize("policy", ["leastconn", "roundrobin", "random"])
+@pytest.mark.parametrize("words", [{W_RAMP: 100}, {W_AGENT_WEIGHT: 11}])
+def test_a_part_of_a_weight_is_that_part_of_the_sessions(
+    board: Board, policy: str, words: dict[int, int]
+) -> None:
+    a, b = pool("weight=1", "weight=1")
+    elect = elector(board, (a, b), policy)
+    board.write_verdict(a.index, words.items())
+    given = shares_of(elect)
+    assert 60 <= given["a"] <= 140, "a tenth of the other's"
+    board.write_verdict(a.index, dict.fromkeys(words, 0).items())
+    assert 450 <= shares_of(elect)["a"] <= 650
+
+
+def test_a_hash_keeps_to_the_configured_weights(board: Board) -> None:
+    a, b = pool("", "")
+    elect = elector(board, (a, b), "source")
+    before = [getattr(elect.elect(f"10.0.0.{n}", ()), "name", "") for n in range(100)]
+    board.write_verdict(a.index, [(W_RAMP, 100), (W_AGENT_WEIGHT, 11)])
+    assert [getattr(elect.elect(f"10.0.0.{n}", ()), "name", "") for n in range(100)] == before
+
+
+def test_a_slow_start_allows_a_part_of_maxconn_and_an_agent_another_one(board: Board) -> None:
+    (a,) = pool("maxconn=100")
+    assert board.maxconn_of(a.index, a.maxconn) == 100
+    board.write_verdict(a.index, [(W_RAMP, 100)])
+    assert board.maxconn_of(a.index, a.maxconn) == 10
+    board.write_verdict(a.index, [(W_AGENT_MAXCONN, 5)])
+    assert board.maxconn_of(a.index, a.maxconn) == 1, "never none"
+    board.write_verdict(a.index, [(W_RAMP, 0)])
+    assert board.maxconn_of(a.index, a.maxconn) == 4
+    assert board.maxconn_of(a.index, 0) == 0, "where no limit is configured an agent sets none"
+
+
+def test_in_panic_those_that_are_down_are_elected_as_well(board: Board) -> None:
+    backends = pool("", "", "", "")
+    elect = Elector(board, replace(pool_of(board, backends), panic=50), OWN)
+    for backend in backends[:2]:
+        board.write_verdict(backend.index, [(W_VERDICT, DOWN)])
+    assert names(elect) == {"c", "d"}
+    board.write_verdict(backends[2].index, [(W_VERDICT, DOWN)])
+    assert names(elect) == {"a", "b", "c", "d"}
+    board.set_admin_state(backends[0].index, ADMIN_MAINT)
+    board.write_verdict(backends[1].index, [(W_AGENT, AGENT_OUT)])
+    assert names(elect) == {"d"}, "what an operator or an agent has taken out stays out, and does not count"
+    board.write_verdict(backends[3].index, [(W_VERDICT, DOWN)])
+    assert names(elect) == {"c", "d"}
+
+
+def test_backups_that_are_up_come_before_a_panic(board: Board) -> None:
+    backends = pool("", "", "backup", "backup")
+    elect = Elector(board, replace(pool_of(board, backends), panic=50), OWN)
+    for backend in backends[:2]:
+        board.write_verdict(backend.index, [(W_VERDICT, DOWN)])
+    assert names(elect) == {"c", "d"}
+    for backend in backends[2:]:
+        board.write_verdict(backend.index, [(W_VERDICT, DOWN)])
+    assert names(elect) == {"a", "b"} or names(elect) == {"a", "b", "c", "d"}

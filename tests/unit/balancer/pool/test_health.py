@@ -2,7 +2,18 @@
 
 import pytest
 
-from balancer.pool.health import JITTER, SOONEST, UNSETTLED, HealthState, PassiveHealth, Schedule, first_due
+from balancer.pool.health import (
+    JITTER,
+    LONGEST_PAUSE,
+    SOONEST,
+    STEPS,
+    UNSETTLED,
+    HealthState,
+    PassiveHealth,
+    Schedule,
+    first_due,
+    ramp,
+)
 
 # "." a check passed, "x" it failed, "s" a session could not connect; below each the verdict after it.
 STORIES = {
@@ -122,3 +133,26 @@ def test_passive_story(story: str) -> None:
             health.has_recovered(now)
         seen += "U" if health.up else "D"
     assert seen == verdicts
+
+
+def test_each_time_without_checks_is_longer_and_quiet_time_forgives() -> None:
+    health, now, waits = PassiveHealth(fall=1, pause=30.0), 100.0, []
+    for _ in range(12):
+        assert health.failed(now)
+        waits.append(health.wait)
+        assert not health.has_recovered(now + health.wait - 0.1)
+        now += health.wait
+        assert health.has_recovered(now)
+    assert waits == [30.0 * n for n in range(1, 11)] + [LONGEST_PAUSE] * 2
+    for _ in range(5):
+        now += 30.0
+        assert not health.has_recovered(now)
+    assert health.failed(now) and health.wait == 30.0 * (12 - 5 + 1)
+
+
+@pytest.mark.parametrize("window", [10.0, 60.0])
+def test_a_slow_start_grows_in_few_steps_from_a_tenth_to_all(window: float) -> None:
+    parts = [ramp(50.0, window, 50.0 + window * part / 1000) for part in range(1100)]
+    assert parts[0] == 100 and parts[500] == 500 and parts[1000:] == [0] * 100
+    assert parts[:1000] == sorted(parts[:1000]) and len(set(parts)) <= STEPS
+    assert ramp(50.0, 0.0, 50.0) == 0

@@ -12,11 +12,14 @@ from balancer.pool.backend import Backend, parse_upstream
 from balancer.pool.board import (
     ADMIN_DRAIN,
     ADMIN_MAINT,
+    AGENT_DOWN,
+    AGENT_OUT,
     B_SESSIONS,
     DOWN,
     P_QUEUED,
     UP,
     W_ADDRESSES,
+    W_AGENT,
     W_VERDICT,
     Board,
 )
@@ -52,6 +55,8 @@ class PoolSimulation:
                 self.board.set_admin_state(index, ADMIN_DRAIN if state == "drain" else ADMIN_MAINT)
             case "weight-0":
                 self.board.set_weight(index, 0)
+            case "agent":
+                self.board.write_verdict(index, [(W_AGENT, AGENT_OUT)])
             case "unresolved":
                 self.board.write_verdict(index, [(W_ADDRESSES, 0)])
 
@@ -62,11 +67,12 @@ class PoolSimulation:
         self.board.counts.row(row)[Board.pool_at(0) + P_QUEUED] = count
 
 
-STATES = ("down", "unresolved", "weight-0", "drain", "maint")
-SOME = ("down", "not resolved", "with weight 0", "drained", "in maintenance")
+STATES = ("down", "unresolved", "agent", "weight-0", "drain", "maint")
+SOME = ("down", "not resolved", "taken out by their agents", "with weight 0", "drained", "in maintenance")
 EVERY = {
     "down": "every backend is down",
     "unresolved": "names not resolved yet",
+    "agent": "every backend is taken out by its agent",
     "weight-0": "every backend has weight 0",
     "drain": "every backend is drained by an operator",
     "maint": "every backend is in maintenance by an operator",
@@ -102,6 +108,30 @@ def test_an_operator_has_the_first_word() -> None:
         pool.put(0, state)
         if state != "down":  # a name without address is down too
             assert state_of(pool.board, pool.backends[0]) == state
+
+
+def test_operator_agent_and_check_are_layers_none_of_which_lifts_another() -> None:
+    pool = PoolSimulation("10.0.0.1:80")
+    index = pool.backends[0].index
+    pool.put(0, "down")
+    pool.board.write_verdict(index, [(W_AGENT, 0)])
+    assert state_of(pool.board, pool.backends[0]) == "down", "an agent's up does not lift a failed check"
+    pool.put(0, "up")
+    pool.board.write_verdict(index, [(W_AGENT, AGENT_DOWN)])
+    assert state_of(pool.board, pool.backends[0]) == "down"
+    pool.put(0, "maint")
+    assert state_of(pool.board, pool.backends[0]) == "maint"
+
+
+def test_in_panic_a_pool_serves_although_all_are_down() -> None:
+    pool = PoolSimulation("10.0.0.1:80", "10.0.0.2:80", panic=30)
+    pool.put(0, "down")
+    pool.put(1, "down")
+    assert serving(pool.board, pool.pool) == (0, 2, True, "")
+    assert Elector(pool.board, pool.pool, WORKER).elect("") is not None
+    pool.put(0, "drain")
+    pool.put(1, "drain")
+    assert not serving(pool.board, pool.pool).is_serving
 
 
 def test_a_backend_that_was_not_checked_yet_is_up() -> None:

@@ -301,11 +301,11 @@ def test_the_agent_tells_the_part_of_the_queue_that_is_free(front: FrontFixture,
         assert status == 200 and headers["content-type"].startswith("text/plain")
         return body
 
-    assert agent() == b"up 100%\n"
+    assert agent() == b"ready up 100%\n"
     crowd = front.fill_queue()
-    assert agent() == b"up 5%\n"
+    assert agent() == b"ready up 5%\n"
     front.work()
-    assert agent() == b"up 50%\n" and len(crowd) == 3
+    assert agent() == b"ready up 50%\n" and len(crowd) == 3
     for _ in range(2):
         front.work()
     front.scheduler.tick(front.now)
