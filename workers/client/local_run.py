@@ -1,4 +1,4 @@
-"""The run of --local: jobs go to CPU processes on this machine, results to files and the ledger.
+"""The run of --local: jobs go to CPU processes on this machine, results to files and the tracker.
 
 RULES: one thread, one event loop, which decodes nothing. A CPU process that dies takes down the picture in its hands, at
 most `--retries` + 1 times, and no other; one that takes longer than `--timeout` is killed, and its picture has failed. A
@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from balancer.eventloop.log import Log
 from balancer.eventloop.loop import Loop
 from workers.client.concurrency import INTERVAL
+from workers.client.job_tracker import JobTracker, RunSpec
 from workers.client.jobs import ClientJob, JobQueue, request_of
-from workers.client.ledger import Ledger, RunSpec
 from workers.client.local_orders import LONGEST, ORDER, PLACES, READY, LocalProcess, LocalReply, decode_reply
 from workers.client.report import Statistics
 from workers.picture_header import PictureHeader
@@ -49,26 +49,26 @@ class LocalRun:
     ) -> None:
         self._spec = spec
         self._loop = loop
-        self.ledger = Ledger(spec, loop, log, len(spec.pictures) * spec.options.times)
+        self.tracker = JobTracker(spec, loop, log, len(spec.pictures) * spec.options.times)
         self._log = log
         self._spawn = spawn
         self._reap = reap
-        self._queue = JobQueue(self._jobs(), self.ledger.left)
+        self._queue = JobQueue(self._jobs(), self.tracker.left)
         self._workers: list[LocalWorker] = []
         self._start_failures = 0
 
     def go(self) -> Statistics:
         """Run until every job is settled or a signal arrives; the statistics."""
-        self.ledger.start()
+        self.tracker.start()
         self._loop.every(INTERVAL, self._tick)
-        if self.ledger.left:
-            for number in range(min(self._spec.options.cpus, self.ledger.left)):
+        if self.tracker.left:
+            for number in range(min(self._spec.options.cpus, self.tracker.left)):
                 self._start_worker(number)
             self._loop.run()
         for worker in list(self._workers):
             self._end(worker)
-        self.ledger.finish(self._unsettled())
-        return self.ledger.statistics
+        self.tracker.finish(self._unsettled())
+        return self.tracker.statistics
 
     def _jobs(self) -> Iterator[ClientJob]:
         for _ in range(self._spec.options.times):
@@ -99,7 +99,7 @@ class LocalRun:
                 os.path.join(options.input, picture.path), os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
             )
         except OSError as error:
-            self.ledger.settle(job, f"cannot read: {error.strerror}")
+            self.tracker.settle(job, f"cannot read: {error.strerror}")
             return
         job.request = request_of(options, picture)
         job.source_header = PictureHeader(picture.format)
@@ -113,7 +113,7 @@ class LocalRun:
             pass  # it has died, which its socket reports next
         finally:
             os.close(source)
-        self.ledger.statistics.sent += picture.size
+        self.tracker.statistics.sent += picture.size
 
     # -- replies --------------------------------------------------------------------------------------------------
 
@@ -134,14 +134,14 @@ class LocalRun:
         if worker.is_ready:
             _, job = worker.orders.popleft()
             worker.began_at = self._loop.now
-            self.ledger.answer(job, self._response(worker, reply))
+            self.tracker.answer(job, self._response(worker, reply))
         elif reply.status != 200:
-            self.ledger.end(f"{reply.text}; --sandbox auto starts without")
+            self.tracker.end(f"{reply.text}; --sandbox auto starts without")
         else:
             self._log.debug("ready", cpu=worker.number, child=worker.process.pid, note=reply.text)
         worker.is_ready = True
         self._start_failures = 0
-        if not self.ledger.is_ending:
+        if not self.tracker.is_ending:
             self._fill(worker)
 
     def _is_expected(self, worker: LocalWorker, reply: LocalReply) -> bool:
@@ -155,7 +155,7 @@ class LocalRun:
         start = reply.serial % PLACES * (len(worker.process.memory) // PLACES)
         # A copy: what is checked is what is saved, whatever the process does with its memory meanwhile.
         data = worker.process.memory[start : start + reply.length] if is_ok else b""
-        self.ledger.statistics.received += len(data)
+        self.tracker.statistics.received += len(data)
         return Response(
             data=data,
             resized_width=reply.width,
@@ -172,7 +172,7 @@ class LocalRun:
         try:
             worker = LocalWorker(number, self._spawn())
         except OSError as error:
-            self.ledger.end(f"cannot start a CPU process: {error.strerror}")
+            self.tracker.end(f"cannot start a CPU process: {error.strerror}")
             return
         self._workers.append(worker)
         self._loop.watch_level(worker.process.sock.fileno(), lambda mask: self._on_packet(worker))
@@ -193,22 +193,22 @@ class LocalRun:
         if not worker.is_ready:
             self._start_failures += 1
         if self._start_failures >= START_FAILURES:
-            self.ledger.end(f"CPU processes do not start: {how}")
-        elif self.ledger.left and not self.ledger.is_ending:
+            self.tracker.end(f"CPU processes do not start: {how}")
+        elif self.tracker.left and not self.tracker.is_ending:
             self._start_worker(worker.number)
 
     def _fail(self, job: ClientJob, reason: str, how: str) -> None:
         if reason:
-            self.ledger.settle(job, reason)
+            self.tracker.settle(job, reason)
             return
         job.failed_tries += 1
         if job.failed_tries > self._spec.options.retries:
-            self.ledger.settle(job, f"lost: its CPU process died ({how})")
+            self.tracker.settle(job, f"lost: its CPU process died ({how})")
         else:
             self._queue.retry(job, self._loop.now, 0, False)
 
     def _tick(self) -> None:
-        self.ledger.tick()
+        self.tracker.tick()
         timeout = self._spec.options.timeout
         for worker in list(self._workers):
             if worker.orders and self._loop.now - worker.began_at > timeout:

@@ -1,4 +1,4 @@
-"""The run of one process over a network: jobs go to dispatchers, replies to files and the ledger.
+"""The run of one process over a network: jobs go to dispatchers, replies to files and the tracker.
 
 RULES: the callbacks of dispatchers and connections end here. `_settle` is called exactly once for each job that is not
 abandoned.
@@ -13,8 +13,8 @@ from balancer.eventloop.loop import Loop
 from workers.client.concurrency import INTERVAL, ConcurrencyLimit
 from workers.client.connection import ClientConnection
 from workers.client.dispatcher import DispatchCalls, Dispatcher, DispatchLimits
+from workers.client.job_tracker import JobTracker, RunSpec
 from workers.client.jobs import ClientJob, JobQueue, request_of
-from workers.client.ledger import Ledger, RunSpec
 from workers.client.report import Statistics, printable
 from workers.picture_header import read_header
 from workers.wire.messages import Request, Response
@@ -35,7 +35,7 @@ class ClientRun:
         self._ids = count(1)
         dispatchers = options.maxconns if options.flood else 1
         jobs_each = len(spec.pictures) * options.times
-        self.ledger = Ledger(spec, loop, log, jobs_each * dispatchers)
+        self.tracker = JobTracker(spec, loop, log, jobs_each * dispatchers)
         calls = DispatchCalls(lambda: loop.now, self._dial, self._start, self._settle, self._abandon)
         limits = DispatchLimits(options.in_flight, options.retries, options.timeout)
         connections = (1, 1) if options.flood else (options.minconns, options.maxconns)
@@ -51,17 +51,17 @@ class ClientRun:
 
     def go(self) -> Statistics:
         """Run until every job is settled or a signal arrives; the statistics."""
-        self.ledger.start()
+        self.tracker.start()
         self._loop.every(INTERVAL, self._tick)
-        if self.ledger.left:
+        if self.tracker.left:
             for dispatcher in self._dispatchers:
                 dispatcher.dispatch()
             self._loop.run()
-        self.ledger.finish(job for dispatcher in self._dispatchers for job in dispatcher.unsettled())
+        self.tracker.finish(job for dispatcher in self._dispatchers for job in dispatcher.unsettled())
         for dispatcher in self._dispatchers:
             dispatcher.stop()
         self._loop.run_once(0)
-        return self.ledger.statistics
+        return self.tracker.statistics
 
     # -- jobs -----------------------------------------------------------------------------------------------------
 
@@ -94,9 +94,9 @@ class ClientRun:
 
     def _settle(self, job: ClientJob, response: Response | None, reason: str) -> None:
         if response is not None:
-            self.ledger.answer(job, response)
+            self.tracker.answer(job, response)
         else:
-            self.ledger.settle(job, reason)
+            self.tracker.settle(job, reason)
         job.request.data = b""  # a settled job may stay referenced by the pipeline of a lost connection
 
     def _abandon(self, jobs: Iterator[ClientJob], connection: ClientConnection, reason: str) -> None:
@@ -104,7 +104,7 @@ class ClientRun:
         server = named if named == address else f"{named} ({address})"
         what, _, why = reason.partition(": ")
         sentence = f"{what} to {server}: {why}" if what == "cannot connect" else f"{server}: {reason}"
-        self.ledger.abandon(jobs, sentence)
+        self.tracker.abandon(jobs, sentence)
 
     # -- connections ----------------------------------------------------------------------------------------------
 
@@ -123,7 +123,7 @@ class ClientRun:
 
     def _on_lost(self, dispatcher: Dispatcher, connection: ClientConnection, reason: str) -> None:
         pipeline = connection.pipeline
-        statistics = self.ledger.statistics
+        statistics = self.tracker.statistics
         statistics.sent += connection.bytes_out
         statistics.received += connection.bytes_in
         if pipeline.violation and not pipeline.is_foreign:
@@ -139,6 +139,6 @@ class ClientRun:
         dispatcher.on_lost(connection, reason)
 
     def _tick(self) -> None:
-        self.ledger.tick()
+        self.tracker.tick()
         for dispatcher in self._dispatchers:
             dispatcher.tick()

@@ -12,8 +12,8 @@ from balancer.eventloop.log import Log
 from balancer.eventloop.loop import Loop
 from balancer.prefork.limits import raise_file_limit
 from workers.client.forking import run_forked
+from workers.client.job_tracker import RunSpec
 from workers.client.journal import Journal
-from workers.client.ledger import RunSpec
 from workers.client.local_run import LocalRun
 from workers.client.naming import target_names
 from workers.client.options import ClientOptions
@@ -120,7 +120,7 @@ def _run(spec: RunSpec, log: Log) -> Statistics:
         run = (_local_run if options.local else ClientRun)(
             spec, loop, log.child("resize-client", options.loglevel)
         )
-        run.ledger.watch_signals()
+        run.tracker.watch_signals()
         statistics = run.go()
     finally:
         loop.close()

@@ -10,8 +10,8 @@ import pytest
 
 from balancer.eventloop.log import Log
 from balancer.eventloop.loop import Loop
+from workers.client.job_tracker import RunSpec
 from workers.client.journal import Journal
-from workers.client.ledger import RunSpec
 from workers.client.local_orders import LONGEST, ORDER, PLACES, READY, LocalProcess, LocalReply, decode_reply
 from workers.client.local_process import readiness
 from workers.client.local_run import START_FAILURES, LocalRun

@@ -43,8 +43,8 @@ class RunSpec:
     parent: int = 0  # pid of the process that forked this one and adds up the statistics; 0: none did
 
 
-class Ledger:
-    """The record of a run of `total` jobs in this process."""
+class JobTracker:
+    """What has become of the `total` jobs of this process."""
 
     def __init__(self, spec: RunSpec, loop: Loop, log: Log, total: int) -> None:
         self.statistics = Statistics()
