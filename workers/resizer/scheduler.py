@@ -73,7 +73,7 @@ class Scheduler:
         self.discard = Arena(1, options.max_frame).slot(0)  # the place of bytes that are thrown away
         self.is_watching_slow = False
         self._serial = 0
-        self._served_at = loop.now
+        self._served_at = loop.now  # when there was a process that takes any picture
         self._want_slot: deque[Retry] = deque()
         self._starved_at = loop.now  # when those that wait for a slot moved last
         self._want_queue: deque[Retry] = deque()
@@ -362,6 +362,7 @@ class Scheduler:
             if self.pool.welcome(worker, message):
                 self.assign()
         elif isinstance(message, Bye):
+            self._see_cpu_process(worker)
             for task in self.pool.dismiss(worker, message):
                 self._requeue(task)
             self.assign()
@@ -409,6 +410,7 @@ class Scheduler:
 
     def _on_death(self, worker: WorkerSlot) -> None:
         was_killed = worker.state is WorkerState.KILLED
+        self._see_cpu_process(worker)
         task, prefetched = self.pool.bury(worker)
         if prefetched is not None:
             self._requeue(prefetched)
@@ -419,6 +421,11 @@ class Scheduler:
                 self._record_crash(task)
             self._end(task, refusal(DRAINING, "the CPU process died while it worked on this picture"))
         self.assign()
+
+    def _see_cpu_process(self, worker: WorkerSlot) -> None:
+        """The process was there until now. The last tick may be long ago: this front may have been stopped meanwhile."""
+        if not worker.is_express:
+            self._served_at = self.loop.now
 
     def _record_crash(self, task: Task) -> None:
         self.count(counters.DIED)

@@ -90,6 +90,27 @@ def test_the_bye_of_a_predecessor_or_of_a_killed_process_changes_nothing(ready: 
     assert fixture.free() == OPTIONS.slots
 
 
+def test_a_front_that_was_stopped_does_not_count_that_time_as_one_without_cpu_processes(
+    ready: SchedulerFixture,
+) -> None:
+    """The process dies meanwhile. Its successor is given as long to come as a picture may take."""
+    fixture = ready
+    fixture.submit(SMALL)
+    fixture.now += 2 * OPTIONS.job_timeout
+    fixture.die(11)
+    assert fixture.statuses() == [DRAINING], "the one it worked on"
+    fixture.submit(BIG)
+    fixture.scheduler.tick(fixture.now)
+    assert not fixture.scheduler.reason_not_ready()
+    fixture.now += OPTIONS.job_timeout
+    fixture.turn()
+    fixture.scheduler.tick(fixture.now)
+    assert fixture.statuses() == [DRAINING] and fixture.scheduler.reason_not_ready()
+    fixture.now += 0.25
+    fixture.scheduler.tick(fixture.now)
+    assert fixture.statuses() == [DRAINING, DRAINING]
+
+
 def test_a_process_that_takes_no_orders_is_killed_and_gets_no_more(ready: SchedulerFixture) -> None:
     fixture = ready
     fixture.workers[0].channel.shutdown(socket.SHUT_WR)

@@ -310,6 +310,7 @@ def test_the_agent_tells_the_part_of_the_queue_that_is_free(front: FrontFixture,
         front.work()
     front.scheduler.tick(front.now)
     os.close(front.processes.life.pop(11))
+    front.settle()
     front.now += STARVED_SECONDS + 0.1
     front.settle()
     assert agent() == b"down #no CPU process is there\n"
