@@ -45,7 +45,7 @@ ABOUT = "spreads TCP connections over backends (layer 4), from forked workers"
 EXAMPLE = (
     "balancer -p 9090 -u 10.0.0.1:9000 -u '10.0.0.2:9000 weight=2' -u '10.0.0.3:9000 backup' --maxconns 1024"
 )
-POLICIES = ("leastconn", "roundrobin", "random", "p2c", "source")
+POLICIES = ("leastconn", "roundrobin", "random", "p2c", "source", "maglev", "first", "nq")
 
 
 def _parse_socket_path(text: str) -> str:
@@ -94,6 +94,14 @@ def parse_rate(text: str) -> Rate:
     return Rate(
         at_least(1, parse_count)(count), parse_positive_duration("1" + period if period.isalpha() else period)
     )
+
+
+def parse_hash_load(text: str) -> int:
+    """The percent of "150" or "150%"; 0, or above 100."""
+    percent = between(0, 10_000)(text.strip().removesuffix("%").strip())
+    if 0 < percent <= 100:
+        raise ValueError(f"{text!r} leaves no room above the mean load: write 125 to 200, or 0 for no limit")
+    return percent
 
 
 def parse_mask(text: str) -> tuple[int, int]:
@@ -272,8 +280,16 @@ class Pool(HealthOptions):
     balance: str = _backends(
         "leastconn",
         "how the backend of a session is chosen: leastconn fewest sessions for its weight; roundrobin in turn by "
-        "weight; random by weight; p2c the better of two at random; source the same for the same client address",
+        "weight; random by weight; p2c the better of two at random; source the same for the same client address; maglev "
+        "as source, but evenly; first the first that is not full; nq one without a session, else the one done first",
         choices=POLICIES,
+    )
+    hash_load: int = _backends(
+        "0",
+        "with balance source or maglev: a backend takes no more than this part of the mean load, 125 to 200 (percent); "
+        "what is beyond goes to the next; 0 is no limit",
+        parse_hash_load,
+        metavar="PERCENT",
     )
     connect_timeout: float = _backends(
         "5s", "time a backend has to accept a connection", parse_positive_duration

@@ -36,7 +36,8 @@ from balancer.pool.board import (
     VERDICTS_VERSION,
     Board,
 )
-from balancer.pool.policies import HASHES, POLICIES, Candidate, Choice, Pick
+from balancer.pool.choice import Candidate, Choice, Pick
+from balancer.pool.policies import HASHES, POLICIES
 from balancer.pool.serving import is_asked, is_panic, state_of
 from balancer.pool.shared_limit import SharedLimit
 from balancer.pool.targets import DialTarget, Target, chain, links, targets_of
@@ -217,7 +218,8 @@ class Elector:
         if not eligible:
             return _pick_none
         loads = self._board.loads_reader([candidate.index for candidate in eligible])
-        choice = Choice(eligible, everyone, loads, self._load, self._start, self._ended)
+        bound = self._pool.hash_load
+        choice = Choice(eligible, everyone, loads, self._load, self._start, self._ended, bound)
         return POLICIES[self._pool.balance](choice)
 
 
@@ -239,7 +241,9 @@ def weights_in_force(board: Board, pool: Pool) -> dict[int, int]:
 
 def candidates(backends: Sequence[Backend], backup: bool, weights: dict[int, int]) -> list[Candidate]:
     """The backends of one tier, with the weights in force."""
-    return [Candidate(b.index, b.name, weights[b.index]) for b in backends if b.backup == backup]
+    return [
+        Candidate(b.index, b.name, weights[b.index], str(b.address)) for b in backends if b.backup == backup
+    ]
 
 
 def _pick_none(source: str, skip: Collection[int]) -> int | None:

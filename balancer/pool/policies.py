@@ -12,49 +12,23 @@ it is built anew when the set changes. The sessions per backend come in as funct
     random       by weight
     p2c          the less loaded of two distinct random ones: the cost does not grow with the pool
     source       consistent ring: an address stays with its backend, and only a removed backend's clients move
+    maglev       the same by a table: shares are even, and balancers with the same backends agree (both in hashing.py)
+    first        the first in the order of the configuration that is not full
+    nq           one without a session first; else the shortest expected delay, min (sessions + 1) / weight
 """
 
 import random
-from array import array
 from bisect import bisect
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, field
-from functools import lru_cache
-from hashlib import blake2b
+from collections.abc import Callable, Collection
 from heapq import heapify, heappop, heappush, heapreplace
 from itertools import accumulate
 
-Pick = Callable[[str, Collection[int]], int | None]
+from balancer.pool.choice import Choice, Pick
+from balancer.pool.hashing import maglev, source
 
 FEW = (
     8  # up to so many backends, leastconn reads the sessions of all at every pick: 1.6 us, as a pick of many
 )
-POINTS = 160  # on the ring per unit of weight: shares within about 8 % (1 / sqrt(160))
-_POINTS_PER_HASH = 8
-
-
-@dataclass(frozen=True, slots=True)
-class Candidate:
-    """What a policy may know of a backend. `index` is its block on the board."""
-
-    index: int
-    name: str
-    weight: int = 1
-
-
-@dataclass(frozen=True)
-class Choice:
-    """What a policy is built for. `start` differs per worker, so that they do not all begin with the same backend."""
-
-    eligible: Sequence[Candidate]
-    everyone: Sequence[
-        Candidate
-    ]  # the whole tier of the eligible: the ring does not move when one of it is down
-    loads: Callable[[], list[int]]  # sessions of the eligible, in their order
-    load: Callable[[int], int]  # sessions of one index
-    start: int = 0
-    # indexes whose backends have lost sessions of this worker; leastconn removes what it has seen
-    ended: set[int] = field(default_factory=set)
 
 
 def leastconn(choice: Choice) -> Pick:
@@ -278,47 +252,45 @@ def p2c(choice: Choice) -> Pick:
     return pick
 
 
-def source(choice: Choice) -> Pick:
-    """The owner of the next ring point after the client's address; points of a backend that is not eligible are skipped.
-
-    Rejected: rendezvous hashing, 1000 scores per session with 1000 backends. The ring is made of the whole tier, so a
-    verdict costs no rebuild, and the points of a name do not depend on the other names.
-    """
-    points, owners = _ring(tuple(choice.everyone))
-    allowed = frozenset(candidate.index for candidate in choice.eligible)
-    size = len(points)
+def first(choice: Choice) -> Pick:
+    """The order of the configuration: the next one serves when those before it are full."""
+    indexes = [candidate.index for candidate in choice.eligible]
 
     def pick(source: str, skip: Collection[int]) -> int | None:
-        at = bisect(points, int.from_bytes(blake2b(source.encode(), digest_size=8).digest(), "big"))
-        refused: set[int] = set()
-        for step in range(size):
-            owner = owners[(at + step) % size]
-            if owner in allowed and owner not in skip:
-                return owner
-            refused.add(owner)
-            if len(refused) == len(choice.everyone):
-                return None
-        return None
+        return next((index for index in indexes if index not in skip), None)
 
     return pick
 
 
-@lru_cache(maxsize=4)
-def _ring(everyone: tuple[Candidate, ...]) -> tuple["array[int]", "array[int]"]:
-    """(points ascending, index of each point's owner). 1000 backends of weight 1: 160,000 points, once at boot."""
-    pairs = sorted(
-        (point, candidate.index)
-        for candidate in everyone
-        for point in _points(candidate.name, candidate.weight * POINTS)
-    )
-    return array("Q", [point for point, _ in pairs]), array("l", [index for _, index in pairs])
+def nq(choice: Choice) -> Pick:
+    """Never queue: for backends that work on one thing at a time, as a CPU-bound resizer does. Of those that are idle the
+    heaviest, and the one longest idle of equals; when none is, the one whose next session is done first."""
+    places = range(len(choice.eligible))
+    indexes = [candidate.index for candidate in choice.eligible]
+    weights = [candidate.weight for candidate in choice.eligible]
+    last = [(place - choice.start) % len(indexes) - len(indexes) for place in places]  # turn of the last pick
+    turn = 0
+    loads = choice.loads
 
+    def pick(source: str, skip: Collection[int]) -> int | None:
+        nonlocal turn
+        sessions = loads()
+        left = [place for place in places if indexes[place] not in skip] if skip else places
+        if not left:
+            return None
+        best = min(
+            left,
+            key=lambda place: (
+                (sessions[place] + 1) / weights[place] if sessions[place] else 0.0,
+                -weights[place],
+                last[place],
+            ),
+        )
+        turn += 1
+        last[best] = turn
+        return indexes[best]
 
-def _points(name: str, count: int) -> "array[int]":
-    points = array("Q")
-    for part in range(-(-count // _POINTS_PER_HASH)):
-        points.frombytes(blake2b(f"{part}/{name}".encode(), digest_size=8 * _POINTS_PER_HASH).digest())
-    return points
+    return pick
 
 
 POLICIES: dict[str, Callable[[Choice], Pick]] = {
@@ -327,5 +299,8 @@ POLICIES: dict[str, Callable[[Choice], Pick]] = {
     "random": weighted_random,
     "p2c": p2c,
     "source": source,
+    "maglev": maglev,
+    "first": first,
+    "nq": nq,
 }
-HASHES = ("source",)  # the client's address decides, not the load
+HASHES = ("source", "maglev")  # the client's address decides, not the load

@@ -84,7 +84,9 @@ ORDER = {
         ("agent_polls",),
     ),
     "balancer.pool": (
-        ("backend", "blocks", "early_ends", "health", "policies"),
+        ("backend", "blocks", "choice", "early_ends", "health"),
+        ("hashing",),
+        ("policies",),
         ("board",),
         ("handover_state", "shared_limit", "targets"),
         ("serving",),

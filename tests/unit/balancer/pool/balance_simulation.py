@@ -8,7 +8,8 @@ import random
 from heapq import heappop, heappush
 from itertools import count
 
-from balancer.pool.policies import POLICIES, Candidate, Choice
+from balancer.pool.choice import Candidate, Choice
+from balancer.pool.policies import POLICIES
 
 
 def busiest_above_mean(policy: str, workers: int, backends: int, sessions: int, steps: int) -> float:

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from balancer.pool.policies import FEW, POLICIES, Candidate, Choice, Pick
+from balancer.pool.choice import Candidate, Choice, Pick
+from balancer.pool.policies import FEW, POLICIES
 
 WEIGHTS = st.lists(st.integers(1, 9), min_size=1, max_size=6)
 
@@ -26,6 +27,7 @@ def built(
     start: int = 0,
     everyone: Sequence[Candidate] = (),
     ended: set[int] | None = None,
+    hash_load: int = 0,
 ) -> Pick:
     def load(index: int) -> int:
         return (loads or {}).get(index, 0)
@@ -38,6 +40,7 @@ def built(
             load,
             start,
             set() if ended is None else ended,
+            hash_load,
         )
     )
 
