@@ -208,6 +208,15 @@ def client_sends_no_header(stack: ExitStack) -> WithMetrics:
     return lb
 
 
+def backend_falls(stack: ExitStack) -> WithMetrics:
+    """Its sessions go on by themselves; its check asks at another port, which closes."""
+    with Echo() as checked:
+        words = {"check": f"tcp port={checked.address[1]}", "check_interval": "200ms", "check_fall": 1}
+        lb = with_echo(stack, **words, on_down="close", prepare=lambda lb: lb.expect(r" (down|all-down)\b"))
+        relaying(stack, lb)
+    return lb
+
+
 WAYS = [
     ("--", both_sides_end),
     ("CC", client_leaves_while_connecting),
@@ -224,6 +233,7 @@ WAYS = [
     ("RC", no_descriptor_is_left),
     ("RD", handler_raises),
     ("KD", drain_cuts),
+    ("DD", backend_falls),
     ("PR", client_is_denied),
     ("cR", client_sends_no_header),
 ]
