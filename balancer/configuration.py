@@ -369,6 +369,10 @@ def check_tls(listeners: Sequence[ListenerSection], pools: Sequence[PoolSection]
             if file.not_before > calendar_time():
                 where = settings.where("tls-cert", item)
                 notes.append(f"{where}: the certificate in {file.path} is not valid yet")
+        if one.tls_cert and one.preread == "postgres":
+            raise settings.refuse(
+                "tls-cert", "TLS of PostgreSQL clients (preread = postgres) is passed on, not ended"
+            )
         for name in one.pool_names if one.tls_cert else ():
             if name in framed:
                 raise settings.refuse("tls-cert", f"{framed[name]} is in framed mode, which reads no TLS")

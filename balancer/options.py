@@ -311,7 +311,7 @@ class Pool(HealthOptions):
     send_proxy: SendProxy | None = _backends(  # noqa: RUF009 - a dataclass field
         "",
         "begin every connection to a backend with a PROXY header of the client's address: v1 or v2; behind v2 as wanted "
-        "crc32c, unique-id, authority (of the header that came in)",
+        "crc32c, unique-id, authority, alpn and ssl (of the client's TLS, authority also of the header that came in)",
         optional(parse_send_proxy),
         metavar="VERSION",
         unset="no",

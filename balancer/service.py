@@ -56,7 +56,7 @@ class BalancerService:
     def plan(self, shared: Shared | None) -> Plan:
         """Raises ConfigError with one sentence naming the culprit."""
         options = parse(self.argv, self.environ, self.admin.settle, Preflight(Machine.this()))
-        self.tls_tables(options)
+        tables = self.tls_tables(options)
         if self.blocks is None:
             self.blocks = BoardBlocks(MOST_LISTENERS, MOST_POOLS, capacity_for(len(backends_of(options))))
         if shared is not None:
@@ -66,7 +66,7 @@ class BalancerService:
             if is_first:
                 restore_state(self.board, backends_of(options), self.environ.get(HANDOVER_STATE, ""))
         self.options = options
-        return self.compose(options, backends_of(options))
+        return self.compose(options, backends_of(options), tables)
 
     def tls_tables(self, options: Options) -> dict[str, ContextTable]:
         """What the handshakes of each listener begin with."""
@@ -103,7 +103,9 @@ class BalancerService:
             self.board.assign_pool(pool.index, [backend.index for backend in pool.backends])
         return replace(options, listeners=tuple(listeners), pools=pools)
 
-    def compose(self, options: Options, backends: tuple[Backend, ...]) -> Plan:
+    def compose(
+        self, options: Options, backends: tuple[Backend, ...], tls: Mapping[str, ContextTable]
+    ) -> Plan:
         assert self.blocks is not None
         process = options.process
         binds = [bind for listener in options.listeners for bind in binds_of(listener)]
@@ -113,7 +115,7 @@ class BalancerService:
             binds.append(Bind("console", process.metrics, backlog=64, per_slot=False, mode=0o660))
         return Plan(
             title="balancer",
-            roles=self.roles(options, backends),
+            roles=self.roles(options, backends, tls),
             binds=tuple(binds),
             columns=columns_for(self.blocks.backends),
             totals=self.board.totals() if self.board is not None else (),
@@ -137,7 +139,9 @@ class BalancerService:
         board = self.board
         return str if board is None else lambda: export_state(board, backends)
 
-    def roles(self, options: Options, backends: tuple[Backend, ...]) -> tuple[Role, ...]:
+    def roles(
+        self, options: Options, backends: tuple[Backend, ...], tls: Mapping[str, ContextTable]
+    ) -> tuple[Role, ...]:
         """Worker first: readers of the board know the roles by their place."""
         board, process = self.board, options.process
         if board is None:
@@ -147,7 +151,7 @@ class BalancerService:
                 Role("console", 1, unborn),
             )
         return (
-            Role("worker", process.workers, lambda child: worker.run(child, options, board)),
+            Role("worker", process.workers, lambda child: worker.run(child, options, board, tls)),
             Role(
                 "prober",
                 1,

@@ -13,10 +13,11 @@ themselves then, unless the master sets an end later.
 
 import gc
 import traceback
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from math import ceil, inf
 
 from balancer.config.units import counted
+from balancer.edge.tls import ContextTable
 from balancer.options import MAIN, Options
 from balancer.pool.board import LOG_DROPPED, Board
 from balancer.prefork.child import Child
@@ -36,11 +37,12 @@ COLLECT = 600.0  # seconds between collections: sessions leave no cycles, so thi
 class RelayWorker:
     """One process of the role `worker`."""
 
-    def __init__(self, child: Child, options: Options, board: Board) -> None:
+    def __init__(self, child: Child, options: Options, board: Board, tls: Mapping[str, ContextTable]) -> None:
         self.child = child
         self.options = options
         self.context: WorkerContext[Session] = WorkerContext(child.loop, board, child.row, child.log)
-        self.relay = WorkerRelay(self.context, options.listeners, options.pools, self._sockets_of, child.wake)
+        listeners, pools = options.listeners, options.pools
+        self.relay = WorkerRelay(self.context, listeners, pools, self._sockets_of, child.wake, tls=tls)
         self.deadline = 0.0
         self._drain_began = 0.0
         self._drain_sessions = 0
@@ -217,9 +219,10 @@ def is_idle(session: Session, now: float) -> bool:
     return now - activity.last_activity >= IDLE and (activity.answered or not session.given()[0])
 
 
-def run(child: Child, options: Options, board: Board) -> int:
-    """Serve until drained or cut; return the exit code. The function of the role."""
-    worker = RelayWorker(child, options, board)
+def run(child: Child, options: Options, board: Board, tls: Mapping[str, ContextTable]) -> int:
+    """Serve until drained or cut; return the exit code. The function of the role. `tls` has the contexts of the listeners
+    that end TLS, by name."""
+    worker = RelayWorker(child, options, board, tls)
     worker.start()
     child.ready()
     return child.run()

@@ -97,6 +97,24 @@ def sessions_by_end(status: Status) -> Iterable[Figure]:
     ]
 
 
+def tls_figure(key: str) -> Callable[[Status], Iterable[Figure]]:
+    """One sample for each listener that ends TLS."""
+    return lambda status: [
+        (labels_of("listeners", listener), listener["tls"][key])
+        for listener in status["listeners"]
+        if listener["tls"]
+    ]
+
+
+def handshake_failures(status: Status) -> Iterable[Figure]:
+    return [
+        ({**labels_of("listeners", listener), "reason": reason}, count)
+        for listener in status["listeners"]
+        if listener["tls"]
+        for reason, count in listener["tls"]["failures"].items()
+    ]
+
+
 def framed_figure(key: str) -> Callable[[Status], Iterable[Figure]]:
     """One sample for each pool in framed mode."""
     return lambda status: [
@@ -229,6 +247,12 @@ METRICS: tuple[Metric, ...] = (
                 times_of("listeners", "session")),
     TimesMetric("listener_handshake_seconds", "histogram", "TLS handshakes that have succeeded.",
                 times_of("listeners", "handshake", lambda one: bool(one["times"]["handshake"]["count"]))),
+    Metric("tls_handshakes_total", "counter", "TLS handshakes of clients that have succeeded.",
+           tls_figure("handshakes_total")),
+    Metric("tls_resumed_total", "counter", "Those that resumed an earlier session.", tls_figure("resumed_total")),
+    Metric("tls_failures_total", "counter", "TLS handshakes of clients that have not succeeded.", handshake_failures),
+    Metric("tls_truncated_total", "counter", "Clients that ended their connection without ending TLS.",
+           tls_figure("truncated_total")),
     Metric("pool_serving", "gauge", "1 when a client of the pool can be served.", pool_figure("serving")),
     Metric("pool_backends_up", "gauge", "Backends that are given new sessions.", pool_figure("up")),
     Metric("pool_queued_sessions", "gauge", "Sessions that wait for a place at a backend.", pool_figure("queued")),

@@ -88,6 +88,10 @@ from balancer.pool.board import (
     L_RETRIES,
     L_SESSION_TIMES,
     L_SESSIONS,
+    L_TLS_FAILURES,
+    L_TLS_HANDSHAKES,
+    L_TLS_RESUMED,
+    L_TLS_TRUNCATED,
     LISTENERS,
     LOG_DROPPED,
     P_CONNECT_TIMES,
@@ -99,6 +103,7 @@ from balancer.pool.board import (
     P_REQUESTS_PER_S,
     P_WAIT_TIMES,
     POOLS,
+    TLS_FAILURES,
     W_ADMIN_SINCE_MS,
     W_AGENT,
     W_CHECK,
@@ -147,6 +152,11 @@ LISTENER_TOTALS = {
     "retries_total": L_RETRIES,
     "pauses_total": L_PAUSES,
     "resumes_total": L_RESUMES,
+}
+TLS_TOTALS = {
+    "handshakes_total": L_TLS_HANDSHAKES,
+    "resumed_total": L_TLS_RESUMED,
+    "truncated_total": L_TLS_TRUNCATED,
 }
 FRAMED_GAUGES = {
     "requests_per_s": P_REQUESTS_PER_S,
@@ -248,8 +258,22 @@ def describe_listener(board: Board, listener: Listener) -> dict[str, Any]:
         "pools": listener.pool_names,
         "sessions": board.gauge(at + L_SESSIONS),
         "maxconns": listener.maxconns,
+        "tls": describe_tls(board, listener),
         **listener_totals(lambda column: board.total(at + column)),
         "times": describe_times(board, LISTENERS, listener.index, LISTENER_TIMES),
+    }
+
+
+def describe_tls(board: Board, listener: Listener) -> dict[str, Any] | None:
+    """What only a listener that ends TLS has."""
+    if not listener.tls_cert:
+        return None
+    at = board.listener_at(listener.index)
+    return {
+        **{key: board.total(at + column) for key, column in TLS_TOTALS.items()},
+        "failures": {
+            reason: board.total(at + column) for column, reason in enumerate(TLS_FAILURES, L_TLS_FAILURES)
+        },
     }
 
 

@@ -25,8 +25,14 @@ NETWORKS = {
 }
 UNIX, UNIX_BYTES = 3, 216
 LOCAL, PROXY = 0x20, 0x21
-AUTHORITY, CRC32C, UNIQUE_ID, SSL = 0x02, 0x03, 0x05, 0x20
-EXTRAS = ("crc32c", "unique-id", "authority")
+ALPN, AUTHORITY, CRC32C, UNIQUE_ID, SSL = 0x01, 0x02, 0x03, 0x05, 0x20
+SSL_VERSION, SSL_CN, SSL_CIPHER = 0x21, 0x22, 0x23  # within SSL
+IS_TLS, HAS_CERTIFICATE, HAD_CERTIFICATE = (
+    1,
+    2,
+    4,
+)  # the client byte of SSL: on this connection, in this session
+EXTRAS = ("crc32c", "unique-id", "authority", "alpn", "ssl")
 _SSL_HEAD = 5  # client byte and verify word, before the sub-records
 _PORT = re.compile(rb"0|[1-9]\d{0,4}")
 _RECORD = struct.Struct(">BH")
@@ -233,6 +239,17 @@ def write_v2(
         body += _RECORD.pack(CRC32C, 4) + bytes(4)
     header = SIGNATURE + struct.pack(">BBH", PROXY, family << 4 | 1, len(body)) + body
     return header[:-4] + crc32c(header).to_bytes(4) if checksum else header
+
+
+def write_ssl(version: str, cipher: str, common_name: str | None) -> bytes:
+    """The value of an SSL record. `common_name` is of a client certificate that was verified, None without one."""
+    has_certificate = common_name is not None
+    flags = IS_TLS | (HAS_CERTIFICATE | HAD_CERTIFICATE if has_certificate else 0)
+    said = {SSL_VERSION: version, SSL_CN: common_name or "", SSL_CIPHER: cipher}
+    body = b"".join(
+        _RECORD.pack(kind, len(value)) + value for kind, text in said.items() if (value := text.encode())
+    )
+    return struct.pack(">BI", flags, not has_certificate) + body  # the verify word: 0 is verified
 
 
 @dataclass(frozen=True, slots=True)

@@ -59,6 +59,10 @@ L_PAUSES = 5
 L_RESUMES = 6
 L_ENDS = 7  # .. 22: sessions that have ended, by their end (relay/ends.py); a clean end is the first
 MOST_ENDS = 16
+L_TLS_HANDSHAKES = 23  # that have succeeded
+L_TLS_RESUMED = 24  # ... with a ticket of an earlier one
+L_TLS_TRUNCATED = 25  # clients that have ended their TCP connection without ending their TLS
+L_TLS_FAILURES = 26  # .. 30: handshakes that have not succeeded, by TLS_FAILURES
 L_SESSIONS = 31  # gauge: clients held; what maxconns limits
 # ... and histograms (shm/histogram.py), of totals
 L_SESSION_TIMES = 32  # from the accept of a session to its end, whatever the end
@@ -143,6 +147,10 @@ CHECK_NAMES = (
     "early-end", "reply", "status",
 )  # fmt: skip
 
+# not-tls: other bytes; protocol: no version or cipher in common, a broken message; certificate: the client's is missing
+# or refused; alert: the client refuses ours; incomplete: it has gone, or its time was over.
+TLS_FAILURES = ("not-tls", "protocol", "certificate", "alert", "incomplete")
+
 WORKER_ROLE = 0  # value of ROLE: the first role of the balancer's plan
 
 LEAST_BACKENDS = 1024
@@ -170,7 +178,7 @@ L_HISTOGRAMS, P_HISTOGRAMS = (
     (L_SESSION_TIMES, L_HANDSHAKE_TIMES),
     (P_CONNECT_TIMES, P_WAIT_TIMES, P_REPLY_TIMES),
 )
-_L_TOTALS = (*range(L_ENDS + MOST_ENDS), *_cells_of(*L_HISTOGRAMS))
+_L_TOTALS = (*range(L_SESSIONS), *_cells_of(*L_HISTOGRAMS))
 _P_TOTALS = (P_QUEUED_TOTAL, *_cells_of(*P_HISTOGRAMS))
 _B_TOTALS = tuple(range(B_SESSIONS_TOTAL, B_DOWNS + 1))
 LISTENERS = BlockKind(_FIRST_BLOCK, L_HISTOGRAMS[-1] + CELLS, _L_TOTALS, _GIVEN_OUT)

@@ -9,7 +9,7 @@ import socket
 from collections.abc import Callable, Iterable
 from functools import partial
 from os import close, set_blocking
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from balancer.eventloop.acceptor import REPORT_SECONDS, Accepted, Acceptor, ShortageLog
 from balancer.eventloop.repeats import RepeatedLine
@@ -26,7 +26,11 @@ from balancer.relay.queue import UNDECIDED
 from balancer.relay.routes import RouteTable
 from balancer.relay.session import Session, SessionLane
 from balancer.relay.source_limits import SourceLimits
+from balancer.relay.tls.handshakes import Handshakes
 from balancer.shm.layout import LOAD
+
+if TYPE_CHECKING:
+    from balancer.relay.tls.handshake import TlsAccess
 
 LOOK = 0.02  # seconds between two looks for a place that another worker may have freed
 Undecided = tuple[Accepted, SessionLane, float]  # accepted at that time; no answer of the limit yet
@@ -43,10 +47,15 @@ class Listening(Protocol):
     def address(self) -> object: ...
 
 
+def _room(context: WorkerContext[Session], handshakes: Handshakes) -> int:
+    """How many more clients a listener with TLS has room for."""
+    return min(context.room(), handshakes.room())
+
+
 class SessionStarter:
     """Starts the sessions of one listener. `sockets()` are its listening sockets, of all slots that there are by then;
     `patience` is for how long a client waits that cannot be told yet whether it has a place; `make` is the kind of
-    session that these clients need, `begin` what they come to behind the phases."""
+    session that these clients need, `begin` what they come to behind the phases. `tls`: it ends TLS."""
 
     def __init__(
         self,
@@ -62,9 +71,9 @@ class SessionStarter:
         make: Callable[[SessionLane, int, object], Session] = Session,
         sources: SourceLimits | None = None,
         begin: Begin = Session.begin,
+        tls: "TlsAccess | None" = None,
     ) -> None:
-        self._context = context
-        self._name = listener.name
+        self._context, self._name = context, listener.name
         self._maxconns = listener.maxconns
         self._account = account
         self._routes = entrance = first_routes(listener, routes)
@@ -76,7 +85,7 @@ class SessionStarter:
         self._removed: set[object] = set()  # addresses
         self._refusals = RepeatedLine(context.loop, partial(context.log.info, "refuse"))
         self._make = make
-        self._begin = first_phase(listener, routes, self._refusals, sources, begin)
+        self._begin = first_phase(listener, routes, self._refusals, sources, begin, tls)
         self._limit = SharedLimit(context.board, context.row)
         self._limit_column = context.board.listener_at(listener.index) + L_SESSIONS
         self._lacks_place = False
@@ -90,7 +99,7 @@ class SessionStarter:
             context.loop,
             self.start_all if is_plain else self.start_each,
             shortage,
-            room=context.room,
+            room=context.room if tls is None else partial(_room, context, tls.handshakes),
             acquire=self._acquire if waits else None,
             release=self._release,
             on_shutdown=self._remove_address,

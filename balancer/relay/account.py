@@ -9,24 +9,33 @@ from balancer.pool.board import (
     L_BYTES_IN,
     L_BYTES_OUT,
     L_ENDS,
+    L_HANDSHAKE_TIMES,
     L_PAUSES,
     L_REFUSED,
     L_RESUMES,
     L_RETRIES,
     L_SESSIONS,
+    L_TLS_FAILURES,
+    L_TLS_HANDSHAKES,
+    L_TLS_RESUMED,
+    L_TLS_TRUNCATED,
+    TLS_FAILURES,
 )
 from balancer.relay import ends
+from balancer.shm.histogram import Histogram
 
 _COLUMN_OF = {end: column for column, end in enumerate(ends.ORDER, L_ENDS)}
+_TLS_COLUMN_OF = {reason: column for column, reason in enumerate(TLS_FAILURES, L_TLS_FAILURES)}
 
 
 class Account:
     """One listener's counts in one worker."""
 
-    __slots__ = ("cells",)
+    __slots__ = ("_handshake_times", "cells")
 
     def __init__(self, cells: memoryview) -> None:
         self.cells = cells  # the listener's block
+        self._handshake_times = Histogram(cells[L_HANDSHAKE_TIMES:])
 
     def accepted(self, count: int, sessions: int) -> None:
         """Count `count` accepted clients; `sessions` of them become sessions that no shared limit has counted."""
@@ -54,3 +63,17 @@ class Account:
     def ended(self, end: str) -> None:
         """Count the end of a session that did not end cleanly."""
         self.cells[_COLUMN_OF[end]] += 1
+
+    def shook_hands(self, seconds: float, is_resumed: bool) -> None:
+        """Count a TLS handshake that has succeeded, and how long it took."""
+        self.cells[L_TLS_HANDSHAKES] += 1
+        self.cells[L_TLS_RESUMED] += is_resumed
+        self._handshake_times.observe(seconds)
+
+    def handshake_failed(self, reason: str) -> None:
+        """Count one that has not, for one of TLS_FAILURES."""
+        self.cells[_TLS_COLUMN_OF[reason]] += 1
+
+    def truncated(self) -> None:
+        """Count a client that has ended its TCP connection without ending its TLS."""
+        self.cells[L_TLS_TRUNCATED] += 1

@@ -9,7 +9,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
+from typing import TYPE_CHECKING
 
+from balancer.edge.tls import ContextTable
 from balancer.eventloop.acceptor import ShortageLog
 from balancer.eventloop.repeats import RepeatedLine
 from balancer.options import Listener, Pool
@@ -33,10 +35,15 @@ from balancer.relay.session import Session, SessionLane
 from balancer.relay.sockets import keepalive_options
 from balancer.relay.source_limits import SourceLimits
 from balancer.relay.timeouts import Dials, TimeoutSweep
+from balancer.relay.tls.handshakes import Handshakes
 from balancer.shm.histogram import Histogram
 from balancer.shm.layout import ACCEPTING
 from balancer.shm.source_table import SourceCounts
 
+if TYPE_CHECKING:
+    from balancer.relay.tls.handshake import TlsAccess
+
+NO_TLS: Mapping[str, ContextTable] = {}
 LINGER_SECONDS = 30.0  # where --half-close-timeout 0 sets no limit
 
 
@@ -59,7 +66,12 @@ def time_limits(listeners: Iterable[Listener], pools: Iterable[Pool]) -> list[fl
 
 
 def kind_of_session(listener: Listener, pools: Iterable[Pool]) -> type[Session]:
-    """Return the class of a listener's sessions: what their backends are told before the client's first byte."""
+    """Return the class of a listener's sessions: what their backends are told before the client's first byte, and whether
+    TLS ends here."""
+    if listener.tls_cert:  # `ssl` is imported where TLS is configured only: 1 MB and 3 ms of each start
+        from balancer.relay.tls.session import TlsSession
+
+        return TlsSession
     if listener.asks_names and listener.preread == "postgres":
         return PostgresSession
     return ProxyHeaderSession if any(pool.send_proxy for pool in pools) else Session
@@ -75,7 +87,7 @@ def framed_descriptors(session: Session) -> list[int]:
 
 class WorkerRelay:
     """All that relays in one worker. `sockets(name)` gives a listener's listening sockets; `wake(row)` wakes another
-    worker; `new_socket` and `close` are socket(2) and close(2)."""
+    worker; `new_socket` and `close` are socket(2) and close(2); `tls` has the contexts of the listeners that end TLS."""
 
     def __init__(
         self,
@@ -86,8 +98,11 @@ class WorkerRelay:
         wake: Callable[[int], object],
         new_socket: Callable[[int, int], Socket] = Socket,
         close: Callable[[int], None] = os.close,
+        tls: Mapping[str, ContextTable] = NO_TLS,
     ) -> None:
         self.context = context
+        self._tls = tls
+        self.handshakes = Handshakes(context.loop)
         self._new_socket = new_socket
         keepalive = {route.pool: one.keepalive for one in reversed(listeners) for route in one.routes}
         self.pools = {pool.name: self._pool_access(pool, wake, keepalive) for pool in pools}
@@ -119,6 +134,7 @@ class WorkerRelay:
             lane = self._lane(listener, self.pools[pool.name], account, closer, end_session)
             self.lanes[listener.name, pool.name] = lane
         framed = self._framed_lanes(listener, account)
+        tls = self._tls_access(listener)
         self.closers.append(closer)
         self.starters.append(
             SessionStarter(
@@ -134,8 +150,16 @@ class WorkerRelay:
                 kind_of_session(listener, pools),
                 sources,
                 partial(begin_framed, framed) if framed else Session.begin,
+                tls,
             )
         )
+
+    def _tls_access(self, listener: Listener) -> "TlsAccess | None":
+        if not listener.tls_cert:
+            return None
+        from balancer.relay.tls.handshake import TlsAccess
+
+        return TlsAccess(self._tls[listener.name], listener.tls_handshake_timeout, self.handshakes)
 
     def _source_limits(self, listener: Listener) -> SourceLimits | None:
         if not (listener.source_maxconn or listener.source_rate):

@@ -37,6 +37,11 @@ class DenyAction:
             self._action(session.client_fd)
         session.close(end, reason)
 
+    def dismiss(self, session: Session, reason: str, end: str = ends.DENIED) -> None:
+        """Log the refusal of a client that has been told why, and close: a reset would overtake that."""
+        self._report(session, reason, "close")
+        session.close(end, reason)
+
     def _report(self, session: Session, reason: str, then: str) -> None:
         where = {} if self._name == MAIN else {"listener": self._name}
         self._refusals.report(client=session.peer_name(), **where, reason=reason, then=then)

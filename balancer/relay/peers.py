@@ -9,6 +9,17 @@ from balancer.edge.proxy_protocol import Endpoint, ProxyClaim, endpoint_of
 
 
 @dataclass(frozen=True, slots=True)
+class TlsFacts:
+    """What a handshake came to. `common_name` is of the client's certificate, None when it has shown none."""
+
+    version: str  # "TLSv1.3"
+    cipher: str
+    alpn: str = ""
+    is_resumed: bool = False
+    common_name: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class DescribedPeer:
     """A client whose first bytes have said more than accept(2). `address` is what counts as the client's; `via` is the
     proxy's that vouches for it, None without one."""
@@ -17,6 +28,7 @@ class DescribedPeer:
     via: object = None
     claim: ProxyClaim | None = None
     server_name: str | None = None  # of a TLS client; "" when it asks for none
+    tls: TlsFacts | None = None  # of a client whose TLS ends here
 
 
 def peer_name(peer: object) -> str:
@@ -29,11 +41,16 @@ def peer_name(peer: object) -> str:
 
 
 def peer_details(peer: object) -> str:
-    """Return what the log says of a client behind its address: " via=10.9.0.1:50132 sni=a.example", or nothing."""
+    """Return what the log says of a client behind its address: " via=10.9.0.1:50132 sni=a.example tls=TLSv1.3
+    cipher=TLS_AES_128_GCM_SHA256", or nothing."""
     if not isinstance(peer, DescribedPeer):
         return ""
-    via = f" via={peer_name(peer.via)}" if peer.via is not None else ""
-    return via + (f" sni={peer.server_name or '-'}" if peer.server_name is not None else "")
+    said = f" via={peer_name(peer.via)}" if peer.via is not None else ""
+    if peer.server_name is not None:
+        said += f" sni={peer.server_name or '-'}"
+    if peer.tls is not None:
+        said += f" tls={peer.tls.version} cipher={peer.tls.cipher}"
+    return said
 
 
 def server_name(peer: object) -> str:

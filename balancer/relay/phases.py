@@ -11,6 +11,7 @@ gives the reason.
 
 from collections.abc import Mapping
 from functools import partial
+from typing import TYPE_CHECKING
 
 from balancer.edge.access import AccessList, NetworkSet
 from balancer.edge.route import Route
@@ -25,6 +26,9 @@ from balancer.relay.routes import RouteTable
 from balancer.relay.session import Session, SessionLane
 from balancer.relay.source_limits import SourceLimits
 
+if TYPE_CHECKING:
+    from balancer.relay.tls.handshake import TlsAccess
+
 
 def first_phase(
     listener: Listener,
@@ -32,16 +36,21 @@ def first_phase(
     refusals: RepeatedLine,
     sources: SourceLimits | None = None,
     begin: Begin = Session.begin,
+    tls: "TlsAccess | None" = None,
 ) -> Begin:
-    """Return the first phase of this listener's sessions; `begin` follows the last one."""
+    """Return the first phase of this listener's sessions; `begin` follows the last one. `tls`: it ends TLS."""
     if listener.defer_connect:
         begin = partial(DeferConnect, begin)
-    if not (waits_to_choose(listener) or listener.allow or listener.deny or sources):
+    if tls is not None:
+        begin = partial(tls.shake_hands, DenyAction(listener, refusals), begin)
+    if not (waits_to_choose(listener) or listener.allow or listener.deny or sources or tls):
         return begin
     deny = DenyAction(listener, refusals)
     if waits_to_choose(listener):
         begin = partial(choose_lane, deny, routes, begin)
-    if listener.asks_names:
+    if tls is not None:
+        begin = partial(tls.wait_for_hello, deny, begin)
+    elif listener.asks_names:
         begin = partial(read_hello, deny, listener.preread_timeout, begin)
         if listener.preread == "postgres":
             begin = partial(read_ssl_request, deny, listener.preread_timeout, begin)

@@ -28,9 +28,12 @@ Parse = Callable[[Session, bytes], bool]
 
 class Preread:
     """Reads the client until `parse(session, received)` returns True: the bytes are complete and the session has what
-    they say. `parse` raises ValueError for wrong bytes. `named` is what the log calls them, `most` their limit."""
+    they say. `parse` raises ValueError for wrong bytes. `named` is what the log calls them, `most` their limit, and
+    `limit` the option of the timeout."""
 
-    __slots__ = ("_deny", "_is_done", "_most", "_named", "_parse", "_received", "_session", "_then", "_timer")
+    __slots__ = (
+        "_deny", "_is_done", "_limit", "_most", "_named", "_parse", "_received", "_session", "_then", "_timer",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -41,9 +44,10 @@ class Preread:
         parse: Parse,
         named: str,
         most: int,
+        limit: str = "preread-timeout",
     ) -> None:
         self._session, self._then, self._deny = session, then, deny
-        self._parse, self._named, self._most = parse, named, most
+        self._parse, self._named, self._most, self._limit = parse, named, most, limit
         self._received, session.first = session.first, b""
         self._is_done = False
         self._timer: Timer | None = None
@@ -98,7 +102,7 @@ class Preread:
 
     def _too_late(self) -> None:
         if not self._session.closed:
-            self._deny.refuse(self._session, "preread-timeout", ends.PREREAD_TIMEOUT)
+            self._deny.refuse(self._session, self._limit, ends.PREREAD_TIMEOUT)
 
     def _end(self, reason: str = "") -> None:
         self._stop_timer()

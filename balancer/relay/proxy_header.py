@@ -10,7 +10,17 @@ from collections.abc import Callable
 from itertools import count
 from os import read
 
-from balancer.edge.proxy_protocol import AUTHORITY, UNIQUE_ID, SendProxy, endpoint_of, write_v1, write_v2
+from balancer.edge.proxy_protocol import (
+    ALPN,
+    AUTHORITY,
+    SSL,
+    UNIQUE_ID,
+    SendProxy,
+    endpoint_of,
+    write_ssl,
+    write_v1,
+    write_v2,
+)
 from balancer.eventloop.errnos import TRANSIENT
 from balancer.relay import ends
 from balancer.relay.half import LIMIT
@@ -38,6 +48,12 @@ def header_writer(send: SendProxy) -> Callable[[Session], bytes]:
         name = server_name(peer).encode() or (claim.records.get(AUTHORITY, b"") if claim else b"")
         if name and "authority" in send.extras:
             records[AUTHORITY] = name
+        tls = peer.tls if isinstance(peer, DescribedPeer) else None
+        if tls is not None:
+            if tls.alpn and "alpn" in send.extras:
+                records[ALPN] = tls.alpn.encode()
+            if "ssl" in send.extras:
+                records[SSL] = write_ssl(tls.version, tls.cipher, tls.common_name)
         if "unique-id" in send.extras:
             records[UNIQUE_ID] = f"{prefix}-{next(ids):x}".encode()
         return write_v2(source, destination, records, "crc32c" in send.extras)
@@ -51,7 +67,7 @@ class ProxyHeaderSession(Session):
     __slots__ = ()
 
     def _relay_at_once(self) -> bool:
-        if not self.first and not self._read_first():
+        if not self.first and not self.read_first():
             return True
         self._put_header()
         if super()._relay_at_once():
@@ -61,7 +77,7 @@ class ProxyHeaderSession(Session):
         return False
 
     def connected(self, mask: int) -> None:
-        if not self.first and not self._read_first():
+        if not self.first and not self.read_first():
             return
         self._put_header()
         super().connected(mask)
@@ -75,7 +91,7 @@ class ProxyHeaderSession(Session):
         self.first = header + self.first
         self.bytes_in = -len(header)
 
-    def _read_first(self) -> bool:
+    def read_first(self) -> bool:
         """Read what the client has sent; return False for one that turns out to be gone."""
         try:
             self.first = read(self.client_fd, LIMIT)

@@ -443,14 +443,15 @@ class Session:
     def take_over(self) -> SplicingRelay:
         """Leave the fast path: the splicing relay gets the handlers for good."""
         self._set_nodelay()
-        lane = self.lane
-        loop = lane.loop
-        self.splicing = relay = SplicingRelay(
-            self, loop, lane.pipes, lane.linger_limit, lane.await_acknowledgement
-        )
+        loop = self.lane.loop
+        self.splicing = relay = self._make_relay()
         loop.set_handler(self.client_fd, relay.on_client)
         loop.set_handler(self.backend_fd, relay.on_backend)
         return relay
+
+    def _make_relay(self) -> SplicingRelay:
+        lane = self.lane
+        return SplicingRelay(self, lane.loop, lane.pipes, lane.linger_limit, lane.await_acknowledgement)
 
     # -- asked by the sweep, the drain and the closer
 

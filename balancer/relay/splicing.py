@@ -79,13 +79,15 @@ class SplicingRelay:
         pipes: Pipes | None,
         linger_limit: float,
         await_acknowledgement: "Callable[[SplicingRelay], None]",
+        client: Stream | None = None,
+        backend: Stream | None = None,
     ) -> None:
         self.session = session
         self._loop = loop
         self._linger_limit = linger_limit
         self._await_acknowledgement = await_acknowledgement
-        self.client: Stream = RawStream(session.client_fd)
-        self.backend: Stream = RawStream(session.backend_fd)
+        self.client: Stream = client or RawStream(session.client_fd)
+        self.backend: Stream = backend or RawStream(session.backend_fd)
         self.up = Flow(self.client, self.backend, pipes)
         self.down = Flow(self.backend, self.client, pipes)
         self.up.taken, self.down.taken = session.bytes_in, session.bytes_out
@@ -213,8 +215,9 @@ class SplicingRelay:
             if step == GO_ON:
                 return
             if step == CLOSE:
-                session.close(self._natural_end())
-            elif step == SHUT_CLIENT:
+                self._close()
+                return
+            if step == SHUT_CLIENT:
                 self.client.shut()
                 down.shut()
             elif step == SHUT_BACKEND:
@@ -223,6 +226,10 @@ class SplicingRelay:
             else:
                 self._end_badly(step)
                 return
+
+    def _close(self) -> None:
+        """Both directions are over; close() sends the FIN that a side lacks."""
+        self.session.close(self._natural_end())
 
     def _note_first_end(self) -> None:
         """Note that a side has ended or broken; tell the session when that was the backend, before its first byte."""

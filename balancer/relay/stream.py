@@ -17,11 +17,16 @@ class Stream(Protocol):
     def fd(self) -> int | None:
         """The descriptor for splice(2); None when the bytes on it are not the bytes of the stream."""
 
+    unsent: bytes  # bytes for the peer that wait for room without a `write` to call again
+
     def read(self, size: int) -> tuple[bytes, bool]:
         """Return up to `size` bytes, and whether a further read would find none now; no bytes are the end."""
 
     def write(self, data: bytes) -> int:
         """Write what the peer takes now; return how many bytes of `data` that is."""
+
+    def flush(self) -> int:
+        """Write what is unsent; return how many bytes count as written with it."""
 
     def shut(self) -> None:
         """Tell the peer that no more bytes come."""
@@ -38,6 +43,8 @@ class RawStream:
 
     __slots__ = ("fd",)
 
+    unsent = b""
+
     def __init__(self, fd: int) -> None:
         self.fd = fd
 
@@ -47,6 +54,9 @@ class RawStream:
 
     def write(self, data: bytes) -> int:
         return write(self.fd, data)
+
+    def flush(self) -> int:
+        return 0
 
     def shut(self) -> None:
         shut_writing(self.fd)

@@ -209,6 +209,14 @@ def test_a_pool_in_framed_mode_has_its_connections() -> None:
     }
 
 
+TLS = {
+    "handshakes_total": 5,
+    "resumed_total": 3,
+    "truncated_total": 1,
+    "failures": {"alert": 2, "not-tls": 4},
+}
+
+
 def test_a_histogram_counts_up_to_each_bound() -> None:
     """A pool without framed mode has no replies; a listener without TLS no handshakes."""
     samples = read(exposition(status()))
@@ -228,7 +236,7 @@ def test_a_reader_of_openmetrics_takes_every_family() -> None:
     framed = {"requests_per_s": 7, "connections_idle": 3, "connections_in_use": 2}
     handshakes = {"session": times(1, 0, 0, 0), "handshake": times(0, 2, 0, 0, sum_s=0.01)}
     found = status(
-        listeners=[listener(times=handshakes)],
+        listeners=[listener(times=handshakes, tls=TLS)],
         pools=[pool("main", [backend("a")], framed=framed)],
         reload={"serial": 1, "ok": True, "text": "", "age_s": 3.2},
     )
@@ -238,3 +246,16 @@ def test_a_reader_of_openmetrics_takes_every_family() -> None:
     as_text = parser.text_string_to_metric_families(exposition(found))
     values = {(one.name, *one.labels.items()): one.value for family in as_text for one in family.samples}
     assert values == {(one.name, *one.labels.items()): one.value for each in families for one in each.samples}
+
+
+def test_a_listener_that_ends_tls_has_its_handshakes() -> None:
+    samples = read(exposition(status(listeners=[listener("web", tls=TLS), listener("plain")])))
+    found = {key: value for key, value in samples.items() if key[0].startswith("balancer_tls")}
+    of_web = ("listener", "web")
+    assert found == {
+        ("balancer_tls_handshakes_total", (of_web,)): 5,
+        ("balancer_tls_resumed_total", (of_web,)): 3,
+        ("balancer_tls_truncated_total", (of_web,)): 1,
+        ("balancer_tls_failures_total", (of_web, ("reason", "alert"))): 2,
+        ("balancer_tls_failures_total", (of_web, ("reason", "not-tls"))): 4,
+    }

@@ -22,6 +22,7 @@ from balancer.pool.board import (
     L_HISTOGRAMS,
     L_SESSION_TIMES,
     L_SESSIONS,
+    L_TLS_FAILURES,
     LISTENERS,
     LOG_DROPPED,
     MOST_ADDRESSES,
@@ -32,6 +33,7 @@ from balancer.pool.board import (
     P_OLDEST_WAIT_MS,
     P_QUEUED,
     POOLS,
+    TLS_FAILURES,
     W_ADDRESS,
     W_ADMIN_STATE,
     W_SINCE_MS,
@@ -58,11 +60,12 @@ def values(prefix: str) -> list[int]:
 
 def test_no_two_names_share_a_column_of_a_block() -> None:
     ends = range(L_ENDS + 1, L_ENDS + MOST_ENDS)  # one name for all of them
+    failures = range(L_TLS_FAILURES + 1, L_TLS_FAILURES + len(TLS_FAILURES))
     times = [
         [first + cell for first in each for cell in range(1, CELLS)] for each in (L_HISTOGRAMS, P_HISTOGRAMS)
     ]
     for prefix, kind, more in (
-        ("L_", LISTENERS, [*ends, *times[0]]),
+        ("L_", LISTENERS, [*ends, *failures, *times[0]]),
         ("P_", POOLS, times[1]),
         ("B_", BACKENDS, []),
     ):

@@ -15,11 +15,12 @@ import socket
 import struct
 from _socket import socket as Socket
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
 from balancer.edge.route import Route
+from balancer.edge.tls import ContextTable
 from balancer.eventloop.loop import Loop
 from balancer.options import MAIN, Listener, Pool
 from balancer.pool.backend import Backend, parse_upstream, with_indexes
@@ -37,7 +38,7 @@ from balancer.pool.board import (
 from balancer.pool.election import Elector
 from balancer.pool.targets import DialTarget
 from balancer.relay import ends
-from balancer.relay.assembly import WorkerRelay
+from balancer.relay.assembly import NO_TLS, WorkerRelay
 from balancer.relay.context import WorkerContext
 from balancer.relay.session import Session
 from balancer.shm.histogram import USED, Distribution, distribution
@@ -106,6 +107,7 @@ class WorkerSimulation:
         clogged: bool = False,
         new_socket: Callable[[int, int], Socket] = Socket,
         close: Callable[[int], None] = os.close,
+        tls: Mapping[str, ContextTable] = NO_TLS,
         **options: Any,
     ) -> None:
         self.time = 100.0
@@ -136,6 +138,7 @@ class WorkerSimulation:
             self.woken.append,
             new_socket,
             close,
+            tls,
         )
         self.acceptor = self.relay.starters[0].acceptor
         self.closer = self.relay.closers[0]

@@ -1,0 +1,238 @@
+"""One side of a session that speaks TLS: a socket's bytes, through two memory BIOs.
+
+    socket  --read-->  incoming  --decrypt-->  plaintext          plaintext  --encrypt-->  unsent  --write-->  socket
+
+RULES
+- Bounded: it reads no more from the socket before everything read is decrypted, and encrypts no more than one `write`
+  holds before all of it is sent. What `write` returns is sent: a part of a record that the socket did not take counts
+  with the call that sends it.
+- Edge-triggered: `read` says "dry" only when the socket's short read is decrypted to the end, and reads on when no
+  plaintext has come of it: a FIN behind it brings no second event.
+- The end of the plaintext is the peer's close_notify. A FIN without it may have been forged by anybody on the way: it is
+  an end all the same, and `is_truncated`.
+- OpenSSL looks for the peer's close_notify while it sends ours, and breaks on data: whole records are read, and those
+  that wait are taken out of its sight.
+- Errors of TLS leave as OSError EPROTO, with OpenSSL's word in `fault`.
+"""
+
+import errno
+from collections.abc import Callable
+from os import read, write
+from ssl import MemoryBIO, SSLContext, SSLError, SSLObject, SSLSession, SSLWantReadError, SSLZeroReturnError
+
+from balancer.eventloop.errnos import TRANSIENT
+from balancer.relay.half import LIMIT
+from balancer.relay.sockets import reset_on_close, shut_writing, unacknowledged
+
+MOST_CONTROL = LIMIT  # bytes of answers to key updates for a peer that asks and reads nothing
+
+
+class TlsStream:
+    """The plaintext of a TLS connection. `watch_writing(fd)` is called when bytes wait that no `write` is going to be
+    called for: `flush` them when the socket has room."""
+
+    __slots__ = (
+        "_fd", "_held", "_incoming", "_is_dry", "_is_shutting", "_outgoing", "_plain", "_watch_writing", "fault",
+        "has_ended", "is_truncated", "tls", "unsent",
+    )  # fmt: skip
+
+    fd: None = None  # for splice(2): the bytes of the socket are not those of the stream
+
+    def __init__(
+        self,
+        fd: int,
+        context: SSLContext,
+        watch_writing: Callable[[int], object],
+        server_name: str | None = None,
+        session: SSLSession | None = None,
+        is_server: bool = True,
+    ) -> None:
+        self._fd = fd
+        self._watch_writing = watch_writing
+        self._incoming, self._outgoing = MemoryBIO(), MemoryBIO()
+        self.tls: SSLObject = context.wrap_bio(
+            self._incoming,
+            self._outgoing,
+            server_side=is_server,
+            server_hostname=server_name,
+            session=session,
+        )
+        self.unsent = b""  # encrypted, and not taken by the socket
+        self._held = 0  # bytes of plaintext in it that no `write` has returned as written
+        self._plain = b""  # decrypted, and not returned by `read`
+        self._is_dry = True  # the last read of the socket was a short one
+        self._is_shutting = False  # FIN goes behind what is unsent
+        self.has_ended = False  # the peer's close_notify, or its FIN
+        self.is_truncated = False  # its FIN without close_notify, while this side was still open
+        self.fault = ""
+
+    # -- reading
+
+    def read(self, size: int) -> tuple[bytes, bool]:
+        """As Stream.read; returns a record's bytes or several records', up to `size`."""
+        incoming = self._incoming
+        while True:
+            if not incoming.pending and not self._plain:
+                if self.has_ended:
+                    return b"", True
+                if self.fault:
+                    raise OSError(errno.EPROTO, self.fault)
+                self.receive()
+            data = self._decrypt(size)
+            if self._outgoing.pending:
+                self._answer()
+            if data:
+                is_more = incoming.pending or self._plain or self.has_ended or self.fault
+                return data, self._is_dry and not is_more
+            if self.has_ended and not incoming.pending:
+                return b"", True
+
+    def receive(self) -> None:
+        """Read the socket once. Raises OSError as read(2) does."""
+        raw = read(self._fd, LIMIT)
+        self._is_dry = len(raw) < LIMIT
+        if raw:
+            self._incoming.write(raw)
+        else:
+            self.has_ended = True
+            self.is_truncated = not self._is_shutting
+
+    def feed(self, data: bytes) -> None:
+        """Take bytes of the peer that a phase has read."""
+        self._incoming.write(data)
+
+    @property
+    def buffered(self) -> int:
+        """Bytes that were read from the socket and not returned."""
+        return self._incoming.pending + len(self._plain)
+
+    @property
+    def is_dry(self) -> bool:
+        """Everything that was read is decrypted and taken, and the last read of the socket was a short one."""
+        return self._is_dry and not self._incoming.pending and not self._plain
+
+    def read_buffered(self, size: int) -> bytes:
+        """Return plaintext that has arrived already, up to `size` bytes."""
+        return self._decrypt(size)
+
+    def _decrypt(self, size: int) -> bytes:
+        """Return up to `size` bytes of what is in `incoming`; a partial record stays with OpenSSL."""
+        data, incoming = self._plain, self._incoming
+        if data:
+            self._plain = b""
+        read_record = self.tls.read
+        try:
+            while len(data) < size and incoming.pending:
+                record = read_record(LIMIT)  # one record, whole
+                if not record:
+                    self._close_notified()
+                    break
+                data = data + record if data else record
+        except SSLWantReadError:
+            pass
+        except SSLZeroReturnError:  # the close_notify, once ours is sent
+            self._close_notified()
+        except SSLError as error:
+            self.fault = error.reason or "bad record"
+            self._answer()  # an alert
+            if not data:
+                raise OSError(errno.EPROTO, self.fault) from None
+        if len(data) > size:
+            data, self._plain = data[:size], data[size:]
+        return data
+
+    def _close_notified(self) -> None:
+        self.has_ended = True
+        self._incoming.read()  # nothing behind it is the peer's
+
+    def _answer(self) -> None:
+        """Send what OpenSSL wants to say by itself: the answer to a key update, an alert."""
+        self.unsent += self._outgoing.read()
+        if not self._held:
+            try:
+                self.flush()
+            except OSError:
+                return  # the next read reports it
+            if len(self.unsent) > MOST_CONTROL:
+                self.fault = "asks for key updates and reads no answer"
+                raise OSError(errno.EPROTO, self.fault)
+
+    # -- writing
+
+    def write(self, data: bytes) -> int:
+        """As Stream.write. What was not taken has to be the beginning of the next call's data."""
+        given = 0
+        if self._held:
+            given = self.flush()
+            if self.unsent or given == len(data):
+                return given
+        self._encrypt(data[given:] if given else data)
+        outgoing = self._outgoing.read()
+        self.unsent = self.unsent + outgoing if self.unsent else outgoing
+        self._held = len(data) - given
+        return given + self.flush()
+
+    def _encrypt(self, data: bytes) -> None:
+        try:
+            sent = self.tls.write(data)
+            while sent < len(data):
+                sent += self.tls.write(memoryview(data)[sent:])
+        except SSLError as error:
+            self.fault = self.fault or error.reason or "closed"
+            raise OSError(errno.EPROTO, self.fault) from None
+
+    def flush(self) -> int:
+        """Write what is unsent; return how many bytes of plaintext count as written with it."""
+        unsent = self.unsent
+        if unsent:
+            try:
+                count = write(self._fd, unsent)
+            except OSError as error:
+                if error.errno not in TRANSIENT:
+                    raise
+                count = 0
+            if count != len(unsent):
+                self.unsent = unsent[count:]
+                if not self._held:
+                    self._watch_writing(self._fd)
+                    return 0
+                given = self._held * count // len(unsent)
+                self._held -= given
+                return given
+            self.unsent = b""
+        if self._is_shutting:
+            shut_writing(self._fd)
+        given, self._held = self._held, 0
+        return given
+
+    def send_handshake(self) -> None:
+        """Send what the handshake has to say. Raises OSError as write(2) does."""
+        self.unsent += self._outgoing.read()
+        self.flush()
+
+    # -- ends
+
+    def shut(self) -> None:
+        """Send close_notify and FIN, behind everything else."""
+        if self._is_shutting:
+            return
+        self._is_shutting = True
+        waiting = self._incoming.read()
+        try:
+            self.tls.unwrap()
+        except SSLError:
+            pass  # it wants to read the peer's, which comes in its own time; or the connection is broken
+        if waiting:
+            self._incoming.write(waiting)
+        self.unsent += self._outgoing.read()
+        try:
+            self.flush()
+        except OSError:
+            self.unsent = b""  # the peer is gone: the next read reports it
+
+    def reset(self) -> None:
+        """A reset says no close_notify: the peer can tell that this is no end."""
+        reset_on_close(self._fd)
+
+    def unacknowledged(self) -> int:
+        return unacknowledged(self._fd)
