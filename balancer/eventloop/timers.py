@@ -9,6 +9,8 @@ from collections.abc import Callable
 from heapq import heapify, heappop, heappush
 from math import inf
 
+FEW = 64
+
 
 class Timer:
     """One act at one time. With a `period` above 0 it repeats at a fixed rate and skips missed beats."""
@@ -44,24 +46,25 @@ class Timer:
 
 
 class Timers:
-    """The heap. A cancelled timer stays in it until its time, or until the cancelled ones are the majority.
+    """The heap. A cancelled timer stays in it until its time, or until the heap has doubled since they were last dropped.
 
     `due_at`: the time of the earliest timer, cancelled or not; infinite when there is none. It is an attribute because
     the loop reads it twice a turn.
     """
 
-    __slots__ = ("_heap", "_serial", "due_at")
+    __slots__ = ("_heap", "_look_at", "_serial", "due_at")
 
     def __init__(self) -> None:
         self._heap: list[tuple[float, int, Timer]] = []
         self._serial = 0
+        self._look_at = FEW  # the length at which to look for cancelled ones
         self.due_at = inf
 
     def __len__(self) -> int:
         return len(self._heap)
 
     def add(self, timer: Timer) -> Timer:
-        if len(self._heap) > 64:
+        if len(self._heap) > self._look_at:
             self._drop_cancelled()
         self._serial += 1
         heappush(self._heap, (timer.when, self._serial, timer))
@@ -85,7 +88,9 @@ class Timers:
         return fired
 
     def _drop_cancelled(self) -> None:
+        """Look again at twice the length that is left, so that a timer is looked at once or twice, however many live."""
         live = [entry for entry in self._heap if not entry[2].is_cancelled()]
-        if len(live) * 2 < len(self._heap):
+        if len(live) < len(self._heap):
             heapify(live)
             self._heap[:] = live
+        self._look_at = max(FEW, 2 * len(live))

@@ -199,22 +199,6 @@ def test_the_claimed_address_decides_about_routes_access_and_elections() -> None
         assert status["accepted_total"] == status["closed_total"] == 6
 
 
-def test_many_who_say_nothing_cost_little_and_all_go() -> None:
-    keys = proxied(preread_timeout="2s", workers=1)
-    with Echo() as backend, Balancer(upstreams=[backend.address], **keys) as lb, ExitStack() as stack:
-        for _ in range(20):
-            stack.enter_context(connect(lb.address)).sendall(HEADERS["v1"])
-        before = lb.memory(lb.worker_pids())
-        count = 1500
-        silent = [stack.enter_context(connect(lb.address)) for _ in range(count)]
-        wait_for(lambda: lb.status()["totals"]["sessions"] >= count, "all accepted", 10)
-        assert (lb.memory(lb.worker_pids()) - before) / count < 20_000
-        wait_for(lambda: lb.status()["totals"]["sessions"] <= 20, "all gone", 10)
-        assert silent
-        stack.close()
-        lb.check_at_rest()
-
-
 # -- access without a header
 
 

@@ -1,12 +1,12 @@
 """A ClientHello in every piece, in records of any size, and with everything that may be wrong."""
 
-import random
 import ssl
 import struct
 
 import pytest
 
-from balancer.edge.hello import MOST, BadHello, MissingBytes, NotTls, server_name
+from balancer.edge.hello import MOST, SERVER_NAME, BadHello, MissingBytes, NotTls, server_name
+from tests.unit.mutations import mutations
 
 
 def hello_of(name: str | None, versions: tuple[ssl.TLSVersion, ssl.TLSVersion] | None = None) -> bytes:
@@ -157,15 +157,26 @@ def test_many_records_end() -> None:
         server_name(wire)
 
 
-def test_no_mutation_raises_anything_else() -> None:
-    rng = random.Random(11)
-    vectors = [data for data, _ in VECTORS.values()]
-    for _ in range(5_000):
-        data = bytearray(rng.choice(vectors))
-        for _ in range(rng.randint(1, 3)):
-            data[rng.randrange(len(data))] = rng.randrange(256)
+def parse_mutations(count: int, seed: int) -> int:
+    """How many of them have a name all the same."""
+    named = 0
+    for data in mutations([data for data, _ in VECTORS.values()], count, seed):
         try:
-            found = server_name(bytes(data))
+            found = server_name(data)
         except (BadHello, NotTls):
             continue
-        assert isinstance(found, str | MissingBytes)
+        if isinstance(found, MissingBytes):
+            assert found.count > 0
+        else:
+            assert found == "" or SERVER_NAME.fullmatch(found.encode())
+            named += 1
+    return named
+
+
+def test_no_mutation_raises_anything_else() -> None:
+    assert 500 < parse_mutations(5_000, seed=11) < 4_500
+
+
+@pytest.mark.soak
+def test_two_hundred_thousand_mutations() -> None:
+    assert 20_000 < parse_mutations(200_000, seed=12) < 180_000

@@ -1,7 +1,7 @@
 """The PROXY header: strict, every split, every prefix, what peers are lax about."""
 
-import random
 import struct
+from ipaddress import ip_address
 
 import pytest
 from hypothesis import given
@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from balancer.edge import proxy_protocol as proxy
 from balancer.edge.proxy_protocol import SIGNATURE, BadProxyHeader, ProxyClaim, parse, write_v1, write_v2
+from tests.unit.mutations import mutations
 
 FOUR = (("192.0.2.7", 56324), ("198.51.100.9", 443))
 SIX = (("2001:db8::7", 1), ("2001:db8::9", 65535))
@@ -151,15 +152,26 @@ def test_without_addresses_nothing_is_claimed() -> None:
     assert parse(write_v2(None, FOUR[1])) == ProxyClaim(16)
 
 
-def test_no_mutation_raises_anything_else() -> None:
-    rng = random.Random(7)
-    headers = [header for header, _ in GOOD.values()]
-    for _ in range(20_000):
-        data = bytearray(rng.choice(headers))
-        for _ in range(rng.randint(1, 4)):
-            data[rng.randrange(len(data))] = rng.randrange(256)
+def parse_mutations(count: int, seed: int) -> int:
+    """How many of them are headers all the same."""
+    whole = 0
+    for data in mutations([header for header, _ in GOOD.values()], count, seed):
         try:
-            claim = parse(bytes(data))
+            claim = parse(data)
         except BadProxyHeader:
             continue
-        assert claim is None or claim.size <= max(len(data), proxy.MOST_V1)
+        if claim is not None:
+            assert claim.size <= min(len(data), proxy.MOST)
+            for name, port in filter(None, (claim.source, claim.destination)):
+                assert ip_address(name) and 0 <= port <= 65535
+            whole += 1
+    return whole
+
+
+def test_no_mutation_raises_anything_else() -> None:
+    assert 500 < parse_mutations(5_000, seed=7) < 4_500
+
+
+@pytest.mark.soak
+def test_two_hundred_thousand_mutations() -> None:
+    assert 20_000 < parse_mutations(200_000, seed=8) < 180_000

@@ -46,6 +46,23 @@ def test_cancelled_timers_do_not_pile_up() -> None:
     assert len(timers) < 200
 
 
+def test_a_timer_costs_the_same_however_many_live() -> None:
+    """Ten thousand clients whose first bytes are waited for have a timer each."""
+    looks = 0
+
+    class Watched(Timer):
+        def is_cancelled(self) -> bool:
+            nonlocal looks
+            looks += 1
+            return super().is_cancelled()
+
+    timers = Timers()
+    for number in range(10_000):
+        timers.add(Watched(1e9 + number, lambda: None))
+    assert looks < 3 * 10_000
+    assert len(timers) == 10_000
+
+
 def test_a_cancelled_timer_is_gone_after_its_time() -> None:
     timers, ran = Timers(), []
     timers.add(Timer(1.0, lambda: ran.append("first"))).cancel()
