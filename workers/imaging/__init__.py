@@ -10,6 +10,7 @@ RULES: the only package of the service that imports Pillow. It knows no frames, 
     modes      conversions between pixel layouts      animation  frames one over another, times
     resample   Lanczos3, in SIMD or by Pillow         exif       orientation
     malloc     glibc keeps freed pages                colour     profiles, conversion to sRGB
+    deflate    PNG's compression
 
 Call `prepare()` once in a process, before its first picture. `resize` keeps no state between pictures but
 the transforms of a few colour profiles; it starts no thread and opens no file.
@@ -21,7 +22,7 @@ import warnings
 import PIL
 from PIL import AvifImagePlugin, Image, features
 
-from workers.imaging import malloc, resample
+from workers.imaging import deflate, malloc, resample
 from workers.imaging.job import FITS, FORMATS, ICC, ResizedPicture, ResizeJob, parse_format
 from workers.imaging.limits import PictureLimits, PictureRefused
 from workers.imaging.malloc import trim
@@ -58,7 +59,7 @@ def prepare(simd: bool = True) -> str:
     gc.freeze()
     libraries = [
         f"libjpeg-turbo {features.version_feature('libjpeg_turbo')}",
-        f"zlib {features.version('zlib')}",
+        f"zlib {features.version('zlib')}{' and zlib-ng' if deflate.is_here(0) else ''}",
     ]
     libraries += [f"{name} {features.version(name)}" for name in ("webp", "avif") if features.check(name)]
     return (

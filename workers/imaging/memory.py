@@ -10,6 +10,9 @@ SCANS = 6
 ALPHA = 4  # the resampler multiplies a copy
 ENCODING = {"jpeg": 6, "png": 7, "gif": 13, "webp": 11, "avif": 33}
 ENCODING_ALPHA = {"jpeg": 15, "png": 7, "gif": 19, "webp": 22, "avif": 37}
+# PNG's rows, which are held once more, filtered: bytes a pixel and at most.
+STORED, MOST_STORED = 7, 40 << 20
+PACKED, MOST_PACKED = 8, 64 << 20
 FRAME = 4  # a resized frame that waits until all are written
 LEAST = 6 << 20  # bytes, whatever the picture
 REDUCED = 16  # pixels that a JPEG decoder gives for each pixel of the result, at most
@@ -29,4 +32,6 @@ def reckon(
     decoded = min(pixels, target_pixels * REDUCED) if kind == "jpeg" else pixels
     decoding = decoded * (DECODING[kind] + ALPHA * has_alpha) + pixels * SCANS * is_multi_scan
     encoding = (ENCODING_ALPHA if has_alpha else ENCODING)[out] + FRAME * kept_frames
-    return LEAST + decoding + target_pixels * encoding
+    rows = min(pixels * STORED, MOST_STORED) if kind == "png" else 0
+    rows += min(target_pixels * PACKED, MOST_PACKED) if out == "png" else 0
+    return LEAST + decoding + target_pixels * encoding + rows

@@ -90,6 +90,8 @@ class PngSource(Source):
     def still(self, plan: ResizePlan) -> tuple[Image.Image, Box]:
         if self._found.frames:
             return super().still(plan)
+        if file := png.with_stored_rows(self._plain, self._found):
+            self._image = Image.open(file, formats=("PNG",))
         self._image.load()
         self.is_photo = png.is_photo(len(self._plain), self._image)
         return modes.to_resizable(png.with_key(self._image, self._plain, self._found)), plan.box
