@@ -27,3 +27,9 @@ class Activity:
         self.has_probes = False  # the sockets have the options of a session that lasts
         self.is_under_way = False  # a peer has not acknowledged all that was sent to it
         self.client_paused_since = self.backend_paused_since = 0.0  # receive window closed; 0.0: it is open
+
+    def uncounted(self, given: tuple[int, int]) -> tuple[int, int]:
+        """Return the bytes (in, out), of all that were given so far, since the last call; the caller counts them."""
+        uncounted = given[0] - self.counted_in, given[1] - self.counted_out
+        self.counted_in, self.counted_out = given
+        return uncounted

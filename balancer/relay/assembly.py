@@ -22,6 +22,7 @@ from balancer.relay.account import Account
 from balancer.relay.closer import Closer
 from balancer.relay.context import WorkerContext
 from balancer.relay.downed import DownedBackends
+from balancer.relay.early_read import EarlyRead
 from balancer.relay.framed.client import FramedClient, FramedLane
 from balancer.relay.framed.connection_pool import SWEEP, ConnectionPool
 from balancer.relay.framed.requests import place_text
@@ -229,6 +230,7 @@ class WorkerRelay:
             end_session=end_session,
             drop_backend=closer.drop_backend,
             await_acknowledgement=self.timeouts.await_acknowledgement,
+            early=EarlyRead(),
             new_socket=self._new_socket,
             header=header_writer(access.pool.send_proxy) if access.pool.send_proxy else no_header,
             listener_name=listener.name,

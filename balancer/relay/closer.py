@@ -97,10 +97,7 @@ class Closer:
             if session.activity is None and session.splicing is None:
                 more_in, more_out = session.bytes_in, session.bytes_out
             else:
-                more_in, more_out = session.uncounted()
-                if session.activity is not None and session.activity.has_probes:
-                    self._leave(session.client_fd)
-                    self._leave(session.backend_fd)
+                more_in, more_out = self._uncounted(session)
             if session.backend_socket is not None:
                 session.backend_socket.close()
             close(session.client_fd)
@@ -131,6 +128,16 @@ class Closer:
             queue.place_freed()
         if self.on_closed is not None:
             self.on_closed()
+
+    def _uncounted(self, session: Session) -> tuple[int, int]:
+        """Return the bytes (in, out) of a session that are not on the board yet; before the close of its sockets."""
+        activity = session.activity
+        if activity is None:
+            return session.given()
+        if activity.has_probes:
+            self._leave(session.client_fd)
+            self._leave(session.backend_fd)
+        return activity.uncounted(session.given())
 
     def _close_dropped(self, freed: list[PendingQueue]) -> None:
         dropped, self._dropped = self._dropped, []

@@ -14,6 +14,7 @@ from balancer.pool.backend import Backend
 from balancer.pool.election import Elector
 from balancer.relay.account import Account
 from balancer.relay.context import AnySession, WorkerContext
+from balancer.relay.early_read import EarlyRead
 from balancer.relay.pipes import Pipes
 from balancer.relay.queue import PendingQueue
 from balancer.relay.sockets import TcpOption
@@ -30,8 +31,7 @@ class Lane(Generic[AnySession]):
     """The way of a session: what it must know of its listener and its pool. A worker has one per listener and pool.
 
     `dialling` is shared by the lanes of a pool, `queue` and `elector` likewise; `account` and the callables by the
-    lanes of a listener. `early_read_backoff` grows while clients of this lane have sent nothing when they are accepted;
-    `early_read_skips` dials from now on are not tried at once."""
+    lanes of a listener."""
 
     context: WorkerContext[AnySession]
     loop: Loop
@@ -50,11 +50,10 @@ class Lane(Generic[AnySession]):
     end_session: Callable[[AnySession], None]
     drop_backend: Callable[[AnySession, Socket | None, Backend], None]
     await_acknowledgement: Callable[[SplicingRelay], None]
+    early: EarlyRead
     new_socket: Callable[[int, int], Socket] = Socket
     listener_name: str = MAIN
     pool_name: str = MAIN
     header: Callable[[AnySession], bytes] = no_header  # what a backend of this pool is told first
     has_sources: bool = False  # backends that are dialled from chosen addresses
-    early_read_backoff: int = 0
-    early_read_skips: int = 0
     next_source: int = 0  # turns over the `source` addresses of a backend

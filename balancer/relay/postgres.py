@@ -71,7 +71,7 @@ class PostgresSession(ProxyHeaderSession):
         self.awaits_answer = False
         lane = self.lane
         lane.dialling.pop(self, None)
-        lane.loop.set_handler(self.backend_fd, self.on_backend)
+        lane.loop.set_handler(self.backend_fd, self.on_backend_first if self.acks_late else self.on_backend)
         Session.connected(self, mask)
 
     def on_connect_timeout(self) -> None:

@@ -67,8 +67,6 @@ class ProxyHeaderSession(Session):
     __slots__ = ()
 
     def _relay_at_once(self) -> bool:
-        if not self.first and not self.read_first():
-            return True
         self._put_header()
         if super()._relay_at_once():
             return True
@@ -92,7 +90,7 @@ class ProxyHeaderSession(Session):
         self.bytes_in = -len(header)
 
     def read_first(self) -> bool:
-        """Read what the client has sent; return False for one that turns out to be gone."""
+        """Read what the client has sent, of every one: it goes with the header. Return False for one that is gone."""
         try:
             self.first = read(self.client_fd, LIMIT)
         except OSError as error:

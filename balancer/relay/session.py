@@ -10,11 +10,9 @@ RULES
 - A backend is counted before the dial and released after the close of its socket. Another backend may be tried until a
   byte of the client has gone upstream. A shortage of this machine (ports, descriptors) is not held against a backend.
 - A connect(2) within this machine has succeeded when it returns, and most clients have sent their request before they are
-  accepted. So `dial` relays to a near backend at once: two of five events of a connection with one request are left.
-- The fast path is for the ordinary case: what is read is written at once and whole, each side sends FIN when it is
-  done, and two sums are all the accounting. A write that falls short or fails, a read that fails, many bytes at once,
-  an event that reports more than bytes and FIN: then the splicing relay takes over for good. Two flows for every
-  session were 30,000 of 105,000 user instructions of a connection with one small request.
+  accepted. So `dial` reads that before a near connect and relays at once: two of five events are left, and a packet less.
+- The fast path is for the ordinary case: what is read is written at once and whole, and each side sends FIN when it is
+  done. A write that falls short or fails, a read that fails, many bytes at once: the splicing relay takes over for good.
 - `close` takes an end and a reason and works once. A closed session is part of no reference cycle: workers run with the
   garbage collector off.
 """
@@ -25,8 +23,8 @@ from _socket import socket as Socket
 from errno import EINPROGRESS
 from os import read, write
 
-from balancer.eventloop.errnos import CAPACITY, CROWDED, TRANSIENT, name_of
-from balancer.eventloop.loop import ERROR, READ, READ_HANGUP, URGENT, WRITE
+from balancer.eventloop.errnos import CAPACITY, CROWDED, name_of
+from balancer.eventloop.loop import ERROR, HANGUP, READ, READ_HANGUP, URGENT, WRITE
 from balancer.pool.backend import Backend
 from balancer.pool.election import NONE_TRIED
 from balancer.pool.targets import DialTarget, SocketAddress
@@ -37,33 +35,28 @@ from balancer.relay.framed.client import FramedClient
 from balancer.relay.half import LIMIT
 from balancer.relay.lane import Lane
 from balancer.relay.peers import peer_name
-from balancer.relay.sockets import NODELAY, STREAM, apply, shut_writing
+from balancer.relay.sockets import LATE, NODELAY, PROMPT, STREAM, apply, set_acks, shut_writing, write_last
 from balancer.relay.sources import connect_from
 from balancer.relay.splicing import BACKEND, CLIENT, DEAD, LAST, READABLE, SplicingRelay
 
 _UNUSUAL = ERROR | URGENT
-MAX_EARLY_READ_BACKOFF = 31  # early reads skipped in a row; a read that finds nothing costs 2 us
 
 
 class Session:
     """One client and the backend that serves it."""
 
     __slots__ = (
-        "accepted_at", "activity", "backend", "backend_fd", "backend_is_tcp", "backend_socket", "bytes_in", "bytes_out",
-        "client_fd", "client_is_tcp", "closed", "connected_at", "early", "end", "first", "has_nodelay", "is_watched",
-        "lane", "over", "peer", "reason", "retries", "source_ip", "splicing", "target", "tried",
+        "accepted_at", "acks_late", "activity", "backend", "backend_fd", "backend_is_tcp", "backend_socket", "bytes_in",
+        "bytes_out", "client_fd", "client_is_tcp", "closed", "connected_at", "early", "end", "first", "has_nodelay",
+        "is_watched", "lane", "over", "peer", "reason", "retries", "source_ip", "splicing", "target", "tried",
     )  # fmt: skip
 
     def __init__(self, lane: "Lane[Session]", client_fd: int, address: object) -> None:
         self.lane = lane
         self.client_fd = client_fd
         self.peer = address
-        if type(address) is tuple:
-            self.client_is_tcp = True
-            self.source_ip: str = address[0]  # what elections and the log go by
-        else:
-            self.client_is_tcp = False
-            self.source_ip = ""
+        self.client_is_tcp = is_tcp = type(address) is tuple
+        self.source_ip: str = address[0] if is_tcp else ""  # type: ignore[index]  # what elections and the log go by
         self.backend: Backend | None = None
         self.backend_socket: Socket | None = None
         self.backend_fd = -1
@@ -75,6 +68,7 @@ class Session:
         self.first = b""  # bytes for the backend that it gets before anything else
         self.is_watched = False  # the client's descriptor is in the loop
         self.has_nodelay = False  # the backend's socket does not hold small writes back
+        self.acks_late = False  # ... and holds acknowledgements back until its first bytes
         self.closed = False
         self.target: DialTarget  # with a connect that is under way
         self.end: str  # with the close
@@ -110,14 +104,15 @@ class Session:
 
     def on_backend_dialling(self, mask: int) -> None:
         """Judge the outcome of the connect."""
-        if mask & DEAD:
-            assert self.backend_socket is not None
+        if mask & DEAD and self.backend_socket is not None:
             code = self.backend_socket.getsockopt(SOL_SOCKET, SO_ERROR)
             self._connect_failed(code or errno.ECONNREFUSED)
         elif mask & WRITE:
             lane = self.lane
             lane.count_connect(lane.loop.now - lane.dialling.pop(self))
-            lane.loop.set_handler(self.backend_fd, self.on_backend)
+            lane.loop.set_handler(
+                self.backend_fd, self.on_backend_first if self.acks_late else self.on_backend
+            )
             self.connected(mask)
 
     def on_connect_timeout(self) -> None:
@@ -133,8 +128,7 @@ class Session:
     def dial(self, target: DialTarget | None = None) -> None:
         """Elect and connect until a connect is under way; queue the session or close it when no backend is to be had.
         `target` is the next address of a backend that was elected before."""
-        lane = self.lane
-        loop, elector = lane.loop, lane.elector
+        lane, elector = self.lane, self.lane.elector
         while True:
             if target is None:
                 backend = self.backend = elector.elect(self.source_ip, self.tried)
@@ -143,6 +137,8 @@ class Session:
                     return
                 target = elector.target(backend)
             family, address, is_near, _ = target
+            if is_near and not self.first and not self.read_first():
+                return
             try:
                 self.backend_socket = sock = lane.new_socket(family, STREAM)
             except OSError as error:
@@ -150,6 +146,9 @@ class Session:
             else:
                 self.backend_fd = sock.fileno()
                 self.backend_is_tcp = family != AF_UNIX
+                if is_near and self.first and self.backend_is_tcp:
+                    self.acks_late = True
+                    set_acks(sock, LATE)
                 code = sock.connect_ex(address) if not lane.has_sources else self._connect_from(sock, address)
             if code and code != EINPROGRESS:
                 target = self._next_address(target, code)
@@ -160,24 +159,28 @@ class Session:
                 lane.queue.remove(self)
             if is_near and self._relay_at_once():
                 return
-            self.watch_client()
-            if code:
-                self.target = target
-                lane.dialling[self] = loop.now
-                loop.watch(self.backend_fd, self.on_backend_dialling)
-            else:  # a unix socket is connected already; a backend that hangs up on it has not refused the dial
-                loop.watch(self.backend_fd, self.on_backend)
-                self.connected(0)
+            self._await_connect(target, code)
             return
+
+    def _await_connect(self, target: DialTarget, code: int) -> None:
+        """Wait for the outcome of a connect. `code` 0: a unix socket is connected, whatever its backend does next."""
+        lane = self.lane
+        self.watch_client()
+        if code:
+            self.target = target
+            lane.dialling[self] = lane.loop.now
+            lane.loop.watch(self.backend_fd, self.on_backend_dialling)
+        else:
+            lane.loop.watch(self.backend_fd, self.on_backend)
+            self.connected(0)
 
     def _connect_from(self, sock: Socket, address: SocketAddress) -> int:
         """Connect from one of the backend's `source` addresses, if it has some; return the errno."""
-        backend = self.backend
-        assert backend is not None
-        if not backend.sources:
+        lane, backend = self.lane, self.backend
+        if backend is None or not backend.sources:
             return sock.connect_ex(address)
-        self.lane.next_source += 1
-        turn, new_socket = self.lane.next_source, self.lane.new_socket
+        lane.next_source += 1
+        turn, new_socket = lane.next_source, lane.new_socket
         self.backend_socket, code = connect_from(backend.sources, turn, sock, address, new_socket)
         self.backend_fd = self.backend_socket.fileno()
         return code
@@ -186,8 +189,7 @@ class Session:
         """Return what to dial after one of several addresses of the backend could not be reached; None when it was the
         last, or when the next one would fail as well (this machine is out of something)."""
         lane, backend, following = self.lane, self.backend, target[3]
-        assert backend is not None
-        if following is None or (code in CAPACITY and code not in CROWDED):
+        if backend is None or following is None or (code in CAPACITY and code not in CROWDED):
             return None
         lane.dialling.pop(self, None)
         lane.elector.address_failed(backend, target)
@@ -198,6 +200,7 @@ class Session:
             lane.loop.retire(self.backend_socket.close)
         self.backend_socket = None
         self.backend_fd = -1
+        self.acks_late = False
         return following
 
     def _pass_by(self, code: int) -> bool:
@@ -237,9 +240,8 @@ class Session:
         assert backend is not None
         lane.elector.connect_failed(backend)
         tries = self.retries + 1
-        lane.context.log.debug(
-            "connect", client=self.peer_name(), backend=backend.identity, error=name_of(code), tries=tries
-        )
+        fields = {"backend": backend.identity, "error": name_of(code), "tries": tries}
+        lane.context.log.debug("connect", client=self.peer_name(), **fields)
         if self.retries >= lane.retries:
             self.close(ends.CONNECT_TIMEOUT if code == errno.ETIMEDOUT else ends.NO_BACKEND, name_of(code))
             return False
@@ -253,7 +255,7 @@ class Session:
         sock = self.backend_socket
         self.tried = {*self.tried, backend.index}
         self.backend = self.backend_socket = None
-        self.has_nodelay = False
+        self.has_nodelay = self.acks_late = False
         if sock is not None:
             self.lane.loop.forget_closing(self.backend_fd)
         self.backend_fd = -1
@@ -272,37 +274,28 @@ class Session:
 
     # -- the first bytes
 
+    def read_first(self) -> bool:
+        """Read what the client has sent before its dial. Return False for one that turns out to be gone."""
+        try:
+            self.first = self.lane.early.read(self.client_fd)
+        except OSError:
+            self.close(ends.CLIENT_LEFT_CONNECTING)
+            return False
+        return True
+
     def _relay_at_once(self) -> bool:
-        """Write what the client has sent right after connect(2). Return False when one side is not ready for it, and True
-        also for a client that turns out to be gone."""
-        lane = self.lane
+        """Write the client's first bytes, if it has sent some, right after connect(2). Return whether that was so."""
         data = self.first
         if not data:
-            if lane.early_read_skips:
-                lane.early_read_skips -= 1
-                return False
-            try:
-                data = read(self.client_fd, LIMIT)
-            except OSError as error:
-                if error.errno not in TRANSIENT:
-                    # read(2) reports a reset once: the loop would report an end only.
-                    self.close(ends.CLIENT_LEFT_CONNECTING)
-                    return True
-                data = b""
-            if not data:  # nothing yet; or an end, which the loop reports again
-                lane.early_read_skips = lane.early_read_backoff
-                lane.early_read_backoff = min(2 * lane.early_read_backoff + 1, MAX_EARLY_READ_BACKOFF)
-                return False
-            lane.early_read_backoff = 0
+            return False
         try:
             sent = write(self.backend_fd, data)
         except OSError:  # not connected yet, or refused: the loop reports which
-            self.first = data
             return False
-        loop = lane.loop
+        loop = self.lane.loop
         self.connected_at = loop.now
         self.first = b""
-        loop.watch_reading(self.backend_fd, self.on_backend)
+        loop.watch_reading(self.backend_fd, self.on_backend_first if self.acks_late else self.on_backend)
         # Either way the loop reports what is left of the client's: an end, or the rest of a big read.
         if self.is_watched:
             loop.set_handler(self.client_fd, self.on_client_again)
@@ -313,7 +306,7 @@ class Session:
         if sent == len(data):
             self.bytes_in += sent
         else:
-            self.take_over().write_failed(CLIENT, data, sent, None)
+            self._stopped(CLIENT, data, sent)
         return True
 
     def connected(self, mask: int) -> None:
@@ -323,122 +316,148 @@ class Session:
         loop.set_handler(self.client_fd, self.on_client)
         self._set_nodelay()
         if self.first:
-            self._give_first()
+            data, self.first = self.first, b""
+            try:
+                sent = write(self.backend_fd, data)
+            except OSError as error:
+                self._stopped(CLIENT, data, 0, error)
+            else:
+                if sent == len(data):
+                    self.bytes_in += sent
+                else:
+                    self._stopped(CLIENT, data, sent)
         if self.early & READABLE and not self.closed:
             (self.splicing or self).on_client(self.early)
         if mask & READABLE and not self.closed:
             (self.splicing or self).on_backend(mask & ~WRITE)
 
-    def _give_first(self) -> None:
-        data, self.first = self.first, b""
-        try:
-            sent = write(self.backend_fd, data)
-        except OSError as error:
-            self.take_over().write_failed(CLIENT, data, 0, error)
-            return
-        if sent == len(data):
-            self.bytes_in += sent
-        else:
-            self.take_over().write_failed(CLIENT, data, sent, None)
-
     def on_client_again(self, mask: int) -> None:
         """Handle the next event of a client whose first bytes went to a near backend at once. Bytes need TCP_NODELAY from
-        here on; FIN alone is sent without delay, so a connection with one request saves the system call."""
+        here on; FIN does not, so a connection with one request saves the system call."""
         if not mask & READ_HANGUP:
             self.lane.loop.set_handler(self.client_fd, self.on_client)
             self._set_nodelay()
         self.on_client(mask)
+
+    def on_backend_first(self, mask: int) -> None:
+        """Handle the first event of a backend that is acknowledged late: from now on at once, unless this is its end."""
+        handler = (self.splicing or self).on_backend
+        if not mask & READ_HANGUP and self.backend_socket is not None:
+            self.acks_late = False
+            self.lane.loop.set_handler(self.backend_fd, handler)
+            set_acks(self.backend_socket, PROMPT)
+        handler(mask)
 
     def _set_nodelay(self) -> None:
         if self.backend_is_tcp and not self.has_nodelay and self.backend_socket is not None:
             self.has_nodelay = True
             apply(self.backend_socket, NODELAY)
 
-    # -- the fast path
-
-    # The two handlers mirror each other. They are written out because one more call costs every message 0.1 us.
+    # -- the fast path: the two handlers are written out because one more call costs every message 0.1 us
 
     def on_client(self, mask: int) -> None:
-        if (mask != READ and mask & _UNUSUAL) or self.over == CLIENT:
-            self.take_over().on_client(mask)
+        if mask != READ and mask & LAST:
+            self._on_last(CLIENT, mask)
             return
+        data = b""
         try:
             data = read(self.client_fd, LIMIT)
+            sent = write(self.backend_fd, data) if data else -1
         except OSError as error:
-            self._read_failed(CLIENT, error)
-            return
-        if not data:
-            self._ended(CLIENT)
-            return
-        try:
-            sent = write(self.backend_fd, data)
-        except OSError as error:
-            self.take_over().write_failed(CLIENT, data, 0, error)
+            self._stopped(CLIENT, data, 0, error)
             return
         if sent != len(data):
-            self.take_over().write_failed(CLIENT, data, sent, None)
+            self._stopped(CLIENT, data, sent)
             return
         self.bytes_in += sent
-        if sent >= BULK or (mask != READ and mask & LAST):
-            self._look_behind(CLIENT, sent, mask)
+        if sent >= BULK:
+            self.take_over().look_behind(CLIENT, sent, mask)
 
     def on_backend(self, mask: int) -> None:
-        if (mask != READ and mask & _UNUSUAL) or self.over == BACKEND:
-            self.take_over().on_backend(mask)
-            return
-        if mask == WRITE:  # of a far backend, whose connect waited for it
-            return
+        if mask != READ:
+            if mask & LAST:
+                self._on_last(BACKEND, mask)
+                return
+            if mask == WRITE:  # of a far backend, whose connect waited for it
+                return
+        data = b""
         try:
             data = read(self.backend_fd, LIMIT)
+            sent = write(self.client_fd, data) if data else -1
         except OSError as error:
-            self._read_failed(BACKEND, error)
-            return
-        if not data:
-            self._ended(BACKEND)
-            return
-        try:
-            sent = write(self.client_fd, data)
-        except OSError as error:
-            self.take_over().write_failed(BACKEND, data, 0, error)
+            self._stopped(BACKEND, data, 0, error)
             return
         if sent != len(data):
-            self.take_over().write_failed(BACKEND, data, sent, None)
+            self._stopped(BACKEND, data, sent)
             return
         self.bytes_out += sent
-        if sent >= BULK or (mask != READ and mask & LAST):
-            self._look_behind(BACKEND, sent, mask)
+        if sent >= BULK:
+            self.take_over().look_behind(BACKEND, sent, mask)
 
-    def _read_failed(self, side: int, error: OSError) -> None:
-        if error.errno != errno.EAGAIN:
-            self.take_over().read_failed(side, error)
+    def _on_last(self, side: int, mask: int) -> None:
+        """Handle an event that announces the end of a side. On TCP, EPOLLRDHUP without a reset says that FIN follows a
+        short read: one packet for both. From a side that has been sent FIN, it is a hang-up as well."""
+        if mask & _UNUSUAL or self.over == side:
+            relay = self.take_over()
+            (relay.on_client if side == CLIENT else relay.on_backend)(mask)
+            return
+        try:
+            data = read(self.client_fd if side == CLIENT else self.backend_fd, LIMIT)
+        except OSError as error:
+            self._stopped(side, b"", 0, error)
+            return
+        if data:
+            self._give_last(side, mask, data)
+        else:
+            self._ended(side)
 
-    def _look_behind(self, side: int, size: int, mask: int) -> None:
-        """Go on behind a big read, or behind one of a side that has announced its end. On TCP, EPOLLRDHUP alone (no
-        reset, no hang-up) says that the end follows a short read."""
-        is_tcp = self.client_is_tcp if side == CLIENT else self.backend_is_tcp
-        if size < BULK and mask & LAST == READ_HANGUP and is_tcp:
+    def _give_last(self, side: int, mask: int, data: bytes) -> None:
+        sink, is_tcp = (
+            (self.backend_fd, self.client_is_tcp) if side == CLIENT else (self.client_fd, self.backend_is_tcp)
+        )
+        is_last = is_tcp and (not mask & HANGUP or self.over > 0) and len(data) < BULK
+        try:
+            sent = write_last(sink, data) if is_last else write(sink, data)
+        except OSError as error:
+            self._stopped(side, data, 0, error)
+            return
+        if sent != len(data):
+            self._stopped(side, data, sent)
+            return
+        if side == CLIENT:
+            self.bytes_in += sent
+        else:
+            self.bytes_out += sent
+        if is_last:
             self._ended(side)
         else:
-            self.take_over().look_behind(side, size, mask)
+            self.take_over().look_behind(side, sent, mask)
+
+    def _stopped(self, side: int, data: bytes, sent: int, error: OSError | None = None) -> None:
+        """Go on where a read of this side has failed or returned the end, or where a write has failed or fallen short."""
+        if data:
+            self.take_over().write_failed(side, data, sent, error)
+        elif error is None:
+            self._ended(side)
+        elif error.errno != errno.EAGAIN:
+            self.take_over().read_failed(side, error)
 
     def _ended(self, side: int) -> None:
         """Pass FIN on; everything before it has been written."""
         if self.over:
-            self.close(ends.CLEAN)
+            if self.over != side:
+                self.close(ends.CLEAN)
             return
         self.over = side
-        if side == CLIENT:
-            shut_writing(self.backend_fd)
-            return
-        if not self.bytes_out:
+        if side == BACKEND and not self.bytes_out:
             self.ended_early()
-        shut_writing(self.client_fd)
+        shut_writing(self.backend_fd if side == CLIENT else self.client_fd)
 
     def ended_early(self) -> None:
         """Count it against the backend that it has ended before the client and before its first byte."""
         assert self.backend is not None
-        age = self.lane.loop.now - self.connected_at
-        self.lane.elector.ended_early(self.backend, age, self.given()[0] > 0)
+        lane = self.lane
+        lane.elector.ended_early(self.backend, lane.loop.now - self.connected_at, self.given()[0] > 0)
 
     def take_over(self) -> SplicingRelay:
         """Leave the fast path: the splicing relay gets the handlers for good."""
@@ -446,7 +465,7 @@ class Session:
         loop = self.lane.loop
         self.splicing = relay = self._make_relay()
         loop.set_handler(self.client_fd, relay.on_client)
-        loop.set_handler(self.backend_fd, relay.on_backend)
+        loop.set_handler(self.backend_fd, self.on_backend_first if self.acks_late else relay.on_backend)
         return relay
 
     def _make_relay(self) -> SplicingRelay:
@@ -462,28 +481,9 @@ class Session:
         """Return the bytes that the backend and the client have been given so far."""
         return (self.bytes_in, self.bytes_out) if self.splicing is None else self.splicing.given()
 
-    def uncounted(self) -> tuple[int, int]:
-        """Return the bytes (in, out) given since the last call; the caller counts them."""
-        bytes_in, bytes_out = self.given()
-        activity = self.activity
-        if activity is None:
-            return bytes_in, bytes_out
-        uncounted = bytes_in - activity.counted_in, bytes_out - activity.counted_out
-        activity.counted_in, activity.counted_out = bytes_in, bytes_out
-        return uncounted
-
     def movement(self) -> int:
         """Return a number that changes whenever a byte is read or written."""
         return 2 * (self.bytes_in + self.bytes_out) if self.splicing is None else self.splicing.movement()
-
-    def is_half_closed(self) -> bool:
-        return bool(self.over) if self.splicing is None else self.splicing.is_half_closed()
-
-    def blame_for_silence(self) -> str:
-        """Return the end of a session in which nothing has moved for too long: the side whose turn it was."""
-        relay = self.splicing
-        is_backends = self.over == CLIENT if relay is None else relay.is_backends_turn()
-        return ends.BACKEND_IDLE if is_backends and (relay or self.backend_fd >= 0) else ends.CLIENT_IDLE
 
     # -- the end
 

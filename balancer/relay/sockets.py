@@ -7,6 +7,7 @@ Keeps no state. No call blocks.
 import _socket
 import ctypes
 import fcntl
+import os
 import select
 import socket
 import struct
@@ -24,11 +25,13 @@ _TCP_INFO = struct.Struct("24xI28xI168xI")  # tcpi_unacked, tcpi_last_ack_recv, 
 _BYTES_ACKED = struct.Struct("120xQ")
 # `os` has no shutdown(2), and a socket object made for it costs a getsockname(2) and 2 us a session. PyDLL keeps the
 # interpreter lock, since the call cannot block. Without argtypes, because their check of two ints costs more than the
-# call.
-_shutdown = ctypes.PyDLL(None).shutdown
+# call. The same holds for send(2): `os` has write(2) only, which takes no flags.
+_libc = ctypes.PyDLL(None)
+_shutdown, _send = _libc.shutdown, _libc.send
 
 TcpOption = tuple[int, int, int]
 NODELAY: tuple[TcpOption, ...] = ((socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),)
+LATE, PROMPT = 0, 1  # values of TCP_QUICKACK
 
 
 def keepalive_options(keepalive: float) -> tuple[TcpOption, ...]:
@@ -87,9 +90,28 @@ def apply(sock: _socket.socket, options: Sequence[TcpOption]) -> None:
             return
 
 
+def set_acks(sock: _socket.socket, when: int) -> None:
+    """Acknowledge what the peer sends LATE or PROMPT-ly; a socket that is not TCP stays as it is.
+
+    LATE before a connect that a write follows at once: the acknowledgement of the peer's SYN rides on those bytes.
+    Without bytes the peer would not see the connection before a timer of 40 to 200 ms. What it answers is acknowledged
+    late as well, and Nagle's algorithm of the peer waits for that between two writes: PROMPT is due with the first."""
+    try:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, when)
+    except OSError:
+        pass
+
+
 def shut_writing(fd: int) -> None:
     """Send FIN after what is queued. A peer that is gone (ENOTCONN) is no error here: the next read reports it."""
     _shutdown(fd, socket.SHUT_WR)
+
+
+def write_last(fd: int, data: bytes) -> int:
+    """Write as write(2) does what a FIN follows at once: the last segment is held back to carry it (MSG_MORE). Raises
+    OSError. Without a shutdown or close of the socket after it, the peer would wait for the segment."""
+    sent: int = _send(fd, data, len(data), socket.MSG_MORE)
+    return sent if sent >= 0 else os.write(fd, data)  # which raises what send(2) has said
 
 
 def reset_on_close(fd: int) -> None:

@@ -8,12 +8,13 @@ data path reads no clock.
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from balancer.relay import ends
 from balancer.relay.activity import Activity
 from balancer.relay.context import WorkerContext
 from balancer.relay.pauses import PauseGuard
 from balancer.relay.session import Session
 from balancer.relay.sockets import apply
-from balancer.relay.splicing import SplicingRelay
+from balancer.relay.splicing import CLIENT, SplicingRelay
 
 SWEEP = 1.0
 FINEST = 0.02
@@ -93,8 +94,8 @@ class TimeoutSweep:
             activity.answered = session.given()[1] > activity.counted_out
             count_progress(session)
         elif is_too_quiet(session, now - activity.last_activity):
-            reason = "half-close-timeout" if session.is_half_closed() else "idle-timeout"
-            session.close(session.blame_for_silence(), reason)
+            reason = "half-close-timeout" if is_half_closed(session) else "idle-timeout"
+            session.close(blame_for_silence(session), reason)
             return
         relay = session.splicing
         if relay is not None:
@@ -129,8 +130,8 @@ class TimeoutSweep:
 
 def count_progress(session: Session) -> None:
     """Put what a session has moved since the last time on the board."""
-    lane, backend, relay = session.lane, session.backend, session.splicing
-    bytes_in, bytes_out = session.uncounted()
+    lane, backend, relay, activity = session.lane, session.backend, session.splicing, session.activity
+    bytes_in, bytes_out = session.given() if activity is None else activity.uncounted(session.given())
     lane.account.moved(bytes_in, bytes_out)
     if backend is not None:
         lane.elector.count_bytes(backend, bytes_in, bytes_out)
@@ -144,9 +145,21 @@ def is_too_quiet(session: Session, quiet: float) -> bool:
     lane, activity = session.lane, session.activity
     if lane.idle_timeout and quiet >= lane.idle_timeout:
         return True
-    if not lane.half_close_timeout or quiet < lane.half_close_timeout or not session.is_half_closed():
+    if not lane.half_close_timeout or quiet < lane.half_close_timeout or not is_half_closed(session):
         return False
     relay = session.splicing
     return not (activity is not None and activity.is_under_way) and not (
         relay is not None and relay.is_holding()
     )
+
+
+def blame_for_silence(session: Session) -> str:
+    """Return the end of a session in which nothing has moved for too long: the side whose turn it was."""
+    relay = session.splicing
+    is_backends = session.over == CLIENT if relay is None else relay.is_backends_turn()
+    return ends.BACKEND_IDLE if is_backends and (relay or session.backend_fd >= 0) else ends.CLIENT_IDLE
+
+
+def is_half_closed(session: Session) -> bool:
+    """Return whether one side of a session has ended."""
+    return bool(session.over) if session.splicing is None else session.splicing.is_half_closed()

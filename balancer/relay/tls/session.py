@@ -41,8 +41,6 @@ class TlsSession(ProxyHeaderSession):
 
     def _relay_at_once(self) -> bool:
         self.backend_stream = RawStream(self.backend_fd)
-        if not self.first and not self.read_first():
-            return True
         if not self.first and self.lane.header is no_header:
             return False
         if not super()._relay_at_once():
@@ -80,7 +78,7 @@ class TlsSession(ProxyHeaderSession):
         try:
             data, is_dry = self.client_stream.read(LIMIT)
         except OSError as error:
-            self._read_failed(CLIENT, error)
+            self._stopped(CLIENT, b"", 0, error)
             return
         if not data:
             self._ended(CLIENT)
@@ -110,7 +108,7 @@ class TlsSession(ProxyHeaderSession):
         try:
             data, is_dry = self.backend_stream.read(LIMIT)
         except OSError as error:
-            self._read_failed(BACKEND, error)
+            self._stopped(BACKEND, b"", 0, error)
             return
         if not data:
             self._ended(BACKEND)

@@ -5,6 +5,7 @@ import contextlib
 import errno
 import os
 import socket
+import struct
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -305,7 +306,7 @@ def test_early_reads_become_rare_while_they_find_nothing(make: Make) -> None:
     worker = make()
     asked = []
     for number in range(1, 41):
-        if not worker.lane.early_read_skips:
+        if not worker.lane.early.skips:
             asked.append(number)
         worker.connect()
         worker.settle()
@@ -313,7 +314,9 @@ def test_early_reads_become_rare_while_they_find_nothing(make: Make) -> None:
     for _ in range(40):
         spoken(worker)
         worker.settle()
-    assert worker.lane.early_read_backoff == worker.lane.early_read_skips == 0
+    worker.connect()
+    worker.settle()
+    assert worker.lane.early.skips == 0  # the first that has sent nothing is followed by one that is asked
 
 
 @pytest.mark.parametrize("options", [{"defer_connect": True}, {"upstream": "maxconn=1"}])
@@ -365,9 +368,9 @@ def test_a_client_that_reset_before_its_accept_is_closed(make: Make, tmp_path: P
     reset(worker.connect())
     worker.settle()
     assert worker.ends == ["CC"]
-    backend, _ = server.accept()
-    with backend:
-        assert heard(backend) in ("|end", "|reset")
+    assert worker.backend_cell(B_SESSIONS) == 0
+    with pytest.raises(BlockingIOError):  # not dialled
+        server.accept()
 
 
 @pytest.mark.parametrize("text", [b"", b"ask"])
@@ -379,7 +382,7 @@ def test_a_unix_backend_that_answers_and_hangs_up_has_not_refused(
     client = worker.connect()
     if text:
         client.send(text)
-        worker.lane.early_read_skips = 1  # no early read
+        worker.lane.early.skips = 1  # no early read
     worker.turn()
     backend, _ = server.accept()
     backend.send(b"banner")
@@ -481,3 +484,50 @@ def test_a_client_waits_for_a_crowded_backend_no_longer_than_queue_timeout(make:
     assert worker.pool_cell(P_QUEUED) == worker.pool_cell(P_QUEUED_TOTAL) == 2
     worker.pass_time(0.5, 0.05)
     assert worker.ends == ["sQ queue-timeout"] * 2
+
+
+# -- acknowledgements
+
+
+def test_the_handshake_with_a_backend_ends_with_the_request(make: Make) -> None:
+    worker = make()
+    spoken(worker)
+    worker.turn()
+    [session] = worker.sessions
+    assert session.backend_socket is not None
+    info = session.backend_socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 256)
+    assert struct.unpack_from("I", info, 136) == (2,)  # tcpi_segs_out: SYN, and the request
+    assert heard(worker.accept()) == "ask|open"
+
+
+@pytest.mark.parametrize("skips", [0, 1])
+def test_a_backend_sees_the_connection_of_a_client_that_has_said_nothing_at_once(
+    make: Make, skips: int
+) -> None:
+    """It may have to speak first. Without an acknowledgement of its SYN it would wait for a timer."""
+    worker = make()
+    worker.lane.early.skips = skips
+    client = worker.connect()
+    worker.turn()
+    worker.accept().send(b"220 hello")
+    worker.settle()
+    assert heard(client) == "220 hello|open"
+
+
+@pytest.mark.parametrize("more", [b"", bytes(BULK)])
+def test_a_backend_that_waits_for_an_acknowledgement_between_two_writes_gets_it(
+    make: Make, more: bytes
+) -> None:
+    """Nagle's algorithm: the second small write waits for the acknowledgement of the first, 40 ms if that is held back.
+    The fast path has the session, or the splicing relay because of a big upload."""
+    worker = make()
+    client = spoken(worker)
+    worker.settle()
+    backend = worker.accept()
+    client.send(more)
+    worker.settle()
+    for word in (b"head", b"body"):
+        assert not backend.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+        backend.send(word)
+    worker.settle()
+    assert heard(client) == "headbody|open"
