@@ -6,7 +6,8 @@
 Relay: a worker's loop, acceptor, sessions and elector over real sockets, with the clients and the backends in the same
 process; only the turns of the loop are counted. Three backends, leastconn. `near` is a connection with one request whose
 client has sent it before the accept; `late` one whose client sends it after the connect; `routed` as near, by a listener
-with three routes; `message` a request and its answer on a connection that is kept.
+with three routes; `message` a request and its answer on a connection that is kept; `framed` the same in framed mode, over
+connections to the backends that are kept, and `framed-new` with a connection of the client for each request.
 
 Election: elect (counted in the worker's row before the dial), then release with the bytes it moved. CPU time of this
 process; the small and the large case in turns and the least of all rounds each, because the rest of the machine only
@@ -46,15 +47,19 @@ from balancer.pool.board import BACKENDS, LISTENERS, POOLS, Board, columns_for
 from balancer.pool.election import Elector
 from balancer.relay.assembly import WorkerRelay
 from balancer.relay.context import WorkerContext
+from balancer.relay.framed.frame_format import PRESETS
 from balancer.relay.session import Session
 from balancer.shm.layout import FIRST_LEASE, MASTER_LIVE_ROWS, MASTER_ROW, make_shared
+from workers.wire.frames import frame
 
 SESSIONS = 3000
 ROUNDS = 7
-KINDS = ("near", "late", "routed", "message")
+KINDS = ("near", "late", "routed", "message", "framed", "framed-new")
 WARM_UP = 20
+FRAMED_WARM_UP = 100  # requests after which no connection to a backend is new
 COUNTED = 100  # connections or messages
 ROUTES = (Route(MAIN, ip_network("10.0.0.0/8")), Route(MAIN, ip_network("127.0.0.0/8")), Route(MAIN))
+REQUEST = frame(bytes(100))
 TOGGLE = "#include <valgrind/callgrind.h>\nvoid toggle(void) { CALLGRIND_TOGGLE_COLLECT; }\n"
 
 
@@ -105,18 +110,21 @@ class RelayRun:
         loop = Loop(clock=lambda: 100.0)  # a clock that stands still: no sweep falls into the count
         self.run_once = partial(loop.run_once, 0)
         backends = make_backends([f"127.0.0.1:{server.getsockname()[1]}" for server in self.servers])
-        log: Any = SimpleNamespace(level=0, info=print)  # no line is written
+        log: Any = SimpleNamespace(level=0, info=print, warning=print)  # no line is written
         context: WorkerContext[Session] = WorkerContext(loop, make_board(3, 2), FIRST_LEASE, log)
         routes = ROUTES if kind == "routed" else (Route(MAIN),)
         self.relay = WorkerRelay(
             context,
             [Listener(MAIN, (), routes=routes, index=0)],
-            [Pool(MAIN, backends, balance="leastconn", index=0)],
+            [self.pool(backends)],
             lambda name: [OneSocket(self.queue)],
             lambda row: None,
         )
         self.relay.serve([0])
         self.kept = self.connection() if kind == "message" else None
+
+    def pool(self, backends: tuple[Backend, ...]) -> Pool:
+        return Pool(MAIN, backends, balance="leastconn", index=0)
 
     def turn(self) -> None:
         self.counted(self.run_once)
@@ -172,6 +180,53 @@ class RelayRun:
             self.once()
 
 
+class FramedRun(RelayRun):
+    """As RelayRun, in framed mode: each request may arrive on another of the kept connections."""
+
+    def __init__(self, kind: str, counted: Callable[[Callable[[], None]], None]) -> None:
+        self.backends: list[socket.socket] = []
+        self.client: socket.socket | None = None
+        super().__init__(kind, counted)
+
+    def pool(self, backends: tuple[Backend, ...]) -> Pool:
+        return Pool(
+            MAIN, backends, balance="leastconn", index=0, mode="framed", frame=PRESETS["gowork"], order="any"
+        )
+
+    def request(self) -> socket.socket:
+        """The backend's connection that a request has arrived on."""
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                self.backends.append(self.dialled())
+                self.backends[-1].setblocking(False)
+        for backend in self.backends:
+            with contextlib.suppress(BlockingIOError):
+                if len(backend.recv(1000)) == len(REQUEST):
+                    return backend
+        raise BlockingIOError
+
+    def once(self) -> None:
+        client = self.client
+        if client is None:
+            client = socket.create_connection(self.queue.getsockname())
+            client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            self.client = client if self.kind == "framed" else None
+        client.setblocking(False)
+        client.send(REQUEST)
+        self.until(self.request).send(REQUEST)
+        assert len(self.until(lambda: client.recv(1000))) == len(REQUEST)
+        if self.client is None:
+            client.close()
+            self.turn()
+
+
+def run_of(kind: str, counted: Callable[[Callable[[], None]], None]) -> tuple[RelayRun, int]:
+    """The run of a kind, and how often it is to be done before it counts."""
+    if kind.startswith("framed"):
+        return FramedRun(kind, counted), FRAMED_WARM_UP
+    return RelayRun(kind, counted), WARM_UP
+
+
 class BytecodeCounter:
     """Counts the bytecode instructions of the calls made through it."""
 
@@ -191,8 +246,8 @@ class BytecodeCounter:
 
 def bytecode_of(kind: str) -> float:
     counter = BytecodeCounter()
-    run = RelayRun(kind, counter)
-    run.repeat(WARM_UP)
+    run, warm_up = run_of(kind, counter)
+    run.repeat(warm_up)
     counter.total = 0
     run.repeat(COUNTED)
     return counter.total / COUNTED
@@ -207,11 +262,11 @@ def run_under_callgrind(kind: str, times: int, library: str) -> None:
         act()
         toggle()
 
-    run = RelayRun(kind, counted)
+    run, warm_up = run_of(kind, counted)
     gc.collect()
     gc.freeze()
     gc.disable()
-    run.repeat(WARM_UP + times)
+    run.repeat(warm_up + times)
 
 
 def machine_instructions_of(kind: str, library: str) -> int:

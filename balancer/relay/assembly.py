@@ -17,6 +17,7 @@ from balancer.eventloop.repeats import RepeatedLine
 from balancer.options import Listener, Pool
 from balancer.pool.board import P_CONNECT_TIMES
 from balancer.pool.election import Elector
+from balancer.pool.request_election import RequestElector
 from balancer.relay.accept import Listening, SessionStarter
 from balancer.relay.account import Account
 from balancer.relay.closer import Closer
@@ -177,11 +178,11 @@ class WorkerRelay:
         self, pool: Pool, wake: Callable[[int], object], keepalive: Mapping[str, float]
     ) -> PoolAccess:
         context = self.context
-        elector = Elector(context.board, pool, context.row)
         queue = PendingQueue(context.loop, context.board, context.row, pool, wake)
         connects = Histogram(context.cells[context.board.pool_at(pool.index) + P_CONNECT_TIMES :])
         if pool.mode != "framed" or pool.frame is None:
-            return PoolAccess(pool, elector, queue, connects, {})
+            return PoolAccess(pool, Elector(context.board, pool, context.row), queue, connects, {})
+        elector = RequestElector(context.board, pool, context.row)
         options = keepalive_options(keepalive.get(pool.name, 0.0))
         framed = ConnectionPool(context, pool, pool.frame, elector, queue, options, self._new_socket)
         context.loop.every(SWEEP, framed.sweep)

@@ -91,6 +91,7 @@ ORDER = {
         ("handover_state", "shared_limit", "targets"),
         ("serving",),
         ("election", "verdicts"),
+        ("request_election",),
     ),
     "balancer.relay": (
         ("activity", "ends", "framed.frame_format", "half", "peers", "pipes", "routes", "sockets"),

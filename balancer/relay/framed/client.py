@@ -24,13 +24,12 @@ from balancer.eventloop.loop import ERROR, HANGUP, READ, READ_HANGUP, URGENT, WR
 from balancer.options import Pool
 from balancer.relay import ends
 from balancer.relay.account import Account
-from balancer.relay.framed.connection_pool import ConnectionPool
+from balancer.relay.framed.connection_pool import BEGUN, ConnectionPool
 from balancer.relay.framed.frame_format import FrameRefused
 from balancer.relay.framed.requests import FramedRequest, request_line
 from balancer.relay.framed.transfer import BLOCKED, DONE, DRY, FAILED, LOST, MORE
 from balancer.relay.half import LIMIT
 
-BEGUN = 16_384  # bytes of a big frame that elect its backend; a frame up to this size is read whole
 READS = 4  # of one client in one turn
 _LAST = READ_HANGUP | HANGUP | ERROR | URGENT
 _READABLE = READ | _LAST
@@ -74,9 +73,9 @@ class FramedClient:
     """One client and its requests under way, in their order."""
 
     __slots__ = (
-        "_is_resuming", "_lane", "_most", "_pool", "_ready", "_size_of", "_skip", "_stalled_since", "_upload",
-        "_watched_progress", "bytes_in", "bytes_out", "closing_at", "fault", "fd", "has_ended", "is_plain", "is_strict",
-        "requests", "rest", "served", "session", "source_ip", "turn",
+        "_begin", "_header", "_heads", "_is_resuming", "_lane", "_log", "_loop", "_most", "_pool", "_ready", "_size_of",
+        "_skip", "_stalled_since", "_upload", "_watched_progress", "bytes_in", "bytes_out", "closing_at", "fault", "fd",
+        "has_ended", "is_plain", "is_strict", "requests", "rest", "served", "session", "source_ip", "turn",
     )  # fmt: skip
 
     def __init__(self, session: FramedSession, lane: FramedLane) -> None:
@@ -84,8 +83,13 @@ class FramedClient:
         self.fd = session.client_fd
         self.source_ip = session.source_ip
         self._lane = lane
-        self._pool = lane.connections
-        self._size_of = lane.connections.size_of
+        self._loop = lane.loop
+        self._log = lane.log
+        self._pool = pool = lane.connections
+        self._begin = pool.begin
+        self._size_of = pool.size_of
+        self._heads = pool.heads
+        self._header = pool.header
         self._most = lane.pool.pipeline
         self.is_strict = lane.is_strict
         self.requests: dict[FramedRequest, None] = {}
@@ -105,7 +109,7 @@ class FramedClient:
 
     def begin(self) -> None:
         """Read what the client has sent already, and watch it."""
-        session, loop = self.session, self._lane.loop
+        session, loop = self.session, self._loop
         session.connected_at = loop.now
         if session.first:  # a phase has read it
             self.rest, session.first = session.first, b""
@@ -120,33 +124,40 @@ class FramedClient:
     # -- frames
 
     def on_client(self, mask: int) -> None:
-        if not self.is_plain or (mask != READ and mask & ~READ):
+        if mask != READ or not self.is_plain:
             self._on_unusual(mask)
             return
         try:
             data = read(self.fd, LIMIT)
-            size = self._size_of(data)
-        except (OSError, FrameRefused) as error:
+        except OSError as error:
             self._reading_failed(error)
             return
-        if size != len(data) or size > BEGUN:
-            self._take(data)
-            self._read_on()
+        size = len(data)
+        if data[: self._header] != self._heads.get(size):
+            self._on_other_bytes(data)
             return
         self.bytes_in += size
-        self._begin_request(FramedRequest(self, data, size, self._lane.loop.now))
+        self._begin_request(FramedRequest(self, data, size, self._loop.now))
+
+    def _on_other_bytes(self, data: bytes) -> None:
+        """Go on with bytes that are not known to be one small frame."""
+        try:
+            if self._size_of(data) == len(data):
+                self._pool.learn(data)
+        except FrameRefused as error:
+            self._reading_failed(error)
+            return
+        self._take(data)
+        self._read_on()
 
     def _begin_request(self, request: FramedRequest) -> None:
-        requests, pool = self.requests, self._pool
+        requests = self.requests
         requests[request] = None
-        if self.turn is None and self.is_strict:
+        if self.is_strict and self.turn is None:
             self.turn = request
         if len(requests) >= self._most:
             self.is_plain = False
-        if pool.queue.since:
-            pool.queue.enqueue(request, pool.queue.why)
-        else:
-            pool.dispatch(request)
+        self._begin(request)
 
     def _take(self, data: bytes) -> None:
         """Begin the requests that these bytes hold; keep what is no request yet."""
@@ -166,7 +177,7 @@ class FramedClient:
                 frame = data[at : at + size]
                 at += len(frame)
                 self.bytes_in += len(frame)
-                request = FramedRequest(self, frame, size, self._lane.loop.now)
+                request = FramedRequest(self, frame, size, self._loop.now)
                 request.left = size - len(frame)
                 request.is_kept = size <= self._lane.pool.retry_buffer
                 if request.left:
@@ -192,7 +203,7 @@ class FramedClient:
                 break
             self._take(data)
         else:
-            self._lane.loop.call_next_turn(self._read_on, self.fd)
+            self._loop.call_next_turn(self._read_on, self.fd)
         self._settle()
 
     def _may_read(self) -> bool:
@@ -270,11 +281,11 @@ class FramedClient:
             request.left = 0
             if self._upload is request:
                 self._upload = None
-                self._lane.loop.call_next_turn(self._read_on, self.fd)
+                self._loop.call_next_turn(self._read_on, self.fd)
         elif outcome == BLOCKED:
             carrier.watch_writing()
         elif outcome == MORE:
-            self._lane.loop.call_next_turn(lambda: self.pump_upload(request), self.fd)
+            self._loop.call_next_turn(lambda: self.pump_upload(request), self.fd)
         elif outcome == LOST:
             carrier.sink_lost(upload.error)
         elif outcome == FAILED:
@@ -298,19 +309,22 @@ class FramedClient:
 
     def answered(self, request: FramedRequest, size: int) -> None:
         """The client has been given the whole reply of `size` bytes."""
-        lane, requests = self._lane, self.requests
-        del requests[request]
+        del self.requests[request]
         self.served += 1
-        if lane.log.level >= 1:
+        if self._log.level >= 1:
             request.received = size
-            lane.log.session(request_line(request, ends.CLEAN, lane.place, lane.loop.now))
-        if self.turn is request:
-            self.turn = next(iter(requests), None) if self.is_strict else None
-        if self._ready:
-            self._next_reply()
+            self._log.session(request_line(request, ends.CLEAN, self._lane.place, self._loop.now))
+        if self.turn is not None:
+            self._end_turn(request)
         if not self.is_plain and not self._is_resuming:
             self._is_resuming = True
-            lane.loop.call_next_turn(self._resume, self.fd)
+            self._loop.call_next_turn(self._resume, self.fd)
+
+    def _end_turn(self, request: FramedRequest) -> None:
+        if self.turn is request:
+            self.turn = next(iter(self.requests), None) if self.is_strict else None
+        if self._ready:
+            self._next_reply()
 
     def _next_reply(self) -> None:
         """Give the client the next reply that has come: the one whose turn it is."""
@@ -327,7 +341,7 @@ class FramedClient:
 
     def wait_for_room(self) -> None:
         """The client takes no more for now: its event is awaited."""
-        self._lane.loop.watch_writing(self.fd)
+        self._loop.watch_writing(self.fd)
 
     def _resume(self) -> None:
         self._is_resuming = False
@@ -384,7 +398,7 @@ class FramedClient:
         is_blocked = upload is not None and upload.is_blocked
         is_clients = self._is_clients_turn()
         progress = self.movement()
-        now = self._lane.loop.now
+        now = self._loop.now
         if progress != self._watched_progress or not (is_backends or is_clients or is_blocked):
             self._watched_progress, self._stalled_since = progress, now
         elif now - self._stalled_since >= self._lane.pool.frame_timeout:

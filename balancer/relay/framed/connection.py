@@ -5,8 +5,7 @@ small reply, and all that is not ordinary has a method of its own.
 """
 
 import errno
-import socket
-from _socket import SO_ERROR, SOL_SOCKET
+from _socket import MSG_PEEK, SO_ERROR, SOL_SOCKET
 from _socket import socket as Socket
 from collections import deque
 from fcntl import ioctl
@@ -17,12 +16,12 @@ from typing import Protocol
 from balancer.eventloop.errnos import TRANSIENT, name_of
 from balancer.eventloop.loop import ERROR, HANGUP, READ, READ_HANGUP, URGENT, WRITE, Loop
 from balancer.pool.backend import Backend
-from balancer.pool.election import Elector
+from balancer.pool.request_election import RequestElector
 from balancer.pool.targets import DialTarget
 from balancer.relay import ends
 from balancer.relay.framed.frame_format import FrameRefused, Sizer
 from balancer.relay.framed.requests import FramedRequest
-from balancer.relay.framed.transfer import BLOCKED, DONE, DRY, LOST, MORE, FrameTransfer
+from balancer.relay.framed.transfer import BLOCKED, BULK, DONE, DRY, LOST, MORE, FrameTransfer
 from balancer.relay.half import LIMIT
 from balancer.relay.pipes import Pipes
 from balancer.relay.sockets import acknowledged
@@ -40,10 +39,12 @@ class ConnectionOwner(Protocol):
     loop: Loop
     size_of: Sizer
     header: int  # bytes
-    elector: Elector
+    heads: dict[int, bytes]
+    elector: RequestElector
     pipes: Pipes
 
     def free_place(self) -> None: ...
+    def learn(self, frame: bytes) -> None: ...
     def suspect(self, connection: "BackendConnection", what: str) -> None: ...
     def drop(
         self, connection: "BackendConnection", request: FramedRequest | None = None, received: int = 0
@@ -56,24 +57,27 @@ class ConnectionOwner(Protocol):
 class KeptConnections:
     """The idle connections to one backend, the one that has been idle longest first."""
 
-    __slots__ = ("backend", "idle", "most", "read_size", "suspect_until")
+    __slots__ = ("backend", "has_limit", "idle", "is_long", "most", "place", "suspect_until")
 
-    def __init__(self, backend: Backend, most: float) -> None:
+    def __init__(self, backend: Backend, place: int, most: float) -> None:
         self.backend = backend
+        self.place = place  # in the pool
         self.most = most  # idle connections; none while the backend is under suspicion
         self.idle: deque[BackendConnection] = deque()
         self.suspect_until = 0.0
-        self.read_size = (
-            LIMIT  # of a reply's first read: where the last one was long, its header, the rest is spliced
+        self.has_limit = bool(backend.maxconn)
+        self.is_long = (
+            False  # the last reply was: of the next one the header is looked at, and all of it spliced
         )
 
 
 class BackendConnection:
-    """One connection to a backend. `request`: the one it carries, None while it is idle."""
+    """One connection to a backend. `request`: the one it carries, None while it is idle. `awaited`: the same while all of
+    it is sent and nothing of its reply has been read."""
 
     __slots__ = (
-        "fd", "head", "idle_since", "kept", "pool", "reply", "request", "sent", "size_of", "sock",
-        "target",
+        "awaited", "counted_received", "counted_sent", "fd", "head", "header", "heads", "idle_since", "kept", "pool",
+        "received", "reply", "request", "sent", "size_of", "sock", "target",
     )  # fmt: skip
 
     def __init__(
@@ -84,38 +88,40 @@ class BackendConnection:
         self.sock = sock
         self.target = target
         self.fd = sock.fileno()
-        self.size_of = pool.size_of
+        self.size_of, self.header, self.heads = pool.size_of, pool.header, pool.heads
         self.request: FramedRequest | None = None
+        self.awaited: FramedRequest | None = None
         self.head = b""  # the first bytes of a reply whose header is not complete
         self.reply: FrameTransfer | None = None  # the rest of a reply
-        self.sent = 0  # bytes of the whole requests that it has carried before this one
+        self.sent = self.received = (
+            0  # bytes of the requests that it has carried before this one, and of their replies
+        )
+        self.counted_sent = self.counted_received = 0  # of these, the pool's
         self.idle_since = 0.0
 
     # -- the way of a small reply
 
     def on_event(self, mask: int) -> None:
-        request = self.request
-        if (
-            request is None
-            or self.head
-            or self.reply is not None
-            or mask & _LAST
-            or request.upload is not None
-        ):
+        request = self.awaited
+        if request is None or mask != READ:
             self._on_unusual(mask)
             return
-        owner = request.owner
-        if owner.turn is not request and owner.turn is not None:
+        owner, kept = request.owner, self.kept
+        turn = owner.turn
+        if turn is not request and turn is not None:
             self._wait_for_turn(mask)
             return
+        if kept.is_long:
+            self._begin_long_reply()
+            return
         try:
-            data = read(self.fd, self.kept.read_size)
-            size = self.size_of(data)
-        except (OSError, FrameRefused) as error:
+            data = read(self.fd, LIMIT)
+        except OSError as error:
             self._reading_failed(error)
             return
-        if size != len(data):
-            self._begin_reply(data, size)
+        size = len(data)
+        if data[: self.header] != self.heads.get(size):
+            self._on_other_bytes(data)
             return
         try:
             sent = write(owner.fd, data)
@@ -131,21 +137,32 @@ class BackendConnection:
     def _finish(self, request: FramedRequest, size: int) -> None:
         """The reply is whole, and written: the connection is idle."""
         pool, kept = self.pool, self.kept
-        self.request = None
-        self.sent += request.size
-        self.idle_since = pool.loop.now
-        if len(kept.idle) >= kept.most or request.upload is not None:
-            pool.drop(self, request, size)
-            if request.upload is not None:
-                request.owner.cut_upload(request)
-        else:
-            kept.idle.append(self)
-            pool.elector.release(kept.backend, request.size, size)
-            if kept.backend.maxconn:
+        idle = kept.idle
+        self.request = self.awaited = None
+        if len(idle) < kept.most:
+            self.sent += request.size
+            self.received += size
+            self.idle_since = pool.loop.now
+            idle.append(self)
+            pool.elector.release_request(kept.place)
+            if kept.has_limit:
                 pool.free_place()
+        else:
+            pool.drop(self, request, size)
         request.owner.answered(request, size)
 
     # -- every other reply
+
+    def _on_other_bytes(self, data: bytes) -> None:
+        """Go on with bytes that are not known to be one small reply."""
+        try:
+            size = self.size_of(data)
+        except FrameRefused as error:
+            self._reading_failed(error)
+            return
+        if size == len(data):
+            self.pool.learn(data)
+        self._begin_reply(data, size)
 
     def _on_unusual(self, mask: int) -> None:
         request = self.request
@@ -180,6 +197,22 @@ class BackendConnection:
             return
         self._begin_reply(data, size)
 
+    def _begin_long_reply(self) -> None:
+        """Look at the header of what is probably a long reply, and leave it to be spliced with the rest."""
+        request = self.request
+        assert request is not None
+        try:
+            size = self.size_of(self.sock.recv(self.pool.header, MSG_PEEK))
+        except (OSError, FrameRefused) as error:
+            self._reading_failed(error)
+            return
+        if size < BULK:
+            self.kept.is_long = False
+            self.take_turn()
+            return
+        request.received = size
+        self._pass_on(b"", size)
+
     def _begin_reply(self, data: bytes, size: int) -> None:
         """Go on behind the first bytes of a reply, of which `size` is the whole; -1: that is not known yet."""
         request = self.request
@@ -187,6 +220,7 @@ class BackendConnection:
         if not data:
             self.broke(0)
             return
+        self.awaited = None
         if size < 0:
             self.head = data
             return
@@ -194,7 +228,7 @@ class BackendConnection:
         if len(data) > size:
             self.pool.suspect(self, BEYOND)
         request.received = size
-        self.kept.read_size = self.pool.header if size >= LIMIT else LIMIT
+        self.kept.is_long = size >= LIMIT
         self._pass_on(data[:size], max(0, size - len(data)))
 
     def _pass_on(self, rest: bytes, left: int) -> None:
@@ -202,6 +236,7 @@ class BackendConnection:
         assert request is not None
         request.owner.turn = request
         request.is_kept = False
+        self.awaited = None
         self.reply = FrameTransfer(self.fd, request.owner.fd, left, rest, self.pool.pipes)
         self.pump_reply()
 
@@ -220,7 +255,10 @@ class BackendConnection:
                 ioctl(self.fd, FIONREAD, _NOTHING) != _NOTHING
             ):  # no event follows: the transfer has left it there
                 self.pool.suspect(self, BEYOND)
-            self._finish(request, request.received)
+            if request.upload is None:
+                self._finish(request, request.received)
+            else:
+                self._finish_early(request)
         elif outcome == BLOCKED:
             owner.wait_for_room()
         elif outcome == MORE:
@@ -230,12 +268,19 @@ class BackendConnection:
         elif outcome != DRY:
             self.broke(reply.error)
 
+    def _finish_early(self, request: FramedRequest) -> None:
+        """The reply is whole before its request is: the connection is of no further use."""
+        self.pool.drop(self, request, request.received)
+        self.request = None
+        request.owner.cut_upload(request)
+        request.owner.answered(request, request.received)
+
     def _wait_for_turn(self, mask: int) -> None:
         """Leave the reply in the kernel. Of one that has not begun it is seen at once that it never will."""
         request = self.request
         assert request is not None
         try:
-            begun = bool(self.sock.recv(1, socket.MSG_PEEK)) if mask & _LAST else True
+            begun = bool(self.sock.recv(1, MSG_PEEK)) if mask & _LAST else True
         except OSError as error:
             if error.errno in TRANSIENT:
                 return
@@ -251,7 +296,7 @@ class BackendConnection:
     def _on_idle(self) -> None:
         """Something has happened although no request is under way: an end, or bytes that were not asked for."""
         try:
-            if self.sock.recv(1, socket.MSG_PEEK):
+            if self.sock.recv(1, MSG_PEEK):
                 self.pool.suspect(self, UNASKED)
                 return
         except OSError as error:
@@ -301,7 +346,7 @@ class BackendConnection:
             request.upload.discharge()
             request.left, request.upload = request.upload.left, None
         self.pool.drop(self, request)
-        self.request = None
+        self.request = self.awaited = None
         request.carrier = None
 
     def leave(self) -> None:
@@ -309,7 +354,7 @@ class BackendConnection:
         request = self.request
         assert request is not None
         self.pool.drop(self)
-        self.request = None
+        self.request = self.awaited = None
         request.carrier = None
 
     def sink_lost(self, code: int) -> None:
@@ -317,7 +362,7 @@ class BackendConnection:
         request = self.request
         assert request is not None
         try:
-            has_reply = bool(self.sock.recv(1, socket.MSG_PEEK))
+            has_reply = bool(self.sock.recv(1, MSG_PEEK))
         except OSError:
             has_reply = False
         if has_reply:
@@ -373,12 +418,25 @@ class BackendConnection:
         try:
             sent = write(self.fd, data)
         except OSError as error:
-            if error.errno not in TRANSIENT:
-                self.broke(error.errno or errno.EIO)
-                return
-            sent = 0
-        if sent == request.size:
+            self.sending_failed(error)
             return
+        if sent == request.size:
+            self.awaited = request
+        else:
+            self.sent_part(sent)
+
+    def sending_failed(self, error: OSError) -> None:
+        """A write of a request has failed."""
+        if error.errno not in TRANSIENT:
+            self.broke(error.errno or errno.EIO)
+        else:
+            self.sent_part(0)
+
+    def sent_part(self, sent: int) -> None:
+        """The backend has been given the first `sent` bytes of what there is of the request."""
+        request = self.request
+        assert request is not None
+        data = request.whole()
         if request.is_kept:
             request.more = request.more or []
         else:

@@ -18,7 +18,6 @@ from balancer.relay.pipes import Pipe, Pipes
 
 DONE, DRY, BLOCKED, MORE, ENDED, FAILED, LOST = range(7)
 BULK = 32_768  # bytes from which the rest of a frame is spliced
-_HEAD = 1024  # bytes of a header, at most
 SHARE = 1 << 20  # bytes to move in one turn
 _GO_ON = -1
 _FLAGS = os.SPLICE_F_MOVE | os.SPLICE_F_NONBLOCK
@@ -55,10 +54,6 @@ class FrameTransfer:
     def pump(self) -> int:
         """Move what there is, as much as one turn allows."""
         end = self.left - SHARE
-        if self.rest and len(self.rest) <= _HEAD and self.left >= BULK and self._pipes is not None:
-            outcome = self._read_behind_rest(self._pipes)
-            if outcome not in (_GO_ON, DRY):
-                return outcome
         while True:
             if self.rest or self._piped:
                 outcome = self._write()
@@ -80,16 +75,6 @@ class FrameTransfer:
             self._pipes.held -= self._piped
             self._pipes.give_back(self._pipe, self._piped)
             self._pipe, self._piped = None, 0
-
-    def _read_behind_rest(self, pipes: Pipes) -> int:
-        """Put a header into the pipe and read behind it, so that the two leave together."""
-        self._pipe = self._pipe or pipes.take()
-        if self._pipe is None:
-            return _GO_ON
-        self._piped = os.write(self._pipe[1], self.rest)
-        pipes.held += self._piped
-        self.rest = b""
-        return self._read()
 
     def _write(self) -> int:
         try:

@@ -8,6 +8,8 @@ import pytest
 from balancer.pool.board import (
     ADMIN_DRAIN,
     ADMIN_MAINT,
+    B_BYTES_IN,
+    B_BYTES_OUT,
     B_SESSIONS_TOTAL,
     L_BYTES_IN,
     L_BYTES_OUT,
@@ -251,6 +253,56 @@ def test_no_more_requests_are_under_way_than_the_pipeline_holds(start: Start) ->
 
 
 # -- frames
+
+
+@pytest.mark.parametrize("cut", [*range(HEADER + 3), 40_000, 99_999])
+def test_replies_behind_a_long_one(start: Start, cut: int) -> None:
+    """Of the next reply only the header is looked at first: it may be short, it may come in parts."""
+    worker = start()
+    client = worker.client()
+    for size in (100_000, 20, 100_000, 100_000, 1, 20):
+        client.ask("q")
+        reply = frame("r" * size)
+        worker.backend().send(reply[: min(cut, len(reply))])
+        worker.settle(4)
+        worker.backend().send(reply[cut:])
+        worker.settle()
+        assert client.frames() == ["r" * size]
+    assert len(worker.dialled()) == 1
+    assert not worker.ends
+
+
+def test_the_bytes_of_each_backend_are_on_the_board_within_a_second(start: Start) -> None:
+    worker = start()
+    client = worker.client()
+
+    def counted() -> tuple[int, int]:
+        return worker.backend_cell(B_BYTES_IN, 0), worker.backend_cell(B_BYTES_OUT, 0)
+
+    exchange(client, worker.backend, "four")
+    worker.pass_time(1.1)
+    assert counted() == (HEADER + 4, HEADER + 4)
+    exchange(client, worker.backend, "eleven char")
+    worker.backend().close()
+    assert counted() == (2 * HEADER + 15, 2 * HEADER + 15)
+    client.ask("seven c")
+    worker.backend().send(frame("unfinished")[:9])
+    worker.settle()
+    client.close()
+    assert counted() == (3 * HEADER + 22, 2 * HEADER + 15)
+
+
+@pytest.mark.parametrize("size", [10, 100, 20_000])
+def test_a_request_above_retry_buffer_is_sent_once(start: Start, size: int) -> None:
+    """Whether or not frames of its size have come before, and whether or not it is read whole."""
+    worker = start(2, retry_buffer=50 + HEADER, frame_retries=3)
+    client = worker.client()
+    for turn in range(2):
+        exchange(client, lambda turn=turn: worker.backend(turn), "x" * size)
+    client.ask("y" * size)
+    assert worker.backend(0).frames() == ["y" * size]
+    worker.backend(0).close()
+    assert [end[:2] for end in worker.ends] == ([] if size < 50 else ["SD"])
 
 
 def test_every_split_of_a_request_and_of_its_reply(start: Start) -> None:

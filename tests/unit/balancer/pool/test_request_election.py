@@ -1,0 +1,216 @@
+"""Elections of requests: what the own worker does counts at once, what others do once in LOOK seconds."""
+
+import random
+from collections import Counter
+
+import pytest
+
+from balancer.pool.backend import Backend, parse_upstream, with_indexes
+from balancer.pool.board import (
+    ADMIN_DRAIN,
+    ADMIN_READY,
+    B_BYTES_IN,
+    B_BYTES_OUT,
+    B_SESSIONS,
+    B_SESSIONS_TOTAL,
+    DOWN,
+    W_VERDICT,
+    Board,
+)
+from balancer.pool.request_election import FEW, LOOK, NOWHERE, RequestElector
+from balancer.shm.layout import FIRST_LEASE
+from tests.unit.balancer.pool.boards import make_board, pool_of
+from tests.unit.balancer.pool.test_election import pool
+
+OWN, OTHER = FIRST_LEASE, FIRST_LEASE + 1
+CLIENT = "10.9.9.9"
+
+
+@pytest.fixture
+def board() -> Board:
+    made = make_board(16)
+    for row in (OWN, OTHER):
+        made.counts.zero(row)
+    return made
+
+
+def elector(
+    board: Board, backends: tuple[Backend, ...], policy: str = "leastconn", row: int = OWN
+) -> RequestElector:
+    return RequestElector(board, pool_of(board, backends, policy), row)
+
+
+def cell(board: Board, backend: Backend, column: int) -> int:
+    return int(board.counts.row(OWN)[Board.backend_at(backend.index) + column])
+
+
+def hold(board: Board, backend: Backend, requests: int) -> None:
+    """Another worker has so many requests under way."""
+    board.counts.row(OTHER)[Board.backend_at(backend.index) + B_SESSIONS] = requests
+
+
+POLICIES = ["leastconn", "p2c", "roundrobin", "random", "source"]
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_a_request_is_counted_until_it_is_released(board: Board, policy: str) -> None:
+    backends = pool("", "", "")
+    elect = elector(board, backends, policy)
+    place = elect.elect_request(CLIENT, 1.0)
+    assert elect.place_of(backends[place]) == place
+    assert [cell(board, each, B_SESSIONS) for each in backends] == [int(n == place) for n in range(3)]
+    assert cell(board, backends[place], B_SESSIONS_TOTAL) == 1
+    elect.release_request(place)
+    elect.count_bytes(backends[place], 5, 7)
+    assert [cell(board, each, B_SESSIONS) for each in backends] == [0, 0, 0]
+    columns = (B_SESSIONS_TOTAL, B_BYTES_IN, B_BYTES_OUT)
+    assert [cell(board, backends[place], column) for column in columns] == [1, 5, 7]
+
+
+@pytest.mark.parametrize(
+    "texts", [("", "", ""), ("weight=2", "weight=2", "weight=2"), ("",) * FEW, ("",) * (FEW + 4)]
+)
+def test_requests_that_stay_spread_evenly(board: Board, texts: tuple[str, ...]) -> None:
+    backends = pool(*texts) if len(texts) <= 6 else many(len(texts))
+    elect = elector(board, backends)
+    places = [elect.elect_request(CLIENT, 1.0) for _ in range(10 * len(texts))]
+    assert set(Counter(places).values()) == {10}
+
+
+def many(count: int) -> tuple[Backend, ...]:
+
+    named = [parse_upstream(f"10.0.0.1:{9000 + place} name=n{place}") for place in range(count)]
+    return with_indexes(named, {backend.name: place for place, backend in enumerate(named)})
+
+
+def test_weights_are_kept(board: Board) -> None:
+    elect = elector(board, pool("weight=3", "", ""))
+    places = [elect.elect_request(CLIENT, 1.0) for _ in range(50)]
+    assert Counter(places) == {0: 30, 1: 10, 2: 10}
+
+
+def test_requests_one_at_a_time_go_round(board: Board) -> None:
+    elect = elector(board, pool("", "", ""))
+    shares: Counter[int] = Counter()
+    for turn in range(300):
+        place = elect.elect_request(CLIENT, 1.0 + turn * LOOK / 3)
+        elect.release_request(place)
+        shares[place] += 1
+    assert set(shares.values()) == {100}
+
+
+def test_workers_do_not_begin_with_the_same_backend(board: Board) -> None:
+    backends = pool("", "", "")
+    first = [elector(board, backends, row=OWN + n).elect_request(CLIENT, 1.0) for n in range(2)]
+    assert len(set(first)) == 2
+
+
+def test_the_requests_of_other_workers_count_after_a_look(board: Board) -> None:
+    backends = pool("", "")
+    elect = elector(board, backends)
+    first = elect.elect_request(CLIENT, 1.0)
+    elect.release_request(first)
+    hold(board, backends[1 - first], 10)
+    assert elect.elect_request(CLIENT, 1.0 + LOOK / 2) == 1 - first  # not seen yet
+    assert [elect.elect_request(CLIENT, 1.0 + LOOK) for _ in range(10)] == [first] * 10
+
+
+def test_a_backend_that_was_elsewhere_for_long_does_not_get_all_its_turns_back(board: Board) -> None:
+    """One has had no part for 1,000 requests: among equals it comes first for a while only."""
+    backends = pool("", "")
+    elect = elector(board, backends)
+    hold(board, backends[0], 5)
+    for turn in range(1000):
+        elect.release_request(elect.elect_request(CLIENT, 1.0 + turn))
+    hold(board, backends[0], 0)
+    shares: Counter[int] = Counter()
+    for turn in range(300):
+        place = elect.elect_request(CLIENT, 2000.0 + turn)
+        elect.release_request(place)
+        shares[place] += 1
+    assert 100 < shares[1] < 150
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_a_backend_that_is_not_eligible_gets_nothing_from_the_next_look_on(board: Board, policy: str) -> None:
+    backends = pool("", "")
+    elect = elector(board, backends, policy)
+    before = [elect.elect_request(CLIENT, 1.0) for _ in range(4)]
+    board.set_admin_state(backends[0].index, ADMIN_DRAIN)
+    assert {elect.elect_request(CLIENT, 1.1) for _ in range(20)} == {1}
+    for place in (*before, *[1] * 20):
+        elect.release_request(place)
+    board.set_admin_state(backends[0].index, ADMIN_READY)
+    board.set_admin_state(backends[1].index, ADMIN_DRAIN)
+    assert {elect.elect_request(CLIENT, 1.2) for _ in range(20)} == {0}
+    board.set_admin_state(backends[0].index, ADMIN_DRAIN)
+    assert elect.elect_request(CLIENT, 1.3) == NOWHERE
+    assert elect.elect(CLIENT) is None
+    assert elect.why == "down"
+    board.set_admin_state(backends[1].index, ADMIN_READY)
+    assert elect.elect_request(CLIENT, 1.4) == 1
+
+
+def test_a_pool_with_limits_is_for_elect(board: Board) -> None:
+    backends = pool("maxconn=1", "")
+    elect = elector(board, backends)
+    assert elect.elect_request(CLIENT, 1.0) == NOWHERE
+    assert {elect.elect(CLIENT) for _ in range(2)} == set(backends)
+    assert [cell(board, each, B_SESSIONS) for each in backends] == [1, 1]
+
+
+def test_what_elect_and_release_do_counts_in_the_next_election(board: Board) -> None:
+    backends = pool("", "")
+    elect = elector(board, backends)
+    elected = [elect.elect(CLIENT, {backends[0].index}) for _ in range(4)]
+    assert elected == [backends[1]] * 4
+    assert [elect.elect_request(CLIENT, 1.0) for _ in range(4)] == [0] * 4
+    for _ in range(3):
+        elect.release(backends[1])
+    assert [elect.elect_request(CLIENT, 1.0) for _ in range(3)] == [1] * 3
+
+
+def test_backups_serve_when_no_other_does(board: Board) -> None:
+    backends = pool("", "backup", "backup")
+    elect = elector(board, backends)
+    assert {elect.elect_request(CLIENT, 1.0) for _ in range(6)} == {0}
+    assert elect.elect(CLIENT, {backends[0].index}) in backends[1:]
+    board.write_verdict(backends[0].index, [(W_VERDICT, DOWN)])
+    places = [elect.elect_request(CLIENT, 1.1) for _ in range(5)]
+    assert Counter(places) in (Counter({1: 3, 2: 2}), Counter({1: 2, 2: 3}))
+
+
+def test_no_count_is_lost_whatever_happens_between_elections(board: Board) -> None:
+    """Random acts of this worker, another one and an operator: the own gauges are the requests under way."""
+    rng = random.Random(3)
+    for texts in (("", "", ""), ("weight=2", "", "backup"), ("maxconn=3", "", "")):
+        backends = pool(*texts)
+        elect = elector(board, backends, rng.choice(POLICIES))
+        under_way: Counter[int] = Counter()
+        for turn in range(600):
+            act = rng.random()
+            if act < 0.4:
+                place = elect.elect_request(CLIENT, 1.0 + turn * LOOK / 4)
+                if place == NOWHERE:
+                    backend = elect.elect(CLIENT)
+                    place = elect.place_of(backend) if backend else NOWHERE
+                if place != NOWHERE:
+                    under_way[place] += 1
+            elif act < 0.8 and +under_way:
+                place = rng.choice([*(+under_way).elements()])
+                under_way[place] -= 1
+                if rng.random() < 0.5:
+                    elect.release_request(place)
+                else:
+                    elect.release(backends[place], 1, 1)
+            elif act < 0.9:
+                hold(board, rng.choice(backends), rng.randrange(4))
+            else:
+                board.set_admin_state(rng.choice(backends).index, rng.choice([ADMIN_DRAIN, ADMIN_READY]))
+            assert [cell(board, backends[n], B_SESSIONS) for n in range(3)] == [
+                under_way[n] for n in range(3)
+            ]
+        for backend in backends:
+            hold(board, backend, 0)
+            board.set_admin_state(backend.index, ADMIN_READY)
+            board.counts.row(OWN)[Board.backend_at(backend.index) + B_SESSIONS] = 0
