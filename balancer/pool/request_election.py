@@ -17,10 +17,9 @@ from balancer.options import Pool
 from balancer.pool.backend import Backend
 from balancer.pool.board import B_SESSIONS, B_SESSIONS_TOTAL, BACKENDS, Board
 from balancer.pool.election import NONE_TRIED, Elector
-from balancer.pool.policies import POLICIES, Candidate, Choice, Pick
+from balancer.pool.policies import FEW, POLICIES, Candidate, Choice, Pick
 
 LOOK = 0.001
-FEW = 8
 BEHIND = (
     64  # elections by which a backend can be behind the others: those it had no part in do not count for ever
 )
@@ -37,9 +36,10 @@ class RequestElector(Elector):
     def __init__(self, board: Board, pool: Pool, row: int) -> None:
         count = len(pool.backends)
         self._places = {backend.index: place for place, backend in enumerate(pool.backends)}
-        self._gauge_at = [row * board.columns + BACKENDS.at(index) + B_SESSIONS for index in self._places]
+        self._indexes = list(self._places)
+        self._gauge_at = [row * board.columns + BACKENDS.at(index) + B_SESSIONS for index in self._indexes]
         self._is_small = count <= FEW
-        self._read = board.loads_reader(list(self._places))
+        self._read = board.loads_reader(self._indexes)
         self._loads: list[float] = [0] * count  # requests of all workers, by place
         self._ranks = [(place - row) % count / count * _ELECTED for place in range(count)]
         self._eligible: list[int] = []  # places
@@ -74,6 +74,8 @@ class RequestElector(Elector):
 
     def release_request(self, place: int) -> None:
         """The reply of a request has come."""
+        if not self._is_small:
+            self._ended.add(self._indexes[place])
         self._held[place] -= 1
         self._cells[self._gauge_at[place]] -= 1
 
@@ -126,4 +128,4 @@ class RequestElector(Elector):
         def loads() -> list[int]:
             return [int(held[places[candidate.index]]) for candidate in eligible]
 
-        return POLICIES[self._pool.balance](Choice(eligible, everyone, loads, load, self._start))
+        return POLICIES[self._pool.balance](Choice(eligible, everyone, loads, load, self._start, self._ended))

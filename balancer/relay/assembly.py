@@ -184,7 +184,9 @@ class WorkerRelay:
             return PoolAccess(pool, Elector(context.board, pool, context.row), queue, connects, {})
         elector = RequestElector(context.board, pool, context.row)
         options = keepalive_options(keepalive.get(pool.name, 0.0))
-        framed = ConnectionPool(context, pool, pool.frame, elector, queue, options, self._new_socket)
+        framed = ConnectionPool(
+            context, pool, pool.frame, elector, queue, options, connects, self._new_socket
+        )
         context.loop.every(SWEEP, framed.sweep)
         return PoolAccess(pool, elector, queue, connects, {}, framed)
 

@@ -9,6 +9,7 @@ RULES
 """
 
 from bisect import bisect_left
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -39,6 +40,13 @@ class Histogram:
         cells = self.cells
         cells[bucket_of(seconds)] += 1
         cells[SUM] += int(seconds * 1e6)
+
+    def observe_all(self, durations: Sequence[float]) -> None:
+        """Count many at once, for whom one call each is too dear."""
+        cells = self.cells
+        for cell, count in Counter(map(bucket_of, durations)).items():
+            cells[cell] += count
+        cells[SUM] += int(sum(durations) * 1e6)
 
 
 @dataclass(frozen=True, slots=True)

@@ -40,6 +40,7 @@ class ConnectionOwner(Protocol):
     size_of: Sizer
     header: int  # bytes
     heads: dict[int, bytes]
+    reply_times: list[float]
     elector: RequestElector
     pipes: Pipes
 
@@ -137,12 +138,13 @@ class BackendConnection:
     def _finish(self, request: FramedRequest, size: int) -> None:
         """The reply is whole, and written: the connection is idle."""
         pool, kept = self.pool, self.kept
-        idle = kept.idle
+        idle, now = kept.idle, pool.loop.now
         self.request = self.awaited = None
+        pool.reply_times.append(now - (request.sent_at or request.began))
         if len(idle) < kept.most:
             self.sent += request.size
             self.received += size
-            self.idle_since = pool.loop.now
+            self.idle_since = now
             idle.append(self)
             pool.elector.release_request(kept.place)
             if kept.has_limit:
@@ -270,6 +272,7 @@ class BackendConnection:
 
     def _finish_early(self, request: FramedRequest) -> None:
         """The reply is whole before its request is: the connection is of no further use."""
+        self.pool.reply_times.append(self.pool.loop.now - (request.sent_at or request.began))
         self.pool.drop(self, request, request.received)
         self.request = None
         request.owner.cut_upload(request)

@@ -30,7 +30,13 @@ from balancer.eventloop.errnos import CAPACITY, CROWDED, name_of
 from balancer.eventloop.repeats import RepeatedLine
 from balancer.options import Pool
 from balancer.pool.backend import Backend
-from balancer.pool.board import B_SESSIONS_TOTAL, P_CONNECTIONS_IDLE, P_CONNECTIONS_IN_USE, P_REQUESTS_PER_S
+from balancer.pool.board import (
+    B_SESSIONS_TOTAL,
+    P_CONNECTIONS_IDLE,
+    P_CONNECTIONS_IN_USE,
+    P_REPLY_TIMES,
+    P_REQUESTS_PER_S,
+)
 from balancer.pool.request_election import RequestElector
 from balancer.pool.serving import state_of
 from balancer.pool.targets import DialTarget
@@ -42,6 +48,7 @@ from balancer.relay.framed.requests import FramedRequest
 from balancer.relay.queue import PendingQueue
 from balancer.relay.sockets import NODELAY, STREAM, TcpOption, apply, is_writable
 from balancer.relay.sources import connect_from
+from balancer.shm.histogram import Histogram
 
 SUSPICION = 60.0
 REST = 0.25
@@ -62,6 +69,7 @@ class ConnectionPool:
         elector: RequestElector,
         queue: PendingQueue,
         options: Sequence[TcpOption],
+        connects: Histogram,
         new_socket: Callable[[int, int], Socket] = Socket,
     ) -> None:
         self.loop = context.loop
@@ -78,6 +86,9 @@ class ConnectionPool:
         self._context = context
         self._pool = pool
         self._options = (*NODELAY, *options)
+        self._connects = connects
+        self._replies = Histogram(context.cells[context.board.pool_at(pool.index) + P_REPLY_TIMES :])
+        self.reply_times: list[float] = []  # seconds, of the replies since the last sweep
         self._new_socket = new_socket
         self._kept = [
             KeptConnections(backend, elector.place_of(backend), pool.backend_conns or inf)
@@ -224,7 +235,9 @@ class ConnectionPool:
 
     def connected(self, connection: BackendConnection) -> None:
         """A connect that was under way has succeeded."""
-        self.dialling.pop(connection, None)
+        since = self.dialling.pop(connection, None)
+        if since is not None:
+            self._connects.observe(self.loop.now - since)
 
     def connect_failed(self, request: FramedRequest, connection: BackendConnection, code: int) -> None:
         """A connect that was under way has failed: another address, or another backend."""
@@ -339,6 +352,8 @@ class ConnectionPool:
         """Close the connections that have been idle for too long, and those to backends that get no new request."""
         oldest = self.loop.now - self._pool.idle_backend_timeout
         self._show()
+        times, self.reply_times = self.reply_times, []
+        self._replies.observe_all(times)
         for connection in self._open:
             self._count_bytes(connection)
         for kept in self._kept:

@@ -28,6 +28,17 @@ def test_a_duration_is_counted_once_and_added_up(durations: list[float]) -> None
         assert count == sum(seconds <= bound for seconds in durations)
 
 
+@given(st.lists(DURATIONS, max_size=30), st.lists(DURATIONS, max_size=30))
+def test_many_at_once_are_counted_as_one_by_one(before: list[float], durations: list[float]) -> None:
+    one, all_at_once = Histogram(cells()), Histogram(cells())
+    for seconds in before + durations:
+        one.observe(seconds)
+    all_at_once.observe_all(before)
+    all_at_once.observe_all(durations)
+    assert list(all_at_once.cells[:SUM]) == list(one.cells[:SUM])
+    assert abs(all_at_once.cells[SUM] - one.cells[SUM]) <= 1 + len(before + durations)
+
+
 @given(st.lists(DURATIONS, min_size=1, max_size=30), st.floats(0.01, 1))
 def test_a_quantile_is_in_the_bucket_of_the_true_one(durations: list[float], share: float) -> None:
     row = cells()

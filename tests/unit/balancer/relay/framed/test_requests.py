@@ -15,9 +15,12 @@ from balancer.pool.board import (
     L_BYTES_OUT,
     P_CONNECTIONS_IDLE,
     P_CONNECTIONS_IN_USE,
+    P_REPLY_TIMES,
     P_REQUESTS_PER_S,
+    P_WAIT_TIMES,
 )
 from balancer.relay.framed.connection_pool import REST, RESTING, SUSPICION
+from balancer.shm.histogram import CELLS, distribution
 from tests.unit.balancer.relay.framed.framed_simulation import (
     HEADER,
     MOST,
@@ -290,6 +293,29 @@ def test_the_bytes_of_each_backend_are_on_the_board_within_a_second(start: Start
     worker.settle()
     client.close()
     assert counted() == (3 * HEADER + 22, 2 * HEADER + 15)
+
+
+def test_the_times_of_waits_and_replies_are_counted(start: Start) -> None:
+    worker = start(upstream="maxconn=1")
+    first, second = worker.client(), worker.client()
+    first.ask("a")
+    worker.pass_time(0.3)
+    second.ask("b")
+    worker.pass_time(0.4)
+    worker.backend().answer("A")  # 0.7 s
+    assert first.frames() == ["A"]
+    worker.pass_time(2.0)
+    worker.backend().answer("B" * 100_000)
+    worker.settle()
+    worker.pass_time(1.1)
+
+    def times(column: int) -> tuple[int, float]:
+        at = worker.board.pool_at(0) + column
+        found = distribution(worker.context.cells[at : at + CELLS].tolist())
+        return found.count, found.seconds
+
+    assert times(P_REPLY_TIMES) == (2, pytest.approx(2.7, abs=0.05))
+    assert times(P_WAIT_TIMES) == (1, pytest.approx(0.4, abs=0.05))
 
 
 @pytest.mark.parametrize("size", [10, 100, 20_000])
