@@ -19,7 +19,7 @@ A name with several addresses: a session that cannot reach the one in use dials 
 election; the worker's further sessions begin with that one.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from balancer.options import Pool
 from balancer.pool.backend import Backend
@@ -217,10 +217,14 @@ class Elector:
     def _make_pick(self, eligible: Sequence[Candidate], everyone: Sequence[Candidate]) -> Pick:
         if not eligible:
             return _pick_none
-        loads = self._board.loads_reader([candidate.index for candidate in eligible])
+        loads, load = self._readers([candidate.index for candidate in eligible])
         bound = self._pool.hash_load
-        choice = Choice(eligible, everyone, loads, self._load, self._start, self._ended, bound)
+        choice = Choice(eligible, everyone, loads, load, self._start, self._ended, bound)
         return POLICIES[self._pool.balance](choice)
+
+    def _readers(self, indexes: Sequence[int]) -> tuple[Callable[[], list[int]], Callable[[int], int]]:
+        """Functions for a policy: the sessions of these backends, and of one of them."""
+        return self._board.loads_reader(indexes), self._load
 
 
 def weights_in_force(board: Board, pool: Pool) -> dict[int, int]:

@@ -10,14 +10,14 @@ RULES
 - Of more than FEW backends the policies read what they need themselves.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from math import inf
 
 from balancer.options import Pool
 from balancer.pool.backend import Backend
 from balancer.pool.board import B_SESSIONS, B_SESSIONS_TOTAL, BACKENDS, Board
 from balancer.pool.election import NONE_TRIED, Elector
-from balancer.pool.policies import FEW, POLICIES, Candidate, Choice, Pick
+from balancer.pool.policies import FEW
 
 LOOK = 0.001
 BEHIND = (
@@ -117,15 +117,9 @@ class RequestElector(Elector):
         self._is_plain = self._is_small and is_even and not self._limits and self._pool.balance == "leastconn"
         self._held = self._ranks if self._is_plain else self._loads
 
-    def _make_pick(self, eligible: Sequence[Candidate], everyone: Sequence[Candidate]) -> Pick:
-        if not eligible or not self._is_small:
-            return super()._make_pick(eligible, everyone)
+    def _readers(self, indexes: Sequence[int]) -> tuple[Callable[[], list[int]], Callable[[int], int]]:
+        if not self._is_small:
+            return super()._readers(indexes)
         held, places = self._loads, self._places
-
-        def load(index: int) -> int:
-            return int(held[places[index]])
-
-        def loads() -> list[int]:
-            return [int(held[places[candidate.index]]) for candidate in eligible]
-
-        return POLICIES[self._pool.balance](Choice(eligible, everyone, loads, load, self._start, self._ended))
+        order = [places[index] for index in indexes]
+        return lambda: [int(held[place]) for place in order], lambda index: int(held[places[index]])

@@ -49,7 +49,7 @@ def hold(board: Board, backend: Backend, requests: int) -> None:
     board.counts.row(OTHER)[Board.backend_at(backend.index) + B_SESSIONS] = requests
 
 
-POLICIES = ["leastconn", "p2c", "roundrobin", "random", "source"]
+POLICIES = ["leastconn", "p2c", "roundrobin", "random", "source", "maglev"]
 
 
 @pytest.mark.parametrize("policy", POLICIES)
