@@ -20,7 +20,7 @@ from balancer.config.loader import ask as ask_for
 from balancer.config.streams import answer, complain, is_terminal, open_streams, wait_for_reader
 from balancer.console.table import sources_text, status_text
 from balancer.ctl_options import PROGRAM, CommandLine, parse
-from balancer.eventloop.log import printable
+from balancer.eventloop.log_format import printable
 
 REPLY_LIMIT = 16 * 1024 * 1024  # bytes; a status of ten thousand backends is about 3 MB
 ANSWER_TIMEOUT = 5.0  # seconds; every command but `reload` is answered from memory

@@ -17,6 +17,7 @@ from balancer.config.units import Address
 from balancer.configuration import parse, summary_of
 from balancer.console import console
 from balancer.edge.tls import ContextTable, ServerContexts
+from balancer.eventloop.log_format import LogSettings
 from balancer.options import MOST_LISTENERS, MOST_POOLS, Listener, Options
 from balancer.pool.backend import Backend, with_indexes
 from balancer.pool.blocks import BoardBlocks
@@ -123,7 +124,7 @@ class BalancerService:
             reload_timeout=process.reload_timeout or inf,
             config_path=os.path.abspath(process.config) if process.config else "",
             log_path=process.log,
-            loglevel=process.loglevel,
+            log=LogSettings(process.loglevel, process.log_format, process.log_sessions),
             pidfile=process.pidfile,
             user=process.user,
             group=process.group,

@@ -3,6 +3,7 @@
 RULES: declarations and checks; no particular program.
 """
 
+import re
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,16 +17,49 @@ _GROUP = "Configuration"
 _ASKS: dict[str, Any] = {"group": _GROUP, "flag": True, "command_line_only": True}
 
 
+def parse_sessions(text: str) -> str:
+    """Which sessions have a line: all, bad (those that did not end cleanly), none, or 1/N: the bad ones and one in N of
+    the others. Raises ValueError."""
+    if text in ("all", "bad", "none") or re.fullmatch(r"1/[1-9]\d{0,8}", text):
+        return text
+    raise ValueError(f"{text!r} is not all, bad, none or 1/N")
+
+
+def parse_level(text: str) -> int:
+    """A level by number or name. Raises ValueError."""
+    names = {"0": 0, "1": 1, "2": 2, "info": 0, "sessions": 1, "debug": 2}
+    if text not in names:
+        raise ValueError(f"{text!r} is not one of {', '.join(names)}")
+    return names[text]
+
+
 @dataclass(frozen=True, slots=True)
 class CommonOptions:
     """The base of each program's options."""
 
-    log: str = _log("", "log file, appended to; SIGUSR1 opens it again", metavar="FILE", unset="stderr")
+    log: str = _log(
+        "",
+        "log file, appended to; SIGUSR1 opens it again; syslog: or syslog:/path is syslog's socket",
+        metavar="FILE",
+        unset="stderr",
+    )
     loglevel: int = _log(
         "0",
-        "0: lifecycle and health; 1: a line for each session too; 2: debug too",
-        int,
-        choices=("0", "1", "2"),
+        "0 or info: lifecycle and health; 1 or sessions: a line for each session too; 2 or debug: debug too",
+        parse_level,
+        metavar="LEVEL",
+    )
+    log_sessions: str = _log(
+        "all",
+        "which sessions have a line at loglevel 1 (of resize-client: pictures): all, bad (not ended cleanly), none, "
+        "or 1/N: the bad ones and one in N of the others",
+        parse_sessions,
+        metavar="WHICH",
+    )
+    log_format: str = _log(
+        "text",
+        "text, or logfmt or json, which have the same keys",
+        choices=("text", "logfmt", "json"),
     )
     debug: bool = _log(
         "no",

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from balancer.config.units import counted
-from balancer.eventloop.log import printable
+from balancer.eventloop.log_format import printable
 from balancer.pool.backend import MAIN_POOL
 from balancer.web.figures import human_age, human_bytes, human_number, of_limit
 

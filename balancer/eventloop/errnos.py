@@ -32,6 +32,9 @@ STILLBORN = frozenset(
 NOT_LISTENING = frozenset({errno.ECONNREFUSED, errno.ENOENT})
 
 # connect: the backend's machine answered, and the answer is no.
+# write(2) to a datagram socket: the other end is gone, and may have been bound again
+PEER_IS_GONE = frozenset({errno.ECONNREFUSED, errno.ENOTCONN, errno.ECONNRESET})
+
 REFUSED = NOT_LISTENING | {errno.ECONNRESET}
 
 # connect: no way to the backend's machine, or a rule on the way forbids it.

@@ -5,54 +5,26 @@
 
 RULES: never raises and never blocks. A line that cannot be written (reader stalled, disk full, pipe closed) is dropped
 and counted; when writing works again, the count is the first line. A line has at most 4000 bytes and is written whole
-or not at all. No character of a value can end a line or begin another. This module alone reads the time of day.
+or not at all. No character of a value can end a line or begin another. This module alone reads the time of day. The forms
+of a line are log_format.py's, where it goes log_sink.py's.
+"""
 
-Not to block takes O_NONBLOCK, a flag of the open file description, which a shell shares with every other process that
-writes to the same terminal or pipe. The log therefore opens its own description of the file through /proc. A socket
-(journald's stream) cannot be opened that way; there each call has MSG_DONTWAIT.
-
-A symbolic link is not followed: root would write to a file that the owner of the log's directory has chosen, and give it
-away."""
-
-import errno
-import fcntl
 import os
-import re
-import select
-import socket
-import stat
 import time
 from collections.abc import Callable
 from typing import NamedTuple
 
-LONGEST_LINE = 4000  # below PIPE_BUF (4096): one write of a whole line to a pipe is atomic
+from balancer.eventloop.log_format import (
+    LineFormat,
+    LogSettings,
+    SessionSample,
+    printable,
+    text_with,
+    value_text,
+)
+from balancer.eventloop.log_sink import LONGEST_LINE, Sink, open_sink
+
 BUFFERED_LINES = 512  # session lines held until flush(); at this number they are written at once
-_OWN_DESCRIPTOR = re.compile(
-    r"/dev/(stdout|stderr|fd/\d+)|/proc/self/fd/\d+"
-)  # links that the kernel's own file systems make
-_SAFE = frozenset(map(chr, range(33, 127))) - {'"', "\\"}
-
-
-def printable(text: str) -> str:
-    """`text` fit for a line or a terminal: \\n, \\x1b or \\u202e in place of each character that is not printable."""
-    if text.isprintable():
-        return text
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-
-
-def _value(value: object) -> str:
-    """A field's value: bare when it is printable ASCII without spaces and quotes, else quoted."""
-    if isinstance(value, float):
-        return f"{value:.6g}"
-    text = str(value)
-    if text and _SAFE.issuperset(text):
-        return text
-    return quoted(text)
-
-
-def quoted(text: str) -> str:
-    """`text` in quotes, as a field's value that nobody can end from within."""
-    return '"' + printable(text.replace("\\", "\\\\").replace('"', '\\"')) + '"'
 
 
 class LoggedLine(NamedTuple):
@@ -63,96 +35,11 @@ class LoggedLine(NamedTuple):
     at_ms: int
 
 
-class Sink:
-    """The open log file. write() returns how many bytes were written, 0 for none; it neither raises nor blocks."""
-
-    def __init__(self, path: str) -> None:
-        self.path = path
-        self.problem = ""  # why `path` could not be opened; at boot a reason to exit
-        self.fd = -1
-        self._socket: socket.socket | None = None
-        self.is_pipe = False
-        self.is_new = False  # the file was created by the last open()
-        self._must_poll = False  # the description is shared and may block: poll(2) before every write
-        self.open()
-
-    def open(self) -> None:
-        """Open or reopen. On failure the file that is open stays open, and stderr is used if there is none."""
-        self.problem = ""
-        if self.path:
-            try:
-                self._replace(self._open_path())
-                return
-            except OSError as error:
-                reason = "it is a symbolic link" if error.errno == errno.ELOOP else error.strerror
-                self.problem = f"cannot open log {self.path}: {reason}"
-        if self.fd < 0:
-            self._open_stderr()
-
-    def _open_path(self) -> int:
-        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
-        if not _OWN_DESCRIPTOR.fullmatch(self.path):
-            flags |= os.O_NOFOLLOW
-        try:
-            fd = os.open(self.path, flags | os.O_EXCL, 0o640)
-        except FileExistsError:
-            self.is_new = False
-            return os.open(self.path, flags, 0o640)
-        self.is_new = True
-        return fd
-
-    def _open_stderr(self) -> None:
-        try:
-            mode = os.fstat(2).st_mode
-        except OSError:
-            return  # closed: every line is dropped and counted
-        if stat.S_ISSOCK(mode):
-            self._replace(os.dup(2))
-            self._socket = socket.socket(fileno=os.dup(2))
-            return
-        if stat.S_ISREG(mode):
-            # A traceback written through fd 2 must not overwrite lines appended here.
-            fcntl.fcntl(2, fcntl.F_SETFL, fcntl.fcntl(2, fcntl.F_GETFL) | os.O_APPEND)
-        flags = os.O_WRONLY | os.O_APPEND | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
-        try:
-            self._replace(os.open("/proc/self/fd/2", flags))
-        except OSError:  # no /proc, or another user's pipe
-            self._replace(fcntl.fcntl(2, fcntl.F_DUPFD_CLOEXEC, 3))
-            self._must_poll = True
-
-    def _replace(self, fd: int) -> None:
-        old, self.fd = self.fd, fd
-        self.is_pipe = stat.S_ISFIFO(os.fstat(fd).st_mode)
-        if old >= 0:
-            os.close(old)
-
-    def write(self, data: bytes) -> int:
-        try:
-            if self._socket is not None:
-                return self._socket.send(data, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
-            if self._must_poll and not self._may_write():
-                return 0
-            return os.write(self.fd, data)
-        except OSError as error:
-            if error.errno == errno.EMSGSIZE and len(data) > LONGEST_LINE:
-                return self.write(data[: data.rfind(b"\n", 0, LONGEST_LINE) + 1])
-            return 0
-
-    def _may_write(self) -> bool:
-        poll = select.poll()
-        poll.register(self.fd, select.POLLOUT)
-        return any(mask & select.POLLOUT for _, mask in poll.poll(0))
-
-    @property
-    def atomic_bytes(self) -> int:
-        """The longest write that is whole or nothing."""
-        return select.PIPE_BUF if self.is_pipe or self._must_poll else 1 << 16
-
-
 class Log:
     """The log of one process. `level`: 0 lifecycle and health, 1 also a line per session, 2 also debug.
 
-    A forked child makes its own with child(): it shares the descriptor (appends are atomic), not pid and buffer."""
+    A forked child makes its own with child(): it shares the descriptor (appends are atomic), not pid and buffer.
+    `form` and `sessions`: the others of LogSettings; `program` is what syslog knows it by."""
 
     def __init__(
         self,
@@ -161,16 +48,18 @@ class Log:
         level: int = 0,
         sink: Sink | None = None,
         clock: Callable[[], float] = time.monotonic,
+        form: str = "text",
+        sessions: str = "all",
+        program: str = "balancer",
     ) -> None:
-        self.level = level
         self.dropped = 0  # lines lost since this object was made
         self._reported = 0  # how many of them a `log dropped=` line has counted
         self._is_torn = False  # the last write ended inside a line
-        self._sink = Sink(path) if sink is None else sink
+        self._sink = open_sink(path) if sink is None else sink
         self._clock = clock
         self._buffer: list[str] = []
-        self._prefix = f"{process} pid={os.getpid()} "
-        self._info = f"Z info {self._prefix}"
+        self._process, self._program = process, program
+        self.apply(LogSettings(level, form, sessions))
         self._second = -1
         self._stamp = ""
         self._wall = 0.0  # the time of day of the last line
@@ -197,14 +86,14 @@ class Log:
     def write(self, level: str, verb: str, fields: dict[str, object]) -> LoggedLine:
         """Log a line of any level; returns what was logged. `fields` may hold `then`, which comes last."""
         then = fields.get("then")
-        words = [f"{key}={_value(value)}" for key, value in fields.items() if key != "then"]
-        if then is not None:
-            words.append(f"then={printable(str(then))}")
-        text = " ".join(words)
-        after = f" {text}\n" if words else "\n"
-        self._buffer.append(f"{self._timestamp()}Z {level} {self._prefix}{verb}{after}")
+        text = " ".join(f"{key}={value_text(value)}" for key, value in fields.items() if key != "then")
+        self._buffer.append(self._format.line(self._timestamp(), level, verb, text, then))
         self.flush()
-        return LoggedLine(text, int(self._wall * 1e9), int(self._clock() * 1000))
+        return LoggedLine(text_with(text, then), int(self._wall * 1e9), int(self._clock() * 1000))
+
+    def wants_session(self, is_clean: bool) -> bool:
+        """Whether a session (of framed mode: a request) that has ended has a line; asked once for each."""
+        return self.level >= 1 and self._sample.has(is_clean)
 
     def session(self, line: str) -> None:
         """Log the line of one session, from its verb on; buffered until flush(). 1.7 us, the write included."""
@@ -212,7 +101,11 @@ class Log:
             return
         if not line.isprintable():
             line = printable(line)
-        self._buffer.append(f"{self._timestamp()}{self._info}{line}\n")
+        if plain := self._format.plain:
+            self._buffer.append(f"{self._timestamp()}{plain}{line}\n")
+        else:
+            verb, _, text = line.partition(" ")
+            self._buffer.append(self._format.line(self._timestamp(), "info", verb, text))
         if len(self._buffer) >= BUFFERED_LINES:
             self.flush()
 
@@ -240,9 +133,24 @@ class Log:
             except OSError:
                 pass  # reopen() logs what fails
 
-    def child(self, process: str, level: int) -> "Log":
+    def apply(self, settings: LogSettings) -> None:
+        """Go on with these settings."""
+        self.level = settings.level
+        self._sample = SessionSample(settings.sessions)
+        self._format = LineFormat(
+            settings.format, self._process, os.getpid(), self._sink.destination, self._program
+        )
+
+    def child(self, process: str, settings: LogSettings) -> "Log":
         """The log of a process just forked: the same file, its own pid and an empty buffer."""
-        return Log(process, level=level, sink=self._sink, clock=self._clock)
+        one = Log(process, sink=self._sink, clock=self._clock, program=self._program)
+        one.apply(settings)
+        return one
+
+    def time_before(self, seconds: float) -> str:
+        """The time of day so many seconds ago, as lines have it."""
+        then = time.time() - seconds
+        return f"{time.strftime('%Y-%m-%dT%H:%M:%S.', time.gmtime(then))}{int(then % 1 * 1000):03d}Z"
 
     def _timestamp(self) -> str:
         self._wall = now = time.time()
@@ -262,7 +170,7 @@ class Log:
         """Write whole lines, as many in one write as stay together; count those that were not written."""
         if self._reported != self.dropped:
             lost = self.dropped - self._reported
-            lines.insert(0, f"{self._timestamp()}Z warning {self._prefix}log dropped={lost}\n")
+            lines.insert(0, self._format.line(self._timestamp(), "warning", "log", f"dropped={lost}"))
             if not self._write([self._encode(lines.pop(0))]):
                 self.dropped += len(lines)
                 self._retry_at = self._clock() + 0.25

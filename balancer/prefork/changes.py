@@ -36,7 +36,8 @@ def summary_of(plan: Plan) -> dict[str, str]:
         summary[key] = f"{owner} backlog={bind.backlog} mode={bind.mode:o}"
     summary |= {f"{role.name}s": str(role.count) for role in plan.roles}
     summary |= {"drain-timeout": f"{plan.drain_timeout:g}s", "steering": "on" if plan.steering else "off"}
-    summary |= {"loglevel": str(plan.loglevel)}
+    log = plan.log
+    summary |= {"loglevel": str(log.level), "log-format": log.format, "log-sessions": log.sessions}
     return summary | dict(plan.summary)
 
 

@@ -98,7 +98,7 @@ def run_child(plan: Plan, spec: ChildSpec, parts: ChildParts, control: socket.so
     channels, own = parts.channels.take(spec, role.channel)
     parts.shared.rows.row(spec.row)[PID] = os.getpid()
     name = f"{role.name} {spec.slot}" if is_numbered(plan, role) else role.name
-    log = parts.log.child(name, plan.loglevel)
+    log = parts.log.child(name, plan.log)
     faulthandler.enable(_dump_file(plan.log_path), all_threads=True)
     limit_child()
     title = Title(plan.title)

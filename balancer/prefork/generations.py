@@ -294,7 +294,7 @@ class Generations:
         changes = compare(reload.old, reload.plan, self.wanted)
         self.wanted, self.slots = reload.wanted, max(self.slots, reload.slots)
         self._retire(old, is_final=False, now=now, within=reload_window(reload.old))
-        self._log.level = reload.plan.loglevel
+        self._log.apply(reload.plan.log)
         if removed:
             self._close_soon(removed, now)
         self._report(now, "", changes if any(vars(changes).values()) else PlanChanges(changed=("settings",)))

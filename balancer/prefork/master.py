@@ -69,7 +69,8 @@ def run_master(service: Service) -> int:
     """
     plan = service.plan(None)
     owner = identity(plan)
-    log = Log("master", plan.log_path, plan.loglevel)
+    log = Log("master", plan.log_path, program=plan.title.split()[0])
+    log.apply(plan.log)
     if log.problem:
         raise ConfigError(f"--log: {log.problem}")
     return profiled(plan.debug_dir, "master", lambda: _boot_and_serve(service, plan, owner, log))

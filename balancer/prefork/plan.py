@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from balancer.eventloop.log_format import LogSettings
 from balancer.prefork.bind import Bind
 from balancer.prefork.child import Child
 from balancer.shm.layout import Shared
@@ -53,7 +54,7 @@ class Plan:
     reload_timeout: float | None = None
     config_path: str = ""
     log_path: str = ""
-    loglevel: int = 0
+    log: LogSettings = field(default_factory=LogSettings)
     pidfile: str = ""
     user: str = ""
     group: str = ""

@@ -15,7 +15,8 @@ from balancer.edge.tls import ContextTable
 from balancer.eventloop.acceptor import ShortageLog
 from balancer.eventloop.repeats import RepeatedLine
 from balancer.options import Listener, Pool
-from balancer.pool.board import P_CONNECT_TIMES
+from balancer.pool.backend import Backend
+from balancer.pool.board import L_SESSIONS, P_CONNECT_TIMES, Board
 from balancer.pool.election import Elector
 from balancer.pool.request_election import RequestElector
 from balancer.relay.accept import Listening, SessionStarter
@@ -77,6 +78,23 @@ def kind_of_session(listener: Listener, pools: Iterable[Pool]) -> type[Session]:
     if listener.asks_names and listener.preread == "postgres":
         return PostgresSession
     return ProxyHeaderSession if any(pool.send_proxy for pool in pools) else Session
+
+
+def session_counts(
+    board: Board, listener: Listener, pool: Pool
+) -> Callable[[Backend | None], tuple[int, int, int]]:
+    """Return a function giving the sessions of a listener, a pool and a backend over all processes."""
+    of_pool = board.loads_reader([backend.index for backend in pool.backends]) if pool.backends else list
+    column = board.listener_at(listener.index) + L_SESSIONS
+
+    def read(backend: Backend | None) -> tuple[int, int, int]:
+        return (
+            board.gauge(column),
+            sum(of_pool()),
+            board.sessions(backend.index) if backend is not None else 0,
+        )
+
+    return read
 
 
 def framed_descriptors(session: Session) -> list[int]:
@@ -238,6 +256,7 @@ class WorkerRelay:
             header=header_writer(access.pool.send_proxy) if access.pool.send_proxy else no_header,
             listener_name=listener.name,
             pool_name=access.pool.name,
+            counts=session_counts(context.board, listener, access.pool),
             has_sources=any(backend.sources for backend in access.pool.backends),
         )
 

@@ -9,23 +9,17 @@ import os
 from _socket import socket as Socket
 from collections.abc import Callable, Iterator
 
-from balancer.eventloop.log import quoted
-from balancer.options import MAIN
 from balancer.pool.backend import Backend
 from balancer.pool.board import L_BYTES_IN, L_BYTES_OUT, L_ENDS, L_SESSION_TIMES, L_SESSIONS
-from balancer.relay import ends
 from balancer.relay.account import Account
 from balancer.relay.context import WorkerContext
 from balancer.relay.ends import CLEAN
-from balancer.relay.framed.client import FramedClient
 from balancer.relay.pauses import leave_socket
-from balancer.relay.peers import peer_details
 from balancer.relay.queue import PendingQueue
 from balancer.relay.session import Session
+from balancer.relay.session_line import session_line
 from balancer.shm.histogram import SUM, bucket_of
 from balancer.shm.layout import LOAD
-
-UNROUTED = (ends.DENIED, ends.PREREAD_TIMEOUT)  # no pool yet
 
 
 class Closer:
@@ -94,6 +88,8 @@ class Closer:
         now, times = self._loop.now, self._times
         seconds = 0.0
         for session in ending:
+            if log.level >= 1 and log.wants_session(session.end == CLEAN):
+                self._write_line(session)  # while its sockets know their addresses
             if session.activity is None and session.splicing is None:
                 more_in, more_out = session.bytes_in, session.bytes_out
             else:
@@ -113,8 +109,6 @@ class Closer:
                 lane.elector.release(backend, more_in, more_out)
                 if backend.maxconn and lane.queue not in freed:
                     freed.append(lane.queue)
-            if log.level >= 1:
-                log.session(session_line(session, now))
             if session.end != CLEAN or session.splicing is not None:
                 unclean += self._forget(session)
         cells = self._counts
@@ -138,6 +132,10 @@ class Closer:
             self._leave(session.client_fd)
             self._leave(session.backend_fd)
         return activity.uncounted(session.given())
+
+    def _write_line(self, session: Session) -> None:
+        now = self._loop.now
+        self._log.session(session_line(session, now, self._log.time_before(now - session.accepted_at)))
 
     def _close_dropped(self, freed: list[PendingQueue]) -> None:
         dropped, self._dropped = self._dropped, []
@@ -166,25 +164,3 @@ class Closer:
             return False
         self._account.ended(session.end)
         return True
-
-
-def session_line(session: Session, now: float) -> str:
-    """Return the log line of a session that has ended."""
-    begun, lane, backend = session.accepted_at, session.lane, session.backend
-    connect = f"{(session.connected_at - begun) * 1000:.1f}ms" if session.connected_at else "-1"
-    where = peer_details(session.peer)
-    if lane.listener_name != MAIN:
-        where += f" listener={lane.listener_name}"
-    if lane.pool_name != MAIN and session.end not in UNROUTED:
-        where += f" pool={lane.pool_name}"
-    if isinstance(session.splicing, FramedClient):
-        who = f"requests={session.splicing.served}"
-    else:
-        who = f"backend={backend.name if backend is not None else '<NOSRV>'}"
-    bytes_in, bytes_out = session.given()
-    reason = f" reason={quoted(session.reason)}" if session.reason else ""
-    return (
-        f"session client={session.peer_name()}{where} {who} "
-        f"end={session.end} connect={connect} total={(now - begun) * 1000:.1f}ms in={bytes_in} out={bytes_out} "
-        f"retries={session.retries}{'+' if session.tried else ''}{reason}"
-    )

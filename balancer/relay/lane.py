@@ -26,6 +26,11 @@ def no_header(session: object) -> bytes:
     return b""
 
 
+def no_counts(backend: Backend | None) -> tuple[int, int, int]:
+    """Of a lane that no log asks."""
+    return 0, 0, 0
+
+
 @dataclass(slots=True, eq=False)
 class Lane(Generic[AnySession]):
     """The way of a session: what it must know of its listener and its pool. A worker has one per listener and pool.
@@ -55,5 +60,7 @@ class Lane(Generic[AnySession]):
     listener_name: str = MAIN
     pool_name: str = MAIN
     header: Callable[[AnySession], bytes] = no_header  # what a backend of this pool is told first
+    # sessions of the listener, the pool and the backend, over all processes: for the log
+    counts: Callable[[Backend | None], tuple[int, int, int]] = no_counts
     has_sources: bool = False  # backends that are dialled from chosen addresses
     next_source: int = 0  # turns over the `source` addresses of a backend

@@ -28,6 +28,7 @@ class QueuedSession(Protocol):
     """What the queue needs of a session."""
 
     closed: bool
+    waited: float  # seconds in this queue
 
     def dial(self) -> None: ...
     def close(self, end: str, reason: str = "") -> None: ...
@@ -92,7 +93,9 @@ class PendingQueue:
         since = self.since.pop(session, None)
         if since is not None:
             self._why.pop(session, None)
-            self._waits.observe(self._loop.now - since)
+            waited = self._loop.now - since
+            session.waited += waited
+            self._waits.observe(waited)
             self._show()
 
     def serve(self) -> None:

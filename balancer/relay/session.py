@@ -48,7 +48,7 @@ class Session:
     __slots__ = (
         "accepted_at", "acks_late", "activity", "backend", "backend_fd", "backend_is_tcp", "backend_socket", "bytes_in",
         "bytes_out", "client_fd", "client_is_tcp", "closed", "connected_at", "early", "end", "first", "has_nodelay",
-        "is_watched", "lane", "over", "peer", "reason", "retries", "source_ip", "splicing", "target", "tried",
+        "is_watched", "lane", "over", "peer", "reason", "retries", "source_ip", "splicing", "target", "tried", "waited",
     )  # fmt: skip
 
     def __init__(self, lane: "Lane[Session]", client_fd: int, address: object) -> None:
@@ -62,7 +62,7 @@ class Session:
         self.backend_fd = -1
         self.backend_is_tcp: bool  # with the dial
         self.accepted_at = lane.loop.now
-        self.connected_at = 0.0
+        self.connected_at = self.waited = 0.0  # waited: seconds, for a place
         self.tried: set[int] | frozenset[int] = NONE_TRIED
         self.retries = self.early = 0  # early: events of the client before there is a backend
         self.first = b""  # bytes for the backend that it gets before anything else

@@ -16,6 +16,7 @@ from math import inf
 from balancer.config.loader import ask
 from balancer.config.option import ConfigError
 from balancer.config.units import parse_address
+from balancer.eventloop.log_format import LogSettings
 from balancer.eventloop.loop import READ
 from balancer.prefork.bind import Bind
 from balancer.prefork.child import Child
@@ -175,7 +176,7 @@ class ToyService:
             drain_timeout=config.get("drain", 5.0),
             reload_timeout=inf if config.get("reload") == 0 else config.get("reload"),
             made_from=config,
-            loglevel=config.get("loglevel", 0),
+            log=LogSettings(config.get("loglevel", 0)),
             pidfile=config.get("pidfile", ""),
             user=config.get("user", ""),
             debug_dir=config.get("debug_dir"),

@@ -452,5 +452,5 @@ def test_debug_leaves_a_profile_and_a_log(client: ClientFixture) -> None:
         )
     assert done.code == 0, done.err
     assert list(client.directory.glob("client-*.pstats"))
-    assert "request picture='p0000.jpg'" in log.read_text()
+    assert "request picture=p0000.jpg " in log.read_text()
     assert "dial" in log.read_text()

@@ -113,6 +113,7 @@ ORDER = {
         ("framed.connection_pool", "lane"),
         ("framed.client",),
         ("session",),
+        ("session_line",),
         ("closer", "deny", "downed", "proxy_header", "source_limits", "timeouts"),
         ("preread", "tls.session"),
         ("postgres", "tls.handshake"),

@@ -15,6 +15,7 @@ from types import FrameType
 from balancer.config.units import Address
 from balancer.eventloop.errnos import OUTPUT_IS_GONE
 from balancer.eventloop.log import Log
+from balancer.eventloop.log_format import value_text
 from balancer.eventloop.loop import Loop
 from workers.client.jobs import ClientJob
 from workers.client.journal import Journal
@@ -22,7 +23,7 @@ from workers.client.naming import named_by_size
 from workers.client.options import ClientOptions
 from workers.client.output import OutputDirectory
 from workers.client.progress import Progress, ProgressState
-from workers.client.report import Statistics, printable
+from workers.client.report import Statistics
 from workers.client.scan import Picture
 from workers.client.validation import validate
 from workers.picture_header import read_header
@@ -150,10 +151,10 @@ class JobTracker:
         elif reason:
             statistics.add_failure(job.picture.path, reason)
         milliseconds = (self._loop.now - job.started_at) * 1000 if job.started_at else 0.0
-        if self._log.level >= 1:
-            end = f"failed reason={printable(reason)!r}" if reason else "done"
+        if self._log.wants_session(is_clean=not reason):
+            end = f"failed reason={value_text(reason)}" if reason else "done"
             self._log.session(
-                f"request picture={printable(job.picture.path)!r} server={printable(server) or '-'} "
+                f"request picture={value_text(job.picture.path)} server={value_text(server or '-')} "
                 f"total={milliseconds:.1f}ms in={job.picture.size} out={bytes_out} "
                 f"retries={tries}/{self._spec.options.retries} end={end}"
             )

@@ -9,6 +9,7 @@ import os
 
 from balancer.config.units import Address, resolve
 from balancer.eventloop.log import Log
+from balancer.eventloop.log_format import LogSettings
 from balancer.eventloop.loop import Loop
 from balancer.prefork.limits import raise_file_limit
 from workers.client.forking import run_forked
@@ -37,7 +38,8 @@ def resize_directory(options: ClientOptions) -> Statistics:
         addresses = () if options.local else resolve(options.proxy)
     except OSError as error:
         raise StartError(f"--proxy: cannot resolve {options.proxy}: {error.strerror or error}") from None
-    log = Log("resize-client", options.log, options.loglevel)
+    log = Log("resize-client", options.log, program="resize-client")
+    log.apply(log_settings(options))
     if log.problem:
         raise StartError(f"--log: {log.problem}")
     if options.debug:
@@ -54,6 +56,11 @@ def resize_directory(options: ClientOptions) -> Statistics:
         except OSError as error:
             statistics.add_stop(f"cannot write the report {options.report}: {error.strerror}")
         return statistics
+
+
+def log_settings(options: ClientOptions) -> LogSettings:
+    """How the options have the log written."""
+    return LogSettings(options.loglevel, options.log_format, options.log_sessions)
 
 
 def _resize_all(options: ClientOptions, addresses: tuple[Address, ...], log: Log) -> Statistics:
@@ -118,7 +125,7 @@ def _run(spec: RunSpec, log: Log) -> Statistics:
     loop = Loop()
     try:
         run = (_local_run if options.local else ClientRun)(
-            spec, loop, log.child("resize-client", options.loglevel)
+            spec, loop, log.child("resize-client", log_settings(options))
         )
         run.tracker.watch_signals()
         statistics = run.go()

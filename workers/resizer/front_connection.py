@@ -119,7 +119,7 @@ class FrontConnection(BufferedConnection):
 
     def close(self, reason: str) -> None:
         """The one closer; logs the end as the balancer logs that of a session."""
-        if self.state is not CLOSED and self._log.level >= 1:
+        if self.state is not CLOSED and self._log.wants_session(is_clean=reason == "done"):
             milliseconds = (self.loop.now - self.accepted_at) * 1000
             self._log.session(
                 f"session client={self.address} total={milliseconds:.1f}ms in={self.bytes_in} out={self.bytes_out}"

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from struct import Struct
 from struct import error as StructError
 
-from balancer.eventloop.log import printable
+from balancer.eventloop.log_format import printable
 
 LONGEST = 1024  # bytes of one message
 LONGEST_TEXT = 512  # bytes of the sentence in a Result

@@ -12,6 +12,7 @@ from dataclasses import replace
 from balancer import __version__
 from balancer.config.option import ConfigError
 from balancer.config.usage import summary
+from balancer.eventloop.log_format import LogSettings
 from balancer.prefork.bind import Bind
 from balancer.prefork.plan import Plan, Role
 from balancer.shm.layout import Shared
@@ -68,7 +69,7 @@ def make_plan(options: ResizerOptions, shared: Shared | None) -> Plan:
         drain_timeout=options.drain_timeout,
         config_path=os.path.abspath(options.config) if options.config else "",
         log_path=options.log,
-        loglevel=options.loglevel,
+        log=LogSettings(options.loglevel, options.log_format, options.log_sessions),
         pidfile=options.pidfile,
         user=options.user,
         group=options.group,

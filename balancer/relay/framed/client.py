@@ -311,7 +311,7 @@ class FramedClient:
         """The client has been given the whole reply of `size` bytes."""
         del self.requests[request]
         self.served += 1
-        if self._log.level >= 1:
+        if self._log.level >= 1 and self._log.wants_session(is_clean=True):
             request.received = size
             self._log.session(request_line(request, ends.CLEAN, self._lane.place, self._loop.now))
         if self.turn is not None:
@@ -421,7 +421,7 @@ class FramedClient:
         requests, self.requests = self.requests, {}
         for request in requests:
             request.closed = True
-            if lane.log.level >= 1:
+            if lane.log.level >= 1 and lane.log.wants_session(is_clean=False):
                 lane.log.session(request_line(request, self.session.end, lane.place, lane.loop.now))
             self._pool.queue.remove(request)
             if request.carrier is not None:

@@ -63,6 +63,7 @@ class FramedRequest:
     retries = dials = breaks = 0
     is_kept = True
     is_excused = False  # a stale connection has failed it once
+    waited = 0.0
     elected_at = sent_at = 0.0  # 0.0: at once
 
     def __init__(self, owner: RequestOwner, data: bytes, size: int, now: float) -> None:

@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from balancer.eventloop.log import BUFFERED_LINES, LONGEST_LINE, Log, Sink
+from balancer.eventloop.log import BUFFERED_LINES, Log
+from balancer.eventloop.log_format import LogSettings
+from balancer.eventloop.log_sink import LONGEST_LINE, Sink
 
 LINE = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z (info|warning|error|debug) worker 2 pid=\d+ ")
 
@@ -163,6 +165,70 @@ def test_journald_stream_is_a_socket(stderr: None) -> None:
     theirs.close()
 
 
+@pytest.fixture
+def syslog(tmp_path: Path) -> Iterator[socket.socket]:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as server:
+        server.bind(str(tmp_path / "dev-log"))
+        server.settimeout(5)
+        yield server
+
+
+def test_syslog_gets_a_datagram_a_line_and_is_found_again(syslog: socket.socket, tmp_path: Path) -> None:
+    place = f"syslog:{tmp_path / 'dev-log'}"
+    log = Log("worker 2", place, level=1, program="lb")
+    log.session("session n=1")
+    log.session("session n=2")
+    log.flush()
+    for number in (1, 2):
+        line = syslog.recv(4096).decode()
+        assert re.fullmatch(rf"<30>1 \S+Z - lb {os.getpid()} session - worker 2 session n={number}", line)
+    os.unlink(tmp_path / "dev-log")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as restarted:
+        syslog.close()
+        restarted.bind(str(tmp_path / "dev-log"))
+        restarted.settimeout(5)
+        log.error("down", backend="a")
+        assert restarted.recv(4096).startswith(b"<27>1 ")
+        assert log.dropped == 0
+
+
+def test_a_syslog_that_is_not_there_is_a_problem_and_its_lines_are_counted(tmp_path: Path) -> None:
+    log = Log("worker 2", f"syslog:{tmp_path / 'nothing'}")
+    assert "nothing: No such file" in log.problem
+    log.info("up")
+    assert log.dropped == 1
+
+
+@pytest.mark.parametrize("is_journal", [True, False])
+def test_lines_for_the_journal_have_their_priority(
+    stderr: None, is_journal: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours, theirs = socket.socketpair()
+    os.dup2(ours.fileno(), 2)
+    found = os.fstat(2)
+    monkeypatch.setenv("JOURNAL_STREAM", f"{found.st_dev}:{found.st_ino + (not is_journal)}")
+    log = Log("worker 2", level=1)
+    log.warning("down")
+    log.session("session n=1")
+    log.flush()
+    prefixes = re.findall(r"^(?:<\d>)?", theirs.recv(4096).decode(), re.MULTILINE)[:2]
+    assert prefixes == (["<4>", "<6>"] if is_journal else ["", ""])
+    ours.close()
+    theirs.close()
+
+
+def test_a_reload_changes_the_form_and_the_sample(path: Path) -> None:
+    log = Log("worker 2", str(path), level=1)
+    assert log.wants_session(is_clean=True)
+    log.apply(LogSettings(1, "json", "bad"))
+    assert not log.wants_session(is_clean=True) and log.wants_session(is_clean=False)
+    log.session("session n=1")
+    log.flush()
+    assert path.read_text().startswith('{"time":') and path.read_text().endswith('"verb":"session","n":1}\n')
+    log.apply(LogSettings(0))
+    assert not log.wants_session(is_clean=False)
+
+
 class Disk(Sink):
     """A file system with `room` bytes left."""
 
@@ -284,7 +350,7 @@ def test_a_path_that_cannot_be_opened_is_a_problem_a_boot_can_see(tmp_path: Path
 def test_a_child_shares_the_file_and_not_the_buffer(path: Path) -> None:
     log = Log("master", str(path), level=1)
     log.session("close of=parent")
-    child = log.child("worker 2", 1)
+    child = log.child("worker 2", LogSettings(1))
     child.info("up")
     assert path.read_text().count("\n") == 1
     assert LINE.match(path.read_text())

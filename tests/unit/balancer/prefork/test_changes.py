@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from balancer.config.units import parse_address
+from balancer.eventloop.log_format import LogSettings
 from balancer.prefork.bind import Bind
 from balancer.prefork.changes import PlanChanges, compare, is_same, obstacle, report
 from balancer.prefork.child import Child
@@ -47,7 +48,7 @@ OTHER: dict[str, object] = {
     "reload_timeout": 0.0,
     "config_path": "x",
     "log_path": "x",
-    "loglevel": 1,
+    "log": LogSettings(1),
     "pidfile": "x",
     "user": "x",
     "group": "x",

@@ -57,6 +57,12 @@ class Lines:
     sessions: list[str] = field(default_factory=list)
     others: list[str] = field(default_factory=list)
 
+    def wants_session(self, is_clean: bool) -> bool:
+        return True
+
+    def time_before(self, seconds: float) -> str:
+        return f"-{seconds:g}s"
+
     def session(self, line: str) -> None:
         self.sessions.append(line)
 

@@ -82,6 +82,7 @@ def test_waiting_clients_are_woken_last(worker: WorkerSimulation) -> None:
 def test_every_byte_is_counted_once_by_sweep_and_closer(worker: WorkerSimulation) -> None:
     """By the sweep while the session lives, by its end, and after the splicing relay has taken it over."""
     client, backend = worker.pair()
+    source, server = backend.getpeername()[1], worker.servers[0].getsockname()[1]
     [session] = worker.sessions
     for round_ in range(1, 4):
         client.send(b"12345")
@@ -101,6 +102,8 @@ def test_every_byte_is_counted_once_by_sweep_and_closer(worker: WorkerSimulation
     assert (worker.backend_cell(B_BYTES_IN), worker.backend_cell(B_BYTES_OUT)) == (28, 9)
     [line] = worker.lines.sessions
     assert "in=28 out=9" in line
+    assert f" wait=0.0ms accepted=-4.5s source=127.0.0.1:{source} server=127.0.0.1:{server} " in line
+    assert " counts=1/1/1 id=" in line
 
 
 @pytest.mark.parametrize("takes_over", [False, True])
