@@ -26,7 +26,7 @@ help:
 	@echo 'make test          unit tests, then real processes in the short form (TESTS=path selects)'
 	@echo 'make lint          ruff check, ruff format --check, mypy --strict'
 	@echo 'make bench         ours beside haproxy, nginx and envoy (WORK=keepalive,close PEERS=haproxy ROUNDS=5)'
-	@echo 'make bench-images  the picture function, a directory, the picture service (INPUT=directory)'
+	@echo 'make bench-images  the picture function, a directory, the service, thumbor and sharp servers (INPUT=directory)'
 	@echo 'make bench-framed  framed mode on one connection; the original headline work (GOWORK_FRONTEND=... names it)'
 	@echo 'make versus        faults, reloads, pauses and names: ours beside haproxy and nginx'
 	@echo 'make soak          the long form of the system tests (hours)'
@@ -74,6 +74,7 @@ bench-images: $(VENV)/.bench
 	$(BIN)/python -m scripts.bench_images $(if $(INPUT),--input $(INPUT)) $(BENCH)
 	$(BIN)/python -m scripts.bench_directory $(if $(ROUNDS),--rounds $(ROUNDS))
 	$(BIN)/python -m scripts.bench_service $(if $(INPUT),--input $(INPUT)) $(if $(ROUNDS),--rounds $(ROUNDS))
+	$(BIN)/python -m scripts.bench_servers $(if $(ROUNDS),--rounds $(ROUNDS))
 
 bench-framed: $(VENV)/.bench
 	$(BIN)/python -m scripts.bench_framed $(if $(ROUNDS),--rounds $(ROUNDS)) $(BENCH)

@@ -4,7 +4,8 @@
     make versus VERSUS='--rows 13,25 --peers haproxy'
     make versus VERSUS=--long                       20 reloads over 100,000 requests, 50 kills
 
-Writes the table to docs/versus.md and every figure to bench-out/versus.json. A run without some of the rows or peers only
+Writes the table to docs/versus.md, before the sections that scripts.bench_servers writes there, and every figure to
+bench-out/versus.json. A run without some of the rows or peers only
 prints its table: the document has every row, and all of them from one run. Each peer uses its own way to reload and is
 started again when it ends, as a service manager would. Run it on an otherwise quiet machine.
 """
@@ -125,7 +126,7 @@ def main(
     ]:
         print(f"Not written to {chosen.out}: this run is without {'; '.join(left_out)}.")
         return 0
-    write(chosen.out, text)
+    write(chosen.out, text + sections_of(chosen.out))
     write(
         chosen.json, json.dumps({"machine": machine(), "size": vars(size), "rows": figures}, indent=1) + "\n"
     )
@@ -137,6 +138,12 @@ def document(cells: dict[str, dict[str, str]], peers: list[PeerKind], size: Size
     sizes = ", ".join(f"{key}: {value}" for key, value in vars(size).items())
     foot = f"Measured on {machine()}; {versions}; {sizes}."
     return f"{HEAD}\n{table(cells, peers)}\n\n{foot}\n{NOTES}"
+
+
+def sections_of(path: Path) -> str:
+    """What a document has from its first section on, other than the one that is written here; "" without any."""
+    _, mark, rest = path.read_text().partition("\n## ") if path.exists() else ("", "", "")
+    return mark + rest
 
 
 def write(path: Path, text: str) -> None:

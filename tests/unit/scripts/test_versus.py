@@ -24,14 +24,22 @@ def versus(tmp_path: Path) -> Callable[..., tuple[int, str, str]]:
     """(exit code, the document after it, the figures after it) of a run; nothing is started."""
     out, figures = tmp_path / "versus.md", tmp_path / "versus.json"
 
-    def run(*words: str, rows: list[Row] = FOUR, lacking: tuple[str, ...] = ()) -> tuple[int, str, str]:
-        out.write_text(OLD)
+    def run(
+        *words: str, rows: list[Row] = FOUR, lacking: tuple[str, ...] = (), old: str = OLD
+    ) -> tuple[int, str, str]:
+        out.write_text(old)
         figures.write_text(OLD)
         everything = [*words, f"--out={out}", f"--json={figures}"]
         code = main(everything, rows, KINDS, measured, lambda name: name in lacking)
         return code, out.read_text(), figures.read_text()
 
     return run
+
+
+def test_sections_of_the_document_that_others_write_stay(versus: Callable[..., tuple[int, str, str]]) -> None:
+    code, text, _ = versus(old=f"{OLD}\n\n## Pictures\n\nA table.\n")
+    assert code == 0 and OLD not in text
+    assert text.endswith("\n\n## Pictures\n\nA table.\n") and text.count("## ") == 1
 
 
 def test_a_whole_run_is_written(versus: Callable[..., tuple[int, str, str]]) -> None:
