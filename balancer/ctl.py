@@ -12,19 +12,28 @@ import struct
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from math import inf
 from typing import Any, TypeVar
 
 from balancer import __version__
 from balancer.admin_socket import NoAdminSocket, directories, find_socket, is_live, why_not_trusted
 from balancer.config.loader import ask as ask_for
 from balancer.config.streams import answer, complain, is_terminal, open_streams, wait_for_reader
-from balancer.console.table import sources_text, status_text
-from balancer.ctl_options import PROGRAM, CommandLine, parse
+from balancer.config.units import counted, parse_duration
+from balancer.console.table import identity, sources_text, status_text
+from balancer.console.views import explain_text, part_of, part_text, sessions_text
+from balancer.ctl_options import PROGRAM, VIEWS, CommandLine, conditions_of, parse
 from balancer.eventloop.log_format import printable
 
 REPLY_LIMIT = 16 * 1024 * 1024  # bytes; a status of ten thousand backends is about 3 MB
 ANSWER_TIMEOUT = 5.0  # seconds; every command but `reload` is answered from memory
 FOLLOW_EVERY = 0.5  # seconds between two looks at the events
+SCHEMA = 1  # of every JSON answer that does not say its own
+TEXTS: dict[str, Callable[[Mapping[str, Any]], str]] = {
+    "sources": sources_text,
+    "sessions": sessions_text,
+    "explain": explain_text,
+}
 EXIT_INTERRUPTED = 130  # as a shell reports SIGINT
 T = TypeVar("T")
 Exchange = Callable[[str, Sequence[str], float], dict[str, Any]]
@@ -100,8 +109,11 @@ def listens_on(path: str, port: int) -> bool:
 
 def words_of(line: CommandLine) -> list[str]:
     """The words that the console understands; a line has no line end in it."""
+    if line.command in VIEWS and len(line.words) == 1:
+        return ["status"]
     reason = " ".join(line.options.get("reason", "").split())
-    return [*line.words, *(("--reason", reason) if reason else ())]
+    words = line.words if line.command != "kill" else line.words[:1]
+    return [*words, *conditions_of(line), *(("--reason", reason) if reason else ())]
 
 
 def main(
@@ -128,14 +140,47 @@ def run(line: CommandLine, exchange: Exchange, wait: Callable[[float], bool]) ->
     reply = exchange(path, words_of(line), RELOAD_TIMEOUT if line.command == "reload" else ANSWER_TIMEOUT)
     if "error" in reply:
         raise CannotAsk(str(reply["error"]))
+    code = answer(PROGRAM, understood(path, partial(shown, line, reply)))
+    return code or (wait_for_states(path, line, reply, exchange, wait) if "wait" in line.options else 0)
+
+
+def shown(line: CommandLine, reply: dict[str, Any]) -> str:
+    """What an answer looks like: as JSON, with the number of its schema, or as text."""
+    is_view = line.command in VIEWS and len(line.words) == 1
     if "json" in line.options:
-        return answer(PROGRAM, json.dumps(reply, indent=2))
+        return json.dumps({"schema": SCHEMA} | (part_of(reply, line.command) if is_view else reply), indent=2)
+    colour = is_terminal(sys.stdout) and "NO_COLOR" not in os.environ
+    if is_view:
+        return part_text(reply, line.command, colour)
     if line.command == "status":
-        colour = is_terminal(sys.stdout) and "NO_COLOR" not in os.environ
-        return answer(PROGRAM, understood(path, partial(status_text, reply, colour)))
-    if line.command == "sources":
-        return answer(PROGRAM, understood(path, partial(sources_text, reply)))
-    return answer(PROGRAM, lines_of(str(reply.get("text", "ok"))))
+        return status_text(reply, colour)
+    if line.command in TEXTS:
+        return TEXTS[line.command](reply)
+    return lines_of(str(reply.get("text", "ok")))
+
+
+def wait_for_states(
+    path: str, line: CommandLine, reply: Mapping[str, Any], exchange: Exchange, wait: Callable[[float], bool]
+) -> int:
+    """Wait until no session is left at the backends of an answer, or until they are up. Raises CannotAsk."""
+    names = {one["name"] for one in reply.get("backends", [reply])}
+    left = parse_duration(line.options.get("timeout", "0")) or inf
+    while True:
+        status = exchange(path, ["status"], ANSWER_TIMEOUT)
+        found = understood(path, partial(backends_called, names, status))
+        if line.command == "ready":
+            open_ones = [one for one in found if one["state"] != "up"]
+            waits = f"not up yet: {', '.join(identity(one) for one in open_ones)}"
+        else:
+            open_ones = [one for one in found if one["sessions"]]
+            waits = f"{counted(sum(one['sessions'] for one in open_ones), 'session')} left"
+        if not open_ones:
+            return 0
+        if left <= 0:
+            raise CannotAsk(f"gave up after --timeout {line.options['timeout']}: {waits}")
+        if not wait(min(FOLLOW_EVERY, left)):
+            return 0
+        left -= FOLLOW_EVERY
 
 
 def show_events(path: str, line: CommandLine, exchange: Exchange, wait: Callable[[float], bool]) -> int:
@@ -156,6 +201,11 @@ def show_events(path: str, line: CommandLine, exchange: Exchange, wait: Callable
             boot, last = found.boot, 0
         if not wait(FOLLOW_EVERY):
             return 0
+
+
+def backends_called(names: set[str], status: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The backends of a status that have these names."""
+    return [one for one in status["backends"] if identity(one) in names]
 
 
 class EventsReply:

@@ -5,11 +5,13 @@ RULES: pure. Every refusal is a UsageError of one sentence; --help and --version
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from math import inf
 
 from balancer import __version__
 from balancer.config import layout
 from balancer.config.ini import did_you_mean
 from balancer.config.option import CommandLineAnswer, UsageError
+from balancer.config.units import parse_duration
 
 PROGRAM = "balancerctl"
 ABOUT = "looks into a running balancer and steers it"
@@ -30,14 +32,26 @@ COMMANDS = {
     "sources": Command(
         (), "clients with the most sessions and refused ones, where a listener has source limits", False
     ),
-    "drain": Command(("NAME",), "no new sessions for this backend; open ones go on"),
-    "ready": Command(("NAME",), "take new sessions again, with the configured weight"),
-    "maint": Command(("NAME",), "as drain, and it is not checked"),
+    "sessions": Command((), "the sessions that are open, of all workers", False),
+    "explain": Command((), "which way a client would go, and why: route, pool, each backend", False),
+    "info": Command((), "version, configuration, processes", False),
+    "listeners": Command((), "the listeners of the status", False),
+    "pools": Command((), "its pools", False),
+    "backends": Command((), "its backends", False),
+    "errors": Command((), "how sessions ended that did not end cleanly, and what failed at backends", False),
+    "kill": Command(("[ID]",), "close sessions: the one of an ID, or all that the options name"),
+    "drain": Command(("NAME...",), "no new sessions for these backends; open ones go on"),
+    "ready": Command(("NAME...",), "take new sessions again, with the configured weight"),
+    "maint": Command(("NAME...",), "as drain, and they are not checked"),
     "weight": Command(("NAME", "N"), "change a backend's weight, 0 to 256; 0 is no new sessions"),
-    "workers": Command(("N",), "set the number of workers, without losing a connection"),
+    "workers": Command(("[N]",), "the workers; with N, set their number without losing a connection"),
     "reload": Command((), "read the configuration again; tells what changed, or why the old one stays"),
 }
+VIEWS = ("info", "listeners", "pools", "backends", "errors", "workers")  # parts of the status
 ACTS = tuple(name for name, command in COMMANDS.items() if command.is_act)
+
+
+STATES = ("drain", "ready", "maint")
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,15 +76,32 @@ FLAGS = (
     Flag("port", "the balancer's port, or BALANCER_PORT", "N", "p"),
     Flag("json", "print what the balancer answers as JSON, for scripts"),
     Flag("reason", "why, for the log and the events", "TEXT", commands=ACTS),
+    Flag("pool", "sessions of this pool", "NAME", commands=("sessions", "kill")),
+    Flag("backend", "sessions of this backend", "NAME", commands=("sessions", "kill")),
+    Flag("client", "sessions of this address or network", "ADDRESS", commands=("sessions", "kill")),
+    Flag("older", "sessions of this age and above: 90s, 5m, 1h", "TIME", commands=("sessions", "kill")),
+    Flag("draining", "sessions of workers that a reload has replaced", commands=("sessions", "kill")),
+    Flag("listener", "the client's listener; the only one needs no name", "NAME", commands=("explain",)),
+    Flag("source", "the client's address", "ADDRESS", commands=("explain",)),
+    Flag("sni", "the name that it asks for with TLS", "NAME", commands=("explain",)),
+    Flag(
+        "wait",
+        "return when no session is left there (drain, maint), or when it is up (ready)",
+        commands=STATES,
+    ),
+    Flag("timeout", "with --wait: give up after this time", "TIME", commands=STATES),
     Flag("follow", "go on with what happens from now on, until Ctrl-C", short="f", commands=("events",)),
     Flag("version", "print the version and exit"),
     Flag("help", "print this and exit", short="h"),
 )
+CONDITIONS = ("pool", "backend", "client", "older", "draining", "listener", "source", "sni")
 EXAMPLES = (
     "balancerctl status",
     "balancerctl -p 9090 status --json",
     "balancerctl drain web-2 --reason 'new disk'",
-    "balancerctl drain api/web-2",
+    "balancerctl drain 'api/*' --wait",
+    "balancerctl sessions --backend web-2 --older 1h",
+    "balancerctl explain --source 10.0.0.9",
     "balancerctl weight web-1 4",
     "balancerctl events --follow",
     "balancerctl sources",
@@ -143,18 +174,44 @@ def check(line: CommandLine) -> None:
     if command is None:
         near = did_you_mean(line.command, COMMANDS)
         raise UsageError(f"unknown command {line.command!r}{near or '; there are: ' + ', '.join(COMMANDS)}")
-    if len(line.words) != 1 + len(command.arguments):
+    least = sum(not one.startswith("[") for one in command.arguments)
+    most = inf if any(one.endswith("...") for one in command.arguments) else len(command.arguments)
+    if not least <= len(line.words) - 1 <= most:
         raise UsageError(f"usage: {' '.join((PROGRAM, line.command, *command.arguments))}")
     if any("\n" in word for word in line.words):
         raise UsageError("a name has no line end in it")
     for flag in FLAGS:
         if flag.name in line.options and flag.commands and line.command not in flag.commands:
             raise UsageError(f"--{flag.name} goes with {', '.join(flag.commands)}, not with {line.command}")
+    for name in ("older", "timeout"):
+        if name in line.options:
+            try:
+                parse_duration(line.options[name])
+            except ValueError as error:
+                raise UsageError(f"--{name}: {error}") from None
+    if line.command == "kill" and not conditions_of(line):
+        raise UsageError(
+            "kill needs the ID of a session, or --client, --backend, --pool, --older or --draining"
+        )
     if "admin" in line.options and "port" in line.options:
         raise UsageError("--admin and --port both say which balancer: give one of them")
     port = line.options.get("port", "1")
     if not (port.isascii() and port.isdigit() and len(port) < 6 and 0 < int(port) < 65536):
         raise UsageError(f"--port: {port!r} is no port from 1 to 65535")
+
+
+def conditions_of(line: CommandLine) -> list[str]:
+    """The sessions, or for `explain` the client, that the options name: key=value words for the console."""
+    given = {
+        flag.name: line.options[flag.name]
+        for flag in FLAGS
+        if flag.name in line.options and flag.name in CONDITIONS
+    }
+    if "older" in given:
+        given["older"] = str(parse_duration(given["older"]))
+    found = [f"{name}={value}" for name, value in given.items() if name != "draining"]
+    found += [f"id={word}" for word in line.words[1:] if line.command == "kill"]
+    return found + (["draining"] if "draining" in given else [])
 
 
 def help_text() -> str:
@@ -168,7 +225,8 @@ def help_text() -> str:
         "Options, in any order:\n" + layout.table(flags),
         "Examples:\n" + "\n".join(layout.command(example) for example in EXAMPLES),
         layout.filled(
-            "NAME is a backend's name, or POOL/NAME where another pool has one of that name. Exit code: 0 done, 1 "
+            "NAME is a backend's name, POOL/NAME where another pool has one of that name, or a pattern of them in "
+            "quotes: 'web-*', 'api/*'. Exit code: 0 done, 1 "
             "refused by the balancer or no balancer there, 2 a wrong command line."
         ),
     ]

@@ -16,6 +16,7 @@ from balancer.config.option import ConfigError
 from balancer.config.units import Address
 from balancer.configuration import parse, summary_of
 from balancer.console import console
+from balancer.console.session_server import SessionServer
 from balancer.edge.tls import ContextTable, ServerContexts
 from balancer.eventloop.log_format import LogSettings
 from balancer.options import MOST_LISTENERS, MOST_POOLS, Listener, Options
@@ -152,7 +153,9 @@ class BalancerService:
                 Role("console", 1, unborn),
             )
         return (
-            Role("worker", process.workers, lambda child: worker.run(child, options, board, tls)),
+            Role(
+                "worker", process.workers, lambda child: worker.run(child, options, board, tls, SessionServer)
+            ),
             Role(
                 "prober",
                 1,

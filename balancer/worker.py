@@ -13,7 +13,7 @@ themselves then, unless the master sets an end later.
 
 import gc
 import traceback
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from math import ceil, inf
 
 from balancer.config.units import counted
@@ -27,6 +27,7 @@ from balancer.relay.assembly import WorkerRelay
 from balancer.relay.context import WorkerContext
 from balancer.relay.session import Session
 
+ShowSessions = Callable[[Child, WorkerContext[Session]], object]
 DRAIN_LOOK = 0.1
 IDLE_PART, BUSY_PART = 0.5, 0.25  # of the window, at its end: when idle and busy sessions are closed
 IDLE = 1.0  # seconds without a byte that make a session idle for the drain
@@ -219,10 +220,20 @@ def is_idle(session: Session, now: float) -> bool:
     return now - activity.last_activity >= IDLE and (activity.answered or not session.given()[0])
 
 
-def run(child: Child, options: Options, board: Board, tls: Mapping[str, ContextTable]) -> int:
+def run(
+    child: Child,
+    options: Options,
+    board: Board,
+    tls: Mapping[str, ContextTable],
+    show_sessions: ShowSessions,
+) -> int:
     """Serve until drained or cut; return the exit code. The function of the role. `tls` has the contexts of the listeners
-    that end TLS, by name."""
+    that end TLS, by name. `show_sessions` begins to answer the console; it raises OSError when it cannot."""
     worker = RelayWorker(child, options, board, tls)
     worker.start()
+    try:
+        show_sessions(child, worker.context)
+    except OSError as error:
+        child.log.warning("bind", error=error.strerror, then="`balancerctl sessions` lacks this worker's")
     child.ready()
     return child.run()

@@ -15,15 +15,19 @@ import os
 import signal
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from typing import Any, Protocol
 
 from balancer.config.ini import did_you_mean
 from balancer.config.units import counted
 from balancer.console.answers import STATUS_JSON, Answers
 from balancer.console.events import describe_events
+from balancer.console.explain import explain
 from balancer.console.peer import AdminPeer
+from balancer.console.session_query import ask_workers, filter_of, sessions_answer
+from balancer.console.session_server import SessionFilter
 from balancer.console.sources import describe_sources
-from balancer.console.status import describe_serving, serving_workers
+from balancer.console.status import describe_serving, serving_workers, worker_rows
 from balancer.eventloop.log import Log
 from balancer.eventloop.loop import Loop
 from balancer.options import Listener, Pool
@@ -42,9 +46,13 @@ from balancer.pool.serving import serving, state_of
 from balancer.shm.events import EventWriter, tell
 from balancer.shm.layout import (
     ADMIN_ROW,
+    DRAINING,
     MASTER_GENERATION,
     MASTER_ROW,
     MAX_SLOTS,
+    PID,
+    READY,
+    STATE,
     WANTED_WORKERS,
     WORKERS_REQUESTS,
 )
@@ -56,19 +64,27 @@ RELOAD_POLL = 0.05  # seconds between two looks at the notice
 REASON = "--reason"
 LONGEST_REASON = 500  # characters
 
+DONE = {
+    "drain": "takes no new sessions (drain)",
+    "ready": "takes sessions again (ready)",
+    "maint": "takes no new sessions and is not checked (maint)",
+}
 ADMIN_STATES = {"drain": ADMIN_DRAIN, "ready": ADMIN_READY, "maint": ADMIN_MAINT}
 USAGES = {
     "status": "status",
     "events": "events [SINCE]",
     "sources": "sources",
-    "drain": "drain NAME",
-    "ready": "ready NAME",
-    "maint": "maint NAME",
+    "sessions": "sessions [pool=NAME] [backend=NAME] [client=ADDRESS] [older=SECONDS] [id=ID] [draining]",
+    "explain": "explain [listener=NAME] [source=ADDRESS] [sni=NAME]",
+    "kill": "kill id=ID | client=ADDRESS | backend=NAME ...",
+    "drain": "drain NAME...",
+    "ready": "ready NAME...",
+    "maint": "maint NAME...",
     "weight": "weight NAME N",
     "workers": "workers N",
     "reload": "reload",
 }
-ACTS = tuple(USAGES)[3:]
+ACTS = tuple(USAGES)[5:]
 
 
 class Reply(Protocol):
@@ -138,8 +154,14 @@ class Commands:
                     reply.send(self.read_events(since))
                 case ["sources"]:
                     reply.send(describe_sources(self.board, self.listeners, self.loop.now))
-                case ["drain" | "ready" | "maint" as state, name]:
-                    reply.send(self.set_admin_state(act, state, name))
+                case ["sessions", *conditions]:
+                    self.ask_for_sessions(conditions, reply)
+                case ["explain", *conditions]:
+                    reply.send(self.explain(conditions))
+                case ["kill", _, *_]:
+                    self.kill(act, reply)
+                case ["drain" | "ready" | "maint" as state, _, *_]:
+                    reply.send(self.set_admin_states(act, state))
                 case ["weight", name, weight]:
                     reply.send(self.set_weight(act, name, weight))
                 case ["workers", count]:
@@ -183,14 +205,35 @@ class Commands:
             f"no backend is called {name!r}{did_you_mean(name, names) or f'; there are: {few}'}"
         )
 
-    def set_admin_state(self, act: Act, state: str, name: str) -> dict[str, Any]:
-        backend, at_ms = self.find(name), int(self.loop.now * 1000)
+    def find_all(self, patterns: Sequence[str]) -> list[Backend]:
+        """The backends that names mean, a pattern (web-*, api/*) all that match. Raises CommandRefused."""
+        found: dict[str, Backend] = {}
+        for pattern in patterns:
+            matching = [
+                one for one in self.backends if any(fnmatchcase(name, pattern) for name in spellings(one))
+            ]
+            if not set(pattern) & set("*?["):
+                matching = [self.find(pattern)]
+            if not matching:
+                raise CommandRefused(f"no backend's name matches {pattern!r}")
+            found |= {one.identity: one for one in matching}
+        return list(found.values())
+
+    def set_admin_states(self, act: Act, state: str) -> dict[str, Any]:
+        """One or several backends; nothing is done when one of the names is wrong."""
+        answers = [self.set_admin_state(act, state, backend) for backend in self.find_all(act.words[1:])]
+        if len(answers) == 1:
+            return answers[0]
+        return {"text": "\n".join(one["text"] for one in answers), "backends": answers}
+
+    def set_admin_state(self, act: Act, state: str, backend: Backend) -> dict[str, Any]:
+        at_ms = int(self.loop.now * 1000)
         before = self._condition_of(backend)
         self.board.set_admin_state(backend.index, ADMIN_STATES[state], at_ms)
         if state == "ready":
             self.board.set_weight(backend.index, None, at_ms)
         self._tell(act, backend=backend.identity, before=before, after=self._condition_of(backend))
-        return self._answer(backend, f"{backend.identity} is {state}", admin_state=state)
+        return self._answer(backend, f"{backend.identity} {DONE[state]}", admin_state=state)
 
     def set_weight(self, act: Act, name: str, text: str) -> dict[str, Any]:
         backend = self.find(name)
@@ -227,6 +270,57 @@ class Commands:
             "pool": {"name": backend.pool, **describe_serving(pool)},
             **about,
         }
+
+    # -- sessions
+
+    def ask_for_sessions(self, conditions: Sequence[str], reply: Reply) -> None:
+        """Answer with the sessions of all workers. Raises CommandRefused."""
+        meant, pids = self._meant(conditions)
+        ask_workers(
+            self.loop, self.master_pid, pids, "sessions", meant,
+            lambda answers, missing: reply.send_bytes(sessions_answer(answers, missing)),
+        )  # fmt: skip
+
+    def kill(self, act: Act, reply: Reply) -> None:
+        """Close the sessions that are meant, in every worker. Raises CommandRefused."""
+        meant, pids = self._meant(act.words[1:])
+
+        def done(answers: dict[int, bytes], missing: list[int]) -> None:
+            closed = sum(int(json.loads(answer)["closed"]) for answer in answers.values())
+            self._tell(act, sessions=closed, meant=" ".join(act.words[1:])[:200])
+            left = f"; no answer from {', '.join(f'pid {pid}' for pid in missing)}" if missing else ""
+            reply.send(
+                {
+                    "text": f"{counted(closed, 'session')} closed{left}",
+                    "closed": closed,
+                    "unanswered": missing,
+                }
+            )
+
+        ask_workers(self.loop, self.master_pid, pids, "kill", meant, done)
+
+    def _meant(self, conditions: Sequence[str]) -> tuple[SessionFilter, list[int]]:
+        """The sessions that the words mean, and the workers that may have them. Raises CommandRefused."""
+        meant, is_draining = filter_of(conditions, CommandRefused)
+        states = {DRAINING} if is_draining else {READY, DRAINING}
+        at = [row * self.board.columns for row in worker_rows(self.board)]
+        return meant, [self.board.cells[row + PID] for row in at if self.board.cells[row + STATE] in states]
+
+    # -- explain
+
+    def explain(self, conditions: Sequence[str]) -> dict[str, Any]:
+        """Which way a client would go. Raises CommandRefused."""
+        told = dict(word.partition("=")[::2] for word in conditions)
+        if unknown := told.keys() - {"listener", "source", "sni"}:
+            raise CommandRefused(f"usage: {USAGES['explain']}, not {' '.join(sorted(unknown))!r}")
+        by_name = {one.name: one for one in self.listeners}
+        name = told.get("listener") or (next(iter(by_name)) if len(by_name) == 1 else "")
+        if name not in by_name:
+            raise CommandRefused(f"no listener is called {name!r}; there are: {', '.join(by_name)}")
+        try:
+            return explain(self.board, by_name[name], self.pools, told.get("source", ""), told.get("sni", ""))
+        except ValueError as error:
+            raise CommandRefused(f"source: {error}") from None
 
     # -- the master
 
