@@ -1,9 +1,12 @@
 """Framed mode over real processes: whose reply it is, who gets the work, what is left when peers die or misbehave."""
 
+import json
 import os
 import random
+import resource
 import signal
 import socket
+import sys
 import threading
 import time
 from contextlib import ExitStack
@@ -12,7 +15,11 @@ from pathlib import Path
 import pytest
 
 from balancer.relay.framed.connection_pool import RESTING
+from scripts.lab.helpers import HelperProcess
 from scripts.lab.kernel import dialled
+from scripts.lab.measure import memory_of_process
+from scripts.lab.network import accepts, free_port
+from scripts.lab.process import LabProcess
 from scripts.lab.waiting import wait_for
 from tests.system.client_fixture import ClientFixture
 from tests.system.faults import REAPED, living, wait_whole
@@ -35,6 +42,13 @@ def address_of(backend: FramedBackend) -> str:
 
 def requests_by_backend(lb: Balancer) -> list[int]:
     return [backend["sessions_total"] for backend in lb.status()["backends"]]
+
+
+def allow_descriptors(count: int) -> None:
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard < count:
+        pytest.skip(f"{hard} open files are allowed, {count} are needed")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(count, 1024), hard))
 
 
 def wait_nothing_under_way(lb: Balancer) -> None:
@@ -174,6 +188,34 @@ def test_a_hundred_thousand_requests_reach_their_own_clients() -> None:
         run_together([OwningClient(lb.address, n, "any") for n in range(20)], 5000)
 
 
+@pytest.mark.soak
+def test_a_million_requests_leave_memory_as_it_was() -> None:
+    """Small ones and long replies, clients that stay and clients that come for one request."""
+    port = free_port()
+    plan = {"host": "127.0.0.1", "connections": 32, "seconds": 900.0, "path": "/"}
+    loads = [
+        {"frame": (100, 100), "close": False, "requests": 70_000},
+        {"frame": (100, 102_400), "close": False, "requests": 20_000},
+        {"frame": (30_000, 100), "close": True, "requests": 10_000},
+    ]
+    with (
+        LabProcess([sys.executable, "-m", "scripts.benchlib.framed_backend", str(port)], Path(os.devnull)),
+        framed(*[f"127.0.0.{n}:{port}" for n in (1, 2, 3)], order="any", check="none", workers=2) as lb,
+    ):
+        wait_for(lambda: accepts(("127.0.0.1", port)), "the backend", 10)
+        used = []
+        for _ in range(10):
+            for load in loads:
+                words = json.dumps(plan | load | {"port": lb.address[1]})
+                with HelperProcess("scripts.benchlib.load", words) as clients:
+                    figures = clients.figures(stop=False, seconds=900)
+                assert figures["errors"] == 0
+            lb.wait_idle(10)
+            used.append(sum(map(memory_of_process, lb.worker_pids())))
+        assert sum(requests_by_backend(lb)) >= 1_000_000
+        assert max(used[5:]) - max(used[1:5]) < 2 << 20, used
+
+
 # -- peers that die
 
 
@@ -269,11 +311,12 @@ def test_mutated_streams_leave_nothing_behind() -> None:
         assert " error " not in lb.log()
 
 
-def test_clients_that_stop_within_a_frame_are_cut_at_their_time() -> None:
-    stopped = 200
+@pytest.mark.parametrize("stopped", [200, pytest.param(5000, marks=pytest.mark.soak)])
+def test_clients_that_stop_within_a_frame_are_cut_at_their_time(stopped: int) -> None:
+    allow_descriptors(stopped + 200)
     with (
         FramedBackend(0) as backend,
-        framed(address_of(backend), frame_timeout="10s", workers=1) as lb,
+        framed(address_of(backend), frame_timeout=f"{10 + stopped // 200}s", workers=1) as lb,
         ExitStack() as stack,
     ):
         [worker] = lb.worker_pids()
@@ -299,8 +342,8 @@ def test_never_more_requests_at_a_backend_than_its_maxconn(balance: str) -> None
         backends = [stack.enter_context(FramedBackend(n, seconds=0.003)) for n in range(3)]
         upstreams = [f"{address_of(backend)} maxconn=2" for backend in backends]
         lb = stack.enter_context(framed(*upstreams, balance=balance, queue_timeout="60s", workers=2))
-        clients = [OwningClient(lb.address, n, at_once=1) for n in range(20)]
-        run_together(clients, 20)
+        clients = [OwningClient(lb.address, n, at_once=1) for n in range(50)]
+        run_together(clients, 8)
         assert sum(client.lost for client in clients) == 0
         assert [backend.most for backend in backends] == [2, 2, 2]
         wait_nothing_under_way(lb)
