@@ -68,7 +68,7 @@ format: $(VENV)/.dev
 	$(BIN)/ruff format .
 
 bench: $(VENV)/.bench
-	$(BIN)/python -m scripts.bench $(if $(WORK),--work $(WORK)) $(if $(PEERS),--peers $(PEERS)) $(if $(ROUNDS),--rounds $(ROUNDS)) $(BENCH)
+	$(BIN)/python -m scripts.bench $(if $(WORK),--work $(WORK)) $(if $(PEERS),--peers $(PEERS)) $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(TOGETHER),--together) $(BENCH)
 
 bench-images: $(VENV)/.bench
 	$(BIN)/python -m scripts.bench_images $(if $(INPUT),--input $(INPUT)) $(BENCH)

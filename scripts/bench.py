@@ -3,6 +3,8 @@
     make bench                                        everything; long
     make bench WORK=keepalive PEERS=haproxy ROUNDS=5  one work against one peer
     make bench WORK=close PEERS=ours@/tmp/before      against the balancer of another checkout
+    make bench WORK=main TOGETHER=1                   all peers at the same time, each under the same load
+    make bench HAPROXY=/opt/haproxy NGINX=/opt/nginx  other programs than those on PATH
 
 Writes bench.md, bench.json and, with matplotlib, bench.svg into bench-out/. Peers are interleaved within a round, each
 round starts with another one, and every figure is a median over the rounds. Run it on an otherwise quiet machine.
@@ -14,9 +16,10 @@ import sys
 import tempfile
 from pathlib import Path
 
+from scripts.benchlib.floor import kernel_floor, packets_of
 from scripts.benchlib.peers import INSTALL, PEERS, BenchBackend, checkout_of, find, is_known, kind_of, missing
 from scripts.benchlib.report import Results, as_json, draw, middle, number, table
-from scripts.benchlib.works import WORKS, take_sample
+from scripts.benchlib.works import WORKS, take_sample, take_together
 from scripts.lab.measure import machine
 
 MAIN_WORKS = ["keepalive", "close", "100k", "100m", "idle"]
@@ -32,6 +35,7 @@ def parse() -> argparse.Namespace:
     )
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=3.0, help="length of one sample's load")
+    parser.add_argument("--together", action="store_true", help="all peers at the same time, none alone")
     parser.add_argument("--out", type=Path, default=Path("bench-out"))
     chosen = parser.parse_args()
     chosen.works = [
@@ -57,7 +61,9 @@ def present(peers: list[str]) -> list[str]:
     return [name for name in peers if not missing(name)]
 
 
-def run(works: list[str], peers: list[str], rounds: int, seconds: float) -> tuple[Results, str]:
+def run(
+    works: list[str], peers: list[str], rounds: int, seconds: float, together: bool
+) -> tuple[Results, str]:
     results: Results = {}
     with tempfile.TemporaryDirectory(prefix="bench-") as name:
         Path(name).chmod(0o755)
@@ -67,11 +73,17 @@ def run(works: list[str], peers: list[str], rounds: int, seconds: float) -> tupl
                 only = WORKS[work].only
                 own = ("ours", "framed") if WORKS[work].frame else ("ours",)
                 names = [peer for peer in (*own, *peers, "direct") if not only or kind_of(peer) in only]
+                if together:
+                    names.remove("direct")
                 results[work] = {peer: [] for peer in names}
                 for turn in range(rounds):
                     shift = turn % len(names)
-                    for peer in (*names[shift:], *names[:shift]):
-                        sample = take_sample(WORKS[work], peer, backend, seconds)
+                    order = [*names[shift:], *names[:shift]]
+                    samples = take_together(WORKS[work], order, backend, seconds) if together else None
+                    for place, peer in enumerate(order):
+                        sample = (
+                            samples[place] if samples else take_sample(WORKS[work], peer, backend, seconds)
+                        )
                         results[work][peer].append(sample)
                         figures = f"{sample.rate:,.0f}/s p99 {sample.p99:.0f} us, CPU {number(sample.cpu)} us"
                         print(
@@ -84,16 +96,25 @@ def run(works: list[str], peers: list[str], rounds: int, seconds: float) -> tupl
     return results, backend.kind
 
 
+def packets(peers: list[str]) -> str:
+    """The packets of a short connection through each peer, and without one."""
+    counts = {peer: packets_of(peer) for peer in ("ours", *peers, "direct")}
+    known = [f"{peer} {count:.1f}" for peer, count in counts.items() if count is not None]
+    return ", ".join(known) or "no network namespace is allowed here"
+
+
 def main() -> int:
     chosen = parse()
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     peers = present(chosen.peers)
-    results, backend = run(chosen.works, peers, chosen.rounds, chosen.seconds)
+    results, backend = run(chosen.works, peers, chosen.rounds, chosen.seconds, chosen.together)
     generator = "wrk" if find("wrk") else "the built-in load generator"
-    foot = (
-        f"{machine()}; backend {backend}; load by {generator}; medians of {chosen.rounds} interleaved rounds."
-    )
+    how = "rounds, all peers at the same time" if chosen.together else "interleaved rounds"
+    foot = f"{machine()}; backend {backend}; load by {generator}; medians of {chosen.rounds} {how}."
+    foot += f"\n\nKernel floor of a request (two sends and two receives on loopback): {kernel_floor():.1f} us of CPU."
+    if "close" in chosen.works:
+        foot += f"\n\nPackets of a connection with one request: {packets(peers)}."
     text = f"{table(results)}\n\n{foot}\n"
     chosen.out.mkdir(parents=True, exist_ok=True)
     (chosen.out / "bench.md").write_text(text)

@@ -107,9 +107,16 @@ def nginx(scene: Scene) -> list[str]:
     return nginx_command(scene.directory, "proxy", scene.workers, text)
 
 
+def has_stream_built_in(program: str) -> bool:
+    """Whether this nginx needs no module for TCP."""
+    shown = subprocess.run([program, "-V"], capture_output=True, text=True).stderr
+    return "--with-stream " in shown + " "
+
+
 def nginx_command(directory: Path, name: str, workers: int, body: str) -> list[str]:
+    needs_module = "stream" in body and not has_stream_built_in(find("nginx") or "")
     modules = [
-        f"load_module {module};" for module in STREAM_MODULES if Path(module).exists() and "stream" in body
+        f"load_module {module};" for module in STREAM_MODULES if needs_module and Path(module).exists()
     ]
     user = "user root;" if os.geteuid() == 0 else ""  # its temporary directory is ours alone
     head = f"""{" ".join(modules)}
@@ -181,8 +188,7 @@ def missing(name: str) -> bool:
     if name == "direct":
         return False
     if name == "nginx" and find(name):
-        shown = subprocess.run([find(name) or "", "-V"], capture_output=True, text=True).stderr
-        built_in = "--with-stream " in shown + " "
+        built_in = has_stream_built_in(find(name) or "")
         return not built_in and not any(Path(module).exists() for module in STREAM_MODULES)
     return not find(name)
 

@@ -9,6 +9,8 @@ import re
 import subprocess
 import tempfile
 import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -151,8 +153,17 @@ def parse_wrk(text: str) -> LoadFigures:
     )
 
 
-def take_sample(work: Work, peer: str, backend: BenchBackend, seconds: float) -> Sample:
-    """Start the peer, warm it up, measure it, end it."""
+def take_together(work: Work, peers: Sequence[str], backend: BenchBackend, seconds: float) -> list[Sample]:
+    """A sample of each peer, all at the same time: what disturbs the machine disturbs all of them."""
+    are_warm = threading.Barrier(len(peers))
+    with ThreadPoolExecutor(len(peers)) as threads:
+        return list(threads.map(lambda peer: take_sample(work, peer, backend, seconds, are_warm.wait), peers))
+
+
+def take_sample(
+    work: Work, peer: str, backend: BenchBackend, seconds: float, wait: Callable[[], object] = lambda: None
+) -> Sample:
+    """Start the peer, warm it up, `wait`, measure it, end it."""
     with tempfile.TemporaryDirectory(prefix="bench-") as name:
         backends = backend.addresses(work.backends, bool(work.frame))
         scene = Scene(free_port(), backends, work.workers, work.p2c, Path(name))
@@ -165,6 +176,7 @@ def take_sample(work: Work, peer: str, backend: BenchBackend, seconds: float) ->
                 frame=work.frame,
             )
             before = drive(warm, proxy.port, WARM_UP)
+            wait()
             if work.idle:
                 return sample_idle(work, proxy, before, seconds)
             return measure(work, proxy, seconds)
