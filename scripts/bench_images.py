@@ -83,9 +83,12 @@ class PipelineProcess:
         found: dict[str, Any] = json.loads(line)
         return found
 
-    def resize(self, path: Path, size: geometry.Size, source: geometry.Size, out: str = "") -> dict[str, Any]:
+    def resize(
+        self, path: Path, size: geometry.Size, source: geometry.Size, out: str = "", **more: object
+    ) -> dict[str, Any]:
         assert self.popen.stdin is not None
         job = {"path": str(path.resolve()), "width": size[0], "height": size[1], "source": source, "out": out}
+        job |= more
         self.popen.stdin.write(json.dumps(job) + "\n")
         self.popen.stdin.flush()
         return self._receive()

@@ -8,10 +8,11 @@ sharp.concurrency(1);
 sharp.cache(false);
 const send = (message) => process.stdout.write(JSON.stringify(message) + '\n');
 
-async function resize(data, width, height) {
+async function resize(data, width, height, format, quality) {
   const gif = data.subarray(0, 3).toString() === 'GIF';
   const png = data[0] === 0x89;
   const image = sharp(data, { animated: gif }).resize(width, height, { fit: 'fill' });
+  if (format) return image.toFormat(format, { quality }).toBuffer();
   if (gif) return image.gif().toBuffer();
   return (png ? image.png() : image.jpeg({ quality: 75 })).toBuffer();
 }
@@ -23,7 +24,7 @@ async function resize(data, width, height) {
     const data = fs.readFileSync(job.path);
     const before = process.cpuUsage();
     try {
-      const answer = await resize(data, job.width, job.height);
+      const answer = await resize(data, job.width, job.height, job.format, job.quality);
       const spent = process.cpuUsage(before);
       if (job.out) fs.writeFileSync(job.out, answer);
       send({ cpu: (spent.user + spent.system) / 1e6, bytes: answer.length });

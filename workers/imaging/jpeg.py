@@ -18,7 +18,7 @@ from workers.imaging import exif
 from workers.imaging.embedded import Embedded
 from workers.imaging.geometry import Box, Size, decode_size, scaled_box
 
-SMALL_PIXELS = 320 * 240  # of a result that gets Huffman tables of its own
+SMALL_PIXELS = 400 * 325  # of a result that gets Huffman tables of its own
 REDUCING_GAP = 2.0  # the decoded picture has at least this many times the sides of the target
 
 _MARKER = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")  # not: FF00 (data), D0..D7 (restarts), FFFF (fill bytes)
@@ -121,8 +121,8 @@ def _segments(data: bytes) -> Iterator[tuple[int, int]]:
 
 
 def encode(image: Image.Image, quality: int, chroma: str, is_optimized: bool, embedded: Embedded) -> bytes:
-    """Encode as baseline. Tables of its own make a picture of 160x120 5.9 % smaller in 0.01 ms; large ones 1 % in 2.2
-    times the time. Progressive, measured and rejected, takes 5.5 times as long for 6 %."""
+    """Encode as baseline. Tables of its own make a picture of 160x120 5.9 % smaller in 0.01 ms, one of 400x300 1.8 % in
+    0.4 ms; large ones 1 % in 2.2 times the time. Progressive, measured and rejected, takes 5.5 times as long for 6 %."""
     out = io.BytesIO()
     # On CMYK 4:2:0 would subsample magenta, yellow and black instead of colour differences: a loss of 7 dB.
     subsampling = chroma if image.mode == "RGB" else -1

@@ -164,8 +164,22 @@ def test_small_results_have_tables_of_their_own(draw, save):
         return workers.imaging.resize(data, workers.imaging.ResizeJob(*size, **job), limits).data
 
     assert tables(made(160, 120)) < tables(made(160, 120, original=True)) == tables(made(800, 600))
+    assert tables(made(400, 300)) < tables(made(800, 600))
     assert len(made(160, 120)) < len(made(160, 120, original=True))
     assert psnr(*(Image.open(io.BytesIO(made(160, 120, original=x))) for x in (True, False))) > 99
+
+
+def test_a_webp_is_as_small_as_with_the_usual_effort():
+    photo = Image.effect_mandelbrot((640, 480), (-2.0, -1.2, 1.0, 1.2), 90).convert("RGB")
+    photo = Image.blend(photo, Image.effect_noise((640, 480), 90).convert("RGB"), 0.3)
+    out = io.BytesIO()
+    photo.save(out, "WEBP", quality=75, method=4)
+    made = webp.encode(photo, 75, Embedded())
+    assert len(made) <= 1.02 * len(out.getvalue())
+    ours, usual = (
+        psnr(Image.open(io.BytesIO(each)).convert("RGB"), photo) for each in (made, out.getvalue())
+    )
+    assert ours > usual - 0.05
 
 
 def test_formats_by_default_smaller_than_jpeg(draw, save):
