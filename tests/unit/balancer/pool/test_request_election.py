@@ -214,3 +214,51 @@ def test_no_count_is_lost_whatever_happens_between_elections(board: Board) -> No
             hold(board, backend, 0)
             board.set_admin_state(backend.index, ADMIN_READY)
             board.counts.row(OWN)[Board.backend_at(backend.index) + B_SESSIONS] = 0
+
+
+# -- what each policy promises, of requests that stay and of requests that end at random
+
+
+def shares_of(board: Board, policy: str, *texts: str, requests: int = 600) -> list[int]:
+    """How many of the requests each backend has got; half of them stay."""
+    rng = random.Random(7)
+    elect = elector(board, pool(*texts), policy)
+    shares: Counter[int] = Counter()
+    for number in range(requests):
+        place = elect.elect_request(f"10.0.{number >> 8}.{number & 255}", 1.0 + number * LOOK / 5)
+        shares[place] += 1
+        if rng.random() < 0.5:
+            elect.release_request(place)
+    return [shares[place] for place in range(len(texts))]
+
+
+def test_roundrobin_is_exact_for_each_request(board: Board) -> None:
+    assert shares_of(board, "roundrobin", "weight=3", "", "") == [360, 120, 120]
+
+
+def test_p2c_keeps_to_the_less_loaded(board: Board) -> None:
+    """The one with 50 requests of another worker gets nothing until the others have as many."""
+    backends = pool("", "", "")
+    elect = elector(board, backends, "p2c")
+    hold(board, backends[0], 50)
+    places = [elect.elect_request(CLIENT, 1.0) for _ in range(80)]
+    assert 0 not in places
+    assert abs(places.count(1) - places.count(2)) <= 6
+    places += [elect.elect_request(CLIENT, 1.0) for _ in range(220)]
+    loads = [places.count(0) + 50, places.count(1), places.count(2)]
+    assert max(loads) - min(loads) <= 6
+
+
+@pytest.mark.parametrize("policy", ["source", "maglev"])
+def test_a_hash_gives_a_client_the_same_backend_for_each_request(board: Board, policy: str) -> None:
+    backends = pool("", "", "")
+    elect = elector(board, backends, policy)
+    clients = [f"10.1.2.{number}" for number in range(90)]
+    first = [elect.elect_request(client, 1.0) for client in clients]
+    assert min(Counter(first).values()) > 10
+    assert [elect.elect_request(client, 1.1) for client in clients] == first
+    board.set_admin_state(backends[0].index, ADMIN_DRAIN)
+    moved = [elect.elect_request(client, 1.2) for client in clients]
+    assert 0 not in moved
+    stayed = [place for place, before in zip(moved, first, strict=True) if place == before]
+    assert len(stayed) >= 0.8 * sum(before != 0 for before in first)
