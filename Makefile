@@ -25,7 +25,7 @@ help:
 	@echo 'make demo          three resizers, one balancer, one client; results in samples/'
 	@echo 'make test          unit tests, then real processes in the short form (TESTS=path selects)'
 	@echo 'make lint          ruff check, ruff format --check, mypy --strict'
-	@echo 'make bench         ours beside haproxy, nginx and envoy (WORK=keepalive,close PEERS=haproxy ROUNDS=5)'
+	@echo 'make bench         ours beside haproxy, nginx and envoy (WORK=keepalive,tls-new PEERS=haproxy ROUNDS=5)'
 	@echo 'make bench-images  the picture function, a directory, the service, thumbor and sharp servers (INPUT=directory)'
 	@echo 'make bench-framed  framed mode on one connection; the original headline work (GOWORK_FRONTEND=... names it)'
 	@echo 'make versus        faults, reloads, pauses and names: ours beside haproxy and nginx'

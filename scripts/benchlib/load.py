@@ -32,18 +32,14 @@ def request_for(plan: dict[str, Any]) -> bytes:
     return f"GET {plan['path']} HTTP/1.1\r\nHost: bench\r\n{ending}\r\n".encode()
 
 
-def reply_length(plan: dict[str, Any]) -> int:
-    """Bytes of a whole reply, head included."""
-    if plan.get("frame"):
-        return HEADER + int(plan["frame"][1])
-    with socket.create_connection((plan["host"], plan["port"]), 10) as sock:
-        sock.sendall(request_for(plan))
-        data = b""
-        while b"\r\n\r\n" not in data:
-            piece = sock.recv(65536)
-            if not piece:
-                raise SystemExit("the backend closed before a whole reply head")
-            data += piece
+def length_of(sock: socket.socket) -> int:
+    """Bytes of the whole HTTP reply that begins on `sock`, head included."""
+    data = b""
+    while b"\r\n\r\n" not in data:
+        piece = sock.recv(65536)
+        if not piece:
+            raise SystemExit("the backend closed before a whole reply head")
+        data += piece
     head = data.split(b"\r\n\r\n", 1)[0]
     lengths = [
         int(line.split(b":")[1])
@@ -59,7 +55,7 @@ class ClosedLoop:
     def __init__(self, plan: dict[str, Any]) -> None:
         self.plan = plan
         self.request = request_for(plan)
-        self.length = reply_length(plan)
+        self.length = self.reply_length()
         self.epoll = select.epoll()
         self.socks: dict[int, socket.socket] = {}
         self.left: dict[int, int] = {}
@@ -69,6 +65,14 @@ class ClosedLoop:
         self.requests = self.errors = self.asked = 0
         self.wanted = plan["requests"]  # 0: until the time is over; else each of that many is waited for
         self.later: list[float] = []  # when connections that failed may be tried again
+
+    def reply_length(self) -> int:
+        """Bytes of a whole reply, head included."""
+        if self.plan.get("frame"):
+            return HEADER + int(self.plan["frame"][1])
+        with socket.create_connection((self.plan["host"], self.plan["port"]), 10) as sock:
+            sock.sendall(self.request)
+            return length_of(sock)
 
     def open(self) -> None:
         """One more connection, and its first request as soon as it stands."""

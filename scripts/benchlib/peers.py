@@ -1,8 +1,9 @@
 """The peers: ours, haproxy, nginx, envoy, each as a TCP proxy with two workers, and "direct", no proxy at all.
 
 RULES: every peer gets the same backends, the same policy (least connections; two random choices where a work asks for
-p2c), no logging, no health checks, and otherwise its defaults. A program is found in the environment variable of its
-name in capitals, else on PATH. Also here: the backend itself, nginx where it is found, else one in Python.
+p2c), no logging, no health checks, and otherwise its defaults, but for TLS 1.3 where TLS is ended. A program is found in
+the environment variable of its name in capitals, else on PATH. Also here: the backend itself, nginx where it is found,
+else one in Python.
 """
 
 import json
@@ -45,6 +46,7 @@ class Scene:
     workers: int
     p2c: bool
     directory: Path
+    pem: Path | None = None  # certificate and key: the proxy ends TLS
 
 
 def ours(scene: Scene) -> list[str]:
@@ -57,6 +59,7 @@ def ours(scene: Scene) -> list[str]:
         *upstreams,
     ]
     options += [f"--balance={'p2c' if scene.p2c else 'leastconn'}", f"--admin={scene.directory}/admin"]
+    options += [f"--tls-cert={scene.pem}"] if scene.pem else []
     return [sys.executable, "-m", "balancer", *options]
 
 
@@ -81,7 +84,7 @@ defaults
   timeout client 10m
   timeout server 10m
 listen bench
-  bind 127.0.0.1:{scene.port}
+  bind 127.0.0.1:{scene.port}{f" ssl crt {scene.pem}" if scene.pem else ""}
   balance {"random(2)" if scene.p2c else "leastconn"}
 {servers}
 """
@@ -92,13 +95,19 @@ listen bench
 
 def nginx(scene: Scene) -> list[str]:
     servers = "\n".join(f"    server {host}:{port};" for host, port in scene.backends)
+    tls = (
+        f"ssl_certificate {scene.pem}; ssl_certificate_key {scene.pem}; ssl_protocols TLSv1.2 TLSv1.3;"
+        if scene.pem
+        else ""
+    )
     text = f"""stream {{
   upstream bench {{
     {"random two least_conn" if scene.p2c else "least_conn"};
 {servers}
   }}
   server {{
-    listen 127.0.0.1:{scene.port} reuseport backlog=4096;
+    listen 127.0.0.1:{scene.port} {"ssl" if tls else ""} reuseport backlog=4096;
+    {tls}
     proxy_pass bench;
     proxy_connect_timeout 5s;
   }}
@@ -191,6 +200,35 @@ def missing(name: str) -> bool:
         built_in = has_stream_built_in(find(name) or "")
         return not built_in and not any(Path(module).exists() for module in STREAM_MODULES)
     return not find(name)
+
+
+def make_certificate(directory: Path) -> Path:
+    """A PEM file with a P-256 key and a certificate of its own signature."""
+    key, pem = directory / "bench.key", directory / "bench.pem"
+    command = [
+        find("openssl") or "openssl",
+        "req",
+        "-x509",
+        "-nodes",
+        "-batch",
+        "-days",
+        "2",
+        "-subj",
+        "/CN=bench",
+    ]
+    command += [
+        "-newkey",
+        "ec",
+        "-pkeyopt",
+        "ec_paramgen_curve:prime256v1",
+        "-keyout",
+        str(key),
+        "-out",
+        str(pem),
+    ]
+    subprocess.run(command, check=True, capture_output=True)
+    pem.write_text(pem.read_text() + key.read_text())
+    return pem
 
 
 def start(command: list[str], log: Path, port: int, cwd: Path = ROOT) -> LabProcess:

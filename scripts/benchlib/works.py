@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from scripts.benchlib.peers import BenchBackend, Proxy, Scene, find
+from scripts.benchlib.peers import BenchBackend, Proxy, Scene, find, make_certificate
 from scripts.lab.helpers import HelperProcess
 from scripts.lab.measure import cpu_of, memory_of
 from scripts.lab.network import free_port
@@ -40,8 +40,12 @@ class Work:
     idle: int = 0
     only: tuple[str, ...] = ()
     frame: tuple[int, int] | None = None  # payload bytes of a request and of its reply
+    tls: str = (
+        ""  # the proxy ends TLS: kept, or a connection per request with a "full" or "resumed" handshake
+    )
 
 
+TLS_PEERS = ("ours", "haproxy", "nginx")
 WORKS = {
     "keepalive": Work("keep-alive request, 5-byte reply, 64 connections"),
     "close": Work("one connection per request, 5-byte reply", close=True),
@@ -63,6 +67,23 @@ WORKS = {
     "framed-small": Work("framed: 100-byte request, 100-byte reply, 64 connections", frame=(100, 100)),
     "framed-100k": Work("framed: 100-byte request, 100 KB reply", frame=(100, 102_400)),
     "framed-new": Work("framed: one connection per request", frame=(100, 100), close=True),
+    "tls-keepalive": Work(
+        "TLS: keep-alive request, 5-byte reply, 64 connections", tls="kept", only=TLS_PEERS
+    ),
+    "tls-100k": Work("TLS: 100 KB reply", path="/100k", connections=16, tls="kept", only=TLS_PEERS),
+    "tls-100m": Work(
+        "TLS: 100 MB reply", path="/100m", connections=4, requests=24, tls="kept", only=TLS_PEERS
+    ),
+    "tls-new": Work(
+        "TLS: one connection per request, full handshake",
+        connections=32,
+        close=True,
+        tls="full",
+        only=TLS_PEERS,
+    ),
+    "tls-resumed": Work(
+        "TLS: one connection per request, resumed", connections=32, close=True, tls="resumed", only=TLS_PEERS
+    ),
     "workers-64": Work("one connection per request, 64 workers", close=True, workers=64, only=("ours",)),
 }
 
@@ -98,7 +119,7 @@ class LoadFigures:
 
 
 def drive(work: Work, port: int, seconds: float) -> LoadFigures:
-    if find("wrk") and not work.requests and not work.frame:
+    if find("wrk") and not work.requests and not work.frame and not (work.tls and work.close):
         return drive_wrk(work, port, seconds)
     processes = 1 if work.connections < 2 or work.requests else 2
     plan: dict[str, Any] = {
@@ -108,14 +129,13 @@ def drive(work: Work, port: int, seconds: float) -> LoadFigures:
         "connections": work.connections // processes,
         "close": work.close,
         "frame": work.frame,
+        "resume": work.tls == "resumed",
         "requests": work.requests,
         "seconds": seconds if not work.requests else 600,
     }
+    program = "scripts.benchlib.tls_load" if work.tls else "scripts.benchlib.load"
     with ExitStack() as stack:
-        running = [
-            stack.enter_context(HelperProcess("scripts.benchlib.load", json.dumps(plan)))
-            for _ in range(processes)
-        ]
+        running = [stack.enter_context(HelperProcess(program, json.dumps(plan))) for _ in range(processes)]
         parts = [process.figures(stop=False, seconds=plan["seconds"] + 60) for process in running]
     times = sorted(time for part in parts for time in part["times"]) or [0]
     return LoadFigures(
@@ -131,7 +151,7 @@ def drive_wrk(work: Work, port: int, seconds: float) -> LoadFigures:
     threads = 1 if work.connections < 2 else 2
     command = [find("wrk") or "", f"-t{threads}", f"-c{work.connections}", f"-d{max(1, round(seconds))}s"]
     command += ["--latency", "--timeout", "10s", *(["-H", "Connection: close"] if work.close else [])]
-    command.append(f"http://127.0.0.1:{port}{work.path}")
+    command.append(f"{'https' if work.tls else 'http'}://127.0.0.1:{port}{work.path}")
     return parse_wrk(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
 
 
@@ -166,7 +186,8 @@ def take_sample(
     """Start the peer, warm it up, `wait`, measure it, end it."""
     with tempfile.TemporaryDirectory(prefix="bench-") as name:
         backends = backend.addresses(work.backends, bool(work.frame))
-        scene = Scene(free_port(), backends, work.workers, work.p2c, Path(name))
+        pem = make_certificate(Path(name)) if work.tls else None
+        scene = Scene(free_port(), backends, work.workers, work.p2c, Path(name), pem)
         with Proxy(peer, scene) as proxy:
             warm = Work(
                 "warm-up",
@@ -174,6 +195,7 @@ def take_sample(
                 close=work.close,
                 path=work.path,
                 frame=work.frame,
+                tls=work.tls,
             )
             before = drive(warm, proxy.port, WARM_UP)
             wait()
