@@ -45,7 +45,11 @@ COMMANDS = {
     "maint": Command(("NAME...",), "as drain, and they are not checked"),
     "weight": Command(("NAME", "N"), "change a backend's weight, 0 to 256; 0 is no new sessions"),
     "workers": Command(("[N]",), "the workers; with N, set their number without losing a connection"),
-    "reload": Command((), "read the configuration again; tells what changed, or why the old one stays"),
+    "reload": Command(
+        ("[certificates]",),
+        "read the configuration again; tells what changed, or why the old one stays; with certificates only those, into "
+        "the living workers",
+    ),
 }
 VIEWS = ("info", "listeners", "pools", "backends", "errors", "workers")  # parts of the status
 ACTS = tuple(name for name, command in COMMANDS.items() if command.is_act)

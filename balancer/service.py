@@ -13,7 +13,7 @@ from math import inf
 from balancer import prober, worker
 from balancer.admin_socket import AdminPlace, directories
 from balancer.config.option import ConfigError
-from balancer.config.units import Address
+from balancer.config.units import Address, counted
 from balancer.configuration import parse, summary_of
 from balancer.console import console
 from balancer.console.session_server import SessionServer
@@ -67,6 +67,7 @@ class BalancerService:
             options = self.place(options, shared)
             if is_first:
                 restore_state(self.board, backends_of(options), self.environ.get(HANDOVER_STATE, ""))
+            self.board.certificates = {name: table.handover for name, table in tables.items()}
         self.options = options
         return self.compose(options, backends_of(options), tables)
 
@@ -76,6 +77,14 @@ class BalancerService:
             return self.contexts.tables((one.name, one) for one in options.listeners)
         except ValueError as error:
             raise ConfigError(str(error)) from None
+
+    def renew(self) -> str:
+        """Have the workers present the certificates as they are on disk now. Raises ConfigError."""
+        try:
+            count = self.contexts.renew()
+        except ValueError as error:
+            raise ConfigError(str(error)) from None
+        return f"{counted(count, 'certificate')} renewed" if count else "no certificate has changed"
 
     def place(self, options: Options, shared: Shared) -> Options:
         """The options with a block for each listener, pool and backend, for the generation about to be forked."""
@@ -134,6 +143,7 @@ class BalancerService:
             summary=summary_of(options),
             notes=options.notes,
             handover_state=self.handover(backends),
+            refresh=self.renew,
             made_from=replace(options, notes=()),
         )
 

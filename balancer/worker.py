@@ -41,6 +41,7 @@ class RelayWorker:
     def __init__(self, child: Child, options: Options, board: Board, tls: Mapping[str, ContextTable]) -> None:
         self.child = child
         self.options = options
+        self.tls = tls
         self.context: WorkerContext[Session] = WorkerContext(child.loop, board, child.row, child.log)
         listeners, pools = options.listeners, options.pools
         self.relay = WorkerRelay(self.context, listeners, pools, self._sockets_of, child.wake, tls=tls)
@@ -75,8 +76,18 @@ class RelayWorker:
         if not self.child.draining:
             self.relay.serve([self.child.slot, *self.child.adopted()])
         self.relay.close_downed()
+        self.take_certificates()
         self.context.cells[LOG_DROPPED] = self.child.log.dropped
         self.show_title()
+
+    def take_certificates(self) -> None:
+        """New handshakes begin with the certificates that the master has renewed; open sessions go on."""
+        for name, table in self.tls.items():
+            try:
+                table.take_renewed()
+            except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
+                then = "the certificates before stay"
+                self.child.log.error("reload", listener=name, error=str(error), then=then)
 
     def show_title(self) -> None:
         now = self.child.loop.now

@@ -53,6 +53,7 @@ from balancer.shm.layout import (
     PID,
     READY,
     STATE,
+    REFRESH_REQUESTS,
     WANTED_WORKERS,
     WORKERS_REQUESTS,
 )
@@ -82,7 +83,7 @@ USAGES = {
     "maint": "maint NAME...",
     "weight": "weight NAME N",
     "workers": "workers N",
-    "reload": "reload",
+    "reload": "reload [certificates]",
 }
 ACTS = tuple(USAGES)[5:]
 
@@ -168,6 +169,8 @@ class Commands:
                     reply.send(self.set_workers(act, count))
                 case ["reload"]:
                     self.reload(act, reply)
+                case ["reload", "certificates"]:
+                    self.reload_certificates(act, reply)
                 case _:
                     raise CommandRefused(unknown_command(act.words))
         except CommandRefused as refusal:
@@ -336,10 +339,20 @@ class Commands:
     def reload(self, act: Act, reply: Reply) -> None:
         """Send SIGHUP to the master; answer when its notice has the outcome."""
         before, _ = self.board.shared.notice.read()
-        give_up = self.loop.now + RELOAD_DEADLINE
         generation = self.board.cells[MASTER_ROW * self.board.columns + MASTER_GENERATION]
         self._tell(act, before=f"generation {generation}", then="the line of the reload says the outcome")
         self._send_signal(self.master_pid, signal.SIGHUP)
+        self._await_outcome(before, reply)
+
+    def reload_certificates(self, act: Act, reply: Reply) -> None:
+        """Have the master read the certificates again; answer when its notice has the outcome."""
+        before, _ = self.board.shared.notice.read()
+        self._tell(act, what="certificates", then="the line of the reload says the outcome")
+        self.board.shared.rows.row(ADMIN_ROW)[REFRESH_REQUESTS] += 1
+        self._await_outcome(before, reply)
+
+    def _await_outcome(self, before: int, reply: Reply) -> None:
+        give_up = self.loop.now + RELOAD_DEADLINE
 
         def poll() -> None:
             serial, text = self.board.shared.notice.read()

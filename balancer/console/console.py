@@ -9,6 +9,7 @@ import resource
 import socket
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from balancer import __version__
@@ -18,14 +19,18 @@ from balancer.console.answers import Answers, makers_for
 from balancer.console.commands import Commands
 from balancer.console.events import describe_events
 from balancer.console.processes import Processes
-from balancer.console.status import Identity, roles_by_pid, snapshot
+from balancer.console.status import Identity, describe_certificates, roles_by_pid, snapshot
+from balancer.console.table import EXPIRES_SOON, days_text
 from balancer.console.web import WebServer
+from balancer.edge.certificates import calendar_time
+from balancer.eventloop.log import Log
 from balancer.options import Listener, Options
 from balancer.pool.board import Board
 from balancer.prefork.child import Child
 from balancer.prefork.sockets import ListeningSocket
 
 SAMPLE_EVERY = 1.0  # seconds
+WARN_EVERY = 86_400.0
 
 
 def as_bound(listener: Listener, child: Child) -> Listener:
@@ -68,9 +73,25 @@ def run(child: Child, options: Options, board: Board) -> int:
     child.on_new_sockets = refresh_of(servers)
     sample()
     child.loop.every(SAMPLE_EVERY, sample)
+    warn_of_expiry(child.log, options.listeners, board)
+    child.loop.every(WARN_EVERY, partial(warn_of_expiry, child.log, options.listeners, board))
     child.title.set(f"console [{place_of(child, metrics_address or admin_address)}]", child.loop.now)
     child.ready()
     return child.run()
+
+
+def warn_of_expiry(log: Log, listeners: Iterable[Listener], board: Board) -> None:
+    """A line for each certificate that expires soon."""
+    for listener in listeners:
+        for one in describe_certificates(board, listener, calendar_time()):
+            if one["expires_in_s"] < EXPIRES_SOON:
+                log.warning(
+                    "certificate",
+                    path=one["path"],
+                    listener=listener.name,
+                    expires_in=days_text(one["expires_in_s"]),
+                    then="renew it, then balancerctl reload certificates",
+                )
 
 
 def drain_of(child: Child, servers: Iterable[AdminServer | WebServer]) -> Callable[[float], None]:

@@ -11,6 +11,7 @@ from balancer.config.units import counted
 from balancer.console.table import (
     address_text,
     check_text,
+    expiring,
     framed_text,
     identity,
     listening,
@@ -88,6 +89,7 @@ def assess(status: Status) -> tuple[str, list[tuple[str, str]]]:
         if worker["state"] == "hung":
             then = "a sibling serves its queue until it is replaced"
             found.append((WARN, f"Worker {worker['slot']} (pid {worker['pid']}) is hung; {then}."))
+    found += [(WARN, f"The {sentence}.") for sentence in expiring(status)]
     reload = status.get("reload")
     if reload and not reload.get("ok", True):
         found.append((WARN, f"The last reload failed, the old configuration stays: {reload.get('text', '')}"))

@@ -106,6 +106,15 @@ def tls_figure(key: str) -> Callable[[Status], Iterable[Figure]]:
     ]
 
 
+def certificate_expiry(status: Status) -> Iterable[Figure]:
+    return [
+        ({**labels_of("listeners", listener), "path": one["path"]}, one["expires_in_s"])
+        for listener in status["listeners"]
+        if listener["tls"]
+        for one in listener["tls"]["certificates"]
+    ]
+
+
 def handshake_failures(status: Status) -> Iterable[Figure]:
     return [
         ({**labels_of("listeners", listener), "reason": reason}, count)
@@ -251,6 +260,8 @@ METRICS: tuple[Metric, ...] = (
            tls_figure("handshakes_total")),
     Metric("tls_resumed_total", "counter", "Those that resumed an earlier session.", tls_figure("resumed_total")),
     Metric("tls_failures_total", "counter", "TLS handshakes of clients that have not succeeded.", handshake_failures),
+    Metric("certificate_expiry_seconds", "gauge", "Time until a certificate expires; below 0 it has.",
+           certificate_expiry),
     Metric("tls_truncated_total", "counter", "Clients that ended their connection without ending TLS.",
            tls_figure("truncated_total")),
     Metric("pool_serving", "gauge", "1 when a client of the pool can be served.", pool_figure("serving")),

@@ -63,6 +63,7 @@ from typing import Any
 
 from balancer.console.events import described
 from balancer.console.processes import Figures
+from balancer.edge.certificates import calendar_time
 from balancer.options import Listener, Options, Pool
 from balancer.pool.backend import Backend
 from balancer.pool.board import (
@@ -270,11 +271,23 @@ def describe_tls(board: Board, listener: Listener) -> dict[str, Any] | None:
         return None
     at = board.listener_at(listener.index)
     return {
+        "certificates": describe_certificates(board, listener, calendar_time()),
         **{key: board.total(at + column) for key, column in TLS_TOTALS.items()},
         "failures": {
             reason: board.total(at + column) for column, reason in enumerate(TLS_FAILURES, L_TLS_FAILURES)
         },
     }
+
+
+def describe_certificates(board: Board, listener: Listener, calendar: float) -> list[dict[str, Any]]:
+    """Each certificate of a listener and when it expires; `calendar` is seconds since 1970."""
+    handover = board.certificates.get(listener.name)
+    if handover is None:
+        return []
+    return [
+        {"path": file.path, "expires_in_s": round(expires - calendar)}
+        for file, expires in zip(listener.tls_cert, handover.expiry(), strict=False)
+    ]
 
 
 def listener_totals(total: Callable[[int], int]) -> dict[str, Any]:

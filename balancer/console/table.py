@@ -36,6 +36,7 @@ LEFT = frozenset(
 BACKEND_HEAD = (
     "BACKEND", "ADDRESS", "STATE", "WEIGHT", "SESSIONS", "TOTAL", "FAILED", "IN", "OUT", "CHECK"
 )  # fmt: skip
+EXPIRES_SOON = 14 * 86_400.0  # seconds
 MOST_ADDRESSES = 3  # of listeners that one line names
 STATE_COLOURS = {
     "up": GREEN,
@@ -171,6 +172,23 @@ def check_text(backend: Mapping[str, Any]) -> str:
     return shown + in_a_row + (f", {counted(early, 'early end')}" if early else "")
 
 
+def expiring(status: Mapping[str, Any]) -> list[str]:
+    """A sentence for each certificate that expires soon."""
+    return [
+        f"certificate {one['path']} of {listener['name']} "
+        + (f"expires in {days_text(one['expires_in_s'])}" if one["expires_in_s"] > 0 else "has EXPIRED")
+        for listener in status["listeners"]
+        if listener["tls"]
+        for one in listener["tls"]["certificates"]
+        if one["expires_in_s"] < EXPIRES_SOON
+    ]
+
+
+def days_text(seconds: float) -> str:
+    """9.3 days -> "9d", 9.3 hours -> "9h"."""
+    return f"{seconds // 86_400:.0f}d" if seconds >= 86_400 else f"{seconds // 3600:.0f}h"
+
+
 def status_text(status: Mapping[str, Any], colour: bool = False) -> str:
     """Everything that `balancerctl status` prints."""
 
@@ -195,6 +213,7 @@ def status_text(status: Mapping[str, Any], colour: bool = False) -> str:
         lines.append(paint(f"NO CLIENT CAN BE SERVED: {status['reason']}", RED))
     elif status["reason"]:
         lines.append(paint(status["reason"], RED))
+    lines += [paint(sentence, RED) for sentence in expiring(status)]
     reload = status.get("reload")
     if reload and not reload.get("ok", True):
         lines.append(paint(f"last reload FAILED: {reload.get('text', '')}", RED))

@@ -13,7 +13,7 @@ RULES
 import re
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
 from balancer.config.option import optional, options_in
@@ -26,6 +26,7 @@ from balancer.edge.certificates import (
     parse_trust,
     server_context,
 )
+from balancer.edge.renewal import CertificateHandover
 
 if TYPE_CHECKING:
     from ssl import SSLContext
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
 TICKETS_LAST = (
     86_400.0  # seconds that one context gives out tickets: whoever gets its key reads no more than that
 )
+
+TAKES_RELOAD = "that takes new contexts, and so `balancerctl reload`"
 
 _tls = options_in("TLS")
 
@@ -127,7 +130,10 @@ class ContextTable:
         made_at: float = 0.0,
     ) -> None:
         files = settings.tls_cert
+        self.settings = settings
+        self.files = files
         self.made_at = made_at
+        self.handover = CertificateHandover(files)
         self._contexts: dict[tuple[CertificateFile, ...], Any] = {}
         chosen = {name: served_together(files, name) for name in sorted({n for f in files for n in f.names})}
         first = served_together(files, files[0].names[0]) if files[0].names else files[:1]
@@ -136,6 +142,7 @@ class ContextTable:
                 self._contexts[some] = make(settings, some)
         self.default: Any = self._contexts[first]
         self._by_name = {name: self._contexts[some] for name, some in chosen.items()}
+        self._places = [(tuple(map(files.index, some)), context) for some, context in self._contexts.items()]
 
     def choose(self, name: str) -> Any:
         """The context for a client that asks for this name, "" when it asks for none."""
@@ -143,6 +150,30 @@ class ContextTable:
         if found is None and name:
             found = self._by_name.get("*." + name.partition(".")[2])
         return self.default if found is None else found
+
+    def renew(self, settings: ListenerTls) -> None:
+        """In the master: have the living contexts present these certificates, here and in the workers. They are for the
+        same names, with keys of the same types. Raises ssl.SSLError, and then nothing has changed."""
+        files = settings.tls_cert
+        for places, _ in self._places:
+            make_context(settings, [files[place] for place in places])
+        self._load(files)
+        self.settings = settings
+        self.handover.write(files)
+
+    def take_renewed(self) -> bool:
+        """In a worker: present what the master has handed over; return whether there was something."""
+        pems = self.handover.read()
+        if pems is None:
+            return False
+        self._load(tuple(replace(file, pem=pem) for file, pem in zip(self.files, pems, strict=True)))
+        return True
+
+    def _load(self, files: tuple[CertificateFile, ...]) -> None:
+        for places, context in self._places:
+            for place in places:
+                files[place].load_into(context)
+        self.files = files
 
     @property
     def contexts(self) -> "tuple[SSLContext, ...]":
@@ -204,6 +235,28 @@ class ServerContexts:
                 self._known[key] = found[name] = table
         return found
 
+    def renew(self) -> int:
+        """Read all certificates again, and have the living contexts present those that have changed; return how many did.
+        Raises ValueError with a sentence, and then nothing has changed."""
+        import ssl
+
+        renewed = []
+        for key, table in self._known.items():
+            check_trust(table.settings)
+            files = tuple(renewed_file(file) for file in table.files)
+            if files != table.files:
+                renewed.append((key, table, files))
+        count = 0
+        for key, table, files in renewed:
+            count += sum(new != old for new, old in zip(files, table.files, strict=True))
+            try:
+                table.renew(replace(table.settings, tls_cert=files))
+            except ssl.SSLError as error:
+                raise ValueError(f"OpenSSL refuses the new certificates: {error.reason}") from None
+            del self._known[key]
+            self._known[table.settings.context_settings()] = table
+        return count
+
     def _make(self, name: str, settings: ListenerTls, now: float) -> ContextTable:
         import ssl
 
@@ -211,3 +264,21 @@ class ServerContexts:
             return ContextTable(settings, make_context, now)
         except ssl.SSLError as error:
             raise ValueError(f"OpenSSL refuses what listener {name} says of TLS: {error.reason}") from None
+
+
+def renewed_file(old: CertificateFile) -> CertificateFile:
+    """The same file as it is now. Raises ValueError, also when living contexts cannot take it."""
+    new = parse_certificate(str(old))
+    if new.names != old.names or new.key_type != old.key_type:
+        was, now = (f"{one.key_type} for {', '.join(one.names) or 'no name'}" for one in (old, new))
+        raise ValueError(
+            f"the certificate in {old.path} is another one ({now}, before: {was}): {TAKES_RELOAD}"
+        )
+    return new
+
+
+def check_trust(settings: ListenerTls) -> None:
+    """A change of whom to believe takes new contexts: old tickets would let their owners in. Raises ValueError."""
+    for trust, read in ((settings.tls_client_ca, parse_trust), (settings.tls_client_crl, parse_revoked)):
+        if trust is not None and read(trust.path) != trust:
+            raise ValueError(f"{trust.path} has changed: {TAKES_RELOAD}")

@@ -39,6 +39,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from operator import add
 
+from balancer.edge.renewal import CertificateHandover
 from balancer.options import MOST_LISTENERS, MOST_POOLS
 from balancer.shm.histogram import CELLS, USED, Distribution, distribution
 from balancer.shm.layout import FIRST_LEASE, MASTER_LIVE_ROWS, MASTER_ROW, PID, PREFORK_COLUMNS, Shared
@@ -213,6 +214,7 @@ class Board:
         self.shared = shared
         self.counts = shared.rows
         self.source_tables: dict[str, SourceTable] = {}  # of the listeners with limits per source, by name
+        self.certificates: dict[str, CertificateHandover] = {}  # of the listeners that end TLS, by name
         self.words = Table(1, _FIRST_BACKEND_WORDS + _BACKEND_WORDS * backends)
         self.columns = self.counts.columns
         self.cells = self.counts.cells

@@ -64,7 +64,9 @@ def is_same(old: Plan, new: Plan) -> bool:
 def _values(plan: Plan) -> list[object]:
     """All of a plan but functions, which cannot be compared (see Plan.made_from), and notes, which change nothing."""
     roles = [[getattr(role, one.name) for one in fields(role) if one.name != "run"] for role in plan.roles]
-    names = (one.name for one in fields(plan) if one.name not in ("roles", "handover_state", "notes"))
+    names = (
+        one.name for one in fields(plan) if one.name not in ("roles", "handover_state", "refresh", "notes")
+    )
     return [roles, *(getattr(plan, name) for name in names)]
 
 

@@ -218,6 +218,16 @@ class Generations:
         if not self.is_stopping:
             self._wants_reload = True
 
+    def refresh(self, now: float) -> None:
+        """Have the living processes take over what needs no new ones (see Plan.refresh)."""
+        refresh = self._processes.plan.refresh
+        if self.is_stopping or refresh is None:
+            return
+        try:
+            self._report(now, "", PlanChanges(), refresh())
+        except ConfigError as error:
+            self._report(now, str(error), PlanChanges())
+
     def _begin_reload(self, now: float) -> None:
         if self._needs_room and not self._has_room():
             return
@@ -305,10 +315,10 @@ class Generations:
         self._retire(reload.generation, is_final=False, now=now, within=reload_window(reload.plan))
         self._report(now, reason, PlanChanges())
 
-    def _report(self, now: float, error: str, changes: PlanChanges) -> None:
+    def _report(self, now: float, error: str, changes: PlanChanges, done: str = "") -> None:
         """One JSON text in the notice, one line in the log, one word to the service manager. `error` "": success."""
         self._reports += 1
-        text = error or str(changes)
+        text = error or done or str(changes)
         head = {"serial": self._reports, "ok": not error, "at_ms": int(now * 1000)}
         self._processes.shared.notice.write(report(head, text, changes))
         events = self._processes.events

@@ -48,6 +48,7 @@ from balancer.shm.layout import (
     MASTER_UPCOMING,
     PID,
     READY,
+    REFRESH_REQUESTS,
     STARTED_MS,
     STATE,
     WANTED_WORKERS,
@@ -146,7 +147,7 @@ class Master:
         self._started = time.monotonic()
         self._next_tick = self._started
         self._look_again: float | None = None
-        self._requests_seen = 0
+        self._requests_seen = self._refreshes_seen = 0
         processes.close_masters = self._close_in_child
 
     def serve(self, plan: Plan, listening: PlanSockets) -> int:
@@ -279,6 +280,9 @@ class Master:
         if admin[WORKERS_REQUESTS] != self._requests_seen:
             self._requests_seen = admin[WORKERS_REQUESTS]
             generations.scale(admin[WANTED_WORKERS], now)
+        if admin[REFRESH_REQUESTS] != self._refreshes_seen:
+            self._refreshes_seen = admin[REFRESH_REQUESTS]
+            generations.refresh(now)
         self._title.set(self.title(), now)
         if self._is_ready:
             self.notifier.beat(now)

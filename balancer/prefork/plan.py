@@ -1,7 +1,7 @@
 """What a service asks of the prefork machine: roles to fork, addresses to bind, limits to keep.
 
 RULES: frozen data and one protocol; no sockets, no processes, no traffic. A plan is made anew at every reload and
-compared with the one before, so everything in it compares by value, except a role's `run` and `handover_state`.
+compared with the one before, so everything in it compares by value, except functions.
 """
 
 from collections.abc import Callable
@@ -42,6 +42,8 @@ class Plan:
     `summary`: (name, value) pairs that a reload compares and reports, e.g. ("backend a", "10.0.0.1:80 weight=2").
     `handover_state`: gives a text that a successor (USR2) finds in its environment as PREFORK_HANDOVER_STATE: what only
     the memory of this master knows.
+    `refresh`: reads again what living processes can take over, and tells in a few words what has changed. Raises
+    ConfigError, and then nothing has.
     `notes`: settings that look like a mistake; logged as warnings at boot and at a reload that gets so far.
     """
 
@@ -64,6 +66,7 @@ class Plan:
     summary: tuple[tuple[str, str], ...] = ()
     notes: tuple[str, ...] = ()
     handover_state: Callable[[], str] = str
+    refresh: Callable[[], str] | None = None
     made_from: object = field(default_factory=object)
 
     def role(self, name: str) -> Role:

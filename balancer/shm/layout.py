@@ -13,7 +13,7 @@ RULES
       row            writer    holds
       MASTER_ROW     master    generation, live rows, slots, what it has done since boot
       RETIRED_ROW    master    totals of dead processes
-      ADMIN_ROW      console   what operators ask for (WANTED_WORKERS, WORKERS_REQUESTS)
+      ADMIN_ROW      console   what operators ask for (WANTED_WORKERS, WORKERS_REQUESTS, REFRESH_REQUESTS)
       FIRST_LEASE..  its process  one process each; only rows [FIRST_LEASE, MASTER_LIVE_ROWS) can be in use
 
 The slots table has one row per slot of the listening role and one writer, the master: which process serves the slot's
@@ -32,6 +32,9 @@ STARTED_MS = 8
 DEADLINE_MS = 9  # 0, or when the drain of this process ends
 WANTED_WORKERS = 10  # ADMIN_ROW only, with the number of such requests so far: the same one may come twice
 WORKERS_REQUESTS = 11
+REFRESH_REQUESTS = (
+    12  # ADMIN_ROW only: so many times what living processes can take over was to be read again
+)
 PREFORK_COLUMNS = 16
 
 MASTER_ROW, ADMIN_ROW, FIRST_LEASE = 0, 2, 3  # RETIRED_ROW is 1

@@ -94,6 +94,13 @@ def test_the_help_names_every_command_and_option() -> None:
         assert flag.spelling in text
 
 
+def test_a_reload_may_name_the_certificates() -> None:
+    assert parse(["reload", "certificates"]).words == ("reload", "certificates")
+    with pytest.raises(UsageError) as refused:
+        parse(["reload", "certificates", "x"])
+    assert str(refused.value) == "usage: balancerctl reload [certificates]"
+
+
 def test_the_console_knows_the_same_commands() -> None:
     """Parts of the status are asked for as the status."""
     assert set(COMMANDS) - set(ctl_options.VIEWS) | {"workers"} == set(USAGES)

@@ -319,3 +319,19 @@ def test_a_failed_reload_is_an_error_with_its_reason() -> None:
 def test_sources_are_answered_also_where_there_are_none(console: Fixture) -> None:
     assert console.say("sources") == {"listeners": []}
     assert console.say("sources web")["error"] == "usage: sources"
+
+
+def test_certificates_are_renewed_by_the_master_without_a_signal(tmp_path: Path) -> None:
+    console = Fixture(tmp_path)
+    console.loop = console.commands.loop = Loop()
+    replies = Replies()
+    admin = console.board.shared.rows.row(c.ADMIN_ROW)
+    console.commands.handle(["reload", "certificates"], replies)
+    assert (admin[c.REFRESH_REQUESTS], console.signals, len(replies)) == (1, [], 0)
+    console.board.shared.notice.write(json.dumps({"ok": True, "text": "2 certificates renewed"}))
+    for _ in range(20):
+        console.loop.run_once(0.1)
+        if replies:
+            break
+    assert replies[0]["text"] == "2 certificates renewed"
+    console.loop.close()

@@ -42,6 +42,11 @@ def test_the_big_line() -> None:
     assert "Nothing needs attention." in page and "{{" not in page
 
 
+def expires(seconds: int) -> dict[str, object]:
+    """A listener's TLS with one certificate."""
+    return {"certificates": [{"path": "/a.pem", "expires_in_s": seconds}]}
+
+
 @pytest.mark.parametrize(
     ("changed", "level", "sentence"),
     [
@@ -58,6 +63,9 @@ def test_the_big_line() -> None:
          "b: no address of db:80 is known."),
         ({"backends": [backend("a"), backend("b", pool="api", state="down")]}, BAD,
          "No client of pool api can be served: every backend is down."),
+        ({"listeners": [listener("web", tls=expires(9 * 86_400 + 5))]}, WARN, "certificate /a.pem of web expires in 9d"),
+        ({"listeners": [listener("web", tls=expires(7_300))]}, WARN, "certificate /a.pem of web expires in 2h"),
+        ({"listeners": [listener("web", tls=expires(-1))]}, WARN, "certificate /a.pem of web has EXPIRED"),
         ({"workers": [worker(0), worker(1, state="hung")]}, WARN, "Worker 1 (pid 4711) is hung"),
         ({"workers": [], "serving": False, "reason": "no worker is ready"}, BAD,
          "No client can be served: no worker is ready."),

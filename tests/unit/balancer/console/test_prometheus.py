@@ -210,6 +210,7 @@ def test_a_pool_in_framed_mode_has_its_connections() -> None:
 
 
 TLS = {
+    "certificates": [{"path": "/etc/a.pem", "expires_in_s": 864_000}],
     "handshakes_total": 5,
     "resumed_total": 3,
     "truncated_total": 1,
@@ -252,6 +253,7 @@ def test_a_listener_that_ends_tls_has_its_handshakes() -> None:
     samples = read(exposition(status(listeners=[listener("web", tls=TLS), listener("plain")])))
     found = {key: value for key, value in samples.items() if key[0].startswith("balancer_tls")}
     of_web = ("listener", "web")
+    assert samples["balancer_certificate_expiry_seconds", (of_web, ("path", "/etc/a.pem"))] == 864_000
     assert found == {
         ("balancer_tls_handshakes_total", (of_web,)): 5,
         ("balancer_tls_resumed_total", (of_web,)): 3,

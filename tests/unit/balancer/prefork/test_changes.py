@@ -58,7 +58,7 @@ OTHER: dict[str, object] = {
     "summary": (("a", "b"),),
     "made_from": "other options",
 }
-NOT_COMPARED = {"notes": ("x",), "handover_state": lambda: ""}
+NOT_COMPARED = {"notes": ("x",), "refresh": str, "handover_state": lambda: ""}
 
 
 @pytest.mark.parametrize("name", [one.name for one in fields(Plan)])

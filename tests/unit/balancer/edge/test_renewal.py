@@ -1,0 +1,156 @@
+"""Renewed certificates: read, tried, presented by living contexts in every process, or refused as a whole."""
+
+import os
+import ssl
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from balancer.edge.certificates import CertificateFile, parse_certificate, parse_trust
+from balancer.edge.renewal import CertificateHandover
+from balancer.edge.tls import ContextTable, ListenerTls, ServerContexts, make_context
+from tests.authority import Authority
+from tests.unit.balancer.edge.handshakes import client_context, shake_hands
+
+AUTHORITY = Authority()
+CLIENTS = Authority("Authority of clients")
+
+
+class OnDisk:
+    """Certificates in a directory, and contexts made of them."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.contexts = ServerContexts(lambda: 0.0)
+        self.issue("a", "a.example")
+        self.issue("b", "b.example")
+
+    def issue(self, name: str, *names: str, key: str = "EC", days: int = 30) -> None:
+        path = self.directory / f"{name}.pem"
+        path.write_bytes(AUTHORITY.issue(*names, key=key, ends=timedelta(days=days)))
+
+    def settings(self, **more: object) -> ListenerTls:
+        files = tuple(parse_certificate(str(self.directory / f"{name}.pem")) for name in "ab")
+        return ListenerTls(tls_cert=files, **more)  # type: ignore[arg-type]
+
+    def table(self, **more: object) -> ContextTable:
+        return self.contexts.tables([("web", self.settings(**more))])["web"]
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> OnDisk:
+    return OnDisk(tmp_path)
+
+
+def serial_of(table: ContextTable, name: str) -> int:
+    found = shake_hands(table.choose(name), client_context(AUTHORITY), name).client.getpeercert()
+    assert found is not None
+    return int(str(found["serialNumber"]), 16)
+
+
+def test_a_living_context_presents_what_is_on_disk_now_and_resumes_what_it_gave_out(disk: OnDisk) -> None:
+    table = disk.table()
+    client = client_context(AUTHORITY)
+    session = shake_hands(table.choose("a.example"), client, "a.example").client.session
+    old = serial_of(table, "a.example"), serial_of(table, "b.example")
+    disk.issue("a", "a.example", days=90)
+    assert disk.contexts.renew() == 1
+    assert serial_of(table, "a.example") != old[0] and serial_of(table, "b.example") == old[1]
+    assert shake_hands(table.choose("a.example"), client, "a.example", session).server.session_reused
+    assert disk.contexts.renew() == 0
+    assert disk.table() is table, "the next reload keeps the context"
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (lambda disk: disk.issue("b", "b.example", days=-1), "has expired"),
+        (
+            lambda disk: disk.issue("b", "c.example"),
+            "is another one (EC for c.example, before: EC for b.example)",
+        ),
+        (
+            lambda disk: disk.issue("b", "b.example", key="RSA"),
+            "takes new contexts, and so `balancerctl reload`",
+        ),
+        (lambda disk: (disk.directory / "b.pem").unlink(), "cannot read"),
+        (lambda disk: (disk.directory / "b.pem").write_text("x"), "holds no certificate"),
+        (
+            lambda disk: (disk.directory / "b.pem").write_bytes(
+                AUTHORITY.issue("b.example", with_key=False)
+                + AUTHORITY.issue("b.example").partition(b"-----END CERT")[2]
+            ),
+            "the key does not belong to the certificate",
+        ),
+        (
+            lambda disk: (disk.directory / "clients.pem").write_bytes(Authority("Another one").pem),
+            "clients.pem has changed: that takes new contexts",
+        ),
+    ],
+    ids=range(7),
+)
+def test_what_living_contexts_cannot_take_changes_nothing(
+    disk: OnDisk, change: Callable[[OnDisk], object], sentence: str
+) -> None:
+    """Not even the certificate that is right."""
+    (disk.directory / "clients.pem").write_bytes(CLIENTS.pem)
+    trust = parse_trust(str(disk.directory / "clients.pem"))
+    table = disk.table(tls_client_ca=trust, tls_client="optional")
+    old = serial_of(table, "a.example"), serial_of(table, "b.example")
+    disk.issue("a", "a.example", days=90)
+    change(disk)
+    with pytest.raises(ValueError) as refused:
+        disk.contexts.renew()
+    assert sentence in str(refused.value)
+    assert (serial_of(table, "a.example"), serial_of(table, "b.example")) == old
+    assert table.handover.read() is None
+
+
+def test_another_process_takes_what_was_handed_over_once(disk: OnDisk) -> None:
+    table = disk.table()
+    before = table.handover.expiry()
+    disk.issue("b", "b.example", days=90)
+    worker = ContextTable(table.settings, make_context)
+    worker.handover = twin(table.handover)
+    assert not worker.take_renewed()
+    disk.contexts.renew()
+    assert worker.take_renewed() and not worker.take_renewed()
+    assert serial_of(worker, "b.example") == serial_of(table, "b.example")
+    assert serial_of(worker, "a.example") == serial_of(table, "a.example")
+    after = table.handover.expiry()
+    assert after[0] == before[0] and after[1] > before[1] + 59 * 86_400
+
+
+def twin(handover: CertificateHandover) -> CertificateHandover:
+    """What a forked process has of it: the same memory, and a state of its own."""
+    other = object.__new__(CertificateHandover)
+    vars(other).update(vars(handover))
+    return other
+
+
+def test_what_is_half_written_is_read_later(disk: OnDisk) -> None:
+    files: tuple[CertificateFile, ...] = disk.settings().tls_cert
+    writer = CertificateHandover(files)
+    reader = twin(writer)
+    writer.write(files)
+    whole = os.pread(reader.fileno(), 1 << 20, 0)
+    for wrong in (whole[:-20], b"", whole.replace(b'"version": 1', b'"version": 2')):
+        os.ftruncate(reader.fileno(), 0)
+        os.pwrite(reader.fileno(), wrong, 0)
+        assert reader.read() is None
+    os.ftruncate(reader.fileno(), 0)
+    os.pwrite(reader.fileno(), whole, 0)
+    assert reader.read() == [file.pem for file in files]
+    assert reader.read() is None
+
+
+def test_a_client_without_a_certificate_stays_out_after_a_renewal(disk: OnDisk) -> None:
+    (disk.directory / "clients.pem").write_bytes(CLIENTS.pem)
+    table = disk.table(tls_client_ca=parse_trust(str(disk.directory / "clients.pem")))
+    disk.issue("a", "a.example", days=90)
+    assert disk.contexts.renew() == 1
+    shake_hands(table.choose("a.example"), client_context(AUTHORITY, CLIENTS), "a.example")
+    with pytest.raises(ssl.SSLError):
+        shake_hands(table.choose("a.example"), client_context(AUTHORITY), "a.example")
