@@ -289,9 +289,9 @@ def check_routes(listeners: Sequence[ListenerSection], pools: Sequence[PoolSecti
     ]
     notes += [
         f"{each.settings.sources['preread']}: preread = {each.record.preread} has no effect: no route of {each} looks at "
-        "a name"
+        "a name, and it does not end TLS"
         for each in listeners
-        if each.record.preread != "tls" and not each.record.asks_names
+        if each.record.preread != "tls" and not each.record.asks_names and not each.record.tls_cert
     ]
     return tuple(notes)
 
@@ -369,10 +369,6 @@ def check_tls(listeners: Sequence[ListenerSection], pools: Sequence[PoolSection]
             if file.not_before > calendar_time():
                 where = settings.where("tls-cert", item)
                 notes.append(f"{where}: the certificate in {file.path} is not valid yet")
-        if one.tls_cert and one.preread == "postgres":
-            raise settings.refuse(
-                "tls-cert", "TLS of PostgreSQL clients (preread = postgres) is passed on, not ended"
-            )
         for name in one.pool_names if one.tls_cert else ():
             if name in framed:
                 raise settings.refuse("tls-cert", f"{framed[name]} is in framed mode, which reads no TLS")

@@ -171,8 +171,8 @@ class Listener(ListenerTls):
     )
     preread: str = _access(
         "tls",
-        "how clients begin whose route looks at a name: tls with a ClientHello; postgres with PostgreSQL's SSLRequest, "
-        "which is answered, or with a ClientHello",
+        "how clients begin where a route looks at a name or TLS is ended: tls with a ClientHello; postgres with "
+        "PostgreSQL's SSLRequest, which is answered, or with a ClientHello",
         choices=("tls", "postgres"),
     )
     allow: tuple[NetworkItem, ...] = _access(

@@ -52,8 +52,8 @@ from balancer.shm.layout import (
     MAX_SLOTS,
     PID,
     READY,
-    STATE,
     REFRESH_REQUESTS,
+    STATE,
     WANTED_WORKERS,
     WORKERS_REQUESTS,
 )

@@ -52,8 +52,8 @@ def first_phase(
         begin = partial(tls.wait_for_hello, deny, begin)
     elif listener.asks_names:
         begin = partial(read_hello, deny, listener.preread_timeout, begin)
-        if listener.preread == "postgres":
-            begin = partial(read_ssl_request, deny, listener.preread_timeout, begin)
+    if listener.preread == "postgres" and (tls is not None or listener.asks_names):
+        begin = partial(read_ssl_request, deny, listener.preread_timeout, begin)
     if sources is not None:
         begin = partial(check_source, deny, sources, begin)
     if listener.allow or listener.deny:

@@ -1,8 +1,10 @@
-"""PostgreSQL clients routed by name (`preread = postgres`): their TLS begins behind a question of PostgreSQL's own.
+"""PostgreSQL clients (`preread = postgres`): their TLS begins behind a question of PostgreSQL's own.
 
     client       SSLRequest (8 bytes)  ->   us          S  <-  we answer, so that the client sends its ClientHello
     us           SSLRequest            ->   backend     S  <-  the backend's answer, taken off
     client       ClientHello ...       ->   backend     TLS between the two from here on
+
+Where the listener ends TLS, the first line is all of it.
 
 RULES: a client that begins with TLS at once (sslnegotiation=direct) is passed on as it is. Bytes in the clear behind the
 question are refused on both sides, else they would be read as part of what is encrypted (CVE-2021-23214, CVE-2021-23222).
@@ -100,7 +102,6 @@ class RequestParser:
         self._answered = 0  # bytes
 
     def __call__(self, session: Session, received: bytes) -> bool:
-        assert isinstance(session, PostgresSession)
         asked = received[self._answered :]
         if asked.startswith(_TLS_HANDSHAKE) and not self._answered:
             session.first = received
@@ -112,8 +113,10 @@ class RequestParser:
             return False
         if asked != request:
             raise ValueError("bytes behind the SSLRequest, before its answer")
-        session.asks_tls = request == SSL_REQUEST
+        asks_tls = request == SSL_REQUEST
+        if isinstance(session, PostgresSession):  # else TLS ends here, and the backend speaks without
+            session.asks_tls = asks_tls
         self._answered += len(request)
         with suppress(OSError):  # the client has gone, which the next read finds
-            write(session.client_fd, YES if session.asks_tls else NO)
-        return session.asks_tls
+            write(session.client_fd, YES if asks_tls else NO)
+        return asks_tls

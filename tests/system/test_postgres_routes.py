@@ -4,10 +4,12 @@ import shutil
 import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 
 from scripts.lab.network import Address, text_of
+from tests.authority import Authority
 from tests.system.harness import FileBalancer, ini_section
 from tests.system.postgres_server import postgres_server
 
@@ -51,8 +53,10 @@ def test_psql_is_routed_by_the_name_of_its_host_and_talks_tls_to_the_server(lb: 
     for host, pool in (("a.example", "a"), ("x.b.example", "b")):
         found = psql(lb.address, host, query)
         assert (found.stdout.strip(), found.stderr) == ("t|1000000", "")
-        # psql closes with the server's close_notify unread, which resets the connection.
-        lb.wait_line(rf" session client=\S+ sni={host} listener=db pool={pool} backend={pool} end=(--|CD) ")
+        # Either side closes with the close_notify of the other one unread, which resets the connection.
+        lb.wait_line(
+            rf" session client=\S+ sni={host} listener=db pool={pool} backend={pool} end=(--|CD|SD) "
+        )
     lb.check_at_rest()
 
 
@@ -73,6 +77,26 @@ def test_others_are_refused(lb: FileBalancer, host: str, parameters: dict[str, o
     assert psql(lb.address, host, "select 1", **parameters).returncode != 0
     lb.wait_line(rf" session client=\S+ .*end=PR .* {said}")
     lb.check_at_rest()
+
+
+def test_tls_ends_here_and_the_server_gets_none(server: Address, tmp_path: Path) -> None:
+    authority = Authority()
+    (tmp_path / "a.pem").write_bytes(authority.issue("a.example"))
+    (tmp_path / "ca.pem").write_bytes(authority.pem)
+    text = ini_section(
+        "listener db", bind="127.0.0.1:0", preread="postgres", tls_cert=tmp_path / "a.pem", pool="a"
+    )
+    text += ini_section("pool a", upstream=text_of(server), check="none")
+    with FileBalancer(text, loglevel=1) as lb:
+        query = "select ssl, length(repeat('x', 1000000)) from pg_stat_ssl where pid = pg_backend_pid()"
+        verified = {"sslmode": "verify-full", "sslrootcert": tmp_path / "ca.pem"}
+        found = psql(lb.address, "a.example", query, **verified)
+        assert (found.stdout.strip(), found.stderr) == ("f|1000000", "")
+        assert psql(lb.address, "b.example", query, **verified).returncode != 0
+        lb.wait_line(
+            r" session client=\S+ sni=a\.example tls=TLSv1\.3 .*listener=db pool=a .*end=(--|CD|SD) "
+        )
+        lb.check_at_rest()
 
 
 def test_many_at_once_over_two_workers(lb: FileBalancer) -> None:

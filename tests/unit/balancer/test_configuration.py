@@ -625,7 +625,9 @@ def test_a_listener_that_does_not_serve_every_client_is_noted(ini: Callable[[str
 def test_a_preread_that_has_no_effect_is_noted(ini: Callable[[str], list[str]]) -> None:
     file = ini(SECTIONS.replace("[listener db]\n", "[listener db]\npreread = postgres\n"))
     [note] = parse(file, {}).notes
-    assert note.endswith(": preread = postgres has no effect: no route of [listener db] looks at a name")
+    assert note.endswith(
+        ": preread = postgres has no effect: no route of [listener db] looks at a name, and it does not end TLS"
+    )
 
 
 def test_print_config_tells_each_sections_sources_and_reads_back(
