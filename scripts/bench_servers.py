@@ -57,7 +57,8 @@ NOTES = """
 How to read it:
 
 - 80 greedy connections: ours refuses those that its queue of 64 has no place for, and a client that asks less than its
-  share overtakes the others. The other two answer all in the order of asking.
+  share overtakes the others. The other two answer all in the order of asking. The client makes a connection for each
+  picture, from the same address.
 - Bombs and broken files: a flat PNG of 144 MP, a GIF of 400 frames of 1 MP, a JPEG that ends early, noise, and a PNG of
   one pixel that asks for 32 MP of AVIF, each asked for by a connection of its own.
 - Clients that went: the picture of a client that has ended its connection is not worked on by ours.
