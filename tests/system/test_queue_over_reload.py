@@ -81,7 +81,7 @@ def pools(address: str, maxconn: int, **keys: object) -> str:
         ini_section("balancer", drain_timeout=LONG["drain_timeout"])
         + ini_section("listener web", port=0, bind="127.0.0.1", pool="web")
         + ini_section("pool web", upstream=f"{address} name=a maxconn={maxconn}", **(waits | keys))
-        + ini_section("pool other", upstream=f"{address} name=a maxconn=1")
+        + ini_section("pool other", upstream=f"{address} name=a maxconn=1", check=LONG["check"])
     )
 
 
