@@ -1,4 +1,4 @@
-"""The tables of options and metrics as documents: Markdown for README.md and docs/, full INI files for conf/.
+"""The tables of options and metrics as documents: Markdown for docs/, full INI files for conf/.
 
     python scripts/options_table.py            print the tables of options
     python scripts/options_table.py --write    put all tables between their markers, and rewrite conf/*.ini
@@ -22,6 +22,7 @@ from workers.client import options as client_options  # noqa: E402
 from workers.resizer import options as resizer_options  # noqa: E402
 
 METRICS_PAGE = ROOT / "docs" / "METRICS.md"
+PAGES = (ROOT / "docs" / "CONFIGURATION.md", ROOT / "docs" / "RESIZER.md")  # of options
 TABLES: dict[str, Sequence[Option]] = {
     "balancer": balancer_options.OPTIONS,
     "resizer": resizer_options.OPTIONS,
@@ -38,7 +39,7 @@ SHOWN = {
 
 
 def markdown(section: str) -> str:
-    """The README's block, markers included."""
+    """The block of a page, markers included."""
     table = usage.markdown_table(section, DOCUMENTED[section], KINDS[section])
     return f"<!-- options:{section} -->\n{table}\n<!-- /options -->"
 
@@ -102,8 +103,8 @@ def in_metrics_page(text: str) -> str:
     return block.sub(lambda found: metrics_table(), text)
 
 
-def in_readme(text: str) -> str:
-    """The README with its option blocks as they should be."""
+def in_page(text: str) -> str:
+    """A page with its option blocks as they should be."""
     for section in TABLES:
         block = re.compile(rf"<!-- options:{section} -->.*?<!-- /options -->", re.DOTALL)
         text = block.sub(markdown(section).replace("\\", r"\\"), text)
@@ -112,8 +113,8 @@ def in_readme(text: str) -> str:
 
 def main(argv: Sequence[str]) -> int:
     if argv == ["--write"]:
-        readme = ROOT / "README.md"
-        readme.write_text(in_readme(readme.read_text()))
+        for page in PAGES:
+            page.write_text(in_page(page.read_text()))
         METRICS_PAGE.write_text(in_metrics_page(METRICS_PAGE.read_text()))
         for section in TABLES:
             (ROOT / "conf" / f"{section}.ini").write_text(full_ini(section))

@@ -191,23 +191,43 @@ def test_the_image_does_not_run_as_root_and_copies_what_exists() -> None:
 def test_the_makefile_has_every_target_that_the_readme_names() -> None:
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     assert {"demo", "test", "lint", "bench", "bench-images", "soak", "clean", "versus", "help"} <= targets
-    spoken = set(re.findall(r"`make ([a-z-]+)", (ROOT / "README.md").read_text()))
+    pages = [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]
+    spoken = {name for page in pages for name in re.findall(r"`make ([a-z-]+)", page.read_text())}
     assert spoken <= targets
 
 
-def test_the_readme_shows_the_file_with_several_pools() -> None:
+def test_a_page_shows_the_file_with_several_pools() -> None:
     path = "conf/balancer-pools.ini"
-    block = (
-        (ROOT / "README.md").read_text().partition(f"<!-- {path} -->")[2].partition(f"<!-- /{path} -->")[0]
-    )
+    page = (ROOT / "docs" / "CONFIGURATION.md").read_text()
+    block = page.partition(f"<!-- {path} -->")[2].partition(f"<!-- /{path} -->")[0]
     assert block == f"\n```ini\n{(ROOT / path).read_text()}```\n"
 
 
-@pytest.mark.parametrize("document", ["README.md", "CONTRIBUTING.md", "docs/SIGNALS.md", "docs/TUNING.md"])
+DOCUMENTS = [
+    "README.md",
+    "CONTRIBUTING.md",
+    *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md")),
+]
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
 def test_every_file_that_a_document_names_exists(document: str) -> None:
-    text = (ROOT / document).read_text()
-    named = set(re.findall(r"`((?:balancer|workers|scripts|tests|conf|docs)/[\w./-]*)`", text))
-    assert [name for name in sorted(named) if not (ROOT / name).exists()] == []
+    """In backticks from the root, in links from the document itself."""
+    page = ROOT / document
+    text = page.read_text()
+    named = [
+        ROOT / name for name in re.findall(r"`((?:balancer|workers|scripts|tests|conf|docs)/[\w./-]*)`", text)
+    ]
+    named += [page.parent / link for link in re.findall(r"\]\(([\w./-]+?)(?:#[\w-]*)?\)", text)]
+    assert [str(path) for path in named if not path.exists()] == []
+
+
+def test_the_readme_is_read_in_five_minutes_and_leads_to_every_page() -> None:
+    text = (ROOT / "README.md").read_text()
+    assert len(text.splitlines()) <= 150
+    assert {f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md")} - {"docs/PROTOCOL.md"} <= set(
+        re.findall(r"\]\(([\w./-]+)\)", text)
+    )
 
 
 def test_every_ini_file_can_be_read() -> None:
