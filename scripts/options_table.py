@@ -1,7 +1,7 @@
 """The tables of options and metrics as documents: Markdown for docs/, full INI files for conf/.
 
     python scripts/options_table.py            print the tables of options
-    python scripts/options_table.py --write    put all tables between their markers, and rewrite conf/*.ini
+    python scripts/options_table.py --write    put all tables between their markers, and rewrite conf/*.ini and conf/man/
 
 tests/unit/test_conf.py fails while the documents tell anything else than the tables."""
 
@@ -18,6 +18,7 @@ from balancer import options as balancer_options  # noqa: E402
 from balancer.config import usage  # noqa: E402
 from balancer.config.option import Option  # noqa: E402
 from balancer.console.prometheus import METRICS, PREFIX  # noqa: E402
+from scripts import man_pages  # noqa: E402
 from workers.client import options as client_options  # noqa: E402
 from workers.resizer import options as resizer_options  # noqa: E402
 
@@ -118,7 +119,7 @@ def main(argv: Sequence[str]) -> int:
         METRICS_PAGE.write_text(in_metrics_page(METRICS_PAGE.read_text()))
         for section in TABLES:
             (ROOT / "conf" / f"{section}.ini").write_text(full_ini(section))
-        return 0
+        return man_pages.main()
     if argv:
         print(__doc__, file=sys.stderr)
         return 2
