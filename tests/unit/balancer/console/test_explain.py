@@ -1,0 +1,97 @@
+"""What an election would see: verdicts of each backend, for each policy, without counting anything."""
+
+from ipaddress import ip_network
+
+import pytest
+
+from balancer.config.units import parse_address
+from balancer.console.explain import explain
+from balancer.edge.route import Route
+from balancer.options import Listener, Pool
+from balancer.pool import board as b
+from balancer.pool.backend import Backend
+from balancer.shm import layout as c
+
+NAMES = ("one", "two", "three", "spare")
+
+
+def pool_of(balance: str) -> Pool:
+    backends = tuple(
+        Backend(name, parse_address(f"10.0.0.{n}:1"), index=n, weight=2 if name == "three" else 1,
+                maxconn=3 if name == "two" else 0, backup=name == "spare")
+        for n, name in enumerate(NAMES)
+    )  # fmt: skip
+    return Pool("main", backends, balance=balance, index=0)
+
+
+@pytest.fixture
+def board() -> b.Board:
+    """one has 4 sessions, two 3 of at most 3, three 6 at weight 2."""
+    made = b.Board(c.make_shared(b.columns_for(8), rows=8), 8)
+    for kind, count in ((b.LISTENERS, 1), (b.POOLS, 1), (b.BACKENDS, 4)):
+        made.give_out(kind, range(count), ())
+    made.assign_pool(0, range(4))
+    made.shared.rows.row(c.MASTER_ROW)[c.MASTER_LIVE_ROWS] = c.FIRST_LEASE + 1
+    row = made.shared.rows.row(c.FIRST_LEASE)
+    row[c.PID] = 71
+    for index, sessions in enumerate((4, 3, 6)):
+        row[made.backend_at(index) + b.B_SESSIONS] = sessions
+    return made
+
+
+def verdicts(board: b.Board, balance: str, source: str = "") -> dict[str, str]:
+    listener = Listener("web", (), routes=(Route("main"),), index=0)
+    before = board.cells.tobytes()
+    found = explain(board, listener, {"main": pool_of(balance)}, source, "")
+    assert board.cells.tobytes() == before
+    assert [one["name"] for one in found["backends"] if one["verdict"] == "elected"] == found["elected"]
+    return {one["name"]: one["verdict"] for one in found["backends"]}
+
+
+@pytest.mark.parametrize(
+    ("balance", "expected"),
+    [
+        ("leastconn", {"one": "more loaded", "two": "full", "three": "elected", "spare": "backup"}),
+        ("roundrobin", {"one": "elected", "two": "full", "three": "elected", "spare": "backup"}),
+        ("p2c", {"one": "elected", "two": "full", "three": "elected", "spare": "backup"}),
+    ],
+)
+def test_each_backend_has_its_verdict(board: b.Board, balance: str, expected: dict[str, str]) -> None:
+    assert verdicts(board, balance) == expected
+
+
+def test_by_source_one_is_elected_and_always_the_same(board: b.Board) -> None:
+    found = verdicts(board, "source", "192.0.2.7")
+    assert list(found.values()).count("elected") == 1
+    assert verdicts(board, "source", "192.0.2.7") == found
+
+
+def test_backups_serve_while_no_other_can(board: b.Board) -> None:
+    for index in (0, 1):
+        board.write_verdict(index, [(b.W_VERDICT, b.DOWN)])
+    board.set_admin_state(2, b.ADMIN_DRAIN)
+    assert verdicts(board, "leastconn") == {
+        "one": "down",
+        "two": "down",
+        "three": "drain",
+        "spare": "elected",
+    }
+
+
+def test_the_first_route_that_matches_is_taken(board: b.Board) -> None:
+    routes = (
+        Route("reject", ip_network("10.1.0.0/16")),
+        Route("main", ip_network("10.0.0.0/8"), "a.example"),
+        Route("main", ip_network("10.0.0.0/8")),
+    )
+    listener, pools = Listener("web", (), routes=routes, index=0), {"main": pool_of("leastconn")}
+    for source, name, taken in (
+        ("10.1.2.3", "a.example", 0),
+        ("10.2.0.1", "a.example", 1),
+        ("10.2.0.1", "", 2),
+    ):
+        found = explain(board, listener, pools, source, name)
+        assert [one["is_taken"] for one in found["routes"]].index(True) == taken
+        assert (found["pool"] is None) == (taken == 0)
+    outside = explain(board, listener, pools, "192.0.2.1", "")
+    assert outside["pool"] is None and outside["reason"] == "no route matches: refused"

@@ -1,0 +1,137 @@
+"""Sessions as the console sees them: filters, states, and slices that leave the worker its turns."""
+
+import json
+import socket
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from balancer.console.session_query import filter_of, sessions_answer
+from balancer.console.session_server import SLICE, SessionFilter, SessionServer, describe_session
+from balancer.relay import ends
+from balancer.relay.session_line import session_id
+from tests.unit.balancer.relay.simulation import OWN, FarElector, Make
+
+
+def test_a_session_is_described_in_each_of_its_states(make: Make) -> None:
+    worker = make(upstream="maxconn=1")
+    worker.pair()
+    worker.connect()
+    worker.settle()
+    worker.pass_time(2.5)
+    first, second = (describe_session(session, worker.loop.now) for session in worker.sessions)
+    assert (first["state"], first["pool"], first["age_s"]) == ("relaying", "main", 2.5)
+    assert (second["state"], second["backend"]) == ("queued", None)
+    assert first["id"] != second["id"] and 0 < first["idle_s"] <= 2.5
+
+
+def test_a_dial_under_way_and_a_half_closed_session_are_told(make: Make) -> None:
+    worker = make()
+    client, _ = worker.pair()
+    client.shutdown(socket.SHUT_WR)
+    worker.settle()
+    worker.lane.elector = FarElector(worker.board, worker.pool, OWN)
+    worker.connect()
+    worker.turn()
+    states = [describe_session(session, worker.loop.now)["state"] for session in worker.sessions]
+    assert states == ["half-closed", "dialling"]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "matches"),
+    [
+        ({}, True),
+        ({"pool": "main"}, True),
+        ({"pool": "other"}, False),
+        ({"backend": "nothing"}, False),
+        ({"client": "127.0.0.1"}, True),
+        ({"client": "127.0.0.0/8"}, True),
+        ({"client": "10.0.0.0/8"}, False),
+        ({"client": "::1"}, False),
+        ({"older": 2.0}, True),
+        ({"older": 4.0}, False),
+        ({"id": "f-0-0"}, False),
+    ],
+)
+def test_filters(make: Make, wanted: dict[str, Any], matches: bool) -> None:
+    worker = make()
+    worker.pair()
+    worker.pass_time(3.0)
+    [session] = worker.sessions
+    meant = SessionFilter.parse(SessionFilter(**wanted).text())
+    assert meant.matches(session, worker.loop.now) == matches
+    assert SessionFilter(id=session_id(session), backend=worker.backends[0].name).matches(
+        session, worker.loop.now
+    )
+    session.close(ends.KILLED)
+    assert not meant.matches(session, worker.loop.now)
+
+
+class Answer:
+    """Where a worker writes its answer."""
+
+    def __init__(self) -> None:
+        self.text = b""
+        self.connection: Any = SimpleNamespace(
+            write=self.write, flush=lambda: None, close=lambda reason: None
+        )
+
+    def write(self, parts: Any) -> None:
+        self.text += b"".join(parts)
+
+    def send_bytes(self, answer: bytes) -> None:
+        self.text += answer
+
+    def send(self, answer: dict[str, Any]) -> None:
+        self.text += json.dumps(answer).encode()
+
+
+@pytest.fixture
+def server(make: Make) -> Callable[[], tuple[Any, Any]]:
+    worker = make()
+    for _ in range(SLICE + 2):
+        worker.pair()
+    child: Any = SimpleNamespace(loop=worker.loop, log=worker.lines, master_pid=id(worker))
+    return lambda: (worker, SessionServer(child, worker.context))
+
+
+def test_a_list_takes_a_slice_a_turn(server: Callable[[], tuple[Any, Any]]) -> None:
+    worker, found = server()
+    answer = Answer()
+    found.handle(["sessions", SessionFilter().text()], answer)
+    assert answer.text.count(b'"id"') == SLICE
+    worker.turn()
+    assert answer.text.count(b'"id"') == SLICE + 2
+    worker.settle(3)
+    whole = json.loads(sessions_answer({1: answer.text, 2: b"\n"}, [7]))
+    assert len({one["id"] for one in whole["sessions"]}) == SLICE + 2 and whole["unanswered"] == [7]
+    found.server.stop()
+
+
+def test_a_kill_closes_what_is_meant_and_says_how_many(server: Callable[[], tuple[Any, Any]]) -> None:
+    worker, found = server()
+    answer = Answer()
+    found.handle(["kill", SessionFilter(id=session_id(worker.sessions[-1])).text()], answer)
+    worker.settle(4)
+    assert json.loads(answer.text) == {"closed": 1} and len(worker.sessions) == SLICE + 1
+    assert worker.ends == ["KD operator"]
+    found.server.stop()
+
+
+def test_a_defect_in_a_question_costs_no_session(server: Callable[[], tuple[Any, Any]]) -> None:
+    worker, found = server()
+    worker.sessions[0].peer = 5  # nothing that a client is
+    worker.sessions[0].source_ip = "no address"
+    found.handle(["sessions", SessionFilter(client="10.0.0.1").text()], Answer())
+    assert any("fault" in line for line in worker.lines.others) and len(worker.sessions) == SLICE + 2
+    worker.sessions[0].source_ip = "127.0.0.1"
+    found.server.stop()
+
+
+def test_conditions_that_mean_nothing_are_refused() -> None:
+    assert filter_of(["pool=a", "draining"], ValueError) == (SessionFilter(pool="a"), True)
+    for word in ("pool", "pool=", "colour=red", "client=x", "older=x"):
+        with pytest.raises(ValueError):
+            filter_of([word], ValueError)
