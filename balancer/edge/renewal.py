@@ -53,6 +53,10 @@ class CertificateHandover:
         self._seen = version
         return [pem.encode("latin-1") for pem in found["pems"]]
 
+    def close(self) -> None:
+        """In the master: nothing more comes. Processes that were forked before have a descriptor of their own."""
+        self._file.close()
+
     def fileno(self) -> int:
         return self._file.fileno()
 

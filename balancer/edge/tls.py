@@ -224,15 +224,19 @@ class ServerContexts:
 
     def tables(self, listeners: Iterable[tuple[str, ListenerTls]]) -> dict[str, ContextTable]:
         """The table of each listener that ends TLS, by its name. Raises ValueError with a sentence."""
-        known, now = self._known, self._clock()
-        self._known, found = {}, {}
+        known: dict[tuple[object, ...], ContextTable] = {}
+        found, now = {}, self._clock()
         for name, settings in listeners:
             if settings.tls_cert:
                 key = settings.context_settings()
-                table = known.get(key)
+                table = known.get(key) or self._known.get(key)
                 if table is None or now - table.made_at >= TICKETS_LAST:
                     table = self._make(name, settings, now)
-                self._known[key] = found[name] = table
+                known[key] = found[name] = table
+        for table in self._known.values():
+            if table not in known.values():
+                table.handover.close()  # else each process forked from now on inherits it
+        self._known = known
         return found
 
     def renew(self) -> int:

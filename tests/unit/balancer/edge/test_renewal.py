@@ -123,6 +123,15 @@ def test_another_process_takes_what_was_handed_over_once(disk: OnDisk) -> None:
     assert after[0] == before[0] and after[1] > before[1] + 59 * 86_400
 
 
+def test_contexts_that_are_replaced_leave_no_descriptor(disk: OnDisk) -> None:
+    """A process forked later would inherit it, and each reload one more."""
+    before = len(os.listdir("/proc/self/fd"))
+    for version in ("1.2", "1.3", "1.2"):
+        table = disk.table(tls_min=version)
+        assert len(os.listdir("/proc/self/fd")) == before + 1
+    assert table.handover.read() is None and len(table.handover.expiry()) == 2
+
+
 def twin(handover: CertificateHandover) -> CertificateHandover:
     """What a forked process has of it: the same memory, and a state of its own."""
     other = object.__new__(CertificateHandover)
