@@ -169,7 +169,8 @@ def pools_of(read: Configuration) -> list[PoolSection]:
             raise UsageError(
                 "no upstream: name a backend with -u host:port, key upstream in [balancer], or BALANCER_UPSTREAM"
             )
-        return [PoolSection(build(Pool, read.main, name=MAIN), read.main)]
+        # The key tls-cert is the listener's here.
+        return [PoolSection(build(Pool, read.main, name=MAIN, tls_cert=None), read.main)]
     if not read.named["pool"]:
         raise _missing(read, "pool", "with upstream = host:port")
     found = []
@@ -372,7 +373,36 @@ def check_tls(listeners: Sequence[ListenerSection], pools: Sequence[PoolSection]
         for name in one.pool_names if one.tls_cert else ():
             if name in framed:
                 raise settings.refuse("tls-cert", f"{framed[name]} is in framed mode, which reads no TLS")
-    return tuple(notes)
+        for pool in pools:
+            if (
+                one.preread == "postgres"
+                and one.asks_names
+                and pool.record.tls
+                and pool.record.name in one.pool_names
+            ):
+                sentence = f"{each} passes on the TLS of PostgreSQL clients, which would be encrypted twice"
+                raise pool.settings.refuse("tls", sentence)
+    return tuple(notes) + tuple(note for pool in pools for note in _check_backend_tls(pool))
+
+
+def _check_backend_tls(pool: PoolSection) -> Iterator[str]:
+    """What a pool says of TLS makes sense together; yields notes."""
+    one, settings = pool.record, pool.settings
+    if not one.tls:
+        given = [name for name in ("tls-ca", "tls-sni") if settings.values[name]]
+        given += ["tls-verify"] if not one.tls_verify else []
+        given += ["tls-cert"] if one.tls_cert else []
+        yield from (f"{settings.where(name)} has no effect without tls = yes" for name in given)
+        return
+    if one.mode == "framed":
+        raise settings.refuse("tls", "framed mode speaks no TLS to its backends")
+    if not one.tls_verify:
+        yield f"{settings.where('tls-verify')}: certificates are not verified: whoever is on the way can read along"
+        return
+    for item, backend in enumerate(one.backends):
+        if backend.address.family == "unix" and not one.tls_sni:
+            sentence = f"{backend.address} has no name to verify a certificate by; write tls-sni = NAME"
+            raise settings.refuse("upstream", sentence, item)
 
 
 def check_console(

@@ -33,9 +33,10 @@ from balancer.config.units import (
 )
 from balancer.config.words import quote, unquote
 from balancer.edge.access import NetworkItem, parse_networks
+from balancer.edge.certificates import CertificateFile, TrustFile, parse_certificate, parse_trust
 from balancer.edge.proxy_protocol import SendProxy, parse_send_proxy
 from balancer.edge.route import REJECT, Route, parse_pool_name, parse_route
-from balancer.edge.tls import ListenerTls
+from balancer.edge.tls import ListenerTls, parse_tls_name
 from balancer.pool.backend import MAIN_POOL, Backend, is_source, parse_upstream
 from balancer.prefork.options import DaemonOptions, addresses_of, parse_listen, parse_processes
 from balancer.relay.framed.frame_format import FORM, FrameFormat, parse_frame_format
@@ -71,6 +72,7 @@ _sessions = options_in("Sessions")
 _backends = options_in("Backends")
 _framed = options_in("Framed mode")
 _access = options_in("Access")
+_tls = options_in("TLS to backends")
 _processes = options_in("Processes")
 
 
@@ -315,6 +317,39 @@ class Pool(HealthOptions):
         optional(parse_send_proxy),
         metavar="VERSION",
         unset="no",
+    )
+    tls: bool = _tls(
+        "no", "speak TLS to the backends, behind the PROXY header if there is one; checks too", flag=True
+    )
+    tls_ca: TrustFile | None = _tls(  # noqa: RUF009 - a dataclass field
+        "",
+        "PEM file of the authorities that the backends' certificates are verified by",
+        optional(parse_trust),
+        metavar="FILE",
+        unset="the system's",
+    )
+    tls_verify: bool = _tls(
+        "yes",
+        "verify the backends' certificates; one that fails is a failed connect. Without it whoever is on the way reads "
+        "along",
+        flag=True,
+    )
+    tls_sni: str = _tls(
+        "",
+        "name to ask the backends for, which their certificates must have",
+        parse_tls_name,
+        metavar="NAME",
+        unset="the host of upstream",
+    )
+    tls_cert: CertificateFile | None = _tls(  # noqa: RUF009 - a dataclass field
+        "",
+        "in a pool: PEM file with the certificate and the key to show to the backends (key=FILE: in another one)",
+        optional(parse_certificate),
+        name="tls-cert",
+        words=True,
+        metavar="FILE",
+        unset="none",
+        **_NAMED_ONLY,
     )
     mode: str = _framed(
         "tcp",

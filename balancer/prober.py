@@ -17,7 +17,7 @@ A drain ends it at once: it has no sessions.
 """
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 from balancer.backend_names import BackendNames
@@ -33,11 +33,12 @@ from balancer.checks.monitored import (
     monitor,
 )
 from balancer.checks.own_listeners import OwnListeners
-from balancer.checks.probe import Done, Probe
+from balancer.checks.probe import Done, Probe, ProbeStream
 from balancer.checks.protocols import dialogue_of
 from balancer.checks.race import AddressRace, RunningProbe, StartProbe
 from balancer.config.units import Address, format_duration
 from balancer.discovery.resolver import Resolver
+from balancer.edge.backend_tls import BackendTls
 from balancer.eventloop.loop import Loop
 from balancer.options import Pool
 from balancer.pool.backend import Backend
@@ -54,6 +55,7 @@ from balancer.pool.serving import availability, is_panic, state_of
 from balancer.pool.targets import Target, addresses_of, targets_of
 from balancer.pool.verdicts import VerdictWriter
 from balancer.prefork.child import Child
+from balancer.relay.context import NO_TLS
 from balancer.shm.events import EventWriter, Level, Verb, tell
 
 ITSELF = "itself"
@@ -61,17 +63,29 @@ LONGEST_WAIT_FOR_NAMES = 10.0  # seconds; a reload waits for 12
 
 
 def run(
-    child: Child, pools: Sequence[Pool], listening: Sequence[Address], board: Board, resolver_refresh: float
+    child: Child,
+    pools: Sequence[Pool],
+    listening: Sequence[Address],
+    board: Board,
+    resolver_refresh: float,
+    tls: Mapping[str, BackendTls],
 ) -> int:
     """The role: probe until told to stop. Returns the exit code.
 
     It is ready, and its generation with it, when each name has been answered or has failed or connect-timeout has passed.
     """
-    prober = Prober(child, pools, board, resolver_refresh, OwnListeners(listening))
+    prober = Prober(child, pools, board, resolver_refresh, OwnListeners(listening), tls=tls)
     child.on_drain = lambda deadline: child.loop.stop()
     child.on_tick = prober.tick
     prober.start(child.ready)
     return child.run()
+
+
+def begin_tls(tls: BackendTls, host: str, fd: int) -> ProbeStream:
+    """TLS to a backend, for a check. It resumes nothing, so that each check sees the certificate."""
+    from balancer.relay.tls.stream import TlsStream  # `ssl` where TLS is configured only
+
+    return TlsStream(fd, tls.context, lambda _: None, tls.name_for(host), is_server=False)
 
 
 class Prober:
@@ -86,13 +100,14 @@ class Prober:
         own: OwnListeners,
         resolver: Resolver | None = None,
         probe: StartProbe = Probe,
+        tls: Mapping[str, BackendTls] = NO_TLS.pools,
     ) -> None:
         self._child, self._board = child, board
         self._loop, self._log = child.loop, child.log
         self._events = EventWriter(board.shared.events, child.row)
         self._writer = VerdictWriter(board, child.row)
         self._own = own
-        self._probe = probe
+        self._probe, self._tls = probe, tls
         self._random = random.Random().random
         self._pools = [monitor(pool) for pool in pools]
         self._backends = [one for pool in self._pools for one in pool.backends]
@@ -221,7 +236,7 @@ class Prober:
         probe: RunningProbe
         loop, timeout = self._loop, one.pool.timeout
         targets = check_targets(one.pool.pool.check, targets_of(self._board, one.backend))
-        start = partial(self._start_probe, one.pool.pool)
+        start = partial(self._start_probe, one)
         if len(targets) == 1:
             probe = start(loop, targets[0], timeout, partial(self._ended, one))
         else:
@@ -229,10 +244,15 @@ class Prober:
         one.probe = None if probe.is_over else probe
 
     def _start_probe(
-        self, pool: Pool, loop: Loop, target: Target, timeout: float, done: Done
+        self, one: MonitoredBackend, loop: Loop, target: Target, timeout: float, done: Done
     ) -> RunningProbe:
+        pool = one.pool.pool
         dialogue = dialogue_of(pool.check, host_of(target))
-        return self._probe(loop, target, timeout, done, header_of(pool), dialogue)
+        tls = self._tls.get(pool.name)
+        if tls is None or pool.check.port or pool.check.address:
+            return self._probe(loop, target, timeout, done, header_of(pool), dialogue)
+        secure = partial(begin_tls, tls, one.backend.address.host)
+        return self._probe(loop, target, timeout, done, header_of(pool), dialogue, secure=secure)
 
     def _ended(
         self, one: MonitoredBackend, outcome: str, seconds: float, came: str = "", by: Target | None = None

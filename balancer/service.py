@@ -17,7 +17,8 @@ from balancer.config.units import Address, counted
 from balancer.configuration import parse, summary_of
 from balancer.console import console
 from balancer.console.session_server import SessionServer
-from balancer.edge.tls import ContextTable, ServerContexts
+from balancer.edge.backend_tls import make_backend_tls
+from balancer.edge.tls import ServerContexts
 from balancer.eventloop.log_format import LogSettings
 from balancer.options import MOST_LISTENERS, MOST_POOLS, Listener, Options
 from balancer.pool.backend import Backend, with_indexes
@@ -37,6 +38,7 @@ from balancer.prefork.child import Child
 from balancer.prefork.plan import Plan, Role
 from balancer.prefork.preflight import Machine
 from balancer.prefork.upgrade import HANDOVER_STATE, inherited_paths
+from balancer.relay.context import TlsContexts
 from balancer.relay.sockets import listener_options
 from balancer.shm.layout import MASTER_ROW, MASTER_UPCOMING, Shared
 from balancer.shm.source_table import SourceTable
@@ -58,7 +60,7 @@ class BalancerService:
     def plan(self, shared: Shared | None) -> Plan:
         """Raises ConfigError with one sentence naming the culprit."""
         options = parse(self.argv, self.environ, self.admin.settle, Preflight(Machine.this()))
-        tables = self.tls_tables(options)
+        tls = self.tls_contexts(options)
         if self.blocks is None:
             self.blocks = BoardBlocks(MOST_LISTENERS, MOST_POOLS, capacity_for(len(backends_of(options))))
         if shared is not None:
@@ -67,16 +69,22 @@ class BalancerService:
             options = self.place(options, shared)
             if is_first:
                 restore_state(self.board, backends_of(options), self.environ.get(HANDOVER_STATE, ""))
-            self.board.certificates = {name: table.handover for name, table in tables.items()}
+            self.board.certificates = {name: table.handover for name, table in tls.listeners.items()}
         self.options = options
-        return self.compose(options, backends_of(options), tables)
+        return self.compose(options, backends_of(options), tls)
 
-    def tls_tables(self, options: Options) -> dict[str, ContextTable]:
-        """What the handshakes of each listener begin with."""
+    def tls_contexts(self, options: Options) -> TlsContexts:
+        """What the handshakes of each listener and of each pool begin with."""
         try:
-            return self.contexts.tables((one.name, one) for one in options.listeners)
+            listeners = self.contexts.tables((one.name, one) for one in options.listeners)
         except ValueError as error:
             raise ConfigError(str(error)) from None
+        pools = {
+            one.name: make_backend_tls(one.tls_verify, one.tls_ca, one.tls_cert, one.tls_sni)
+            for one in options.pools
+            if one.tls
+        }
+        return TlsContexts(listeners, pools)
 
     def renew(self) -> str:
         """Have the workers present the certificates as they are on disk now. Raises ConfigError."""
@@ -114,9 +122,7 @@ class BalancerService:
             self.board.assign_pool(pool.index, [backend.index for backend in pool.backends])
         return replace(options, listeners=tuple(listeners), pools=pools)
 
-    def compose(
-        self, options: Options, backends: tuple[Backend, ...], tls: Mapping[str, ContextTable]
-    ) -> Plan:
+    def compose(self, options: Options, backends: tuple[Backend, ...], tls: TlsContexts) -> Plan:
         assert self.blocks is not None
         process = options.process
         binds = [bind for listener in options.listeners for bind in binds_of(listener)]
@@ -151,9 +157,7 @@ class BalancerService:
         board = self.board
         return str if board is None else lambda: export_state(board, backends)
 
-    def roles(
-        self, options: Options, backends: tuple[Backend, ...], tls: Mapping[str, ContextTable]
-    ) -> tuple[Role, ...]:
+    def roles(self, options: Options, backends: tuple[Backend, ...], tls: TlsContexts) -> tuple[Role, ...]:
         """Worker first: readers of the board know the roles by their place."""
         board, process = self.board, options.process
         if board is None:
@@ -170,7 +174,7 @@ class BalancerService:
                 "prober",
                 1,
                 lambda child: prober.run(
-                    child, options.pools, listening(child), board, process.resolver_refresh
+                    child, options.pools, listening(child), board, process.resolver_refresh, tls.pools
                 ),
             ),
             Role("console", 1, lambda child: console.run(child, options, board)),

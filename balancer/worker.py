@@ -13,18 +13,17 @@ themselves then, unless the master sets an end later.
 
 import gc
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from math import ceil, inf
 
 from balancer.config.units import counted
-from balancer.edge.tls import ContextTable
 from balancer.options import MAIN, Options
 from balancer.pool.board import LOG_DROPPED, Board
 from balancer.prefork.child import Child
 from balancer.prefork.sockets import ListeningSocket
 from balancer.relay import ends
 from balancer.relay.assembly import WorkerRelay
-from balancer.relay.context import WorkerContext
+from balancer.relay.context import TlsContexts, WorkerContext
 from balancer.relay.session import Session
 
 ShowSessions = Callable[[Child, WorkerContext[Session]], object]
@@ -38,7 +37,7 @@ COLLECT = 600.0  # seconds between collections: sessions leave no cycles, so thi
 class RelayWorker:
     """One process of the role `worker`."""
 
-    def __init__(self, child: Child, options: Options, board: Board, tls: Mapping[str, ContextTable]) -> None:
+    def __init__(self, child: Child, options: Options, board: Board, tls: TlsContexts) -> None:
         self.child = child
         self.options = options
         self.tls = tls
@@ -82,7 +81,7 @@ class RelayWorker:
 
     def take_certificates(self) -> None:
         """New handshakes begin with the certificates that the master has renewed; open sessions go on."""
-        for name, table in self.tls.items():
+        for name, table in self.tls.listeners.items():
             try:
                 table.take_renewed()
             except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
@@ -231,15 +230,9 @@ def is_idle(session: Session, now: float) -> bool:
     return now - activity.last_activity >= IDLE and (activity.answered or not session.given()[0])
 
 
-def run(
-    child: Child,
-    options: Options,
-    board: Board,
-    tls: Mapping[str, ContextTable],
-    show_sessions: ShowSessions,
-) -> int:
-    """Serve until drained or cut; return the exit code. The function of the role. `tls` has the contexts of the listeners
-    that end TLS, by name. `show_sessions` begins to answer the console; it raises OSError when it cannot."""
+def run(child: Child, options: Options, board: Board, tls: TlsContexts, show_sessions: ShowSessions) -> int:
+    """Serve until drained or cut; return the exit code. The function of the role. `show_sessions` begins to answer the
+    console; it raises OSError when it cannot."""
     worker = RelayWorker(child, options, board, tls)
     worker.start()
     try:

@@ -17,6 +17,7 @@ import errno
 import socket
 from collections.abc import Callable
 from contextlib import suppress
+from typing import Protocol
 
 from balancer.checks.talk import MOST_BYTES, Dialogue
 from balancer.edge.proxy_protocol import Endpoint, SendProxy, endpoint_of, write_v1, write_v2
@@ -28,6 +29,20 @@ from balancer.pool.targets import Target
 STAYS = 0.1  # seconds that a connection must stay open; no more than the time limit leaves
 FAREWELL = 1.0  # seconds that a service has to close after the last word; no more than the time limit leaves
 MOST_READS = 16  # at once, of a service that goes on after the last word
+
+
+class ProbeStream(Protocol):
+    """The plaintext of a TLS connection that we have begun."""
+
+    fault: str
+    has_ended: bool
+
+    def shake_hands(self, mask: int) -> bool: ...
+    def read(self, size: int) -> tuple[bytes, bool]: ...
+    def write(self, data: bytes) -> int: ...
+
+
+Secure = Callable[[int], ProbeStream]  # of a connected descriptor
 
 # (outcome, seconds, what came instead): "ok" or another of board.CHECK_NAMES, "" = the check could not be made
 Done = Callable[[str, float, str], object]
@@ -70,8 +85,12 @@ class Probe:
         send_proxy: SendProxy | None = None,
         dialogue: Dialogue | None = None,
         make_socket: Callable[[int, int], socket.socket] = socket.socket,
+        secure: Secure | None = None,
     ) -> None:
         self._loop = loop
+        self._secure = secure
+        self._stream: ProbeStream | None = None
+        self._is_shaking = False  # the handshake is unfinished
         self._done = done
         self._send_proxy = send_proxy
         self._dialogue = dialogue
@@ -118,6 +137,8 @@ class Probe:
                 self._end(outcome_of(error))
                 return
             self._connected()
+        if self._is_shaking and not self._shake_hands(mask):
+            return
         if self._dialogue is None:
             self._look()
         else:
@@ -129,11 +150,44 @@ class Probe:
             assert self._sock is not None
             with suppress(OSError):  # the peer has gone already, which the first read finds
                 self._sock.send(check_header(self._send_proxy, self._sock))
+        if self._secure is None:
+            self._begin()
+            return
+        assert self._sock is not None
+        self._stream = self._secure(self._sock.fileno())
+        self._is_shaking = True
+        self._wait_until(self._deadline, self._on_timeout)
+
+    def _shake_hands(self, mask: int) -> bool:
+        """Go on with the handshake; return whether it has succeeded."""
+        stream = self._stream
+        assert stream is not None
+        try:
+            self._is_shaking = not stream.shake_hands(mask)
+        except OSError:
+            self._end("tls" if stream.fault else "closed")
+            return False
+        if self._is_shaking:
+            if stream.has_ended:
+                self._end("closed")
+            return False
+        self._took = self._loop.now - self._begun
+        self._begin()
+        return True
+
+    def _begin(self) -> None:
+        """The connection is there. With TLS it is not to be believed yet: a peer that refuses our certificate says so
+        behind its own end of the handshake (TLS 1.3)."""
         if self._dialogue is None:
             self._wait_until(self._loop.now + STAYS, self._on_stayed)
         else:
             self._wait_until(self._deadline, self._on_timeout)
             self._say(self._dialogue.advance())
+
+    def _receive(self, size: int, flags: int = 0) -> bytes:
+        """As recv(2), of the plaintext where there is TLS."""
+        assert self._sock is not None
+        return self._sock.recv(size, flags) if self._stream is None else self._stream.read(size)[0]
 
     def _wait_until(self, when: float, act: Callable[[], object]) -> None:
         if self._timer is not None:
@@ -146,12 +200,13 @@ class Probe:
         """End with what the peer has done since the connect, if anything."""
         assert self._sock is not None
         try:
-            data = self._sock.recv(1, socket.MSG_PEEK)
+            data = self._receive(1, socket.MSG_PEEK)
         except BlockingIOError:
             return
         except OSError:
             data = b""
-        self._end("ok" if data else "closed")
+        refused = self._stream is not None and self._stream.fault
+        self._end("ok" if data else "tls" if refused else "closed")
 
     def _on_stayed(self) -> None:
         self._end("ok")
@@ -163,7 +218,7 @@ class Probe:
         assert self._sock is not None
         for _ in range(MOST_READS):
             try:
-                data = self._sock.recv(MOST_BYTES)
+                data = self._receive(MOST_BYTES)
             except BlockingIOError:
                 return
             except OSError:
@@ -185,7 +240,10 @@ class Probe:
         assert self._sock is not None
         if words:
             with suppress(OSError):  # its end comes as an event
-                self._sock.send(words)
+                if self._stream is None:
+                    self._sock.send(words)
+                else:
+                    self._stream.write(words)
 
     def _on_farewell(self) -> None:
         assert self._dialogue is not None
@@ -198,6 +256,8 @@ class Probe:
         self._release()
         is_ok = outcome == "ok"
         came = self._dialogue.came() if self._dialogue is not None and not is_ok else ""
+        if self._stream is not None and self._stream.fault:
+            came = self._stream.fault
         self._done(outcome, self._took if is_ok else self._loop.now - self._begun, came)
 
     def _release(self) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Protocol
 
-from balancer.checks.probe import Done
+from balancer.checks.probe import Done, Secure
 from balancer.checks.talk import Dialogue
 from balancer.edge.proxy_protocol import SendProxy
 from balancer.eventloop.loop import Loop
@@ -40,6 +40,8 @@ class StartProbe(Protocol):
         done: Done,
         send_proxy: SendProxy | None,
         dialogue: Dialogue | None,
+        *,
+        secure: Secure | None = None,
     ) -> RunningProbe: ...
 
 

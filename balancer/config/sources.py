@@ -19,7 +19,8 @@ def canonical(argv: Sequence[str], options: Sequence[Option]) -> list[str]:
     """The command line as --name=value words only.
 
     Accepts -p 5, -p5, --port=5, --port 5, --debug, --no-debug, --debug=false, --debug no, and Go's -port 5, -port=5."""
-    table = {option.name: option for option in options}
+    # A key of sections with a name may be called as an option is.
+    table = {option.name: option for option in sorted(options, key=lambda one: not one.named_only)}
     shorts = {option.short: option for option in options if option.short}
     words = list(reversed(argv))
     line: list[str] = []

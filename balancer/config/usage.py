@@ -205,7 +205,7 @@ def markdown_table(section: str, options: Iterable[Option], kinds: Sequence[Sect
 
 def _takers(option: Option, section: str, kinds: Sequence[SectionKind]) -> str:
     """Which sections take a key, for the README."""
-    found = [f"`{kind.name}`" for kind in kinds if option.name in {each.name for each in kind.options}]
+    found = [f"`{kind.name}`" for kind in kinds if option in kind.options]
     if option.command_line_only or option.name == "config":
         return ""
     if not found:

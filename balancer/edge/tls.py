@@ -60,6 +60,13 @@ def parse_protocol(text: str) -> str:
     return text
 
 
+def parse_tls_name(text: str) -> str:
+    """A host name or an IP address, or nothing."""
+    if text and not re.fullmatch(r"[A-Za-z0-9_.:-]{1,253}", text):
+        raise ValueError(f"{text!r} is no host name: write backend.example.com")
+    return text
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ListenerTls:
     """What a listener says of TLS. Without a certificate it relays what comes. Times are seconds."""

@@ -145,7 +145,7 @@ VERDICT_NAMES = ("up", "up", "down")
 ADMIN_NAMES = ("ready", "drain", "maint")
 CHECK_NAMES = (
     "none", "ok", "refused", "timeout", "unreachable", "unresolved", "session-failed", "error", "itself", "closed",
-    "early-end", "reply", "status",
+    "early-end", "reply", "status", "tls",
 )  # fmt: skip
 
 # not-tls: other bytes; protocol: no version or cipher in common, a broken message; certificate: the client's is missing

@@ -11,7 +11,6 @@ from functools import partial
 from itertools import chain
 from typing import TYPE_CHECKING
 
-from balancer.edge.tls import ContextTable
 from balancer.eventloop.acceptor import ShortageLog
 from balancer.eventloop.repeats import RepeatedLine
 from balancer.options import Listener, Pool
@@ -22,7 +21,7 @@ from balancer.pool.request_election import RequestElector
 from balancer.relay.accept import Listening, SessionStarter
 from balancer.relay.account import Account
 from balancer.relay.closer import Closer
-from balancer.relay.context import WorkerContext
+from balancer.relay.context import NO_TLS, TlsContexts, WorkerContext
 from balancer.relay.downed import DownedBackends
 from balancer.relay.early_read import EarlyRead
 from balancer.relay.framed.client import FramedClient, FramedLane
@@ -46,7 +45,6 @@ from balancer.shm.source_table import SourceCounts
 if TYPE_CHECKING:
     from balancer.relay.tls.handshake import TlsAccess
 
-NO_TLS: Mapping[str, ContextTable] = {}
 LINGER_SECONDS = 30.0  # where --half-close-timeout 0 sets no limit
 
 
@@ -70,8 +68,10 @@ def time_limits(listeners: Iterable[Listener], pools: Iterable[Pool]) -> list[fl
 
 def kind_of_session(listener: Listener, pools: Iterable[Pool]) -> type[Session]:
     """Return the class of a listener's sessions: what their backends are told before the client's first byte, and whether
-    TLS ends here."""
-    if listener.tls_cert:  # `ssl` is imported where TLS is configured only: 1 MB and 3 ms of each start
+    TLS ends or begins here."""
+    pools = list(pools)
+    # `ssl` is imported where TLS is configured only: 1 MB and 3 ms of each start.
+    if listener.tls_cert or any(pool.tls for pool in pools):
         from balancer.relay.tls.session import TlsSession
 
         return TlsSession
@@ -107,7 +107,7 @@ def framed_descriptors(session: Session) -> list[int]:
 
 class WorkerRelay:
     """All that relays in one worker. `sockets(name)` gives a listener's listening sockets; `wake(row)` wakes another
-    worker; `new_socket` and `close` are socket(2) and close(2); `tls` has the contexts of the listeners that end TLS."""
+    worker; `new_socket` and `close` are socket(2) and close(2); `tls` has the contexts of listeners and pools."""
 
     def __init__(
         self,
@@ -118,7 +118,7 @@ class WorkerRelay:
         wake: Callable[[int], object],
         new_socket: Callable[[int, int], Socket] = Socket,
         close: Callable[[int], None] = os.close,
-        tls: Mapping[str, ContextTable] = NO_TLS,
+        tls: TlsContexts = NO_TLS,
     ) -> None:
         self.context = context
         self._tls = tls
@@ -179,7 +179,7 @@ class WorkerRelay:
             return None
         from balancer.relay.tls.handshake import TlsAccess
 
-        return TlsAccess(self._tls[listener.name], listener.tls_handshake_timeout, self.handshakes)
+        return TlsAccess(self._tls.listeners[listener.name], listener.tls_handshake_timeout, self.handshakes)
 
     def _source_limits(self, listener: Listener) -> SourceLimits | None:
         if not (listener.source_maxconn or listener.source_rate):
@@ -257,6 +257,7 @@ class WorkerRelay:
             listener_name=listener.name,
             pool_name=access.pool.name,
             counts=session_counts(context.board, listener, access.pool),
+            backend_tls=self._tls.pools.get(access.pool.name),
             has_sources=any(backend.sources for backend in access.pool.backends),
         )
 

@@ -4,15 +4,32 @@ RULES: a leaf; knows no other module of the relay but the pipes. Nothing here ru
 """
 
 import resource
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Generic, TypeVar
 
+from balancer.edge.backend_tls import BackendTls
+from balancer.edge.tls import ContextTable
 from balancer.eventloop.errnos import name_of
 from balancer.eventloop.log import Log
 from balancer.eventloop.loop import Loop
+from balancer.eventloop.repeats import RepeatedLine
 from balancer.pool.board import Board
 from balancer.relay.pipes import Pipes
 
 AnySession = TypeVar("AnySession")
+
+
+@dataclass(frozen=True, slots=True)
+class TlsContexts:
+    """What handshakes begin with, by the names of the listeners that end TLS and of the pools that begin it."""
+
+    listeners: Mapping[str, ContextTable] = field(default_factory=dict)
+    pools: Mapping[str, BackendTls] = field(default_factory=dict)
+
+
+NO_TLS = TlsContexts()
 
 
 class WorkerContext(Generic[AnySession]):
@@ -20,6 +37,7 @@ class WorkerContext(Generic[AnySession]):
 
     __slots__ = (
         "_connections",
+        "_handshake_failures",
         "_shortage_logged_at",
         "_whole_budget",
         "board",
@@ -43,6 +61,7 @@ class WorkerContext(Generic[AnySession]):
         self._connections = 0  # to backends, beside those of sessions
         self.pipes = Pipes(most=max(8, self.budget // 8))
         self._shortage_logged_at = 0.0
+        self._handshake_failures = RepeatedLine(loop, partial(log.warning, "connect"))
 
     def room(self) -> int:
         """Return how many more sessions there are descriptors for; a pipe takes as many as a session."""
@@ -59,6 +78,10 @@ class WorkerContext(Generic[AnySession]):
             self._shortage_logged_at = self.loop.now
             sessions = len(self.sessions)
             self.log.error("dial", error=name_of(code), sessions=sessions, then=then)
+
+    def log_failed_handshake(self, backend: str, fault: str) -> None:
+        """Log, a few times a second at most, that TLS with a backend has failed: somebody has to mend it."""
+        self._handshake_failures.report(backend=backend, error=fault, then="another backend")
 
 
 def session_budget(descriptors: int) -> int:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Generic
 
+from balancer.edge.backend_tls import BackendTls
 from balancer.eventloop.loop import Loop
 from balancer.options import MAIN
 from balancer.pool.backend import Backend
@@ -62,5 +63,6 @@ class Lane(Generic[AnySession]):
     header: Callable[[AnySession], bytes] = no_header  # what a backend of this pool is told first
     # sessions of the listener, the pool and the backend, over all processes: for the log
     counts: Callable[[Backend | None], tuple[int, int, int]] = no_counts
+    backend_tls: BackendTls | None = None
     has_sources: bool = False  # backends that are dialled from chosen addresses
     next_source: int = 0  # turns over the `source` addresses of a backend

@@ -6,13 +6,12 @@ speaks no TLS gets the listener's `deny-action`.
 """
 
 from dataclasses import dataclass, replace
-from ssl import SSLCertVerificationError, SSLError, SSLObject, SSLWantReadError
+from ssl import SSLCertVerificationError, SSLError, SSLObject
 from typing import cast
 
 from balancer.edge import hello
 from balancer.edge.tls import ContextTable
-from balancer.eventloop.errnos import TRANSIENT
-from balancer.eventloop.loop import READ, WRITE
+from balancer.eventloop.loop import READ
 from balancer.eventloop.timers import Timer
 from balancer.relay import ends
 from balancer.relay.deny import DenyAction
@@ -20,7 +19,7 @@ from balancer.relay.half import LIMIT
 from balancer.relay.peers import DescribedPeer, TlsFacts, server_name
 from balancer.relay.preread import Begin, HelloParser, Preread
 from balancer.relay.session import Session
-from balancer.relay.splicing import LAST, READABLE
+from balancer.relay.splicing import LAST
 from balancer.relay.tls.handshakes import Handshakes
 from balancer.relay.tls.session import TlsSession
 from balancer.relay.tls.stream import TlsStream
@@ -99,45 +98,25 @@ class ServerHandshake:
             return
         mask, self._mask = self._mask, 0
         try:
-            if mask & WRITE:
-                self._stream.flush()
-            if not mask & READABLE:
-                self._step(0)
-                return
-            while not self._stream.has_ended:
-                self._stream.receive()
-                if self._step(mask) or (self._stream.is_dry and not mask & LAST):
-                    return
-            self._end(ends.CLIENT_LEFT_CONNECTING, "no whole TLS handshake")
-        except OSError as error:
-            if error.errno not in TRANSIENT:
-                self._end(ends.CLIENT_LEFT_CONNECTING)
-
-    def _step(self, mask: int) -> bool:
-        """Have OpenSSL look at what there is; return whether the handshake is over."""
-        stream = self._stream
-        try:
-            stream.tls.do_handshake()
-        except SSLWantReadError:
-            stream.send_handshake()
-            return False
+            is_over = self._stream.shake_hands(mask)
         except SSLError as error:
             self._failed(error)
-            return True
-        self._finish(mask)
-        return True
+        except OSError:
+            self._end(ends.CLIENT_LEFT_CONNECTING)
+        else:
+            if is_over:
+                self._finish(mask)
+            elif self._stream.has_ended:
+                self._end(ends.CLIENT_LEFT_CONNECTING, "no whole TLS handshake")
 
     def _finish(self, mask: int) -> None:
         session, stream = self._session, self._stream
-        # Tickets leave at once. With the first answer they would cost no segment of their own, but a client that has not
-        # set TCP_NODELAY holds its request back until the segment before it is acknowledged: 40 ms without an answer.
-        stream.send_handshake()
         facts = facts_of(stream.tls)
         known = session.peer if isinstance(session.peer, DescribedPeer) else DescribedPeer(session.peer)
         session.peer = replace(known, tls=facts)
         session.lane.account.shook_hands(session.lane.loop.now - self._began, facts.is_resumed)
         session.first = stream.read_buffered(LIMIT)
-        if not stream.is_dry or stream.has_ended or mask & LAST:
+        if not stream.is_dry or stream.has_ended or stream.fault or mask & LAST:
             session.early |= READ | mask & LAST
         self._timer.cancel()
         session.handshakes = None
@@ -146,12 +125,8 @@ class ServerHandshake:
         self._then(session)
 
     def _failed(self, error: SSLError) -> None:
-        session, stream = self._session, self._stream
+        session = self._session
         session.failure, sentence = reason_of(error)
-        try:
-            stream.send_handshake()  # the alert
-        except OSError:
-            pass  # it has gone
         self._timer.cancel()
         end = ends.CLIENT_LEFT_CONNECTING if session.failure == "alert" else ends.DENIED
         self._deny.dismiss(session, sentence, end)

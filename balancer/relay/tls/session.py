@@ -6,7 +6,11 @@ and whatever is out of the ordinary goes to the relay, for good. Only listeners 
 - close_notify is passed on as FIN, and FIN as close_notify with FIN behind it. When both directions are over, a side that
   still lacks its close_notify gets it before the close.
 - What a stream has read and nobody has taken brings no event: `early` stands for it until there is a backend.
+- A backend's handshake is part of the dial: PROXY header first, in the clear, then TLS, within another connect-timeout. A
+  certificate that does not hold is a failed dial.
 """
+
+import errno
 
 from balancer.eventloop.errnos import TRANSIENT
 from balancer.eventloop.loop import ERROR, READ, URGENT, WRITE
@@ -16,6 +20,7 @@ from balancer.relay.half import ENDED, LIMIT, OPEN, SHUT
 from balancer.relay.lane import no_header
 from balancer.relay.proxy_header import ProxyHeaderSession
 from balancer.relay.session import SessionLane
+from balancer.relay.sockets import PROMPT, set_acks
 from balancer.relay.splicing import BACKEND, CLIENT, DEAD, LAST, READABLE, SplicingRelay
 from balancer.relay.stream import RawStream, Stream
 from balancer.relay.tls.handshakes import Handshakes
@@ -27,7 +32,9 @@ _UNUSUAL = ERROR | URGENT
 class TlsSession(ProxyHeaderSession):
     """A session with a stream on either side."""
 
-    __slots__ = ("backend_stream", "client_stream", "failure", "handshake_until", "handshakes")
+    __slots__ = (
+        "backend_stream", "client_stream", "dial_fault", "dialled", "failure", "handshake_until", "handshakes",
+    )  # fmt: skip
 
     def __init__(self, lane: SessionLane, client_fd: int, address: object) -> None:
         super().__init__(lane, client_fd, address)
@@ -36,10 +43,96 @@ class TlsSession(ProxyHeaderSession):
         self.handshakes: Handshakes | None = None  # while the client's is unfinished
         self.handshake_until = 0.0  # the loop's time
         self.failure = ""  # of TLS_FAILURES
+        self.dialled: TlsStream | None = None  # while the backend's handshake is unfinished
+        self.dial_fault = ""  # what was wrong with the last one that has failed
+
+    # -- the backend's handshake
+
+    def connected(self, mask: int) -> None:
+        lane, backend = self.lane, self.backend
+        tls = lane.backend_tls
+        if tls is None:
+            self.backend_stream = RawStream(self.backend_fd)
+            super().connected(mask)
+            return
+        assert backend is not None
+        name, session = tls.name_for(backend.address.host), tls.sessions.get(backend.index)
+        stream = TlsStream(
+            self.backend_fd, tls.context, lane.loop.watch_writing, name, session, is_server=False
+        )
+        stream.unsent = lane.header(self)
+        if self.acks_late and self.backend_socket is not None:  # each side waits for the other in a handshake
+            self.acks_late = False
+            set_acks(self.backend_socket, PROMPT)
+        self.backend_stream = self.dialled = stream
+        lane.dialling[self] = lane.loop.now
+        lane.loop.set_handler(self.backend_fd, self.on_backend_handshake)
+        self.on_backend_handshake(mask & ~WRITE)
+
+    def on_backend_handshake(self, mask: int) -> None:
+        """Go on with the handshake of the backend that has taken the connect."""
+        stream = self.dialled
+        assert stream is not None
+        try:
+            is_over = stream.shake_hands(mask)
+        except OSError as error:
+            self._handshake_failed(errno.EPROTO if stream.fault else error.errno or errno.EIO)
+            return
+        if is_over:
+            self._handshake_over(stream, mask)
+        elif stream.has_ended:
+            self._handshake_failed(errno.ECONNRESET)
+
+    def _handshake_over(self, stream: TlsStream, mask: int) -> None:
+        """Relay, as `Session.connected` does without TLS."""
+        lane = self.lane
+        loop = lane.loop
+        self.dialled = None
+        lane.dialling.pop(self, None)
+        self.connected_at = loop.now
+        loop.set_handler(self.backend_fd, self.on_backend)
+        loop.set_handler(self.client_fd, self.on_client)
+        self._set_nodelay()
+        data, self.first = self.first, b""
+        if data:
+            self._give_first(data)
+        if self.early & READABLE and not self.closed:
+            (self.splicing or self).on_client(self.early)
+        if (mask & LAST or not stream.is_dry or stream.has_ended) and not self.closed:
+            (self.splicing or self).on_backend(READ | mask & LAST)
+
+    def _give_first(self, data: bytes) -> None:
+        try:
+            sent = self.backend_stream.write(data)
+        except OSError as error:
+            self._stopped(CLIENT, data, 0, error)
+            return
+        if sent == len(data):
+            self.bytes_in += sent
+        else:
+            self._stopped(CLIENT, data, sent)
+
+    def _handshake_failed(self, code: int) -> None:
+        """Give the backend up, with the reason in words where TLS has one."""
+        stream, backend, lane = self.dialled, self.backend, self.lane
+        self.dialled = None
+        if stream is not None and stream.fault and backend is not None:
+            self.dial_fault = stream.fault
+            lane.context.log_failed_handshake(backend.identity, stream.fault)
+        if self.dial_failed(code):
+            self.dial()
+
+    def on_connect_timeout(self) -> None:
+        if self.dialled is not None:
+            self._handshake_failed(errno.ETIMEDOUT)
+        else:
+            super().on_connect_timeout()
 
     # -- the first bytes
 
     def _relay_at_once(self) -> bool:
+        if self.lane.backend_tls is not None:
+            return False
         self.backend_stream = RawStream(self.backend_fd)
         if not self.first and self.lane.header is no_header:
             return False
@@ -49,16 +142,13 @@ class TlsSession(ProxyHeaderSession):
             (self.on_client_again if self.splicing is None else self.splicing.on_client)(self.early)
         return True
 
-    def connected(self, mask: int) -> None:
-        self.backend_stream = RawStream(self.backend_fd)
-        super().connected(mask)
-
     def read_first(self) -> bool:
         try:
             self.first, is_dry = self.client_stream.read(LIMIT)
         except OSError as error:
             if error.errno not in TRANSIENT:
-                self.close(ends.CLIENT_LEFT_CONNECTING)
+                broken = f"TLS: {error.strerror}" if error.errno == errno.EPROTO else ""
+                self.close(ends.CLIENT_LEFT_CONNECTING, broken)
                 return False
             return True
         if not self.first or not is_dry:
@@ -167,7 +257,19 @@ class TlsSession(ProxyHeaderSession):
                 account.handshake_failed(self.failure)
         elif isinstance(self.client_stream, TlsStream) and self.client_stream.is_truncated:
             account.truncated()
+        if self.dial_fault and end == ends.NO_BACKEND:
+            reason = self.dial_fault
+        self.dialled = None
+        self._keep_backend_session()
         super().close(end, reason)
+
+    def _keep_backend_session(self) -> None:
+        """Resume it with the next dial: by now its tickets have come."""
+        tls, backend, stream = self.lane.backend_tls, self.backend, self.backend_stream
+        if tls is not None and backend is not None and self.connected_at and isinstance(stream, TlsStream):
+            session = stream.tls.session
+            if session is not None:
+                tls.sessions[backend.index] = session
 
 
 class TlsRelay(SplicingRelay):

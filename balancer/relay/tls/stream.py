@@ -17,14 +17,34 @@ RULES
 
 import errno
 from collections.abc import Callable
+from contextlib import suppress
 from os import read, write
-from ssl import MemoryBIO, SSLContext, SSLError, SSLObject, SSLSession, SSLWantReadError, SSLZeroReturnError
+from ssl import (
+    MemoryBIO,
+    SSLCertVerificationError,
+    SSLContext,
+    SSLError,
+    SSLObject,
+    SSLSession,
+    SSLWantReadError,
+    SSLZeroReturnError,
+)
 
 from balancer.eventloop.errnos import TRANSIENT
+from balancer.eventloop.loop import ERROR, HANGUP, READ, READ_HANGUP, URGENT, WRITE
 from balancer.relay.half import LIMIT
 from balancer.relay.sockets import reset_on_close, shut_writing, unacknowledged
 
+LAST = READ_HANGUP | HANGUP | ERROR | URGENT
+READABLE = READ | LAST
 MOST_CONTROL = LIMIT  # bytes of answers to key updates for a peer that asks and reads nothing
+
+
+def words_of(error: SSLError) -> str:
+    """Why a handshake has failed, for the log."""
+    if isinstance(error, SSLCertVerificationError):
+        return f"certificate: {error.verify_message}"
+    return f"TLS: {(error.reason or 'broken message').lower().replace('_', ' ')}"
 
 
 class TlsStream:
@@ -112,8 +132,12 @@ class TlsStream:
         return self._is_dry and not self._incoming.pending and not self._plain
 
     def read_buffered(self, size: int) -> bytes:
-        """Return plaintext that has arrived already, up to `size` bytes."""
-        return self._decrypt(size)
+        """Return plaintext that has arrived already, up to `size` bytes; what is wrong behind it raises with the next
+        `read`."""
+        try:
+            return self._decrypt(size)
+        except OSError:
+            return b""
 
     def _decrypt(self, size: int) -> bytes:
         """Return up to `size` bytes of what is in `incoming`; a partial record stays with OpenSSL."""
@@ -205,8 +229,41 @@ class TlsStream:
         given, self._held = self._held, 0
         return given
 
-    def send_handshake(self) -> None:
-        """Send what the handshake has to say. Raises OSError as write(2) does."""
+    # -- the handshake
+
+    def shake_hands(self, mask: int) -> bool:
+        """Go on with the handshake, of which the loop has reported `mask` since the last call, as far as the peer's bytes
+        allow; return whether it is over. Raises SSLError when it has failed (the alert is sent), OSError when the
+        connection has; `has_ended` says that the peer has left."""
+        if mask & WRITE:
+            self.flush()
+        while True:
+            if mask & READABLE:
+                try:
+                    self.receive()
+                except OSError as error:
+                    if error.errno in TRANSIENT:
+                        return False
+                    raise
+            try:
+                self.tls.do_handshake()
+            except SSLWantReadError:
+                self._send_handshake()
+            except SSLError as error:
+                self.fault = words_of(error)
+                with suppress(OSError):  # it has gone
+                    self._send_handshake()
+                raise
+            else:
+                # Tickets leave at once. With the first answer they would cost no segment of their own, but a client that
+                # has not set TCP_NODELAY holds its request back until the segment before it is acknowledged: 40 ms
+                # without an answer.
+                self._send_handshake()
+                return True
+            if self.has_ended or not mask & READABLE or (self._is_dry and not mask & LAST):
+                return False
+
+    def _send_handshake(self) -> None:
         self.unsent += self._outgoing.read()
         self.flush()
 

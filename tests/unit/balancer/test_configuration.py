@@ -746,3 +746,32 @@ def test_a_certificate_of_tomorrow_is_worth_a_note(tmp_path: Path) -> None:
     path.write_bytes(Authority().issue("a.example", begins=DAY))
     [note] = parse([*NEEDED, "--tls-cert", str(path)], {}).notes
     assert note == f"--tls-cert: the certificate in {path} is not valid yet"
+
+
+def test_tls_to_backends(ini: Callable[[str], list[str]], pem: Path, tmp_path: Path) -> None:
+    listener = "[listener web]\nbind = :80\npool = a\n"
+    text = f"[pool a]\nupstream = 10.0.0.1:443\ntls = yes\ntls-sni = b.example\ntls-cert = {pem}\ntls-ca = {pem}\n"
+    read = parse(ini(listener + text), {})
+    [pool] = read.pools
+    assert (pool.tls, pool.tls_verify, pool.tls_sni) == (True, True, "b.example")
+    assert pool.tls_cert is not None and pool.tls_cert.names == ("a.example",) and pool.tls_ca is not None
+    assert not read.listeners[0].tls_cert and not read.notes
+    # In a flat configuration tls-cert is the listener's.
+    flat = parse([*NEEDED, "--tls", "--tls-cert", str(pem)], {})
+    assert flat.pools[0].tls_cert is None and flat.listeners[0].tls_cert
+
+
+def test_refusals_and_notes_on_tls_to_backends(ini: Callable[[str], list[str]]) -> None:
+    assert refusal(["-u", "unix:/run/x", "--tls"]) == (
+        "--upstream: unix:/run/x has no name to verify a certificate by; write tls-sni = NAME"
+    )
+    assert parse(["-u", "unix:/run/x", "--tls", "--tls-sni", "x.example"], {}).pools[0].tls
+    assert "framed mode speaks no TLS" in refusal([*NEEDED, "--tls", "--mode=framed", "--frame=gowork"])
+    [note] = parse([*NEEDED, "--tls", "--no-tls-verify"], {}).notes
+    assert note == "--tls-verify: certificates are not verified: whoever is on the way can read along"
+    notes = parse([*NEEDED, "--tls-sni", "x.example", "--no-tls-verify"], {}).notes
+    assert list(notes) == [
+        "--tls-sni has no effect without tls = yes",
+        "--tls-verify has no effect without tls = yes",
+    ]
+    assert "is no host name" in refusal([*NEEDED, "--tls-sni", "a b"])

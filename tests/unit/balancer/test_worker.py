@@ -14,6 +14,7 @@ import pytest
 from balancer.eventloop.loop import Loop
 from balancer.options import MAIN, Options, ProcessOptions
 from balancer.pool.backend import parse_upstream, with_indexes
+from balancer.relay.context import NO_TLS
 from balancer.worker import (
     IDLE,
     IDLE_LOOKS,
@@ -188,7 +189,7 @@ def relay_worker(child: SimulatedChild) -> Iterator[RelayWorker]:
     server = listening()
     backends = with_indexes([parse_upstream(f"127.0.0.1:{server.getsockname()[1]} name=b")], {"b": 0})
     options = Options(ProcessOptions(), (LISTENER,), (replace(POOL, backends=backends, index=0),))
-    worker = RelayWorker(child, options, board, {})  # type: ignore[arg-type]
+    worker = RelayWorker(child, options, board, NO_TLS)  # type: ignore[arg-type]
     worker.start()
     yield worker
     gc.enable()

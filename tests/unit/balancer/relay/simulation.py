@@ -15,12 +15,11 @@ import socket
 import struct
 from _socket import socket as Socket
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Self
 
 from balancer.edge.route import Route
-from balancer.edge.tls import ContextTable
 from balancer.eventloop.loop import Loop
 from balancer.options import MAIN, Listener, Pool
 from balancer.pool.backend import Backend, parse_upstream, with_indexes
@@ -38,8 +37,8 @@ from balancer.pool.board import (
 from balancer.pool.election import Elector
 from balancer.pool.targets import DialTarget
 from balancer.relay import ends
-from balancer.relay.assembly import NO_TLS, WorkerRelay
-from balancer.relay.context import WorkerContext
+from balancer.relay.assembly import WorkerRelay
+from balancer.relay.context import NO_TLS, TlsContexts, WorkerContext
 from balancer.relay.session import Session
 from balancer.shm.histogram import USED, Distribution, distribution
 from balancer.shm.layout import FIRST_LEASE, MASTER_LIVE_ROWS, MASTER_ROW, PID, make_shared
@@ -113,7 +112,7 @@ class WorkerSimulation:
         clogged: bool = False,
         new_socket: Callable[[int, int], Socket] = Socket,
         close: Callable[[int], None] = os.close,
-        tls: Mapping[str, ContextTable] = NO_TLS,
+        contexts: TlsContexts = NO_TLS,
         **options: Any,
     ) -> None:
         self.time = 100.0
@@ -130,7 +129,8 @@ class WorkerSimulation:
             for server in self.servers:
                 self.clog(server)
         self.woken: list[int] = []  # rows
-        of_pool = {name: options.pop(name) for name in list(options) if name in Pool.__slots__}
+        of_listener = {each.name for each in fields(Listener)}
+        of_pool = {name: options.pop(name) for name in list(options) if name not in of_listener}
         self.context: WorkerContext[Session] = WorkerContext(self.loop, self.board, OWN, self.lines)  # type: ignore[arg-type]
         records = self._pools(pools, of_pool)
         self.pool = records[0]
@@ -144,7 +144,7 @@ class WorkerSimulation:
             self.woken.append,
             new_socket,
             close,
-            tls,
+            contexts,
         )
         self.acceptor = self.relay.starters[0].acceptor
         self.closer = self.relay.closers[0]

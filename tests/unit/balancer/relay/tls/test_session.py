@@ -21,6 +21,7 @@ from balancer.pool.board import (
     L_TLS_TRUNCATED,
     TLS_FAILURES,
 )
+from balancer.relay.context import TlsContexts
 from balancer.relay.tls import handshakes
 from balancer.relay.tls.session import TlsSession
 from tests.authority import Authority
@@ -133,7 +134,7 @@ def make() -> Iterator[Make]:
             },
         )
         table = ContextTable(settings, make_context)
-        made.append(WorkerSimulation(tls={"main": table}, tls_cert=FILES, **options))
+        made.append(WorkerSimulation(contexts=TlsContexts({"main": table}), tls_cert=FILES, **options))
         made[-1].listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # as all of ours
         return made[-1]
 
@@ -200,6 +201,26 @@ def test_a_request_in_the_segment_of_the_clients_finished(worker: WorkerSimulati
     worker.settle()
     assert client.heard() == "answer|close_notify"
     assert worker.ends == ["--"]
+
+
+@pytest.mark.parametrize("spoken", [b"", b"question"])
+def test_a_broken_record_in_the_segment_of_the_clients_finished(
+    worker: WorkerSimulation, spoken: bytes
+) -> None:
+    client = TlsClient(worker)
+    with pytest.raises(ssl.SSLWantReadError):
+        client.tls.do_handshake()
+    client.exchange()
+    client.tls.do_handshake()
+    if spoken:
+        client.tls.write(spoken)
+    said = client.outgoing.read()
+    client.tls.write(b"broken")
+    client.sock.send(said + client.outgoing.read()[:-1] + b"?")
+    worker.settle()
+    if spoken:
+        assert heard(worker.accept()).endswith("|reset")
+    assert worker.ends == [f"{'CD' if spoken else 'CC'} TLS: DECRYPTION_FAILED_OR_BAD_RECORD_MAC"]
 
 
 @both
