@@ -32,6 +32,9 @@ class Monitor(Protocol):
     def check_soon(self, one: MonitoredBackend) -> None:
         """As hasten, also where a pool has no checks: only to find out which address answers."""
 
+    def note_late(self, name: str) -> None:
+        """The name has not been answered within the time that a start waits for it."""
+
     def tell(self, level: Level, verb: Verb, **fields: object) -> None:
         """A line of the log that is an event as well."""
 
@@ -69,9 +72,9 @@ class BackendNames:
         self._on_settled = on_settled
         self._loop.watch_level(self._resolver.wake_fd, self._collect)
         now = self._loop.now
-        self.unanswered = {
+        self.unanswered.update(
             name for name, backends in self._by_name.items() if any(one.lacks_address() for one in backends)
-        }
+        )
         self._until = now + patience
         self.look_up(now)
         self.settle(now)
@@ -151,7 +154,8 @@ class BackendNames:
         if self._on_settled is None or (self.unanswered and now < self._until):
             return
         for name in self.unanswered:
-            self._note_unresolved(self._by_name[name])
+            self._note_unresolved(self._by_name.get(name, ()))
+            self._monitor.note_late(name)
         self.unanswered.clear()
         on_settled, self._on_settled = self._on_settled, None
         on_settled()

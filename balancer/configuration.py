@@ -41,6 +41,7 @@ from balancer.options import (
     Pool,
     ProcessOptions,
 )
+from balancer.pool.backend import Backend
 from balancer.prefork.options import binds
 
 
@@ -61,6 +62,7 @@ class PoolSection:
 
     record: Pool
     settings: SectionSettings
+    items: tuple[int, ...] = ()  # of `upstream`, for each backend
 
     def __str__(self) -> str:
         return f"[{self.settings.title}]"
@@ -170,7 +172,9 @@ def pools_of(read: Configuration) -> list[PoolSection]:
                 "no upstream: name a backend with -u host:port, key upstream in [balancer], or BALANCER_UPSTREAM"
             )
         # The key tls-cert is the listener's here.
-        return [PoolSection(build(Pool, read.main, name=MAIN, tls_cert=None), read.main)]
+        items, backends = expanded(read.main.values["upstream"])
+        record = build(Pool, read.main, name=MAIN, backends=backends, tls_cert=None)
+        return [PoolSection(record, read.main, items)]
     if not read.named["pool"]:
         raise _missing(read, "pool", "with upstream = host:port")
     found = []
@@ -181,9 +185,16 @@ def pools_of(read: Configuration) -> list[PoolSection]:
             raise ConfigError(
                 f"{each.begins}: the name {REJECT} is kept for routes that refuse a client; choose another"
             )
-        backends = tuple(replace(backend, pool=each.name) for backend in each.values["upstream"])
-        found.append(PoolSection(build(Pool, each, name=each.name, backends=backends), each))
+        given = [replace(backend, pool=each.name) for backend in each.values["upstream"]]
+        items, backends = expanded(given)
+        found.append(PoolSection(build(Pool, each, name=each.name, backends=backends), each, items))
     return found
+
+
+def expanded(given: Sequence[Backend]) -> tuple[tuple[int, ...], tuple[Backend, ...]]:
+    """The backends, with those of all slots, and for each the item of `upstream` that it comes from."""
+    both = [(item, one) for item, backend in enumerate(given) for one in backend.expanded()]
+    return tuple(item for item, _ in both), tuple(one for _, one in both)
 
 
 def _missing(read: Configuration, kind: str, content: str) -> ConfigError:
@@ -237,7 +248,7 @@ def check_backends(pools: Sequence[PoolSection], listeners: Sequence[ListenerSec
     """A backend has a name of its own, and is none of our listeners."""
     owners: dict[str, str] = {}
     for pool in pools:
-        for item, backend in enumerate(pool.record.backends):
+        for item, backend in zip(pool.items, pool.record.backends, strict=True):
             place = pool.settings.places["upstream"][item]
             if backend.identity in owners:
                 also = "" if owners[backend.identity] == place else f" ({owners[backend.identity]})"

@@ -32,6 +32,7 @@ from balancer.config.units import (
     parse_size,
 )
 from balancer.config.words import quote, unquote
+from balancer.discovery.servers import NameServers, parse_resolver
 from balancer.edge.access import NetworkItem, parse_networks
 from balancer.edge.certificates import CertificateFile, TrustFile, parse_certificate, parse_trust
 from balancer.edge.proxy_protocol import SendProxy, parse_send_proxy
@@ -267,7 +268,8 @@ class Pool(HealthOptions):
     name: str
     backends: tuple[Backend, ...] = _backends(
         "",
-        "backend: host:port, [v6]:port or unix:/path, then weight=N maxconn=N backup name=X source=ADDRESS[,ADDRESS...] "
+        "backend: host:port, [v6]:port, unix:/path, or a set of backends that a name server knows, dns:HOST:PORT or "
+        "srv:_SERVICE._tcp.NAME with slots=N; then weight=N maxconn=N backup name=X source=ADDRESS[,ADDRESS...] "
         "as wanted; source is the addresses of this machine to connect from, for more ports than one address has",
         parse_upstream,
         name="upstream",
@@ -442,8 +444,16 @@ class ProcessOptions(DaemonOptions):
     )
     resolver_refresh: float = _processes(
         "10s",
-        "time between two lookups of a backend's name; one that has no address yet is looked up with each check",
+        "time between two lookups of a backend's name; one that has no address yet is looked up with each check; "
+        "of a set (dns:, srv:) the most, where its TTL is longer",
         parse_positive_duration,
+    )
+    resolver: NameServers | None = _processes(  # noqa: RUF009 - a dataclass field
+        "",
+        "name server of sets, ADDRESS[:PORT], with tcp behind it for one that cuts its answers over UDP",
+        parse_resolver,
+        metavar="SERVER",
+        unset="those of /etc/resolv.conf",
     )
     admin: str = _processes(
         "",

@@ -21,6 +21,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 from balancer.backend_names import BackendNames
+from balancer.backend_sets import Ask, BackendSets
 from balancer.checks.agent import AgentWords
 from balancer.checks.agent_polls import AgentPolls
 from balancer.checks.monitored import (
@@ -31,16 +32,19 @@ from balancer.checks.monitored import (
     header_of,
     host_of,
     monitor,
+    monitored,
 )
-from balancer.checks.own_listeners import OwnListeners
+from balancer.checks.own_listeners import OwnListeners, numeric
 from balancer.checks.probe import Done, Probe, ProbeStream
 from balancer.checks.protocols import dialogue_of
 from balancer.checks.race import AddressRace, RunningProbe, StartProbe
 from balancer.config.units import Address, format_duration
+from balancer.discovery.answers import NameReply, Query
 from balancer.discovery.resolver import Resolver
+from balancer.discovery.servers import NameServers, ServerList
 from balancer.edge.backend_tls import BackendTls
 from balancer.eventloop.loop import Loop
-from balancer.options import Pool
+from balancer.options import Options, Pool
 from balancer.pool.backend import Backend
 from balancer.pool.board import (
     B_BYTES_OUT,
@@ -48,6 +52,7 @@ from balancer.pool.board import (
     B_EARLY_ENDS,
     B_SESSIONS_TOTAL,
     BACKENDS,
+    W_PORT,
     Board,
 )
 from balancer.pool.health import HealthState, PassiveHealth, first_due, ramp
@@ -64,17 +69,18 @@ LONGEST_WAIT_FOR_NAMES = 10.0  # seconds; a reload waits for 12
 
 def run(
     child: Child,
-    pools: Sequence[Pool],
+    options: Options,
     listening: Sequence[Address],
     board: Board,
-    resolver_refresh: float,
     tls: Mapping[str, BackendTls],
 ) -> int:
     """The role: probe until told to stop. Returns the exit code.
 
     It is ready, and its generation with it, when each name has been answered or has failed or connect-timeout has passed.
     """
-    prober = Prober(child, pools, board, resolver_refresh, OwnListeners(listening), tls=tls)
+    process, own = options.process, OwnListeners(listening)
+    servers = ServerList(process.resolver)
+    prober = Prober(child, options.pools, board, process.resolver_refresh, own, tls=tls, servers=servers)
     child.on_drain = lambda deadline: child.loop.stop()
     child.on_tick = prober.tick
     prober.start(child.ready)
@@ -101,12 +107,14 @@ class Prober:
         resolver: Resolver | None = None,
         probe: StartProbe = Probe,
         tls: Mapping[str, BackendTls] = NO_TLS.pools,
+        servers: Callable[[], NameServers] | None = None,
+        ask: Ask | None = None,
     ) -> None:
         self._child, self._board = child, board
         self._loop, self._log = child.loop, child.log
         self._events = EventWriter(board.shared.events, child.row)
         self._writer = VerdictWriter(board, child.row)
-        self._own = own
+        self._own, self._servers = own, servers or ServerList(None)
         self._probe, self._tls = probe, tls
         self._random = random.Random().random
         self._pools = [monitor(pool) for pool in pools]
@@ -119,12 +127,18 @@ class Prober:
             resolver or Resolver(), own,
         )  # fmt: skip
 
+        self._sets = BackendSets(
+            self, self._loop, board, self._writer, self._backends, resolver_refresh, self._servers,
+            ask or self._ask_server, self._names.unanswered,
+        )  # fmt: skip
+
     def start(self, on_settled: Callable[[], object]) -> None:
         """Acquire the lease, continue with the last verdicts, begin to check. `on_settled` is called once when each name
         has an address or has failed, or connect-timeout has passed."""
         self._take_over()
         self._agents.start()
         patience = max(pool.pool.connect_timeout for pool in self._pools)
+        self._sets.look_up(self._loop.now)
         self._names.start(min(patience, LONGEST_WAIT_FOR_NAMES), on_settled)
         self._judge_all(self._loop.now)
 
@@ -132,6 +146,7 @@ class Prober:
         """Four times a second: what workers, operators and time have changed."""
         if not self._may_write():
             return
+        self._sets.look_up(now)
         self._names.look_up(now)
         self._names.settle(now)
         self._names.look_at_failures(now)
@@ -170,6 +185,7 @@ class Prober:
         for pool in self._pools:
             self._writer.write_limits(pool.pool)
         self._agents.clear_unasked()
+        self._sets.take_over()
         totals = self._board.every_total(BACKENDS, B_CONNECT_FAILURES)
         early = self._board.every_total(BACKENDS, B_EARLY_ENDS)
         for place, one in enumerate(self._backends):
@@ -179,7 +195,9 @@ class Prober:
             one.health.up, one.health.since = one.was_up or one.early.is_out, one.since
             one.health.streak = 0
             one.ramp_from = one.since if self._writer.ramp(one.backend.index) else 0.0
-            one.addresses = addresses_of(self._board, one.backend) if one.name else NO_ADDRESS
+            is_named = one.backend.address.family == "name"
+            one.addresses = addresses_of(self._board, one.backend) if is_named else NO_ADDRESS
+            one.port = self._board.word(one.backend.index, W_PORT)
             one.failures = totals[one.backend.index]
             one.schedule.due = first_due(now, place, len(self._backends), one.schedule.interval)
             self.judge_own(one, now)
@@ -199,8 +217,8 @@ class Prober:
         if one.probe is not None:
             return
         one.schedule.begun(self._loop.now)
-        is_waited_for = one.name in self._names.unanswered  # no failure yet
-        if not self._writer.holds() or self._writer.is_in_maintenance(one.backend.index) or is_waited_for:
+        is_idle = one.name in self._names.unanswered or one.is_empty()  # no failure
+        if not self._writer.holds() or self._writer.is_in_maintenance(one.backend.index) or is_idle:
             self._rest(one)
         elif one.lacks_address():
             self._ended(one, "unresolved", 0.0)
@@ -213,7 +231,10 @@ class Prober:
         """Whether this balancer listens on every address of the backend, which takes it down at once: each session would
         come back as the next one until no descriptor is left."""
         address, hosts, was_itself = one.backend.address, one.addresses.hosts, one.is_itself
-        if one.name:
+        if one.backend.set is not None:
+            host = one.addresses.host
+            one.is_itself = bool(host) and self._own.has(numeric(host, one.port or address.port))
+        elif one.name:
             one.is_itself = bool(hosts) and not self._own.others(address, hosts)
         else:
             one.is_itself = self._own.has(address)
@@ -266,6 +287,8 @@ class Prober:
                 self._names.use(one, str(by[1][0]))
             elif one.name and outcome != "ok":  # it may have moved, or there is an address by now
                 self._names.hasten(one.name, now)
+            if one.backend.set is not None and outcome != "ok":
+                self._sets.hasten(one)
             if isinstance(health, HealthState):
                 changed = health.passed(now) if outcome == "ok" else health.failed(now)
                 self._writer.note_check(index, outcome, seconds, health.streak)
@@ -388,6 +411,35 @@ class Prober:
         self._announce(pool, now)
         self._show(now)
 
+    # -- names
+
+    def note_late(self, name: str) -> None:
+        """A start does not wait longer for a set of this name."""
+        self._sets.note_failed(name)
+
+    def moved_in(self, one: MonitoredBackend) -> None:
+        """Another backend has a slot, or none: it is neither up nor down by what was known of the one before."""
+        now, fresh = self._loop.now, monitored(one.backend, one.pool)
+        if one.probe is not None:
+            one.probe.abandon()
+        one.probe, one.health, one.early = None, fresh.health, fresh.early
+        one.health.since = one.since = now
+        one.was_up, one.reason, one.came, one.ramp_from, one.is_itself = True, "", "", 0.0, False
+        one.addresses = addresses_of(self._board, one.backend)
+        one.port = self._board.word(one.backend.index, W_PORT)
+        one.early.seen = self._total(one.backend, B_EARLY_ENDS)
+        one.failures = self._total(one.backend, B_CONNECT_FAILURES)
+        self._agents.forget(one)
+        self.judge_own(one, now)
+        self.hasten(one)
+
+    def _ask_server(
+        self, query: Query, done: Callable[[NameReply], object], asked: Callable[[], object]
+    ) -> None:
+        from balancer.discovery.dns_client import DnsQuery  # after the fork, and only where a set asks
+
+        DnsQuery(self._loop, self._servers(), query, done, asked)
+
     # -- pools
 
     def _judge_all(self, now: float) -> None:
@@ -446,4 +498,5 @@ class Prober:
 
     def _show(self, now: float) -> None:
         up = sum(pool.serving.up for pool in self._pools)
-        self._child.title.set(f"prober [{up}/{len(self._backends)} up]", now)
+        count = sum(pool.serving.all for pool in self._pools)
+        self._child.title.set(f"prober [{up}/{count} up]", now)

@@ -173,9 +173,7 @@ class BalancerService:
             Role(
                 "prober",
                 1,
-                lambda child: prober.run(
-                    child, options.pools, listening(child), board, process.resolver_refresh, tls.pools
-                ),
+                lambda child: prober.run(child, options, listening(child), board, tls.pools),
             ),
             Role("console", 1, lambda child: console.run(child, options, board)),
         )

@@ -72,6 +72,7 @@ class AgentPolls:
         self._loop, self._board, self._writer = loop, board, writer
         self._probe, self._chance, self._on_change = probe, chance, on_change
         self._backends = list(backends)
+        self._polls: dict[int, AgentPoll] = {}  # by the index of the backend
 
     def start(self) -> None:
         """Begin to ask. What agents have said to the last prober holds until they say something else."""
@@ -83,7 +84,13 @@ class AgentPolls:
             poll = AgentPoll(
                 one, Schedule(interval, due), from_board(self._writer.agent_words(one.backend.index))
             )
+            self._polls[one.backend.index] = poll
             self._loop.call_at(due, partial(self._ask, poll))
+
+    def forget(self, one: MonitoredBackend) -> None:
+        """Another backend has its slot: what its agent has said is about the one before."""
+        if one.backend.index in self._polls:
+            self._polls[one.backend.index].said = AgentWords()
 
     def clear_unasked(self) -> None:
         """The words of agents that are not asked any longer, after a reload, hold no longer."""

@@ -59,6 +59,7 @@ class MonitoredBackend:
     was_up: bool = True  # the verdict as it is published
     since: float = 0.0  # monotonic seconds of its last change
     addresses: NameAddresses = NO_ADDRESS  # of a name
+    port: int = 0  # of the tenant of a slot
     failures: int = 0  # connect failures of all workers, as last seen
     address_failures: int = 0  # the same of single addresses
     probe: RunningProbe | None = None
@@ -71,7 +72,8 @@ class MonitoredBackend:
     @property
     def name(self) -> str:
         """What is looked up, "" for a numeric address or a path."""
-        return self.backend.address.host if self.backend.address.family == "name" else ""
+        address = self.backend.address
+        return address.host if address.family == "name" and self.backend.set is None else ""
 
     @property
     def families(self) -> frozenset[int]:
@@ -82,6 +84,10 @@ class MonitoredBackend:
         """It is given by a name of which no address is known."""
         return bool(self.name) and not self.addresses.hosts
 
+    def is_empty(self) -> bool:
+        """It is a slot without a backend."""
+        return self.backend.set is not None and not self.addresses.hosts
+
     def is_up(self) -> bool:
         """The verdict: neither checks and failed connects nor a penalty take it out."""
         return self.health.up and not self.early.is_out
@@ -89,9 +95,8 @@ class MonitoredBackend:
     def where(self) -> dict[str, object]:
         """The field of the log that tells where it is: as configured, and the address in use of a name."""
         address = self.backend.address
-        return {"address": address} | (
-            {"at": text_at(self.addresses.host, address.port)} if self.addresses.hosts else {}
-        )
+        at = text_at(self.addresses.host, self.port or address.port) if self.addresses.hosts else ""
+        return {"address": self.backend.set or address} | ({"at": at} if at else {})
 
     def labels(self) -> dict[str, object]:
         """The fields that name it in the log."""
@@ -127,14 +132,18 @@ def monitor(pool: Pool) -> MonitoredPool:
     """A pool with its backends, all up until the board or a check says otherwise."""
     # connect-timeout 0 means the kernel's patience, which is longer than any interval.
     timeout = pool.check.timeout or min(pool.connect_timeout or pool.check_interval, pool.check_interval)
-    monitored = MonitoredPool(pool, timeout)
-    for backend in pool.backends:
-        health: HealthState | PassiveHealth
-        if pool.check.kind == "none":
-            health = PassiveHealth(pool.check_fall, pool.check_interval)
-        else:
-            health = HealthState(pool.check_rise, pool.check_fall)
-        schedule = Schedule(pool.check_interval, 0.0)
-        early = EarlyEnds(pool.check_fall)
-        monitored.backends.append(MonitoredBackend(backend, monitored, health, schedule, early))
-    return monitored
+    monitored_pool = MonitoredPool(pool, timeout)
+    monitored_pool.backends += [monitored(backend, monitored_pool) for backend in pool.backends]
+    return monitored_pool
+
+
+def monitored(backend: Backend, pool: MonitoredPool) -> MonitoredBackend:
+    """One backend of which nothing is known yet."""
+    options = pool.pool
+    health: HealthState | PassiveHealth
+    if options.check.kind == "none":
+        health = PassiveHealth(options.check_fall, options.check_interval)
+    else:
+        health = HealthState(options.check_rise, options.check_fall)
+    schedule, early = Schedule(options.check_interval, 0.0), EarlyEnds(options.check_fall)
+    return MonitoredBackend(backend, pool, health, schedule, early)

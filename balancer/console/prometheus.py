@@ -19,7 +19,7 @@ from balancer.eventloop.exposition import Labels, Sample, exposition_text, histo
 
 PREFIX = "balancer_"
 WORKER_STATES = ("starting", "ready", "draining", "hung")
-BACKEND_STATES = ("up", "down", "unresolved", "weight-0", "drain", "maint")
+BACKEND_STATES = ("up", "down", "unresolved", "empty", "agent", "weight-0", "drain", "maint")
 
 Status = Mapping[str, Any]
 Figure = tuple[Labels, Any]  # the number is a Value
@@ -82,6 +82,16 @@ def labels_of(kind: str, one: Mapping[str, Any]) -> Mapping[str, str]:
     if kind == "backends":
         return {"pool": one["pool"], "backend": one["name"]}
     return {kind.removesuffix("s"): one["name"]}
+
+
+def set_figure(key: str) -> Callable[[Status], Iterable[Figure]]:
+    """One sample for each set of backends that a name server knows; None before its first answer."""
+
+    def read(status: Status) -> Iterable[Figure]:
+        sets = [one for pool in status["pools"] for one in pool.get("sets", ())]
+        return [({"pool": one["pool"], "set": one["name"]}, one[key]) for one in sets]
+
+    return read
 
 
 backend_figure = partial(each_of, "backends")
@@ -280,6 +290,13 @@ METRICS: tuple[Metric, ...] = (
     Metric("pool_connections_in_use", "gauge", "Framed mode: those that carry a request or rest behind one.",
            framed_figure("connections_in_use")),
     Metric("backend_info", "gauge", "Always 1; address and role are the labels.", backend_info),
+    Metric("dns_slots", "gauge", "Places for backends of a set (dns:, srv:).", set_figure("slots")),
+    Metric("dns_backends", "gauge", "Slots with a backend.", set_figure("backends")),
+    Metric("dns_left_out", "gauge", "Backends of the last answer that found no slot.", set_figure("left_out")),
+    Metric("dns_answer_age_seconds", "gauge", "Since the last answer.", set_figure("age_s")),
+    Metric("dns_ttl_seconds", "gauge", "The smallest TTL of the last answer.", set_figure("ttl_s")),
+    Metric("dns_queries_total", "counter", "Queries sent.", set_figure("queries_total")),
+    Metric("dns_failures_total", "counter", "Lookups without an answer.", set_figure("failures_total")),
     Metric("backend_up", "gauge", "1 when it is given new sessions: up, not drained, weight above 0.", backends_up),
     Metric("backend_state", "gauge", "1 for the state it is in, 0 for the others.", backends_by_state),
     Metric("backend_state_age_seconds", "gauge", "Since it came into its state.", backend_figure("since_s")),

@@ -13,7 +13,10 @@ RULES
                    "times": {"session": TIMES, "handshake": TIMES}}],
      "pools":    [{"name", "balance", "serving", "reason", "up", "queued", "queued_total", "max_queue",
                    "framed": {"requests_per_s", "connections_idle", "connections_in_use"} or null,
-                   "times": {"connect": TIMES, "wait": TIMES, "reply": TIMES}, "backends": [as in "backends"]}],
+                   "times": {"connect": TIMES, "wait": TIMES, "reply": TIMES},
+                   "sets": [{"name", "pool", "slots", "backends", "left_out", "age_s",
+                   "ttl_s", "server", "queries_total", "failures_total"}],
+                   "backends": [as in "backends"]}],
      "backends": [{"name", "pool", "address", "address_in_use", "state", "weight", "sessions", "sessions_total",
                    "connect_failures_total", "early_ends_total", "bytes_in_total", "bytes_out_total",
                    "checks_total", "check_failures_total", "downs_total", "check", "check_streak", "check_ms",
@@ -59,10 +62,12 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from operator import add
 from typing import Any
 
 from balancer.console.events import described
 from balancer.console.processes import Figures
+from balancer.console.sets import describe_sets, is_shown
 from balancer.edge.certificates import calendar_time
 from balancer.options import Listener, Options, Pool
 from balancer.pool.backend import Backend
@@ -75,6 +80,7 @@ from balancer.pool.board import (
     B_DOWNS,
     B_EARLY_ENDS,
     B_SESSIONS,
+    B_SESSIONS_ODD,
     B_SESSIONS_TOTAL,
     BACKENDS,
     CHECK_NAMES,
@@ -318,7 +324,9 @@ def describe_times(board: Board, kind: BlockKind, index: int, columns: dict[str,
     }
 
 
-def describe_pool(board: Board, pool: Pool, backends: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def describe_pool(
+    board: Board, pool: Pool, backends: Sequence[dict[str, Any]], now_ms: int
+) -> dict[str, Any]:
     """`backends` are those of this pool."""
     at = board.pool_at(pool.index)
     return {
@@ -330,6 +338,7 @@ def describe_pool(board: Board, pool: Pool, backends: Sequence[dict[str, Any]]) 
         "max_queue": pool.max_queue,
         "framed": describe_framed(board, pool),
         "times": describe_times(board, POOLS, pool.index, POOL_TIMES),
+        "sets": describe_sets(board, pool, now_ms),
         "backends": backends,
     }
 
@@ -365,7 +374,7 @@ def describe_backend(
     return {
         "name": backend.name,
         "pool": backend.pool,
-        "address": str(backend.address),
+        "address": str(backend.set or backend.address),
         "address_in_use": address_in_use(board, backend) or None,
         "state": state,
         "weight": board.weight_of(index, backend.weight),
@@ -387,11 +396,16 @@ def snapshot(
     """Everything at monotonic time `now` (seconds), shaped as the module's docstring says."""
     now_ms = int(now * 1000)
     master = MASTER_ROW * board.columns
-    sums = {"sessions": board.every_gauge(BACKENDS, B_SESSIONS)}
+    odd = board.every_gauge(BACKENDS, B_SESSIONS_ODD)
+    sums = {"sessions": list(map(add, board.every_gauge(BACKENDS, B_SESSIONS), odd))}
     sums |= {key: board.every_total(BACKENDS, column) for key, column in BACKEND_TOTALS.items()}
     workers = [describe_worker(board, row, now_ms, figures) for row in worker_rows(board)]
     backends = [
-        [describe_backend(board, backend, now_ms, sums, pool.has_agent) for backend in pool.backends]
+        [
+            describe_backend(board, backend, now_ms, sums, pool.has_agent)
+            for backend in pool.backends
+            if is_shown(board, backend)
+        ]
         for pool in options.pools
     ]
     serial, text = board.shared.notice.read()
@@ -405,7 +419,7 @@ def snapshot(
         "uptime_s": round(now - board.cells[master + STARTED_MS] / 1000, 1),
         "steering": "on" if board.cells[master + MASTER_STEERED] else "off",
         "listeners": [describe_listener(board, listener) for listener in options.listeners],
-        "pools": [describe_pool(board, *each) for each in zip(options.pools, backends, strict=True)],
+        "pools": [describe_pool(board, *each, now_ms) for each in zip(options.pools, backends, strict=True)],
         "backends": [backend for each in backends for backend in each],
         "workers": sorted(workers, key=lambda worker: (worker["slot"], worker["generation"])),
         "processes": [describe_process(pid, role, figures(pid)) for pid, role in roles_by_pid(board).items()],

@@ -3,19 +3,41 @@
 RULES: plain data and the parser of one `--upstream` text; no state (that is on the board), no sockets.
 """
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from ipaddress import ip_address
 
 from balancer.config.ini import did_you_mean
 from balancer.config.units import Address, parse_address
-from balancer.config.words import split_words
+from balancer.config.words import quote, split_words
 
 HEAVIEST = 256
 MOST_SESSIONS = 1_000_000
 MAIN_POOL = "main"  # the pool of a configuration without sections
 WORDS = ("weight", "maxconn", "backup", "name", "source")
+SET_WORDS = ("slots", "family", "obsolete", *WORDS)
 FORM = "host:port [weight=N] [maxconn=N] [backup] [name=X] [source=ADDRESS,...]"
+SET_FORM = "dns:HOST:PORT or srv:_SERVICE._tcp.NAME [slots=N] [family=4|6|both|prefer-6] [obsolete=N] and the other words"
+FAMILIES = ("4", "6", "both", "prefer-6")
+MOST_SLOTS = 1024
+_SRV_NAME = re.compile(r"_[A-Za-z0-9-]+\._tcp(\.[A-Za-z0-9_-]+)+\.?")
+
+
+@dataclass(frozen=True, slots=True)
+class BackendSet:
+    """Backends that a name server knows: those of a host, or of a service (SRV: ports, weights and priorities). Each
+    takes one of `slots` places; one that is missing in `obsolete` answers in a row gives its place back."""
+
+    kind: str  # "dns" or "srv"
+    host: str  # the name
+    port: int  # 0: the service says
+    slots: int = 16
+    family: str = ""  # of FAMILIES; "": 4, unless only IPv6 addresses are known
+    obsolete: int = 1
+
+    def __str__(self) -> str:
+        return f"{self.kind}:{self.host}" + (f":{self.port}" if self.port else "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +52,8 @@ class Backend:
     index: int = -1  # given when the configuration is put on the board
     pool: str = MAIN_POOL
     sources: tuple[Address, ...] = ()  # what it is dialled from, each with port 0; empty: the kernel chooses
+    set: BackendSet | None = None  # it is a slot: which backend it is, is on the board
+    parity: int = 0  # of a slot: which of its two gauges counts the sessions of the present tenant
 
     @property
     def identity(self) -> str:
@@ -40,7 +64,16 @@ class Backend:
         """Everything but its name, as a user would write it."""
         backup = " backup" if self.backup else ""
         sources = f" source={','.join(one.host for one in self.sources)}" if self.sources else ""
-        return f"{self.address} weight={self.weight} maxconn={self.maxconn}{backup}{sources}"
+        slots = f" slots={self.set.slots} family={self.set.family or 'auto'}" if self.set else ""
+        slots += f" obsolete={self.set.obsolete}" if self.set else ""
+        where = self.set or self.address
+        return f"{where} weight={self.weight} maxconn={self.maxconn}{backup}{sources}{slots}"
+
+    def expanded(self) -> "tuple[Backend, ...]":
+        """Itself, or one backend for each slot of a set."""
+        if self.set is None:
+            return (self,)
+        return tuple(replace(self, name=f"{self.name}-{place}") for place in range(1, self.set.slots + 1))
 
 
 def parse_upstream(text: str) -> Backend:
@@ -54,6 +87,8 @@ def parse_upstream(text: str) -> Backend:
 def _parse(words: list[str]) -> Backend:
     if not words:
         raise ValueError(f"no address; write {FORM}")
+    if words[0].startswith(("dns:", "srv:")):
+        return _parse_set(words)
     address = parse_address(words[0])
     if address.family != "unix" and address.port == 0:
         raise ValueError(f"port 0 cannot be dialled; write {FORM}")
@@ -74,14 +109,42 @@ def _parse(words: list[str]) -> Backend:
     )
 
 
-def _settings_of(words: list[str]) -> dict[str, str]:
+def _parse_set(words: list[str]) -> Backend:
+    settings = _settings_of(words[1:], SET_WORDS, SET_FORM)
+    kind, _, name = words[0].partition(":")
+    if kind == "srv" and not _SRV_NAME.fullmatch(name):
+        raise ValueError(f"{name!r} is no name of a service: write srv:_http._tcp.web.internal")
+    address = Address("name", name) if kind == "srv" else parse_address(name)
+    if address.family != "name":
+        raise ValueError(f"{name} is no name: write it without dns:")
+    if kind == "dns" and address.port == 0:
+        raise ValueError(f"port 0 cannot be dialled; write {SET_FORM}")
+    family = settings.get("family", "")
+    if family and family not in FAMILIES:
+        raise ValueError(f"family={family} is not one of {', '.join(FAMILIES)}")
+    found = BackendSet(
+        kind,
+        address.host,
+        address.port,
+        _number("slots", settings.get("slots", "16"), 1, MOST_SLOTS),
+        family,
+        _number("obsolete", settings.get("obsolete", "1"), 1, 100),
+    )
+    plain = " ".join(
+        quote(word) for word in words[1:] if word.partition("=")[0] not in ("slots", "family", "obsolete")
+    )
+    backend = _parse([f"{address.host}:{address.port or 1}", *split_words(plain)])
+    return replace(backend, address=address, name=settings.get("name", str(found)), set=found)
+
+
+def _settings_of(words: list[str], known: tuple[str, ...] = WORDS, form: str = FORM) -> dict[str, str]:
     settings: dict[str, str] = {}
     for word in words:
         key, equals, value = word.partition("=")
-        if key not in WORDS:
-            raise ValueError(f"{word!r} is not understood{did_you_mean(key, WORDS)}; write {FORM}")
+        if key not in known:
+            raise ValueError(f"{word!r} is not understood{did_you_mean(key, known)}; write {form}")
         if (key == "backup") == bool(equals):
-            raise ValueError(f"{word!r} is not understood; write {FORM}")
+            raise ValueError(f"{word!r} is not understood; write {form}")
         if key in settings:
             raise ValueError(f"{key} is given twice")
         settings[key] = value

@@ -35,7 +35,7 @@ changed; a verdict in one pool costs the others nothing.
 """
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from operator import add
 
@@ -94,6 +94,8 @@ B_EARLY_ENDS = 6  # sessions that it ended before its first byte
 B_CHECKS = 7  # prober
 B_CHECK_FAILURES = 8  # prober
 B_DOWNS = 9  # prober: times it went down
+B_SESSIONS_ODD = 10  # gauge: as B_SESSIONS, of a slot's tenants with an odd number
+ODD = B_SESSIONS_ODD - B_SESSIONS
 
 # words: the head
 PROBER_LEASE_ROW, PROBER_LEASE_PID = 0, 1
@@ -134,7 +136,20 @@ W_AGENT = 32  # what its agent says: AGENT_READY, AGENT_OUT (drain, maint or wei
 W_AGENT_WEIGHT = 33  # 0 = 100 %, else percent + 1
 W_AGENT_MAXCONN = 34  # 0 = nothing, else maxconn + 1
 W_RAMP = 35  # slow start: permille of its share, 0 = all of it
-_BACKEND_WORDS = 40
+# ... of a slot of a set, by the prober
+W_PORT = 36  # of the tenant, 0 = as configured
+W_TENANT = 37  # tenants that the slot has had; its parity says which gauge counts
+W_SRV_WEIGHT = 38  # 0 = as configured, else weight + 1
+W_BACKUP = 39  # 1: the tenant has a priority that only serves while no other is up
+# ... and of the first slot: the last answer
+TENANT_WORDS = (W_PORT, W_SRV_WEIGHT, W_BACKUP)
+W_DNS_AT_MS = 40  # monotonic ms, 0 = none yet
+W_DNS_TTL_MS = 41  # its smallest TTL
+W_DNS_SERVER = 42  # .. 43: the address that answered
+W_DNS_QUERIES = 44
+W_DNS_FAILURES = 45  # lookups without an answer
+W_DNS_LEFT_OUT = 46  # backends in the answer that found no slot
+_BACKEND_WORDS = 48
 
 UNKNOWN, UP, DOWN = range(3)  # values of W_VERDICT
 ALL_DOWN, SOME_UP = 1, 2  # values of ANNOUNCED
@@ -308,23 +323,35 @@ class Board:
         return int(self.words.cells[self.backend_words_at(index) + column])
 
     def sessions(self, index: int) -> int:
-        """Sessions that all workers hold with a backend, dials included."""
-        return self.gauge(BACKENDS.at(index) + B_SESSIONS)
+        """Sessions that all workers hold with a backend, dials included; with the tenants before, of a slot."""
+        at = BACKENDS.at(index)
+        return self.gauge(at + B_SESSIONS) + self.gauge(at + B_SESSIONS_ODD)
 
-    def load_reader(self) -> Callable[[int], int]:
-        """A function giving the sessions of the backend of an index at the moment of the call."""
+    def tenant_sessions(self, index: int, parity: int | None = None) -> int:
+        """As `sessions`, of the present tenant of a slot alone, or of those of a parity."""
+        parity = self.word(index, W_TENANT) & 1 if parity is None else parity
+        return self.gauge(BACKENDS.at(index) + B_SESSIONS + ODD * parity)
+
+    def load_reader(self, odd: Collection[int] = ()) -> Callable[[int], int]:
+        """A function giving the sessions of the backend of an index at the moment of the call. `odd`: indexes of slots
+        whose tenant has an odd number."""
         cells, columns, live = self.cells, self.columns, self._live
         first, size = FIRST_LEASE * columns + BACKENDS.at(0) + B_SESSIONS, BACKENDS.size
 
         def read(index: int) -> int:
             return sum(cells[first + index * size : cells[live] * columns : columns])
 
-        return read
+        def read_tenant(index: int) -> int:
+            at = first + index * size + (ODD if index in odd else 0)
+            return sum(cells[at : cells[live] * columns : columns])
 
-    def loads_reader(self, indexes: Sequence[int]) -> Callable[[], list[int]]:
-        """A function giving the sessions of these backends at the moment of the call, in their order."""
+        return read_tenant if odd else read
+
+    def loads_reader(self, indexes: Sequence[int], odd: Collection[int] = ()) -> Callable[[], list[int]]:
+        """A function giving the sessions of these backends at the moment of the call, in their order; `odd` as above."""
         cells, columns, live, column = self.cells, self.columns, self._live, self.cells.__getitem__
-        offsets = [FIRST_LEASE * columns + BACKENDS.at(index) + B_SESSIONS for index in indexes]
+        first = FIRST_LEASE * columns + B_SESSIONS
+        offsets = [first + BACKENDS.at(index) + (ODD if index in odd else 0) for index in indexes]
         rows, slices = -1, [slice(0)]
 
         def read() -> list[int]:
@@ -349,11 +376,17 @@ class Board:
 
     def write_verdict(self, index: int, words: Iterable[tuple[int, int]]) -> None:
         """The prober with the lease: write (column, value) words of a backend as one change that readers see whole."""
-        cells, at = self.words.cells, self.backend_words_at(index)
-        version = self.pool_words_at(cells[at + W_POOL]) + VERDICTS_VERSION
+        self.write_verdicts([(index, words)])
+
+    def write_verdicts(self, changes: Sequence[tuple[int, Iterable[tuple[int, int]]]]) -> None:
+        """As write_verdict, of several backends of one pool at once."""
+        cells = self.words.cells
+        version = self.pool_words_at(cells[self.backend_words_at(changes[0][0]) + W_POOL]) + VERDICTS_VERSION
         cells[version] |= 1
-        for column, value in words:
-            cells[at + column] = value
+        for index, words in changes:
+            at = self.backend_words_at(index)
+            for column, value in words:
+                cells[at + column] = value
         cells[version] += 1
 
     def note(self, index: int, column: int, value: int) -> None:
@@ -381,9 +414,9 @@ class Board:
         return int(self.words.cells[at + VERDICTS_VERSION]), int(self.words.cells[at + ADMIN_VERSION])
 
     def weight_of(self, index: int, configured: int) -> int:
-        """The weight in force."""
-        override = self.word(index, W_WEIGHT)
-        return override - 1 if override else configured
+        """The weight in force: an operator's, that of a service's record, or the configured one."""
+        said = self.word(index, W_WEIGHT) or self.word(index, W_SRV_WEIGHT)
+        return said - 1 if said else configured
 
     def share_of(self, index: int) -> float:
         """The part of its weight that a backend is given sessions by: what its agent says, while it slowly starts."""

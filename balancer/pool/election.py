@@ -33,6 +33,7 @@ from balancer.pool.board import (
     B_SESSIONS,
     B_SESSIONS_TOTAL,
     BACKENDS,
+    ODD,
     VERDICTS_VERSION,
     Board,
 )
@@ -40,7 +41,7 @@ from balancer.pool.choice import Candidate, Choice, Pick
 from balancer.pool.policies import HASHES, POLICIES
 from balancer.pool.serving import is_asked, is_panic, state_of
 from balancer.pool.shared_limit import SharedLimit
-from balancer.pool.targets import DialTarget, Target, chain, links, targets_of
+from balancer.pool.targets import DialTarget, Target, chain, links, targets_of, tenant_of
 
 NONE_TRIED: frozenset[int] = frozenset()
 # Seconds within which a backend that ends before its first byte has failed: servers close silent clients after a while,
@@ -67,7 +68,9 @@ class Elector:
         self._cells = board.cells
         self._gauges = row * board.columns + BACKENDS.at(0) + B_SESSIONS
         self._by_index = {backend.index: backend for backend in pool.backends}
+        self._slots = [backend for backend in pool.backends if backend.set]
         self._names = [backend for backend in pool.backends if backend.address.family == "name"]
+        self.on_tenant: Callable[[Backend], object] | None = None  # told when another backend has a slot
         self._known: dict[int, list[Target]] = {}  # of each name, as the board last had them
         self._targets: dict[int, DialTarget] = {}
         for backend in pool.backends:
@@ -106,7 +109,7 @@ class Elector:
             return self._elect_limited(backend, source_ip, tried, pick)
         cells = self._cells
         gauge = self._gauges + index * _BLOCK
-        cells[gauge] += 1
+        cells[gauge + ODD if backend.parity else gauge] += 1
         cells[gauge + _SESSIONS_TOTAL] += 1
         return backend
 
@@ -117,7 +120,9 @@ class Elector:
         backend, skip, why = first, set(tried), "full"
         while True:
             maxconn = self._limits.get(backend.index, 0)
-            answer = self._limit.acquire(BACKENDS.at(backend.index) + B_SESSIONS, maxconn)
+            answer = self._limit.acquire(
+                BACKENDS.at(backend.index) + B_SESSIONS + ODD * backend.parity, maxconn
+            )
             if answer == "acquired":
                 break
             if answer == "busy":
@@ -134,6 +139,10 @@ class Elector:
         self._cells[self._gauges + backend.index * _BLOCK + _SESSIONS_TOTAL] += 1
         return backend
 
+    def present(self, backend: Backend) -> Backend:
+        """The backend itself, and of a slot the one that has it now."""
+        return self._by_index[backend.index]
+
     def release(self, backend: Backend, bytes_in: int = 0, bytes_out: int = 0) -> None:
         """The session's socket to the backend is closed (or was never opened). The bytes are those it moved and
         `count_bytes` has not counted."""
@@ -141,7 +150,7 @@ class Elector:
         index = backend.index
         self._ended.add(index)
         gauge = self._gauges + index * _BLOCK
-        cells[gauge] -= 1
+        cells[gauge + ODD if backend.parity else gauge] -= 1
         cells[gauge + _BYTES_IN] += bytes_in
         cells[gauge + _BYTES_OUT] += bytes_out
 
@@ -185,10 +194,15 @@ class Elector:
         limits = {b.index: board.maxconn_of(b.index, b.maxconn) for b in pool.backends}
         # A newer configuration may have given a name's block another address: this worker goes on with what it knew.
         known = {b.index: targets_of(board, b) or self._known.get(b.index, []) for b in self._names}
+        tenants = {b.index: tenant_of(board, b) for b in self._slots}
         weights = weights_in_force(board, pool)
-        everyone = [b for b in pool.backends if weights[b.index]]
+        present = [
+            tenants.get(b.index, b) for b in pool.backends if not b.set or state_of(board, b) != "empty"
+        ]
+        everyone = [b for b in present if weights[b.index]]
         able = ("up", "unresolved", "down") if is_panic(board, pool) else ("up", "unresolved")
-        eligible = [b for b in pool.backends if known.get(b.index, True) and state_of(board, b) in able]
+        able_now = {b.index for b in pool.backends if known.get(b.index, True) and state_of(board, b) in able}
+        eligible = [b for b in present if b.index in able_now]
         is_resolving = any(is_asked(board, b) for b in self._names)
         if board.versions(pool.index) != versions and self._verdicts >= 0:
             return
@@ -197,6 +211,7 @@ class Elector:
         tiers = (candidates(eligible, is_backup, weights), candidates(everyone, is_backup, weights), spare)
         # The version is odd only when this process has no lists yet: use these, and rebuild at the next election.
         self._verdicts, self._admin = versions[0] & ~1, versions[1]
+        self._move_in(tenants)
         self._limits = {index: limit for index, limit in limits.items() if limit}
         self._none_is_up = "resolving" if is_resolving else "down"
         for index, targets in known.items():
@@ -209,6 +224,14 @@ class Elector:
             self._tiers = tiers
             self._pick = self._make_pick(tiers[0], tiers[1])
             self._reserve = self._make_pick(spare, spare)
+
+    def _move_in(self, tenants: dict[int, Backend]) -> None:
+        """Other backends have the slots: sessions from now on are theirs, those under way keep the backend they have."""
+        for index, tenant in tenants.items():
+            if tenant != self._by_index[index]:
+                self._by_index[index] = tenant
+                if self.on_tenant is not None:
+                    self.on_tenant(tenant)
 
     def _set_target(self, index: int, targets: list[Target]) -> None:
         if (first := chain(targets)) is not None:
@@ -224,7 +247,8 @@ class Elector:
 
     def _readers(self, indexes: Sequence[int]) -> tuple[Callable[[], list[int]], Callable[[int], int]]:
         """Functions for a policy: the sessions of these backends, and of one of them."""
-        return self._board.loads_reader(indexes), self._load
+        odd = {index for index in indexes if self._by_index[index].parity}
+        return self._board.loads_reader(indexes, odd), self._board.load_reader(odd) if odd else self._load
 
 
 def weights_in_force(board: Board, pool: Pool) -> dict[int, int]:

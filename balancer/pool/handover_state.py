@@ -19,6 +19,7 @@ from balancer.pool.board import (
     MOST_ADDRESSES,
     NAME_ANSWERED,
     NAME_ASKED,
+    TENANT_WORDS,
     VERDICT_NAMES,
     W_ADDRESS,
     W_ADDRESSES,
@@ -39,7 +40,8 @@ _FORMER = 6  # words of a version with one address: the first three, a family an
 
 
 def export_state(board: Board, backends: Sequence[Backend]) -> str:
-    """{name: [[...found], admin state, weight, since]} of each backend that is down, resolved or changed by hand."""
+    """{name: [[...found], admin state, weight, since, [...of a slot]]} of each backend that is down, resolved or changed
+    by hand."""
     words = {}
     for backend in backends:
         word = partial(board.word, backend.index)
@@ -50,6 +52,7 @@ def export_state(board: Board, backends: Sequence[Backend]) -> str:
                 word(W_ADMIN_STATE),
                 word(W_WEIGHT),
                 word(W_ADMIN_SINCE_MS),
+                [word(column) for column in TENANT_WORDS] if backend.set else [],
             ]
     return json.dumps(words, separators=(",", ":")) if words else ""
 
@@ -63,18 +66,19 @@ def restore_state(board: Board, backends: Sequence[Backend], text: str) -> None:
         return
     for backend in backends:
         if backend.identity in words:
-            found, state, weight, since = words[backend.identity]
+            found, state, weight, since, tenant = words[backend.identity]
             columns = (*_FOUND, *range(W_ADDRESS, W_ADDRESS + len(found) - len(_FOUND)))
             name = (W_NAME, NAME_ANSWERED if len(found) > len(_FOUND) else NAME_ASKED)
-            board.write_verdict(backend.index, [*zip(columns, found, strict=True), name])
+            of_slot = zip(TENANT_WORDS, tenant, strict=False)
+            board.write_verdict(backend.index, [*zip(columns, found, strict=True), *of_slot, name])
             board.set_admin_state(backend.index, state, since)
             board.set_weight(backend.index, weight - 1 if weight else None, since)
 
 
-def _read(text: str) -> dict[str, tuple[list[int], int, int, int]]:
+def _read(text: str) -> dict[str, tuple[list[int], int, int, int, list[int]]]:
     """Raises ValueError or TypeError for what `export_state` would not write. A version before wrote no `since`, and
     one address at most, which is asked for again."""
-    words: dict[str, tuple[list[int], int, int, int]] = {}
+    words: dict[str, tuple[list[int], int, int, int, list[int]]] = {}
     for name, (found, state, weight, *rest) in dict(json.loads(text or "{}")).items():
         numbers = [int(value) for value in found]
         if len(numbers) == _FORMER:
@@ -85,5 +89,6 @@ def _read(text: str) -> dict[str, tuple[list[int], int, int, int]]:
         )
         if not is_sound or state not in range(len(ADMIN_NAMES)) or weight not in range(MOST_WEIGHT):
             raise ValueError(f"{name}: not a handover state")
-        words[name] = numbers, int(state), int(weight), int(rest[0]) if rest else 0
+        tenant = [int(value) for value in rest[1]] if len(rest) > 1 else []
+        words[name] = numbers, int(state), int(weight), int(rest[0]) if rest else 0, tenant
     return words

@@ -8,6 +8,7 @@ A backend takes new sessions when its state is "up":
     maint, drain   an operator has taken it out          (admin state)
     weight-0       an operator has given it weight 0     (weight)
     unresolved     no address of its name is known       (address words)
+    empty          a slot of a set without a backend: neither up nor down    (address words)
     agent          its agent has taken it out            (agent)
     down           the checks, sessions or its agent speak against it     (verdict, agent)
     up             none of these
@@ -44,12 +45,13 @@ from balancer.pool.board import (
 from balancer.pool.targets import subject_of
 from balancer.shm.layout import FIRST_LEASE, PID, READY, ROLE, STATE
 
-BackendState = Literal["up", "down", "unresolved", "agent", "weight-0", "drain", "maint"]
+BackendState = Literal["up", "down", "unresolved", "empty", "agent", "weight-0", "drain", "maint"]
 
 # (state, what is said when it is that of every backend, and of some)
 _REASONS: tuple[tuple[BackendState, str, str], ...] = (
     ("down", "every backend is down", "down"),
     ("unresolved", "names not resolved yet", "not resolved"),
+    ("empty", "no backend is known of any name", "without a backend"),
     ("agent", "every backend is taken out by its agent", "taken out by their agents"),
     ("weight-0", "every backend has weight 0", "with weight 0"),
     ("drain", "every backend is drained by an operator", "drained"),
@@ -79,7 +81,7 @@ def state_of(board: Board, backend: Backend) -> BackendState:
     if words[at + W_WEIGHT] == WEIGHT_ZERO:
         return "weight-0"
     if backend.address.family == "name" and not _has_address(words, at, backend):
-        return "unresolved"
+        return "empty" if backend.set else "unresolved"
     if words[at + W_AGENT] == AGENT_OUT:
         return "agent"
     # A reload may have given the backend another address: a verdict on that one says nothing to processes of before.
@@ -91,13 +93,15 @@ def is_asked(board: Board, backend: Backend) -> bool:
     """Whether it is up but for the answer of a name server, which is still to come."""
     words, at = board.words.cells, board.backend_words_at(backend.index)
     is_pending = words[at + W_NAME] == NAME_ASKED or words[at + W_SUBJECT] != subject_of(backend)
-    return is_pending and state_of(board, backend) == "unresolved"
+    return is_pending and state_of(board, backend) in ("unresolved", "empty")
 
 
 def availability(board: Board, pool: Pool) -> Serving:
     """As `serving`, without a look at sessions: what stays until a check, an operator or a name changes it."""
     states = Counter(state_of(board, backend) for backend in pool.backends)
     up, count = states["up"], len(pool.backends)
+    if states["empty"] < count:
+        count -= states.pop("empty", 0)
     is_serving = up > 0 or (states["down"] > 0 and pool.panic > 0)
     return Serving(up, count, is_serving, "" if is_serving else _reason(states, count))
 
@@ -166,7 +170,7 @@ def _is_full(board: Board, pool: Pool) -> bool:
 
 def _has_no_place(board: Board, backend: Backend) -> bool:
     limit = board.maxconn_of(backend.index, backend.maxconn)
-    return bool(limit) and board.sessions(backend.index) >= limit
+    return bool(limit) and board.tenant_sessions(backend.index) >= limit
 
 
 def _may_wait(board: Board, pool: Pool) -> bool:

@@ -9,11 +9,23 @@ first, and the others after it when it fails. An IPv4 address stands there as ::
 import ipaddress
 import socket
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 from zlib import crc32
 
+from balancer.config.units import Address
 from balancer.pool.backend import Backend
-from balancer.pool.board import MOST_ADDRESSES, W_ADDRESS, W_ADDRESSES, W_IN_USE, W_SUBJECT, Board
+from balancer.pool.board import (
+    MOST_ADDRESSES,
+    W_ADDRESS,
+    W_ADDRESSES,
+    W_BACKUP,
+    W_IN_USE,
+    W_PORT,
+    W_SUBJECT,
+    W_TENANT,
+    Board,
+)
 
 SocketAddress = tuple[str, int] | tuple[str, int, int, int] | str  # what connect() takes
 Target = tuple[int, SocketAddress]  # (AF_..., where)
@@ -41,7 +53,7 @@ class NameAddresses(NamedTuple):
 
 def subject_of(backend: Backend) -> int:
     """The value of W_SUBJECT for words that are about this address: a reload may give the same backend another one."""
-    return crc32(str(backend.address).encode())
+    return crc32(str(backend.set or backend.address).encode())
 
 
 def addresses_of(board: Board, backend: Backend) -> NameAddresses:
@@ -52,7 +64,7 @@ def addresses_of(board: Board, backend: Backend) -> NameAddresses:
     if not 0 < count <= MOST_ADDRESSES or words[W_SUBJECT] != subject_of(backend):
         return NameAddresses()
     pairs = zip(words[W_ADDRESS::2], words[W_ADDRESS + 1 :: 2], strict=True)
-    hosts = [_unpack(high, low) for high, low in pairs][:count]
+    hosts = [unpack_address(high, low) for high, low in pairs][:count]
     return NameAddresses(tuple(hosts), in_use if 0 <= in_use < count else 0)
 
 
@@ -60,7 +72,21 @@ def targets_of(board: Board, backend: Backend) -> list[Target]:
     """All that can be dialled, in the order in which it is tried; empty for a name of which no address is known."""
     if backend.address.family != "name":
         return [(backend.address.socket_family, backend.address.sockaddr())]
-    return [target_at(host, backend.address.port) for host in addresses_of(board, backend).in_turn()]
+    return [target_at(host, port_of(board, backend)) for host in addresses_of(board, backend).in_turn()]
+
+
+def port_of(board: Board, backend: Backend) -> int:
+    """The configured port, or that of the tenant of a slot."""
+    return (board.word(backend.index, W_PORT) if backend.set else 0) or backend.address.port
+
+
+def tenant_of(board: Board, backend: Backend) -> Backend:
+    """The backend that has a slot now, with its address; the slot itself while it is empty."""
+    host, address = addresses_of(board, backend).host, backend.address
+    if host:
+        address = Address("inet6" if ":" in host else "inet", host, port_of(board, backend))
+    is_backup = backend.backup or bool(board.word(backend.index, W_BACKUP))
+    return replace(backend, address=address, backup=is_backup, parity=board.word(backend.index, W_TENANT) & 1)
 
 
 def target_at(host: str, port: int) -> Target:
@@ -73,7 +99,7 @@ def target_at(host: str, port: int) -> Target:
 def address_in_use(board: Board, backend: Backend) -> str:
     """For people: the address that a name stands for now, "127.0.0.1:80"; "" when none is known, and for no name."""
     host = addresses_of(board, backend).host if backend.address.family == "name" else ""
-    return text_at(host, backend.address.port) if host else ""
+    return text_at(host, port_of(board, backend)) if host else ""
 
 
 def text_at(host: str, port: int) -> str:
@@ -113,7 +139,8 @@ def pack_addresses(hosts: Iterable[str]) -> list[int]:
     return words
 
 
-def _unpack(high: int, low: int) -> str:
+def unpack_address(high: int, low: int) -> str:
+    """A numeric address of two words of the board."""
     address = ipaddress.IPv6Address((high % _HALF) * _HALF + low % _HALF)
     return str(address.ipv4_mapped or address)
 

@@ -23,6 +23,7 @@ from balancer.pool.board import (
     NAME_ANSWERED,
     NAME_FAILED,
     SOME_UP,
+    TENANT_WORDS,
     UNKNOWN,
     UP,
     W_ADDRESS,
@@ -51,8 +52,13 @@ AGENT_WORDS = (W_AGENT, W_AGENT_WEIGHT, W_AGENT_MAXCONN)
 # What is found out about an address.
 _VERDICT_WORDS = (
     W_VERDICT, W_SINCE_MS, W_CHECK, W_STREAK, W_ADDRESSES, W_IN_USE, W_NAME, W_PENALTIES, W_PENALTY_MS,
-    *AGENT_WORDS, W_RAMP,
+    *AGENT_WORDS, W_RAMP, *TENANT_WORDS,
 )  # fmt: skip
+
+
+def fresh_words(backend: Backend) -> dict[int, int]:
+    """What the board says of a backend of which nothing was found out yet."""
+    return dict.fromkeys(_VERDICT_WORDS, 0) | {W_SUBJECT: subject_of(backend)}
 
 
 class VerdictWriter:
@@ -86,8 +92,7 @@ class VerdictWriter:
         subject = subject_of(backend)
         if word(index, W_SUBJECT) == subject:
             return word(index, W_VERDICT) != DOWN, word(index, W_SINCE_MS) / 1000
-        fresh = dict.fromkeys(_VERDICT_WORDS, 0)
-        self._board.write_verdict(index, (fresh | {W_SUBJECT: subject}).items())
+        self._board.write_verdict(index, fresh_words(backend).items())
         return True, now
 
     def write_verdict(self, index: int, up: bool, since: float) -> None:

@@ -91,9 +91,10 @@ class ConnectionPool:
         self.reply_times: list[float] = []  # seconds, of the replies since the last sweep
         self._new_socket = new_socket
         self._kept = [
-            KeptConnections(backend, elector.place_of(backend), pool.backend_conns or inf)
+            KeptConnections(elector.present(backend), elector.place_of(backend), pool.backend_conns or inf)
             for backend in pool.backends
         ]
+        elector.on_tenant = self._renew
         self._dropped: list[tuple[BackendConnection | None, Backend | None]] = []
         self._is_freeing = False
         self._misbehaved = RepeatedLine(context.loop, partial(context.log.warning, "backend"))
@@ -109,6 +110,14 @@ class ConnectionPool:
             if len(self.heads) >= LEARNED:
                 self.heads.clear()
             self.heads[len(frame)] = frame[: self.header]
+
+    def _renew(self, backend: Backend) -> None:
+        """Another backend has a slot: what is kept leads to the one before it."""
+        place = self.elector.place_of(backend)
+        former = self._kept[place]
+        former.most = 0
+        self._drop_idle(former)
+        self._kept[place] = KeptConnections(backend, place, self._pool.backend_conns or inf)
 
     # -- a request on its way to a backend
 

@@ -152,6 +152,9 @@ class ProberSimulation:
         timer = loop.call_at(loop.now + timeout, lambda: done(outcome, timeout, ""))
         return SimpleNamespace(is_over=False, abandon=timer.cancel)
 
+    def ask(self, query: Any, done: Callable[[Any], object], asked: Callable[[], object]) -> None:
+        """A query of a set: no name server answers."""
+
     def resolver(self) -> object:
         asked: list[str] = []
 
@@ -180,7 +183,7 @@ class ProberSimulation:
             for pool in self.pools
         ]
         own = OwnListeners([parse_address("0.0.0.0:8080")], self.own.__contains__)
-        prober = Prober(child, pools, self.board, REFRESH, own, self.resolver(), self.probe)  # type: ignore[arg-type]
+        prober = Prober(child, pools, self.board, REFRESH, own, self.resolver(), self.probe, ask=self.ask)  # type: ignore[arg-type]
         prober.start(lambda: self.settled.append(self.loop.now))
         return prober
 

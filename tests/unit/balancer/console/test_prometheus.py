@@ -47,6 +47,8 @@ balancer_backend_up{pool="main",backend="a"} 1
 balancer_backend_state{pool="main",backend="a",state="up"} 1
 balancer_backend_state{pool="main",backend="a",state="down"} 0
 balancer_backend_state{pool="main",backend="a",state="unresolved"} 0
+balancer_backend_state{pool="main",backend="a",state="empty"} 0
+balancer_backend_state{pool="main",backend="a",state="agent"} 0
 balancer_backend_state{pool="main",backend="a",state="weight-0"} 0
 balancer_backend_state{pool="main",backend="a",state="drain"} 0
 balancer_backend_state{pool="main",backend="a",state="maint"} 0
@@ -138,7 +140,9 @@ def test_listeners_and_pools_have_their_labels() -> None:
     assert samples["balancer_backend_up", (("pool", "web"), ("backend", "a"))] == 0
 
 
-@pytest.mark.parametrize("state", ["up", "down", "unresolved", "weight-0", "drain", "maint"])
+@pytest.mark.parametrize(
+    "state", ["up", "down", "unresolved", "empty", "agent", "weight-0", "drain", "maint"]
+)
 def test_a_backend_is_up_when_it_is_given_new_sessions(state: str) -> None:
     samples = read(exposition(status(backends=[backend("a", state=state)])))
     labels = (("pool", "main"), ("backend", "a"))
@@ -232,13 +236,31 @@ def test_a_histogram_counts_up_to_each_bound() -> None:
     assert not [key for key in samples if "reply" in key[0] or "handshake" in key[0]]
 
 
+SET = {
+    "name": "dns:web.test:80", "pool": "main", "slots": 8, "backends": 3, "left_out": 0, "age_s": 0.4, "ttl_s": 5.0,
+    "server": "10.0.0.53", "queries_total": 9, "failures_total": 1,
+}  # fmt: skip
+
+
+def test_a_set_has_its_last_answer_and_its_queries() -> None:
+    found = read(exposition(status(pools=[pool("main", []) | {"sets": [SET]}])))
+    labels = (("pool", "main"), ("set", "dns:web.test:80"))
+    names = {key[0]: value for key, value in found.items() if key[0].startswith("balancer_dns")}
+    assert names == {
+        "balancer_dns_slots": 8, "balancer_dns_backends": 3, "balancer_dns_left_out": 0,
+        "balancer_dns_answer_age_seconds": 0.4, "balancer_dns_ttl_seconds": 5.0,
+        "balancer_dns_queries_total": 9, "balancer_dns_failures_total": 1,
+    }  # fmt: skip
+    assert ("balancer_dns_slots", labels) in found or ("balancer_dns_slots", *labels) in found
+
+
 def test_a_reader_of_openmetrics_takes_every_family() -> None:
     """There a gauge must not have the name of a counter without `_total`."""
     framed = {"requests_per_s": 7, "connections_idle": 3, "connections_in_use": 2}
     handshakes = {"session": times(1, 0, 0, 0), "handshake": times(0, 2, 0, 0, sum_s=0.01)}
     found = status(
         listeners=[listener(times=handshakes, tls=TLS)],
-        pools=[pool("main", [backend("a")], framed=framed)],
+        pools=[pool("main", [backend("a")], framed=framed) | {"sets": [SET]}],
         reload={"serial": 1, "ok": True, "text": "", "age_s": 3.2},
     )
     families = list(openmetrics.text_string_to_metric_families(exposition(found, is_open_metrics=True)))

@@ -14,20 +14,27 @@ from balancer.pool.board import (
     B_ADDRESS_FAILURES,
     B_CONNECT_FAILURES,
     B_SESSIONS,
+    B_SESSIONS_ODD,
     B_SESSIONS_TOTAL,
     DOWN,
     UP,
     VERDICTS_VERSION,
+    W_ADDRESS,
+    W_ADDRESSES,
     W_AGENT,
     W_AGENT_MAXCONN,
     W_AGENT_WEIGHT,
+    W_BACKUP,
+    W_PORT,
     W_RAMP,
+    W_SRV_WEIGHT,
+    W_TENANT,
     W_VERDICT,
     Board,
 )
 from balancer.pool.election import Elector
 from balancer.pool.policies import POLICIES
-from balancer.pool.targets import NameAddresses, links
+from balancer.pool.targets import NameAddresses, links, pack_addresses
 from balancer.pool.verdicts import VerdictWriter
 from balancer.shm.layout import FIRST_LEASE
 from scripts.relay_costs import BytecodeCounter
@@ -508,3 +515,83 @@ def test_backups_that_are_up_come_before_a_panic(board: Board) -> None:
     for backend in backends[2:]:
         board.write_verdict(backend.index, [(W_VERDICT, DOWN)])
     assert names(elect) == {"a", "b"} or names(elect) == {"a", "b", "c", "d"}
+
+
+def slot_words(
+    host: str, tenant: int, port: int = 0, weight: int = 0, is_backup: bool = False
+) -> dict[int, int]:
+    words = {W_ADDRESSES: 1, W_PORT: port, W_SRV_WEIGHT: weight, W_BACKUP: int(is_backup), W_TENANT: tenant}
+    return words | dict(enumerate(pack_addresses([host]), W_ADDRESS))
+
+
+def slots_of(board: Board, policy: str = "leastconn") -> tuple[tuple[Backend, ...], Elector]:
+    """Two slots of a set, both empty."""
+    slots = with_indexes(
+        parse_upstream("dns:web.test:80 slots=2 name=web").expanded(), {"web-1": 6, "web-2": 5}
+    )
+    made = elector(board, slots, policy)
+    for slot in slots:
+        VerdictWriter(board, OTHER).restore(slot, 0.0)
+    return slots, made
+
+
+def test_a_new_tenant_of_a_slot_does_not_inherit_the_sessions_of_the_one_before(board: Board) -> None:
+    (one, two), elect = slots_of(board)
+    told: list[str] = []
+    elect.on_tenant = lambda backend: told.append(str(backend.address))
+    assert elect.elect("", ()) is None and elect.why == "resolving"
+    board.write_verdicts(
+        [(one.index, slot_words("10.0.0.1", 1).items()), (two.index, slot_words("10.0.0.2", 1).items())]
+    )
+    held = [elect.elect("", ()) for _ in range(20)]
+    assert told == ["10.0.0.1:80", "10.0.0.2:80"]
+    board.write_verdict(one.index, slot_words("10.0.0.3", 2, port=81).items())
+    assert board.tenant_sessions(one.index) == 0 and board.sessions(one.index) == 10
+    given = [elect.elect("", ()) for _ in range(10)]
+    assert [str(backend.address) for backend in given if backend] == ["10.0.0.3:81"] * 10
+    assert elect.target(given[0])[1] == ("10.0.0.3", 81)  # type: ignore[arg-type]
+    for backend in (*held, *given):
+        assert backend is not None
+        elect.release(backend)
+    assert [board.sessions(slot.index) for slot in (one, two)] == [0, 0]
+    assert [board.gauge(Board.backend_at(slot.index) + B_SESSIONS_ODD) for slot in (one, two)] == [0, 0]
+
+
+def test_maxconn_counts_the_present_tenant_only(board: Board) -> None:
+    (one, two), _ = slots_of(board)
+    limited = tuple(replace(slot, maxconn=2) for slot in (one, two))
+    elect = elector(board, limited)
+    board.write_verdict(one.index, slot_words("10.0.0.1", 1).items())
+    assert [elect.elect("", ()) is not None for _ in range(3)] == [True, True, False]
+    board.write_verdict(one.index, slot_words("10.0.0.2", 2).items())
+    assert [elect.elect("", ()) is not None for _ in range(3)] == [True, True, False]
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_slots_serve_by_their_tenants_weight_and_priority(board: Board, policy: str) -> None:
+    (one, two), elect = slots_of(board, policy)
+    board.write_verdict(one.index, slot_words("10.0.0.1", 1, weight=2).items())
+    board.write_verdict(two.index, slot_words("10.0.0.2", 1, weight=4, is_backup=True).items())
+    assert names(elect) == {"web-1"}
+    board.write_verdict(one.index, [(W_ADDRESSES, 0)])
+    assert names(elect) == {"web-2"}
+
+
+def test_a_hash_follows_the_address_and_not_the_slot(board: Board) -> None:
+    (one, two), elect = slots_of(board, "maglev")
+
+    def owners() -> list[str]:
+        found = []
+        for number in range(50):
+            backend = elect.elect(f"10.9.9.{number}", ())
+            assert backend is not None
+            elect.release(backend)
+            found.append(backend.address.host)
+        return found
+
+    first, second = ((one, "10.0.0.1"), (two, "10.0.0.2")), ((two, "10.0.0.1"), (one, "10.0.0.2"))
+    seen = []
+    for tenant, places in ((1, first), (2, second)):
+        board.write_verdicts([(slot.index, slot_words(host, tenant).items()) for slot, host in places])
+        seen.append(owners())
+    assert seen[0] == seen[1] and set(seen[0]) == {"10.0.0.1", "10.0.0.2"}

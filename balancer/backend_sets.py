@@ -1,0 +1,263 @@
+"""The sets of backends that name servers know, in the prober: when they are asked, and what an answer changes.
+
+RULES
+- An answer holds for its smallest TTL, but no less than LEAST and no more than `resolver-refresh`: Docker's server says
+  600 seconds of containers that come and go, Consul's says 0.
+- The last set stays while there is no answer, or an error, for ever: the health checks decide about the dead. A failed
+  lookup is made again after LEAST, each time later, up to `resolver-refresh`.
+- All slots of a change are written at once. Sessions under way keep the backend they have.
+- A complaint is logged when it changes.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from balancer.checks.monitored import MonitoredBackend
+from balancer.config.units import counted, format_duration
+from balancer.discovery.answers import Lookup, Member, NameReply, Query, SetAnswer, look_up
+from balancer.discovery.servers import NameServers
+from balancer.discovery.slots import Slot, place
+from balancer.eventloop.loop import Loop
+from balancer.pool.backend import BackendSet
+from balancer.pool.board import (
+    NAME_ANSWERED,
+    NAME_FAILED,
+    TENANT_WORDS,
+    W_ADDRESS,
+    W_ADDRESSES,
+    W_DNS_AT_MS,
+    W_DNS_FAILURES,
+    W_DNS_LEFT_OUT,
+    W_DNS_QUERIES,
+    W_DNS_SERVER,
+    W_DNS_TTL_MS,
+    W_IN_USE,
+    W_NAME,
+    W_SRV_WEIGHT,
+    W_TENANT,
+    Board,
+)
+from balancer.pool.targets import addresses_of, pack_addresses, port_of, text_at
+from balancer.pool.verdicts import VerdictWriter, fresh_words
+from balancer.shm.events import Level, Verb
+
+LEAST = 1.0  # seconds between two lookups of a set
+
+Ask = Callable[[Query, Callable[[NameReply], object], Callable[[], object]], object]
+
+
+class SetMonitor(Protocol):
+    """What the sets need of the prober."""
+
+    def moved_in(self, one: MonitoredBackend) -> None:
+        """Another backend has the slot, or none: what was known of the one before is forgotten."""
+
+    def tell(self, level: Level, verb: Verb, **fields: object) -> None:
+        """A line of the log that is an event as well."""
+
+
+@dataclass(slots=True)
+class MonitoredSet:
+    """One set and its slots. `due` is monotonic seconds, infinite while a lookup is under way."""
+
+    wanted: BackendSet
+    backends: list[MonitoredBackend]
+    slots: list[Slot] = field(default_factory=list)
+    due: float = 0.0
+    failures: int = 0  # in a row
+    complaint: str = ""
+
+    @property
+    def first(self) -> int:
+        """The block whose words tell of the last answer."""
+        return self.backends[0].backend.index
+
+    def labels(self) -> dict[str, object]:
+        return {**self.backends[0].pool.labels(), "set": self.wanted}
+
+
+class BackendSets:
+    """All sets. `ask` sends one query; `unanswered` are the names that a start waits for, shared with other names."""
+
+    def __init__(
+        self,
+        monitor: SetMonitor,
+        loop: Loop,
+        board: Board,
+        writer: VerdictWriter,
+        backends: Sequence[MonitoredBackend],
+        refresh: float,
+        servers: Callable[[], NameServers],
+        ask: Ask,
+        unanswered: set[str],
+    ) -> None:
+        self._monitor, self._loop, self._board, self._writer = monitor, loop, board, writer
+        self._refresh, self._servers, self._ask = max(refresh, LEAST), servers, ask
+        self._unanswered = unanswered
+        found: dict[tuple[str, str], MonitoredSet] = {}
+        for one in backends:
+            if one.backend.set is not None:
+                name = (one.backend.pool, one.backend.name.rpartition("-")[0])
+                found.setdefault(name, MonitoredSet(one.backend.set, [])).backends.append(one)
+        self._sets = list(found.values())
+
+    def take_over(self) -> None:
+        """Go on with the slots as the last prober left them."""
+        for each in self._sets:
+            each.slots = [Slot(self._member_of(one)) for one in each.backends]
+            if not any(slot.member for slot in each.slots):
+                self._unanswered.add(each.wanted.host)
+
+    def _member_of(self, one: MonitoredBackend) -> Member | None:
+        host = addresses_of(self._board, one.backend).host
+        if not host:
+            return None
+        word = self._board.word
+        weight, index = word(one.backend.index, W_SRV_WEIGHT), one.backend.index
+        is_backup = bool(word(index, TENANT_WORDS[2]))
+        return Member(host, port_of(self._board, one.backend), max(0, weight - 1), is_backup)
+
+    def look_up(self, now: float) -> None:
+        """Begin the lookups that are due."""
+        for each in self._sets:
+            if each.due <= now:
+                each.due = float("inf")
+                self._advance(each, look_up(each.wanted, self._servers()), None)
+
+    def hasten(self, one: MonitoredBackend) -> None:
+        """A backend of a set does not answer: there may be another one by now."""
+        for each in self._sets:
+            if one in each.backends and each.due != float("inf"):
+                each.due = min(each.due, self._loop.now + LEAST)
+
+    def _advance(self, each: MonitoredSet, lookup: Lookup, reply: NameReply | None) -> None:
+        try:
+            query = next(lookup) if reply is None else lookup.send(reply)
+        except StopIteration as end:
+            self._answered(each, end.value)
+        else:
+            self._ask(query, lambda found: self._advance(each, lookup, found), lambda: self._count(each))
+
+    def _count(self, each: MonitoredSet, column: int = W_DNS_QUERIES) -> None:
+        if self._writer.holds():
+            self._board.note(each.first, column, self._board.word(each.first, column) + 1)
+
+    # -- answers
+
+    def _answered(self, each: MonitoredSet, answer: SetAnswer) -> None:
+        now = self._loop.now
+        each.failures = each.failures + 1 if answer.error else 0
+        if answer.error:
+            wait = min(self._refresh, LEAST * 2.0 ** min(each.failures - 1, 16))
+        else:
+            wait = min(max(answer.ttl, LEAST), self._refresh)
+        each.due = now + wait
+        self._unanswered.discard(each.wanted.host)
+        if not self._writer.holds():
+            return
+        if answer.error:
+            self._count(each, W_DNS_FAILURES)
+            self.note_failed(each.wanted.host)
+            held = sum(slot.member is not None for slot in each.slots)
+            then = f"keeps {counted(held, 'backend')}" if held else f"asked again in {format_duration(wait)}"
+            self._complain(each, error=answer.error, then=then)
+            return
+        self._note_answer(each, answer, now)
+        self._place(each, answer)
+
+    def _note_answer(self, each: MonitoredSet, answer: SetAnswer, now: float) -> None:
+        note, first = self._board.note, each.first
+        note(first, W_DNS_AT_MS, round(now * 1000))
+        note(first, W_DNS_TTL_MS, round(answer.ttl * 1000))
+        for place_, word in enumerate(pack_addresses([answer.server.partition("%")[0] or "::"])):
+            note(first, W_DNS_SERVER + place_, word)
+
+    def _place(self, each: MonitoredSet, answer: SetAnswer) -> None:
+        before = [slot.member for slot in each.slots]
+        changes, left_out = place(each.slots, answer.members, each.wanted.obsolete, self._left_over(each))
+        self._board.note(each.first, W_DNS_LEFT_OUT, left_out)
+        if changes:
+            words = [
+                (each.backends[number].backend.index, self._words(each, number, before[number], member))
+                for number, member in changes.items()
+            ]
+            self._board.write_verdicts(words)
+            for number, member in changes.items():
+                former = before[number]
+                if member is None or former is None or member.key != former.key:
+                    self._monitor.moved_in(each.backends[number])
+            self._tell(each, before, answer)
+        if left_out:
+            self._complain(each, left_out=left_out, slots=each.wanted.slots, then="give it more slots")
+        elif 2 * len(answer.members) > each.wanted.slots:
+            then = "give it more slots before they are used up"
+            self._complain(each, slots=f"more than half of {each.wanted.slots} are in use", then=then)
+        elif each.complaint:
+            each.complaint = ""
+
+    def _left_over(self, each: MonitoredSet) -> Callable[[int], tuple[int, int]]:
+        board = self._board
+
+        def count(number: int) -> tuple[int, int]:
+            index = each.backends[number].backend.index
+            following = (board.word(index, W_TENANT) + 1) & 1
+            return board.tenant_sessions(index, following), board.tenant_sessions(index, 1 - following)
+
+        return count
+
+    def _words(
+        self, each: MonitoredSet, number: int, former: Member | None, member: Member | None
+    ) -> list[tuple[int, int]]:
+        """What is written of a slot that changes; a verdict is about one backend, and starts anew with another."""
+        one = each.backends[number]
+        if member is None:
+            return [(W_ADDRESSES, 0)]
+        tenant = dict(
+            zip(
+                TENANT_WORDS,
+                (member.port, member.weight and member.weight + 1, int(member.is_backup)),
+                strict=True,
+            )
+        )
+        if former is not None and former.key == member.key:
+            return list(tenant.items())
+        words = fresh_words(one.backend) | tenant
+        words |= {W_NAME: NAME_ANSWERED, W_ADDRESSES: 1, W_IN_USE: 0}
+        words |= dict(enumerate(pack_addresses([member.host]), W_ADDRESS))
+        # Requests are short, and framed mode counts them in one gauge: its tenants are all even.
+        step = 2 if one.pool.pool.mode == "framed" else 1
+        words[W_TENANT] = self._board.word(one.backend.index, W_TENANT) + step
+        return list(words.items())
+
+    def note_failed(self, host: str) -> None:
+        """Sessions wait no longer for a set of this name that has no backend."""
+        for each in self._sets:
+            if each.wanted.host == host and not any(slot.member for slot in each.slots):
+                self._writer.write_name_failed(each.first)
+                for one in each.backends:
+                    if self._board.word(one.backend.index, W_NAME) != NAME_FAILED:
+                        self._writer.write_name_failed(one.backend.index)
+
+    # -- the log
+
+    def _tell(self, each: MonitoredSet, before: Sequence[Member | None], answer: SetAnswer) -> None:
+        old, new = (
+            {member.key for member in members if member}
+            for members in (before, [s.member for s in each.slots])
+        )
+        fields: dict[str, object] = {"backends": len(new)}
+        for word, keys in (("added", new - old), ("removed", old - new)):
+            if keys:
+                shown = sorted(keys)[:4]
+                more = f" and {len(keys) - 4} more" if len(keys) > 4 else ""
+                fields[word] = " ".join(text_at(*key) for key in shown) + more
+        ttl = format_duration(answer.ttl)
+        self._monitor.tell("info", "resolve", **each.labels(), **fields, ttl=ttl, server=answer.server)
+
+    def _complain(self, each: MonitoredSet, **fields: object) -> None:
+        """Once, until it is another complaint or all is well again."""
+        complaint = " ".join(f"{key}={value}" for key, value in fields.items() if key != "then")
+        if complaint != each.complaint:
+            each.complaint = complaint
+            self._monitor.tell("warning", "resolve", **each.labels(), **fields)

@@ -1,0 +1,51 @@
+"""What the status says of the sets of backends that name servers know.
+
+RULES: reads the board, writes nothing. One row for each set of a pool, from the words of its first slot.
+"""
+
+from itertools import groupby
+from typing import Any
+
+from balancer.options import Pool
+from balancer.pool.backend import Backend
+from balancer.pool.board import (
+    W_DNS_AT_MS,
+    W_DNS_FAILURES,
+    W_DNS_LEFT_OUT,
+    W_DNS_QUERIES,
+    W_DNS_SERVER,
+    W_DNS_TTL_MS,
+    Board,
+)
+from balancer.pool.serving import state_of
+from balancer.pool.targets import unpack_address
+
+
+def describe_sets(board: Board, pool: Pool, now_ms: int) -> list[dict[str, Any]]:
+    """`age_s`, `ttl_s` and `server` are of the last answer, null before the first one."""
+    slots = [backend for backend in pool.backends if backend.set]
+    groups = groupby(slots, key=lambda one: (one.name.rpartition("-")[0], one.set))
+    return [_describe(board, pool, list(group), now_ms) for _, group in groups]
+
+
+def _describe(board: Board, pool: Pool, slots: list[Backend], now_ms: int) -> dict[str, Any]:
+    first = slots[0].index
+    at = board.word(first, W_DNS_AT_MS)
+    server = unpack_address(board.word(first, W_DNS_SERVER), board.word(first, W_DNS_SERVER + 1))
+    return {
+        "name": str(slots[0].set),
+        "pool": pool.name,
+        "slots": len(slots),
+        "backends": sum(state_of(board, slot) != "empty" for slot in slots),
+        "left_out": board.word(first, W_DNS_LEFT_OUT),
+        "age_s": round((now_ms - at) / 1000, 1) if at else None,
+        "ttl_s": board.word(first, W_DNS_TTL_MS) / 1000 if at else None,
+        "server": server if at else None,
+        "queries_total": board.word(first, W_DNS_QUERIES),
+        "failures_total": board.word(first, W_DNS_FAILURES),
+    }
+
+
+def is_shown(board: Board, backend: Backend) -> bool:
+    """An empty slot is no backend, unless it still has sessions."""
+    return backend.set is None or state_of(board, backend) != "empty" or board.sessions(backend.index) > 0

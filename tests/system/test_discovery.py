@@ -1,0 +1,314 @@
+"""Sets of backends that a name server knows: they come and go under load, and no client notices."""
+
+import contextlib
+import os
+import signal
+import socket
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import ExitStack
+
+import dns.rcode
+import pytest
+
+from scripts.lab.backends import Scripted
+from scripts.lab.network import free_port
+from scripts.lab.waiting import wait_for
+from tests.system.harness import Balancer, FileBalancer, ini_section
+from tests.system.name_server import NameServer
+
+PATIENCE = 20.0  # seconds; a passing run does not wait for them
+
+
+class Hosts:
+    """Backends on one port of several loopback addresses. Each says its address and waits for the client's end."""
+
+    def __init__(self, count: int = 6, port: int = 0) -> None:
+        self.port = port or free_port()
+        self.names = [f"127.0.0.{2 + number}" for number in range(count)]
+        self._stack = ExitStack()
+        self.servers: dict[str, Scripted] = {}
+
+    def __enter__(self) -> "Hosts":
+        for name in self.names:
+            self.servers[name] = Scripted(lambda conn, name=name: self._serve(conn, name), name, self.port)
+            self._stack.enter_context(self.servers[name])
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    @staticmethod
+    def _serve(conn: socket.socket, name: str) -> None:
+        with contextlib.suppress(OSError):
+            conn.sendall(f"{name:<12}".encode())
+            conn.recv(1)
+
+
+def connect(lb: Balancer) -> tuple[socket.socket, str]:
+    """A session, and the backend that it has. Raises OSError or AssertionError when it has none."""
+    client = socket.create_connection(lb.address, PATIENCE)
+    try:
+        name = client.recv(12, socket.MSG_WAITALL).decode().strip()
+        assert name, "closed without a word"
+    except BaseException:
+        client.close()
+        raise
+    return client, name
+
+
+class Clients:
+    """Clients that connect without pause, until the end of the block."""
+
+    def __init__(self, lb: Balancer, count: int = 3) -> None:
+        self._lb, self._stop, self._lock = lb, threading.Event(), threading.Lock()
+        self.served: Counter[str] = Counter()
+        self.last: dict[str, float] = {}
+        self.first: dict[str, float] = {}
+        self.failures: list[str] = []
+        self._threads = [threading.Thread(target=self._run, daemon=True) for _ in range(count)]
+
+    def __enter__(self) -> "Clients":
+        for thread in self._threads:
+            thread.start()
+        wait_for(lambda: self.served.total() > 20, "some sessions", PATIENCE)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join(PATIENCE)
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            try:
+                client, name = connect(self._lb)
+                client.close()
+            except (OSError, AssertionError) as error:
+                with self._lock:
+                    self.failures.append(repr(error))
+                continue
+            with self._lock:
+                self.served[name] += 1
+                self.last[name] = now = time.monotonic()
+                self.first.setdefault(name, now)
+
+    def wait_served(self, *names: str) -> None:
+        """Wait until these are served, and only these."""
+        begun = time.monotonic()
+
+        def are() -> bool:
+            with self._lock:
+                recent = {name for name, when in self.last.items() if when > time.monotonic() - 0.2}
+            return recent == set(names) and time.monotonic() > begun + 0.2
+
+        wait_for(are, f"{names} served, not {self.last.keys()}", PATIENCE)
+
+
+@pytest.fixture
+def dns_server() -> Iterator[NameServer]:
+    with NameServer() as server:
+        yield server
+
+
+def balancer(server: NameServer, upstream: str, **options: object) -> Balancer:
+    options = {"resolver": server.text, "check_interval": "1s", "resolver_refresh": "2s"} | options
+    return Balancer(upstreams=[upstream], **options)
+
+
+def tenants(lb: Balancer) -> set[str]:
+    return {
+        str(each["address_in_use"]).rpartition(":")[0]
+        for each in lb.status()["backends"]
+        if each["address_in_use"]
+    }
+
+
+def test_a_set_changes_under_load_and_nobody_notices(dns_server: NameServer) -> None:
+    """Replaced in part and in whole; errors, silence and no such name keep the last set; a reload and a killed prober and
+    worker too."""
+    with Hosts() as hosts, ExitStack() as stack:
+        a, b, c, d, e, f = hosts.names
+        dns_server.know("web.test", a, b, c, ttl=1)
+        lb = stack.enter_context(
+            balancer(dns_server, f"dns:web.test:{hosts.port} slots=8 name=web").with_file()
+        )
+        clients = stack.enter_context(Clients(lb))
+        clients.wait_served(a, b, c)
+        dns_server.know("web.test", a, b, d, ttl=1)
+        changed = time.monotonic()
+        clients.wait_served(a, b, d)
+        assert clients.first[d] - changed < 3 * 2.0, "clamp(TTL) + 1 s, on a machine three times slower"
+        dns_server.know("web.test", d, e, f, ttl=600)
+        clients.wait_served(d, e, f)
+        for rcode in (dns.rcode.SERVFAIL, dns.rcode.NXDOMAIN, dns.rcode.REFUSED):
+            dns_server.rcode = rcode
+            lb.wait_line(
+                rf" resolve set=dns:web\S* error={dns.rcode.to_text(rcode)} .*then=.?keeps 3 backends", 15.0
+            )
+        dns_server.rcode, dns_server.is_silent = None, True
+        lb.wait_line(r" resolve set=\S+ error=timeout ", 25.0)
+        (prober,) = [pid for pid, title in lb.titles().items() if "prober" in title]
+        os.kill(prober, signal.SIGKILL)
+        wait_for(
+            lambda: any("prober" in t and str(prober) not in str(p) for p, t in lb.titles().items()),
+            "a prober",
+        )
+        assert tenants(lb) == {d, e, f}
+        dns_server.is_silent = False
+        dns_server.know("web.test", a, e, f, ttl=0)
+        clients.wait_served(a, e, f)
+        generation = lb.status()["generation"]
+        lb.change_file()
+        lb.signal(signal.SIGHUP)
+        wait_for(lambda: lb.status()["generation"] > generation, "a reload", PATIENCE)
+        assert tenants(lb) == {a, e, f}
+        dns_server.know("web.test", b, c, d, ttl=1)
+        clients.wait_served(b, c, d)
+        assert not clients.failures, clients.failures[:3]
+        assert clients.served.total() > 500
+
+
+def test_an_answer_that_does_not_fit_comes_over_tcp_and_the_rest_is_left_out(dns_server: NameServer) -> None:
+    with Hosts(3) as hosts:
+        many = [*hosts.names, *(f"127.0.1.{number}" for number in range(60))]
+        dns_server.know("big.test", *many)
+        dns_server.most_udp = 10
+        with balancer(dns_server, f"dns:big.test:{hosts.port} slots=40 name=big", check="none") as lb:
+            lb.wait_line(r" resolve set=\S+ left_out=23 slots=40 ", PATIENCE)
+            assert len(tenants(lb)) == 40
+            assert dns_server.queries["big.test", "A", "tcp"]
+
+
+def test_a_server_that_hides_its_cuts_is_asked_over_tcp(dns_server: NameServer) -> None:
+    """As Consul: three records of many over UDP, others each time, without the TC bit."""
+    with Hosts(6) as hosts:
+        dns_server.know("web.test", *hosts.names, ttl=0)
+        dns_server.most_udp, dns_server.hides_cuts = 3, True
+        upstream = f"dns:web.test:{hosts.port} slots=16 name=web"
+        with balancer(dns_server, upstream, resolver=f"{dns_server.text} tcp") as lb:
+            wait_for(lambda: tenants(lb) == set(hosts.names), "all six", PATIENCE)
+            before = dns_server.queries["web.test", "A", "tcp"]
+            wait_for(
+                lambda: dns_server.queries["web.test", "A", "tcp"] > before + 2, "further answers", PATIENCE
+            )
+            assert lb.log().count(" resolve ") == 1 and not dns_server.queries["web.test", "A", "udp"]
+
+
+def test_obsolete_bridges_answers_that_leave_some_out(dns_server: NameServer) -> None:
+    with Hosts(4) as hosts:
+        dns_server.know("web.test", *hosts.names, ttl=0)
+        dns_server.most_udp, dns_server.hides_cuts = 3, True
+        with balancer(dns_server, f"dns:web.test:{hosts.port} slots=16 name=web obsolete=30") as lb:
+            wait_for(lambda: tenants(lb) == set(hosts.names), "all four", PATIENCE)
+            before = dns_server.queries["web.test", "A", "udp"]
+            wait_for(
+                lambda: dns_server.queries["web.test", "A", "udp"] > before + 4, "more answers", PATIENCE
+            )
+            assert tenants(lb) == set(hosts.names) and " removed=" not in lb.log()
+
+
+def test_a_service_has_ports_weights_and_priorities(dns_server: NameServer) -> None:
+    with Hosts(2) as hosts, Hosts(1) as other:
+        a, b = hosts.names
+        dns_server.know("a.test", a)
+        dns_server.know("b.test", b)
+        records = [
+            f"10 10 {hosts.port} a.test.",
+            f"10 30 {hosts.port} b.test.",
+            f"20 10 {other.port} a.test.",
+        ]
+        dns_server.know("_db._tcp.test", *records, kind="SRV")
+        upstream = "srv:_db._tcp.test slots=8 name=db"
+        with balancer(dns_server, upstream, balance="roundrobin", workers=1) as lb:
+            served: Counter[str] = Counter()
+            for _ in range(400):
+                client, name = connect(lb)
+                client.close()
+                served[name] += 1
+            assert served[b] == pytest.approx(300, rel=0.05), served
+            dns_server.know("_db._tcp.test", f"10 10 {other.port} a.test.", kind="SRV")
+            moved = {f"{a}:{other.port}"}
+            wait_for(
+                lambda: {each["address_in_use"] for each in lb.status()["backends"]} == moved,
+                "the other port",
+                PATIENCE,
+            )
+            client, name = connect(lb)
+            client.close()
+            assert name == a
+
+
+def test_tenants_do_not_inherit_sessions(dns_server: NameServer) -> None:
+    """20 full changes, and of each set long sessions are kept: every address has its share of new ones."""
+    with Hosts(12) as hosts, ExitStack() as stack:
+        sets = [hosts.names[number : number + 3] for number in (0, 3, 6, 9)]
+        dns_server.know("web.test", *sets[0], ttl=0)
+        lb = stack.enter_context(
+            balancer(dns_server, f"dns:web.test:{hosts.port} slots=6 name=web", workers=1)
+        )
+        for turn in range(1, 21):
+            for _ in range(3):
+                client, _ = connect(lb)
+                stack.callback(client.close)
+            dns_server.know("web.test", *sets[turn % 4], ttl=0)
+            wait_for(lambda wanted=set(sets[turn % 4]): tenants(lb) == wanted, "the next set", PATIENCE)
+        served: Counter[str] = Counter()
+        held = []
+        for _ in range(300):
+            client, name = connect(lb)
+            held.append(client)
+            served[name] += 1
+        for client in held:
+            client.close()
+        assert all(80 <= served[name] <= 120 for name in sets[0]), served
+        stack.close()
+
+
+def test_a_start_waits_for_the_first_answer(dns_server: NameServer) -> None:
+    """No client is refused although the server answers late, and empty slots are neither up nor down."""
+    with Hosts(2) as hosts:
+        dns_server.know("web.test", *hosts.names)
+        dns_server.is_silent = True
+        lb = balancer(dns_server, f"dns:web.test:{hosts.port} slots=16 name=web")
+        try:
+            lb.start()
+            wait_for(lambda: dns_server.queries.total() > 0, "a query", PATIENCE)
+            assert " ready workers=" not in lb.log()
+            dns_server.is_silent = False
+            lb.wait_ready()
+            client, _ = connect(lb)
+            client.close()
+            status = lb.status()
+            assert (status["pools"][0]["up"], len(status["backends"])) == (2, 2)
+            assert " down " not in lb.log() and "all-down" not in lb.log()
+            (row,) = status["pools"][0]["sets"]
+            assert (row["name"], row["slots"], row["backends"], row["server"]) == (
+                f"dns:web.test:{hosts.port}", 16, 2, "127.0.0.1",
+            )  # fmt: skip
+            assert row["ttl_s"] == 1.0 and row["queries_total"] >= 1
+        finally:
+            lb.stop()
+            lb.kill_everything()
+
+
+def test_five_hundred_names_are_asked_by_their_ttl(dns_server: NameServer) -> None:
+    names = [f"host-{number}.test" for number in range(500)]
+    for name in names:
+        dns_server.know(name, "127.0.0.2", ttl=60)
+    text = ini_section("balancer", resolver=dns_server.text, resolver_refresh="60s", check="none")
+    text += ini_section("listener a", bind="127.0.0.1:0", pool="a")
+    text += ini_section("pool a", upstream=[f"dns:{name}:9 slots=1 name={name}" for name in names])
+    with FileBalancer(text) as lb:
+        wait_for(
+            lambda: (
+                len(tenants(lb)) and sum(bool(e["address_in_use"]) for e in lb.status()["backends"]) == 500
+            ),
+            "all",
+            PATIENCE,
+        )
+        count = dns_server.queries.total()
+        time.sleep(3)
+        assert dns_server.queries.total() == count <= 1000

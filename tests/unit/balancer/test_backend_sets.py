@@ -1,0 +1,133 @@
+"""Sets in the prober: when they are asked, what an answer publishes, and that no mistake of a server empties them."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+
+from balancer.discovery.answers import NameReply, Query
+from balancer.pool.backend import parse_upstream
+from balancer.pool.board import DOWN, W_CHECK, W_DNS_LEFT_OUT, W_DNS_QUERIES, W_TENANT
+from balancer.pool.serving import state_of
+from balancer.pool.targets import targets_of
+from tests.unit.balancer.test_prober import SECOND, ProberSimulation
+
+FOUR = Query("web.test", "A")
+
+
+class SetSimulation(ProberSimulation):
+    """Slots of web.test, and what its name server says: `reply`, None while it is silent."""
+
+    def __init__(self, slots: int = 4) -> None:
+        texts = [f"10.255.0.{number}:1" for number in range(slots)]
+        super().__init__(*texts)
+        expanded = parse_upstream(f"dns:web.test:80 slots={slots} name=web").expanded()
+        self.backends = tuple(
+            replace(slot, index=old.index) for slot, old in zip(expanded, self.backends, strict=True)
+        )
+        self.reply: NameReply | None = None
+        self.queries: list[float] = []
+
+    def ask(self, query: Query, done: Callable[[NameReply], object], asked: Callable[[], object]) -> None:
+        self.queries.append(self.loop.now)
+        asked()
+        if self.reply is not None:
+            done(self.reply)
+
+    def know(self, *hosts: str, ttl: float = 1.0) -> None:
+        self.reply = NameReply("", hosts, ttl=ttl, server="10.0.0.53")
+
+    def hosts(self) -> list[str]:
+        return [str(target[1][0]) for backend in self.backends for target in targets_of(self.board, backend)]
+
+
+@pytest.fixture
+def sim() -> SetSimulation:
+    return SetSimulation()
+
+
+def test_the_first_answer_settles_a_start_and_empty_slots_are_no_backends(sim: SetSimulation) -> None:
+    prober = sim.prober()
+    assert sim.settled == []
+    sim.loop.advance(4.0, prober.tick)
+    assert sim.settled == []
+    sim.loop.advance(1.5, prober.tick)
+    assert len(sim.settled) == 1, "connect-timeout"
+    again = SetSimulation()
+    again.know("10.0.0.1", "10.0.0.2")
+    prober = again.prober()
+    assert again.settled == [again.loop.now]
+    again.loop.advance(3.0, prober.tick)
+    assert again.title == "prober [2/2 up]"
+    assert {state_of(again.board, backend) for backend in again.backends} == {"up", "empty"}
+    assert not again.verbs("down") and not again.verbs("all-down")
+    assert {target[0] for _, target in again.asked} == {"10.0.0.1", "10.0.0.2"}, "empty slots are not checked"
+
+
+@pytest.mark.parametrize("ttl, seconds", [(0.0, 1.0), (1.0, 1.0), (4.0, 4.0), (600.0, 10.0)])
+def test_it_is_asked_again_by_its_ttl_within_bounds(sim: SetSimulation, ttl: float, seconds: float) -> None:
+    sim.know("10.0.0.1", ttl=ttl)
+    prober = sim.prober(check="none")
+    sim.loop.advance(61.0, prober.tick)
+    assert len(sim.queries) == pytest.approx(60 / seconds, rel=0.3)
+    assert sim.board.word(sim.backends[0].index, W_DNS_QUERIES) == len(sim.queries)
+
+
+@pytest.mark.parametrize("error", ["SERVFAIL", "NXDOMAIN", "NODATA", "REFUSED", "timeout"])
+def test_an_error_keeps_the_last_set_is_told_once_and_asked_for_less_and_less(
+    sim: SetSimulation, error: str
+) -> None:
+    sim.know("10.0.0.1", "10.0.0.2")
+    prober = sim.prober(check="none")
+    sim.loop.advance(0.5, prober.tick)
+    sim.reply = NameReply(error)
+    sim.queries.clear()
+    sim.loop.advance(62.0, prober.tick)
+    assert sim.hosts() == ["10.0.0.1", "10.0.0.2"]
+    assert [line.partition("error=")[2] for line in sim.verbs("resolve")[1:]] == [
+        f"{error} then=keeps 2 backends"
+    ]
+    assert 7 <= len(set(sim.queries)) <= 11, "1, 2, 4, 8, 10, 10 ... seconds"
+    sim.know("10.0.0.3")
+    sim.loop.advance(11.0, prober.tick)
+    assert sim.hosts() == ["10.0.0.3"]
+    sim.reply = NameReply(error)
+    sim.loop.advance(3.0, prober.tick)
+    assert len(sim.verbs("resolve")) == 4
+
+
+def test_a_new_tenant_is_judged_anew(sim: SetSimulation) -> None:
+    sim.know("10.0.0.1")
+    sim.network[("10.0.0.1", 80)] = "refused"
+    prober = sim.prober()
+    sim.loop.advance(6.0, prober.tick)
+    slot = next(backend for backend in sim.backends if targets_of(sim.board, backend))
+    assert sim.verdict(slot) == DOWN
+    sim.know("10.0.0.2")
+    sim.loop.advance(1.3, prober.tick)
+    assert sim.hosts() == ["10.0.0.2"]
+    one = next(backend for backend in sim.backends if targets_of(sim.board, backend))
+    assert state_of(sim.board, one) == "up" and sim.board.word(one.index, W_CHECK) in (0, 1)
+    line = sim.verbs("resolve")[-1]
+    assert "added=10.0.0.2:80 removed=10.0.0.1:80" in line and "server=10.0.0.53" in line
+
+
+def test_what_finds_no_slot_is_told_once(sim: SetSimulation) -> None:
+    sim.know(*(f"10.0.0.{number}" for number in range(1, 8)))
+    prober = sim.prober(check="none")
+    sim.loop.advance(20.0, prober.tick)
+    assert sim.board.word(sim.backends[0].index, W_DNS_LEFT_OUT) == 3
+    assert [line for line in sim.verbs("resolve") if "left_out=3 slots=4" in line] == sim.verbs("resolve")[1:]
+
+
+def test_a_successor_goes_on_with_the_slots(sim: SetSimulation) -> None:
+    sim.know("10.0.0.1", "10.0.0.2")
+    sim.loop.advance(2.0, sim.prober(check="none").tick)
+    before = [sim.board.word(backend.index, W_TENANT) for backend in sim.backends]
+    sim.reply = NameReply("timeout")
+    successor = sim.prober(SECOND, check="none")
+    assert sim.settled[-1] == sim.loop.now, "a reload waits for nothing that is known"
+    sim.know("10.0.0.2", "10.0.0.1", "10.0.0.3")
+    sim.loop.advance(12.0, successor.tick)
+    after = [sim.board.word(backend.index, W_TENANT) for backend in sim.backends]
+    assert sum(after) == sum(before) + 1 and len(sim.hosts()) == 3
