@@ -47,6 +47,17 @@ LEAST = 1.0  # seconds between two lookups of a set
 Ask = Callable[[Query, Callable[[NameReply], object], Callable[[], object]], object]
 
 
+def asking(loop: Loop, servers: Callable[[], NameServers]) -> Ask:
+    """Queries to these name servers. Imports dnspython with the first one: after the fork, and only where a set asks."""
+
+    def ask(query: Query, done: Callable[[NameReply], object], asked: Callable[[], object]) -> None:
+        from balancer.discovery.dns_client import DnsQuery
+
+        DnsQuery(loop, servers(), query, done, asked)
+
+    return ask
+
+
 class SetMonitor(Protocol):
     """What the sets need of the prober."""
 

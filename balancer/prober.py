@@ -21,7 +21,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 from balancer.backend_names import BackendNames
-from balancer.backend_sets import Ask, BackendSets
+from balancer.backend_sets import Ask, BackendSets, asking
 from balancer.checks.agent import AgentWords
 from balancer.checks.agent_polls import AgentPolls
 from balancer.checks.monitored import (
@@ -39,7 +39,6 @@ from balancer.checks.probe import Done, Probe, ProbeStream
 from balancer.checks.protocols import dialogue_of
 from balancer.checks.race import AddressRace, RunningProbe, StartProbe
 from balancer.config.units import Address, format_duration
-from balancer.discovery.answers import NameReply, Query
 from balancer.discovery.resolver import Resolver
 from balancer.discovery.servers import NameServers, ServerList
 from balancer.edge.backend_tls import BackendTls
@@ -129,7 +128,7 @@ class Prober:
 
         self._sets = BackendSets(
             self, self._loop, board, self._writer, self._backends, resolver_refresh, self._servers,
-            ask or self._ask_server, self._names.unanswered,
+            ask or asking(self._loop, self._servers), self._names.unanswered,
         )  # fmt: skip
 
     def start(self, on_settled: Callable[[], object]) -> None:
@@ -432,13 +431,6 @@ class Prober:
         self._agents.forget(one)
         self.judge_own(one, now)
         self.hasten(one)
-
-    def _ask_server(
-        self, query: Query, done: Callable[[NameReply], object], asked: Callable[[], object]
-    ) -> None:
-        from balancer.discovery.dns_client import DnsQuery  # after the fork, and only where a set asks
-
-        DnsQuery(self._loop, self._servers(), query, done, asked)
 
     # -- pools
 
