@@ -169,7 +169,7 @@ def test_sessions_say_why_a_backend_was_refused(files: Files) -> None:
                 r' session client=\S+ pool=a backend=\S+ end=SC .* reason="certificate: Hostname mismatch'
             )
             lb.wait_line(
-                r' warning worker 0 pid=\d+ connect backend=\S+ error="certificate: Hostname mismatch'
+                r' warning worker \d pid=\d+ connect backend=\S+ error="certificate: Hostname mismatch'
             )
 
 
