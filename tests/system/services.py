@@ -8,6 +8,7 @@ import pwd
 import shutil
 import socket
 import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,8 +26,11 @@ PATIENCE = 20.0  # seconds; a passing run does not wait for them
 
 
 def program(name: str, *places: str) -> str:
-    """The path of a program. Skips the test when it is not installed."""
-    found = shutil.which(name, path=os.pathsep.join((os.environ.get("PATH", ""), "/usr/sbin", *places)))
+    """The path of a program, ours beside the interpreter included. Skips the test when it is not installed."""
+    beside = str(Path(sys.executable).parent)
+    found = shutil.which(
+        name, path=os.pathsep.join((os.environ.get("PATH", ""), "/usr/sbin", beside, *places))
+    )
     if found is None:
         pytest.skip(f"{name} is not installed")
     return found
