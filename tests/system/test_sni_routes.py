@@ -213,7 +213,9 @@ def test_a_proxy_header_before_the_hello(tmp_path: Path) -> None:
             proxy_protocol="yes",
             proxy_trusted="127.0.0.0/8",
         )
-        text += ini_section("pool a", upstream=text_of(backend.address), send_proxy="v2 authority")
+        text += ini_section(
+            "pool a", upstream=text_of(backend.address), send_proxy="v2 authority", check="none"
+        )
         with FileBalancer(text, loglevel=1) as lb:
             for source, is_served in (("192.0.2.7", True), ("198.51.100.7", False)):
                 with socket.create_connection(lb.address, 15) as client:
