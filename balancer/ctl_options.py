@@ -193,6 +193,8 @@ def check(line: CommandLine) -> None:
                 parse_duration(line.options[name])
             except ValueError as error:
                 raise UsageError(f"--{name}: {error}") from None
+    if "timeout" in line.options and "wait" not in line.options:
+        raise UsageError("--timeout goes with --wait")
     if line.command == "kill" and not conditions_of(line):
         raise UsageError(
             "kill needs the ID of a session, or --client, --backend, --pool, --older or --draining"

@@ -194,29 +194,30 @@ class Commands:
 
     def find(self, name: str) -> Backend:
         """The backend POOL/NAME, or NAME while one pool only has it. Raises CommandRefused."""
-        found = [one for one in self.backends if name in spellings(one)]
+        found = [one for one in self.backends if name in one.spellings()]
         if len(found) == 1:
             return found[0]
         if found:
             each = ", ".join(f"{one.pool}/{one.name}" for one in found)
             raise CommandRefused(f"several backends are called {name!r}: name one of {each}")
+        raise CommandRefused(self._unknown(name))
+
+    def _unknown(self, name: str) -> str:
+        """The sentence about a name that no backend has."""
         names = sorted(one.identity for one in self.backends)
         few = ", ".join(names[:MOST_NAMES]) + (
             f" and {len(names) - MOST_NAMES} more" if names[MOST_NAMES:] else ""
         )
-        raise CommandRefused(
-            f"no backend is called {name!r}{did_you_mean(name, names) or f'; there are: {few}'}"
-        )
+        return f"no backend is called {name!r}{did_you_mean(name, names) or f'; there are: {few}'}"
 
     def find_all(self, patterns: Sequence[str]) -> list[Backend]:
         """The backends that names mean, a pattern (web-*, api/*) all that match. Raises CommandRefused."""
         found: dict[str, Backend] = {}
         for pattern in patterns:
-            matching = [
-                one for one in self.backends if any(fnmatchcase(name, pattern) for name in spellings(one))
-            ]
-            if not set(pattern) & set("*?["):
+            if not set(pattern) & set("*?[") or any(pattern in one.spellings() for one in self.backends):
                 matching = [self.find(pattern)]
+            else:
+                matching = [one for one in self.backends if is_match(one, pattern)]
             if not matching:
                 raise CommandRefused(f"no backend's name matches {pattern!r}")
             found |= {one.identity: one for one in matching}
@@ -281,8 +282,17 @@ class Commands:
         meant, pids = self._meant(conditions)
         ask_workers(
             self.loop, self.master_pid, pids, "sessions", meant,
-            lambda answers, missing: reply.send_bytes(sessions_answer(answers, missing)),
+            lambda answers, missing: self._tell_sessions(meant, answers, missing, reply),
         )  # fmt: skip
+
+    def _tell_sessions(
+        self, meant: SessionFilter, answers: dict[int, bytes], missing: list[int], reply: Reply
+    ) -> None:
+        has_any = missing or any(answer.strip() for answer in answers.values())
+        if not has_any and (why := self._why_none(meant)):
+            reply.send({"error": why})
+        else:
+            reply.send_bytes(sessions_answer(answers, missing))
 
     def kill(self, act: Act, reply: Reply) -> None:
         """Close the sessions that are meant, in every worker. Raises CommandRefused."""
@@ -290,6 +300,10 @@ class Commands:
 
         def done(answers: dict[int, bytes], missing: list[int]) -> None:
             closed = sum(int(json.loads(answer)["closed"]) for answer in answers.values())
+            if not closed and not missing and (why := self._why_none(meant)):
+                self._tell_refusal(act.words, reply.peer, why)
+                reply.send({"error": why})
+                return
             self._tell(act, sessions=closed, meant=" ".join(act.words[1:])[:200])
             left = f"; no answer from {', '.join(f'pid {pid}' for pid in missing)}" if missing else ""
             reply.send(
@@ -309,6 +323,16 @@ class Commands:
         at = [row * self.board.columns for row in worker_rows(self.board)]
         return meant, [self.board.cells[row + PID] for row in at if self.board.cells[row + STATE] in states]
 
+    def _why_none(self, meant: SessionFilter) -> str:
+        """What is wrong with a filter that no session matches, nothing when there are none now. Sessions of a former
+        configuration may be of backends and pools that there are no more, so this is asked last."""
+        if meant.pool and meant.pool not in self.pools:
+            near = did_you_mean(meant.pool, self.pools)
+            return f"no pool is called {meant.pool!r}{near or '; there are: ' + ', '.join(self.pools)}"
+        if meant.backend and not any(meant.backend in one.spellings() for one in self.backends):
+            return self._unknown(meant.backend)
+        return f"no session has the ID {meant.id!r}" if meant.id else ""
+
     # -- explain
 
     def explain(self, conditions: Sequence[str]) -> dict[str, Any]:
@@ -319,7 +343,8 @@ class Commands:
         by_name = {one.name: one for one in self.listeners}
         name = told.get("listener") or (next(iter(by_name)) if len(by_name) == 1 else "")
         if name not in by_name:
-            raise CommandRefused(f"no listener is called {name!r}; there are: {', '.join(by_name)}")
+            what = f"no listener is called {name!r}" if name else "the listener has to be named"
+            raise CommandRefused(f"{what}; there are: {', '.join(by_name)}")
         try:
             return explain(self.board, by_name[name], self.pools, told.get("source", ""), told.get("sni", ""))
         except ValueError as error:
@@ -398,12 +423,10 @@ def unknown_command(words: Sequence[str]) -> str:
     return f"unknown command {' '.join(words)[:80]!r}{near}; there are: {', '.join(USAGES.values())}"
 
 
-def spellings(backend: Backend) -> set[str]:
-    """The names that mean a backend. The one that a unix path with blanks gives has quotes, which a shell takes away."""
-    names = {backend.name}
-    if backend.address.family == "unix" and backend.name == str(backend.address):
-        names.add(f"unix:{backend.address.path}")
-    return names | {f"{backend.pool}/{name}" for name in names}
+def is_match(backend: Backend, pattern: str) -> bool:
+    """Whether a pattern matches a name of the backend. A bracket may be the one of an IPv6 address: [::1]:*."""
+    literal = pattern.replace("[", "[[]")
+    return any(fnmatchcase(name, one) for name in backend.spellings() for one in (pattern, literal))
 
 
 def outcome_of(text: str) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 from ipaddress import ip_network
 from typing import Any
 
+from balancer.console.admin import LINE_LIMIT
 from balancer.console.peer import peer_of
 from balancer.console.session_server import SessionFilter, worker_address
 from balancer.eventloop.connection import BufferedConnection, ConnectionLimits, ConnectionProtocol
@@ -24,7 +25,6 @@ class WorkerAnswer(ConnectionProtocol):
     def __init__(self, pid: int, question: bytes, done: Callable[[bytes | None], object]) -> None:
         self._pid, self._question, self._done = pid, question, done
         self._parts: list[bytes] = []
-        self._is_whole = False
         self.connection: BufferedConnection
 
     def opened(self) -> None:
@@ -38,21 +38,21 @@ class WorkerAnswer(ConnectionProtocol):
         self._parts.append(bytes(data))
 
     def ended(self) -> None:
-        self._is_whole = True
         self.connection.close("done")
 
     def expired(self) -> None:
         self.connection.close("timeout")
 
     def closed(self, reason: str) -> None:
-        self._done(b"".join(self._parts) if self._is_whole else None)
+        answer = b"".join(self._parts)
+        self._done(answer if is_whole(answer) else None)
 
 
 def ask_workers(
     loop: Loop, master_pid: int, pids: Iterable[int], verb: str, meant: SessionFilter, then: Then
 ) -> None:
     """Call `then` when each worker has answered, or had its time."""
-    question = f"{verb} '{meant.text()}'\n".encode()
+    question = question_of(verb, meant)
     answers: dict[int, bytes] = {}
     missing: list[int] = []
     left = set(pids)
@@ -79,6 +79,17 @@ def ask_workers(
         begin(pid)
 
 
+def is_whole(answer: bytes) -> bool:
+    """Whether it is all that a worker had to say: one that ends or fails meanwhile leaves the line without its end."""
+    return answer.endswith(b"\n") and not answer.startswith(b'{"error"')
+
+
+def question_of(verb: str, meant: SessionFilter) -> bytes:
+    """The line for a worker. No name in it can end the quotes around the filter."""
+    text = meant.text().replace("'", "\\u0027")
+    return f"{verb} '{text}'\n".encode()
+
+
 def sessions_answer(answers: dict[int, bytes], missing: list[int]) -> bytes:
     """The workers' lists as one JSON document: {"schema": 1, "unanswered": [pid, ...], "sessions": [...]}."""
     rows = b",".join(answer.rstrip(b",\n") for answer in answers.values() if answer.strip())
@@ -102,4 +113,6 @@ def filter_of(words: Iterable[str], refuse: Callable[[str], Exception]) -> tuple
         meant = SessionFilter(**found | {"older": float(found.get("older", 0))})
     except ValueError as error:
         raise refuse(str(error)) from None
+    if len(question_of("sessions", meant)) > LINE_LIMIT:
+        raise refuse("the conditions are too long")
     return meant, is_draining

@@ -71,9 +71,7 @@ class SessionFilter:
             and now - session.accepted_at >= self.older
             and (not self.id or session_id(session) == self.id)
             and (not self.pool or session.lane.pool_name == self.pool)
-            and (
-                not self.backend or (backend is not None and self.backend in (backend.name, backend.identity))
-            )
+            and (not self.backend or (backend is not None and self.backend in backend.spellings()))
             and (not self.client or is_within(session.source_ip, self.client))
         )
 

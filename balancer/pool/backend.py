@@ -60,6 +60,14 @@ class Backend:
         """Its name over all pools: "pool/name", and the bare name in the pool main."""
         return self.name if self.pool == MAIN_POOL else f"{self.pool}/{self.name}"
 
+    def spellings(self) -> tuple[str, ...]:
+        """The names that mean it: its own, and with the pool before it. The one that a unix path with blanks gives has
+        quotes, which a shell takes away."""
+        names = [self.name]
+        if self.address.family == "unix" and self.name == str(self.address):
+            names.append(f"unix:{self.address.path}")
+        return (*names, *(f"{self.pool}/{name}" for name in names))
+
     def terms(self) -> str:
         """Everything but its name, as a user would write it."""
         backup = " backup" if self.backup else ""

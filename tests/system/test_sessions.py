@@ -71,8 +71,17 @@ def test_sessions_of_all_workers_are_listed_filtered_and_killed(lb: Balancer) ->
             one["id"] for one in found["sessions"] if one["backend"] == "web-1"
         }
         assert len(ask(lb, "sessions", "--client", "127.0.0.0/8")["sessions"]) == CLIENTS
-        for words in (["--client", "10.0.0.1"], ["--older", "1h"], ["--draining"], ["--pool", "other"]):
+        for words in (
+            ["--client", "10.0.0.1"],
+            ["--older", "1h"],
+            ["--draining"],
+            ["--pool", "main", "--older", "1h"],
+        ):
             assert ask(lb, "sessions", *words)["sessions"] == []
+        for words in (["sessions", "--pool", "other"], ["kill", "--backend", "it's"], ["kill", "1-2-3"]):
+            wrong = lb.ctl(*words)
+            assert wrong.returncode == 1 and words[-1] in wrong.stderr
+        assert len(ask(lb, "sessions", "--backend", "main/web-1")["sessions"]) == len(of_backend)
         first = by_client[text_of(clients[0].getsockname())]
         assert ask(lb, "kill", first["id"])["closed"] == 1
         assert is_over(clients[0])

@@ -52,6 +52,7 @@ def test_a_name_may_begin_with_a_dash_and_a_number_be_negative() -> None:
         ("workers 1 2", "usage: balancerctl workers [N]"),
         ("kill", "kill needs the ID of a session, or --client"),
         ("sessions --older x", "--older: 'x' is not a duration"),
+        ("drain a --timeout 5s", "--timeout goes with --wait"),
         ("sessions --sni x", "--sni goes with explain, not with sessions"),
         ("weight a", "usage: balancerctl weight NAME N"),
         ("status --jsn", "option --jsn is unknown; did you mean --json?"),

@@ -258,6 +258,7 @@ def test_a_question_that_is_wrong_leaves_no_line(console: Fixture, line: str) ->
         ("drain", "usage: drain NAME..."),
         ("drain one tow", "did you mean two?"),
         ("drain o*e nothing-*", "no backend's name matches 'nothing-*'"),
+        ("explain", "the listener has to be named"),
         ("sessions older", "'older' is no condition for sessions"),
         ("sessions client=x", "'x' does not appear to be an IPv4 or IPv6 network"),
         ("explain listener=nothing", "no listener is called 'nothing'"),
@@ -275,6 +276,39 @@ def test_a_question_that_is_wrong_leaves_no_line(console: Fixture, line: str) ->
 def test_refusals_name_the_culprit(console: Fixture, line: str, culprit: str) -> None:
     assert culprit in console.say(line)["error"]
     assert console.states() == [0] * 5
+
+
+@pytest.mark.parametrize(
+    ("line", "culprit"),
+    [
+        ("sessions pool=mian", "no pool is called 'mian'; did you mean main?"),
+        ("sessions backend=tow", "no backend is called 'tow'; did you mean two?"),
+        ("kill backend=main/none", "no backend is called 'main/none'"),
+        ("kill id=1-2-3", "no session has the ID '1-2-3'"),
+    ],
+)
+def test_a_name_that_nothing_has_is_told_from_one_without_sessions(
+    console: Fixture, line: str, culprit: str
+) -> None:
+    console.board.shared.rows.row(c.FIRST_LEASE)[c.STATE] = 0  # no worker has a session
+    assert culprit in console.say(line)["error"]
+    assert console.say("sessions backend=main/both pool=main")["sessions"] == []
+    assert console.say("kill client=10.0.0.9 backend=two")["closed"] == 0
+
+
+def test_names_with_brackets_are_names_and_parts_of_patterns(tmp_path: Path) -> None:
+    console = Fixture(tmp_path)
+    six = [parse_upstream(text) for text in ("[::1]:9001", "[::1]:9002", "[2001:db8::1]:9001")]
+    console.commands.backends = [Backend(one.name, one.address, index=at) for at, one in enumerate(six)]
+    for pattern, names in {
+        "[::1]:9001": ["[::1]:9001"],
+        "main/[::1]:9001": ["[::1]:9001"],
+        "[::1]:*": ["[::1]:9001", "[::1]:9002"],
+        "*:900[2-9]": ["[::1]:9002"],
+        "[2001:db8::*": ["[2001:db8::1]:9001"],
+    }.items():
+        assert [one.name for one in console.commands.find_all([pattern])] == names, pattern
+    console.loop.close()
 
 
 def test_events_are_read_and_followed(console: Fixture) -> None:

@@ -1,14 +1,17 @@
 """Sessions as the console sees them: filters, states, and slices that leave the worker its turns."""
 
 import json
+import shlex
 import socket
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from balancer.console.session_query import filter_of, sessions_answer
+from balancer.console.session_query import filter_of, is_whole, question_of, sessions_answer
 from balancer.console.session_server import SLICE, SessionFilter, SessionServer, describe_session
 from balancer.relay import ends
 from balancer.relay.session_line import session_id
@@ -46,6 +49,8 @@ def test_a_dial_under_way_and_a_half_closed_session_are_told(make: Make) -> None
         ({"pool": "main"}, True),
         ({"pool": "other"}, False),
         ({"backend": "nothing"}, False),
+        ({"backend": "main/{name}"}, True),
+        ({"backend": "api/{name}"}, False),
         ({"client": "127.0.0.1"}, True),
         ({"client": "127.0.0.0/8"}, True),
         ({"client": "10.0.0.0/8"}, False),
@@ -60,6 +65,9 @@ def test_filters(make: Make, wanted: dict[str, Any], matches: bool) -> None:
     worker.pair()
     worker.pass_time(3.0)
     [session] = worker.sessions
+    wanted |= (
+        {"backend": wanted["backend"].format(name=worker.backends[0].name)} if "backend" in wanted else {}
+    )
     meant = SessionFilter.parse(SessionFilter(**wanted).text())
     assert meant.matches(session, worker.loop.now) == matches
     assert SessionFilter(id=session_id(session), backend=worker.backends[0].name).matches(
@@ -130,7 +138,24 @@ def test_a_defect_in_a_question_costs_no_session(server: Callable[[], tuple[Any,
     found.server.stop()
 
 
+@given(st.text(), st.text())
+def test_what_a_worker_is_asked_holds_any_name(backend: str, pool: str) -> None:
+    meant = SessionFilter(backend=backend, pool=pool, older=2.5)
+    line = question_of("kill", meant)
+    assert line.endswith(b"\n") and line.count(b"\n") == 1
+    verb, text = shlex.split(line.decode())
+    assert (verb, SessionFilter.parse(text)) == ("kill", meant)
+
+
+@pytest.mark.parametrize("answer", [b"", b'{"id":"a"},', b'{"error":"a command has at most 4096 bytes"}\n'])
+def test_the_answer_of_a_worker_that_ends_or_fails_is_none(answer: bytes) -> None:
+    assert not is_whole(answer)
+    assert is_whole(b"\n") and is_whole(b'{"id":"a"},\n') and is_whole(b'{"closed": 1}\n')
+
+
 def test_conditions_that_mean_nothing_are_refused() -> None:
+    with pytest.raises(ValueError, match="too long"):
+        filter_of([f"backend={'é' * 1000}"], ValueError)
     assert filter_of(["pool=a", "draining"], ValueError) == (SessionFilter(pool="a"), True)
     for word in ("pool", "pool=", "colour=red", "client=x", "older=x"):
         with pytest.raises(ValueError):
