@@ -132,7 +132,7 @@ class AdminServer:
         when it has been loosened."""
         if peer.uid in (0, os.geteuid()):
             return True
-        self.log.warning("refuse", socket="admin", uid=peer.uid, pid=peer.pid, reason="not the owner")
+        self.log.warning("refuse", socket="admin", uid=peer.uid, peer_pid=peer.pid, reason="not the owner")
         return False
 
     def dispatch(self, line: bytes, admin: AdminConnection) -> None:

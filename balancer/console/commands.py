@@ -113,7 +113,7 @@ class Act:
 
     def labels(self) -> dict[str, object]:
         """Who asks, for the log."""
-        return {"uid": self.peer.uid, "pid": self.peer.pid, "program": self.peer.program() or "?"}
+        return {"uid": self.peer.uid, "peer_pid": self.peer.pid, "program": self.peer.program() or "?"}
 
 
 class Commands:

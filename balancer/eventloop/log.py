@@ -19,6 +19,7 @@ from balancer.eventloop.log_format import (
     LogSettings,
     SessionSample,
     printable,
+    shortened,
     text_with,
     value_text,
 )
@@ -87,7 +88,12 @@ class Log:
         """Log a line of any level; returns what was logged. `fields` may hold `then`, which comes last."""
         then = fields.get("then")
         text = " ".join(f"{key}={value_text(value)}" for key, value in fields.items() if key != "then")
-        self._buffer.append(self._format.line(self._timestamp(), level, verb, text, then))
+        stamp = self._timestamp()
+        line = self._format.line(stamp, level, verb, text, then)
+        while len(_bytes(line)) > LONGEST_LINE and (cut := shortened(text, LONGEST_LINE)) != text:
+            text = cut  # so that the line is whole in its form: a program reads it
+            line = self._format.line(stamp, level, verb, text, then)
+        self._buffer.append(line)
         self.flush()
         return LoggedLine(text_with(text, then), int(self._wall * 1e9), int(self._clock() * 1000))
 
@@ -161,7 +167,7 @@ class Log:
         return f"{self._stamp}{int((now - second) * 1000):03d}"
 
     def _encode(self, line: str) -> bytes:
-        data = line.encode("utf-8", "backslashreplace")
+        data = _bytes(line)
         if len(data) <= LONGEST_LINE:
             return data
         return data[: LONGEST_LINE - 4].decode("utf-8", "ignore").encode() + b"...\n"
@@ -199,3 +205,7 @@ class Log:
             return 0
         self._is_torn = done < len(data) and data[done - 1 : done] != b"\n"
         return len(batch) if done == len(data) else data[:done].count(b"\n") - data.startswith(b"\n")
+
+
+def _bytes(line: str) -> bytes:
+    return line.encode("utf-8", "backslashreplace")

@@ -14,8 +14,10 @@ from dataclasses import dataclass
 
 FORMATS = ("text", "logfmt", "json")
 SEVERITY = {"error": 3, "warning": 4, "info": 6, "debug": 7}  # as syslog and journald count them
+WORTH_CUTTING = 32  # characters of a value in a line that is too long
 _DAEMON = 3 << 3  # syslog's facility
 _SAFE = frozenset(map(chr, range(33, 127))) - {'"', "\\"}
+_NUMBER = re.compile(r"0|-?[1-9][0-9]{0,17}")  # 007 is a name
 _FIELD = re.compile(r'([\w.-]+)=("(?:[^"\\]|\\.)*"|\S*)')
 
 
@@ -55,10 +57,22 @@ def fields_in(text: str) -> dict[str, str | int]:
     return {key: _undone(value) for key, value in _FIELD.findall(text)}
 
 
+def shortened(text: str, most: int) -> str:
+    """Return `key=value ...` with its longest value cut by an eighth, to at most `most` characters, and `...` behind it;
+    as it is when no value is long."""
+    fields = fields_in(text)
+    longest = max(fields, key=lambda key: len(str(fields[key])), default="")
+    value = str(fields.get(longest, "")).removesuffix("...")
+    if len(value) < WORTH_CUTTING:
+        return text
+    cut: dict[str, object] = {**fields, longest: value[: min(most, len(value) * 7 // 8)] + "..."}
+    return " ".join(f"{key}={value_text(one)}" for key, one in cut.items())
+
+
 def _undone(value: str) -> str | int:
     if value.startswith('"'):
         return value[1:-1].encode("latin-1", "backslashreplace").decode("unicode_escape")
-    return int(value) if re.fullmatch(r"-?\d{1,18}", value) else value
+    return int(value) if _NUMBER.fullmatch(value) else value
 
 
 class SessionSample:

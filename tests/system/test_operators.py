@@ -144,7 +144,7 @@ def test_every_act_leaves_a_line_and_an_event(lb: WithMetrics, command: str) -> 
     assert done.returncode == 0, done.stderr
     what, before, after = ACTS[command]
     line = lb.wait_line(r"info console pid=\d+ (operator .*)")[1]
-    assert re.search(rf"operator uid={os.geteuid()} pid=\d+ program=\S+ {re.escape(what)} ", line)
+    assert re.search(rf"operator uid={os.geteuid()} peer_pid=\d+ program=\S+ {re.escape(what)} ", line)
     assert f"before={before}" in line and (after is None or f"after={after}" in line)
     assert f' reason="{REASON}"' in line
     event = line.partition(" ")[2]

@@ -18,6 +18,7 @@ LEVELS = ("info", "warning", "error", "debug")
 # Sources whose f-strings are lines: from the verb on.
 LINES = {
     "session_line.py": "session",
+    "peers.py": "session",  # what stands behind the client
     "requests.py": "request",
     "ledger.py": "request",
     "front_connection.py": "session",
@@ -65,7 +66,9 @@ def fields() -> set[str]:
                 node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.JoinedStr)
             ]
             found |= {name for part in parts for name in re.findall(r"\b([a-z]+)=(?=\{)", ast.unparse(part))}
-    return found - {"then"}
+    source = (ROOT / "balancer" / "console" / "commands.py").read_text()
+    labels = source.split("def labels")[1].split("return {")[1].split("}")[0]
+    return (found | set(re.findall(r'"([a-z_]+)": ', labels))) - {"then"}
 
 
 def test_every_verb_is_explained() -> None:
@@ -81,6 +84,10 @@ def test_every_end_is_explained() -> None:
 def test_every_field_is_named() -> None:
     named = set(re.findall(r"`([a-z_]+)`", section("Fields")))
     assert fields() <= named, fields() - named
+
+
+def test_no_field_has_the_name_of_one_that_every_line_has() -> None:
+    assert not fields() & {"time", "level", "process", "pid", "verb"}
 
 
 @pytest.mark.parametrize("name", ["LOG.md", "METRICS.md"])

@@ -111,7 +111,7 @@ def console(tmp_path: Path) -> Iterator[Fixture]:
     fixture.loop.close()
 
 
-WHO = f"operator uid={os.geteuid()} pid={os.getpid()} program=P"
+WHO = f"operator uid={os.geteuid()} peer_pid={os.getpid()} program=P"
 
 
 def plain(line: str) -> str:

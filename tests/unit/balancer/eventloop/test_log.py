@@ -1,16 +1,18 @@
 """The log: never raises, never blocks, no value can forge a line, dropped lines are counted."""
 
 import errno
+import json
 import os
 import re
 import socket
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from balancer.eventloop.log import BUFFERED_LINES, Log
-from balancer.eventloop.log_format import LogSettings
+from balancer.eventloop.log_format import LogSettings, fields_in
 from balancer.eventloop.log_sink import LONGEST_LINE, Sink
 
 LINE = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z (info|warning|error|debug) worker 2 pid=\d+ ")
@@ -89,8 +91,23 @@ def test_a_line_is_never_longer_than_an_atomic_write_to_a_pipe(path: Path) -> No
     log.session("x" * 9000)
     log.flush()
     lines = path.read_bytes().splitlines(keepends=True)
-    assert [len(line) <= LONGEST_LINE and line.endswith(b"...\n") for line in lines] == [True, True]
-    assert lines[0].decode()
+    assert [len(line) <= LONGEST_LINE for line in lines] == [True, True]
+    assert lines[0].decode().endswith('ü..."\n') and lines[1].endswith(b"...\n")
+
+
+@pytest.mark.parametrize(
+    "value", ["x" * 5000, "ü" * 3000, '"\\\n' * 1500, "\U0001f600" * 2000, "\x1b\udcff" * 900]
+)
+@pytest.mark.parametrize("form", ["text", "logfmt", "json"])
+def test_a_line_that_is_cut_is_whole_in_its_form(path: Path, form: str, value: str) -> None:
+    log = Log("worker 2", str(path), form=form)
+    log.error("fault", pool="a", traceback=value, retries=3, then="leave it")
+    [line] = path.read_bytes().splitlines(keepends=True)
+    assert len(line) <= LONGEST_LINE
+    found: dict[str, Any] = json.loads(line) if form == "json" else fields_in(line.decode())
+    text, dots = str(found["traceback"])[:-3], str(found["traceback"])[-3:]
+    assert value.startswith(text) and dots == "..." and len(text) > 10
+    assert (found["pool"], found["retries"]) == ("a", 3) and str(found["then"]).startswith("leave")
 
 
 def fill(fd: int) -> int:

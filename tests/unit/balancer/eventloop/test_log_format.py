@@ -51,8 +51,11 @@ def test_json_and_logfmt_have_the_same_keys_and_the_values_as_they_were(
 
 
 def test_whole_numbers_are_numbers_in_json() -> None:
-    read = json.loads(line("json", 'in=12 connect=0.3ms retries=1+ name="12" reason="a \\"b\\" c"'))
+    read = json.loads(
+        line("json", 'in=12 connect=0.3ms retries=1+ name="12" backend=007 pool=-0 reason="a \\"b\\" c"')
+    )
     assert (read["in"], read["connect"], read["retries"], read["name"]) == (12, "0.3ms", "1+", "12")
+    assert (read["backend"], read["pool"]) == ("007", "-0"), "names, which a number would not give back"
     assert read["reason"] == 'a "b" c'
 
 
