@@ -225,19 +225,23 @@ class Commands:
 
     def set_admin_states(self, act: Act, state: str) -> dict[str, Any]:
         """One or several backends; nothing is done when one of the names is wrong."""
-        answers = [self.set_admin_state(act, state, backend) for backend in self.find_all(act.words[1:])]
+        backends = self.find_all(act.words[1:])
+        for backend in backends:
+            self.set_admin_state(act, state, backend)
+        # What became of each is said when all are done: the pool that the first leaves without a backend gets the second.
+        done = DONE[state]
+        answers = [self._answer(one, f"{one.identity} {done}", admin_state=state) for one in backends]
         if len(answers) == 1:
             return answers[0]
         return {"text": "\n".join(one["text"] for one in answers), "backends": answers}
 
-    def set_admin_state(self, act: Act, state: str, backend: Backend) -> dict[str, Any]:
+    def set_admin_state(self, act: Act, state: str, backend: Backend) -> None:
         at_ms = int(self.loop.now * 1000)
         before = self._condition_of(backend)
         self.board.set_admin_state(backend.index, ADMIN_STATES[state], at_ms)
         if state == "ready":
             self.board.set_weight(backend.index, None, at_ms)
         self._tell(act, backend=backend.identity, before=before, after=self._condition_of(backend))
-        return self._answer(backend, f"{backend.identity} {DONE[state]}", admin_state=state)
 
     def set_weight(self, act: Act, name: str, text: str) -> dict[str, Any]:
         backend = self.find(name)

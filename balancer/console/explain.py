@@ -7,7 +7,8 @@ RULES: reads the board and the configuration; elects nothing and counts nothing.
      "reason", "balance", "queued": [now, limit],
      "backends": [{"name", "state", "weight", "sessions", "maxconn", "score", "backup", "verdict"}], "elected": [names]}
 
-`verdict`: elected, or why it is not: "down", "drain", "full", "backup", "more loaded". `score`: sessions per weight.
+`verdict`: elected, or why it is not: its state ("down", "drain", "unresolved" ...), "full", "backup", "more loaded",
+"not by hash", "behind it" (of balance first). `score`: what the next session costs by leastconn, null where none goes.
 """
 
 from collections.abc import Sequence
@@ -18,9 +19,11 @@ from balancer.edge.route import REJECT, Route
 from balancer.options import Listener, Pool
 from balancer.pool.backend import Backend
 from balancer.pool.board import L_SESSIONS, P_QUEUED, Board
-from balancer.pool.choice import Candidate, Choice
-from balancer.pool.policies import POLICIES
-from balancer.pool.serving import serving, state_of
+from balancer.pool.choice import Choice
+from balancer.pool.election import candidates, weights_in_force
+from balancer.pool.policies import HASHES, POLICIES
+from balancer.pool.serving import is_panic, serving, state_of
+from balancer.pool.targets import tenant_of
 from balancer.relay.routes import RouteTable
 
 IN_TURN = {
@@ -28,7 +31,9 @@ IN_TURN = {
     "random": "one of them by chance, by weight",
     "p2c": "the less loaded of two that chance names",
 }
-ABLE = ("up", "unresolved")
+PASSED = {"source": "not by hash", "maglev": "not by hash", "first": "behind it"}  # else "more loaded"
+PANIC = "too few are up (panic): those that are down are elected as well"
+BY_SOURCE = "the client's address decides: --source tells it"
 
 
 def explain(
@@ -71,29 +76,35 @@ def describe_route(route: Route, source: str, name: str) -> dict[str, Any]:
 def explain_pool(board: Board, pool: Pool, source: str) -> dict[str, Any]:
     """What an election in a pool sees now."""
     loads = {backend.index: board.sessions(backend.index) for backend in pool.backends}
-    weights = {backend.index: board.weight_of(backend.index, backend.weight) for backend in pool.backends}
-    able = [one for one in pool.backends if state_of(board, one) in ABLE and weights[one.index]]
-    tier = [one for one in able if not one.backup] or able
-    free = [one for one in tier if not is_full(board, one, loads[one.index])]
-    names = elected_by(pool, free, weights, loads, source)
-    found = serving(board, pool)
+    weights = weights_in_force(board, pool)
+    states = {backend.index: state_of(board, backend) for backend in pool.backends}
+    in_panic = is_panic(board, pool)
+    able = [one for one in pool.backends if states[one.index] in (("up", "down") if in_panic else ("up",))]
+    tier = [one for one in able if not is_backup(board, one)] or able
+    full = {one.index for one in tier if is_full(board, one, loads[one.index])}
+    elected = elected_by(board, pool, tier, full, loads, source)
+    costs = costs_of({one.index: weights[one.index] for one in tier}, loads)
     rows = [
         {
-            "name": one.name, "state": state_of(board, one), "weight": weights[one.index], "sessions": loads[one.index],
-            "maxconn": board.maxconn_of(one.index, one.maxconn), "backup": one.backup,
-            "score": round(loads[one.index] / weights[one.index], 3) if weights[one.index] else None,
-            "verdict": "elected" if one.name in names else verdict_on(board, one, tier, free),
+            "name": one.name, "state": states[one.index], "weight": board.weight_of(one.index, one.weight),
+            "sessions": loads[one.index], "maxconn": board.maxconn_of(one.index, one.maxconn),
+            "backup": is_backup(board, one), "score": costs.get(one.index),
+            "verdict": "elected" if one.index in elected
+            else "full" if one.index in full
+            else PASSED.get(pool.balance, "more loaded") if one in tier
+            else "backup" if one in able else states[one.index],
         }
         for one in pool.backends
     ]  # fmt: skip
-    queued = board.gauge(board.pool_at(pool.index) + P_QUEUED)
-    if not free:
-        reason = found.reason or "every backend has its maxconn: the client joins the queue"
+    if elected:
+        by_source = BY_SOURCE if pool.balance in HASHES and not source else ""
+        reason = PANIC if in_panic else by_source or IN_TURN.get(pool.balance, "")
     else:
-        reason = IN_TURN.get(pool.balance, "")
+        reason = serving(board, pool).reason or "every backend has its maxconn: the client joins the queue"
+    queued = board.gauge(board.pool_at(pool.index) + P_QUEUED)
     return {
         "pool": pool.name, "balance": pool.balance, "queued": [queued, pool.max_queue], "backends": rows,
-        "elected": names, "reason": reason,
+        "elected": [one.name for one in pool.backends if one.index in elected], "reason": reason,
     }  # fmt: skip
 
 
@@ -102,27 +113,40 @@ def is_full(board: Board, backend: Backend, sessions: int) -> bool:
     return bool(limit) and sessions >= limit
 
 
+def is_backup(board: Board, backend: Backend) -> bool:
+    """Whether it is a backup, by its own words or by the name server's (of a set)."""
+    return tenant_of(board, backend).backup if backend.set else backend.backup
+
+
+def costs_of(weights: dict[int, int], loads: dict[int, int]) -> dict[int, int]:
+    """What the next session costs at each backend, as leastconn counts: in whole sessions of the lightest one."""
+    lightest = min(weights.values(), default=0)
+    return {index: (loads[index] * lightest + lightest - 1) // weight for index, weight in weights.items()}
+
+
 def elected_by(
-    pool: Pool, free: Sequence[Backend], weights: dict[int, int], loads: dict[int, int], source: str
-) -> list[str]:
-    """The backends that may be elected: one where the policy leaves no choice."""
-    if pool.balance in IN_TURN or (pool.balance == "source" and not source) or not free:
-        return [one.name for one in free]
+    board: Board, pool: Pool, tier: Sequence[Backend], full: set[int], loads: dict[int, int], source: str
+) -> set[int]:
+    """The indexes of the backends that may be elected: one where the policy leaves no choice."""
+    free = {one.index for one in tier} - full
+    if pool.balance in IN_TURN or (pool.balance in HASHES and not source) or not free:
+        return free
+    weights = weights_in_force(board, pool)
     if pool.balance == "leastconn":
-        least = min(loads[one.index] / weights[one.index] for one in free)
-        return [one.name for one in free if loads[one.index] / weights[one.index] == least]
-    candidates = [Candidate(one.index, one.name, weights[one.index]) for one in free]
-    everyone = [
-        Candidate(one.index, one.name, weights[one.index]) for one in pool.backends if weights[one.index]
-    ]
-    choice = Choice(candidates, everyone, lambda: [loads[one.index] for one in free], loads.__getitem__, 0)
-    index = POLICIES[pool.balance](choice)(source, ())
-    return [one.name for one in free if one.index == index]
-
-
-def verdict_on(board: Board, backend: Backend, tier: Sequence[Backend], free: Sequence[Backend]) -> str:
-    """Why a backend is not elected."""
-    if backend not in tier:
-        state = state_of(board, backend)
-        return state if state not in ABLE else "backup"
-    return "more loaded" if backend in free else "full"
+        costs = costs_of({one.index: weights[one.index] for one in tier}, loads)
+        least = min(costs[index] for index in free)
+        return {index for index in free if costs[index] == least}
+    # A hash knows a backend by its address, and one of a set by that of its tenant.
+    present = [tenant_of(board, one) if one.set else one for one in pool.backends if weights[one.index]]
+    backup = is_backup(board, tier[0])
+    everyone = [one for one in present if not one.set or state_of(board, one) != "empty"]
+    able = {one.index for one in tier}
+    choice = Choice(
+        candidates([one for one in everyone if one.index in able], backup, weights),
+        candidates(everyone, backup, weights),
+        lambda: [loads[one.index] for one in everyone if one.index in able],
+        loads.__getitem__,
+        hash_load=pool.hash_load,
+    )
+    index = POLICIES[pool.balance](choice)(source, full)
+    return set() if index is None else {index}

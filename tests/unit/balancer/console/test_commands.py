@@ -296,6 +296,18 @@ def test_a_name_that_nothing_has_is_told_from_one_without_sessions(
     assert console.say("kill client=10.0.0.9 backend=two")["closed"] == 0
 
 
+def test_the_answer_about_several_backends_says_what_is_true_when_all_are_done(console: Fixture) -> None:
+    for index in range(3):
+        console.board.write_verdict(index, [(b.W_VERDICT, b.UP)])
+    out = console.say("drain main/*")["backends"]
+    assert [one["pool"]["serving"] for one in out] == [False] * 3 and all(
+        "serves now" in one["text"] for one in out
+    )
+    back = console.say("ready main/*")
+    assert [one["pool"]["serving"] for one in back["backends"]] == [True] * 3
+    assert "serves now" not in back["text"]
+
+
 def test_names_with_brackets_are_names_and_parts_of_patterns(tmp_path: Path) -> None:
     console = Fixture(tmp_path)
     six = [parse_upstream(text) for text in ("[::1]:9001", "[::1]:9002", "[2001:db8::1]:9001")]

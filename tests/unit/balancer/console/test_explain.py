@@ -3,6 +3,8 @@
 from ipaddress import ip_network
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from balancer.config.units import parse_address
 from balancer.console.explain import explain
@@ -10,6 +12,8 @@ from balancer.edge.route import Route
 from balancer.options import Listener, Pool
 from balancer.pool import board as b
 from balancer.pool.backend import Backend
+from balancer.pool.election import Elector
+from balancer.pool.policies import HASHES, POLICIES
 from balancer.shm import layout as c
 
 NAMES = ("one", "two", "three", "spare")
@@ -64,6 +68,59 @@ def test_by_source_one_is_elected_and_always_the_same(board: b.Board) -> None:
     found = verdicts(board, "source", "192.0.2.7")
     assert list(found.values()).count("elected") == 1
     assert verdicts(board, "source", "192.0.2.7") == found
+
+
+@pytest.mark.parametrize("balance", list(POLICIES))
+@given(st.data())
+@settings(max_examples=40, deadline=None)
+def test_what_a_worker_elects_is_among_those_that_are_named(balance: str, data: st.DataObject) -> None:
+    """Weights, sessions, limits, backups, states and panic by chance: the election of a worker is the measure."""
+    backends = tuple(
+        Backend(
+            f"b{n}", parse_address(f"10.0.0.{data.draw(st.integers(1, 200))}:{n + 1}"), index=n,
+            weight=data.draw(st.integers(1, 4)), maxconn=data.draw(st.sampled_from([0, 0, 3])),
+            backup=data.draw(st.integers(0, 3)) == 3,
+        )
+        for n in range(4)
+    )  # fmt: skip
+    pool = Pool(
+        "main",
+        backends,
+        balance=balance,
+        index=0,
+        panic=data.draw(st.sampled_from([0, 60])),
+        hash_load=data.draw(st.sampled_from([0, 150])) if balance in HASHES else 0,
+    )
+    made = b.Board(c.make_shared(b.columns_for(8), rows=8), 8)
+    for kind, count in ((b.LISTENERS, 1), (b.POOLS, 1), (b.BACKENDS, 4)):
+        made.give_out(kind, range(count), ())
+    made.assign_pool(0, range(4))
+    made.shared.rows.row(c.MASTER_ROW)[c.MASTER_LIVE_ROWS] = c.FIRST_LEASE + 1
+    row = made.shared.rows.row(c.FIRST_LEASE)
+    row[c.PID] = 71
+    for index in range(4):
+        row[made.backend_at(index) + b.B_SESSIONS] = data.draw(st.integers(0, 5))
+        made.write_verdict(index, [(b.W_VERDICT, data.draw(st.sampled_from([b.UP, b.UP, b.DOWN])))])
+        made.set_admin_state(index, data.draw(st.sampled_from([b.ADMIN_READY] * 3 + [b.ADMIN_DRAIN])))
+    listener = Listener("web", (), routes=(Route("main"),), index=0)
+    found = explain(made, listener, {"main": pool}, "192.0.2.7", "")
+    elected = Elector(made, pool, c.FIRST_LEASE + 1).elect("192.0.2.7")
+    assert (elected is None) == (not found["elected"])
+    if elected is not None:
+        assert elected.name in found["elected"]
+
+
+def test_a_name_without_address_is_not_elected(board: b.Board) -> None:
+    pool = Pool("main", (Backend("one", parse_address("nosuch.invalid:1"), index=0),), index=0)
+    listener = Listener("web", (), routes=(Route("main"),), index=0)
+    found = explain(board, listener, {"main": pool}, "", "")
+    assert (found["elected"], found["backends"][0]["verdict"]) == ([], "unresolved")
+    assert found["reason"] == "names not resolved yet"
+
+
+def test_a_hash_without_the_client_is_not_guessed(board: b.Board) -> None:
+    for balance in HASHES:
+        assert list(verdicts(board, balance).values()).count("elected") == 2
 
 
 def test_backups_serve_while_no_other_can(board: b.Board) -> None:
