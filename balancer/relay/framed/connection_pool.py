@@ -283,8 +283,8 @@ class ConnectionPool:
             if request.breaks > self._pool.frame_retries:
                 request.close(ends.BACKEND_RESET, reason)
                 return
-        request.retries += 1
-        request.owner.retried()
+            request.retries += 1
+            request.owner.retried()
         self.dispatch(request)
 
     # -- ends

@@ -613,6 +613,7 @@ def test_a_kept_connection_that_the_backend_has_closed_is_no_try(start: Start) -
     worker.backend().answer("B")
     assert client.frames() == ["B"]
     assert worker.failures() == 0
+    assert " retries=0" in worker.request_lines[-1]
     assert not worker.ends
 
 
