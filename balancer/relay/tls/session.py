@@ -16,7 +16,7 @@ from balancer.eventloop.errnos import TRANSIENT
 from balancer.eventloop.loop import ERROR, READ, URGENT, WRITE
 from balancer.relay import ends
 from balancer.relay.flow import ANNOUNCED, Flow
-from balancer.relay.half import ENDED, LIMIT, OPEN, SHUT
+from balancer.relay.half import ENDED, GONE, LIMIT, OPEN, SHUT
 from balancer.relay.lane import no_header
 from balancer.relay.proxy_header import ProxyHeaderSession
 from balancer.relay.session import SessionLane
@@ -295,7 +295,6 @@ class TlsRelay(SplicingRelay):
             stream.flush()
         except OSError as error:
             flow.error = error.errno or 0
-            stream.unsent = b""
             flow.lose_sink()
             self.settle()
             return
@@ -308,12 +307,13 @@ class TlsRelay(SplicingRelay):
             flow.final = ANNOUNCED
 
     def _close(self) -> None:
-        """Close once both sides have their close_notify."""
-        for stream, flow in ((self.client, self.down), (self.backend, self.up)):
+        """Close once both sides have their close_notify; one that is gone takes none."""
+        sides = ((self.client, self.down), (self.backend, self.up))
+        for stream, flow in sides:
             if stream.fd is None and flow.source == ENDED and flow.sink == OPEN:
                 stream.shut()
                 flow.shut()
-        if not self.client.unsent and not self.backend.unsent:
+        if not any(stream.unsent and flow.sink != GONE for stream, flow in sides):
             super()._close()
 
     def _cause(self) -> str:

@@ -1,6 +1,7 @@
 """Sessions whose clients speak TLS, in a worker without a process: the plaintext reaches the backend, and every end."""
 
 import contextlib
+import os
 import socket
 import ssl
 from collections.abc import Callable, Iterator
@@ -325,6 +326,40 @@ def test_a_broken_record_ends_the_session_with_the_reason(worker: WorkerSimulati
     worker.settle()
     assert heard(backend) == "|reset"
     assert worker.ends == ["CD TLS: DECRYPTION_FAILED_OR_BAD_RECORD_MAC"]
+
+
+@both
+@pytest.mark.parametrize("is_reset_first", [True, False], ids=["backend-resets", "both-end"])
+def test_a_client_that_goes_while_bytes_wait_for_it_leaves_nothing(
+    worker: WorkerSimulation, version: str, is_reset_first: bool
+) -> None:
+    """Both directions are over but for bytes that nobody is going to take."""
+    client, backend = pair(worker, version)
+    if not is_reset_first:
+        client.end()
+        client.sock.shutdown(socket.SHUT_WR)
+        worker.settle()
+    [session] = worker.sessions
+    with socket.socket(fileno=os.dup(session.client_fd)) as ours:
+        ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)
+    client.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 32_768)
+    while session.splicing is None or not session.splicing.down.pending:
+        backend.send(bytes(65_536))
+        worker.settle(1)
+    (reset if is_reset_first else socket.socket.close)(backend)
+    down = session.splicing.down
+    for _ in range(100_000):
+        if down.source:
+            break
+        with contextlib.suppress(BlockingIOError):
+            client.sock.recv(1024)
+        worker.settle(1)
+    assert down.source and down.pending and not session.closed
+    reset(client.sock)
+    worker.settle()
+    worker.pass_time(0.1, 0.02)
+    assert session.closed and not worker.sessions
+    assert [end[:2] for end in worker.ends] == ["CD"]
 
 
 @both
