@@ -177,9 +177,9 @@ class TlsStream:
                 self.flush()
             except OSError:
                 return  # the next read reports it
-            if len(self.unsent) > MOST_CONTROL:
-                self.fault = "asks for key updates and reads no answer"
-                raise OSError(errno.EPROTO, self.fault)
+        if len(self.unsent) - self._held > MOST_CONTROL:
+            self.fault = "asks for key updates and reads no answer"
+            raise OSError(errno.EPROTO, self.fault)
 
     # -- writing
 
@@ -213,6 +213,7 @@ class TlsStream:
                 count = write(self._fd, unsent)
             except OSError as error:
                 if error.errno not in TRANSIENT:
+                    self.unsent, self._held = b"", 0  # the peer takes nothing more
                     raise
                 count = 0
             if count != len(unsent):
@@ -282,10 +283,8 @@ class TlsStream:
         if waiting:
             self._incoming.write(waiting)
         self.unsent += self._outgoing.read()
-        try:
+        with suppress(OSError):  # the peer is gone: the next read reports it
             self.flush()
-        except OSError:
-            self.unsent = b""  # the peer is gone: the next read reports it
 
     def reset(self) -> None:
         """A reset says no close_notify: the peer can tell that this is no end."""

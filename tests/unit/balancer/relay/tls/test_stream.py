@@ -281,10 +281,14 @@ def test_any_mutation_ends_in_data_or_in_an_error(pair: Pair) -> None:
         made.close()
 
 
-def test_a_peer_that_asks_for_key_updates_and_reads_nothing_is_cut() -> None:
-    """The module cannot ask for key updates; an alert that finds no room stands for the answer to one."""
+@pytest.mark.parametrize("is_held", [False, True])
+def test_a_peer_that_asks_for_key_updates_and_reads_nothing_is_cut(is_held: bool) -> None:
+    """The module cannot ask for key updates; an alert that finds no room stands for the answer to one. Bytes of an answer
+    that wait for the peer change nothing."""
     pair = Pair(ssl.TLSVersion.TLSv1_3)
-    pair.stream.unsent = bytes(MOST_CONTROL + 1)
+    if is_held:
+        fill(pair)
+    pair.stream.unsent += bytes(MOST_CONTROL + 1)
     try:
         while True:
             pair.ours.send(bytes(4096))
@@ -294,6 +298,15 @@ def test_a_peer_that_asks_for_key_updates_and_reads_nothing_is_cut() -> None:
     with pytest.raises(OSError, match="key updates"):
         pair.stream.read(LIMIT)
     pair.close()
+
+
+def test_what_cannot_be_sent_behind_our_end_does_not_wait(pair: Pair) -> None:
+    """As the answer to a key update cannot, once FIN is sent: were it to wait, so would the close of the session."""
+    pair.stream.shut()
+    pair.stream.unsent = b"an answer"
+    with pytest.raises(BrokenPipeError):
+        pair.stream.flush()
+    assert not pair.stream.unsent
 
 
 def test_a_reset_is_no_end(pair: Pair) -> None:
