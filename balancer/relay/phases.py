@@ -109,14 +109,15 @@ def choose_lane(deny: DenyAction, routes: RouteTable[SessionLane], then: Begin, 
 
 
 class DeferConnect:
-    """--defer-connect: wait for the client's first event; its bytes stay in the kernel."""
+    """--defer-connect: wait for the client's first event; its bytes stay in the kernel. A handshake may have read its end
+    already, of which no event comes."""
 
     __slots__ = ("session", "then")
 
     def __init__(self, then: Begin, session: Session) -> None:
         self.then = then
         self.session = session
-        if session.first:
+        if session.first or session.early:
             then(session)
             return
         loop = session.lane.loop

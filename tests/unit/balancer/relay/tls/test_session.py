@@ -610,6 +610,24 @@ def test_defer_connect_waits_for_the_first_byte_behind_the_handshake(make: Make)
     assert heard(backend) == "question|open"
 
 
+@pytest.mark.parametrize("has_fin", [True, False])
+def test_defer_connect_sees_an_end_in_the_segment_of_the_clients_finished(make: Make, has_fin: bool) -> None:
+    """As a check of the listener does: a handshake and no more. No event comes for what is read already."""
+    worker = make(defer_connect=True)
+    client = TlsClient(worker)
+    with pytest.raises(ssl.SSLWantReadError):
+        client.tls.do_handshake()
+    client.exchange()
+    client.tls.do_handshake()
+    with pytest.raises(ssl.SSLWantReadError):
+        client.tls.unwrap()
+    client.sock.send(client.outgoing.read())
+    if has_fin:
+        client.sock.shutdown(socket.SHUT_WR)
+    worker.settle()
+    assert heard(worker.accept()) == "|end"
+
+
 def test_steps_of_handshakes_share_a_turn_with_the_sessions() -> None:
     """Nothing but TURN of each turn; the rest in later turns, first come first served."""
 
