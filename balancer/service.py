@@ -6,8 +6,9 @@ everything as it was.
 """
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from math import inf
 
 from balancer import prober, worker
@@ -18,7 +19,7 @@ from balancer.configuration import parse, summary_of
 from balancer.console import console
 from balancer.console.session_server import SessionServer
 from balancer.edge.backend_tls import make_backend_tls
-from balancer.edge.tls import ServerContexts
+from balancer.edge.tls import ContextTable, ServerContexts, renew
 from balancer.eventloop.log_format import LogSettings
 from balancer.options import MOST_LISTENERS, MOST_POOLS, Listener, Options
 from balancer.pool.backend import Backend, with_indexes
@@ -69,7 +70,6 @@ class BalancerService:
             options = self.place(options, shared)
             if is_first:
                 restore_state(self.board, backends_of(options), self.environ.get(HANDOVER_STATE, ""))
-            self.board.certificates = {name: table.handover for name, table in tls.listeners.items()}
         self.options = options
         return self.compose(options, backends_of(options), tls)
 
@@ -86,10 +86,10 @@ class BalancerService:
         }
         return TlsContexts(listeners, pools)
 
-    def renew(self) -> str:
+    def renew(self, tables: Iterable[ContextTable]) -> str:
         """Have the workers present the certificates as they are on disk now. Raises ConfigError."""
         try:
-            count = self.contexts.renew()
+            count = renew(tables)
         except ValueError as error:
             raise ConfigError(str(error)) from None
         return f"{counted(count, 'certificate')} renewed" if count else "no certificate has changed"
@@ -149,7 +149,7 @@ class BalancerService:
             summary=summary_of(options),
             notes=options.notes,
             handover_state=self.handover(backends),
-            refresh=self.renew,
+            refresh=partial(self.renew, tls.listeners.values()),
             made_from=replace(options, notes=()),
         )
 
@@ -175,12 +175,18 @@ class BalancerService:
                 1,
                 lambda child: prober.run(child, options, listening(child), board, tls.pools),
             ),
-            Role("console", 1, lambda child: console.run(child, options, board)),
+            Role("console", 1, partial(run_console, options=options, board=board, tls=tls)),
         )
 
     def retired(self, generation: int) -> None:
         if self.blocks is not None:
             self.blocks.retire(generation)
+
+
+def run_console(child: Child, options: Options, board: Board, tls: TlsContexts) -> int:
+    """The console shows when the certificates of its own generation expire."""
+    board.certificates = {name: table.handover for name, table in tls.listeners.items()}
+    return console.run(child, options, board)
 
 
 def backends_of(options: Options) -> tuple[Backend, ...]:

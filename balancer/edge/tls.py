@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
+from weakref import WeakSet
 
 from balancer.config.option import optional, options_in
 from balancer.config.units import parse_positive_duration
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from ssl import SSLContext
 
 TICKETS_LAST = (
-    86_400.0  # seconds that one context gives out tickets: whoever gets its key reads no more than that
+    86_400.0  # seconds: workers that begin later get new contexts, and with them another key for tickets
 )
 
 TAKES_RELOAD = "that takes new contexts, and so `balancerctl reload`"
@@ -223,50 +224,27 @@ def make_context(settings: ListenerTls, files: Sequence[CertificateFile]) -> "SS
 
 class ServerContexts:
     """The contexts of all listeners, in the master. A reload that changes nothing of a listener's TLS keeps its contexts,
-    so that the sessions of its clients are resumed in the new workers too."""
+    so that the sessions of its clients are resumed in the new workers too. Tables live as long as the plans that they
+    were made for: one that is refused takes nothing from the plan that serves."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._known: dict[tuple[object, ...], ContextTable] = {}
+        self._living: WeakSet[ContextTable] = WeakSet()
 
     def tables(self, listeners: Iterable[tuple[str, ListenerTls]]) -> dict[str, ContextTable]:
         """The table of each listener that ends TLS, by its name. Raises ValueError with a sentence."""
-        known: dict[tuple[object, ...], ContextTable] = {}
+        by_age = sorted(self._living, key=lambda table: table.made_at)
+        known = {table.settings.context_settings(): table for table in by_age}
         found, now = {}, self._clock()
         for name, settings in listeners:
             if settings.tls_cert:
                 key = settings.context_settings()
-                table = known.get(key) or self._known.get(key)
+                table = known.get(key)
                 if table is None or now - table.made_at >= TICKETS_LAST:
-                    table = self._make(name, settings, now)
-                known[key] = found[name] = table
-        for table in self._known.values():
-            if table not in known.values():
-                table.handover.close()  # else each process forked from now on inherits it
-        self._known = known
+                    table = known[key] = self._make(name, settings, now)
+                    self._living.add(table)
+                found[name] = table
         return found
-
-    def renew(self) -> int:
-        """Read all certificates again, and have the living contexts present those that have changed; return how many did.
-        Raises ValueError with a sentence, and then nothing has changed."""
-        import ssl
-
-        renewed = []
-        for key, table in self._known.items():
-            check_trust(table.settings)
-            files = tuple(renewed_file(file) for file in table.files)
-            if files != table.files:
-                renewed.append((key, table, files))
-        count = 0
-        for key, table, files in renewed:
-            count += sum(new != old for new, old in zip(files, table.files, strict=True))
-            try:
-                table.renew(replace(table.settings, tls_cert=files))
-            except ssl.SSLError as error:
-                raise ValueError(f"OpenSSL refuses the new certificates: {error.reason}") from None
-            del self._known[key]
-            self._known[table.settings.context_settings()] = table
-        return count
 
     def _make(self, name: str, settings: ListenerTls, now: float) -> ContextTable:
         import ssl
@@ -275,6 +253,27 @@ class ServerContexts:
             return ContextTable(settings, make_context, now)
         except ssl.SSLError as error:
             raise ValueError(f"OpenSSL refuses what listener {name} says of TLS: {error.reason}") from None
+
+
+def renew(tables: Iterable[ContextTable]) -> int:
+    """Read the certificates of these tables again, and have the living contexts present those that have changed; return
+    how many did. Raises ValueError with a sentence, and then nothing has changed."""
+    import ssl
+
+    renewed = []
+    for table in dict.fromkeys(tables):  # listeners with equal settings share one
+        check_trust(table.settings)
+        files = tuple(renewed_file(file) for file in table.files)
+        if files != table.files:
+            renewed.append((table, files))
+    count = 0
+    for table, files in renewed:
+        count += sum(new != old for new, old in zip(files, table.files, strict=True))
+        try:
+            table.renew(replace(table.settings, tls_cert=files))
+        except ssl.SSLError as error:
+            raise ValueError(f"OpenSSL refuses the new certificates: {error.reason}") from None
+    return count
 
 
 def renewed_file(old: CertificateFile) -> CertificateFile:

@@ -10,7 +10,7 @@ import pytest
 
 from balancer.edge.certificates import CertificateFile, parse_certificate, parse_trust
 from balancer.edge.renewal import CertificateHandover
-from balancer.edge.tls import ContextTable, ListenerTls, ServerContexts, make_context
+from balancer.edge.tls import TICKETS_LAST, ContextTable, ListenerTls, ServerContexts, make_context, renew
 from tests.authority import Authority
 from tests.unit.balancer.edge.handshakes import client_context, shake_hands
 
@@ -23,7 +23,8 @@ class OnDisk:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
-        self.contexts = ServerContexts(lambda: 0.0)
+        self.time = 0.0
+        self.contexts = ServerContexts(lambda: self.time)
         self.issue("a", "a.example")
         self.issue("b", "b.example")
 
@@ -56,10 +57,10 @@ def test_a_living_context_presents_what_is_on_disk_now_and_resumes_what_it_gave_
     session = shake_hands(table.choose("a.example"), client, "a.example").client.session
     old = serial_of(table, "a.example"), serial_of(table, "b.example")
     disk.issue("a", "a.example", days=90)
-    assert disk.contexts.renew() == 1
+    assert renew([table]) == 1
     assert serial_of(table, "a.example") != old[0] and serial_of(table, "b.example") == old[1]
     assert shake_hands(table.choose("a.example"), client, "a.example", session).server.session_reused
-    assert disk.contexts.renew() == 0
+    assert renew([table]) == 0
     assert disk.table() is table, "the next reload keeps the context"
 
 
@@ -102,7 +103,7 @@ def test_what_living_contexts_cannot_take_changes_nothing(
     disk.issue("a", "a.example", days=90)
     change(disk)
     with pytest.raises(ValueError) as refused:
-        disk.contexts.renew()
+        renew([table])
     assert sentence in str(refused.value)
     assert (serial_of(table, "a.example"), serial_of(table, "b.example")) == old
     assert table.handover.read() is None
@@ -115,7 +116,7 @@ def test_another_process_takes_what_was_handed_over_once(disk: OnDisk) -> None:
     worker = ContextTable(table.settings, make_context)
     worker.handover = twin(table.handover)
     assert not worker.take_renewed()
-    disk.contexts.renew()
+    renew([table])
     assert worker.take_renewed() and not worker.take_renewed()
     assert serial_of(worker, "b.example") == serial_of(table, "b.example")
     assert serial_of(worker, "a.example") == serial_of(table, "a.example")
@@ -130,6 +131,28 @@ def test_contexts_that_are_replaced_leave_no_descriptor(disk: OnDisk) -> None:
         table = disk.table(tls_min=version)
         assert len(os.listdir("/proc/self/fd")) == before + 1
     assert table.handover.read() is None and len(table.handover.expiry()) == 2
+
+
+@pytest.mark.parametrize(
+    "later, more", [(TICKETS_LAST, {}), (0.0, {"tls_min": "1.3"})], ids=["old", "changed"]
+)
+def test_a_reload_that_is_not_taken_leaves_the_contexts_that_serve(
+    disk: OnDisk, later: float, more: dict[str, object]
+) -> None:
+    """Its plan is refused, or equal to the one that serves: it has made tables of its own, which no worker has."""
+    before = len(os.listdir("/proc/self/fd"))
+    serving = disk.table()
+    worker = ContextTable(serving.settings, make_context)
+    worker.handover = twin(serving.handover)
+    disk.time = later
+    assert disk.table(**more) is not serving
+    disk.issue("a", "a.example", days=90)
+    assert renew([serving]) == 1
+    assert worker.take_renewed()
+    assert serial_of(worker, "a.example") == serial_of(serving, "a.example")
+    disk.time = 0.0
+    assert disk.table() is serving, "and the next plan finds them"
+    assert len(os.listdir("/proc/self/fd")) == before + 1
 
 
 def twin(handover: CertificateHandover) -> CertificateHandover:
@@ -159,7 +182,7 @@ def test_a_client_without_a_certificate_stays_out_after_a_renewal(disk: OnDisk) 
     (disk.directory / "clients.pem").write_bytes(CLIENTS.pem)
     table = disk.table(tls_client_ca=parse_trust(str(disk.directory / "clients.pem")))
     disk.issue("a", "a.example", days=90)
-    assert disk.contexts.renew() == 1
+    assert renew([table]) == 1
     shake_hands(table.choose("a.example"), client_context(AUTHORITY, CLIENTS), "a.example")
     with pytest.raises(ssl.SSLError):
         shake_hands(table.choose("a.example"), client_context(AUTHORITY), "a.example")
