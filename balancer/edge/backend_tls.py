@@ -24,8 +24,9 @@ class BackendTls:
     sessions: "dict[int, SSLSession]" = field(default_factory=dict)
 
     def name_for(self, host: str) -> str | None:
-        """The name to ask a backend for that was configured with this host; None for a unix socket."""
-        return self.name or host or None
+        """The name to ask a backend for that was configured with this host; None for a unix socket. A dot at its end is
+        for name servers."""
+        return (self.name or host).removesuffix(".") or None
 
 
 def make_backend_tls(

@@ -14,6 +14,7 @@ import re
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields, replace
+from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
@@ -27,6 +28,7 @@ from balancer.edge.certificates import (
     parse_trust,
     server_context,
 )
+from balancer.edge.hello import MOST_NAME
 from balancer.edge.renewal import CertificateHandover
 
 if TYPE_CHECKING:
@@ -39,6 +41,7 @@ TICKETS_LAST = (
 TAKES_RELOAD = "that takes new contexts, and so `balancerctl reload`"
 
 _tls = options_in("TLS")
+_TLS_NAME = re.compile(r"[A-Za-z0-9_-]{1,63}(\.[A-Za-z0-9_-]{1,63})*\.?")
 
 
 def parse_ciphers(text: str) -> str:
@@ -63,9 +66,17 @@ def parse_protocol(text: str) -> str:
 
 def parse_tls_name(text: str) -> str:
     """A host name or an IP address, or nothing."""
-    if text and not re.fullmatch(r"[A-Za-z0-9_.:-]{1,253}", text):
+    if text and not (_is_address(text) or (len(text) <= MOST_NAME and _TLS_NAME.fullmatch(text))):
         raise ValueError(f"{text!r} is no host name: write backend.example.com")
     return text
+
+
+def _is_address(text: str) -> bool:
+    try:
+        ip_address(text)
+    except ValueError:
+        return False
+    return True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

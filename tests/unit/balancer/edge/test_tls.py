@@ -14,6 +14,7 @@ from balancer.edge.tls import (
     make_context,
     parse_ciphers,
     parse_protocol,
+    parse_tls_name,
 )
 from tests.authority import Authority
 from tests.unit.balancer.edge.handshakes import client_context, shake_hands
@@ -184,6 +185,19 @@ def test_every_change_makes_new_contexts(change: dict[str, object]) -> None:
     before = contexts.tables([("web", ListenerTls(tls_cert=(A,)))])["web"]
     after = contexts.tables([("web", ListenerTls(**{"tls_cert": (A,), **change}))])["web"]  # type: ignore[arg-type]
     assert after is not before and not set(after.contexts) & set(before.contexts)
+
+
+@pytest.mark.parametrize("name", ["", "a.example", "A_1.example.", "127.0.0.1", "2001:db8::1", "::1"])
+def test_names_to_verify_by(name: str) -> None:
+    assert parse_tls_name(name) == name
+
+
+@pytest.mark.parametrize(
+    "name", [".example", "a..b", f"{'a' * 64}.example", "*.example", "a b", "a:443", "[::1]", "."]
+)
+def test_names_that_openssl_would_refuse_at_each_connect(name: str) -> None:
+    with pytest.raises(ValueError, match="no host name"):
+        parse_tls_name(name)
 
 
 def test_equal_settings_keep_their_contexts_for_a_day_and_no_longer() -> None:

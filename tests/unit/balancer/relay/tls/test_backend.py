@@ -247,6 +247,14 @@ def test_the_name_that_is_asked_for_is_the_name_that_counts(make: Make) -> None:
     assert asked == ["b.example"]
 
 
+@pytest.mark.parametrize("name", ["api.internal", "api.internal."])
+def test_a_name_with_a_dot_at_its_end_is_the_name_without(name: str) -> None:
+    """The dot is for name servers: a certificate never has it, and SNI must not."""
+    assert make_backend_tls(True, TRUST).name_for(name) == "api.internal"
+    assert make_backend_tls(True, TRUST, name=name).name_for("10.0.0.1") == "api.internal"
+    assert make_backend_tls(True, TRUST).name_for("") is None
+
+
 @pytest.mark.parametrize("spoken", [b"", b"question"])
 def test_the_proxy_header_comes_first_and_in_the_clear(make: Make, spoken: bytes) -> None:
     worker = make_worker(make, send_proxy=SendProxy(1))
