@@ -61,7 +61,9 @@ class BalancerService:
     def plan(self, shared: Shared | None) -> Plan:
         """Raises ConfigError with one sentence naming the culprit."""
         options = parse(self.argv, self.environ, self.admin.settle, Preflight(Machine.this()))
-        tls = self.tls_contexts(options)
+        tls = self.tls_contexts(options, upcoming(shared) if shared is not None else 0)
+        if shared is not None:
+            self.contexts.retire(0)
         if self.blocks is None:
             self.blocks = BoardBlocks(MOST_LISTENERS, MOST_POOLS, capacity_for(len(backends_of(options))))
         if shared is not None:
@@ -73,10 +75,10 @@ class BalancerService:
         self.options = options
         return self.compose(options, backends_of(options), tls)
 
-    def tls_contexts(self, options: Options) -> TlsContexts:
-        """What the handshakes of each listener and of each pool begin with."""
+    def tls_contexts(self, options: Options, generation: int) -> TlsContexts:
+        """What the handshakes of each listener and of each pool begin with; 0 is no generation yet."""
         try:
-            listeners = self.contexts.tables((one.name, one) for one in options.listeners)
+            listeners = self.contexts.tables(((one.name, one) for one in options.listeners), generation)
         except ValueError as error:
             raise ConfigError(str(error)) from None
         pools = {
@@ -97,10 +99,11 @@ class BalancerService:
     def place(self, options: Options, shared: Shared) -> Options:
         """The options with a block for each listener, pool and backend, for the generation about to be forked."""
         assert self.blocks is not None and self.board is not None
-        upcoming = shared.rows.cells[MASTER_ROW * shared.rows.columns + MASTER_UPCOMING]
         names = ([one.name for one in options.listeners], [one.name for one in options.pools])
         try:
-            placed = self.blocks.assign(upcoming, *names, [one.identity for one in backends_of(options)])
+            placed = self.blocks.assign(
+                upcoming(shared), *names, [one.identity for one in backends_of(options)]
+            )
         except ValueError as error:
             raise ConfigError(str(error)) from None
         for kind, assignment in zip((LISTENERS, POOLS, BACKENDS), placed, strict=True):
@@ -168,19 +171,32 @@ class BalancerService:
             )
         return (
             Role(
-                "worker", process.workers, lambda child: worker.run(child, options, board, tls, SessionServer)
+                "worker",
+                process.workers,
+                lambda child: worker.run(child, options, board, self.kept(tls), SessionServer),
             ),
             Role(
                 "prober",
                 1,
-                lambda child: prober.run(child, options, listening(child), board, tls.pools),
+                lambda child: prober.run(child, options, listening(child), board, self.kept(tls).pools),
             ),
-            Role("console", 1, partial(run_console, options=options, board=board, tls=tls)),
+            Role("console", 1, lambda child: run_console(child, options, board, self.kept(tls))),
         )
 
+    def kept(self, tls: TlsContexts) -> TlsContexts:
+        """In a forked process: the contexts of its generation, once those of others are closed."""
+        self.contexts.keep_only(tls.listeners.values())
+        return tls
+
     def retired(self, generation: int) -> None:
+        self.contexts.retire(generation)
         if self.blocks is not None:
             self.blocks.retire(generation)
+
+
+def upcoming(shared: Shared) -> int:
+    """The generation that the master is about to fork."""
+    return int(shared.rows.cells[MASTER_ROW * shared.rows.columns + MASTER_UPCOMING])
 
 
 def run_console(child: Child, options: Options, board: Board, tls: TlsContexts) -> int:

@@ -44,6 +44,7 @@ class RelayWorker:
         self.context: WorkerContext[Session] = WorkerContext(child.loop, board, child.row, child.log)
         listeners, pools = options.listeners, options.pools
         self.relay = WorkerRelay(self.context, listeners, pools, self._sockets_of, child.wake, tls=tls)
+        self._refused_certificates: dict[str, str] = {}  # listener -> why, as it was logged last
         self.deadline = 0.0
         self._drain_began = 0.0
         self._drain_sessions = 0
@@ -83,10 +84,13 @@ class RelayWorker:
         """New handshakes begin with the certificates that the master has renewed; open sessions go on."""
         for name, table in self.tls.listeners.items():
             try:
-                table.take_renewed()
+                if table.take_renewed():
+                    self._refused_certificates.pop(name, None)
             except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
-                then = "the certificates before stay"
-                self.child.log.error("reload", listener=name, error=str(error), then=then)
+                then = "the certificates before stay, and these are tried again"
+                if self._refused_certificates.get(name) != str(error):
+                    self.child.log.error("reload", listener=name, error=str(error), then=then)
+                self._refused_certificates[name] = str(error)
 
     def show_title(self) -> None:
         now = self.child.loop.now

@@ -9,7 +9,6 @@ again at its next tick.
 import json
 import os
 from collections.abc import Sequence
-from weakref import finalize
 
 from balancer.edge.certificates import CertificateFile
 from balancer.shm.memory import PAGE_BYTES, shared_memory
@@ -22,8 +21,6 @@ class CertificateHandover:
 
     def __init__(self, files: Sequence[CertificateFile]) -> None:
         self._file = open(os.memfd_create("balancer-certificates", os.MFD_CLOEXEC), "r+b", buffering=0)  # noqa: SIM115
-        # Each process forked from now on inherits it, until nothing in the master refers to this.
-        finalize(self, self._file.close)
         self._cells = memoryview(shared_memory(PAGE_BYTES)).cast(
             "q"
         )  # the version, then when each file expires
@@ -55,6 +52,14 @@ class CertificateHandover:
             return None
         self._seen = version
         return [pem.encode("latin-1") for pem in found["pems"]]
+
+    def read_again(self) -> None:
+        """What the last `read` returned could not be taken: the next one returns it again."""
+        self._seen -= 1
+
+    def close(self) -> None:
+        """In the master: nothing more comes. Processes that were forked before have a descriptor of their own."""
+        self._file.close()
 
     def fileno(self) -> int:
         return self._file.fileno()

@@ -15,8 +15,8 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields, replace
 from ipaddress import ip_address
+from itertools import chain
 from typing import TYPE_CHECKING, Any
-from weakref import WeakSet
 
 from balancer.config.option import optional, options_in
 from balancer.config.units import parse_positive_duration
@@ -181,11 +181,16 @@ class ContextTable:
         self.handover.write(files)
 
     def take_renewed(self) -> bool:
-        """In a worker: present what the master has handed over; return whether there was something."""
+        """In a worker: present what the master has handed over; return whether there was something. Raises OSError
+        (ssl.SSLError too), and the next call tries the same again."""
         pems = self.handover.read()
         if pems is None:
             return False
-        self._load(tuple(replace(file, pem=pem) for file, pem in zip(self.files, pems, strict=True)))
+        try:
+            self._load(tuple(replace(file, pem=pem) for file, pem in zip(self.files, pems, strict=True)))
+        except BaseException:
+            self.handover.read_again()
+            raise
         return True
 
     def _load(self, files: tuple[CertificateFile, ...]) -> None:
@@ -235,16 +240,18 @@ def make_context(settings: ListenerTls, files: Sequence[CertificateFile]) -> "SS
 
 class ServerContexts:
     """The contexts of all listeners, in the master. A reload that changes nothing of a listener's TLS keeps its contexts,
-    so that the sessions of its clients are resumed in the new workers too. Tables live as long as the plans that they
-    were made for: one that is refused takes nothing from the plan that serves."""
+    so that the sessions of its clients are resumed in the new workers too. A table lives as long as a generation that it
+    was made for: a plan that is refused takes nothing from the one that serves."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._living: WeakSet[ContextTable] = WeakSet()
+        self._living: dict[int, tuple[ContextTable, ...]] = {}  # by generation
 
-    def tables(self, listeners: Iterable[tuple[str, ListenerTls]]) -> dict[str, ContextTable]:
-        """The table of each listener that ends TLS, by its name. Raises ValueError with a sentence."""
-        by_age = sorted(self._living, key=lambda table: table.made_at)
+    def tables(
+        self, listeners: Iterable[tuple[str, ListenerTls]], generation: int
+    ) -> dict[str, ContextTable]:
+        """The table of each listener that ends TLS, by its name, for a generation. Raises ValueError with a sentence."""
+        by_age = sorted(chain(*self._living.values()), key=lambda table: table.made_at)
         known = {table.settings.context_settings(): table for table in by_age}
         found, now = {}, self._clock()
         for name, settings in listeners:
@@ -253,9 +260,20 @@ class ServerContexts:
                 table = known.get(key)
                 if table is None or now - table.made_at >= TICKETS_LAST:
                     table = known[key] = self._make(name, settings, now)
-                    self._living.add(table)
                 found[name] = table
+        self._living[generation] = tuple(found.values())
         return found
+
+    def keep_only(self, tables: Iterable[ContextTable]) -> None:
+        """In a forked process: close what other generations have."""
+        for table in set(chain(*self._living.values())).difference(tables):
+            table.handover.close()
+
+    def retire(self, generation: int) -> None:
+        """No process of this generation lives: each process forked from now on would inherit what only it had."""
+        tables = set(self._living.pop(generation, ()))
+        for table in tables.difference(*self._living.values()):
+            table.handover.close()
 
     def _make(self, name: str, settings: ListenerTls, now: float) -> ContextTable:
         import ssl

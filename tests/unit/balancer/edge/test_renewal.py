@@ -1,8 +1,10 @@
 """Renewed certificates: read, tried, presented by living contexts in every process, or refused as a whole."""
 
+import gc
 import os
 import ssl
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -36,8 +38,8 @@ class OnDisk:
         files = tuple(parse_certificate(str(self.directory / f"{name}.pem")) for name in "ab")
         return ListenerTls(tls_cert=files, **more)  # type: ignore[arg-type]
 
-    def table(self, **more: object) -> ContextTable:
-        return self.contexts.tables([("web", self.settings(**more))])["web"]
+    def table(self, generation: int = 1, **more: object) -> ContextTable:
+        return self.contexts.tables([("web", self.settings(**more))], generation)["web"]
 
 
 @pytest.fixture
@@ -124,11 +126,27 @@ def test_another_process_takes_what_was_handed_over_once(disk: OnDisk) -> None:
     assert after[0] == before[0] and after[1] > before[1] + 59 * 86_400
 
 
+def test_what_a_process_could_not_load_is_tried_again(disk: OnDisk) -> None:
+    """As when it is out of descriptors: else it would present the old certificate until it expires."""
+    table = disk.table()
+    worker = ContextTable(table.settings, make_context)
+    worker.handover = twin(table.handover)
+    good = table.files
+    table.handover.write([replace(good[0], pem=b"cut"), good[1]])
+    for _ in range(2):
+        with pytest.raises(ssl.SSLError):
+            worker.take_renewed()
+    table.handover.write(good)
+    assert worker.take_renewed() and not worker.take_renewed()
+
+
 def test_contexts_that_are_replaced_leave_no_descriptor(disk: OnDisk) -> None:
     """A process forked later would inherit it, and each reload one more."""
+    gc.collect()  # what other tests have left
     before = len(os.listdir("/proc/self/fd"))
-    for version in ("1.2", "1.3", "1.2"):
-        table = disk.table(tls_min=version)
+    for generation, version in enumerate(("1.2", "1.3", "1.2")):
+        table = disk.table(generation, tls_min=version)
+        disk.contexts.retire(generation - 1)
         assert len(os.listdir("/proc/self/fd")) == before + 1
     assert table.handover.read() is None and len(table.handover.expiry()) == 2
 
@@ -140,19 +158,30 @@ def test_a_reload_that_is_not_taken_leaves_the_contexts_that_serve(
     disk: OnDisk, later: float, more: dict[str, object]
 ) -> None:
     """Its plan is refused, or equal to the one that serves: it has made tables of its own, which no worker has."""
+    gc.collect()  # what other tests have left
     before = len(os.listdir("/proc/self/fd"))
     serving = disk.table()
     worker = ContextTable(serving.settings, make_context)
     worker.handover = twin(serving.handover)
     disk.time = later
-    assert disk.table(**more) is not serving
+    assert disk.table(2, **more) is not serving
+    disk.contexts.retire(2)
     disk.issue("a", "a.example", days=90)
     assert renew([serving]) == 1
     assert worker.take_renewed()
     assert serial_of(worker, "a.example") == serial_of(serving, "a.example")
     disk.time = 0.0
-    assert disk.table() is serving, "and the next plan finds them"
+    assert disk.table(3) is serving, "and the next plan finds them"
+    disk.contexts.retire(1)
     assert len(os.listdir("/proc/self/fd")) == before + 1
+
+
+def test_a_forked_process_keeps_what_its_generation_has(disk: OnDisk) -> None:
+    others, own = disk.table(1), disk.table(2, tls_min="1.3")
+    disk.contexts.keep_only([own])
+    assert os.fstat(own.handover.fileno())
+    with pytest.raises(ValueError, match="closed"):
+        others.handover.fileno()
 
 
 def twin(handover: CertificateHandover) -> CertificateHandover:

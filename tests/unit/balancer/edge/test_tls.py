@@ -156,10 +156,10 @@ def test_old_tickets_do_not_outlive_a_change_of_trust(version: ssl.TLSVersion) -
     nobody = client_context(AUTHORITY)
     nobody.maximum_version = version
     open_to_all = ListenerTls(tls_cert=(A,))
-    before = contexts.tables([("web", open_to_all)])["web"].default
+    before = contexts.tables([("web", open_to_all)], 1)["web"].default
     ticket = shake_hands(before, nobody, "a.example").client.session
     assert shake_hands(before, nobody, "a.example", ticket).server.session_reused
-    after = contexts.tables([("web", clients())])["web"].default
+    after = contexts.tables([("web", clients())], 1)["web"].default
     with pytest.raises(ssl.SSLError, match="PEER_DID_NOT_RETURN_A_CERTIFICATE"):
         shake_hands(after, nobody, "a.example", ticket)
     # the naive form: the same context, told to verify
@@ -182,8 +182,8 @@ def test_old_tickets_do_not_outlive_a_change_of_trust(version: ssl.TLSVersion) -
 )
 def test_every_change_makes_new_contexts(change: dict[str, object]) -> None:
     contexts = ServerContexts(lambda: 0.0)
-    before = contexts.tables([("web", ListenerTls(tls_cert=(A,)))])["web"]
-    after = contexts.tables([("web", ListenerTls(**{"tls_cert": (A,), **change}))])["web"]  # type: ignore[arg-type]
+    before = contexts.tables([("web", ListenerTls(tls_cert=(A,)))], 1)["web"]
+    after = contexts.tables([("web", ListenerTls(**{"tls_cert": (A,), **change}))], 1)["web"]  # type: ignore[arg-type]
     assert after is not before and not set(after.contexts) & set(before.contexts)
 
 
@@ -205,9 +205,9 @@ def test_equal_settings_keep_their_contexts_for_a_day_and_no_longer() -> None:
     contexts = ServerContexts(lambda: time[0])
     settings = ListenerTls(tls_cert=(A,))
     equal = ListenerTls(tls_cert=(A,), tls_handshake_timeout=1.0)
-    first = contexts.tables([("web", settings), ("plain", ListenerTls())])
+    first = contexts.tables([("web", settings), ("plain", ListenerTls())], 1)
     assert list(first) == ["web"]
     time[0] = TICKETS_LAST - 1
-    assert contexts.tables([("web", equal)])["web"] is first["web"]
+    assert contexts.tables([("web", equal)], 1)["web"] is first["web"]
     time[0] = TICKETS_LAST
-    assert contexts.tables([("web", equal)])["web"] is not first["web"]
+    assert contexts.tables([("web", equal)], 1)["web"] is not first["web"]
