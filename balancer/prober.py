@@ -421,7 +421,8 @@ class Prober:
         now, fresh = self._loop.now, monitored(one.backend, one.pool)
         if one.probe is not None:
             one.probe.abandon()
-        one.probe, one.health, one.early = None, fresh.health, fresh.early
+        # The check of the one before will not end, so its schedule would never be due again.
+        one.probe, one.health, one.early, one.schedule = None, fresh.health, fresh.early, fresh.schedule
         one.health.since = one.since = now
         one.was_up, one.reason, one.came, one.ramp_from, one.is_itself = True, "", "", 0.0, False
         one.addresses = addresses_of(self._board, one.backend)

@@ -112,6 +112,18 @@ def test_a_new_tenant_is_judged_anew(sim: SetSimulation) -> None:
     assert "added=10.0.0.2:80 removed=10.0.0.1:80" in line and "server=10.0.0.53" in line
 
 
+def test_a_new_tenant_is_checked_though_a_check_of_the_one_before_was_under_way(sim: SetSimulation) -> None:
+    sim.know("10.0.0.1")
+    sim.network[("10.0.0.1", 80)] = "timeout"
+    sim.network[("10.0.0.2", 80)] = "refused"
+    prober = sim.prober()
+    sim.loop.advance(0.9, prober.tick)
+    sim.know("10.0.0.2")
+    sim.loop.advance(8.0, prober.tick)
+    slot = next(backend for backend in sim.backends if targets_of(sim.board, backend))
+    assert sim.hosts() == ["10.0.0.2"] and sim.verdict(slot) == DOWN
+
+
 def test_what_finds_no_slot_is_told_once(sim: SetSimulation) -> None:
     sim.know(*(f"10.0.0.{number}" for number in range(1, 8)))
     prober = sim.prober(check="none")
