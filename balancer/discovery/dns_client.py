@@ -18,6 +18,7 @@ import dns.flags
 import dns.message
 import dns.name
 import dns.rcode
+import dns.rdataclass
 import dns.rdatatype
 
 from balancer.discovery.answers import NameReply, Query, ServiceRecord
@@ -44,7 +45,8 @@ def read_message(message: dns.message.Message, server: str) -> NameReply:
         return NameReply("NXDOMAIN" if code == dns.rcode.NXDOMAIN else "NODATA", server=server)
     extra: dict[str, tuple[str, ...]] = {}
     for rrset in message.additional:
-        if rrset.rdtype in (dns.rdatatype.A, dns.rdatatype.AAAA):
+        # Of another class, a record of the same type is something else.
+        if rrset.rdclass == dns.rdataclass.IN and rrset.rdtype in (dns.rdatatype.A, dns.rdatatype.AAAA):
             name = _text_of(rrset.name)
             extra[name] = extra.get(name, ()) + tuple(record.address for record in rrset)
     ttl = float(chain.minimum_ttl)
