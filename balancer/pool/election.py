@@ -78,6 +78,7 @@ class Elector:
                 self._set_target(backend.index, targets_of(board, backend))
         self._none_is_up = "down"  # or "resolving"
         self._limits: dict[int, int] = {}  # maxconn of those that have one
+        self._odd: frozenset[int] = frozenset()  # slots whose tenant is counted in the odd gauge
         self._load = board.load_reader()
         self._ended: set[int] = set()  # indexes released since a policy has last looked
         self._pick: Pick = _pick_none
@@ -162,13 +163,18 @@ class Elector:
 
     def connect_failed(self, backend: Backend) -> None:
         """The backend refused a dial or did not answer it: counts toward its fall. `release` is still due."""
-        self._cells[self._gauges + backend.index * _BLOCK + _CONNECT_FAILURES] += 1
+        if not self._has_left(backend):
+            self._cells[self._gauges + backend.index * _BLOCK + _CONNECT_FAILURES] += 1
 
     def ended_early(self, backend: Backend, seconds: float, was_asked: bool) -> None:
         """The backend has ended a session, before the client and before its own first byte, `seconds` after the connect.
         `was_asked`: it had been given bytes of the client. Counts toward a penalty."""
-        if seconds < (EARLY_WHEN_ASKED if was_asked else EARLY):
+        if seconds < (EARLY_WHEN_ASKED if was_asked else EARLY) and not self._has_left(backend):
             self._cells[self._gauges + backend.index * _BLOCK + _EARLY_ENDS] += 1
+
+    def _has_left(self, backend: Backend) -> bool:
+        """Whether another backend has its slot, of which nothing is said by what happens to this one."""
+        return self._by_index[backend.index].address != backend.address
 
     def address_failed(self, backend: Backend, target: DialTarget) -> None:
         """One of several addresses of an elected backend could not be reached: the next session begins with another. The
@@ -220,8 +226,10 @@ class Elector:
             ):  # else this worker goes on with the address that it has found
                 self._known[index] = targets
                 self._set_target(index, targets)
-        if tiers != self._tiers:
-            self._tiers = tiers
+        # A tenant may have gone and come back since the last election: its sessions are in the other gauge now.
+        odd = frozenset(tenant.index for tenant in tenants.values() if tenant.parity)
+        if tiers != self._tiers or odd != self._odd:
+            self._tiers, self._odd, self._load = tiers, odd, board.load_reader(odd)
             self._pick = self._make_pick(tiers[0], tiers[1])
             self._reserve = self._make_pick(spare, spare)
 
@@ -247,8 +255,7 @@ class Elector:
 
     def _readers(self, indexes: Sequence[int]) -> tuple[Callable[[], list[int]], Callable[[int], int]]:
         """Functions for a policy: the sessions of these backends, and of one of them."""
-        odd = {index for index in indexes if self._by_index[index].parity}
-        return self._board.loads_reader(indexes, odd), self._board.load_reader(odd) if odd else self._load
+        return self._board.loads_reader(indexes, self._odd), self._load
 
 
 def weights_in_force(board: Board, pool: Pool) -> dict[int, int]:

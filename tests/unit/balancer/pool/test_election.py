@@ -13,6 +13,7 @@ from balancer.pool.board import (
     AGENT_OUT,
     B_ADDRESS_FAILURES,
     B_CONNECT_FAILURES,
+    B_EARLY_ENDS,
     B_SESSIONS,
     B_SESSIONS_ODD,
     B_SESSIONS_TOTAL,
@@ -565,6 +566,50 @@ def test_maxconn_counts_the_present_tenant_only(board: Board) -> None:
     assert [elect.elect("", ()) is not None for _ in range(3)] == [True, True, False]
     board.write_verdict(one.index, slot_words("10.0.0.2", 2).items())
     assert [elect.elect("", ()) is not None for _ in range(3)] == [True, True, False]
+
+
+@pytest.mark.parametrize("policy", ["leastconn", "nq", "p2c"])
+def test_a_tenant_that_came_back_between_two_elections_is_counted_as_it_is_now(
+    board: Board, policy: str
+) -> None:
+    (one, two), elect = slots_of(board, policy)
+    board.write_verdicts(
+        [(one.index, slot_words("10.0.0.1", 1).items()), (two.index, slot_words("10.0.0.2", 1).items())]
+    )
+    assert elect.elect("", ()) is not None
+    board.write_verdict(one.index, [(W_ADDRESSES, 0)])
+    board.write_verdict(one.index, slot_words("10.0.0.1", 2).items())
+    for _ in range(11):
+        assert elect.elect("", ()) is not None
+    sessions = [board.tenant_sessions(slot.index) for slot in (one, two)]
+    assert abs(sessions[0] - sessions[1]) <= 1 and sum(sessions) >= 11
+
+
+def test_among_full_slots_the_one_whose_former_tenant_was_full_is_found(board: Board) -> None:
+    (one, two), _ = slots_of(board)
+    elect = elector(board, tuple(replace(slot, maxconn=1) for slot in (one, two)), "first")
+    board.write_verdict(two.index, slot_words("10.0.0.2", 2).items())
+    assert elect.elect("", ()) is not None, "of a tenant that is counted in the even gauge"
+    board.write_verdicts(
+        [(one.index, slot_words("10.0.0.1", 1).items()), (two.index, slot_words("10.0.0.3", 3).items())]
+    )
+    assert [elect.elect("", ()) is not None for _ in range(3)] == [True, True, False]
+
+
+def test_what_failed_at_the_tenant_before_says_nothing_of_the_present_one(board: Board) -> None:
+    (one, _), elect = slots_of(board)
+    board.write_verdict(one.index, slot_words("10.0.0.1", 1).items())
+    former = elect.elect("", ())
+    board.write_verdict(one.index, slot_words("10.0.0.2", 2).items())
+    present = elect.elect("", ())
+    assert former is not None and present is not None
+    failures = []
+    for backend in (former, present):
+        elect.connect_failed(backend)
+        elect.ended_early(backend, 0.0, False)
+        at = Board.backend_at(one.index)
+        failures.append((board.total(at + B_CONNECT_FAILURES), board.total(at + B_EARLY_ENDS)))
+    assert failures == [(0, 0), (1, 1)]
 
 
 @pytest.mark.parametrize("policy", POLICIES)
