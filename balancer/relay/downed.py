@@ -8,7 +8,7 @@ left alone: in panic it is given sessions all the same.
 from collections.abc import Iterable
 
 from balancer.options import Pool
-from balancer.pool.board import Board
+from balancer.pool.board import W_TENANT, Board
 from balancer.pool.election import Elector
 from balancer.pool.serving import state_of
 from balancer.relay import ends
@@ -43,6 +43,7 @@ class DownedBackends:
         return (
             backend is not None
             and backend.index in backends
+            and backend.parity == self._board.word(backend.index, W_TENANT) & 1  # else of the tenant before
             and session.lane.elector is self._elector
             and session.connected_at > 0
             and not session.closed

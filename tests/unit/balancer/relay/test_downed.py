@@ -1,10 +1,13 @@
 """on-down = close: which sessions end when a verdict falls."""
 
 from types import SimpleNamespace
+from typing import Any
 
 from balancer.pool.backend import parse_upstream, with_indexes
-from balancer.pool.board import DOWN, UP, W_VERDICT
+from balancer.pool.board import DOWN, UP, W_ADDRESS, W_ADDRESSES, W_TENANT, W_VERDICT
 from balancer.pool.election import Elector
+from balancer.pool.targets import pack_addresses
+from balancer.pool.verdicts import VerdictWriter
 from balancer.relay.downed import DownedBackends
 from balancer.shm.layout import FIRST_LEASE
 from tests.unit.balancer.pool.boards import make_board, pool_of
@@ -16,6 +19,30 @@ def session(elector: object, backend: object, connected_at: float = 1.0) -> Simp
     )
     made.close = lambda end, reason: made.__dict__.update(closed=True, end=end)
     return made
+
+
+def test_sessions_of_the_tenant_before_outlive_the_fall_of_the_present_one() -> None:
+    board = make_board()
+    slots = with_indexes(parse_upstream("dns:web.test:80 slots=1 name=web").expanded(), {"web-1": 0})
+    pool = pool_of(board, slots)
+    elector = Elector(board, pool, FIRST_LEASE)
+    downed = DownedBackends(board, pool, elector)
+    VerdictWriter(board, FIRST_LEASE).restore(slots[0], 0.0)
+    sessions: list[Any] = []
+    for tenant in (1, 2, 3):
+        words = [(W_ADDRESSES, 1), (W_TENANT, tenant)]
+        words += enumerate(pack_addresses([f"10.0.0.{tenant}"]), W_ADDRESS)
+        board.write_verdict(0, [*words, (W_VERDICT, UP)])
+        downed.look(sessions)
+        board.write_verdict(0, [(W_VERDICT, DOWN)])
+        downed.look(sessions)
+        assert not any(one.closed for one in sessions[-1:]), "no election since: its successor is down"
+        board.write_verdict(0, [(W_VERDICT, UP)])
+        sessions.append(session(elector, elector.elect("", ())))
+        downed.look(sessions)
+    board.write_verdict(0, [(W_VERDICT, DOWN)])
+    downed.look(sessions)
+    assert sessions[-1].closed
 
 
 def test_connected_sessions_of_a_backend_that_falls_end_once() -> None:
