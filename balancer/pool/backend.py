@@ -68,6 +68,14 @@ class Backend:
             names.append(f"unix:{self.address.path}")
         return (*names, *(f"{self.pool}/{name}" for name in names))
 
+    @property
+    def tls_host(self) -> str:
+        """The host that its certificate is for: the configured one, of a set too, whose tenants have only addresses."""
+        host = self.set.host if self.set else self.address.host
+        if self.set and self.set.kind == "srv":
+            host = host.partition("._tcp.")[2]
+        return host.rstrip(".")
+
     def terms(self) -> str:
         """Everything but its name, as a user would write it."""
         backup = " backup" if self.backup else ""

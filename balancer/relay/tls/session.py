@@ -56,7 +56,7 @@ class TlsSession(ProxyHeaderSession):
             super().connected(mask)
             return
         assert backend is not None
-        name, session = tls.name_for(backend.address.host), tls.sessions.get(backend.index)
+        name, session = tls.name_for(backend.tls_host), tls.sessions.get(backend.index)
         stream = TlsStream(
             self.backend_fd, tls.context, lane.loop.watch_writing, name, session, is_server=False
         )

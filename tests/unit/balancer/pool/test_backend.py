@@ -1,8 +1,10 @@
 """The texts that --upstream takes, and the sentences about wrong ones."""
 
+from dataclasses import replace
+
 import pytest
 
-from balancer.config.units import Address
+from balancer.config.units import Address, parse_address
 from balancer.pool.backend import Backend, parse_upstream, with_indexes
 
 
@@ -113,3 +115,20 @@ def test_a_mistake_is_named(text: str, culprit: str) -> None:
 def test_with_indexes_gives_each_its_block() -> None:
     backends = [parse_upstream("h:1 name=a"), parse_upstream("h:2 name=b")]
     assert [b.index for b in with_indexes(backends, {"b": 4, "a": 7})] == [7, 4]
+
+
+@pytest.mark.parametrize(
+    "text, host",
+    [
+        ("web.internal.:443", "web.internal"),
+        ("10.0.0.1:443", "10.0.0.1"),
+        ("unix:/run/web", ""),
+        ("dns:web.internal.:443", "web.internal"),
+        ("srv:_https._tcp.web.internal.", "web.internal"),
+    ],
+)
+def test_certificates_are_for_the_configured_host_whoever_has_the_slot(text: str, host: str) -> None:
+    slot = parse_upstream(text).expanded()[0]
+    assert slot.tls_host == host
+    if slot.set:
+        assert replace(slot, address=parse_address("10.0.0.7:443")).tls_host == host
