@@ -54,6 +54,7 @@ class AgentPoll:
     one: MonitoredBackend
     schedule: Schedule
     said: AgentWords
+    tenants: int = 0  # that its slot has had: an answer is about the one that was asked
 
 
 class AgentPolls:
@@ -90,7 +91,8 @@ class AgentPolls:
     def forget(self, one: MonitoredBackend) -> None:
         """Another backend has its slot: what its agent has said is about the one before."""
         if one.backend.index in self._polls:
-            self._polls[one.backend.index].said = AgentWords()
+            poll = self._polls[one.backend.index]
+            poll.said, poll.tenants = AgentWords(), poll.tenants + 1
 
     def clear_unasked(self) -> None:
         """The words of agents that are not asked any longer, after a reload, hold no longer."""
@@ -109,10 +111,13 @@ class AgentPolls:
         path, host = pool.agent_path, host_of(target)
         dialogue = Dialogue(lambda talk: request(talk, path, host) if path else listen(talk))
         timeout = min(pool.connect_timeout, pool.agent_interval)
-        self._probe(self._loop, target, timeout, partial(self._ended, poll, dialogue), None, dialogue)
+        done = partial(self._ended, poll, dialogue, poll.tenants)
+        self._probe(self._loop, target, timeout, done, None, dialogue)
 
-    def _ended(self, poll: AgentPoll, dialogue: Dialogue, outcome: str, seconds: float, came: str) -> None:
-        if outcome == "ok" and self._writer.holds():
+    def _ended(
+        self, poll: AgentPoll, dialogue: Dialogue, tenants: int, outcome: str, seconds: float, came: str
+    ) -> None:
+        if outcome == "ok" and tenants == poll.tenants and self._writer.holds():
             said = poll.said.then(first_line(dialogue.rest), poll.one.backend.weight)
             if said != poll.said:
                 poll.said = said
