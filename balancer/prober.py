@@ -152,6 +152,8 @@ class Prober:
         totals = self._board.every_total(BACKENDS, B_CONNECT_FAILURES)
         early = self._board.every_total(BACKENDS, B_EARLY_ENDS)
         for one in self._backends:
+            if one.is_empty():
+                continue  # what fails now had begun at the tenant before
             total = totals[one.backend.index]
             if total > one.failures:
                 self._on_session_failure(one, now)

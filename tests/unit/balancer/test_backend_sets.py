@@ -2,6 +2,8 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -10,7 +12,7 @@ from balancer.pool.backend import parse_upstream
 from balancer.pool.board import DOWN, W_CHECK, W_DNS_LEFT_OUT, W_DNS_QUERIES, W_TENANT
 from balancer.pool.serving import state_of
 from balancer.pool.targets import targets_of
-from tests.unit.balancer.test_prober import SECOND, ProberSimulation
+from tests.unit.balancer.test_prober import SECOND, Loop, ProberSimulation
 
 FOUR = Query("web.test", "A")
 
@@ -122,6 +124,52 @@ def test_a_new_tenant_is_checked_though_a_check_of_the_one_before_was_under_way(
     sim.loop.advance(8.0, prober.tick)
     slot = next(backend for backend in sim.backends if targets_of(sim.board, backend))
     assert sim.hosts() == ["10.0.0.2"] and sim.verdict(slot) == DOWN
+
+
+def test_what_the_agent_of_the_tenant_before_answers_late_is_not_about_the_present_one(
+    sim: SetSimulation,
+) -> None:
+    late: list[Callable[[], object]] = []
+    checks = sim.probe
+
+    def probe(loop: Loop, target: Any, timeout: float, done: Any, send_proxy: Any, dialogue: Any) -> object:
+        if target[1][1] != 81:
+            return checks(loop, target, timeout, done, send_proxy, dialogue)
+        if target[1][0] == "10.0.0.1":
+            dialogue.advance()
+            dialogue.advance(b"drain\n")
+            late.append(lambda: done(dialogue.outcome, 0.9, ""))
+        else:
+            done("refused", 0.0, "")
+        return SimpleNamespace(is_over=True, abandon=lambda: None)
+
+    sim.probe = probe  # type: ignore[method-assign, assignment]
+    sim.know("10.0.0.1")
+    prober = sim.prober(agent_port=81)
+    sim.loop.advance(2.5, prober.tick)
+    sim.know("10.0.0.2")
+    sim.loop.advance(1.5, prober.tick)
+    assert sim.hosts() == ["10.0.0.2"] and late
+    for answer in late:
+        answer()
+    slot = next(backend for backend in sim.backends if targets_of(sim.board, backend))
+    assert state_of(sim.board, slot) == "up"
+
+
+def test_what_fails_at_a_backend_that_has_left_does_not_take_its_empty_slot_down(sim: SetSimulation) -> None:
+    sim.know("10.0.0.1", "10.0.0.2")
+    prober = sim.prober()
+    sim.loop.advance(1.5, prober.tick)
+    slot = next(
+        backend for backend in sim.backends if targets_of(sim.board, backend)[0][1] == ("10.0.0.1", 80)
+    )
+    sim.know("10.0.0.2")
+    sim.loop.advance(2.0, prober.tick)
+    assert state_of(sim.board, slot) == "empty"
+    for _ in range(8):
+        sim.fail_session(slot)
+        sim.loop.advance(0.3, prober.tick)
+    assert not sim.verbs("down")
 
 
 def test_what_finds_no_slot_is_told_once(sim: SetSimulation) -> None:
