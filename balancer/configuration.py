@@ -410,7 +410,7 @@ def _check_backend_tls(pool: PoolSection) -> Iterator[str]:
     if not one.tls_verify:
         yield f"{settings.where('tls-verify')}: certificates are not verified: whoever is on the way can read along"
         return
-    for item, backend in enumerate(one.backends):
+    for item, backend in zip(pool.items, one.backends, strict=True):
         if backend.address.family == "unix" and not one.tls_sni:
             sentence = f"{backend.address} has no name to verify a certificate by; write tls-sni = NAME"
             raise settings.refuse("upstream", sentence, item)

@@ -38,14 +38,15 @@ class Preflight:
         return notes + tuple(self._try_backends(pools, addresses))
 
     def _try_backends(self, pools: Sequence[PoolSection], listening: Sequence[Address]) -> Iterator[str]:
-        given = [
-            (backend, pool.settings, item)
-            for pool in pools
-            for item, backend in enumerate(pool.record.backends)
-        ]
-        names = [backend.address for backend, _, _ in given if backend.address.family == "name"]
+        # One slot of each set; a service has SRV records, which the system's resolver does not ask for.
+        given: dict[tuple[str, int], tuple[Backend, SectionSettings]] = {}
+        for pool in pools:
+            for item, backend in zip(pool.items, pool.record.backends, strict=True):
+                if backend.set is None or backend.set.kind == "dns":
+                    given.setdefault((pool.record.name, item), (backend, pool.settings))
+        names = [backend.address for backend, _ in given.values() if backend.address.family == "name"]
         found = look_up_all(names, self._seconds, self._lookup)
-        for backend, settings, item in given:
+        for (_, item), (backend, settings) in given.items():
             where = settings.where("upstream", item)
             numeric = found.get(backend.address, (backend.address,))
             if isinstance(numeric, str):

@@ -775,3 +775,9 @@ def test_refusals_and_notes_on_tls_to_backends(ini: Callable[[str], list[str]]) 
         "--tls-verify has no effect without tls = yes",
     ]
     assert "is no host name" in refusal([*NEEDED, "--tls-sni", "a b"])
+
+
+def test_what_stands_behind_a_set_is_named_as_it_was_written() -> None:
+    argv = ["-u", "dns:web.test:443 slots=3", "-u", "unix:/run/web", "--tls=yes"]
+    with pytest.raises(ConfigError, match="unix:/run/web has no name to verify a certificate by"):
+        parse(argv, {})

@@ -64,6 +64,14 @@ def test_a_name_that_is_this_balancer() -> None:
     assert notes("-u", "itself:80") == notes("-u", "itself:9090", "--bind", "127.0.0.1", "-p", "1") == []
 
 
+def test_a_set_is_one_item_however_many_slots_it_has() -> None:
+    assert notes("-u", "dns:backend:80 slots=3", "-u", "srv:_web._tcp.nowhere slots=2") == []
+    assert notes("-u", "dns:backend:80 slots=3", "-u", "nowhere:80", "-u", "dns:nowhere:81 slots=2") == [
+        "--upstream: nowhere:80 has no address: Name or service not known",
+        "--upstream: nowhere:81 has no address: Name or service not known",
+    ]
+
+
 def test_source_addresses_of_another_machine_are_noted() -> None:
     assert notes("-u", "192.0.2.1:80 source=127.0.0.1,192.0.2.9") == [
         "--upstream: source 192.0.2.9 is no address of this machine"
