@@ -9,13 +9,14 @@ RULES
 - A complaint is logged when it changes.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from balancer.checks.monitored import MonitoredBackend
 from balancer.config.units import counted, format_duration
 from balancer.discovery.answers import Lookup, Member, NameReply, Query, SetAnswer, look_up
+from balancer.discovery.resolver import usable
 from balancer.discovery.servers import NameServers
 from balancer.discovery.slots import Slot, place
 from balancer.eventloop.loop import Loop
@@ -38,7 +39,7 @@ from balancer.pool.board import (
     W_TENANT,
     Board,
 )
-from balancer.pool.targets import addresses_of, pack_addresses, port_of, text_at
+from balancer.pool.targets import addresses_of, pack_addresses, port_of, text_at, unpack_address
 from balancer.pool.verdicts import VerdictWriter, fresh_words
 from balancer.shm.events import Level, Verb
 
@@ -56,6 +57,19 @@ def asking(loop: Loop, servers: Callable[[], NameServers]) -> Ask:
         DnsQuery(loop, servers(), query, done, asked)
 
     return ask
+
+
+def dialable(answer: SetAnswer, families: Collection[int]) -> SetAnswer:
+    """The answer without addresses that are no machine's, or of an IP version that is not wanted; each as the board holds
+    it. An error when nothing is left."""
+    found: dict[tuple[str, int], Member] = {}
+    for member in answer.members:
+        host = unpack_address(*pack_addresses([member.host]))
+        if usable([host], families):
+            found.setdefault((host, member.port), member._replace(host=host))
+    if answer.members and not found:
+        return SetAnswer(server=answer.server, error="no address to dial")
+    return replace(answer, members=tuple(found.values()))
 
 
 class SetMonitor(Protocol):
@@ -157,7 +171,7 @@ class BackendSets:
     # -- answers
 
     def _answered(self, each: MonitoredSet, answer: SetAnswer) -> None:
-        now = self._loop.now
+        now, answer = self._loop.now, dialable(answer, each.backends[0].families)
         each.failures = each.failures + 1 if answer.error else 0
         if answer.error:
             wait = min(self._refresh, LEAST * 2.0 ** min(each.failures - 1, 16))

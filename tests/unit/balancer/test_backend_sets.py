@@ -172,6 +172,23 @@ def test_what_fails_at_a_backend_that_has_left_does_not_take_its_empty_slot_down
     assert not sim.verbs("down")
 
 
+def test_addresses_that_are_no_machines_are_no_backends(sim: SetSimulation) -> None:
+    sim.know("10.0.0.1")
+    prober = sim.prober(check="none")
+    sim.loop.advance(0.5, prober.tick)
+    sim.know("0.0.0.0", "::", "224.0.0.1", "169.254.0.1", "fe80::1")
+    sim.loop.advance(3.0, prober.tick)
+    assert sim.hosts() == ["10.0.0.1"], "the answer of a server that blocks a name"
+    assert "keeps 1 backend" in sim.verbs("resolve")[-1]
+    sim.know("0.0.0.0", "10.0.0.2", "::ffff:10.0.0.2", "::ffff:10.0.0.3")
+    sim.loop.advance(11.0, prober.tick)
+    assert sorted(sim.hosts()) == ["10.0.0.2", "10.0.0.3"]
+    tenants = [sim.board.word(backend.index, W_TENANT) for backend in sim.backends]
+    successor = sim.prober(SECOND, check="none")
+    sim.loop.advance(3.0, successor.tick)
+    assert [sim.board.word(backend.index, W_TENANT) for backend in sim.backends] == tenants
+
+
 def test_what_finds_no_slot_is_told_once(sim: SetSimulation) -> None:
     sim.know(*(f"10.0.0.{number}" for number in range(1, 8)))
     prober = sim.prober(check="none")
