@@ -242,6 +242,7 @@ class Prober:
         if one.is_itself and not was_itself:
             one.health.take_down(now)
             one.reason, one.was_up = ITSELF, True  # said also of one that is down already
+            self._writer.note_outcome(one.backend.index, ITSELF)  # no panic leads there
             self._publish(one, now)
         return one.is_itself
 
@@ -251,6 +252,7 @@ class Prober:
             one.schedule.due = now + one.schedule.interval
             self.judge_own(one, now)
         if not one.is_itself and health.has_recovered(now):
+            self._writer.note_outcome(one.backend.index, "none")
             self._publish(one, now)
 
     def _ask(self, one: MonitoredBackend) -> None:

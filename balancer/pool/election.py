@@ -39,7 +39,7 @@ from balancer.pool.board import (
 )
 from balancer.pool.choice import Candidate, Choice, Pick
 from balancer.pool.policies import HASHES, POLICIES
-from balancer.pool.serving import is_asked, is_panic, state_of
+from balancer.pool.serving import is_asked, is_itself, is_panic, state_of
 from balancer.pool.shared_limit import SharedLimit
 from balancer.pool.targets import DialTarget, Target, chain, links, targets_of, tenant_of
 
@@ -206,8 +206,11 @@ class Elector:
             tenants.get(b.index, b) for b in pool.backends if not b.set or state_of(board, b) != "empty"
         ]
         everyone = [b for b in present if weights[b.index]]
-        able = ("up", "unresolved", "down") if is_panic(board, pool) else ("up", "unresolved")
-        able_now = {b.index for b in pool.backends if known.get(b.index, True) and state_of(board, b) in able}
+        states = {b.index: state_of(board, b) for b in pool.backends if known.get(b.index, True)}
+        able_now = {index for index, state in states.items() if state in ("up", "unresolved")}
+        if is_panic(board, pool):
+            down = [b for b in pool.backends if states.get(b.index) == "down"]
+            able_now.update(b.index for b in down if not is_itself(board, b))
         eligible = [b for b in present if b.index in able_now]
         is_resolving = any(is_asked(board, b) for b in self._names)
         if board.versions(pool.index) != versions and self._verdicts >= 0:

@@ -28,12 +28,14 @@ from balancer.pool.board import (
     ADMIN_READY,
     AGENT_DOWN,
     AGENT_OUT,
+    CHECK_NAMES,
     DOWN,
     NAME_ASKED,
     P_QUEUED,
     W_ADDRESSES,
     W_ADMIN_STATE,
     W_AGENT,
+    W_CHECK,
     W_NAME,
     W_SUBJECT,
     W_VERDICT,
@@ -94,6 +96,11 @@ def is_asked(board: Board, backend: Backend) -> bool:
     words, at = board.words.cells, board.backend_words_at(backend.index)
     is_pending = words[at + W_NAME] == NAME_ASKED or words[at + W_SUBJECT] != subject_of(backend)
     return is_pending and state_of(board, backend) in ("unresolved", "empty")
+
+
+def is_itself(board: Board, backend: Backend) -> bool:
+    """Whether it is down because this balancer listens there: each session would come back as the next one."""
+    return board.word(backend.index, W_CHECK) == CHECK_NAMES.index("itself")
 
 
 def availability(board: Board, pool: Pool) -> Serving:

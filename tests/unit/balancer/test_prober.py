@@ -789,9 +789,12 @@ def test_an_address_that_moves_to_this_machine_is_noticed_and_left_again(check: 
     sim.own.add("10.0.0.9")
     sim.loop.advance(5, prober.tick)
     assert [line.split()[2] for line in sim.verbs("down")] == ["backend=10.0.0.9:8080"]
+    itself = CHECK_NAMES.index("itself")
+    assert [sim.board.word(each.index, W_CHECK) == itself for each in sim.backends] == [True, False]
     sim.own.clear()
     sim.loop.advance(10, prober.tick)
     assert [line.split()[2] for line in sim.verbs("up")] == ["backend=10.0.0.9:8080"]
+    assert sim.board.word(sim.backends[0].index, W_CHECK) != itself
     assert DOWN not in [sim.verdict(backend) for backend in sim.backends]
 
 

@@ -17,6 +17,7 @@ from balancer.pool.board import (
     B_SESSIONS,
     B_SESSIONS_ODD,
     B_SESSIONS_TOTAL,
+    CHECK_NAMES,
     DOWN,
     UP,
     VERDICTS_VERSION,
@@ -26,6 +27,7 @@ from balancer.pool.board import (
     W_AGENT_MAXCONN,
     W_AGENT_WEIGHT,
     W_BACKUP,
+    W_CHECK,
     W_PORT,
     W_RAMP,
     W_SRV_WEIGHT,
@@ -505,6 +507,14 @@ def test_in_panic_those_that_are_down_are_elected_as_well(board: Board) -> None:
     assert names(elect) == {"d"}, "what an operator or an agent has taken out stays out, and does not count"
     board.write_verdict(backends[3].index, [(W_VERDICT, DOWN)])
     assert names(elect) == {"c", "d"}
+
+
+def test_a_panic_does_not_lead_to_this_balancer_itself(board: Board) -> None:
+    backends = pool("", "", "")
+    elect = Elector(board, replace(pool_of(board, backends), panic=50), OWN)
+    for backend, check in zip(backends, ("itself", "refused", "timeout"), strict=True):
+        board.write_verdict(backend.index, [(W_VERDICT, DOWN), (W_CHECK, CHECK_NAMES.index(check))])
+    assert names(elect) == {"b", "c"}
 
 
 def test_backups_that_are_up_come_before_a_panic(board: Board) -> None:
