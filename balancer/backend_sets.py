@@ -133,6 +133,10 @@ class BackendSets:
             each.slots = [Slot(self._member_of(one)) for one in each.backends]
             if not any(slot.member for slot in each.slots):
                 self._unanswered.add(each.wanted.host)
+            for one in each.backends:
+                tenant = self._board.word(one.backend.index, W_TENANT)
+                if one.pool.pool.mode == "framed" and tenant & 1:  # from before it was
+                    self._board.write_verdict(one.backend.index, [(W_TENANT, tenant + 1)])
 
     def _member_of(self, one: MonitoredBackend) -> Member | None:
         host = addresses_of(self._board, one.backend).host

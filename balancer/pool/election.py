@@ -200,7 +200,7 @@ class Elector:
         limits = {b.index: board.maxconn_of(b.index, b.maxconn) for b in pool.backends}
         # A newer configuration may have given a name's block another address: this worker goes on with what it knew.
         known = {b.index: targets_of(board, b) or self._known.get(b.index, []) for b in self._names}
-        tenants = {b.index: tenant_of(board, b) for b in self._slots}
+        tenants = {b.index: self._tenant(b) for b in self._slots}
         weights = weights_in_force(board, pool)
         present = [
             tenants.get(b.index, b) for b in pool.backends if not b.set or state_of(board, b) != "empty"
@@ -235,6 +235,9 @@ class Elector:
             self._tiers, self._odd, self._load = tiers, odd, board.load_reader(odd)
             self._pick = self._make_pick(tiers[0], tiers[1])
             self._reserve = self._make_pick(spare, spare)
+
+    def _tenant(self, slot: Backend) -> Backend:
+        return tenant_of(self._board, slot)
 
     def _move_in(self, tenants: dict[int, Backend]) -> None:
         """Other backends have the slots: sessions from now on are theirs, those under way keep the backend they have."""

@@ -11,6 +11,7 @@ RULES
 """
 
 from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
 from math import inf
 
 from balancer.options import Pool
@@ -116,6 +117,10 @@ class RequestElector(Elector):
         is_even = len({candidate.weight for candidate in tier}) == 1
         self._is_plain = self._is_small and is_even and not self._limits and self._pool.balance == "leastconn"
         self._held = self._ranks if self._is_plain else self._loads
+
+    def _tenant(self, slot: Backend) -> Backend:
+        """Requests are counted in one gauge, also of a tenant from before framed mode."""
+        return replace(super()._tenant(slot), parity=0)
 
     def _readers(self, indexes: Sequence[int]) -> tuple[Callable[[], list[int]], Callable[[int], int]]:
         if not self._is_small:

@@ -172,6 +172,15 @@ def test_what_fails_at_a_backend_that_has_left_does_not_take_its_empty_slot_down
     assert not sim.verbs("down")
 
 
+def test_a_reload_to_framed_mode_counts_the_tenants_it_finds_in_the_one_gauge(sim: SetSimulation) -> None:
+    sim.know("10.0.0.1")
+    sim.loop.advance(0.5, sim.prober(check="none").tick)
+    index = next(backend.index for backend in sim.backends if targets_of(sim.board, backend))
+    assert sim.board.word(index, W_TENANT) == 1
+    sim.prober(SECOND, check="none", mode="framed")
+    assert sim.board.word(index, W_TENANT) == 2 and sim.hosts() == ["10.0.0.1"]
+
+
 def test_addresses_that_are_no_machines_are_no_backends(sim: SetSimulation) -> None:
     sim.know("10.0.0.1")
     prober = sim.prober(check="none")

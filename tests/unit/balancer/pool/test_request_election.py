@@ -12,15 +12,17 @@ from balancer.pool.board import (
     B_BYTES_IN,
     B_BYTES_OUT,
     B_SESSIONS,
+    B_SESSIONS_ODD,
     B_SESSIONS_TOTAL,
     DOWN,
     W_VERDICT,
     Board,
 )
 from balancer.pool.request_election import FEW, LOOK, NOWHERE, RequestElector
+from balancer.pool.verdicts import VerdictWriter
 from balancer.shm.layout import FIRST_LEASE
 from tests.unit.balancer.pool.boards import make_board, pool_of
-from tests.unit.balancer.pool.test_election import pool
+from tests.unit.balancer.pool.test_election import pool, slot_words
 
 OWN, OTHER = FIRST_LEASE, FIRST_LEASE + 1
 CLIENT = "10.9.9.9"
@@ -262,3 +264,20 @@ def test_a_hash_gives_a_client_the_same_backend_for_each_request(board: Board, p
     assert 0 not in moved
     stayed = [place for place, before in zip(moved, first, strict=True) if place == before]
     assert len(stayed) >= 0.8 * sum(before != 0 for before in first)
+
+
+def test_tenants_from_before_framed_mode_are_counted_in_the_one_gauge_too(board: Board) -> None:
+    slots = with_indexes(
+        parse_upstream("dns:web.test:80 slots=2 name=web").expanded(), {"web-1": 6, "web-2": 5}
+    )
+    for slot in slots:
+        VerdictWriter(board, OTHER).restore(slot, 0.0)
+        board.write_verdict(slot.index, slot_words(f"10.0.0.{slot.index}", 1).items())
+    elect = elector(board, slots)
+    gauges = [(slot, column) for slot in slots for column in (B_SESSIONS, B_SESSIONS_ODD)]
+    backend = elect.elect(CLIENT)
+    assert backend is not None
+    elect.release_request(elect.place_of(backend))
+    assert [cell(board, *gauge) for gauge in gauges] == [0, 0, 0, 0]
+    elect.release(elect.present(slots[elect.elect_request(CLIENT, 1.0)]))
+    assert [cell(board, *gauge) for gauge in gauges] == [0, 0, 0, 0]
