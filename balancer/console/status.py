@@ -122,7 +122,7 @@ from balancer.pool.board import (
     Board,
 )
 from balancer.pool.serving import BackendState, Serving, serving, serving_by_pool, state_of, whole
-from balancer.pool.targets import address_in_use
+from balancer.pool.targets import address_in_use, is_backup
 from balancer.prefork.slots import is_hung
 from balancer.relay import ends
 from balancer.shm.histogram import BOUNDS
@@ -385,7 +385,7 @@ def describe_backend(
         "check_streak": board.word(index, W_STREAK) if check else None,
         "check_ms": check_us / 1000 if check_us else None,
         "maxconn": backend.maxconn,
-        "backup": backend.backup,
+        "backup": is_backup(board, backend),
         "since_s": round((now_ms - since) / 1000, 1) if since else None,
     }
 

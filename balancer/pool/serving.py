@@ -44,7 +44,7 @@ from balancer.pool.board import (
     WORKER_ROLE,
     Board,
 )
-from balancer.pool.targets import subject_of
+from balancer.pool.targets import is_backup, subject_of
 from balancer.shm.layout import FIRST_LEASE, PID, READY, ROLE, STATE
 
 BackendState = Literal["up", "down", "unresolved", "empty", "agent", "weight-0", "drain", "maint"]
@@ -119,7 +119,8 @@ def is_panic(board: Board, pool: Pool) -> bool:
     if not pool.panic:
         return False
     tiers = [
-        Counter(state_of(board, b) for b in pool.backends if b.backup is backup) for backup in (False, True)
+        Counter(state_of(board, b) for b in pool.backends if is_backup(board, b) is backup)
+        for backup in (False, True)
     ]
     main, backups = ((tier["up"], tier["up"] + tier["down"]) for tier in tiers)
     if not main[0] and backups[0]:
@@ -171,7 +172,7 @@ def _is_full(board: Board, pool: Pool) -> bool:
     up = [backend for state, backend in states if state == "up"]
     if is_panic(board, pool):
         up += [backend for state, backend in states if state == "down"]
-    first = [backend for backend in up if not backend.backup] or up
+    first = [backend for backend in up if not is_backup(board, backend)] or up
     return all(_has_no_place(board, backend) for backend in first)
 
 

@@ -85,8 +85,17 @@ def tenant_of(board: Board, backend: Backend) -> Backend:
     host, address = addresses_of(board, backend).host, backend.address
     if host:
         address = Address("inet6" if ":" in host else "inet", host, port_of(board, backend))
-    is_backup = backend.backup or bool(board.word(backend.index, W_BACKUP))
-    return replace(backend, address=address, backup=is_backup, parity=board.word(backend.index, W_TENANT) & 1)
+    return replace(
+        backend,
+        address=address,
+        backup=is_backup(board, backend),
+        parity=board.word(backend.index, W_TENANT) & 1,
+    )
+
+
+def is_backup(board: Board, backend: Backend) -> bool:
+    """Whether it serves only while no other is up: as configured, or by the priority of its service's record."""
+    return backend.backup or bool(board.word(backend.index, W_BACKUP))
 
 
 def target_at(host: str, port: int) -> Target:

@@ -37,6 +37,7 @@ from balancer.pool.board import (
 )
 from balancer.pool.election import Elector
 from balancer.pool.policies import POLICIES
+from balancer.pool.serving import FULL, is_panic, serving
 from balancer.pool.targets import NameAddresses, links, pack_addresses
 from balancer.pool.verdicts import VerdictWriter
 from balancer.shm.layout import FIRST_LEASE
@@ -630,6 +631,20 @@ def test_slots_serve_by_their_tenants_weight_and_priority(board: Board, policy: 
     assert names(elect) == {"web-1"}
     board.write_verdict(one.index, [(W_ADDRESSES, 0)])
     assert names(elect) == {"web-2"}
+
+
+def test_tenants_of_a_higher_priority_are_backups_for_a_panic_and_for_full_too(board: Board) -> None:
+    (one, two), _ = slots_of(board)
+    slots = tuple(replace(slot, maxconn=1) for slot in (one, two))
+    pool = replace(pool_of(board, slots), panic=60)
+    elect = Elector(board, pool, OWN)
+    board.write_verdict(one.index, slot_words("10.0.0.1", 1).items())
+    board.write_verdict(two.index, slot_words("10.0.0.2", 1, is_backup=True).items())
+    board.write_verdict(two.index, [(W_VERDICT, DOWN)])
+    assert not is_panic(board, pool)
+    board.write_verdict(two.index, [(W_VERDICT, UP)])
+    assert elect.elect("", ()) is not None and elect.elect("", ()) is None
+    assert serving(board, pool).reason == FULL
 
 
 def test_a_hash_follows_the_address_and_not_the_slot(board: Board) -> None:
