@@ -75,7 +75,7 @@ def describe_route(route: Route, source: str, name: str) -> dict[str, Any]:
 
 def explain_pool(board: Board, pool: Pool, source: str) -> dict[str, Any]:
     """What an election in a pool sees now."""
-    loads = {backend.index: board.sessions(backend.index) for backend in pool.backends}
+    loads = {backend.index: board.tenant_sessions(backend.index) for backend in pool.backends}
     weights = weights_in_force(board, pool)
     states = {backend.index: state_of(board, backend) for backend in pool.backends}
     in_panic = is_panic(board, pool)
