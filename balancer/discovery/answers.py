@@ -88,7 +88,7 @@ def look_up(wanted: BackendSet, servers: NameServers) -> Lookup:
     found = SetAnswer(error="NXDOMAIN")
     for name in candidates(wanted.host, servers):
         found = yield from (_service(name, wanted) if wanted.kind == "srv" else _hosts(name, wanted))
-        if found.error not in ("NXDOMAIN", "NODATA"):
+        if found.error not in ("NXDOMAIN", "NODATA", "no name"):  # a search domain may make none of it
             break
     return found
 
@@ -152,7 +152,7 @@ def _members(services: Sequence[ServiceRecord], known: Mapping[str, tuple[str, .
     heaviest = max(one.weight for one in services) // shared
     scale = min(1.0, HEAVIEST / heaviest) if heaviest else 1.0
     found: dict[tuple[str, int], Member] = {}
-    for one in services:
+    for one in sorted(services, key=lambda one: one.priority):  # servers shuffle them
         weight = max(1, round(one.weight // shared * scale))
         for host in known[one.target]:
             found.setdefault((host, one.port), Member(host, one.port, weight, one.priority > lowest))

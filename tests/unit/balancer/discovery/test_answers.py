@@ -210,3 +210,20 @@ def test_a_slip_in_a_set_is_refused(text: str, part: str) -> None:
     with pytest.raises(ValueError) as refused:
         parse_upstream(text)
     assert part in str(refused.value)
+
+
+def test_a_search_domain_that_makes_no_name_is_passed_over() -> None:
+    servers = NameServers((("127.0.0.1", 53),), search=("a..b",))
+    zone = {Query("web.a..b", "A"): NameReply("no name"), Query("web", "A"): a("10.0.0.1")}
+    answer, _ = asked(BackendSet("dns", "web", 80), zone, servers)
+    assert [member.host for member in answer.members] == ["10.0.0.1"]
+
+
+def test_a_record_given_twice_counts_by_its_first_priority_in_any_order() -> None:
+    records = (ServiceRecord(2, 1, 80, "h"), ServiceRecord(1, 3, 80, "h"), ServiceRecord(1, 1, 80, "i"))
+    found = set()
+    for turned in (records, records[::-1]):
+        reply = NameReply("", services=turned, extra={"h": ("10.0.0.1",), "i": ("10.0.0.2",)}, ttl=5.0)
+        answer, _ = asked(BackendSet("srv", "_x._tcp.web", 0), {Query("_x._tcp.web", "SRV"): reply})
+        found.add(frozenset(answer.members))
+    assert found == {frozenset({Member("10.0.0.1", 80, 3), Member("10.0.0.2", 80, 1)})}
