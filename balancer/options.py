@@ -310,7 +310,7 @@ class Pool(HealthOptions):
         parse_duration,
     )
     max_queue: int = _backends(
-        "1024", "sessions that may wait for a place", at_least(0, parse_count), metavar="N"
+        "1024", "sessions that may wait for a place, in each worker", at_least(0, parse_count), metavar="N"
     )
     send_proxy: SendProxy | None = _backends(  # noqa: RUF009 - a dataclass field
         "",

@@ -22,7 +22,7 @@ from balancer.pool.board import L_SESSIONS, P_QUEUED, Board
 from balancer.pool.choice import Choice
 from balancer.pool.election import candidates, weights_in_force
 from balancer.pool.policies import HASHES, POLICIES
-from balancer.pool.serving import is_panic, serving, state_of
+from balancer.pool.serving import is_panic, queue_limit, serving, state_of
 from balancer.pool.targets import tenant_of
 from balancer.relay.routes import RouteTable
 
@@ -103,7 +103,7 @@ def explain_pool(board: Board, pool: Pool, source: str) -> dict[str, Any]:
         reason = serving(board, pool).reason or "every backend has its maxconn: the client joins the queue"
     queued = board.gauge(board.pool_at(pool.index) + P_QUEUED)
     return {
-        "pool": pool.name, "balance": pool.balance, "queued": [queued, pool.max_queue], "backends": rows,
+        "pool": pool.name, "balance": pool.balance, "queued": [queued, queue_limit(board, pool)], "backends": rows,
         "elected": [one.name for one in pool.backends if one.index in elected], "reason": reason,
     }  # fmt: skip
 

@@ -277,7 +277,7 @@ METRICS: tuple[Metric, ...] = (
     Metric("pool_serving", "gauge", "1 when a client of the pool can be served.", pool_figure("serving")),
     Metric("pool_backends_up", "gauge", "Backends that are given new sessions.", pool_figure("up")),
     Metric("pool_queued_sessions", "gauge", "Sessions that wait for a place at a backend.", pool_figure("queued")),
-    Metric("pool_queue_limit", "gauge", "Its max-queue.", pool_figure("max_queue")),
+    Metric("pool_queue_limit", "gauge", "How many may: its max-queue, for each worker.", pool_figure("max_queue")),
     Metric("pool_queued_total", "counter", "Sessions that had to wait for a place.", pool_figure("queued_total")),
     TimesMetric("pool_connect_seconds", "histogram", "Connects to backends, unless connect(2) has done them at once.",
                 times_of("pools", "connect")),

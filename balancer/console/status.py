@@ -121,7 +121,15 @@ from balancer.pool.board import (
     BlockKind,
     Board,
 )
-from balancer.pool.serving import BackendState, Serving, serving, serving_by_pool, state_of, whole
+from balancer.pool.serving import (
+    BackendState,
+    Serving,
+    queue_limit,
+    serving,
+    serving_by_pool,
+    state_of,
+    whole,
+)
 from balancer.pool.targets import address_in_use, is_backup
 from balancer.prefork.slots import is_hung
 from balancer.relay import ends
@@ -335,7 +343,7 @@ def describe_pool(
         **describe_serving(serving(board, pool)),
         "queued": board.gauge(at + P_QUEUED),
         "queued_total": board.total(at + P_QUEUED_TOTAL),
-        "max_queue": pool.max_queue,
+        "max_queue": queue_limit(board, pool),
         "framed": describe_framed(board, pool),
         "times": describe_times(board, POOLS, pool.index, POOL_TIMES),
         "sets": describe_sets(board, pool, now_ms),

@@ -18,7 +18,7 @@ that are down are elected as well.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple
 
 from balancer.options import Options, Pool
@@ -190,7 +190,12 @@ def _may_wait(board: Board, pool: Pool) -> bool:
     return any(cells[column] < limit for cells in _workers(board))
 
 
-def _workers(board: Board) -> Iterable[memoryview]:
+def queue_limit(board: Board, pool: Pool) -> int:
+    """How many sessions may wait in a pool: its max-queue, which holds for a worker, times the workers."""
+    return board.max_queue_of(pool.index, pool.max_queue) * max(1, len(_workers(board)))
+
+
+def _workers(board: Board) -> Sequence[memoryview]:
     """The rows of the workers that accept clients; of all that live when there is none (a reload has just begun)."""
     rows = [board.counts.row(row) for row in range(FIRST_LEASE, board.live_rows())]
     living: Sequence[memoryview] = [cells for cells in rows if cells[PID] and cells[ROLE] == WORKER_ROLE]

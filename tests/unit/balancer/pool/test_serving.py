@@ -24,7 +24,16 @@ from balancer.pool.board import (
     Board,
 )
 from balancer.pool.election import Elector
-from balancer.pool.serving import FULL, Serving, availability, serving, serving_by_pool, state_of, whole
+from balancer.pool.serving import (
+    FULL,
+    Serving,
+    availability,
+    queue_limit,
+    serving,
+    serving_by_pool,
+    state_of,
+    whole,
+)
 from balancer.pool.targets import NameAddresses
 from balancer.pool.verdicts import VerdictWriter
 from balancer.shm.layout import DRAINING, FIRST_LEASE, READY, ROLE, STATE
@@ -190,6 +199,16 @@ def test_the_queue_of_a_worker_that_drains_is_no_queue() -> None:
     pool.queued(2, WORKER)
     pool.board.counts.row(OTHER_WORKER)[STATE] = DRAINING
     assert serving(pool.board, pool.pool) == (1, 1, False, FULL)
+
+
+def test_the_queue_limit_of_a_pool_is_that_of_all_workers_that_accept() -> None:
+    """What waits is summed over the workers: beside the limit of one, half a queue would look full."""
+    simulation = PoolSimulation("10.0.0.1:1 maxconn=1", max_queue=10)
+    assert queue_limit(simulation.board, simulation.pool) == 20
+    simulation.board.counts.row(OTHER_WORKER)[STATE] = DRAINING
+    assert queue_limit(simulation.board, simulation.pool) == 10
+    simulation.board.counts.row(WORKER)[STATE] = DRAINING
+    assert queue_limit(simulation.board, simulation.pool) == 20, "a reload has just begun"
 
 
 def test_several_pools_serve_together_while_one_does_and_name_those_that_do_not() -> None:
