@@ -15,7 +15,8 @@ from balancer.pool.board import B_CONNECT_FAILURES, L_BYTES_IN, L_BYTES_OUT, L_R
 from balancer.relay.context import TlsContexts
 from tests.authority import Authority
 from tests.unit.balancer.relay.simulation import Make, WorkerSimulation, heard, read_all, reset
-from tests.unit.balancer.relay.tls.test_session import FILES, TlsClient, size_of
+from tests.unit.balancer.relay.tls.peers import TlsPeer, size_of
+from tests.unit.balancer.relay.tls.test_session import FILES, TlsClient
 
 AUTHORITY = Authority("Authority of backends")
 TRUST = TrustFile("ca.pem", AUTHORITY.pem)
@@ -38,44 +39,14 @@ def server_context(file: CertificateFile = RIGHT, version: str = "1.3") -> ssl.S
     return context
 
 
-class TlsBackend:
-    """The other end of a dial, which speaks TLS; every step lets the worker do its part."""
+class TlsBackend(TlsPeer):
+    """The other end of a dial."""
 
     def __init__(
         self, worker: WorkerSimulation, context: ssl.SSLContext | None = None, server: int = 0
     ) -> None:
-        self.worker = worker
-        self.sock = worker.accept(server)
-        self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self.incoming, self.outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        super().__init__(worker, worker.accept(server))
         self.tls = (context or server_context()).wrap_bio(self.incoming, self.outgoing, server_side=True)
-
-    def shake_hands(self) -> "TlsBackend":
-        for _ in range(10):
-            try:
-                self.tls.do_handshake()
-            except ssl.SSLWantReadError:
-                self.exchange()
-                continue
-            except ssl.SSLError:
-                self.exchange()
-                raise
-            self.exchange()
-            return self
-        raise AssertionError("the handshake stands still")
-
-    def exchange(self) -> None:
-        data = self.outgoing.read()
-        while data:
-            with contextlib.suppress(BlockingIOError):
-                data = data[self.sock.send(data) :]
-            self.worker.settle(2)
-        self.worker.settle()
-        self.incoming.write(read_all(self.sock))
-
-    def say(self, data: bytes) -> None:
-        self.tls.write(data)
-        self.exchange()
 
     def end(self) -> None:
         """close_notify and FIN."""
@@ -84,8 +55,6 @@ class TlsBackend:
         self.exchange()
         self.sock.shutdown(socket.SHUT_WR)
         self.worker.settle()
-
-    heard = TlsClient.heard
 
 
 def make_worker(make: Make, tls: BackendTls | None = None, **options: Any) -> WorkerSimulation:

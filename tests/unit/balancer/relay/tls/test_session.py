@@ -27,7 +27,8 @@ from balancer.relay.tls import handshakes
 from balancer.relay.tls.session import TlsSession
 from tests.authority import Authority
 from tests.unit.balancer.edge.handshakes import client_context
-from tests.unit.balancer.relay.simulation import WorkerSimulation, heard, read_all, reset
+from tests.unit.balancer.relay.simulation import Make, WorkerSimulation, heard, read_all, reset
+from tests.unit.balancer.relay.tls.peers import TlsPeer, size_of
 
 AUTHORITY = Authority()
 CLIENTS = Authority("Authority of clients")
@@ -37,7 +38,7 @@ FILES = tuple(
 VERSIONS = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}
 
 
-class TlsClient:
+class TlsClient(TlsPeer):
     """A client of the simulation that speaks TLS; every step lets the worker do its part."""
 
     def __init__(
@@ -49,76 +50,16 @@ class TlsClient:
         context: ssl.SSLContext | None = None,
         session: ssl.SSLSession | None = None,
     ) -> None:
-        self.worker = worker
-        self.sock = worker.connect()
-        self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        super().__init__(worker, worker.connect())
         self.context = context or client_context(AUTHORITY, own)
         self.context.maximum_version = VERSIONS[version]
-        self.incoming, self.outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         self.tls = self.context.wrap_bio(self.incoming, self.outgoing, server_hostname=name, session=session)
-
-    def shake_hands(self) -> "TlsClient":
-        for _ in range(10):
-            try:
-                self.tls.do_handshake()
-            except ssl.SSLWantReadError:
-                self.exchange()
-                continue
-            finally:
-                self.exchange()
-            return self
-        raise AssertionError("the handshake stands still")
-
-    def exchange(self) -> None:
-        """What the client has said goes out, the worker works, what it has said comes in."""
-        data = self.outgoing.read()
-        while data:
-            with contextlib.suppress(BlockingIOError):
-                data = data[self.sock.send(data) :]
-            self.worker.settle(3)
-        self.worker.settle()
-        self.incoming.write(read_all(self.sock))
-
-    def say(self, data: bytes) -> None:
-        self.tls.write(data)
-        self.exchange()
 
     def end(self) -> None:
         """close_notify, without FIN."""
         with contextlib.suppress(ssl.SSLWantReadError):
             self.tls.unwrap()
         self.exchange()
-
-    def heard(self) -> str:
-        """All that has arrived, then how it stands: `hello|open`, `hello|close_notify`, `|reset`, `|truncated`."""
-        parts, state = [], "open"
-        while state == "open":
-            try:
-                if not (data := self.tls.read(1 << 16)):
-                    state = "close_notify"
-                parts.append(data)
-            except ssl.SSLZeroReturnError:
-                state = "close_notify"
-            except ssl.SSLWantReadError:
-                try:
-                    if not (raw := self.sock.recv(1 << 20)):
-                        state = "truncated"
-                    self.incoming.write(raw)
-                except BlockingIOError:
-                    break
-                except ConnectionResetError:
-                    state = "reset"
-        text = b"".join(parts)
-        return f"{text.decode() if len(text) < 100 else len(text)}|{state}"
-
-
-def size_of(text: str) -> int:
-    """Of what `heard` has returned."""
-    data = text.rpartition("|")[0]
-    return int(data) if data.isdigit() else len(data)
-
-
-Make = Callable[..., WorkerSimulation]
 
 
 @pytest.fixture
