@@ -1,7 +1,8 @@
 """`balancerctl`: asks the console of a running balancer, over its admin socket, and prints what it answers.
 
 RULES: parses, sends one line, reads one JSON object, prints it. Knows nothing of the board, keeps nothing between calls.
-The exit code is the answer's: 0 done, 1 refused by the console or no balancer there, 2 usage.
+The exit code is the answer's: 0 done, 1 refused by the console, not answered by every worker, or no balancer there,
+2 usage.
 """
 
 import json
@@ -141,6 +142,8 @@ def run(line: CommandLine, exchange: Exchange, wait: Callable[[float], bool]) ->
     if "error" in reply:
         raise CannotAsk(str(reply["error"]))
     code = answer(PROGRAM, understood(path, partial(shown, line, reply)))
+    if reply.get("unanswered"):  # what was asked was done in part
+        return code or 1
     return code or (wait_for_states(path, line, reply, exchange, wait) if "wait" in line.options else 0)
 
 
@@ -164,11 +167,13 @@ def wait_for_states(
 ) -> int:
     """Wait until no session is left at the backends of an answer, or until they are up. Raises CannotAsk."""
     names = {one["name"] for one in reply.get("backends", [reply])}
-    left = parse_duration(line.options.get("timeout", "0")) or inf
+    left = parse_duration(line.options["timeout"]) if "timeout" in line.options else inf
     while True:
         status = exchange(path, ["status"], ANSWER_TIMEOUT)
         found = understood(path, partial(backends_called, names, status))
         if line.command == "ready":
+            if gone := names.difference(map(identity, found)):
+                raise CannotAsk(f"no longer configured: {', '.join(sorted(gone))}")
             open_ones = [one for one in found if one["state"] != "up"]
             waits = f"not up yet: {', '.join(identity(one) for one in open_ones)}"
         else:

@@ -233,7 +233,7 @@ def help_text() -> str:
         layout.filled(
             "NAME is a backend's name, POOL/NAME where another pool has one of that name, or a pattern of them in "
             "quotes: 'web-*', 'api/*'. Exit code: 0 done, 1 "
-            "refused by the balancer or no balancer there, 2 a wrong command line."
+            "refused by the balancer, not answered by every worker, or no balancer there, 2 a wrong command line."
         ),
     ]
     return "\n\n".join(parts)

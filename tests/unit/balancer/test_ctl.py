@@ -4,6 +4,7 @@ import json
 import shlex
 import socket
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -196,6 +197,39 @@ def test_ctrl_c_is_no_traceback() -> None:
         raise KeyboardInterrupt
 
     assert ctl.main(["status", "--admin", "x"], interrupted) == 130
+
+
+@pytest.mark.parametrize(("missing", "code"), [([], 0), ([71], 1)])
+def test_what_a_worker_has_not_answered_is_not_done(missing: list[int], code: int) -> None:
+    reply = {"text": "1 session closed", "closed": 1, "unanswered": missing}
+    assert ctl.main(["kill", "--backend", "a", "--admin", "x"], lambda *_: reply) == code
+
+
+def waited_for(
+    command: str, *words: str, sessions: int = 0, backends: Sequence[str] = ("a",)
+) -> tuple[int, int]:
+    """The exit code of `drain a --wait` or `ready a --wait`, and how many looks it has taken, four at most."""
+    looks = 0
+
+    def exchange(path: str, asked: Sequence[str], seconds: float) -> dict[str, Any]:
+        nonlocal looks
+        if asked[0] != "status":
+            return {"text": "done", "backends": [{"name": "a"}]}
+        looks += 1
+        one = WHOLE["backends"][0] | {"pool": "main", "state": "drain", "sessions": sessions}
+        return WHOLE | {"backends": [one | {"name": name} for name in backends]}
+
+    return ctl.main([command, "a", "--wait", *words, "--admin", "x"], exchange, lambda _: looks < 4), looks
+
+
+def test_a_timeout_of_0_looks_once() -> None:
+    assert waited_for("drain", "--timeout", "0", sessions=1) == (1, 1)
+    assert waited_for("drain", sessions=1)[1] == 4, "without one it waits"
+
+
+def test_a_backend_that_a_reload_removes_meanwhile_is_not_ready() -> None:
+    assert waited_for("ready", backends=["b"]) == (1, 1)
+    assert waited_for("drain", backends=["b"]) == (0, 1), "no session is left at it"
 
 
 def test_a_full_queue_is_waited_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
