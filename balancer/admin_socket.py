@@ -26,14 +26,27 @@ import struct
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from balancer.config.machine import why_no_directory, why_no_socket
-from balancer.config.units import LONGEST_UNIX_PATH, Address
-from balancer.config.words import unquote
+from balancer.config.units import LONGEST_UNIX_PATH, Address, parse_address
+from balancer.config.words import quote, unquote
 
 DIRECTORY = "prefork-balancer"
 OF_ROOT = f"/run/{DIRECTORY}"
 OFF = "off"
 _CREDENTIALS = struct.Struct("3i")  # pid, uid, gid of SO_PEERCRED
 _BY_PID = re.compile(r"(\d+)\.pid\.sock")
+
+
+def parse_socket_path(text: str) -> str:
+    """Off, or an absolute path short enough for a unix socket: a reload must find it wherever the master then stands."""
+    path = unquote(text)
+    if path in ("", OFF):
+        return path
+    try:
+        path = os.path.abspath(path)
+    except OSError:
+        raise ValueError(f"{path} cannot be made: the working directory is missing") from None
+    parse_address(f"unix:{quote(path)}")
+    return path
 
 
 def why_no_home(directory: str, uid: int) -> str:

@@ -8,16 +8,15 @@ from collections.abc import Callable, Sequence
 from itertools import chain
 from typing import Protocol
 
+from balancer.announcer import Announcer
 from balancer.checks.monitored import MonitoredBackend
 from balancer.checks.own_listeners import OwnListeners
 from balancer.config.units import format_duration
 from balancer.discovery.lookups import LookupSchedule
 from balancer.discovery.resolver import Resolver, merge, usable
-from balancer.eventloop.log import Log
-from balancer.eventloop.loop import Loop
 from balancer.pool.board import B_ADDRESS_FAILURES, BACKENDS, Board
 from balancer.pool.verdicts import VerdictWriter
-from balancer.shm.events import Level, Verb
+from balancer.prefork.child import Child
 
 
 class Monitor(Protocol):
@@ -35,26 +34,26 @@ class Monitor(Protocol):
     def note_late(self, name: str) -> None:
         """The name has not been answered within the time that a start waits for it."""
 
-    def tell(self, level: Level, verb: Verb, **fields: object) -> None:
-        """A line of the log that is an event as well."""
-
 
 class BackendNames:
-    """The names of all backends. `backends` are those of the prober, with a name or without."""
+    """The names of all backends. `backends` are those of the prober, with a name or without; `unanswered` gets the
+    names without an address that are waited for."""
 
     def __init__(
         self,
         monitor: Monitor,
-        loop: Loop,
-        log: Log,
+        announcer: Announcer,
+        child: Child,
         board: Board,
         writer: VerdictWriter,
         backends: Sequence[MonitoredBackend],
         refresh: float,
         resolver: Resolver,
         own: OwnListeners,
+        unanswered: set[str],
     ) -> None:
-        self._monitor, self._loop, self._log = monitor, loop, log
+        self._monitor, self._announcer = monitor, announcer
+        self._loop, self._log = child.loop, child.log
         self._board, self._writer, self._own = board, writer, own
         self._resolver = resolver
         self._by_name: dict[str, list[MonitoredBackend]] = {}
@@ -62,7 +61,7 @@ class BackendNames:
             if one.name:
                 self._by_name.setdefault(one.name, []).append(one)
         self._lookups = LookupSchedule(self._by_name, refresh)
-        self.unanswered: set[str] = set()  # names without an address that are waited for
+        self._unanswered = unanswered
         self._until = 0.0  # when they are not waited for any longer
         self._on_settled: Callable[[], object] | None = None
 
@@ -72,7 +71,7 @@ class BackendNames:
         self._on_settled = on_settled
         self._loop.watch_level(self._resolver.wake_fd, self._collect)
         now = self._loop.now
-        self.unanswered.update(
+        self._unanswered.update(
             name for name, backends in self._by_name.items() if any(one.lacks_address() for one in backends)
         )
         self._until = now + patience
@@ -92,7 +91,7 @@ class BackendNames:
         """Lookups have ended: publish new addresses, keep the last good ones where there is none."""
         now = self._loop.now
         for name, answers, error in self._resolver.collect():
-            self.unanswered.discard(name)
+            self._unanswered.discard(name)
             backends = self._by_name[name]
             learned = [one for one in backends if self._learn(one, answers)]
             wait = self._lookups.ended(name, bool(learned), now)
@@ -136,7 +135,7 @@ class BackendNames:
     def _tell_address(self, one: MonitoredBackend, old: str) -> None:
         count = len(one.addresses.hosts)
         several = {"addresses": count} if count > 1 else {}
-        self._monitor.tell(
+        self._announcer.tell(
             "info", "resolve", **one.labels(), old=old or "-", address=one.addresses.host, **several
         )
 
@@ -145,18 +144,18 @@ class BackendNames:
         kept = next((one.addresses.host for one in self._by_name[name] if one.addresses.hosts), "")
         then = f"keeps {kept}" if kept else f"asked again in {format_duration(wait)}"
         if self._lookups.failures[name] == 1:
-            self._monitor.tell("warning", "resolve", name=name, error=error, then=then)
+            self._announcer.tell("warning", "resolve", name=name, error=error, then=then)
         else:
             self._log.debug("resolve", name=name, error=error, then=then)
 
     def settle(self, now: float) -> None:
         """Say once that nothing is left to wait for. Sessions wait for a name until then, and no longer."""
-        if self._on_settled is None or (self.unanswered and now < self._until):
+        if self._on_settled is None or (self._unanswered and now < self._until):
             return
-        for name in self.unanswered:
+        for name in self._unanswered:
             self._note_unresolved(self._by_name.get(name, ()))
             self._monitor.note_late(name)
-        self.unanswered.clear()
+        self._unanswered.clear()
         on_settled, self._on_settled = self._on_settled, None
         on_settled()
 

@@ -13,6 +13,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
+from balancer.announcer import Announcer
 from balancer.checks.monitored import MonitoredBackend
 from balancer.config.units import counted, format_duration
 from balancer.discovery.answers import Lookup, Member, NameReply, Query, SetAnswer, look_up
@@ -41,7 +42,6 @@ from balancer.pool.board import (
 )
 from balancer.pool.targets import addresses_of, pack_addresses, port_of, text_at, unpack_address
 from balancer.pool.verdicts import VerdictWriter, fresh_words
-from balancer.shm.events import Level, Verb
 
 LEAST = 1.0  # seconds between two lookups of a set
 
@@ -78,9 +78,6 @@ class SetMonitor(Protocol):
     def moved_in(self, one: MonitoredBackend) -> None:
         """Another backend has the slot, or none: what was known of the one before is forgotten."""
 
-    def tell(self, level: Level, verb: Verb, **fields: object) -> None:
-        """A line of the log that is an event as well."""
-
 
 @dataclass(slots=True)
 class MonitoredSet:
@@ -108,6 +105,7 @@ class BackendSets:
     def __init__(
         self,
         monitor: SetMonitor,
+        announcer: Announcer,
         loop: Loop,
         board: Board,
         writer: VerdictWriter,
@@ -117,7 +115,8 @@ class BackendSets:
         ask: Ask,
         unanswered: set[str],
     ) -> None:
-        self._monitor, self._loop, self._board, self._writer = monitor, loop, board, writer
+        self._monitor, self._announcer = monitor, announcer
+        self._loop, self._board, self._writer = loop, board, writer
         self._refresh, self._servers, self._ask = max(refresh, LEAST), servers, ask
         self._unanswered = unanswered
         found: dict[tuple[str, str], MonitoredSet] = {}
@@ -282,11 +281,11 @@ class BackendSets:
                 more = f" and {len(keys) - 4} more" if len(keys) > 4 else ""
                 fields[word] = " ".join(text_at(*key) for key in shown) + more
         ttl = format_duration(answer.ttl)
-        self._monitor.tell("info", "resolve", **each.labels(), **fields, ttl=ttl, server=answer.server)
+        self._announcer.tell("info", "resolve", **each.labels(), **fields, ttl=ttl, server=answer.server)
 
     def _complain(self, each: MonitoredSet, **fields: object) -> None:
         """Once, until it is another complaint or all is well again."""
         complaint = " ".join(f"{key}={value}" for key, value in fields.items() if key != "then")
         if complaint != each.complaint:
             each.complaint = complaint
-            self._monitor.tell("warning", "resolve", **each.labels(), **fields)
+            self._announcer.tell("warning", "resolve", **each.labels(), **fields)

@@ -4,11 +4,10 @@ RULES: frozen records and readers of single values. Nothing is opened, bound or 
 across options (see configuration.py).
 """
 
-import os
 from dataclasses import dataclass
 from typing import Any
 
-from balancer.admin_socket import OFF
+from balancer.admin_socket import OFF, parse_socket_path
 from balancer.checks.options import HealthOptions
 from balancer.config.common import DAEMON_QUESTIONS
 from balancer.config.option import (
@@ -24,20 +23,18 @@ from balancer.config.option import (
 from balancer.config.sections import SET_OPTION
 from balancer.config.units import (
     Address,
-    format_duration,
-    parse_address,
     parse_count,
     parse_duration,
     parse_positive_duration,
     parse_size,
 )
-from balancer.config.words import quote, unquote
 from balancer.discovery.servers import NameServers, parse_resolver
 from balancer.edge.access import NetworkItem, parse_networks
 from balancer.edge.certificates import CertificateFile, TrustFile, parse_certificate, parse_trust
 from balancer.edge.proxy_protocol import SendProxy, parse_send_proxy
 from balancer.edge.route import REJECT, Route, parse_pool_name, parse_route
 from balancer.edge.tls import ListenerTls, parse_tls_name
+from balancer.option_values import Rate, parse_hash_load, parse_mask, parse_rate
 from balancer.pool.backend import MAIN_POOL, Backend, is_source, parse_upstream
 from balancer.prefork.options import DaemonOptions, addresses_of, parse_listen, parse_processes
 from balancer.relay.framed.frame_format import FORM, FrameFormat, parse_frame_format
@@ -48,19 +45,6 @@ EXAMPLE = (
     "balancer -p 9090 -u 10.0.0.1:9000 -u '10.0.0.2:9000 weight=2' -u '10.0.0.3:9000 backup' --maxconns 1024"
 )
 POLICIES = ("leastconn", "roundrobin", "random", "p2c", "source", "maglev", "first", "nq")
-
-
-def _parse_socket_path(text: str) -> str:
-    """Off, or an absolute path short enough for a unix socket: a reload must find it wherever the master then stands."""
-    path = unquote(text)
-    if path in ("", OFF):
-        return path
-    try:
-        path = os.path.abspath(path)
-    except OSError:
-        raise ValueError(f"{path} cannot be made: the working directory is missing") from None
-    parse_address(f"unix:{quote(path)}")
-    return path
 
 
 MAIN = MAIN_POOL  # the listener's name too, in a configuration without sections
@@ -75,44 +59,6 @@ _framed = options_in("Framed mode")
 _access = options_in("Access")
 _tls = options_in("TLS to backends")
 _processes = options_in("Processes")
-
-
-@dataclass(frozen=True, slots=True)
-class Rate:
-    """So many in so many seconds."""
-
-    count: int
-    seconds: float
-
-    def __str__(self) -> str:
-        return f"{self.count}/{format_duration(self.seconds)}"
-
-
-def parse_rate(text: str) -> Rate:
-    """The rate of "60/1m"."""
-    count, slash, period = text.partition("/")
-    if not slash:
-        raise ValueError(f"{text!r} is no rate: write 60/1m")
-    period = period.strip()
-    return Rate(
-        at_least(1, parse_count)(count), parse_positive_duration("1" + period if period.isalpha() else period)
-    )
-
-
-def parse_hash_load(text: str) -> int:
-    """The percent of "150" or "150%"; 0, or above 100."""
-    percent = between(0, 10_000)(text.strip().removesuffix("%").strip())
-    if 0 < percent <= 100:
-        raise ValueError(f"{text!r} leaves no room above the mean load: write 125 to 200, or 0 for no limit")
-    return percent
-
-
-def parse_mask(text: str) -> tuple[int, int]:
-    """The bits of "32/64"."""
-    four, slash, six = text.partition("/")
-    if not slash:
-        raise ValueError(f"{text!r} is no pair of bits: write 32/64, for IPv4 and IPv6")
-    return between(0, 32)(four), between(0, 128)(six)
 
 
 @dataclass(frozen=True, slots=True)
@@ -458,7 +404,7 @@ class ProcessOptions(DaemonOptions):
     admin: str = _processes(
         "",
         "unix socket of the console, mode 0600, for balancerctl; off is none",
-        _parse_socket_path,
+        parse_socket_path,
         metavar="PATH",
         unset="PORT.sock in /run/prefork-balancer, for users in $XDG_RUNTIME_DIR/prefork-balancer",
     )

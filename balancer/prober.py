@@ -20,14 +20,13 @@ import random
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
+from balancer.announcer import Announcer
 from balancer.backend_names import BackendNames
 from balancer.backend_sets import Ask, BackendSets, asking
-from balancer.checks.agent import AgentWords
 from balancer.checks.agent_polls import AgentPolls
 from balancer.checks.monitored import (
     NO_ADDRESS,
     MonitoredBackend,
-    MonitoredPool,
     check_targets,
     header_of,
     host_of,
@@ -38,7 +37,7 @@ from balancer.checks.own_listeners import OwnListeners, numeric
 from balancer.checks.probe import Done, Probe, ProbeStream
 from balancer.checks.protocols import dialogue_of
 from balancer.checks.race import AddressRace, RunningProbe, StartProbe
-from balancer.config.units import Address, format_duration
+from balancer.config.units import Address
 from balancer.discovery.resolver import Resolver
 from balancer.discovery.servers import NameServers, ServerList
 from balancer.edge.backend_tls import BackendTls
@@ -55,12 +54,11 @@ from balancer.pool.board import (
     Board,
 )
 from balancer.pool.health import HealthState, PassiveHealth, first_due, ramp
-from balancer.pool.serving import availability, is_panic, state_of
+from balancer.pool.serving import state_of
 from balancer.pool.targets import Target, addresses_of, targets_of
 from balancer.pool.verdicts import VerdictWriter
 from balancer.prefork.child import Child
 from balancer.relay.context import NO_TLS
-from balancer.shm.events import EventWriter, Level, Verb, tell
 
 ITSELF = "itself"
 LONGEST_WAIT_FOR_NAMES = 10.0  # seconds; a reload waits for 12
@@ -110,25 +108,25 @@ class Prober:
         ask: Ask | None = None,
     ) -> None:
         self._child, self._board = child, board
-        self._loop, self._log = child.loop, child.log
-        self._events = EventWriter(board.shared.events, child.row)
+        self._loop = child.loop
         self._writer = VerdictWriter(board, child.row)
         self._own, self._servers = own, servers or ServerList(None)
         self._probe, self._tls = probe, tls
         self._random = random.Random().random
         self._pools = [monitor(pool) for pool in pools]
         self._backends = [one for pool in self._pools for one in pool.backends]
+        self._unanswered: set[str] = set()  # names without an address that a start waits for
+        self._announcer = Announcer(child, board, self._writer, self._pools, self._unanswered)
         self._agents = AgentPolls(
-            self._loop, board, self._writer, self._backends, probe, self._random, self._tell_agent
+            self._loop, board, self._writer, self._backends, probe, self._random, self._announcer.tell_agent
         )
         self._names = BackendNames(
-            self, self._loop, self._log, board, self._writer, self._backends, resolver_refresh,
-            resolver or Resolver(), own,
+            self, self._announcer, child, board, self._writer, self._backends, resolver_refresh,
+            resolver or Resolver(), own, self._unanswered,
         )  # fmt: skip
-
         self._sets = BackendSets(
-            self, self._loop, board, self._writer, self._backends, resolver_refresh, self._servers,
-            ask or asking(self._loop, self._servers), self._names.unanswered,
+            self, self._announcer, self._loop, board, self._writer, self._backends, resolver_refresh, self._servers,
+            ask or asking(self._loop, self._servers), self._unanswered,
         )  # fmt: skip
 
     def start(self, on_settled: Callable[[], object]) -> None:
@@ -139,7 +137,7 @@ class Prober:
         patience = max(pool.pool.connect_timeout for pool in self._pools)
         self._sets.look_up(self._loop.now)
         self._names.start(min(patience, LONGEST_WAIT_FOR_NAMES), on_settled)
-        self._judge_all(self._loop.now)
+        self._announcer.judge_all(self._loop.now)
 
     def tick(self, now: float) -> None:
         """Four times a second: what workers, operators and time have changed."""
@@ -166,7 +164,7 @@ class Prober:
                 self._on_early_ends(one, early[one.backend.index], now)
             if isinstance(one.health, PassiveHealth):
                 self._look_at_unchecked(one, one.health, now)
-        self._judge_all(now)
+        self._announcer.judge_all(now)
 
     # -- the lease
 
@@ -218,7 +216,7 @@ class Prober:
         if one.probe is not None:
             return
         one.schedule.begun(self._loop.now)
-        is_idle = one.name in self._names.unanswered or one.is_empty()  # no failure
+        is_idle = one.name in self._unanswered or one.is_empty()  # no failure
         if not self._writer.holds() or self._writer.is_in_maintenance(one.backend.index) or is_idle:
             self._rest(one)
         elif one.lacks_address():
@@ -243,7 +241,7 @@ class Prober:
             one.health.take_down(now)
             one.reason, one.was_up = ITSELF, True  # said also of one that is down already
             self._writer.note_outcome(one.backend.index, ITSELF)  # no panic leads there
-            self._publish(one, now)
+            self._announcer.publish(one, now)
         return one.is_itself
 
     def _look_at_unchecked(self, one: MonitoredBackend, health: PassiveHealth, now: float) -> None:
@@ -253,7 +251,7 @@ class Prober:
             self.judge_own(one, now)
         if not one.is_itself and health.has_recovered(now):
             self._writer.note_outcome(one.backend.index, "none")
-            self._publish(one, now)
+            self._announcer.publish(one, now)
 
     def _ask(self, one: MonitoredBackend) -> None:
         """Begin a check, of one address or of all that its name has."""
@@ -300,7 +298,7 @@ class Prober:
                 elif outcome != "ok":
                     one.reason, one.came = outcome, came
                 if changed or (outcome == "ok" and self._writer.is_unknown(index)):
-                    self._publish(one, now)
+                    self._announcer.publish(one, now)
         self._rest(one)
 
     def hasten(self, one: MonitoredBackend) -> None:
@@ -325,7 +323,7 @@ class Prober:
         if isinstance(one.health, PassiveHealth) and not self._may_leave(one):
             return
         if one.health.failed(now):
-            self._publish(one, now)
+            self._announcer.publish(one, now)
         self.hasten(one)
 
     def _may_leave(self, one: MonitoredBackend) -> bool:
@@ -355,7 +353,7 @@ class Prober:
         wait = early.punish(now)
         self._writer.note_penalty(one.backend.index, early.level, early.until)
         self._writer.note_outcome(one.backend.index, "early-end")
-        self._publish(one, now, failures, wait)
+        self._announcer.publish(one, now, failures, wait)
 
     def _release_when_due(self, one: MonitoredBackend, now: float) -> None:
         """End a penalty when its time is over, when no other backend is left, and when an operator looks after it."""
@@ -365,7 +363,7 @@ class Prober:
         one.early.release(self._sessions(one), now)
         self._writer.note_penalty(index, one.early.level, 0.0)
         self._writer.note_outcome(index, "ok" if isinstance(one.health, HealthState) else "none")
-        self._publish(one, now)
+        self._announcer.publish(one, now)
 
     def _is_needed(self, one: MonitoredBackend) -> bool:
         """Whether no other backend of its pool is up, or none has ever said a word to a client."""
@@ -378,41 +376,6 @@ class Prober:
 
     def _total(self, backend: Backend, column: int) -> int:
         return self._board.total(BACKENDS.at(backend.index) + column)
-
-    # -- verdicts
-
-    def _publish(self, one: MonitoredBackend, now: float, failures: str = "", wait: float = 0.0) -> None:
-        """Write a verdict; log it when it has changed. Failures of their limit and seconds to wait are a penalty's."""
-        index, health, pool, is_up = one.backend.index, one.health, one.pool, one.is_up()
-        changed, one.was_up = is_up != one.was_up, is_up
-        if changed:
-            one.since = now
-        if changed and (pool.pool.slow_start or one.ramp_from):
-            one.ramp_from = now if is_up else 0.0
-            self._writer.write_ramp(index, ramp(now, pool.pool.slow_start, now) if is_up else 0)
-        self._writer.write_verdict(index, is_up, one.since or now)
-        if not changed:
-            return
-        self._recount(pool)
-        labels = one.labels() | one.where()
-        if is_up:
-            rise = health.rise if isinstance(health, HealthState) and one.reason != "early-end" else 0
-            passed = {"passed": f"{rise}/{rise}"} if rise else {}
-            self.tell("info", "up", **labels, **passed, up=pool.share())
-        else:
-            self._writer.count_down(index)
-            about = {"check": one.reason, "failures": failures or f"{health.fall}/{health.fall}"}
-            if one.came and not failures:
-                about["got"] = one.came
-            if isinstance(health, PassiveHealth):
-                wait = wait or health.wait
-            then = f"next try in {format_duration(wait or one.schedule.interval)}"
-            if one.is_itself:
-                about = {"check": one.reason, "reason": "this balancer itself listens there"}
-                then = "no session goes there"
-            self.tell("warning", "down", **labels, **about, up=pool.share(), then=then)
-        self._announce(pool, now)
-        self._show(now)
 
     # -- names
 
@@ -436,64 +399,3 @@ class Prober:
         self._agents.forget(one)
         self.judge_own(one, now)
         self.hasten(one)
-
-    # -- pools
-
-    def _judge_all(self, now: float) -> None:
-        """Whatever has changed what a pool can serve: a check, an operator, a name, a reload."""
-        for pool in self._pools:
-            if self._recount(pool):
-                self._announce(pool, now)
-        self._show(now)
-
-    def _recount(self, pool: MonitoredPool) -> bool:
-        """Count the backends that are up again; False when nothing has changed since the last time."""
-        versions = self._board.versions(pool.pool.index)
-        if versions == pool.judged:
-            return False
-        pool.judged = versions
-        pool.serving = availability(self._board, pool.pool)
-        return True
-
-    def _announce(self, pool: MonitoredPool, now: float) -> None:
-        """Log it when the last backend has gone or the first one is back, compared with what the log has said last."""
-        if (in_panic := is_panic(self._board, pool.pool)) != pool.is_panic:
-            pool.is_panic = in_panic
-            limit = f"{pool.pool.panic}%"
-            then = "those that are down are elected as well" if in_panic else "over"
-            self.tell(
-                "warning" if in_panic else "info",
-                "panic",
-                **pool.labels(),
-                up=pool.share(),
-                limit=limit,
-                then=then,
-            )
-        found, index = pool.serving, pool.pool.index
-        was_down, since = self._writer.announced(index)
-        if found.is_serving != was_down:
-            return
-        if not found.is_serving and self._names.unanswered & pool.names():
-            pool.judged = None  # look again at the next tick
-            return
-        self._writer.announce(index, not found.is_serving, now)
-        if found.is_serving:
-            self.tell("info", "some-up", **pool.labels(), up=pool.share(), after=f"{now - since:.1f}s")
-        else:
-            then = "clients are closed until a backend is back"
-            self.tell("error", "all-down", **pool.labels(), up=pool.share(), reason=found.reason, then=then)
-
-    def _tell_agent(self, one: MonitoredBackend, said: AgentWords) -> None:
-        state = "down" if said.is_down else said.mode
-        more: dict[str, object] = {"maxconn": said.maxconn} if said.maxconn is not None else {}
-        if said.reason:
-            more["reason"] = said.reason
-        self.tell("info", "agent", **one.labels(), state=state, weight=f"{said.weight}%", **more)
-
-    def tell(self, level: Level, verb: Verb, **fields: object) -> None:
-        tell(self._log, self._events, level, verb, **fields)
-
-    def _show(self, now: float) -> None:
-        up = sum(pool.serving.up for pool in self._pools)
-        count = sum(pool.serving.all for pool in self._pools)
-        self._child.title.set(f"prober [{up}/{count} up]", now)

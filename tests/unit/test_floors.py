@@ -18,7 +18,7 @@ PACKAGES = ("balancer", "workers", "scripts")
 MODULE_LINES = 500
 FUNCTION_LINES = 50
 
-GROUND, PROCESSES, OPTIONS, CHOICE, TRAFFIC, PROBING, ROLE, SERVICE, ENTRY, LAB, SCRIPT = range(11)
+GROUND, PROCESSES, OPTIONS, CHOICE, TRAFFIC, VERDICTS, PROBING, ROLE, SERVICE, ENTRY, LAB, SCRIPT = range(12)
 FLOORS = {
     "balancer": GROUND,  # __init__: the version
     "balancer.eventloop": GROUND,
@@ -29,6 +29,7 @@ FLOORS = {
     "balancer.pool.backend": PROCESSES,
     "balancer.admin_socket": PROCESSES,
     "balancer.options": OPTIONS,
+    "balancer.option_values": PROCESSES,
     "balancer.edge": PROCESSES,
     "balancer.configuration": CHOICE,
     "balancer.pool": CHOICE,
@@ -42,6 +43,7 @@ FLOORS = {
     "balancer.checks.options": PROCESSES,
     "balancer.worker": ROLE,
     "balancer.prober": ROLE,
+    "balancer.announcer": VERDICTS,
     "balancer.backend_names": PROBING,
     "balancer.backend_sets": PROBING,
     "balancer.console": ROLE,

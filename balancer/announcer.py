@@ -1,0 +1,126 @@
+"""What the prober says: verdicts on the board, and a line of the log and an event for each change.
+
+RULES: decides nothing about a backend's health. A change is told once; what a pool can serve is counted again when a
+version on the board has changed: a check, an operator, a name, a reload.
+"""
+
+from collections.abc import Sequence, Set
+
+from balancer.checks.agent import AgentWords
+from balancer.checks.monitored import MonitoredBackend, MonitoredPool
+from balancer.config.units import format_duration
+from balancer.pool.board import Board
+from balancer.pool.health import HealthState, PassiveHealth, ramp
+from balancer.pool.serving import availability, is_panic
+from balancer.pool.verdicts import VerdictWriter
+from balancer.prefork.child import Child
+from balancer.shm.events import EventWriter, Level, Verb, tell
+
+
+class Announcer:
+    """Publishes verdicts and what pools can serve. `unanswered` are the names that are waited for at a start."""
+
+    def __init__(
+        self,
+        child: Child,
+        board: Board,
+        writer: VerdictWriter,
+        pools: Sequence[MonitoredPool],
+        unanswered: Set[str],
+    ) -> None:
+        self._title, self._log = child.title, child.log
+        self._events = EventWriter(board.shared.events, child.row)
+        self._board, self._writer, self._pools = board, writer, pools
+        self._unanswered = unanswered
+
+    def publish(self, one: MonitoredBackend, now: float, failures: str = "", wait: float = 0.0) -> None:
+        """Write a verdict; log it when it has changed. Failures of their limit and seconds to wait are a penalty's."""
+        index, health, pool, is_up = one.backend.index, one.health, one.pool, one.is_up()
+        changed, one.was_up = is_up != one.was_up, is_up
+        if changed:
+            one.since = now
+        if changed and (pool.pool.slow_start or one.ramp_from):
+            one.ramp_from = now if is_up else 0.0
+            self._writer.write_ramp(index, ramp(now, pool.pool.slow_start, now) if is_up else 0)
+        self._writer.write_verdict(index, is_up, one.since or now)
+        if not changed:
+            return
+        self._recount(pool)
+        labels = one.labels() | one.where()
+        if is_up:
+            rise = health.rise if isinstance(health, HealthState) and one.reason != "early-end" else 0
+            passed = {"passed": f"{rise}/{rise}"} if rise else {}
+            self.tell("info", "up", **labels, **passed, up=pool.share())
+        else:
+            self._writer.count_down(index)
+            about = {"check": one.reason, "failures": failures or f"{health.fall}/{health.fall}"}
+            if one.came and not failures:
+                about["got"] = one.came
+            if isinstance(health, PassiveHealth):
+                wait = wait or health.wait
+            then = f"next try in {format_duration(wait or one.schedule.interval)}"
+            if one.is_itself:
+                about = {"check": one.reason, "reason": "this balancer itself listens there"}
+                then = "no session goes there"
+            self.tell("warning", "down", **labels, **about, up=pool.share(), then=then)
+        self._announce(pool, now)
+        self._show(now)
+
+    def judge_all(self, now: float) -> None:
+        """Whatever has changed what a pool can serve: a check, an operator, a name, a reload."""
+        for pool in self._pools:
+            if self._recount(pool):
+                self._announce(pool, now)
+        self._show(now)
+
+    def _recount(self, pool: MonitoredPool) -> bool:
+        """Count the backends that are up again; False when nothing has changed since the last time."""
+        versions = self._board.versions(pool.pool.index)
+        if versions == pool.judged:
+            return False
+        pool.judged = versions
+        pool.serving = availability(self._board, pool.pool)
+        return True
+
+    def _announce(self, pool: MonitoredPool, now: float) -> None:
+        """Log it when the last backend has gone or the first one is back, compared with what the log has said last."""
+        if (in_panic := is_panic(self._board, pool.pool)) != pool.is_panic:
+            pool.is_panic = in_panic
+            limit = f"{pool.pool.panic}%"
+            then = "those that are down are elected as well" if in_panic else "over"
+            self.tell(
+                "warning" if in_panic else "info",
+                "panic",
+                **pool.labels(),
+                up=pool.share(),
+                limit=limit,
+                then=then,
+            )
+        found, index = pool.serving, pool.pool.index
+        was_down, since = self._writer.announced(index)
+        if found.is_serving != was_down:
+            return
+        if not found.is_serving and self._unanswered & pool.names():
+            pool.judged = None  # look again at the next tick
+            return
+        self._writer.announce(index, not found.is_serving, now)
+        if found.is_serving:
+            self.tell("info", "some-up", **pool.labels(), up=pool.share(), after=f"{now - since:.1f}s")
+        else:
+            then = "clients are closed until a backend is back"
+            self.tell("error", "all-down", **pool.labels(), up=pool.share(), reason=found.reason, then=then)
+
+    def tell_agent(self, one: MonitoredBackend, said: AgentWords) -> None:
+        state = "down" if said.is_down else said.mode
+        more: dict[str, object] = {"maxconn": said.maxconn} if said.maxconn is not None else {}
+        if said.reason:
+            more["reason"] = said.reason
+        self.tell("info", "agent", **one.labels(), state=state, weight=f"{said.weight}%", **more)
+
+    def tell(self, level: Level, verb: Verb, **fields: object) -> None:
+        tell(self._log, self._events, level, verb, **fields)
+
+    def _show(self, now: float) -> None:
+        up = sum(pool.serving.up for pool in self._pools)
+        count = sum(pool.serving.all for pool in self._pools)
+        self._title.set(f"prober [{up}/{count} up]", now)
