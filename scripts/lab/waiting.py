@@ -5,11 +5,18 @@ that succeeds costs nothing. The environment's LAB_PATIENCE decides otherwise.
 """
 
 import os
+import select
 import time
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 T = TypeVar("T")
+
+
+class HasFileno(Protocol):
+    """A socket, a file."""
+
+    def fileno(self) -> int: ...
 
 
 PATIENCE = float(os.environ.get("LAB_PATIENCE", "3"))
@@ -30,3 +37,12 @@ def wait_for(condition: Callable[[], T | None], what: str, seconds: float = 5.0,
         if time.monotonic() > deadline:
             raise WaitFailed(f"waited {seconds:g} s in vain for {what}; last value: {value!r}")
         time.sleep(every)
+
+
+def is_readable(*files: HasFileno | int, within: float = 0.0) -> bool:
+    """Whether one of them can be read, or is at its end, within so many seconds. Descriptors above 1,023, too, which
+    `select.select` refuses."""
+    poll = select.poll()
+    for each in files:
+        poll.register(each, select.POLLIN)
+    return bool(poll.poll(within * 1000))

@@ -1,6 +1,5 @@
 """Names beside the loop: one question at a time per name, the last good answer kept, the address in use as well."""
 
-import select
 import threading
 from itertools import permutations
 
@@ -8,6 +7,7 @@ import pytest
 
 from balancer.discovery.resolver import MOST_LOOKUPS, Resolver, merge, usable
 from balancer.pool.targets import NameAddresses
+from scripts.lab.waiting import is_readable
 
 BOTH = (4, 6)
 
@@ -76,7 +76,7 @@ def test_an_answer_that_is_no_machine_s_address_is_left_out(answer: str) -> None
 
 
 def collect(resolver: Resolver) -> list[tuple[str, list[str], str]]:
-    assert select.select([resolver.wake_fd], [], [], 5)[0]
+    assert is_readable(resolver.wake_fd, within=5)
     return resolver.collect()
 
 
@@ -85,7 +85,7 @@ def test_an_answer_wakes_and_is_collected_once() -> None:
     assert resolver.ask("web")
     assert collect(resolver) == [("web", ["10.0.0.3"], "")]
     assert resolver.collect() == []
-    assert not select.select([resolver.wake_fd], [], [], 0)[0]
+    assert not is_readable(resolver.wake_fd)
 
 
 def test_a_failure_is_an_answer_too() -> None:

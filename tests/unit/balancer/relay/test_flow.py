@@ -2,7 +2,6 @@
 
 import errno
 import os
-import select
 import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from balancer.relay.flow import ANNOUNCED, BULK, CHANGED, FIN_BEHIND, MORE, QUIE
 from balancer.relay.half import BROKEN, ENDED, GONE, LIMIT
 from balancer.relay.pipes import Pipes
 from balancer.relay.stream import RawStream
+from scripts.lab.waiting import is_readable
 
 
 @dataclass
@@ -110,8 +110,8 @@ def test_a_bulk_flow_arrives_whole_through_any_backpressure(bench: Bench) -> Non
         if bench.flow.given == total:
             break
         if before == (sent, bench.flow.taken, bench.flow.given):  # a busy kernel delivers a little later
-            select.select([bench.ends[0], bench.reader], [], [], 0.05)
-    while len(got) < total and select.select([bench.reader], [], [], 5.0)[0]:
+            is_readable(bench.ends[0], bench.reader, within=0.05)
+    while len(got) < total and is_readable(bench.reader, within=5):
         got += bench.drain()
     assert bytes(got) == data
     assert bench.flow.pauses > 0
@@ -140,7 +140,7 @@ def test_a_turn_has_its_share(bench: Bench) -> None:
         try:
             bench.writer.send(bytes(4 << 20))
         except BlockingIOError:
-            select.select([bench.ends[0]], [], [], 0.05)
+            is_readable(bench.ends[0], within=0.05)
         before = bench.flow.taken
         outcomes.add(bench.flow.pump())
         assert bench.flow.taken - before <= 3 * SPLICE_SHARE

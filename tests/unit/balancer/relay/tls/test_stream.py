@@ -3,7 +3,6 @@
 import contextlib
 import errno
 import random
-import select
 import socket
 import ssl
 from collections.abc import Iterator
@@ -15,6 +14,7 @@ from balancer.edge.tls import ListenerTls, make_context
 from balancer.eventloop.loop import READ
 from balancer.relay.half import LIMIT
 from balancer.relay.tls.stream import MOST_CONTROL, TlsStream
+from scripts.lab.waiting import is_readable
 from tests.authority import Authority
 from tests.unit.balancer.edge.handshakes import client_context
 
@@ -83,7 +83,7 @@ class Pair:
             parts.append(data)
 
     def is_fin_sent(self) -> bool:
-        return bool(select.select([self.theirs], [], [], 0)[0]) and not self.theirs.recv(1, socket.MSG_PEEK)
+        return is_readable(self.theirs) and not self.theirs.recv(1, socket.MSG_PEEK)
 
     def close(self) -> None:
         self.ours.close()
