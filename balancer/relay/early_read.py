@@ -4,6 +4,7 @@ RULES: one per lane. A read that finds nothing costs 2 us, so while clients of t
 accepted, more and more of them are not asked.
 """
 
+from collections.abc import Callable
 from os import read
 
 from balancer.eventloop.errnos import TRANSIENT
@@ -21,9 +22,10 @@ class EarlyRead:
         self._backoff = 0
         self.skips = 0  # clients from now on that are not asked
 
-    def read(self, fd: int) -> bytes:
+    def read(self, fd: int, read: Callable[[int, int], bytes] = read) -> bytes:
         """Return what a client has sent. No bytes: nothing yet, or not asked, or an end, which the loop reports. Raises
-        OSError for one that is gone: read(2) reports a reset once, and the loop would report an end only."""
+        OSError for one that is gone: read(2) reports a reset once, and the loop would report an end only. `read(fd,
+        size)` is read(2), or decrypts what that gives."""
         if self.skips:
             self.skips -= 1
             return b""

@@ -4,31 +4,39 @@ RULES: data and text; reads no socket.
 """
 
 from dataclasses import dataclass
+from typing import Protocol
 
 from balancer.edge.proxy_protocol import Endpoint, ProxyClaim, endpoint_of
 
 
-@dataclass(frozen=True, slots=True)
-class TlsFacts:
+class TlsFacts(Protocol):
     """What a handshake came to. `common_name` is of the client's certificate, None when it has shown none."""
 
-    version: str  # "TLSv1.3"
-    cipher: str
-    alpn: str = ""
-    is_resumed: bool = False
-    common_name: str | None = None
+    @property
+    def version(self) -> str: ...  # "TLSv1.3"
+    @property
+    def cipher(self) -> str: ...
+    @property
+    def alpn(self) -> str: ...
+    @property
+    def common_name(self) -> str | None: ...
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class DescribedPeer:
-    """A client whose first bytes have said more than accept(2). `address` is what counts as the client's; `via` is the
-    proxy's that vouches for it, None without one."""
+    """A client whose first bytes have said more than accept(2); each phase adds what it has read. `address` is what
+    counts as the client's; `via` is the proxy's that vouches for it, None without one."""
 
     address: object
     via: object = None
     claim: ProxyClaim | None = None
     server_name: str | None = None  # of a TLS client; "" when it asks for none
     tls: TlsFacts | None = None  # of a client whose TLS ends here
+
+
+def described(peer: object) -> DescribedPeer:
+    """Return a session's peer in this form, the same one if it has it already."""
+    return peer if isinstance(peer, DescribedPeer) else DescribedPeer(peer)
 
 
 def peer_name(peer: object) -> str:

@@ -5,7 +5,6 @@ gets no more events, and the phase's timer checks `closed`. A hello is parsed LO
 """
 
 from collections.abc import Callable
-from dataclasses import replace
 from os import read
 
 from balancer.edge import hello
@@ -17,7 +16,7 @@ from balancer.eventloop.errnos import TRANSIENT
 from balancer.eventloop.timers import Timer
 from balancer.relay import ends
 from balancer.relay.deny import DenyAction
-from balancer.relay.peers import DescribedPeer
+from balancer.relay.peers import DescribedPeer, described
 from balancer.relay.session import Session
 
 LOOKS = 64
@@ -162,6 +161,6 @@ class HelloParser:
                 raise BadHello(f"no whole hello within {hello.MOST} bytes")
             return False
         session.first = received
-        known = session.peer if isinstance(session.peer, DescribedPeer) else DescribedPeer(session.peer)
-        session.peer = replace(known, server_name=found)
+        session.peer = peer = described(session.peer)
+        peer.server_name = found
         return True

@@ -5,7 +5,7 @@ both. A client that is refused is told why by an alert and closed without a rese
 speaks no TLS gets the listener's `deny-action`.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from ssl import SSLCertVerificationError, SSLError, SSLObject
 from typing import cast
 
@@ -16,7 +16,7 @@ from balancer.eventloop.timers import Timer
 from balancer.relay import ends
 from balancer.relay.deny import DenyAction
 from balancer.relay.half import LIMIT
-from balancer.relay.peers import DescribedPeer, TlsFacts, server_name
+from balancer.relay.peers import described, server_name
 from balancer.relay.preread import Begin, HelloParser, Preread
 from balancer.relay.session import Session
 from balancer.relay.splicing import LAST
@@ -111,10 +111,9 @@ class ServerHandshake:
 
     def _finish(self, mask: int) -> None:
         session, stream = self._session, self._stream
-        facts = facts_of(stream.tls)
-        known = session.peer if isinstance(session.peer, DescribedPeer) else DescribedPeer(session.peer)
-        session.peer = replace(known, tls=facts)
-        session.lane.account.shook_hands(session.lane.loop.now - self._began, facts.is_resumed)
+        session.peer = peer = described(session.peer)
+        peer.tls = HandshakeFacts(stream.tls)
+        session.lane.account.shook_hands(session.lane.loop.now - self._began, stream.tls.session_reused)
         session.first = stream.read_buffered(LIMIT)
         if not stream.is_dry or stream.has_ended or stream.fault or mask & LAST:
             session.early |= READ | mask & LAST
@@ -141,21 +140,32 @@ class ServerHandshake:
         self._session.close(end, reason)
 
 
-def facts_of(tls: SSLObject) -> TlsFacts:
-    """What a finished handshake came to."""
-    cipher = tls.cipher()
-    certificate = tls.getpeercert()
-    common_name = None
-    if certificate:
+class HandshakeFacts:
+    """TlsFacts of a finished handshake. OpenSSL is asked when the log or a header wants to know: most sessions spare the
+    20 us. The version is gone once the connection is broken."""
+
+    __slots__ = ("_tls", "version")
+
+    def __init__(self, tls: SSLObject) -> None:
+        self._tls = tls
+        self.version = tls.version() or "-"
+
+    @property
+    def cipher(self) -> str:
+        cipher = self._tls.cipher()
+        return cipher[0] if cipher else "-"
+
+    @property
+    def alpn(self) -> str:
+        return self._tls.selected_alpn_protocol() or ""
+
+    @property
+    def common_name(self) -> str | None:
+        certificate = self._tls.getpeercert()
+        if not certificate:
+            return None
         subject = cast("tuple[tuple[tuple[str, str], ...], ...]", certificate.get("subject", ()))
-        common_name = next((value for part in subject for key, value in part if key == "commonName"), "")
-    return TlsFacts(
-        tls.version() or "-",
-        cipher[0] if cipher else "-",
-        tls.selected_alpn_protocol() or "",
-        bool(tls.session_reused),
-        common_name,
-    )
+        return next((value for part in subject for key, value in part if key == "commonName"), "")
 
 
 _SENTENCES = {

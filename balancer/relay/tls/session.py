@@ -13,13 +13,13 @@ and whatever is out of the ordinary goes to the relay, for good. Only listeners 
 import errno
 
 from balancer.eventloop.errnos import TRANSIENT
-from balancer.eventloop.loop import ERROR, READ, URGENT, WRITE
+from balancer.eventloop.loop import ERROR, HANGUP, READ, URGENT, WRITE
 from balancer.relay import ends
 from balancer.relay.flow import ANNOUNCED, Flow
 from balancer.relay.half import ENDED, GONE, LIMIT, OPEN, SHUT
 from balancer.relay.lane import no_header
 from balancer.relay.proxy_header import ProxyHeaderSession
-from balancer.relay.session import SessionLane
+from balancer.relay.session import Session, SessionLane
 from balancer.relay.sockets import PROMPT, set_acks
 from balancer.relay.splicing import BACKEND, CLIENT, DEAD, LAST, READABLE, SplicingRelay
 from balancer.relay.stream import RawStream, Stream
@@ -27,6 +27,7 @@ from balancer.relay.tls.handshakes import Handshakes
 from balancer.relay.tls.stream import TlsStream
 
 _UNUSUAL = ERROR | URGENT
+_BOTH = READ | WRITE
 
 
 class TlsSession(ProxyHeaderSession):
@@ -53,7 +54,10 @@ class TlsSession(ProxyHeaderSession):
         tls = lane.backend_tls
         if tls is None:
             self.backend_stream = RawStream(self.backend_fd)
-            super().connected(mask)
+            if lane.header is no_header:
+                Session.connected(self, mask)
+            else:
+                super().connected(mask)
             return
         assert backend is not None
         name, session = tls.name_for(backend.tls_host), tls.sessions.get(backend.index)
@@ -143,30 +147,34 @@ class TlsSession(ProxyHeaderSession):
         return True
 
     def read_first(self) -> bool:
+        lane, fd = self.lane, self.client_fd
         try:
-            self.first, is_dry = self.client_stream.read(LIMIT)
+            if lane.header is no_header:
+                self.first = lane.early.read(fd, self._read_client)
+            else:  # it goes with the header
+                self.first = self._read_client(fd, LIMIT)
         except OSError as error:
             if error.errno not in TRANSIENT:
                 broken = f"TLS: {error.strerror}" if error.errno == errno.EPROTO else ""
                 self.close(ends.CLIENT_LEFT_CONNECTING, broken)
                 return False
-            return True
-        if not self.first or not is_dry:
-            self.early |= READ
         return True
+
+    def _read_client(self, fd: int, size: int) -> bytes:
+        data, is_dry = self.client_stream.read(size)
+        if not data or not is_dry:
+            self.early |= READ
+        return data
 
     # -- the fast path
 
     def on_client(self, mask: int) -> None:
-        if mask != READ and (mask & _UNUSUAL or (mask & WRITE and self.client_stream.unsent)):
-            self.take_over().on_client(mask)
-            return
-        if self.over == CLIENT:  # the FIN behind its close_notify
-            if mask & DEAD:
-                self.take_over().on_client(mask)
+        stream = self.client_stream
+        is_usual = mask == READ or (mask == _BOTH and not stream.unsent)
+        if (self.over or not is_usual) and not self._is_readable(CLIENT, mask, stream):
             return
         try:
-            data, is_dry = self.client_stream.read(LIMIT)
+            data, is_dry = stream.read(LIMIT)
         except OSError as error:
             self._stopped(CLIENT, b"", 0, error)
             return
@@ -182,21 +190,16 @@ class TlsSession(ProxyHeaderSession):
             self.take_over().write_failed(CLIENT, data, sent, None)
             return
         self.bytes_in += sent
-        if not is_dry or (mask != READ and mask & LAST):
-            self.take_over().look_behind(CLIENT, LIMIT, mask)
+        if not is_dry or (not is_usual and mask & LAST):
+            self._look_behind(CLIENT, mask, is_dry)
 
     def on_backend(self, mask: int) -> None:
-        if mask != READ and (mask & _UNUSUAL or (mask & WRITE and self.backend_stream.unsent)):
-            self.take_over().on_backend(mask)
-            return
-        if self.over == BACKEND:
-            if mask & DEAD:
-                self.take_over().on_backend(mask)
-            return
-        if mask == WRITE:
+        stream = self.backend_stream
+        is_usual = mask == READ or (mask == _BOTH and not stream.unsent)
+        if (self.over or not is_usual) and not self._is_readable(BACKEND, mask, stream):
             return
         try:
-            data, is_dry = self.backend_stream.read(LIMIT)
+            data, is_dry = stream.read(LIMIT)
         except OSError as error:
             self._stopped(BACKEND, b"", 0, error)
             return
@@ -212,8 +215,28 @@ class TlsSession(ProxyHeaderSession):
             self.take_over().write_failed(BACKEND, data, sent, None)
             return
         self.bytes_out += sent
-        if not is_dry or (mask != READ and mask & LAST):
-            self.take_over().look_behind(BACKEND, LIMIT, mask)
+        if not is_dry or (not is_usual and mask & LAST):
+            self._look_behind(BACKEND, mask, is_dry)
+
+    def _is_readable(self, side: int, mask: int, stream: Stream) -> bool:
+        """Handle an event that is not just bytes; return whether there may be bytes, or an end, to read."""
+        if mask & _UNUSUAL or (mask & WRITE and stream.unsent) or (self.over == side and mask & DEAD):
+            relay = self.take_over()
+            (relay.on_client if side == CLIENT else relay.on_backend)(mask)
+            return False
+        return self.over != side and mask != WRITE  # over: the FIN behind its close_notify
+
+    def _look_behind(self, side: int, mask: int, is_dry: bool) -> None:
+        """Go on behind bytes that were passed on and are not all, or whose event has announced the end."""
+        stream, is_tcp = (
+            (self.client_stream, self.client_is_tcp)
+            if side == CLIENT
+            else (self.backend_stream, self.backend_is_tcp)
+        )
+        if is_dry and is_tcp and stream.fd is not None and (not mask & HANGUP or self.over):
+            self._ended(side)  # as in the plain session: FIN follows a short read
+        else:
+            self.take_over().look_behind(side, LIMIT, mask)
 
     def _ended(self, side: int) -> None:
         """Pass the end on; everything before it has been written."""

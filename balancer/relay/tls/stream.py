@@ -37,6 +37,7 @@ from balancer.relay.sockets import reset_on_close, shut_writing, unacknowledged
 
 LAST = READ_HANGUP | HANGUP | ERROR | URGENT
 READABLE = READ | LAST
+RECORD = 16_384  # bytes of plaintext in one, at most
 MOST_CONTROL = LIMIT  # bytes of answers to key updates for a peer that asks and reads nothing
 
 
@@ -91,6 +92,20 @@ class TlsStream:
     def read(self, size: int) -> tuple[bytes, bool]:
         """As Stream.read; returns a record's bytes or several records', up to `size`."""
         incoming = self._incoming
+        if size == LIMIT and not (incoming.pending or self._plain or self.has_ended or self.fault):
+            # The ordinary case: a short read with one record. The loop below does the same, at twice the cost.
+            self.receive()
+            if incoming.pending:
+                try:
+                    data = self.tls.read(RECORD)
+                    if not data:
+                        self._close_notified()
+                except SSLError as error:
+                    data = b""
+                    self._not_read(error)
+                if data and self._is_dry and not (incoming.pending or self._outgoing.pending):
+                    return data, True
+                self._plain = data
         while True:
             if not incoming.pending and not self._plain:
                 if self.has_ended:
@@ -147,23 +162,28 @@ class TlsStream:
         read_record = self.tls.read
         try:
             while len(data) < size and incoming.pending:
-                record = read_record(LIMIT)  # one record, whole
+                record = read_record(RECORD)  # one record, whole
                 if not record:
                     self._close_notified()
                     break
                 data = data + record if data else record
-        except SSLWantReadError:
-            pass
-        except SSLZeroReturnError:  # the close_notify, once ours is sent
-            self._close_notified()
         except SSLError as error:
-            self.fault = error.reason or "bad record"
-            self._answer()  # an alert
-            if not data:
+            self._not_read(error)
+            if self.fault and not data:
                 raise OSError(errno.EPROTO, self.fault) from None
         if len(data) > size:
             data, self._plain = data[:size], data[size:]
         return data
+
+    def _not_read(self, error: SSLError) -> None:
+        """There is no whole record, or no record any more, or a wrong one."""
+        if isinstance(error, SSLWantReadError):
+            return
+        if isinstance(error, SSLZeroReturnError):  # the close_notify, once ours is sent
+            self._close_notified()
+            return
+        self.fault = error.reason or "bad record"
+        self._answer()  # an alert
 
     def _close_notified(self) -> None:
         self.has_ended = True
@@ -192,14 +212,16 @@ class TlsStream:
                 return given
         self._encrypt(data[given:] if given else data)
         outgoing = self._outgoing.read()
-        self.unsent = self.unsent + outgoing if self.unsent else outgoing
         self._held = len(data) - given
-        return given + self.flush()
+        if self.unsent:
+            self.unsent += outgoing
+            return given + self.flush()
+        return given + self._send(outgoing)
 
     def _encrypt(self, data: bytes) -> None:
         try:
             sent = self.tls.write(data)
-            while sent < len(data):
+            while sent != len(data):
                 sent += self.tls.write(memoryview(data)[sent:])
         except SSLError as error:
             self.fault = self.fault or error.reason or "closed"
@@ -207,27 +229,33 @@ class TlsStream:
 
     def flush(self) -> int:
         """Write what is unsent; return how many bytes of plaintext count as written with it."""
-        unsent = self.unsent
-        if unsent:
-            try:
-                count = write(self._fd, unsent)
-            except OSError as error:
-                if error.errno not in TRANSIENT:
-                    self.unsent, self._held = b"", 0  # the peer takes nothing more
-                    raise
-                count = 0
-            if count != len(unsent):
-                self.unsent = unsent[count:]
-                if not self._held:
-                    self._watch_writing(self._fd)
-                    return 0
-                given = self._held * count // len(unsent)
-                self._held -= given
-                return given
-            self.unsent = b""
+        if self.unsent:
+            return self._send(self.unsent)
         if self._is_shutting:
             shut_writing(self._fd)
-        given, self._held = self._held, 0
+        return 0
+
+    def _send(self, unsent: bytes) -> int:
+        """As `flush`, of these bytes."""
+        try:
+            count = write(self._fd, unsent)
+        except OSError as error:
+            if error.errno not in TRANSIENT:
+                self.unsent, self._held = b"", 0  # the peer takes nothing more
+                raise
+            count = 0
+        held = self._held
+        if count == len(unsent):
+            self.unsent, self._held = b"", 0
+            if self._is_shutting:
+                shut_writing(self._fd)
+            return held
+        self.unsent = unsent[count:]
+        if not held:
+            self._watch_writing(self._fd)
+            return 0
+        given = held * count // len(unsent)
+        self._held = held - given
         return given
 
     # -- the handshake

@@ -99,6 +99,23 @@ both = pytest.mark.parametrize("version", VERSIONS)
 
 
 @both
+def test_an_answer_with_the_end_behind_it_stays_on_the_fast_path(
+    worker: WorkerSimulation, version: str
+) -> None:
+    client, backend = pair(worker, version)
+    client.say(b"question")
+    assert heard(backend) == "question|open"
+    [session] = worker.sessions
+    backend.send(b"answer")
+    backend.close()
+    worker.settle()
+    assert client.heard() == "answer|close_notify"
+    assert session.over and session.splicing is None
+    client.end()
+    assert worker.ends == ["--"] and worker.cell(L_BYTES_OUT) == 6
+
+
+@both
 def test_bytes_both_ways(worker: WorkerSimulation, version: str) -> None:
     client, backend = pair(worker, version)
     client.say(b"question")
