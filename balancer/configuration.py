@@ -368,7 +368,6 @@ def check_access(listeners: Sequence[ListenerSection]) -> tuple[str, ...]:
 def check_tls(listeners: Sequence[ListenerSection], pools: Sequence[PoolSection]) -> tuple[str, ...]:
     """What a listener says of TLS makes sense together; returns notes on what has no effect."""
     notes: list[str] = []
-    framed = {each.record.name: each for each in pools if each.record.mode == "framed"}
     for each in listeners:
         one, settings = each.record, each.settings
         given = [option.name for option, value in values_of(one) if value != NO_TLS.get(option.name, value)]
@@ -381,9 +380,6 @@ def check_tls(listeners: Sequence[ListenerSection], pools: Sequence[PoolSection]
             if file.not_before > calendar_time():
                 where = settings.where("tls-cert", item)
                 notes.append(f"{where}: the certificate in {file.path} is not valid yet")
-        for name in one.pool_names if one.tls_cert else ():
-            if name in framed:
-                raise settings.refuse("tls-cert", f"{framed[name]} is in framed mode, which reads no TLS")
         for pool in pools:
             if (
                 one.preread == "postgres"
@@ -405,8 +401,6 @@ def _check_backend_tls(pool: PoolSection) -> Iterator[str]:
         given += ["tls-cert"] if one.tls_cert else []
         yield from (f"{settings.where(name)} has no effect without tls = yes" for name in given)
         return
-    if one.mode == "framed":
-        raise settings.refuse("tls", "framed mode speaks no TLS to its backends")
     if not one.tls_verify:
         yield f"{settings.where('tls-verify')}: certificates are not verified: whoever is on the way can read along"
         return

@@ -24,9 +24,10 @@ from balancer.relay.closer import Closer
 from balancer.relay.context import NO_TLS, TlsContexts, WorkerContext
 from balancer.relay.downed import DownedBackends
 from balancer.relay.early_read import EarlyRead
-from balancer.relay.framed.client import FramedClient, FramedLane
+from balancer.relay.framed.client import FramedClient, FramedLane, FramedSession
 from balancer.relay.framed.connection_pool import SWEEP, ConnectionPool
 from balancer.relay.framed.requests import place_text
+from balancer.relay.framed.stream_client import StreamClient
 from balancer.relay.lane import Lane, no_header
 from balancer.relay.phases import begin_framed
 from balancer.relay.postgres import PostgresSession
@@ -36,6 +37,7 @@ from balancer.relay.routes import RouteTable
 from balancer.relay.session import Session, SessionLane
 from balancer.relay.sockets import keepalive_options
 from balancer.relay.source_limits import SourceLimits
+from balancer.relay.stream import RawStream
 from balancer.relay.timeouts import Dials, TimeoutSweep
 from balancer.relay.tls.handshakes import Handshakes
 from balancer.shm.histogram import Histogram
@@ -71,7 +73,7 @@ def kind_of_session(listener: Listener, pools: Iterable[Pool]) -> type[Session]:
     TLS ends or begins here."""
     pools = list(pools)
     # `ssl` is imported where TLS is configured only: 1 MB and 3 ms of each start.
-    if listener.tls_cert or any(pool.tls for pool in pools):
+    if listener.tls_cert or any(pool.tls and pool.mode != "framed" for pool in pools):
         from balancer.relay.tls.session import TlsSession
 
         return TlsSession
@@ -95,6 +97,12 @@ def session_counts(
         )
 
     return read
+
+
+def new_stream_client(session: FramedSession, lane: FramedLane) -> FramedClient:
+    """Return the client of a session that leads to a pool with streams; only a listener with TLS has given it one."""
+    stream = getattr(session, "client_stream", None) or RawStream(session.client_fd)
+    return StreamClient(stream, session, lane)
 
 
 def framed_descriptors(session: Session) -> list[int]:
@@ -125,6 +133,9 @@ class WorkerRelay:
         self.handshakes = Handshakes(context.loop)
         self._new_socket = new_socket
         keepalive = {route.pool: one.keepalive for one in reversed(listeners) for route in one.routes}
+        # Pools in framed mode that are given their bytes by streams.
+        self._streamed = {pool.name for pool in pools if pool.tls}
+        self._streamed.update(name for one in listeners if one.tls_cert for name in one.pool_names)
         self.pools = {pool.name: self._pool_access(pool, wake, keepalive) for pool in pools}
         self.timeouts = TimeoutSweep(context, time_limits(listeners, pools), self._dials())
         self.lanes: dict[tuple[str, str], SessionLane] = {}  # by the names of listener and pool
@@ -202,11 +213,18 @@ class WorkerRelay:
             return PoolAccess(pool, Elector(context.board, pool, context.row), queue, connects, {})
         elector = RequestElector(context.board, pool, context.row)
         options = keepalive_options(keepalive.get(pool.name, 0.0))
-        framed = ConnectionPool(
-            context, pool, pool.frame, elector, queue, options, connects, self._new_socket
-        )
+        make = self._kind_of_connections(pool)
+        framed = make(context, pool, pool.frame, elector, queue, options, connects, self._new_socket)
         context.loop.every(SWEEP, framed.sweep)
         return PoolAccess(pool, elector, queue, connects, {}, framed)
+
+    def _kind_of_connections(self, pool: Pool) -> Callable[..., ConnectionPool]:
+        """Of a pool in framed mode: with streams where one of its listeners ends TLS, or TLS begins at its backends."""
+        if pool.name not in self._streamed:
+            return ConnectionPool
+        from balancer.relay.framed.stream_pool import StreamConnectionPool
+
+        return partial(StreamConnectionPool, self._tls.pools.get(pool.name))
 
     def _framed_pools(self) -> Iterator[tuple[ConnectionPool, Pool]]:
         return ((one.framed, one.pool) for one in self.pools.values() if one.framed is not None)
@@ -219,6 +237,7 @@ class WorkerRelay:
             self.lanes[listener.name, pool.name]: FramedLane(
                 context.loop, context.log, pool, one, account, refusals.report,
                 place_text(listener.name, pool.name),
+                new_stream_client if pool.name in self._streamed else FramedClient,
             )
             for one, pool in self._framed_pools()
             if (listener.name, pool.name) in self.lanes

@@ -18,7 +18,7 @@ from balancer.edge.route import Route
 from balancer.eventloop.repeats import RepeatedLine
 from balancer.options import Listener
 from balancer.relay.deny import DenyAction
-from balancer.relay.framed.client import FramedClient, FramedLane
+from balancer.relay.framed.client import FramedLane
 from balancer.relay.peers import server_name
 from balancer.relay.postgres import read_ssl_request
 from balancer.relay.preread import Begin, read_hello, read_proxy_header
@@ -70,7 +70,7 @@ def begin_framed(framed: Mapping[SessionLane, FramedLane], session: Session) -> 
     if lane is None:
         session.begin()
     else:
-        session.splicing = client = FramedClient(session, lane)
+        session.splicing = client = lane.new_client(session, lane)
         client.begin()
 
 

@@ -19,6 +19,14 @@ class Stream(Protocol):
 
     unsent: bytes  # bytes for the peer that wait for room without a `write` to call again
 
+    @property
+    def is_held(self) -> bool:
+        """Bytes that wait for room are those of a `write` to call again."""
+
+    @property
+    def fault(self) -> str:
+        """What was wrong with the bytes of the peer."""
+
     def read(self, size: int) -> tuple[bytes, bool]:
         """Return up to `size` bytes, and whether a further read would find none now; no bytes are the end."""
 
@@ -44,6 +52,8 @@ class RawStream:
     __slots__ = ("fd",)
 
     unsent = b""
+    is_held = False
+    fault = ""
 
     def __init__(self, fd: int) -> None:
         self.fd = fd

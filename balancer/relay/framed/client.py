@@ -63,6 +63,7 @@ class FramedLane:
     account: Account
     refuse: Callable[..., object]
     place: str
+    new_client: "Callable[[FramedSession, FramedLane], FramedClient]"
 
     @property
     def is_strict(self) -> bool:
@@ -194,7 +195,7 @@ class FramedClient:
             if self.has_ended or self.session.closed or not self._may_read():
                 break
             try:
-                data = read(self.fd, LIMIT)
+                data = self._receive()
             except OSError as error:
                 self._reading_failed(error)
                 break
@@ -205,6 +206,9 @@ class FramedClient:
         else:
             self._loop.call_next_turn(self._read_on, self.fd)
         self._settle()
+
+    def _receive(self) -> bytes:
+        return read(self.fd, LIMIT)
 
     def _may_read(self) -> bool:
         """Pass the upload on, begin the requests that are here; return whether another read has room."""

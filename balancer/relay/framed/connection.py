@@ -20,7 +20,7 @@ from balancer.pool.request_election import RequestElector
 from balancer.pool.targets import DialTarget
 from balancer.relay import ends
 from balancer.relay.framed.frame_format import FrameRefused, Sizer
-from balancer.relay.framed.requests import FramedRequest
+from balancer.relay.framed.requests import FramedRequest, RequestOwner
 from balancer.relay.framed.transfer import BLOCKED, BULK, DONE, DRY, LOST, MORE, FrameTransfer
 from balancer.relay.half import LIMIT
 from balancer.relay.pipes import Pipes
@@ -133,6 +133,7 @@ class BackendConnection:
         if sent == size:
             self._finish(request, size)
         else:
+            request.received = size
             self._pass_on(data[sent:], 0)
 
     def _finish(self, request: FramedRequest, size: int) -> None:
@@ -239,7 +240,7 @@ class BackendConnection:
         request.owner.turn = request
         request.is_kept = False
         self.awaited = None
-        self.reply = FrameTransfer(self.fd, request.owner.fd, left, rest, self.pool.pipes)
+        self.reply = self._transfer_reply(request.owner, left, rest)
         self.pump_reply()
 
     def pump_reply(self) -> None:
@@ -253,9 +254,7 @@ class BackendConnection:
         owner.bytes_out += before - reply.left - reply.waiting()
         if outcome == DONE:
             self.reply = None
-            if (
-                ioctl(self.fd, FIONREAD, _NOTHING) != _NOTHING
-            ):  # no event follows: the transfer has left it there
+            if self._has_more():  # no event follows: the transfer has left it there
                 self.pool.suspect(self, BEYOND)
             if request.upload is None:
                 self._finish(request, request.received)
@@ -269,6 +268,10 @@ class BackendConnection:
             owner.fail(ends.CLIENT_RESET, name_of(reply.error))
         elif outcome != DRY:
             self.broke(reply.error)
+
+    def _has_more(self) -> bool:
+        """Return whether bytes lie behind a reply that has been read."""
+        return ioctl(self.fd, FIONREAD, _NOTHING) != _NOTHING
 
     def _finish_early(self, request: FramedRequest) -> None:
         """The reply is whole before its request is: the connection is of no further use."""
@@ -419,7 +422,7 @@ class BackendConnection:
         assert request is not None
         data = request.data if request.more is None else request.whole()
         try:
-            sent = write(self.fd, data)
+            sent = self._write(data)
         except OSError as error:
             self.sending_failed(error)
             return
@@ -444,8 +447,19 @@ class BackendConnection:
             request.more = request.more or []
         else:
             request.data = b""
-        pipes = self.pool.pipes
-        request.upload = FrameTransfer(
-            request.owner.fd, self.fd, request.left, data[sent:], pipes, request.more
-        )
+        request.upload = self._transfer_request(request, data[sent:])
         request.owner.pump_upload(request)
+
+    # -- bytes
+
+    def _write(self, data: bytes) -> int:
+        return write(self.fd, data)
+
+    def _transfer_request(self, request: FramedRequest, rest: bytes) -> FrameTransfer:
+        return FrameTransfer(request.owner.fd, self.fd, request.left, rest, self.pool.pipes, request.more)
+
+    def _transfer_reply(self, owner: RequestOwner, left: int, rest: bytes) -> FrameTransfer:
+        return FrameTransfer(self.fd, owner.fd, left, rest, self.pool.pipes)
+
+    def shut(self) -> None:
+        """Say that this is the end, where that takes more than the close."""

@@ -61,6 +61,8 @@ BEGUN = 16_384  # bytes of a big frame that elect its backend; a frame up to thi
 class ConnectionPool:
     """A pool's connections in one worker, and the requests that look for one."""
 
+    _connection_type: type[BackendConnection] = BackendConnection
+
     def __init__(
         self,
         context: WorkerContext[AnySession],
@@ -163,16 +165,19 @@ class ConnectionPool:
             if queue.since:
                 queue.remove(request)
                 request.elected_at = request.sent_at = self.loop.now
-            kept = self._of(backend)
-            idle = kept.idle
-            if idle and (idle[0].idle_since <= self.loop.now - self.rest or len(idle) >= RESTING):
-                connection = idle.popleft()
-                connection.request = request
-                request.carrier = connection
-                connection.send()
+            if self._carry(request, self._of(backend)):
                 return
-            if self._dial(request, kept, elector.target(backend)):
-                return
+
+    def _carry(self, request: FramedRequest, kept: KeptConnections) -> bool:
+        """Send a request on an idle connection or a new one; return False when another backend is to be elected."""
+        idle = kept.idle
+        if idle and (idle[0].idle_since <= self.loop.now - self.rest or len(idle) >= RESTING):
+            connection = idle.popleft()
+            connection.request = request
+            request.carrier = connection
+            connection.send()
+            return True
+        return self._dial(request, kept, self.elector.target(kept.backend))
 
     def _of(self, backend: Backend) -> KeptConnections:
         return self._kept[self.elector.place_of(backend)]
@@ -194,7 +199,7 @@ class ConnectionPool:
             code = error.errno or errno.EIO
         else:
             self._context.hold(1)
-            connection = BackendConnection(self, kept, sock, target)
+            connection = self._connection_type(self, kept, sock, target)
             self._open[connection] = None
             connection.request = request
             request.carrier = connection
@@ -224,8 +229,9 @@ class ConnectionPool:
         self._later(None, backend)
         return not self._may_elect_again(request, backend, code)
 
-    def _may_elect_again(self, request: FramedRequest, backend: Backend, code: int) -> bool:
-        """Judge a connect that has failed. False: the request waits for a place, or its client's connection ends."""
+    def _may_elect_again(self, request: FramedRequest, backend: Backend, code: int, reason: str = "") -> bool:
+        """Judge a connect that has failed, in words for the log where errno has none. False: the request waits for a
+        place, or its client's connection ends."""
         if code in CROWDED or code in CAPACITY:
             if code != errno.EAGAIN:
                 self._context.log_shortage(code, then="another backend, or the queue")
@@ -236,7 +242,7 @@ class ConnectionPool:
         request.tried = {*request.tried, backend.index}
         if request.dials > self._pool.retries:
             timed_out = code == errno.ETIMEDOUT
-            request.close(ends.CONNECT_TIMEOUT if timed_out else ends.NO_BACKEND, name_of(code))
+            request.close(ends.CONNECT_TIMEOUT if timed_out else ends.NO_BACKEND, reason or name_of(code))
             return False
         request.retries += 1
         request.owner.retried()
@@ -295,6 +301,8 @@ class ConnectionPool:
         """Close a connection at the end of the batch, and release the place of the request that it carries after that."""
         if connection.fd < 0:
             return
+        if connection.request is None:
+            connection.shut()
         self.loop.forget_closing(connection.fd)
         connection.fd = -1
         self.dialling.pop(connection, None)

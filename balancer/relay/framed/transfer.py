@@ -79,7 +79,7 @@ class FrameTransfer:
     def _write(self) -> int:
         try:
             if self.rest:
-                sent = write(self.sink, self.rest)
+                sent = self._put(self.rest)
                 self.rest = self.rest[sent:]
                 return _GO_ON if not self.rest else BLOCKED
             assert self._pipe is not None and self._pipes is not None
@@ -104,7 +104,7 @@ class FrameTransfer:
                 self._piped += size
                 pipes.held += size
             else:
-                self.rest = read(self.source, min(self.left, LIMIT))
+                self.rest = self._get(min(self.left, LIMIT))
                 size = len(self.rest)
         except OSError as error:
             return self._judge(error)
@@ -114,6 +114,12 @@ class FrameTransfer:
         if self.kept is not None:
             self.kept.append(self.rest)
         return _GO_ON
+
+    def _put(self, data: bytes) -> int:
+        return write(self.sink, data)
+
+    def _get(self, size: int) -> bytes:
+        return read(self.source, size)
 
     def _judge(self, error: OSError) -> int:
         if error.errno == errno.EAGAIN:

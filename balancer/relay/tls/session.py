@@ -16,6 +16,7 @@ from balancer.eventloop.errnos import TRANSIENT
 from balancer.eventloop.loop import ERROR, HANGUP, READ, URGENT, WRITE
 from balancer.relay import ends
 from balancer.relay.flow import ANNOUNCED, Flow
+from balancer.relay.framed.stream_client import StreamClient
 from balancer.relay.half import ENDED, GONE, LIMIT, OPEN, SHUT
 from balancer.relay.lane import no_header
 from balancer.relay.proxy_header import ProxyHeaderSession
@@ -284,6 +285,8 @@ class TlsSession(ProxyHeaderSession):
             reason = self.dial_fault
         self.dialled = None
         self._keep_backend_session()
+        if isinstance(self.splicing, StreamClient):
+            self.splicing.part()
         super().close(end, reason)
 
     def _keep_backend_session(self) -> None:

@@ -227,6 +227,10 @@ class TlsStream:
             self.fault = self.fault or error.reason or "closed"
             raise OSError(errno.EPROTO, self.fault) from None
 
+    @property
+    def is_held(self) -> bool:
+        return self._held > 0
+
     def flush(self) -> int:
         """Write what is unsent; return how many bytes of plaintext count as written with it."""
         if self.unsent:

@@ -727,9 +727,9 @@ def test_refusals_and_notes_on_tls(ini: Callable[[str], list[str]], pem: Path, t
     place = file[-1]
     sentence = "the key does not belong to the certificate"
     assert refusal(file) == f"{place}:6: tls-cert: {wrong}: {sentence}"
-    framed = "mode = framed\nframe = gowork\n"
-    file = ini(f"[listener web]\nbind = :443\npool = a\ntls-cert = {pem}\n{pool}{framed}")
-    assert refusal(file) == f"{place}:4: tls-cert: [pool a] is in framed mode, which reads no TLS"
+    framed = "mode = framed\nframe = gowork\ntls = yes\n"
+    read = parse(ini(f"[listener web]\nbind = :443\npool = a\ntls-cert = {pem}\n{pool}{framed}"), {})
+    assert (read.pools[0].mode, read.pools[0].tls) == ("framed", True)
     argv = [*NEEDED, "--tls-min", "1.3", "--tls-client", "optional"]
     assert [note for note in parse(argv, {}).notes if "tls" in note] == [
         "--tls-min has no effect without tls-cert",
@@ -766,7 +766,6 @@ def test_refusals_and_notes_on_tls_to_backends(ini: Callable[[str], list[str]]) 
         "--upstream: unix:/run/x has no name to verify a certificate by; write tls-sni = NAME"
     )
     assert parse(["-u", "unix:/run/x", "--tls", "--tls-sni", "x.example"], {}).pools[0].tls
-    assert "framed mode speaks no TLS" in refusal([*NEEDED, "--tls", "--mode=framed", "--frame=gowork"])
     [note] = parse([*NEEDED, "--tls", "--no-tls-verify"], {}).notes
     assert note == "--tls-verify: certificates are not verified: whoever is on the way can read along"
     notes = parse([*NEEDED, "--tls-sni", "x.example", "--no-tls-verify"], {}).notes

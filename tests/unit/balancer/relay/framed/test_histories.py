@@ -11,16 +11,18 @@ import pytest
 from tests.unit.balancer.relay.framed.framed_simulation import FramedSimulation, FramePeer, frame
 
 SEEDS = range(40)
+TLS_SEEDS = range(8)  # and as many for each side that speaks TLS
 
 
 class History:
     """One run. `clients` are those that live, with the replies that each may still get, in order."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, tls: str) -> None:
         self.rng = random.Random(seed)
         self.order = self.rng.choice(["strict", "any"])
         self.worker = FramedSimulation(
             3,
+            tls,
             order=self.order,
             balance=self.rng.choice(["leastconn", "roundrobin", "p2c"]),
             upstream=self.rng.choice(["", "maxconn=2"]),
@@ -126,9 +128,13 @@ class History:
             assert len(set(got)) == len(got)
 
 
-@pytest.mark.parametrize("seed", SEEDS)
-def test_a_random_history(seed: int) -> None:
-    history = History(seed)
+@pytest.mark.parametrize(
+    ("seed", "tls"),
+    [(seed, "") for seed in SEEDS]
+    + [(seed, tls) for seed in TLS_SEEDS for tls in ("clients", "backends", "clients and backends")],
+)
+def test_a_random_history(seed: int, tls: str) -> None:
+    history = History(seed, tls)
     worker = history.worker
     for _ in range(60):
         history.step()

@@ -54,7 +54,7 @@ class Mutation:
         )
         options = Pool(MAIN, (), pipeline=rng.choice([1, 2, 32]), order=rng.choice(["strict", "any"]))
         log, account = SimpleNamespace(level=0), SimpleNamespace()
-        lane = FramedLane(loop, log, options, pool, account, self.refuse, "")  # type: ignore[arg-type]
+        lane = FramedLane(loop, log, options, pool, account, self.refuse, "", FramedClient)  # type: ignore[arg-type]
         self.session: Any = SimpleNamespace(
             client_fd=self.source, source_ip="", closed=False, end="", is_watched=False, early=0, first=b"",
             connected_at=0.0, close=self.close, peer_name=lambda: "client",

@@ -32,12 +32,12 @@ from tests.unit.balancer.relay.framed.framed_simulation import (
 Start = Callable[..., FramedSimulation]
 
 
-@pytest.fixture
-def start() -> Iterator[Start]:
+@pytest.fixture(params=["", "clients", "backends", "clients and backends"])
+def start(request: pytest.FixtureRequest) -> Iterator[Start]:
     made: list[FramedSimulation] = []
 
     def begin(backends: int = 1, **options: object) -> FramedSimulation:
-        made.append(FramedSimulation(backends, **options))
+        made.append(FramedSimulation(backends, request.param, **options))
         return made[-1]
 
     yield begin
