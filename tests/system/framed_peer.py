@@ -110,8 +110,14 @@ class OwningClient:
     one connection; with `order` "strict" replies must come in the order of the requests."""
 
     def __init__(
-        self, address: tuple[str, int], number: int, order: str = "strict", at_once: int = 4
+        self,
+        address: tuple[str, int],
+        number: int,
+        order: str = "strict",
+        at_once: int = 4,
+        wrap: Callable[[socket.socket], socket.socket] = lambda sock: sock,
     ) -> None:
+        self.wrap = wrap  # in TLS
         self.address = address
         self.number = number
         self.order = order
@@ -129,7 +135,8 @@ class OwningClient:
             try:
                 with socket.create_connection(self.address, SECONDS) as sock:
                     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                    self._converse(sock, left, sizes, pause)
+                    with self.wrap(sock) as stream:
+                        self._converse(stream, left, sizes, pause)
             except TimeoutError:
                 self.wrong.append(f"client {self.number}: no reply in {SECONDS:g} s")
             except OSError:
