@@ -258,10 +258,11 @@ def test_a_mutated_record_breaks_the_stream(pair: Pair, place: str) -> None:
     assert pair.receive() > 0, "the client is told, by an alert"
 
 
-def test_any_mutation_ends_in_data_or_in_an_error(pair: Pair) -> None:
+@pytest.mark.parametrize("streams", [300, pytest.param(200_000, marks=pytest.mark.soak)])
+def test_any_mutation_ends_in_data_or_in_an_error(streams: int) -> None:
     """Whatever a client sends behind its handshake: no other exception, no endless loop."""
     rng = random.Random(7)
-    for number in range(300):
+    for number in range(streams):
         made = Pair(VERSIONS[number % 2])
         for _ in range(rng.randrange(1, 4)):
             made.client.write(rng.randbytes(rng.randrange(1, 20_000)))
