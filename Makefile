@@ -19,7 +19,16 @@ JOBS   ?= 3
 SAMPLES ?= samples
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format bench bench-images bench-framed versus soak clean
+# Where `make install` puts things; DESTDIR goes before all of them, for packagers. A venv of its own holds the programs.
+PREFIX     ?= /usr/local
+SYSCONFDIR ?= /etc
+UNITDIR    ?= $(SYSCONFDIR)/systemd/system
+LIBDIR     := $(PREFIX)/lib/prefork-balancer
+PROGRAMS   := balancer balancerctl resizer resize-client
+DOCKER     ?= docker
+IMAGE      ?= prefork-balancer
+
+.PHONY: help demo test lint format bench bench-images bench-framed versus soak install uninstall image sbom clean
 
 help:
 	@echo 'make demo          three resizers, one balancer, one client; results in samples/'
@@ -30,6 +39,9 @@ help:
 	@echo 'make bench-framed  framed mode on one connection; the original headline work (GOWORK_FRONTEND=... names it)'
 	@echo 'make versus        faults, reloads, pauses and names: ours beside haproxy and nginx'
 	@echo 'make soak          the long form of the system tests (hours)'
+	@echo 'make install       programs, man pages, units, configuration below PREFIX, SYSCONFDIR (DESTDIR=... for packagers)'
+	@echo 'make image         the container images IMAGE and IMAGE-resizer (DOCKER=podman)'
+	@echo 'make sbom          build/sbom.json: what the programs are made of, in CycloneDX'
 	@echo 'make clean         everything that the targets above have made'
 
 $(BIN)/python:
@@ -81,6 +93,44 @@ bench-framed: $(VENV)/.bench
 
 versus: $(VENV)/.dev
 	$(BIN)/python -m scripts.versus $(VERSUS)
+
+# Configuration that is there stays. The programs' first lines name the interpreter where they will lie, so that an
+# installation below DESTDIR works once it is moved. No service is started, and no user is made: the units have dynamic ones.
+install:
+	$(PYTHON) -m venv --clear $(DESTDIR)$(LIBDIR)
+	$(DESTDIR)$(LIBDIR)/bin/python -m pip install --quiet --disable-pip-version-check .
+	install -d $(addprefix $(DESTDIR),$(PREFIX)/bin $(UNITDIR) $(SYSCONFDIR)/prefork-balancer $(PREFIX)/share/doc/prefork-balancer)
+	sed -i '1s|^#!.*|#!$(LIBDIR)/bin/python|' $(addprefix $(DESTDIR)$(LIBDIR)/bin/,$(PROGRAMS))
+	for program in $(PROGRAMS); do ln -sfn $(LIBDIR)/bin/$$program $(DESTDIR)$(PREFIX)/bin/$$program; done
+	cp -R $(DESTDIR)$(LIBDIR)/share/. $(DESTDIR)$(PREFIX)/share/
+	cp -R README.md CHANGELOG.md LICENSE docs $(DESTDIR)$(PREFIX)/share/doc/prefork-balancer/
+	for unit in conf/*.service conf/*.socket; do \
+		sed 's|/usr/local/|$(PREFIX)/|g; s|/etc/prefork-balancer|$(SYSCONFDIR)/prefork-balancer|g' "$$unit" \
+			> $(DESTDIR)$(UNITDIR)/$${unit##*/}; done
+	for file in balancer resizer resize-client; do target=$(DESTDIR)$(SYSCONFDIR)/prefork-balancer/$$file.ini; \
+		[ -e $$target ] || install -m 644 conf/$$file-minimal.ini $$target; done
+
+uninstall:
+	rm -rf $(DESTDIR)$(LIBDIR) $(DESTDIR)$(PREFIX)/share/prefork-balancer $(DESTDIR)$(PREFIX)/share/doc/prefork-balancer
+	rm -f $(addprefix $(DESTDIR)$(PREFIX)/bin/,$(PROGRAMS))
+	rm -f $(addprefix $(DESTDIR)$(UNITDIR)/,$(notdir $(wildcard conf/*.service conf/*.socket)))
+	rm -f $(patsubst conf/man/%,$(DESTDIR)$(PREFIX)/share/man/man1/%,$(wildcard conf/man/*.1))
+	rm -f $(patsubst conf/man/%,$(DESTDIR)$(PREFIX)/share/man/man5/%,$(wildcard conf/man/*.5))
+	rm -f $(patsubst conf/man/%,$(DESTDIR)$(PREFIX)/share/man/man8/%,$(wildcard conf/man/*.8))
+	rm -f $(DESTDIR)$(PREFIX)/share/bash-completion/completions/balancerctl.bash
+	rm -f $(DESTDIR)$(PREFIX)/share/zsh/site-functions/_balancerctl
+	rm -f $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/balancerctl.fish
+
+image:
+	$(DOCKER) build --target resizer --tag $(IMAGE)-resizer .
+	$(DOCKER) build --tag $(IMAGE) .
+
+# Of an environment that holds the programs and nothing else: the tool that makes the list runs in another one.
+sbom: $(BIN)/python
+	$(PIP) '.[sbom]'
+	$(PYTHON) -m venv --clear build/sbom
+	build/sbom/bin/python -m pip install --quiet --disable-pip-version-check .
+	$(BIN)/cyclonedx-py environment --output-reproducible --pyproject pyproject.toml --output-file build/sbom.json build/sbom
 
 clean:
 	rm -rf $(VENV) samples bench-out build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

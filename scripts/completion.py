@@ -15,7 +15,11 @@ import shtab
 from balancer.ctl_options import COMMANDS, FLAGS, PROGRAM
 
 DIRECTORY = Path(__file__).resolve().parents[1] / "conf" / "completion"
-SHELLS = ("bash", "zsh", "fish")
+FILES = {
+    "bash": f"{PROGRAM}.bash",
+    "zsh": f"_{PROGRAM}",
+    "fish": f"{PROGRAM}.fish",
+}  # as each shell looks for it
 NAMES = "balancerctl backends 2>/dev/null | awk 'NR > 1 { print $1 }'"
 PREAMBLE = {
     "bash": f'_balancerctl_backends() {{\n  compgen -W "$({NAMES})" -- "$1"\n}}',
@@ -53,13 +57,13 @@ def parser() -> argparse.ArgumentParser:
 def scripts() -> dict[str, str]:
     """The text of each shell's script."""
     by_shell: Any = PREAMBLE
-    return {shell: shtab.complete(parser(), shell, preamble=by_shell) for shell in SHELLS}
+    return {shell: shtab.complete(parser(), shell, preamble=by_shell) for shell in FILES}
 
 
 def main() -> int:
     DIRECTORY.mkdir(parents=True, exist_ok=True)
     for shell, text in scripts().items():
-        (DIRECTORY / f"{PROGRAM}.{shell}").write_text(text)
+        (DIRECTORY / FILES[shell]).write_text(text)
     return 0
 
 

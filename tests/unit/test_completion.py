@@ -16,9 +16,9 @@ COMP_WORDS=(balancerctl "${@:2}"); COMP_CWORD=$(($# - 1)); _shtab_balancerctl; e
 """
 
 
-@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
-def test_every_command_and_option_is_in_the_script(shell: str) -> None:
-    text = (DIRECTORY / f"balancerctl.{shell}").read_text()
+@pytest.mark.parametrize("file", ["balancerctl.bash", "_balancerctl", "balancerctl.fish"])
+def test_every_command_and_option_is_in_the_script(file: str) -> None:
+    text = (DIRECTORY / file).read_text()
     for word in (*COMMANDS, *(flag.name for flag in FLAGS)):
         assert word in text, f"{word}: run python -m scripts.completion"
 
