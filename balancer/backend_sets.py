@@ -38,9 +38,17 @@ from balancer.pool.board import (
     W_NAME,
     W_SRV_WEIGHT,
     W_TENANT,
+    W_TENANT_KEY,
     Board,
 )
-from balancer.pool.targets import addresses_of, pack_addresses, port_of, text_at, unpack_address
+from balancer.pool.targets import (
+    addresses_of,
+    has_admin_state,
+    pack_addresses,
+    port_of,
+    text_at,
+    unpack_address,
+)
 from balancer.pool.verdicts import VerdictWriter, fresh_words
 
 LEAST = 1.0  # seconds between two lookups of a set
@@ -129,7 +137,10 @@ class BackendSets:
     def take_over(self) -> None:
         """Go on with the slots as the last prober left them."""
         for each in self._sets:
-            each.slots = [Slot(self._member_of(one)) for one in each.backends]
+            each.slots = [
+                Slot(self._member_of(one), key=self._board.word(one.backend.index, W_TENANT_KEY))
+                for one in each.backends
+            ]
             if not any(slot.member for slot in each.slots):
                 self._unanswered.add(each.wanted.host)
             for one in each.backends:
@@ -224,15 +235,18 @@ class BackendSets:
         elif each.complaint:
             each.complaint = ""
 
-    def _left_over(self, each: MonitoredSet) -> Callable[[int], tuple[int, int]]:
+    def _left_over(self, each: MonitoredSet) -> Callable[[int], tuple[int, ...]]:
+        """What an empty slot still has: the wish of an operator, for a backend that may come back; sessions that are
+        counted where those of the next tenant would be; sessions in the other gauge."""
         board = self._board
 
-        def count(number: int) -> tuple[int, int]:
+        def left(number: int) -> tuple[int, ...]:
             index = each.backends[number].backend.index
             following = (board.word(index, W_TENANT) + 1) & 1
-            return board.tenant_sessions(index, following), board.tenant_sessions(index, 1 - following)
+            sessions = board.tenant_sessions(index, following), board.tenant_sessions(index, 1 - following)
+            return int(has_admin_state(board, index)), *sessions
 
-        return count
+        return left
 
     def _words(
         self, each: MonitoredSet, number: int, former: Member | None, member: Member | None
@@ -253,6 +267,9 @@ class BackendSets:
         words = fresh_words(one.backend) | tenant
         words |= {W_NAME: NAME_ANSWERED, W_ADDRESSES: 1, W_IN_USE: 0}
         words |= dict(enumerate(pack_addresses([member.host]), W_ADDRESS))
+        words[W_TENANT_KEY] = key = member.tenant_key
+        if self._board.word(one.backend.index, W_TENANT_KEY) == key:
+            return list(words.items())  # it has come back, and may have sessions from before
         # Requests are short, and framed mode counts them in one gauge: its tenants are all even.
         step = 2 if one.pool.pool.mode == "framed" else 1
         words[W_TENANT] = self._board.word(one.backend.index, W_TENANT) + step

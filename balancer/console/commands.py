@@ -254,7 +254,7 @@ class Commands:
 
     def _condition_of(self, backend: Backend) -> str:
         """What operators have made of a backend."""
-        admin = ADMIN_NAMES[self.board.word(backend.index, W_ADMIN_STATE)]
+        admin = ADMIN_NAMES[self.board.admin_word(backend.index, W_ADMIN_STATE)]
         return f"{admin} weight {self.board.weight_of(backend.index, backend.weight)}"
 
     def _answer(self, backend: Backend, done: str, **about: object) -> dict[str, Any]:

@@ -366,7 +366,7 @@ def describe_serving(found: Serving) -> dict[str, Any]:
 
 def since_of(board: Board, index: int, state: BackendState) -> int:
     """When a backend came into this state, monotonic ms; 0 when it was never in another one."""
-    verdict, admin = board.word(index, W_SINCE_MS), board.word(index, W_ADMIN_SINCE_MS)
+    verdict, admin = board.word(index, W_SINCE_MS), board.admin_word(index, W_ADMIN_SINCE_MS)
     if state in ("drain", "maint", "weight-0"):
         return admin
     return max(verdict, admin) if state == "up" else verdict

@@ -4,6 +4,8 @@ RULES: no socket, no clock, and no library: replies come in as records. A lookup
 their replies, and returns the set or why there is none.
 
 - A name with fewer than `ndots` dots is looked for in the search domains first, one with a dot at its end nowhere else.
+  As in a resolv.conf client, the servers of one domain that fail (SERVFAIL, REFUSED) do not end the search in the
+  others. Servers that do not answer at all do: they would not for the next name either.
 - The time that an answer holds is the smallest TTL in it, those of its aliases included.
 - The lowest priority of a service serves, the others are its backups. Weights are divided by what they share, since only
   their ratio counts.
@@ -16,8 +18,14 @@ from typing import NamedTuple
 
 from balancer.discovery.servers import NameServers
 from balancer.pool.backend import HEAVIEST, BackendSet
+from balancer.pool.targets import tenant_key
 
 MOST_TARGETS = 1024  # of a service
+ABSENT = (
+    "no name",
+    "NXDOMAIN",
+    "NODATA",
+)  # there are no such records; other errors say that a server has failed
 
 
 class Query(NamedTuple):
@@ -61,6 +69,11 @@ class Member(NamedTuple):
     def key(self) -> tuple[str, int]:
         return self.host, self.port
 
+    @property
+    def tenant_key(self) -> int:
+        """How the board knows it again."""
+        return tenant_key(self.host, self.port)
+
 
 @dataclass(frozen=True, slots=True)
 class SetAnswer:
@@ -84,13 +97,22 @@ Lookup = Generator[Query, NameReply, SetAnswer]
 
 
 def look_up(wanted: BackendSet, servers: NameServers) -> Lookup:
-    """Ask for a set: the first of its possible names that has records."""
-    found = SetAnswer(error="NXDOMAIN")
+    """Ask for a set: the first of its possible names that has records, or the worst error of them all."""
+    worst = SetAnswer(error="no name")
     for name in candidates(wanted.host, servers):
         found = yield from (_service(name, wanted) if wanted.kind == "srv" else _hosts(name, wanted))
-        if found.error not in ("NXDOMAIN", "NODATA", "no name"):  # a search domain may make none of it
+        if not found.error:
+            return found
+        if _severity(found.error) >= _severity(worst.error):
+            worst = found
+        if found.error == "timeout" or found.error.startswith("E"):  # no server answers, for no name
             break
-    return found
+    return worst
+
+
+def _severity(error: str) -> int:
+    """The worst error of several names is told: that one has no records is told where all are like it."""
+    return ABSENT.index(error) if error in ABSENT else len(ABSENT)
 
 
 def _kinds(family: str) -> tuple[str, ...]:
@@ -131,7 +153,7 @@ def _service(name: str, wanted: BackendSet) -> Lookup:
         known[target] = _of_family(reply.extra.get(target, ()), wanted.family)
         if not known[target]:
             hosts = yield from _addresses(target, wanted.family)
-            if hosts.error and hosts.error not in ("NXDOMAIN", "NODATA"):
+            if hosts.error and hosts.error not in ABSENT:
                 return SetAnswer(server=hosts.server, error=hosts.error)  # a part of a set is none
             known[target] = hosts.addresses
             ttl = min(ttl, hosts.ttl) if hosts.addresses else ttl

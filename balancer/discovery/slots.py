@@ -4,8 +4,8 @@ RULES
 - A backend that is still in the answer keeps its slot, whatever the order of the answer.
 - One that is missing keeps it until it was missing `obsolete` times in a row: servers that cut or shuffle their answers
   leave some out each time.
-- A new one takes the free slot that has the fewest sessions left, of those that would be counted as its own first: a slot
-  counts its tenants in turn in one of two gauges, and the sessions of the tenant before may last.
+- One that comes back takes the slot that it had, while no other has taken it: what operators have made of it is there.
+- A new one takes the free slot that has the least left of its last tenants, as the caller says.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -16,21 +16,23 @@ from balancer.discovery.answers import Member
 
 @dataclass(slots=True)
 class Slot:
-    """`member`: the tenant, None while the slot is empty; `missing`: answers in a row without it."""
+    """`member`: the tenant, None while the slot is empty; `missing`: answers in a row without it; `key`: that of the last
+    tenant, 0 before the first one."""
 
     member: Member | None = None
     missing: int = 0
+    key: int = 0
 
 
 def place(
     slots: Sequence[Slot],
     answer: Iterable[Member],
     obsolete: int,
-    left_over: Callable[[int], tuple[int, int]],
+    left_over: Callable[[int], tuple[int, ...]],
 ) -> tuple[dict[int, Member | None], int]:
     """What changes, by the number of the slot (None: it is empty now), and how many of the answer found no slot.
 
-    `left_over(slot)`: sessions that are still counted where those of its next tenant would be, and in the other gauge."""
+    `left_over(slot)`: what a free slot still has of its last tenants; a new one takes the slot with the least."""
     wanted = {member.key: member for member in answer}
     changes: dict[int, Member | None] = {}
     free = []
@@ -45,8 +47,13 @@ def place(
         elif slot.missing >= obsolete:
             changes[number] = None
             free.append(number)
+    known = {member.tenant_key: key for key, member in wanted.items()}
+    for number in [number for number in free if slots[number].key in known]:
+        changes[number] = wanted.pop(known[slots[number].key])
+        free.remove(number)
     free.sort(key=left_over)
     changes.update(zip(free, wanted.values(), strict=False))
     for number, tenant in changes.items():
-        slots[number].member, slots[number].missing = tenant, 0
+        slot = slots[number]
+        slot.member, slot.missing, slot.key = tenant, 0, tenant.tenant_key if tenant else slot.key
     return changes, max(0, len(wanted) - len(free))

@@ -20,7 +20,7 @@ counts: one row per process. A dead process's totals are folded into RETIRED_ROW
 
 words: one row. What outlives its writer: a killed prober leaves its last verdicts, and its successor continues.
 
-    0..15 the prober's lease, blocks given out | pools, 8 each: versions | backends, 32 each: verdict and addresses
+    0..15 the prober's lease, blocks given out | pools, 8 each: versions | backends, 56 each: verdict and addresses
     by the prober and the master               | and all-down or some-up | by the prober, admin state by the console
 
 A verdict of 0 is "unknown" and counts as up: before the first check has ended a fresh board must serve.
@@ -78,9 +78,8 @@ P_QUEUED = 6  # gauge: clients waiting for a place at a backend
 P_OLDEST_WAIT_MS = 7  # monotonic ms since when the oldest of them waits, 0 = none waits
 # ... and histograms of totals
 P_CONNECT_TIMES = 8  # of connects that succeed, from connect(2) on, if they are not done when it returns
-P_WAIT_TIMES = (
-    P_CONNECT_TIMES + CELLS
-)  # of those that leave the queue: with a place, or because they are closed
+# of those that leave the queue: with a place, or because they are closed
+P_WAIT_TIMES = P_CONNECT_TIMES + CELLS
 P_REPLY_TIMES = P_WAIT_TIMES + CELLS  # framed mode: from a request's first byte upstream to its reply's last
 
 # A backend's block: a gauge, then totals; what workers write is in its first cache line.
@@ -141,15 +140,23 @@ W_PORT = 36  # of the tenant, 0 = as configured
 W_TENANT = 37  # tenants that the slot has had; its parity says which gauge counts
 W_SRV_WEIGHT = 38  # 0 = as configured, else weight + 1
 W_BACKUP = 39  # 1: the tenant has a priority that only serves while no other is up
-# ... and of the first slot: the last answer
 TENANT_WORDS = (W_PORT, W_SRV_WEIGHT, W_BACKUP)
+# ... and of the first slot: the last answer
 W_DNS_AT_MS = 40  # monotonic ms, 0 = none yet
 W_DNS_TTL_MS = 41  # its smallest TTL
 W_DNS_SERVER = 42  # .. 43: the address that answered
 W_DNS_QUERIES = 44
 W_DNS_FAILURES = 45  # lookups without an answer
 W_DNS_LEFT_OUT = 46  # backends in the answer that found no slot
-_BACKEND_WORDS = 48
+# ... of a slot again, by the prober
+W_TENANT_KEY = (
+    47  # checksum of the tenant's address and port, which the slot keeps when it is empty; 0: it is no slot
+)
+# ... by the console
+W_ADMIN_KEY = (
+    48  # W_TENANT_KEY of the tenant that admin state and weight are about; they hold while it is there
+)
+_BACKEND_WORDS = 56
 
 UNKNOWN, UP, DOWN = range(3)  # values of W_VERDICT
 ALL_DOWN, SOME_UP = 1, 2  # values of ANNOUNCED
@@ -190,10 +197,8 @@ def _cells_of(*histograms: int) -> tuple[int, ...]:
     return tuple(first + cell for first in histograms for cell in range(USED))
 
 
-L_HISTOGRAMS, P_HISTOGRAMS = (
-    (L_SESSION_TIMES, L_HANDSHAKE_TIMES),
-    (P_CONNECT_TIMES, P_WAIT_TIMES, P_REPLY_TIMES),
-)
+L_HISTOGRAMS = L_SESSION_TIMES, L_HANDSHAKE_TIMES
+P_HISTOGRAMS = P_CONNECT_TIMES, P_WAIT_TIMES, P_REPLY_TIMES
 _L_TOTALS = (*range(L_SESSIONS), *_cells_of(*L_HISTOGRAMS))
 _P_TOTALS = (P_QUEUED_TOTAL, *_cells_of(*P_HISTOGRAMS))
 _B_TOTALS = tuple(range(B_SESSIONS_TOTAL, B_DOWNS + 1))
@@ -394,7 +399,7 @@ class Board:
         self.words.cells[self.backend_words_at(index) + column] = value
 
     def set_admin_state(self, index: int, state: int, at_ms: int = 0) -> None:
-        """Console: ADMIN_READY, ADMIN_DRAIN or ADMIN_MAINT, from monotonic ms `at_ms` on."""
+        """Console: ADMIN_READY, ADMIN_DRAIN or ADMIN_MAINT, of the present tenant of a slot, from monotonic ms on."""
         self._write_admin(index, W_ADMIN_STATE, state, at_ms)
 
     def set_weight(self, index: int, weight: int | None, at_ms: int = 0) -> None:
@@ -403,6 +408,9 @@ class Board:
 
     def _write_admin(self, index: int, column: int, value: int, at_ms: int) -> None:
         cells, at = self.words.cells, self.backend_words_at(index)
+        if (tenant := cells[at + W_TENANT_KEY]) != cells[at + W_ADMIN_KEY]:  # they were about another
+            cells[at + W_ADMIN_STATE] = cells[at + W_WEIGHT] = cells[at + W_ADMIN_SINCE_MS] = 0
+            cells[at + W_ADMIN_KEY] = tenant
         if cells[at + column] != value:
             cells[at + W_ADMIN_SINCE_MS] = at_ms
         cells[at + column] = value
@@ -413,9 +421,14 @@ class Board:
         at = self.pool_words_at(pool)
         return int(self.words.cells[at + VERDICTS_VERSION]), int(self.words.cells[at + ADMIN_VERSION])
 
+    def admin_word(self, index: int, column: int) -> int:
+        """W_ADMIN_STATE, W_WEIGHT or W_ADMIN_SINCE_MS; of a slot, 0 when they are about a tenant before."""
+        cells, at = self.words.cells, self.backend_words_at(index)
+        return int(cells[at + column]) if cells[at + W_ADMIN_KEY] == cells[at + W_TENANT_KEY] else 0
+
     def weight_of(self, index: int, configured: int) -> int:
         """The weight in force: an operator's, that of a service's record, or the configured one."""
-        said = self.word(index, W_WEIGHT) or self.word(index, W_SRV_WEIGHT)
+        said = self.admin_word(index, W_WEIGHT) or self.word(index, W_SRV_WEIGHT)
         return said - 1 if said else configured
 
     def share_of(self, index: int) -> float:

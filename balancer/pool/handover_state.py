@@ -29,13 +29,16 @@ from balancer.pool.board import (
     W_NAME,
     W_SINCE_MS,
     W_SUBJECT,
+    W_TENANT_KEY,
     W_VERDICT,
     W_WEIGHT,
     Board,
 )
+from balancer.pool.targets import has_admin_state
 
 MOST_WEIGHT = 1 << 32
 _FOUND = (W_SUBJECT, W_VERDICT, W_SINCE_MS, W_IN_USE, W_ADDRESSES)  # then the addresses, two words each
+_OF_SLOT = (*TENANT_WORDS, W_TENANT_KEY)  # a version before wrote no key
 _FORMER = 6  # words of a version with one address: the first three, a family and the address
 
 
@@ -45,14 +48,15 @@ def export_state(board: Board, backends: Sequence[Backend]) -> str:
     words = {}
     for backend in backends:
         word = partial(board.word, backend.index)
-        if word(W_VERDICT) == DOWN or word(W_ADDRESSES) or word(W_ADMIN_STATE) or word(W_WEIGHT):
+        wish = partial(board.admin_word, backend.index)
+        if word(W_VERDICT) == DOWN or word(W_ADDRESSES) or has_admin_state(board, backend.index):
             addresses = range(W_ADDRESS, W_ADDRESS + 2 * word(W_ADDRESSES))
             words[backend.identity] = [
                 [word(column) for column in (*_FOUND, *addresses)],
-                word(W_ADMIN_STATE),
-                word(W_WEIGHT),
-                word(W_ADMIN_SINCE_MS),
-                [word(column) for column in TENANT_WORDS] if backend.set else [],
+                wish(W_ADMIN_STATE),
+                wish(W_WEIGHT),
+                wish(W_ADMIN_SINCE_MS),
+                [word(column) for column in _OF_SLOT] if backend.set else [],
             ]
     return json.dumps(words, separators=(",", ":")) if words else ""
 
@@ -69,7 +73,7 @@ def restore_state(board: Board, backends: Sequence[Backend], text: str) -> None:
             found, state, weight, since, tenant = words[backend.identity]
             columns = (*_FOUND, *range(W_ADDRESS, W_ADDRESS + len(found) - len(_FOUND)))
             name = (W_NAME, NAME_ANSWERED if len(found) > len(_FOUND) else NAME_ASKED)
-            of_slot = zip(TENANT_WORDS, tenant, strict=False)
+            of_slot = zip(_OF_SLOT, tenant, strict=False)
             board.write_verdict(backend.index, [*zip(columns, found, strict=True), *of_slot, name])
             board.set_admin_state(backend.index, state, since)
             board.set_weight(backend.index, weight - 1 if weight else None, since)

@@ -76,14 +76,16 @@ class Serving(NamedTuple):
 
 def state_of(board: Board, backend: Backend) -> BackendState:
     """Whether the backend takes new sessions ("up"), and what keeps it from that."""
-    words, at = board.words.cells, board.backend_words_at(backend.index)
-    admin = words[at + W_ADMIN_STATE]
-    if admin != ADMIN_READY:
+    words, at, index = board.words.cells, board.backend_words_at(backend.index), backend.index
+    lacks_address = backend.address.family == "name" and not _has_address(words, at, backend)
+    if backend.set and lacks_address:
+        return "empty"
+    if (admin := board.admin_word(index, W_ADMIN_STATE)) != ADMIN_READY:
         return "maint" if admin == ADMIN_MAINT else "drain"
-    if words[at + W_WEIGHT] == WEIGHT_ZERO:
+    if board.admin_word(index, W_WEIGHT) == WEIGHT_ZERO:
         return "weight-0"
-    if backend.address.family == "name" and not _has_address(words, at, backend):
-        return "empty" if backend.set else "unresolved"
+    if lacks_address:
+        return "unresolved"
     if words[at + W_AGENT] == AGENT_OUT:
         return "agent"
     # A reload may have given the backend another address: a verdict on that one says nothing to processes of before.

@@ -19,11 +19,13 @@ from balancer.pool.board import (
     MOST_ADDRESSES,
     W_ADDRESS,
     W_ADDRESSES,
+    W_ADMIN_STATE,
     W_BACKUP,
     W_IN_USE,
     W_PORT,
     W_SUBJECT,
     W_TENANT,
+    W_WEIGHT,
     Board,
 )
 
@@ -114,6 +116,16 @@ def address_in_use(board: Board, backend: Backend) -> str:
 def text_at(host: str, port: int) -> str:
     """127.0.0.1:80, [::1]:80."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def has_admin_state(board: Board, index: int) -> bool:
+    """Whether an operator has drained the backend or changed its weight; of an empty slot, its last tenant."""
+    return any(board.admin_word(index, column) for column in (W_ADMIN_STATE, W_WEIGHT))
+
+
+def tenant_key(host: str, port: int) -> int:
+    """The value of W_TENANT_KEY for a tenant, never 0."""
+    return crc32(text_at(host, port).encode()) or 1
 
 
 def chain(targets: Sequence[Target]) -> DialTarget | None:

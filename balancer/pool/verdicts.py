@@ -43,6 +43,7 @@ from balancer.pool.board import (
     W_SINCE_MS,
     W_STREAK,
     W_SUBJECT,
+    W_TENANT_KEY,
     W_VERDICT,
     Board,
 )
@@ -52,7 +53,7 @@ AGENT_WORDS = (W_AGENT, W_AGENT_WEIGHT, W_AGENT_MAXCONN)
 # What is found out about an address.
 _VERDICT_WORDS = (
     W_VERDICT, W_SINCE_MS, W_CHECK, W_STREAK, W_ADDRESSES, W_IN_USE, W_NAME, W_PENALTIES, W_PENALTY_MS,
-    *AGENT_WORDS, W_RAMP, *TENANT_WORDS,
+    *AGENT_WORDS, W_RAMP, *TENANT_WORDS, W_TENANT_KEY,
 )  # fmt: skip
 
 
@@ -133,7 +134,7 @@ class VerdictWriter:
 
     def is_in_maintenance(self, index: int) -> bool:
         """An operator has put it into maintenance: it is not checked."""
-        return self._board.word(index, W_ADMIN_STATE) == ADMIN_MAINT
+        return self._board.admin_word(index, W_ADMIN_STATE) == ADMIN_MAINT
 
     # -- weight
 

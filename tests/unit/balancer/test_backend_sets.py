@@ -8,8 +8,16 @@ from typing import Any
 import pytest
 
 from balancer.discovery.answers import NameReply, Query
-from balancer.pool.backend import parse_upstream
-from balancer.pool.board import DOWN, W_CHECK, W_DNS_LEFT_OUT, W_DNS_QUERIES, W_TENANT
+from balancer.pool.backend import Backend, parse_upstream
+from balancer.pool.board import (
+    ADMIN_DRAIN,
+    ADMIN_MAINT,
+    DOWN,
+    W_CHECK,
+    W_DNS_LEFT_OUT,
+    W_DNS_QUERIES,
+    W_TENANT,
+)
 from balancer.pool.serving import state_of
 from balancer.pool.targets import targets_of
 from tests.unit.balancer.test_prober import SECOND, Loop, ProberSimulation
@@ -170,6 +178,51 @@ def test_what_fails_at_a_backend_that_has_left_does_not_take_its_empty_slot_down
         sim.fail_session(slot)
         sim.loop.advance(0.3, prober.tick)
     assert not sim.verbs("down")
+
+
+def slot_of(sim: SetSimulation, host: str) -> Backend:
+    return next(one for one in sim.backends if [t[1] for t in targets_of(sim.board, one)] == [(host, 80)])
+
+
+@pytest.mark.parametrize("wish", ["drain", "maint", "weight"])
+def test_what_an_operator_wants_is_of_the_tenant_not_of_its_slot(sim: SetSimulation, wish: str) -> None:
+    sim.know("10.0.0.1", "10.0.0.2")
+    prober = sim.prober(check="none")
+    sim.loop.advance(1.5, prober.tick)
+    first = slot_of(sim, "10.0.0.1")
+    if wish == "weight":
+        sim.board.set_weight(first.index, 0)
+    else:
+        sim.board.set_admin_state(first.index, ADMIN_DRAIN if wish == "drain" else ADMIN_MAINT)
+    state = "weight-0" if wish == "weight" else wish
+    assert state_of(sim.board, first) == state
+    sim.know("10.0.0.2")
+    sim.loop.advance(1.5, prober.tick)
+    assert state_of(sim.board, first) == "empty"
+    sim.know("10.0.0.1", "10.0.0.2", "10.0.0.3")
+    sim.loop.advance(1.5, prober.tick)
+    assert slot_of(sim, "10.0.0.1") == first and state_of(sim.board, first) == state, "it came back"
+    assert state_of(sim.board, slot_of(sim, "10.0.0.3")) == "up"
+    successor = sim.prober(SECOND, check="none")
+    sim.loop.advance(0.5, successor.tick)
+    assert state_of(sim.board, first) == state, "over a reload"
+    sim.know("10.0.0.4", "10.0.0.5", "10.0.0.6", "10.0.0.7")
+    sim.loop.advance(1.5, successor.tick)
+    assert {state_of(sim.board, one) for one in sim.backends} == {"up"}, "other machines moved in"
+    assert sim.board.weight_of(first.index, 1) == 1
+    sim.board.set_weight(first.index, 5)
+    assert (state_of(sim.board, first), sim.board.weight_of(first.index, 1)) == ("up", 5), "nothing is left"
+
+
+def test_a_slot_that_an_operator_has_drained_is_given_away_last(sim: SetSimulation) -> None:
+    sim.know("10.0.0.1")
+    prober = sim.prober(check="none")
+    sim.loop.advance(1.5, prober.tick)
+    first = slot_of(sim, "10.0.0.1")
+    sim.board.set_admin_state(first.index, ADMIN_DRAIN)
+    sim.know("10.0.0.2", "10.0.0.3", "10.0.0.4")
+    sim.loop.advance(1.5, prober.tick)
+    assert state_of(sim.board, first) == "empty"
 
 
 def test_a_reload_to_framed_mode_counts_the_tenants_it_finds_in_the_one_gauge(sim: SetSimulation) -> None:

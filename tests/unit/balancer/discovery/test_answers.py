@@ -127,12 +127,28 @@ def test_short_names_are_completed(name: str, ndots: int, wanted: list[str]) -> 
     assert asked(BackendSet("dns", name, 80), zone, servers)[0].members == (Member("10.0.0.1", 80),)
 
 
-def test_an_error_ends_the_search() -> None:
-    servers = NameServers((), ("a.test",), 1)
-    _, queries = asked(
-        BackendSet("dns", "web", 80), {Query("web.a.test", "A"): NameReply("SERVFAIL")}, servers
-    )
-    assert queries == [Query("web.a.test", "A")]
+@pytest.mark.parametrize("error", ["SERVFAIL", "REFUSED", "NXDOMAIN", "NODATA", "no name"])
+def test_an_error_in_one_search_domain_does_not_end_the_search_in_the_others(error: str) -> None:
+    servers = NameServers((), ("a.test", "b.test"), 1)
+    failed = {Query("web.a.test", kind): NameReply(error, server="s") for kind in ("A", "AAAA")}
+    zone: Zone = {**failed, Query("web.b.test", "A"): a("10.0.0.1")}
+    answer, queries = asked(BackendSet("dns", "web", 80), zone, servers)
+    assert answer.members == (Member("10.0.0.1", 80),) and not answer.error
+    assert Query("web", "A") not in queries
+    worst, _ = asked(BackendSet("dns", "web", 80), failed, servers)
+    assert worst.error == (error if error != "no name" else "NXDOMAIN"), "the others have no such name"
+    service = {Query("_a._tcp.x.a.test", "SRV"): NameReply(error, server="s")}
+    service[Query("_a._tcp.x.b.test", "SRV")] = services((1, 1, 5, "h"), h=("10.0.0.1",))
+    found, _ = asked(BackendSet("srv", "_a._tcp.x", 0), service, NameServers((), ("a.test", "b.test"), 3))
+    assert found.members == (Member("10.0.0.1", 5, 1),)
+
+
+@pytest.mark.parametrize("error", ["timeout", "ECONNREFUSED"])
+def test_servers_that_do_not_answer_end_the_search(error: str) -> None:
+    servers = NameServers((), ("a.test", "b.test"), 1)
+    zone = {Query("web.a.test", "A"): NameReply(error)}
+    answer, queries = asked(BackendSet("dns", "web", 80), zone, servers)
+    assert (answer.error, queries) == (error, [Query("web.a.test", "A")])
 
 
 def test_resolv_conf_is_read_as_its_manual_says() -> None:

@@ -45,6 +45,18 @@ def test_a_new_one_takes_the_slot_with_the_fewest_sessions_left() -> None:
     assert changes == {2: A, 1: B}
 
 
+def test_one_that_comes_back_takes_the_slot_it_had_while_no_other_has_taken_it() -> None:
+    slots = filled(None, None, None)
+    place(slots, [A, B], 1, idle)
+    place(slots, [A], 1, idle)
+    assert place(slots, [A, C, B], 1, lambda slot: (int(slot == 1),)) == ({1: B, 2: C}, 0)
+    place(slots, [A, C], 1, idle)
+    place(slots, [A, C, D], 1, idle)
+    assert [slot.member for slot in slots] == [A, D, C]
+    place(slots, [A, C], 1, idle)
+    assert place(slots, [A, C, B], 1, idle) == ({1: B}, 0), "D had it last"
+
+
 @pytest.mark.parametrize("obsolete", [1, 2, 3])
 def test_one_is_gone_when_it_was_missing_so_often_in_a_row(obsolete: int) -> None:
     slots = filled(A, B)
