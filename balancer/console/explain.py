@@ -136,6 +136,9 @@ def elected_by(
         costs = costs_of({one.index: weights[one.index] for one in tier}, loads)
         least = min(costs[index] for index in free)
         return {index for index in free if costs[index] == least}
+    if pool.balance == "nq":  # of equals, the one longest idle, which each worker counts for itself
+        delays = {i: ((loads[i] + 1) / weights[i] if loads[i] else 0.0, -weights[i]) for i in free}
+        return {index for index in free if delays[index] == min(delays.values())}
     # A hash knows a backend by its address, and one of a set by that of its tenant.
     present = [tenant_of(board, one) if one.set else one for one in pool.backends if weights[one.index]]
     backup = is_backup(board, tier[0])
