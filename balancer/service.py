@@ -68,7 +68,7 @@ class BalancerService:
             self.blocks = BoardBlocks(MOST_LISTENERS, MOST_POOLS, capacity_for(len(backends_of(options))))
         if shared is not None:
             is_first = self.board is None
-            self.board = self.board or Board(shared, self.blocks.backends)
+            self.board = self.board or Board(shared, self.blocks.backends, options.process.workers)
             options = self.place(options, shared)
             if is_first:
                 restore_state(self.board, backends_of(options), self.environ.get(HANDOVER_STATE, ""))

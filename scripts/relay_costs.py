@@ -66,7 +66,7 @@ TOGGLE = "#include <valgrind/callgrind.h>\nvoid toggle(void) { CALLGRIND_TOGGLE_
 def make_board(backends: int, rows: int) -> Board:
     shared = make_shared(columns_for(backends), rows=FIRST_LEASE + rows)
     shared.rows.row(MASTER_ROW)[MASTER_LIVE_ROWS] = FIRST_LEASE + rows
-    board = Board(shared, backends)
+    board = Board(shared, backends, rows)
     for kind, count in ((LISTENERS, 1), (POOLS, 1), (BACKENDS, backends)):
         board.give_out(kind, range(count), ())
     board.assign_pool(0, range(backends))

@@ -41,6 +41,7 @@ from operator import add
 
 from balancer.edge.renewal import CertificateHandover
 from balancer.options import MOST_LISTENERS, MOST_POOLS
+from balancer.pool.load_table import FEW_PROCESSES, LoadTable
 from balancer.shm.histogram import CELLS, USED, Distribution, distribution
 from balancer.shm.layout import FIRST_LEASE, MASTER_LIVE_ROWS, MASTER_ROW, PID, PREFORK_COLUMNS, Shared
 from balancer.shm.source_table import SourceTable
@@ -226,9 +227,10 @@ class Board:
 
     `lock_fd` is a file without a name whose bytes stand for limited things, for record locks (see shared_limit). It is
     opened once here and never again: closing any descriptor of it in a process would drop that process's locks.
+    `processes` is the number of workers at boot: above FEW_PROCESSES elections read a LoadTable.
     """
 
-    def __init__(self, shared: Shared, backends: int) -> None:
+    def __init__(self, shared: Shared, backends: int, processes: int = 0) -> None:
         if shared.rows.columns < columns_for(backends):
             raise ValueError(f"{shared.rows.columns} columns do not hold {backends} backends")
         self.shared = shared
@@ -240,6 +242,8 @@ class Board:
         self.cells = self.counts.cells
         self.lock_fd = os.memfd_create("balancer-seats", os.MFD_CLOEXEC)
         self._live = MASTER_ROW * self.columns + MASTER_LIVE_ROWS
+        self.loads = LoadTable(shared.rows, backends) if processes > FEW_PROCESSES else None
+        self.counts.on_zero = self._row_zeroed
 
     # -- where a block is
 
@@ -350,12 +354,16 @@ class Board:
             at = first + index * size + (ODD if index in odd else 0)
             return sum(cells[at : cells[live] * columns : columns])
 
-        return read_tenant if odd else read
+        of_rows = read_tenant if odd else read
+        return self.loads.reader(FIRST_LEASE, cells, live, odd, of_rows) if self.loads else of_rows
 
     def loads_reader(self, indexes: Sequence[int], odd: Collection[int] = ()) -> Callable[[], list[int]]:
         """A function giving the sessions of these backends at the moment of the call, in their order; `odd` as above."""
         cells, columns, live, column = self.cells, self.columns, self._live, self.cells.__getitem__
         first = FIRST_LEASE * columns + B_SESSIONS
+        if self.loads is not None:
+            of_one = self.load_reader(odd)
+            return lambda: [of_one(index) for index in indexes]
         offsets = [first + BACKENDS.at(index) + (ODD if index in odd else 0) for index in indexes]
         rows, slices = -1, [slice(0)]
 
@@ -468,6 +476,10 @@ class Board:
         return row, pid, bool(pid) and self.cells[row * self.columns + PID] == pid
 
     # -- boot and reload
+
+    def _row_zeroed(self, row: int) -> None:
+        if self.loads is not None:
+            self.loads.clear(row, self.words.cells[BACKENDS.given_out])
 
     def give_out(self, kind: BlockKind, indexes: Iterable[int], reused: Iterable[int]) -> None:
         """Master: these blocks are in use from now on. Those reused belonged to a name that no living generation uses:

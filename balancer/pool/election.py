@@ -65,6 +65,7 @@ class Elector:
         self._pool = pool
         self._start = row
         self._limit = SharedLimit(board, row)
+        self._show = board.loads.writer(row) if board.loads is not None else None
         self._cells = board.cells
         self._gauges = row * board.columns + BACKENDS.at(0) + B_SESSIONS
         self._by_index = {backend.index: backend for backend in pool.backends}
@@ -112,6 +113,8 @@ class Elector:
         gauge = self._gauges + index * _BLOCK
         cells[gauge + ODD if backend.parity else gauge] += 1
         cells[gauge + _SESSIONS_TOTAL] += 1
+        if self._show is not None:
+            self._show(index, backend.parity, cells[gauge + ODD * backend.parity])
         return backend
 
     def _elect_limited(
@@ -130,15 +133,22 @@ class Elector:
                 why = "busy"
             elif why == "full" and len(skip) == len(tried):
                 # The first that is full is seldom the only one: a pick for each of many would take long.
-                skip.update(index for index, limit in self._limits.items() if self._load(index) >= limit)
+                skip.update(index for index, limit in self._limits.items() if self._held_of(index) >= limit)
             skip.add(backend.index)
             index = pick(source_ip, skip)
             if index is None:
                 self.why = why
                 return None
             backend = self._by_index[index]
-        self._cells[self._gauges + backend.index * _BLOCK + _SESSIONS_TOTAL] += 1
+        cells, gauge = self._cells, self._gauges + backend.index * _BLOCK
+        cells[gauge + _SESSIONS_TOTAL] += 1
+        if self._show is not None:
+            self._show(backend.index, backend.parity, cells[gauge + ODD * backend.parity])
         return backend
+
+    def _held_of(self, index: int) -> int:
+        """The sessions that a limit goes by."""
+        return self._limit.held(BACKENDS.at(index) + B_SESSIONS + ODD * self._by_index[index].parity)
 
     def present(self, backend: Backend) -> Backend:
         """The backend itself, and of a slot the one that has it now."""
@@ -154,6 +164,8 @@ class Elector:
         cells[gauge + ODD if backend.parity else gauge] -= 1
         cells[gauge + _BYTES_IN] += bytes_in
         cells[gauge + _BYTES_OUT] += bytes_out
+        if self._show is not None:
+            self._show(index, backend.parity, cells[gauge + ODD * backend.parity])
 
     def count_bytes(self, backend: Backend, bytes_in: int, bytes_out: int) -> None:
         """Bytes of a session that goes on."""

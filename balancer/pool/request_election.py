@@ -18,6 +18,7 @@ from balancer.options import Pool
 from balancer.pool.backend import Backend
 from balancer.pool.board import B_SESSIONS, B_SESSIONS_TOTAL, BACKENDS, Board
 from balancer.pool.election import NONE_TRIED, Elector
+from balancer.pool.load_table import ROW_ITSELF
 from balancer.pool.policies import FEW
 
 LOOK = 0.001
@@ -48,6 +49,10 @@ class RequestElector(Elector):
         self._held = self._loads  # what decides
         self._stale_at = 0.0
         super().__init__(board, pool, row)
+        if self._show is not None and self._is_small:
+            for index in self._indexes:
+                self._show(index, 0, ROW_ITSELF)
+            self._show = None  # a write for each request would be dearer than the looks of others
 
     def place_of(self, backend: Backend) -> int:
         return self._places[backend.index]
@@ -67,6 +72,8 @@ class RequestElector(Elector):
                 return NOWHERE
             place = self._places[index]
             self._loads[place] += 1
+            if self._show is not None:
+                self._show(index, 0, self._cells[self._gauge_at[place]] + 1)
         cells = self._cells
         gauge = self._gauge_at[place]
         cells[gauge] += 1
@@ -75,10 +82,13 @@ class RequestElector(Elector):
 
     def release_request(self, place: int) -> None:
         """The reply of a request has come."""
-        if not self._is_small:
-            self._ended.add(self._indexes[place])
         self._held[place] -= 1
         self._cells[self._gauge_at[place]] -= 1
+        if not self._is_small:
+            index = self._indexes[place]
+            self._ended.add(index)
+            if self._show is not None:
+                self._show(index, 0, self._cells[self._gauge_at[place]])
 
     def elect(self, source_ip: str, tried: Collection[int] = NONE_TRIED) -> Backend | None:
         self._look()

@@ -38,6 +38,7 @@ class Table:
         self.columns = -(-columns // unit) * unit
         self._memory = shared_memory(rows * self.columns * _CELL)
         self.cells: memoryview = memoryview(self._memory).cast("q")
+        self.on_zero: Callable[[int], object] | None = None  # called with each row that is zeroed
 
     def row(self, r: int) -> memoryview:
         """A writable view of one row."""
@@ -102,3 +103,5 @@ class Table:
     def zero(self, row: int) -> None:
         """Zero a row. Pages that hold nothing are not touched."""
         zero(self._memory, row * self.columns * _CELL, self.columns * _CELL)
+        if self.on_zero is not None:
+            self.on_zero(row)

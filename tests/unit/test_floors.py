@@ -88,7 +88,7 @@ ORDER = {
         ("agent_polls",),
     ),
     "balancer.pool": (
-        ("backend", "blocks", "choice", "early_ends", "health"),
+        ("backend", "blocks", "choice", "early_ends", "health", "load_table"),
         ("hashing",),
         ("policies",),
         ("board",),
