@@ -11,7 +11,7 @@ RULES: reads the board and the configuration; elects nothing and counts nothing.
 "not by hash", "behind it" (of balance first). `score`: what the next session costs by leastconn, null where none goes.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from ipaddress import ip_address
 from typing import Any
 
@@ -21,7 +21,7 @@ from balancer.pool.backend import Backend
 from balancer.pool.board import L_SESSIONS, P_QUEUED, Board
 from balancer.pool.choice import Choice
 from balancer.pool.election import candidates, weights_in_force
-from balancer.pool.policies import HASHES, POLICIES
+from balancer.pool.policies import HASHES, POLICIES, expected_delay
 from balancer.pool.serving import is_panic, queue_limit, serving, state_of
 from balancer.pool.targets import tenant_of
 from balancer.relay.routes import RouteTable
@@ -124,6 +124,12 @@ def costs_of(weights: dict[int, int], loads: dict[int, int]) -> dict[int, int]:
     return {index: (loads[index] * lightest + lightest - 1) // weight for index, weight in weights.items()}
 
 
+def least_of(indexes: set[int], costs: Mapping[int, Any]) -> set[int]:
+    """All that cost least: which of them is next is a matter of the worker's turns."""
+    least = min(costs[index] for index in indexes)
+    return {index for index in indexes if costs[index] == least}
+
+
 def elected_by(
     board: Board, pool: Pool, tier: Sequence[Backend], full: set[int], loads: dict[int, int], source: str
 ) -> set[int]:
@@ -133,12 +139,9 @@ def elected_by(
         return free
     weights = weights_in_force(board, pool)
     if pool.balance == "leastconn":
-        costs = costs_of({one.index: weights[one.index] for one in tier}, loads)
-        least = min(costs[index] for index in free)
-        return {index for index in free if costs[index] == least}
-    if pool.balance == "nq":  # of equals, the one longest idle, which each worker counts for itself
-        delays = {i: ((loads[i] + 1) / weights[i] if loads[i] else 0.0, -weights[i]) for i in free}
-        return {index for index in free if delays[index] == min(delays.values())}
+        return least_of(free, costs_of({one.index: weights[one.index] for one in tier}, loads))
+    if pool.balance == "nq":
+        return least_of(free, {index: expected_delay(loads[index], weights[index]) for index in free})
     # A hash knows a backend by its address, and one of a set by that of its tenant.
     present = [tenant_of(board, one) if one.set else one for one in pool.backends if weights[one.index]]
     backup = is_backup(board, tier[0])

@@ -262,6 +262,11 @@ def first(choice: Choice) -> Pick:
     return pick
 
 
+def expected_delay(sessions: int, weight: int) -> tuple[float, int]:
+    """What `nq` compares: the time to the end of the next session, and of idle ones the weight. The least is next."""
+    return (sessions + 1) / weight if sessions else 0.0, -weight
+
+
 def nq(choice: Choice) -> Pick:
     """Never queue: for backends that work on one thing at a time, as a CPU-bound resizer does. Of those that are idle the
     heaviest, and the one longest idle of equals; when none is, the one whose next session is done first."""
@@ -278,14 +283,7 @@ def nq(choice: Choice) -> Pick:
         left = [place for place in places if indexes[place] not in skip] if skip else places
         if not left:
             return None
-        best = min(
-            left,
-            key=lambda place: (
-                (sessions[place] + 1) / weights[place] if sessions[place] else 0.0,
-                -weights[place],
-                last[place],
-            ),
-        )
+        best = min(left, key=lambda place: (expected_delay(sessions[place], weights[place]), last[place]))
         turn += 1
         last[best] = turn
         return indexes[best]

@@ -72,7 +72,7 @@ def test_by_source_one_is_elected_and_always_the_same(board: b.Board) -> None:
 
 @pytest.mark.parametrize("balance", list(POLICIES))
 @given(st.data())
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_what_a_worker_elects_is_among_those_that_are_named(balance: str, data: st.DataObject) -> None:
     """Weights, sessions, limits, backups, states and panic by chance: the election of a worker is the measure."""
     backends = tuple(
