@@ -35,7 +35,7 @@ changed; a verdict in one pool costs the others nothing.
 """
 
 import os
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from operator import add
 
@@ -241,7 +241,7 @@ class Board:
         self.columns = self.counts.columns
         self.cells = self.counts.cells
         self.lock_fd = os.memfd_create("balancer-seats", os.MFD_CLOEXEC)
-        self._live = MASTER_ROW * self.columns + MASTER_LIVE_ROWS
+        self.live_cell = MASTER_ROW * self.columns + MASTER_LIVE_ROWS
         self.loads = LoadTable(shared.rows, backends) if processes > FEW_PROCESSES else None
         self.counts.on_zero = self._row_zeroed
 
@@ -265,13 +265,13 @@ class Board:
 
     def live_rows(self) -> int:
         """One past the highest row that can be in use."""
-        return int(self.cells[self._live])
+        return int(self.cells[self.live_cell])
 
     def gauge(self, column: int) -> int:
         """Sum of a gauge over all living processes, draining ones included."""
         columns = self.columns
         cells = self.cells
-        return sum(cells[FIRST_LEASE * columns + column : cells[self._live] * columns : columns])
+        return sum(cells[FIRST_LEASE * columns + column : cells[self.live_cell] * columns : columns])
 
     def total(self, column: int) -> int:
         """Sum of a total over the living and the dead; from one look to the next it never falls."""
@@ -284,7 +284,7 @@ class Board:
         count = self.words.cells[kind.given_out]
         sums = [0] * count
         first, end = kind.at(0) + column, kind.at(count)
-        for row in range(FIRST_LEASE, cells[self._live]):
+        for row in range(FIRST_LEASE, cells[self.live_cell]):
             at = row * columns
             if cells[at + PID]:
                 sums = list(map(add, sums, cells[at + first : at + end : kind.size].tolist()))
@@ -313,7 +313,7 @@ class Board:
         first = kind.at(index) + histogram
 
         def read() -> list[int]:
-            rows = (row for row in range(FIRST_LEASE, cells[self._live]) if cells[row * columns + PID])
+            rows = (row for row in range(FIRST_LEASE, cells[self.live_cell]) if cells[row * columns + PID])
             starts = [row * columns + first for row in (RETIRED_ROW, *rows)]
             return [
                 sum(each) for each in zip(*(cells[at : at + USED].tolist() for at in starts), strict=True)
@@ -341,47 +341,12 @@ class Board:
         parity = self.word(index, W_TENANT) & 1 if parity is None else parity
         return self.gauge(BACKENDS.at(index) + B_SESSIONS + ODD * parity)
 
-    def load_reader(self, odd: Collection[int] = ()) -> Callable[[int], int]:
-        """A function giving the sessions of the backend of an index at the moment of the call. `odd`: indexes of slots
-        whose tenant has an odd number."""
-        cells, columns, live = self.cells, self.columns, self._live
-        first, size = FIRST_LEASE * columns + BACKENDS.at(0) + B_SESSIONS, BACKENDS.size
-
-        def read(index: int) -> int:
-            return sum(cells[first + index * size : cells[live] * columns : columns])
-
-        def read_tenant(index: int) -> int:
-            at = first + index * size + (ODD if index in odd else 0)
-            return sum(cells[at : cells[live] * columns : columns])
-
-        of_rows = read_tenant if odd else read
-        return self.loads.reader(FIRST_LEASE, cells, live, odd, of_rows) if self.loads else of_rows
-
-    def loads_reader(self, indexes: Sequence[int], odd: Collection[int] = ()) -> Callable[[], list[int]]:
-        """A function giving the sessions of these backends at the moment of the call, in their order; `odd` as above."""
-        cells, columns, live, column = self.cells, self.columns, self._live, self.cells.__getitem__
-        first = FIRST_LEASE * columns + B_SESSIONS
-        if self.loads is not None:
-            of_one = self.load_reader(odd)
-            return lambda: [of_one(index) for index in indexes]
-        offsets = [first + BACKENDS.at(index) + (ODD if index in odd else 0) for index in indexes]
-        rows, slices = -1, [slice(0)]
-
-        def read() -> list[int]:
-            nonlocal rows, slices
-            if cells[live] != rows:
-                rows = cells[live]
-                slices = [slice(offset, rows * columns, columns) for offset in offsets]
-            return list(map(sum, map(column, slices)))
-
-        return read
-
     def longest_waiting_row(self, pool: int, but: int) -> int | None:
         """The row whose queue for a pool holds the oldest waiting client, `but` excepted: the one to wake when a place
         is free."""
         columns = self.columns
         at = FIRST_LEASE * columns + POOLS.at(pool) + P_OLDEST_WAIT_MS
-        waits = self.cells[at : self.cells[self._live] * columns : columns].tolist()
+        waits = self.cells[at : self.cells[self.live_cell] * columns : columns].tolist()
         rows = [(since, row) for row, since in enumerate(waits, FIRST_LEASE) if since and row != but]
         return min(rows)[1] if rows else None
 

@@ -38,6 +38,7 @@ from balancer.pool.board import (
     Board,
 )
 from balancer.pool.choice import Candidate, Choice, Pick
+from balancer.pool.loads import load_reader, loads_reader
 from balancer.pool.policies import HASHES, POLICIES
 from balancer.pool.serving import is_asked, is_itself, is_panic, state_of
 from balancer.pool.shared_limit import SharedLimit
@@ -80,7 +81,7 @@ class Elector:
         self._none_is_up = "down"  # or "resolving"
         self._limits: dict[int, int] = {}  # maxconn of those that have one
         self._odd: frozenset[int] = frozenset()  # slots whose tenant is counted in the odd gauge
-        self._load = board.load_reader()
+        self._load = load_reader(board)
         self._ended: set[int] = set()  # indexes released since a policy has last looked
         self._pick: Pick = _pick_none
         self._reserve: Pick = _pick_none  # the backups, for sessions that could reach no other backend
@@ -244,7 +245,7 @@ class Elector:
         # A tenant may have gone and come back since the last election: its sessions are in the other gauge now.
         odd = frozenset(tenant.index for tenant in tenants.values() if tenant.parity)
         if tiers != self._tiers or odd != self._odd:
-            self._tiers, self._odd, self._load = tiers, odd, board.load_reader(odd)
+            self._tiers, self._odd, self._load = tiers, odd, load_reader(board, odd)
             self._pick = self._make_pick(tiers[0], tiers[1])
             self._reserve = self._make_pick(spare, spare)
 
@@ -273,7 +274,7 @@ class Elector:
 
     def _readers(self, indexes: Sequence[int]) -> tuple[Callable[[], list[int]], Callable[[int], int]]:
         """Functions for a policy: the sessions of these backends, and of one of them."""
-        return self._board.loads_reader(indexes, self._odd), self._load
+        return loads_reader(self._board, indexes, self._odd), self._load
 
 
 def weights_in_force(board: Board, pool: Pool) -> dict[int, int]:

@@ -19,6 +19,7 @@ from balancer.pool.backend import Backend
 from balancer.pool.board import B_SESSIONS, B_SESSIONS_TOTAL, BACKENDS, Board
 from balancer.pool.election import NONE_TRIED, Elector
 from balancer.pool.load_table import ROW_ITSELF
+from balancer.pool.loads import loads_reader
 from balancer.pool.policies import FEW
 
 LOOK = 0.001
@@ -41,7 +42,7 @@ class RequestElector(Elector):
         self._indexes = list(self._places)
         self._gauge_at = [row * board.columns + BACKENDS.at(index) + B_SESSIONS for index in self._indexes]
         self._is_small = count <= FEW
-        self._read = board.loads_reader(self._indexes)
+        self._read = loads_reader(board, self._indexes)
         self._loads: list[float] = [0] * count  # requests of all workers, by place
         self._ranks = [(place - row) % count / count * _ELECTED for place in range(count)]
         self._eligible: list[int] = []  # places

@@ -17,6 +17,7 @@ from balancer.options import Listener, Pool
 from balancer.pool.backend import Backend
 from balancer.pool.board import L_SESSIONS, P_CONNECT_TIMES, Board
 from balancer.pool.election import Elector
+from balancer.pool.loads import loads_reader
 from balancer.pool.request_election import RequestElector
 from balancer.relay.accept import Listening, SessionStarter
 from balancer.relay.account import Account
@@ -86,7 +87,7 @@ def session_counts(
     board: Board, listener: Listener, pool: Pool
 ) -> Callable[[Backend | None], tuple[int, int, int]]:
     """Return a function giving the sessions of a listener, a pool and a backend over all processes."""
-    of_pool = board.loads_reader([backend.index for backend in pool.backends]) if pool.backends else list
+    of_pool = loads_reader(board, [backend.index for backend in pool.backends]) if pool.backends else list
     column = board.listener_at(listener.index) + L_SESSIONS
 
     def read(backend: Backend | None) -> tuple[int, int, int]:

@@ -92,7 +92,7 @@ ORDER = {
         ("hashing",),
         ("policies",),
         ("board",),
-        ("handover_state", "shared_limit", "targets"),
+        ("handover_state", "loads", "shared_limit", "targets"),
         ("serving",),
         ("election", "verdicts"),
         ("request_election",),

@@ -42,6 +42,7 @@ from balancer.pool.board import (
     capacity_for,
     columns_for,
 )
+from balancer.pool.loads import load_reader, loads_reader
 from balancer.shm.histogram import CELLS, Histogram, bucket_of
 from balancer.shm.layout import FIRST_LEASE, PID, PREFORK_COLUMNS, make_shared
 from balancer.shm.table import RETIRED_ROW
@@ -159,9 +160,9 @@ def test_loads_are_those_of_the_backends(count: int, live: int, data: st.DataObj
         for row, part in enumerate(parts, FIRST_LEASE):
             board.counts.row(row)[Board.backend_at(index) + B_SESSIONS] = part
         expected.append(sum(parts))
-    assert board.loads_reader(indexes)() == expected
+    assert loads_reader(board, indexes)() == expected
     assert [board.sessions(index) for index in indexes] == expected
-    assert list(map(board.load_reader(), indexes)) == expected
+    assert list(map(load_reader(board), indexes)) == expected
     os.close(board.lock_fd)
 
 

@@ -11,6 +11,7 @@ from balancer.pool.backend import Backend, parse_upstream, with_indexes
 from balancer.pool.board import B_SESSIONS, BACKENDS, ODD, W_TENANT, Board, columns_for
 from balancer.pool.election import Elector
 from balancer.pool.load_table import FEW_PROCESSES, ROW_ITSELF, LoadTable
+from balancer.pool.loads import load_reader, loads_reader
 from balancer.pool.policies import FEW
 from balancer.pool.request_election import RequestElector
 from balancer.shm.layout import FIRST_LEASE, MASTER_LIVE_ROWS, MASTER_ROW, make_shared
@@ -39,8 +40,8 @@ def assert_true(board: Board, count: int, odd: tuple[int, ...] = ()) -> None:
     gauges = [
         board.gauge(Board.backend_at(index) + B_SESSIONS + ODD * (index in odd)) for index in range(count)
     ]
-    assert list(map(board.load_reader(odd), range(count))) == gauges
-    assert board.loads_reader(range(count), odd)() == gauges
+    assert list(map(load_reader(board, odd), range(count))) == gauges
+    assert loads_reader(board, range(count), odd)() == gauges
 
 
 def test_a_balancer_of_few_workers_has_no_copy() -> None:
@@ -109,7 +110,7 @@ def test_the_tenants_of_a_slot_are_counted_apart() -> None:
     odd = replace(backends[0], parity=1)
     board.counts.row(FIRST_LEASE)[Board.backend_at(0) + B_SESSIONS + ODD] = 2
     elector.release(odd)
-    assert board.load_reader((0,))(0) == 8 and len(held) == 4
+    assert load_reader(board, (0,))(0) == 8 and len(held) == 4
     board.counts.zero(FIRST_LEASE + 1)
     assert_true(board, 2, odd=(0,))
 
@@ -130,7 +131,7 @@ def test_rows_beyond_the_live_ones_are_not_read() -> None:
     assert board.loads is not None
     board.counts.row(MASTER_ROW)[MASTER_LIVE_ROWS] = FIRST_LEASE + 1
     board.loads.writer(FIRST_LEASE + 1)(0, 0, 5)
-    assert board.load_reader()(0) == 0
+    assert load_reader(board)(0) == 0
 
 
 def test_more_rows_than_whose_sum_fits_are_refused() -> None:
