@@ -16,7 +16,7 @@ from typing import Protocol
 from balancer.announcer import Announcer
 from balancer.checks.monitored import MonitoredBackend
 from balancer.config.units import counted, format_duration
-from balancer.discovery.answers import Lookup, Member, NameReply, Query, SetAnswer, look_up
+from balancer.discovery.answers import ERRORS, Lookup, Member, NameReply, Query, SetAnswer, look_up
 from balancer.discovery.resolver import usable
 from balancer.discovery.servers import NameServers
 from balancer.discovery.slots import Slot, place
@@ -29,6 +29,7 @@ from balancer.pool.board import (
     W_ADDRESS,
     W_ADDRESSES,
     W_DNS_AT_MS,
+    W_DNS_ERROR,
     W_DNS_FAILURES,
     W_DNS_LEFT_OUT,
     W_DNS_QUERIES,
@@ -197,6 +198,8 @@ class BackendSets:
             return
         if answer.error:
             self._count(each, W_DNS_FAILURES)
+            error = answer.error if answer.error in ERRORS else ERRORS[-1]
+            self._board.note(each.first, W_DNS_ERROR, ERRORS.index(error))
             self.note_failed(each.wanted.host)
             held = sum(slot.member is not None for slot in each.slots)
             then = f"keeps {counted(held, 'backend')}" if held else f"asked again in {format_duration(wait)}"
@@ -207,6 +210,7 @@ class BackendSets:
 
     def _note_answer(self, each: MonitoredSet, answer: SetAnswer, now: float) -> None:
         note, first = self._board.note, each.first
+        note(first, W_DNS_ERROR, 0)
         note(first, W_DNS_AT_MS, round(now * 1000))
         note(first, W_DNS_TTL_MS, round(answer.ttl * 1000))
         for place_, word in enumerate(pack_addresses([answer.server.partition("%")[0] or "::"])):

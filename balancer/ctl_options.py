@@ -38,6 +38,9 @@ COMMANDS = {
     "listeners": Command((), "the listeners of the status", False),
     "pools": Command((), "its pools", False),
     "backends": Command((), "its backends", False),
+    "dns": Command(
+        (), "sets of backends (dns:, srv:): server, last answer, TTL left, error, backends", False
+    ),
     "errors": Command((), "how sessions ended that did not end cleanly, and what failed at backends", False),
     "kill": Command(("[ID]",), "close sessions: the one of an ID, or all that the options name"),
     "drain": Command(("NAME...",), "no new sessions for these backends; open ones go on"),
@@ -51,7 +54,7 @@ COMMANDS = {
         "the living workers",
     ),
 }
-VIEWS = ("info", "listeners", "pools", "backends", "errors", "workers")  # parts of the status
+VIEWS = ("info", "listeners", "pools", "backends", "dns", "errors", "workers")  # parts of the status
 ACTS = tuple(name for name, command in COMMANDS.items() if command.is_act)
 
 

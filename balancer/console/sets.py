@@ -6,10 +6,12 @@ RULES: reads the board, writes nothing. One row for each set of a pool, from the
 from itertools import groupby
 from typing import Any
 
+from balancer.discovery.answers import ERRORS
 from balancer.options import Pool
 from balancer.pool.backend import Backend
 from balancer.pool.board import (
     W_DNS_AT_MS,
+    W_DNS_ERROR,
     W_DNS_FAILURES,
     W_DNS_LEFT_OUT,
     W_DNS_QUERIES,
@@ -18,11 +20,12 @@ from balancer.pool.board import (
     Board,
 )
 from balancer.pool.serving import state_of
-from balancer.pool.targets import unpack_address
+from balancer.pool.targets import address_in_use, unpack_address
 
 
 def describe_sets(board: Board, pool: Pool, now_ms: int) -> list[dict[str, Any]]:
-    """`age_s`, `ttl_s` and `server` are of the last answer, null before the first one."""
+    """`age_s`, `ttl_s`, `ttl_left_s` and `server` are of the last answer, null before the first one; `error` is of the
+    lookup after it, null when that has succeeded."""
     slots = [backend for backend in pool.backends if backend.set]
     groups = groupby(slots, key=lambda one: (one.name.rpartition("-")[0], one.set))
     return [_describe(board, pool, list(group), now_ms) for _, group in groups]
@@ -30,17 +33,24 @@ def describe_sets(board: Board, pool: Pool, now_ms: int) -> list[dict[str, Any]]
 
 def _describe(board: Board, pool: Pool, slots: list[Backend], now_ms: int) -> dict[str, Any]:
     first = slots[0].index
-    at = board.word(first, W_DNS_AT_MS)
+    at, ttl = board.word(first, W_DNS_AT_MS), board.word(first, W_DNS_TTL_MS)
+    tenants = [slot for slot in slots if address_in_use(board, slot)]
     server = unpack_address(board.word(first, W_DNS_SERVER), board.word(first, W_DNS_SERVER + 1))
     return {
         "name": str(slots[0].set),
         "pool": pool.name,
         "slots": len(slots),
-        "backends": sum(state_of(board, slot) != "empty" for slot in slots),
+        "backends": len(tenants),
         "left_out": board.word(first, W_DNS_LEFT_OUT),
         "age_s": round((now_ms - at) / 1000, 1) if at else None,
-        "ttl_s": board.word(first, W_DNS_TTL_MS) / 1000 if at else None,
+        "ttl_s": ttl / 1000 if at else None,
+        "ttl_left_s": round(max(0, at + ttl - now_ms) / 1000, 1) if at else None,
         "server": server if at else None,
+        "error": ERRORS[board.word(first, W_DNS_ERROR)] or None,
+        "tenants": [
+            {"name": slot.name, "address": address_in_use(board, slot), "state": state_of(board, slot)}
+            for slot in tenants
+        ],
         "queries_total": board.word(first, W_DNS_QUERIES),
         "failures_total": board.word(first, W_DNS_FAILURES),
     }

@@ -16,6 +16,7 @@ WORKER_HEAD = ("WORKER", "PID", "STATE", "SESSIONS", "ACCEPTED", "CPU", "RSS", "
 LISTENER_HEAD = ("LISTENER", "ADDRESSES", "POOLS", "SESSIONS", "ACCEPTED", "REFUSED", "FAILED", "IN", "OUT")
 SOURCE_HEAD = ("SOURCE", "LISTENER", "SESSIONS", "CLIENTS", "REFUSED", "LIMIT", "LAST")
 POOL_HEAD = ("POOL", "BALANCE", "SERVES", "UP", "SESSIONS", "QUEUED", "WAITED")
+SET_HEAD = ("SET", "POOL", "BACKENDS", "SERVER", "ANSWERED", "TTL LEFT", "ERROR")
 LEFT = frozenset(
     (
         "WORKER",
@@ -31,6 +32,9 @@ LEFT = frozenset(
         "SERVES",
         "SOURCE",
         "LIMIT",
+        "SET",
+        "SERVER",
+        "ERROR",
     )
 )
 BACKEND_HEAD = (
@@ -117,6 +121,25 @@ def pool_row(pool: Mapping[str, Any]) -> list[str]:
         of_limit(pool["queued"], pool["max_queue"]),
         human_number(pool["queued_total"]),
     ]
+
+
+def set_row(found: Mapping[str, Any]) -> list[str]:
+    """A set of backends that a name server knows, and its last answer."""
+    left_out = f", {found['left_out']} left out" if found["left_out"] else ""
+    return [
+        str(found["name"]),
+        str(found["pool"]),
+        f"{found['backends']}/{found['slots']} slots{left_out}",
+        str(found["server"] or "-"),
+        "-" if found["age_s"] is None else f"{human_age(found['age_s'])} ago",
+        "-" if found["ttl_left_s"] is None else human_age(found["ttl_left_s"]),
+        str(found["error"] or "-"),
+    ]
+
+
+def sets_of(status: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The sets of all pools."""
+    return [one for pool in status["pools"] for one in pool.get("sets", ())]
 
 
 def framed_text(pool: Mapping[str, Any]) -> list[str]:
@@ -228,6 +251,8 @@ def status_text(status: Mapping[str, Any], colour: bool = False) -> str:
             lines += [
                 printable(f"{one['name']}: {line}") for one in status[kind] for line in framed_text(one)
             ]
+            if sets := sets_of(status):
+                lines += ["", *columns_text(SET_HEAD, [set_row(one) for one in sets], colour)]
     return "\n".join(lines)
 
 

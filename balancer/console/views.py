@@ -10,11 +10,14 @@ from balancer.console.table import (
     BACKEND_HEAD,
     LISTENER_HEAD,
     POOL_HEAD,
+    SET_HEAD,
     WORKER_HEAD,
     backend_row,
     columns_text,
     listener_row,
     pool_row,
+    set_row,
+    sets_of,
     worker_row,
 )
 from balancer.web.figures import human_age, human_bytes, human_number, of_limit
@@ -90,7 +93,7 @@ def part_of(status: Reply, command: str) -> dict[str, Any]:
             ],
             "events": [one for one in status["events"] if one["verb"] in TROUBLES],
         }  # fmt: skip
-    return {command: status[command]}
+    return {command: sets_of(status) if command == "dns" else status[command]}
 
 
 def is_troubled(backend: Reply) -> bool:
@@ -104,8 +107,25 @@ def part_text(status: Reply, command: str, colour: bool) -> str:
         return info_text(status)
     if command == "errors":
         return errors_text(part_of(status, "errors"))
+    if command == "dns":
+        return dns_text(sets_of(status), colour)
     head, row = TABLES[command]
     return "\n".join(columns_text(head, [row(one) for one in status[command]], colour))
+
+
+def dns_text(sets: Sequence[Reply], colour: bool) -> str:
+    """The sets, and the backends that each has now."""
+    if not sets:
+        return "no pool has a set of backends (upstream = dns:... or srv:...)"
+    lines = columns_text(SET_HEAD, [set_row(one) for one in sets], colour)
+    rows = [
+        [f"{one['pool']}/{tenant['name']}", tenant["address"], tenant["state"]]
+        for one in sets
+        for tenant in one["tenants"]
+    ]
+    return "\n".join(
+        [*lines, "", *columns_text(("BACKEND", "ADDRESS", "STATE"), rows, colour)] if rows else lines
+    )
 
 
 def info_text(status: Reply) -> str:

@@ -21,6 +21,11 @@ from balancer.pool.backend import HEAVIEST, BackendSet
 from balancer.pool.targets import tenant_key
 
 MOST_TARGETS = 1024  # of a service
+# Of a lookup, as the board numbers them; the last stands for all others.
+ERRORS = (
+    "", "timeout", "SERVFAIL", "REFUSED", "NXDOMAIN", "NODATA", "FORMERR", "NOTIMP", "no name", "no address to dial",
+    "ECONNREFUSED", "ENETUNREACH", "EHOSTUNREACH", "error",
+)  # fmt: skip
 ABSENT = (
     "no name",
     "NXDOMAIN",

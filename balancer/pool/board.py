@@ -149,6 +149,7 @@ W_DNS_SERVER = 42  # .. 43: the address that answered
 W_DNS_QUERIES = 44
 W_DNS_FAILURES = 45  # lookups without an answer
 W_DNS_LEFT_OUT = 46  # backends in the answer that found no slot
+W_DNS_ERROR = 49  # of the last lookup, place in discovery.answers.ERRORS
 # ... of a slot again, by the prober
 W_TENANT_KEY = (
     47  # checksum of the tenant's address and port, which the slot keeps when it is empty; 0: it is no slot

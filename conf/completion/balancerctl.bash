@@ -5,7 +5,7 @@
 #    source ~/.local/share/bash_completion/balancerctl
 # See also: https://github.com/scop/bash-completion/blob/main/doc/configuration.md
 
-_shtab_balancerctl_subparsers=(status events sources sessions explain info listeners pools backends errors kill drain ready maint weight workers reload)
+_shtab_balancerctl_subparsers=(status events sources sessions explain info listeners pools backends dns errors kill drain ready maint weight workers reload)
 
 _shtab_balancerctl_status_option_strings=(--admin --port -p --json --version --help -h)
 _shtab_balancerctl_events_option_strings=(--admin --port -p --json --follow -f --version --help -h)
@@ -16,6 +16,7 @@ _shtab_balancerctl_info_option_strings=(--admin --port -p --json --version --hel
 _shtab_balancerctl_listeners_option_strings=(--admin --port -p --json --version --help -h)
 _shtab_balancerctl_pools_option_strings=(--admin --port -p --json --version --help -h)
 _shtab_balancerctl_backends_option_strings=(--admin --port -p --json --version --help -h)
+_shtab_balancerctl_dns_option_strings=(--admin --port -p --json --version --help -h)
 _shtab_balancerctl_errors_option_strings=(--admin --port -p --json --version --help -h)
 _shtab_balancerctl_kill_option_strings=(--admin --port -p --json --reason --pool --backend --client --older --draining --version --help -h)
 _shtab_balancerctl_drain_option_strings=(--admin --port -p --json --reason --wait --timeout --version --help -h)
@@ -33,7 +34,7 @@ _shtab_balancerctl_ready_pos_0_COMPGEN=_balancerctl_backends
 _shtab_balancerctl_maint_pos_0_COMPGEN=_balancerctl_backends
 _shtab_balancerctl_weight_pos_0_COMPGEN=_balancerctl_backends
 
-_shtab_balancerctl_pos_0_choices=(status events sources sessions explain info listeners pools backends errors kill drain ready maint weight workers reload)
+_shtab_balancerctl_pos_0_choices=(status events sources sessions explain info listeners pools backends dns errors kill drain ready maint weight workers reload)
 
 _shtab_balancerctl_status___json_nargs=0
 _shtab_balancerctl_status___version_nargs=0
@@ -74,6 +75,10 @@ _shtab_balancerctl_backends___json_nargs=0
 _shtab_balancerctl_backends___version_nargs=0
 _shtab_balancerctl_backends___help_nargs=0
 _shtab_balancerctl_backends__h_nargs=0
+_shtab_balancerctl_dns___json_nargs=0
+_shtab_balancerctl_dns___version_nargs=0
+_shtab_balancerctl_dns___help_nargs=0
+_shtab_balancerctl_dns__h_nargs=0
 _shtab_balancerctl_errors___json_nargs=0
 _shtab_balancerctl_errors___version_nargs=0
 _shtab_balancerctl_errors___help_nargs=0
@@ -113,6 +118,7 @@ _shtab_balancerctl_workers___json_nargs=0
 _shtab_balancerctl_workers___version_nargs=0
 _shtab_balancerctl_workers___help_nargs=0
 _shtab_balancerctl_workers__h_nargs=0
+_shtab_balancerctl_reload_pos_0_nargs='*'
 _shtab_balancerctl_reload___json_nargs=0
 _shtab_balancerctl_reload___version_nargs=0
 _shtab_balancerctl_reload___help_nargs=0

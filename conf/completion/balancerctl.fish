@@ -50,7 +50,7 @@ function _shtab_balancerctl_using
   test "$_shtab_balancerctl_cmdpath" = "$argv"
 end
 
-set -g _shtab_balancerctl_commands status events sources sessions explain info listeners pools backends errors kill drain ready maint weight workers reload
+set -g _shtab_balancerctl_commands status events sources sessions explain info listeners pools backends dns errors kill drain ready maint weight workers reload
 set -g _shtab_balancerctl_opts_with_value --admin --backend --client --listener --older --pool --port --reason --sni --source --timeout -p
 
 complete -c balancerctl -e
@@ -119,6 +119,12 @@ complete -c balancerctl -n '_shtab_balancerctl_using backends' -l port -s p -x -
 complete -c balancerctl -n '_shtab_balancerctl_using backends' -l json -d 'print what the balancer answers as JSON, for scripts'
 complete -c balancerctl -n '_shtab_balancerctl_using backends' -l version -d 'print the version and exit'
 complete -c balancerctl -n '_shtab_balancerctl_using backends' -l help -s h -d 'print this and exit'
+complete -c balancerctl -n '_shtab_balancerctl_using; and test $_shtab_balancerctl_npos -eq 0' -a dns -d 'sets of backends (dns:, srv:): server, last answer, TTL left, error, backends'
+complete -c balancerctl -n '_shtab_balancerctl_using dns' -l admin -x -d 'the admin socket, or BALANCER_ADMIN; unset, it is found by the port'
+complete -c balancerctl -n '_shtab_balancerctl_using dns' -l port -s p -x -d 'the balancer'"'"'s port, or BALANCER_PORT'
+complete -c balancerctl -n '_shtab_balancerctl_using dns' -l json -d 'print what the balancer answers as JSON, for scripts'
+complete -c balancerctl -n '_shtab_balancerctl_using dns' -l version -d 'print the version and exit'
+complete -c balancerctl -n '_shtab_balancerctl_using dns' -l help -s h -d 'print this and exit'
 complete -c balancerctl -n '_shtab_balancerctl_using; and test $_shtab_balancerctl_npos -eq 0' -a errors -d 'how sessions ended that did not end cleanly, and what failed at backends'
 complete -c balancerctl -n '_shtab_balancerctl_using errors' -l admin -x -d 'the admin socket, or BALANCER_ADMIN; unset, it is found by the port'
 complete -c balancerctl -n '_shtab_balancerctl_using errors' -l port -s p -x -d 'the balancer'"'"'s port, or BALANCER_PORT'
@@ -182,7 +188,7 @@ complete -c balancerctl -n '_shtab_balancerctl_using workers' -l json -d 'print 
 complete -c balancerctl -n '_shtab_balancerctl_using workers' -l reason -x -d 'why, for the log and the events'
 complete -c balancerctl -n '_shtab_balancerctl_using workers' -l version -d 'print the version and exit'
 complete -c balancerctl -n '_shtab_balancerctl_using workers' -l help -s h -d 'print this and exit'
-complete -c balancerctl -n '_shtab_balancerctl_using; and test $_shtab_balancerctl_npos -eq 0' -a reload -d 'read the configuration again; tells what changed, or why the old one stays'
+complete -c balancerctl -n '_shtab_balancerctl_using; and test $_shtab_balancerctl_npos -eq 0' -a reload -d 'read the configuration again; tells what changed, or why the old one stays; with certificates only those, into the living workers'
 complete -c balancerctl -n '_shtab_balancerctl_using reload' -l admin -x -d 'the admin socket, or BALANCER_ADMIN; unset, it is found by the port'
 complete -c balancerctl -n '_shtab_balancerctl_using reload' -l port -s p -x -d 'the balancer'"'"'s port, or BALANCER_PORT'
 complete -c balancerctl -n '_shtab_balancerctl_using reload' -l json -d 'print what the balancer answers as JSON, for scripts'

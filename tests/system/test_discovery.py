@@ -1,6 +1,7 @@
 """Sets of backends that a name server knows: they come and go under load, and no client notices."""
 
 import contextlib
+import json
 import os
 import signal
 import socket
@@ -289,6 +290,15 @@ def test_a_start_waits_for_the_first_answer(dns_server: NameServer) -> None:
                 f"dns:web.test:{hosts.port}", 16, 2, "127.0.0.1",
             )  # fmt: skip
             assert row["ttl_s"] == 1.0 and row["queries_total"] >= 1
+            dns_server.rcode = dns.rcode.SERVFAIL
+            wait_for(lambda: "SERVFAIL" in lb.ctl("dns").stdout, "the error", PATIENCE)
+            (found,) = json.loads(lb.ctl("dns", "--json").stdout)["dns"]
+            assert {one["address"] for one in found["tenants"]} == {
+                f"{name}:{hosts.port}" for name in hosts.names
+            }
+            assert (found["error"], found["ttl_left_s"] <= 1.0) == ("SERVFAIL", True)
+            for text in (lb.ctl("dns").stdout, lb.ctl("status").stdout):
+                assert f"dns:web.test:{hosts.port}" in text and "2/16 slots" in text
         finally:
             lb.stop()
             lb.kill_everything()
