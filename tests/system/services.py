@@ -1,4 +1,5 @@
-"""Real servers for checks: Redis, PostgreSQL, Mosquitto, nginx, each in a directory of its own, and a small mail server.
+"""Real servers for checks and names: Redis, PostgreSQL, Mosquitto, nginx, dnsmasq, each in a directory of its own, and a
+small mail server.
 
 A server that is not installed skips the test that asks for it.
 """
@@ -6,12 +7,13 @@ A server that is not installed skips the test that asks for it.
 import os
 import pwd
 import shutil
+import signal
 import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -42,6 +44,47 @@ def serving(command: list[str], directory: Path, address: Address) -> Iterator[L
     with LabProcess(command, directory / "log") as server:
         wait_for(lambda: accepts(address), f"{Path(command[0]).name} reachable", PATIENCE)
         yield server
+
+
+class Dnsmasq:
+    """A dnsmasq whose answers hold for 1 s. `text` is the value of `resolver`."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self.services: list[str] = []  # before the start: "_db._tcp.test,a.test,PORT,PRIORITY,WEIGHT"
+        self.address: Address = ("127.0.0.1", free_port())
+        self.text = "{}:{}".format(*self.address)
+        self._hosts = directory / "hosts"
+        self._hosts.write_text("")
+
+    def __enter__(self) -> "Dnsmasq":
+        command = [
+            program("dnsmasq"),
+            "--keep-in-foreground",
+            "--conf-file=/dev/null",
+            "--no-resolv",
+            "--no-hosts",
+        ]
+        command += [
+            f"--port={self.address[1]}",
+            "--listen-address=127.0.0.1",
+            "--bind-interfaces",
+            "--user=root",
+        ]
+        command += [f"--addn-hosts={self._hosts}", "--local-ttl=1", "--pid-file=", "--log-facility=-"]
+        command += [f"--srv-host={record}" for record in self.services]
+        self._stack = ExitStack()
+        self._server = self._stack.enter_context(serving(command, self._directory, self.address))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def know(self, **hosts: Sequence[str]) -> None:
+        """From now on these are the addresses of NAME.test."""
+        lines = [f"{address} {name}.test\n" for name, addresses in hosts.items() for address in addresses]
+        self._hosts.write_text("".join(lines))
+        self._server.signal(signal.SIGHUP)
 
 
 class Redis:

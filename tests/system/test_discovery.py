@@ -10,6 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack
+from pathlib import Path
 
 import dns.rcode
 import pytest
@@ -19,6 +20,8 @@ from scripts.lab.network import free_port
 from scripts.lab.waiting import wait_for
 from tests.system.harness import Balancer, FileBalancer, ini_section
 from tests.system.name_server import NameServer
+from tests.system.services import Dnsmasq
+from tests.system.upgradable import UpgradableBalancer, subreaper
 
 PATIENCE = 20.0  # seconds; a passing run does not wait for them
 
@@ -65,11 +68,12 @@ class Clients:
 
     def __init__(self, lb: Balancer, count: int = 3) -> None:
         self._lb, self._stop, self._lock = lb, threading.Event(), threading.Lock()
+        self._turn = [threading.Lock() for _ in range(count)]  # held during a session
         self.served: Counter[str] = Counter()
         self.last: dict[str, float] = {}
         self.first: dict[str, float] = {}
         self.failures: list[str] = []
-        self._threads = [threading.Thread(target=self._run, daemon=True) for _ in range(count)]
+        self._threads = [threading.Thread(target=self._run, args=(turn,), daemon=True) for turn in self._turn]
 
     def __enter__(self) -> "Clients":
         for thread in self._threads:
@@ -82,11 +86,20 @@ class Clients:
         for thread in self._threads:
             thread.join(PATIENCE)
 
-    def _run(self) -> None:
+    @contextlib.contextmanager
+    def between_sessions(self) -> Iterator[None]:
+        """No client has a session: those of a worker that is killed end with it."""
+        with ExitStack() as stack:
+            for turn in self._turn:
+                stack.enter_context(turn)
+            yield
+
+    def _run(self, turn: threading.Lock) -> None:
         while not self._stop.is_set():
             try:
-                client, name = connect(self._lb)
-                client.close()
+                with turn:
+                    client, name = connect(self._lb)
+                    client.close()
             except (OSError, AssertionError) as error:
                 with self._lock:
                     self.failures.append(repr(error))
@@ -170,6 +183,58 @@ def test_a_set_changes_under_load_and_nobody_notices(dns_server: NameServer) -> 
         clients.wait_served(b, c, d)
         assert not clients.failures, clients.failures[:3]
         assert clients.served.total() > 500
+
+
+def test_five_thousand_connections_of_a_set_that_dnsmasq_knows(tmp_path: Path) -> None:
+    """It changes, over a reload, an upgrade, and kill -9 of the prober and of a worker; a service keeps its weights."""
+    with Hosts() as hosts, ExitStack() as stack:
+        a, b, c, d, e, f = hosts.names
+        stack.enter_context(subreaper())
+        server = Dnsmasq(tmp_path)
+        server.services = [f"_db._tcp.test,{name}.test,{hosts.port},{priority},{weight}"
+                           for name, priority, weight in (("one", 1, 1), ("two", 1, 3), ("three", 2, 1))]  # fmt: skip
+        stack.enter_context(server)
+        fixed = {"one": [a], "two": [b], "three": [c]}
+        server.know(web=[a, b, c], **fixed)
+        upstream = f"dns:web.test:{hosts.port} slots=12 name=web"
+        options = {"resolver": server.text, "check_interval": "1s", "resolver_refresh": "2s"}
+        lb = UpgradableBalancer(tmp_path, upstreams=[upstream], **options)
+        lb.expect(r"reap|respawn|upgrade|SIGKILL|signal")
+        stack.enter_context(lb)
+        clients = stack.enter_context(Clients(lb))
+
+        def serve(*names: str, enough: int) -> None:
+            server.know(web=names, **fixed)
+            clients.wait_served(*names)
+            wait_for(lambda: clients.served.total() >= enough, f"{enough} connections", 120)
+
+        serve(a, b, c, enough=1000)
+        (prober,) = [pid for pid, title in lb.titles().items() if "prober" in title]
+        os.kill(prober, signal.SIGKILL)
+        serve(b, c, d, enough=2000)
+        with clients.between_sessions():
+            os.kill(lb.worker_pids()[0], signal.SIGKILL)
+        serve(d, e, enough=3000)
+        lb.new_version("9.1")
+        lb.upgrade()
+        assert lb.old.wait(30) == 0
+        assert tenants(lb) == {d, e}
+        serve(a, f, enough=4000)
+        assert lb.ctl("reload").returncode == 0
+        serve(e, f, enough=5000)
+        assert not clients.failures, clients.failures[:3]
+        service = Balancer(
+            upstreams=["srv:_db._tcp.test slots=8 name=db"], balance="roundrobin", workers=1, **options
+        )
+        stack.enter_context(service)
+        served: Counter[str] = Counter()
+        for _ in range(400):
+            client, name = connect(service)
+            client.close()
+            served[name] += 1
+        assert served == {a: pytest.approx(100, rel=0.05), b: pytest.approx(300, rel=0.05)}, (
+            "three is a backup"
+        )
 
 
 def test_an_answer_that_does_not_fit_comes_over_tcp_and_the_rest_is_left_out(dns_server: NameServer) -> None:
