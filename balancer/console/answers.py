@@ -9,6 +9,7 @@ RULES: no socket, no parser. No request changes a state, so every method but GET
   spent on it.
 
     /             the status page              /metrics   for Prometheus
+    /pool/NAME, /listener/NAME  pages of one; /status.json?since=VERSION: what has changed of a page (pages.py)
     /status.json  the status as JSON           /live      200: the console answers
     /events.json  the last 500 events           /ready     200 while a client can be served, else 503 and the reason
     /metrics/open  the same in OpenMetrics      /health    as /ready; /ready/POOL for the clients of one pool
@@ -18,12 +19,10 @@ import json
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from balancer.console import page, prometheus
+from balancer.console import prometheus
 from balancer.eventloop.exposition import CONTENT_TYPE, OPEN_METRICS
 from balancer.eventloop.http import Header, HttpAnswer
 from balancer.eventloop.loop import Loop
-from balancer.web.page import CONTENT_TYPE as PAGE_TYPE
-from balancer.web.page import HEADERS as PAGE_HEADERS
 
 FRESH = 0.2  # seconds
 REUSE_FACTOR = 4  # an answer is used again for so many times the time that its making took,
@@ -66,10 +65,11 @@ def json_answer(found: Mapping[str, Any]) -> HttpAnswer:
 
 
 METRICS_OPEN = "/metrics/open"  # what /metrics answers to a client that asks for OpenMetrics
+CHANGES = "since "  # before the query of an answer that tells changes
+MOST_MADE = 400  # answers kept of one status: one per path, and per version that a browser has
 STATUS_JSON = "/status.json"  # the answer to `balancerctl status` too
 ALIVE = {"/live": answer_with(200, TEXT, "ok\n")}
 MAKERS: Mapping[str, Maker] = {
-    "/": lambda status: answer_with(200, PAGE_TYPE, page.render(status), *PAGE_HEADERS),
     STATUS_JSON: json_answer,
     "/metrics": lambda status: answer_with(200, CONTENT_TYPE, prometheus.exposition(status)),
     METRICS_OPEN: lambda status: answer_with(
@@ -80,16 +80,26 @@ MAKERS: Mapping[str, Maker] = {
 }
 
 
-def makers_for(pools: Iterable[str], events: Callable[[], Mapping[str, Any]]) -> dict[str, Maker]:
+def makers_for(
+    pools: Iterable[str], events: Callable[[], Mapping[str, Any]], pages: Mapping[str, Maker] | None = None
+) -> dict[str, Maker]:
     """How each answer is made, for a configuration with these pools."""
     of_pools = {f"/ready/{name}": ready_pool(name) for name in pools}
-    return {**MAKERS, "/events.json": lambda status: json_answer(events()), **of_pools}
+    return {**(pages or {}), **MAKERS, "/events.json": lambda status: json_answer(events()), **of_pools}
 
 
 class Answers:
     """Answers by path, shared by all clients of the console."""
 
-    def __init__(self, loop: Loop, status: Callable[[], Status], makers: Mapping[str, Maker]) -> None:
+    def __init__(
+        self,
+        loop: Loop,
+        status: Callable[[], Status],
+        makers: Mapping[str, Maker],
+        changes: Callable[[Status, str], HttpAnswer] | None = None,
+    ) -> None:
+        """`changes`: how the answers of `ask_changes` are made."""
+        self._changes = changes
         self._loop = loop
         self._read_status = status
         self._makers = makers
@@ -118,7 +128,16 @@ class Answers:
         status that is read after this call: an operator sees what his last command did."""
         if path in ALIVE:
             then(ALIVE[path])
-            return
+        else:
+            self._ask(path, then, is_shared)
+
+    def ask_changes(self, query: str, then: Then) -> None:
+        """As `ask`, of what has changed of a page; equal queries share an answer."""
+        if len(self._made) > MOST_MADE:
+            self._made.clear()
+        self._ask(f"{CHANGES}{query}", then, True)
+
+    def _ask(self, path: str, then: Then, is_shared: bool) -> None:
         not_before = self._loop.now - (self._reuse if is_shared else 0.0)
         if path in self._made and self._read_at >= not_before:
             then(self._made[path])
@@ -151,7 +170,11 @@ class Answers:
     def _answer(self, path: str) -> None:
         answer = self._made.get(path)
         if answer is None:
-            answer = self._made[path] = self._makers[path](self._status)
+            if path.startswith(CHANGES) and self._changes is not None:
+                answer = self._changes(self._status, path.removeprefix(CHANGES))
+            else:
+                answer = self._makers[path](self._status)
+            self._made[path] = answer
         waiting = self._waiting.pop(path)
         if rest := [one for one in waiting if one[0] > self._read_at]:
             self._waiting[path] = rest

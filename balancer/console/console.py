@@ -18,6 +18,8 @@ from balancer.console.admin import AdminServer
 from balancer.console.answers import Answers, makers_for
 from balancer.console.commands import Commands
 from balancer.console.events import describe_events
+from balancer.console.history import Sampler, thing_of_listener, thing_of_pool
+from balancer.console.pages import Pages
 from balancer.console.processes import Processes
 from balancer.console.status import Identity, describe_certificates, roles_by_pid, snapshot
 from balancer.console.table import EXPIRES_SOON, days_text
@@ -28,6 +30,7 @@ from balancer.options import Listener, Options
 from balancer.pool.board import Board
 from balancer.prefork.child import Child
 from balancer.prefork.sockets import ListeningSocket
+from balancer.web.history import STEP, History
 
 SAMPLE_EVERY = 1.0  # seconds
 WARN_EVERY = 86_400.0
@@ -57,8 +60,11 @@ def run(child: Child, options: Options, board: Board) -> int:
     def events() -> dict[str, Any]:
         return describe_events(board, 0, child.loop.now)
 
-    makers = makers_for([pool.name for pool in options.pools], events)
-    answers = Answers(child.loop, status, makers)
+    sampler = Sampler(History(board.history), things_of(options))
+    names = frozenset(view_names(options))
+    pages = Pages(sampler, names, f"{os.getpid()}.{int(child.loop.now * 1000)}", lambda: child.loop.now)
+    makers = makers_for([pool.name for pool in options.pools], events, pages.paths())
+    answers = Answers(child.loop, status, makers, pages.since)
     commands = Commands(
         board, options.listeners, options.pools, child.loop, child.master_pid, answers, child.log, child.row
     )
@@ -68,16 +74,38 @@ def run(child: Child, options: Options, board: Board) -> int:
         sockets = sockets_at(admin_address, child)
         servers.append(AdminServer(child.loop, sockets, commands.handle, child.log))
     if metrics_address is not None:
-        servers.append(WebServer(child.loop, sockets_at(metrics_address, child), answers, child.log))
+        servers.append(
+            WebServer(child.loop, sockets_at(metrics_address, child), answers, child.log, pages.canonical)
+        )
     child.on_drain = drain_of(child, servers)
     child.on_new_sockets = refresh_of(servers)
     sample()
     child.loop.every(SAMPLE_EVERY, sample)
+    remember(child, sampler, status)
+    child.loop.every(STEP, partial(remember, child, sampler, status))
     warn_of_expiry(child.log, options.listeners, board)
     child.loop.every(WARN_EVERY, partial(warn_of_expiry, child.log, options.listeners, board))
     child.title.set(f"console [{place_of(child, metrics_address or admin_address)}]", child.loop.now)
     child.ready()
     return child.run()
+
+
+def remember(child: Child, sampler: Sampler, status: Callable[[], dict[str, Any]]) -> None:
+    """Take a sample of the state."""
+    sampler.sample(status(), child.loop.now)
+
+
+def things_of(options: Options) -> dict[str, int]:
+    """Which place of the history is whose."""
+    listeners = {f"listener {one.name}": thing_of_listener(one.index) for one in options.listeners}
+    return listeners | {f"pool {one.name}": thing_of_pool(one.index) for one in options.pools}
+
+
+def view_names(options: Options) -> list[str]:
+    """The names of the views of one listener or pool."""
+    return [f"listener/{one.name}" for one in options.listeners] + [
+        f"pool/{one.name}" for one in options.pools
+    ]
 
 
 def warn_of_expiry(log: Log, listeners: Iterable[Listener], board: Board) -> None:

@@ -1,263 +1,314 @@
-"""The status page of the balancer, in the page that the daemons share.
+"""The status page of the balancer, and those of one listener or pool, as views for the page that the daemons share.
 
-RULES: pure; the dictionary of `status.py` in, text out. Everything that comes from outside passes `text()`.
+RULES: pure; the dictionary of `status.py` and the samples of `history.py` in, a View out.
+
+    /                 everything          /listener/NAME    its figures and pools
+    /pool/NAME        its figures, the listeners that lead to it, its backends, its events
 """
 
-from collections.abc import Iterable, Mapping
-from importlib.resources import files
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
+from urllib.parse import quote
 
 from balancer.config.units import counted
-from balancer.console.table import (
-    address_text,
-    check_text,
-    expiring,
-    framed_text,
-    identity,
-    listening,
-    unclean_ends,
-)
-from balancer.web.figures import human_age, human_bytes, human_number, of_limit
-from balancer.web.page import (
+from balancer.console.history import (
+    IN,
+    LOST,
+    NEW,
+    OUT,
+    P99,
+    QUEUED,
+    SESSIONS,
+    TIMES,
+    Sampler,
+    quantile_text,
+    times_of,
+    totals_of,
+)  # fmt: skip
+from balancer.console.problems import assess, facts, headline, rough_age
+from balancer.console.table import address_text, check_text, framed_text, identity, unclean_ends
+from balancer.web.figures import human_bytes, human_number
+from balancer.web.view import (
     BAD,
     GOOD,
+    NOTE,
+    RANKS,
     WARN,
-    bar_cell,
-    cell,
-    figure,
-    filled,
-    page,
+    Cell,
+    PageRow,
+    PageTable,
+    Tile,
+    View,
+    bar,
+    number,
+    per_second,
     pill,
-    rate_of,
-    row,
-    text,
-    tile,
-)
+    size,
+    total,
+    trouble,
+    words,
+)  # fmt: skip
 
-CONTENT = files(__package__).joinpath("content.html").read_text("utf-8")
-LINKS = ("status.json", "events.json", "metrics", "ready", "live")
+DOCUMENTS = ("status.json", "events.json", "metrics", "ready", "live")
 STATE_LEVELS = {
-    "up": GOOD,
-    "ready": GOOD,
-    "down": BAD,
-    "unresolved": BAD,
-    "hung": BAD,
+    **dict.fromkeys(("up", "ready"), GOOD),
+    **dict.fromkeys(("down", "unresolved", "hung"), BAD),
+    **dict.fromkeys(("drain", "maint", "weight-0"), NOTE),
 }  # every other one is WARN
 EVENT_LEVELS = {"up": GOOD, "some-up": GOOD, "down": WARN, "limit": WARN, "all-down": BAD, "hang": BAD}
+WHOLE = ""  # the name of the view of everything; others are `pool/NAME` and `listener/NAME`
+DURATIONS = {
+    "session": "sessions",
+    "handshake": "TLS handshakes",
+    "connect": "connects",
+    "wait": "waits for a place",
+    "reply": "replies",
+}
+
+LISTENER_HEAD = (
+    "name", "pools", "sessions", "#accepted", "#refused", "#failed", "unclean ends", "#from clients", "#to clients",
+)  # fmt: skip
+POOL_HEAD = ("name", "state", "sessions", "waiting", "#had to wait")
+BACKEND_HEAD = (
+    "name", "state", "sessions", "#weight", "#sessions in all", "#connects failed", "#to it", "#from it", "last check",
+)  # fmt: skip
+TIME_HEAD = (
+    "of", "#in the last minute", "#50% within", "#90% within", "#99% within", "#99%, last hour",
+    "#since the start, 50%", "#99%",
+)  # fmt: skip
+WORKER_HEAD = ("worker", "state", "#sessions", "#accepted", "CPU", "#memory", "#files", "#share of the new")
 
 Status = Mapping[str, Any]
 
 
-def render(status: Status) -> str:
-    """The whole page."""
-    level, problems = assess(status)
-    parts = {
-        "listeners": "\n".join(listener_rows(status)),
-        "pools": "\n".join(pool_rows(status)),
-        "backends": "\n".join(backend_rows(status)),
-        "workers": "\n".join(worker_rows(status)),
-        "events": "\n".join(event_rows(status)),
-        "totals": "\n".join(totals(status)),
-    }
-    content = filled(CONTENT, parts)
-    return page(
-        level, headline(status), facts(status), problems, tiles(status), content, LINKS, status["host"]
-    )
-
-
-# -- what needs attention
-
-
-def headline(status: Status) -> str:
-    backends = status["backends"]
-    up = sum(backend["state"] == "up" for backend in backends)
-    sessions = counted(status["totals"]["sessions"], "session")
-    figures = f"{up} of {counted(len(backends), 'backend')} up, {sessions}"
-    return figures if status["serving"] else f"No client can be served: {status['reason']}"
-
-
-def assess(status: Status) -> tuple[str, list[tuple[str, str]]]:
-    """The level of the page, and (level, sentence) for everything that needs attention, the worst first."""
-    found: list[tuple[str, str]] = []
-    if not status["serving"]:
-        found.append((BAD, f"No client can be served: {status['reason']}."))
-    for pool in status["pools"]:
-        found += pool_problems(pool, status["serving"])
-    for backend in status["backends"]:
-        found += backend_problems(backend)
-    for worker in status["workers"]:
-        if worker["state"] == "hung":
-            then = "a sibling serves its queue until it is replaced"
-            found.append((WARN, f"Worker {worker['slot']} (pid {worker['pid']}) is hung; {then}."))
-    found += [(WARN, f"The {sentence}.") for sentence in expiring(status)]
-    reload = status.get("reload")
-    if reload and not reload.get("ok", True):
-        found.append((WARN, f"The last reload failed, the old configuration stays: {reload.get('text', '')}"))
-    found.sort(key=lambda problem: (BAD, WARN, "note").index(problem[0]))
-    levels = {level for level, _ in found}
-    return BAD if BAD in levels else WARN if WARN in levels else GOOD, found
-
-
-def pool_problems(pool: Mapping[str, Any], others_serve: bool) -> Iterable[tuple[str, str]]:
-    """`others_serve`: the first sentence does not say it already."""
-    if not pool["serving"] and others_serve:
-        yield BAD, f"No client of pool {pool['name']} can be served: {pool['reason']}."
-    if waiting := pool["queued"]:
-        verb = "waits" if waiting == 1 else "wait"
-        place = f"a place in pool {pool['name']}, whose backends are at their maxconn"
-        yield WARN, f"{counted(waiting, 'session')} {verb} for {place}."
-
-
-def backend_problems(backend: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
-    name, state, since = identity(backend), backend["state"], backend["since_s"]
-    ago = "" if since is None else f" for {human_age(since)}"
-    if state == "down":
-        why = f" ({backend['check']})" if backend["check"] else ""
-        yield WARN, f"{name} at {address_text(backend)} has been down{ago}{why}."
-    elif state == "unresolved":
-        yield WARN, f"{name}: no address of {backend['address']} is known."
-    elif state != "up":
-        held = counted(backend["sessions"], "session")
-        condition = {"drain": "is drained", "maint": "is in maintenance"}.get(state, "has weight 0")
-        # no warning: an operator wants it so; the note keeps it from being forgotten
-        yield "note", f"{name} {condition} by an operator{ago}; {held} left there."
-
-
-def facts(status: Status) -> str:
-    """Which balancer this is, and since when."""
-    reload = status.get("reload")
-    parts = [
-        f"balancer {status['version']} on {status['host']}",
-        f"listening on {listening(status)}",
-        f"configuration {status['config'] or 'without a file'}",
-        f"up {human_age(status['uptime_s'])}",
-        f"generation {status['generation']}",
-        f"steering {status['steering']}",
-    ]
-    if reload is None:
-        parts.append("never reloaded")
+def narrowed(status: Status, view: str) -> Status:
+    """The part of a status that a view shows: a status, too."""
+    kind, _, name = view.partition("/")
+    if not kind:
+        return status
+    if kind == "listener":
+        listeners = [one for one in status["listeners"] if one["name"] == name]
+        wanted = {pool for one in listeners for pool in one["pools"]}
     else:
-        age = reload.get("age_s")
-        ago = "" if age is None else f" {human_age(age)} ago"
-        parts.append(f"last reload{ago}: {reload.get('text', '') if reload.get('ok') else 'failed'}")
-    return " · ".join(parts)
+        wanted = {name}
+        listeners = [one for one in status["listeners"] if name in one["pools"]]
+    pools = [one for one in status["pools"] if one["name"] in wanted]
+    backends = [one for one in status["backends"] if one["pool"] in wanted]
+    meant = {f"{kind}={name}", *(f"pool={one}" for one in wanted), *(f"backend={identity(one)}" for one in backends),
+             *(f"backend={one['pool']}/{one['name']}" for one in backends)}  # fmt: skip
+    events = [one for one in status["events"] if meant & set(one["text"].split())]
+    return {**status, "listeners": listeners, "pools": pools, "backends": backends, "events": events}
 
 
-def tiles(status: Status) -> Iterable[str]:
-    """The most important figures; the script adds their rates over time."""
-    sums = status["totals"]
-    lost = sums["refused_total"] + sums["failed_total"]
-    for key, label, value, kind in (
-        ("sessions", "sessions", sums["sessions"], "gauge"),
-        ("accepted", "new sessions", sums["accepted_total"], "count"),
-        ("in", "from clients", sums["bytes_in_total"], "bytes"),
-        ("out", "to clients", sums["bytes_out_total"], "bytes"),
-        ("lost", "refused or failed", lost, "count"),
-    ):
-        yield tile(key, label, value, kind)
+class BalancerPage:
+    """Makes the views of one status. `below_backends`: HTML, a form for acts; the backends have boxes to tick then."""
 
+    def __init__(
+        self, status: Status, sampler: Sampler, now: float, view: str = WHOLE, below_backends: str = ""
+    ) -> None:
+        self.status = narrowed(status, view)
+        self.sampler = sampler
+        self.now = now
+        self.view = view
+        self.base = "" if view == WHOLE else "../"
+        self.below_backends = below_backends
+        self.sums = totals_of(status)
 
-def listener_rows(status: Status) -> Iterable[str]:
-    for listener in status["listeners"]:
-        key, sessions, limit = f"listener {listener['name']}", listener["sessions"], listener["maxconns"]
-        refused, failed = listener["refused_total"], listener["failed_total"]
-        yield row(
-            f"<th scope=row>{text(listener['name'])}<small>{text(', '.join(listener['addresses']))}</small></th>",
-            f"<td>{text(', '.join(listener['pools']))}</td>",
-            bar_cell(of_limit(sessions, limit), sessions, limit),
-            figure(key + "/accepted", listener["accepted_total"], "count"),
-            cell(human_number(refused), "some" if refused else ""),
-            cell(human_number(failed), "some" if failed else ""),
-            cell(unclean_ends(listener["ends"]) or "none"),
-            figure(key + "/in", listener["bytes_in_total"], "bytes"),
-            figure(key + "/out", listener["bytes_out_total"], "bytes"),
+    def render(self) -> View:
+        status, view = self.status, self.view
+        query = f"view={quote(view, safe='')}&" if view else ""
+        backends = [self.backend(index, one) for index, one in enumerate(status["backends"])]
+        tables = [
+            PageTable("listeners", "Listeners", LISTENER_HEAD, list(map(self.listener, status["listeners"]))),
+            PageTable("pools", "Pools", POOL_HEAD, list(map(self.pool, status["pools"]))),
+            PageTable("backends", "Backends", BACKEND_HEAD, backends, self.below_backends),
+            PageTable("times", "Times", TIME_HEAD, list(self.times())),
+        ]
+        if view == WHOLE:
+            tables.append(
+                PageTable("workers", "Workers", WORKER_HEAD, list(map(self.worker, status["workers"])))
+            )
+        tables.append(PageTable("events", "Events", ("when", "what", "details"), list(self.events())))
+        if view == WHOLE:
+            tables.append(PageTable("totals", "Since the start", ("what", "#in all"), list(self.totals())))
+        return View(
+            host=status["host"],
+            headline=self.headline(),
+            facts=facts(status),
+            problems=assess(status, self.sampler),
+            tiles=list(self.tiles()),
+            tables=tables,
+            documents=DOCUMENTS,
+            source=f"{self.base}status.json?{query}",
+            base=self.base,
+            links=() if view == WHOLE else ((self.base, "Everything"),),
         )
 
+    def headline(self) -> str:
+        """Of one listener or pool: its name, and what can be said of it."""
+        kind, _, name = self.view.partition("/")
+        if kind != "pool":
+            return f"Listener {name}: {headline(self.status)}" if kind else headline(self.status)
+        pool = self.status["pools"][0]
+        sessions = counted(sum(one["sessions"] for one in pool["backends"]), "session")
+        up = f"{pool['up']} of {counted(len(pool['backends']), 'backend')} up, {sessions}"
+        return f"Pool {name}: {up if pool['serving'] else 'no client can be served: ' + pool['reason']}"
 
-def pool_rows(status: Status) -> Iterable[str]:
-    for pool in status["pools"]:
-        backends, queued = pool["backends"], pool["queued"]
-        sessions = sum(one["sessions"] for one in backends)
-        limits = [one["maxconn"] for one in backends]
-        limit = sum(limits) if all(limits) else 0
-        requests = "".join(f"<small>{text(line)}</small>" for line in framed_text(pool))
-        yield row(
-            f"<th scope=row>{text(pool['name'])}<small>{text(pool['balance'])}</small>{requests}</th>",
-            f"<td>{pill('serves', GOOD) if pool['serving'] else pill('out', BAD)}"
-            f"<small>{pool['up']} of {len(backends)} up</small></td>",
-            bar_cell(of_limit(sessions, limit), sessions, limit),
-            bar_cell(of_limit(queued, pool["max_queue"]), queued, pool["max_queue"]),
-            figure(f"pool {pool['name']}/queued", pool["queued_total"], "count"),
+    def rate(self, key: str) -> float | None:
+        return self.sampler.rate(key, self.sums, self.now)
+
+    def tiles(self) -> Iterable[Tile]:
+        """The most important figures, with their last hour."""
+        kind, _, name = self.view.partition("/")
+        key = f"{kind} {name}" if kind else ""
+        whole = self.view == WHOLE
+        sessions = self.status["totals"]["sessions"] if whole else sum(
+            one["sessions"] for one in (self.status["listeners"] if kind == "listener" else self.status["backends"])
+        )  # fmt: skip
+        yield Tile("sessions", "sessions", human_number(sessions), "now", self.chart(key, SESSIONS))
+        for title, part, figure, unit in (
+            ("new sessions", "new", NEW, ""), ("from clients", "in", IN, "bytes"), ("to clients", "out", OUT, "bytes"),
+            ("connects failed" if kind == "pool" else "refused or failed", "lost", LOST, ""),
+        ):  # fmt: skip
+            value, rate = self.sums[f"{key}/{part}"], self.rate(f"{key}/{part}")
+            is_bytes = unit == "bytes"
+            shown = "-" if rate is None else f"{per_second(rate, is_bytes)} / s"
+            yield Tile(part, title, shown, f"{human_bytes(value) if is_bytes else human_number(value)} in all",
+                       self.chart(key, figure))  # fmt: skip
+        if kind != "listener":
+            queued = sum(one["queued"] for one in self.status["pools"])
+            yield Tile("queued", "waiting for a place", human_number(queued), "now", self.chart(key, QUEUED))
+
+    def chart(self, key: str, figure: int) -> str:
+        return self.sampler.chart(key, figure, self.now)
+
+    def listener(self, one: Mapping[str, Any]) -> PageRow:
+        key, limit = f"listener {one['name']}", one["maxconns"]
+        is_lossy = self.sampler.grown(f"{key}/lost", self.sums) > 0
+        is_full = limit and one["sessions"] >= limit
+        link = f"{self.base}listener/{quote(one['name'], safe='')}"
+        cells = (
+            Cell(one["name"], ", ".join(one["addresses"]), link=link),
+            words(", ".join(one["pools"])),
+            bar(one["sessions"], limit),
+            total(one["accepted_total"], self.rate(f"{key}/new")),
+            trouble(one["refused_total"]),
+            trouble(one["failed_total"]),
+            words(unclean_ends(one["ends"]) or "none"),
+            size(one["bytes_in_total"], self.rate(f"{key}/in")),
+            size(one["bytes_out_total"], self.rate(f"{key}/out")),
+        )
+        return PageRow(one["name"], cells, RANKS[WARN if is_lossy or is_full else GOOD])
+
+    def pool(self, one: Mapping[str, Any]) -> PageRow:
+        backends = one["backends"]
+        limits = [each["maxconn"] for each in backends]
+        level = (
+            BAD
+            if not one["serving"]
+            else WARN
+            if one["queued"]
+            else NOTE
+            if one["up"] < len(backends)
+            else GOOD
+        )
+        small = " · ".join((one["balance"], *framed_text(one)))
+        cells = (
+            Cell(one["name"], small, link=f"{self.base}pool/{quote(one['name'], safe='')}"),
+            pill(
+                "serves" if one["serving"] else "out",
+                GOOD if one["serving"] else BAD,
+                f"{one['up']} of {len(backends)} up",
+            ),
+            bar(sum(each["sessions"] for each in backends), sum(limits) if all(limits) else 0),
+            bar(one["queued"], one["max_queue"]),
+            total(one["queued_total"], self.rate(f"pool {one['name']}/queued")),
+        )
+        return PageRow(one["name"], cells, RANKS[level])
+
+    def backend(self, index: int, one: Mapping[str, Any]) -> PageRow:
+        name, address = identity(one), address_text(one)
+        key = f"backend {one['pool']}/{one['name']}"
+        level = STATE_LEVELS.get(one["state"], WARN)
+        fails = self.sampler.grown(f"{key}/lost", self.sums) > 0
+        since = "" if one["since_s"] is None else f"for {rough_age(one['since_s'])}"
+        small = " · ".join(
+            part for part in ("" if address == name else address, "backup" if one["backup"] else "") if part
+        )
+        downs = one["downs_total"]
+        cells = (
+            Cell(name, small, pick=f"{one['pool']}/{one['name']}" if self.below_backends else ""),
+            pill(one["state"], level, since),
+            bar(one["sessions"], one["maxconn"]),
+            number(one["weight"]),
+            total(one["sessions_total"], self.rate(f"{key}/new")),
+            trouble(one["connect_failures_total"]),
+            size(one["bytes_in_total"], self.rate(f"{key}/in")),
+            size(one["bytes_out_total"], self.rate(f"{key}/out")),
+            words(check_text(one), f"fell {counted(downs, 'time')}" if downs else ""),
+        )
+        return PageRow(
+            f"{one['pool']}/{one['name']}",
+            cells,
+            min(RANKS[level], RANKS[WARN] if fails else RANKS[GOOD]),
+            index,
         )
 
+    def times(self) -> Iterable[PageRow]:
+        """Durations of the last minute and since the start, of each listener and pool that has any."""
+        every = times_of(self.status)
+        for kind in ("listener", "pool"):
+            for one in self.status[f"{kind}s"]:
+                for name, word in DURATIONS.items():
+                    key = f"{kind} {one['name']}"
+                    if (key, name) in every:
+                        yield self.durations(key, name, word, every[key, name])
 
-def backend_rows(status: Status) -> Iterable[str]:
-    for backend in status["backends"]:
-        key, name = f"backend {identity(backend)}", text(identity(backend))
-        address = text(address_text(backend))
-        small = "" if address == name else f"<small>{address}</small>"
-        backup = ' <span class="tag">backup</span>' if backend["backup"] else ""
-        sessions, limit = backend["sessions"], backend["maxconn"]
-        failed = backend["connect_failures_total"]
-        yield row(
-            f"<th scope=row>{name}{backup}{small}</th>",
-            f"<td>{state_pill(backend['state'], backend['since_s'])}</td>",
-            bar_cell(of_limit(sessions, limit), sessions, limit),
-            cell(human_number(backend["weight"])),
-            figure(key + "/total", backend["sessions_total"], "count"),
-            cell(human_number(failed), "some" if failed else ""),
-            figure(key + "/in", backend["bytes_in_total"], "bytes"),
-            figure(key + "/out", backend["bytes_out_total"], "bytes"),
-            f"<td>{text(check_text(backend))}{down_count(backend['downs_total'])}</td>",
+    def durations(self, key: str, name: str, word: str, counts: Sequence[int]) -> PageRow:
+        minute = self.sampler.minute(key, name, self.status, self.now)
+        recent = () if minute is None else minute.counts
+        points = self.chart(key, P99[name]) if name in TIMES else ""
+        cells = (
+            words(f"{word} of {key}"),
+            number(0 if minute is None else minute.count),
+            *(Cell(quantile_text(recent, share), look="n") for share in (0.5, 0.9, 0.99)),
+            Cell("" if points else "-", look="n", points=points),
+            *(Cell(quantile_text(counts, share), look="n") for share in (0.5, 0.99)),
         )
+        return PageRow(f"{key} {name}", cells)
 
-
-def worker_rows(status: Status) -> Iterable[str]:
-    for worker in status["workers"]:
-        cpu, share = worker["cpu_percent"], worker["share_percent"]
-        yield row(
-            f"<th scope=row>worker {worker['slot']}<small>pid {worker['pid']}, generation "
-            f"{worker['generation']}</small></th>",
-            f"<td>{state_pill(worker['state'], left=worker['drain_left_s'])}</td>",
-            cell(human_number(worker["sessions"])),
-            figure(f"worker {worker['pid']}", worker["accepted_total"], "count"),
-            bar_cell("-" if cpu is None else f"{cpu:.0f} %", cpu or 0, 100),
-            cell(human_bytes(worker["rss_bytes"])),
-            cell(human_number(worker["fds"])),
-            cell("-" if share is None else f"{share:.0f} %"),
+    def worker(self, one: Mapping[str, Any]) -> PageRow:
+        cpu, share, left = one["cpu_percent"], one["share_percent"], one["drain_left_s"]
+        level = STATE_LEVELS.get(one["state"], WARN)
+        cells = (
+            words(f"worker {one['slot']}", f"pid {one['pid']}, generation {one['generation']}"),
+            pill(one["state"], level, "" if left is None else f"{rough_age(left)} left"),
+            number(one["sessions"]),
+            total(one["accepted_total"], self.rate(f"worker {one['pid']}/new")),
+            bar(cpu or 0, 100, "-" if cpu is None else f"{cpu:.0f} %"),
+            Cell(human_bytes(one["rss_bytes"]), look="n", order=one["rss_bytes"] or -1),
+            number(one["fds"]),
+            Cell("-" if share is None else f"{share:.0f} %", look="n", order=-1 if share is None else share),
         )
+        return PageRow(str(one["pid"]), cells, RANKS[level], one["slot"])
 
+    def events(self) -> Iterable[PageRow]:
+        """The last events, the newest first."""
+        for event in self.status["events"]:
+            level = EVENT_LEVELS.get(event["verb"], NOTE)
+            cells = (
+                Cell(f"{rough_age(event['age_s'])} ago", event["at"], order=event["serial"]),
+                pill(event["verb"], level),
+                Cell(event["text"], look="wide"),
+            )
+            yield PageRow(str(event["serial"]), cells, number=-event["serial"])
+        if not self.status["events"]:
+            yield PageRow("none", (words("None yet."),))
 
-def event_rows(status: Status) -> Iterable[str]:
-    """The last events, the newest first."""
-    for event in reversed(status["events"]):
-        level = EVENT_LEVELS.get(event["verb"], "note")
-        yield row(
-            f"<td>{text(human_age(event['age_s']))} ago<small>{text(event['at'])}</small></td>",
-            f"<td>{pill(event['verb'], level)}</td>",
-            f'<td class="wide">{text(event["text"])}</td>',
-        )
-    if not status["events"]:
-        yield row('<td colspan="3">None yet.</td>')
-
-
-def totals(status: Status) -> Iterable[str]:
-    for key, value in status["totals"].items():
-        if key.endswith("_total"):
-            label = key.removesuffix("_total").replace("_", " ")
-            kind = "bytes" if label.startswith("bytes") else "count"
-            shown = human_bytes(value) if kind == "bytes" else human_number(value)
-            yield f"<div><dt>{text(label)}</dt><dd>{shown}{rate_of(f'total {label}', value, kind)}</dd></div>"
-
-
-# -- pieces
-
-
-def down_count(count: int) -> str:
-    return f"<small>fell {counted(count, 'time')}</small>" if count else ""
-
-
-def state_pill(state: str, since: float | None = None, left: float | None = None) -> str:
-    age = "" if since is None else f"<small>for {human_age(since)}</small>"
-    age += "" if left is None else f"<small>{human_age(left)} left</small>"
-    return pill(state, STATE_LEVELS.get(state, WARN)) + age
+    def totals(self) -> Iterable[PageRow]:
+        for index, (key, value) in enumerate(self.status["totals"].items()):
+            if key.endswith("_total"):
+                label = key.removesuffix("_total").replace("_", " ")
+                yield PageRow(
+                    key, (words(label), size(value) if "bytes" in key else total(value)), number=index
+                )

@@ -1,15 +1,17 @@
 """The console's HTTP server: limits, and the router between eventloop/http.py and the answers.
 
 RULES
-- Knows connections and deadlines, not what is answered: `Answers` is handed in.
+- Knows connections and deadlines, not what is answered: `Answers` is handed in, and `canonical`,
+  the spelling of a query (pages.py).
 - A client costs little: 64 connections at once (eventloop/connections.py says which one makes room for a new one), a head
   of 8 KiB, no body, 5 s for a head to arrive and for an answer to be taken, one answer per connection and turn.
 """
 
 import socket
 from collections.abc import Callable, Iterable
+from urllib.parse import unquote
 
-from balancer.console.answers import METRICS_OPEN, Answers, refusal
+from balancer.console.answers import METRICS_OPEN, STATUS_JSON, Answers, refusal
 from balancer.eventloop.acceptor import Acceptor, ShortageLog
 from balancer.eventloop.connection import BufferedConnection, ConnectionLimits
 from balancer.eventloop.connections import Connections
@@ -28,11 +30,17 @@ class WebServer:
     its connections' router."""
 
     def __init__(
-        self, loop: Loop, sockets: Callable[[], Iterable[socket.socket]], answers: Answers, log: Log
+        self,
+        loop: Loop,
+        sockets: Callable[[], Iterable[socket.socket]],
+        answers: Answers,
+        log: Log,
+        canonical: Callable[[str], str] = lambda query: "",
     ) -> None:
         self.loop = loop
         self.sockets = sockets
         self.answers = answers
+        self.canonical = canonical
         self.is_stopped = False
         self.connections: Connections[HttpConnection] = Connections(CLIENT_LIMIT, self.connection_on)
         shortage = ShortageLog(loop, log, lambda: {"socket": "metrics"})
@@ -52,14 +60,19 @@ class WebServer:
         return http
 
     def begin(self, exchange: HttpExchange) -> None:
-        """HttpRouter: nothing but reading, and without a body; a query is ignored."""
-        path = exchange.target.partition("?")[0]
+        """HttpRouter: nothing but reading, and without a body. A query counts where it asks for changes."""
+        path, _, query = exchange.target.partition("?")
+        path = unquote(path)
         if path == "/metrics" and b"application/openmetrics-text" in exchange.headers.get(b"accept", b""):
             path = METRICS_OPEN
-        if refused := self.answers.refuse(exchange.method, path if exchange.body_length == 0 else "/"):
+        if refused := self.answers.refuse(
+            exchange.method, path if exchange.body_length == 0 else STATUS_JSON
+        ):
             exchange.answer(refused)
         elif exchange.body_length != 0:
             exchange.answer(refusal(413, "a request here has no body"))
+        elif path == STATUS_JSON and (changes := self.canonical(query)):
+            self.answers.ask_changes(changes, exchange.answer)
         else:
             self.answers.ask(path, exchange.answer)
 

@@ -44,8 +44,10 @@ from balancer.options import MOST_LISTENERS, MOST_POOLS
 from balancer.pool.load_table import FEW_PROCESSES, LoadTable
 from balancer.shm.histogram import CELLS, USED, Distribution, distribution
 from balancer.shm.layout import FIRST_LEASE, MASTER_LIVE_ROWS, MASTER_ROW, PID, PREFORK_COLUMNS, Shared
+from balancer.shm.memory import shared_memory
 from balancer.shm.source_table import SourceTable
 from balancer.shm.table import RETIRED_ROW, Table
+from balancer.web.history import BLOCK, History
 
 LOG_DROPPED = PREFORK_COLUMNS  # lines this process could not write
 _FIRST_BLOCK = PREFORK_COLUMNS + 8
@@ -239,6 +241,8 @@ class Board:
         self.source_tables: dict[str, SourceTable] = {}  # of the listeners with limits per source, by name
         self.certificates: dict[str, CertificateHandover] = {}  # of the listeners that end TLS, by name
         self.words = Table(1, _FIRST_BACKEND_WORDS + _BACKEND_WORDS * backends)
+        # One hour of the whole, of listeners and of pools: here, for a reload replaces the console that writes it.
+        self.history = memoryview(shared_memory(4 * BLOCK * (1 + MOST_LISTENERS + MOST_POOLS))).cast("f")
         self.columns = self.counts.columns
         self.cells = self.counts.cells
         self.lock_fd = os.memfd_create("balancer-seats", os.MFD_CLOEXEC)
@@ -456,6 +460,8 @@ class Board:
             old, removed = kind.at(index), kind.at(REMOVED)
             totals = [(old + column, removed + column) for column in kind.totals]
             self.counts.move(RETIRED_ROW, totals)
+            if kind is not BACKENDS:
+                History(self.history).clear(1 + index + (MOST_LISTENERS if kind is POOLS else 0))
             if kind is not LISTENERS:
                 at, size = self.pool_words_at(index), _POOL_WORDS
                 if kind is BACKENDS:

@@ -1,29 +1,30 @@
 """A status page for a browser: one HTML page, complete in itself.
 
 RULES
-- Pure: text in, text out. Everything that comes from outside passes `text()`.
+- Pure: a View in, text out. Everything that comes from outside passes `text()`.
 - What needs attention comes first, as sentences. No meaning is in a colour alone.
-- A page is rendered here only: the script in page.html fetches it again and replaces the content, so that it shows the
-  same with and without script. The script adds rates, which need two samples: an element with `data-key` has the figure
-  in `data-value` and the format of its rate in `data-as`.
+- The page is whole without its script: tables are folded by a box to tick, a view of its own has a path of its own, acts
+  are a form. The script asks for what has changed (changes.py), sorts and filters.
 - The page loads nothing, and its Content-Security-Policy allows this script and this style only.
 """
 
 import base64
 import hashlib
+import json
 import re
 from collections.abc import Iterable, Mapping
 from html import escape
 from importlib.resources import files
 
-from balancer.web.figures import human_bytes, human_number
+from balancer.web.view import BAD, WARN, Cell, PageRow, PageTable, Problem, Tile, View
 
 CONTENT_TYPE = "text/html; charset=utf-8"
 TEMPLATE = files(__package__).joinpath("page.html").read_text("utf-8")
-GOOD, WARN, BAD = "good", "warn", "bad"
+MOST_ROWS = 20  # of a table before it is folded
+LEVEL_WORDS = {BAD: "alarm", WARN: "warning", "note": "note"}
 
 
-def _policy() -> str:
+def _policy(form_action: str) -> str:
     """Content-Security-Policy of the page: its own script and style by their hashes."""
     allowed = []
     for name in ("script", "style"):
@@ -31,12 +32,19 @@ def _policy() -> str:
         assert found is not None
         digest = base64.b64encode(hashlib.sha256(found[1].encode()).digest()).decode()
         allowed.append(f"{name}-src 'sha256-{digest}'")
-    return "; ".join(
-        ("default-src 'none'", *allowed, "img-src data:", "connect-src 'self'", "frame-ancestors 'none'")
+    rest = ("img-src data:", "connect-src 'self'", "frame-ancestors 'none'", "base-uri 'none'")
+    return "; ".join(("default-src 'none'", *allowed, *rest, f"form-action {form_action}"))
+
+
+def headers(may_act: bool = False) -> tuple[tuple[str, str], ...]:
+    """Of a page; `may_act`: it has a form."""
+    return (
+        ("Content-Security-Policy", _policy("'self'" if may_act else "'none'")),
+        ("Referrer-Policy", "same-origin" if may_act else "no-referrer"),
     )
 
 
-HEADERS = (("Content-Security-Policy", _policy()), ("Referrer-Policy", "no-referrer"))
+HEADERS = headers()
 
 
 def text(value: object) -> str:
@@ -49,91 +57,93 @@ def filled(template: str, parts: Mapping[str, str]) -> str:
     return re.sub(r"\{\{(\w+)\}\}", lambda found: parts[found[1]], template)
 
 
-def page(
-    level: str,
-    headline: str,
-    facts: str,
-    problems: Iterable[tuple[str, str]],
-    tiles: Iterable[str],
-    content: str,
-    links: Iterable[str],
-    host: str,
-) -> str:
-    """The whole page. `level` is the worst of the `problems`, which are (level, sentence); `content` is HTML; `links` are
-    paths beside the page."""
+def page(view: View, version: str = "") -> str:
+    """The whole page. `version`: what the script has, so that it asks for what changes after it."""
     parts = {
-        "level": level,
-        "title": text(f"{host}: {headline}"),
-        "headline": text(headline),
-        "facts": text(facts),
-        "problems": problem_items(problems),
-        "tiles": "\n".join(tiles),
-        "content": content,
-        "links": ", ".join(f'<a href="{link}">{link}</a>' for link in links),
+        "level": view.level,
+        "title": text(view.title),
+        "headline": text(view.headline),
+        "facts": "".join(f"<li>{text(fact)}</li>" for fact in view.facts),
+        "problems": problem_items(view.problems),
+        "tiles": "\n".join(map(tile_html, view.tiles)),
+        "tables": "\n".join(map(table_html, view.tables)),
+        "links": " ".join(f'<a href="{text(path)}">{text(word)}</a>' for path, word in view.links),
+        "documents": ", ".join(f'<a href="{view.base}{path}">{path}</a>' for path in view.documents),
+        "source": text(view.source),
+        "version": text(version),
     }
     return filled(TEMPLATE, parts)
 
 
-def problem_items(problems: Iterable[tuple[str, str]]) -> str:
-    words = {BAD: "alarm", WARN: "warning", "note": "note"}
+def problem_items(problems: Iterable[Problem]) -> str:
     items = [
-        f'<li class="{level}"><b>{words[level]}</b> {text(sentence)}</li>' for level, sentence in problems
+        f'<li class="{level}"><b>{LEVEL_WORDS[level]}</b> {text(sentence)}</li>'
+        for level, sentence in problems
     ]
-    return "\n".join(items) or '<li class="calm">Nothing needs attention.</li>'
+    return "".join(items) or '<li class="calm">Nothing needs attention.</li>'
 
 
-# -- the figures
-
-
-def tile(key: str, label: str, value: int, kind: str) -> str:
-    """An important figure; the script adds its rate over time. `kind`: gauge, count or bytes."""
-    shown = human_bytes(value) if kind == "bytes" else human_number(value)
-    total = "" if kind == "gauge" else " in all"
+def tile_html(tile: Tile) -> str:
     return (
-        f'<div class="tile {kind}"><h3>{label}</h3>'
-        f'<p class="rate" data-key="{key}" data-value="{value}" data-as="{kind}"></p>'
-        f'<p class="sum"><b>{shown}</b>{total}</p>'
-        f'<svg data-history="{key}" viewBox="0 0 120 28" preserveAspectRatio="none" aria-hidden="true">'
-        "<polyline></polyline></svg></div>"
+        f'<div class="tile" data-tile="{text(tile.key)}"><h3>{text(tile.label)}</h3>'
+        f"<p>{text(tile.shown)}</p><small>{text(tile.small)}</small>{chart(tile.points)}</div>"
     )
 
 
-def table(head: Iterable[str], rows: Iterable[str]) -> str:
-    """A table with a head of words; those of numbers begin with `#`."""
-    words = "".join(
-        f'<th class="n">{word[1:]}</th>' if word[:1] == "#" else f"<th>{word}</th>" for word in head
+def chart(points: str) -> str:
+    return (
+        '<svg class="chart" viewBox="0 0 120 28" preserveAspectRatio="none" aria-hidden="true">'
+        f'<polyline points="{text(points)}"></polyline></svg>'
     )
-    body = "\n".join(rows)
-    return f'<div class="table"><table>\n<thead><tr>{words}</tr></thead>\n<tbody>\n{body}\n</tbody>\n</table></div>'
 
 
-def row(*cells: str) -> str:
-    return f"<tr>{''.join(cells)}</tr>"
+def table_html(table: PageTable) -> str:
+    rows = sorted(table.rows, key=lambda row: row.place)
+    heads = "".join(
+        f'<th scope="col" class="n">{text(word[1:])}</th>'
+        if word[:1] == "#"
+        else f'<th scope="col">{text(word)}</th>'
+        for word in table.head
+    )
+    name, hidden = text(table.name), "" if len(rows) > MOST_ROWS else " hidden"
+    fold = (
+        f'<label class="fold"{hidden}><input type="checkbox"> show all <b>{len(rows):,}</b> and not the first '
+        f"{MOST_ROWS}</label>"
+    )
+    body = "\n".join(row_html(table.name, row) for row in rows)
+    return (
+        f'<section id="{name}"><h2 id="h-{name}">{text(table.title)}</h2>{fold}\n'
+        f'<div class="table" role="region" tabindex="0" aria-labelledby="h-{name}">'
+        f'<table class="{name}" data-table="{name}">\n<thead><tr>{heads}</tr></thead>\n'
+        f"<tbody>\n{body}\n</tbody></table></div>{table.below}</section>"
+    )
 
 
-def cell(shown: str, kind: str = "") -> str:
-    return f'<td class="n {kind}">{text(shown)}</td>'
+def row_html(table: str, row: PageRow) -> str:
+    first, *others = row.cells
+    place = json.dumps(row.place)
+    cells = f'<th scope="row"{cell_html(first)}</th>' + "".join(f"<td{cell_html(one)}</td>" for one in others)
+    return f'<tr data-key="{text(row.key)}" data-place="{place}">{cells}</tr>'
 
 
-def figure(key: str, value: int, kind: str) -> str:
-    """A cell with a total, and an element for its rate below."""
-    shown = human_bytes(value) if kind == "bytes" else human_number(value)
-    return f'<td class="n">{shown}{rate_of(key, value, kind)}</td>'
-
-
-def rate_of(key: str, value: int, kind: str) -> str:
-    return f'<small data-key="{text(key)}" data-value="{value}" data-as="{kind}"></small>'
-
-
-def pill(word: str, level: str) -> str:
-    return f'<span class="pill {level}">{text(word)}</span>'
-
-
-def bar_cell(shown: str, part: float, limit: float) -> str:
-    """A figure over a bar of its share of a limit, without a bar where there is none. SVG: the policy forbids styles on
-    elements."""
-    if not limit:
-        return f'<td class="bar">{text(shown)}</td>'
-    width = round(100 * min(part / limit, 1.0), 1)
-    rects = f'<rect class="of" width="100%"></rect><rect width="{width}%"></rect>'
-    return f'<td class="bar">{text(shown)}<svg aria-hidden="true">{rects}</svg></td>'
+def cell_html(cell: Cell) -> str:
+    """The rest of its tag, and what is in it. The script builds the same (`fill`)."""
+    look = f' class="{text(cell.look)}"' if cell.look else ""
+    order = f' data-order="{text(cell.order)}"' if cell.order != "" else ""
+    shown = text(cell.text)
+    if cell.link:
+        shown = f'<a href="{text(cell.link)}">{shown}</a>'
+    if cell.look.startswith("pill"):
+        shown = f"<span>{shown}</span>"
+    if cell.pick:
+        pick = text(cell.pick)
+        box = f'<input type="checkbox" form="acts" name="backend" value="{pick}" aria-label="choose {pick}">'
+        shown = f"{box} {shown}"
+    if cell.small:
+        shown += f"<small>{text(cell.small)}</small>"
+    if cell.part >= 0:
+        rects = f'<rect class="of" width="100%"></rect><rect width="{cell.part}%"></rect>'
+        shown += f'<svg aria-hidden="true">{rects}</svg>'
+    if cell.points:
+        shown += chart(cell.points)
+    return f"{look}{order}>{shown}"

@@ -32,7 +32,7 @@ from workers.resizer.metrics import metrics_text
 from workers.resizer.orders import Result
 from workers.resizer.protocol import ClientProtocol
 from workers.resizer.scheduler import Scheduler
-from workers.resizer.status_page import render_status
+from workers.resizer.status_page import render_status, status_changes
 from workers.resizer.task import BUSY, DRAINING, OK, QueueClient, Task, TaskStage, job_for
 
 HASTY_SECONDS = 0.5  # that the refusal of a client waits which comes before the time that it was told
@@ -90,10 +90,10 @@ class ResizeRouter:
             scheduler.count(counters.REQUESTS)
             self._begin_upload(exchange, self._check(request, exchange))
         else:
-            self.answer(exchange, self._look(request.path))
+            self.answer(exchange, self._look(request.path, "?since=" in exchange.target))
 
-    def _look(self, path: str) -> HttpAnswer:
-        """The answer of a path that asks for no work. Raises HttpError."""
+    def _look(self, path: str, for_page: bool) -> HttpAnswer:
+        """The answer of a path that asks for no work; `for_page`: what the script of the page asks for."""
         options = self.scheduler.options
         match path:
             case "/":
@@ -101,6 +101,9 @@ class ResizeRouter:
                 return text_answer(PAGE_TYPE, html, *PAGE_HEADERS)
             case "/live":
                 return json_answer({"status": "ok"})
+            case "/status" if for_page:
+                reason = self.scheduler.reason_not_ready()
+                return json_answer(status_changes(self._status(), options, reason))
             case "/status":
                 return json_answer(self._status())
             case "/agent":

@@ -7,21 +7,24 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from balancer.config.units import counted
-from balancer.web.figures import human_bytes, human_number, of_limit
-from balancer.web.page import (
+from balancer.web.changes import Changes
+from balancer.web.figures import human_bytes, human_number
+from balancer.web.page import page
+from balancer.web.view import (
     BAD,
     GOOD,
+    NOTE,
     WARN,
-    bar_cell,
-    cell,
-    figure,
-    page,
+    Cell,
+    PageRow,
+    PageTable,
+    Problem,
+    Tile,
+    View,
+    bar,
     pill,
-    rate_of,
-    row,
-    table,
-    text,
-    tile,
+    total,
+    words,
 )
 from workers.resizer.options import ResizerOptions
 
@@ -32,20 +35,26 @@ QUANTILES = (0.5, 0.9, 0.99)
 
 def render_status(document: Document, options: ResizerOptions, reason: str) -> str:
     """The page. `document`: as counters.status_document makes it; `reason`: why no picture could be taken, or ""."""
-    problems = list(_problems(document, options, reason))
-    levels = {level for level, _ in problems}
-    level = BAD if BAD in levels else WARN if WARN in levels else GOOD
-    content = "\n".join(_content(document, options))
-    tiles = _tiles(document)
-    return page(
-        level,
-        _headline(document, reason),
-        _facts(document, options),
-        problems,
-        tiles,
-        content,
-        LINKS,
-        document["name"],
+    return page(_view(document, options, reason))
+
+
+def status_changes(document: Document, options: ResizerOptions, reason: str) -> dict[str, Any]:
+    """What the script of the page asks for: everything, for it is little, and the next front knows no version of it."""
+    changes = Changes("")
+    changes.update(_view(document, options, reason))
+    return changes.since("")
+
+
+def _view(document: Document, options: ResizerOptions, reason: str) -> View:
+    return View(
+        host=document["name"],
+        headline=_headline(document, reason),
+        facts=_facts(document, options),
+        problems=list(_problems(document, options, reason)),
+        tiles=list(_tiles(document)),
+        tables=list(_tables(document, options)),
+        documents=LINKS,
+        source="status?",
     )
 
 
@@ -56,13 +65,17 @@ def _headline(status: Document, reason: str) -> str:
     return f"{processes}, {counted(status['working'], 'picture')} at work, {status['queued']} waiting"
 
 
-def _facts(status: Document, options: ResizerOptions) -> str:
+def _facts(status: Document, options: ResizerOptions) -> list[str]:
     listening = ", ".join(str(address) for address in options.addresses)
     sandbox = " ".join(status["sandbox"]) or "none"
-    return f"resizer {status['name']} {status['version']} · listening on {listening} · sandbox: {sandbox}"
+    return [
+        f"resizer {status['name']} {status['version']}",
+        f"listening on {listening}",
+        f"sandbox: {sandbox}",
+    ]
 
 
-def _problems(status: Document, options: ResizerOptions, reason: str) -> Iterable[tuple[str, str]]:
+def _problems(status: Document, options: ResizerOptions, reason: str) -> Iterable[Problem]:
     if reason:
         yield BAD, f"No picture can be taken: {reason}."
     room = options.queue * options.fronts
@@ -76,42 +89,41 @@ def _problems(status: Document, options: ResizerOptions, reason: str) -> Iterabl
         yield WARN, f"All {slots} places for pictures are in use: slow clients have to yield theirs."
 
 
-def _tiles(status: Document) -> Iterable[str]:
+def _tiles(status: Document) -> Iterable[Tile]:
     sums, errors = status["totals"], status["errors"]
-    yield tile("pictures", "pictures", sum(status["pictures"].values()), "count")
-    yield tile("clients", "clients", status["clients"], "gauge")
-    yield tile("in", "from clients", sums["bytes_in_total"], "bytes")
-    yield tile("out", "to clients", sums["bytes_out_total"], "bytes")
-    yield tile("refused", "refused or failed", sum(errors.values()), "count")
+    for key, label, shown, small in (
+        ("pictures", "pictures", human_number(sum(status["pictures"].values())), "in all"),
+        ("clients", "clients", human_number(status["clients"]), "now"),
+        ("in", "from clients", human_bytes(sums["bytes_in_total"]), "in all"),
+        ("out", "to clients", human_bytes(sums["bytes_out_total"]), "in all"),
+        ("refused", "refused or failed", human_number(sum(errors.values())), "in all"),
+    ):
+        yield Tile(key, label, shown, small, "")
 
 
-def _content(status: Document, options: ResizerOptions) -> Iterable[str]:
-    yield "<h2>Work</h2>"
+def _tables(status: Document, options: ResizerOptions) -> Iterable[PageTable]:
     room, slots = options.queue * options.fronts, options.slots * options.fronts
-    rows = [
-        row("<th scope=row>queue</th>", bar_cell(of_limit(status["queued"], room), status["queued"], room)),
-        row("<th scope=row>places</th>", bar_cell(of_limit(status["slots"], slots), status["slots"], slots)),
+    work = [
+        PageRow("queue", (words("queue"), bar(status["queued"], room))),
+        PageRow("places", (words("places"), bar(status["slots"], slots))),
     ]
-    yield table(("", "in use"), rows)
-    yield "<h2>Times of a picture</h2>"
+    yield PageTable("work", "Work", ("of", "in use"), work)
     heads = (f"#{quantile:.0%} within" for quantile in QUANTILES)
-    yield table(
-        ("", "#pictures", *heads), (_time_row(name, found) for name, found in status["seconds"].items())
+    times = [_time_row(name, found) for name, found in status["seconds"].items()]
+    yield PageTable("times", "Times of a picture", ("of", "#pictures", *heads), times)
+    processes = [_process_row(number, one) for number, one in enumerate(status["processes"])]
+    yield PageTable(
+        "processes", "Processes", ("process", "state", "#pid", "#generation", "#memory"), processes
     )
-    yield "<h2>Processes</h2>"
-    yield table(
-        ("process", "state", "#pid", "#generation", "#memory"), map(_process_row, status["processes"])
-    )
-    yield "<h2>Since the start</h2>"
-    yield f"<dl>{''.join(_totals(status))}</dl>"
+    yield PageTable("totals", "Since the start", ("what", "#in all"), list(_totals(status)))
 
 
 _TIMES = {"wait": "waiting", "work": "in a CPU process", "whole": "from head to answer"}
 
 
-def _time_row(name: str, found: Mapping[str, Any]) -> str:
-    cells = [cell(_quantile(found, quantile)) for quantile in QUANTILES]
-    return row(f"<th scope=row>{_TIMES[name]}</th>", figure(f"time {name}", found["count"], "count"), *cells)
+def _time_row(name: str, found: Mapping[str, Any]) -> PageRow:
+    cells = [Cell(_quantile(found, quantile), look="n") for quantile in QUANTILES]
+    return PageRow(name, (words(_TIMES[name]), total(found["count"]), *cells))
 
 
 def _quantile(found: Mapping[str, Any], quantile: float) -> str:
@@ -124,19 +136,20 @@ def _quantile(found: Mapping[str, Any], quantile: float) -> str:
     return "longer"
 
 
-def _process_row(process: Mapping[str, Any]) -> str:
+def _process_row(number: int, process: Mapping[str, Any]) -> PageRow:
     is_front, load = process["role"] == "front", process["load"]
     state = counted(load, "client") if is_front else "busy" if load else "idle"
-    return row(
-        f"<th scope=row>{text(process['role'])} {process['slot']}</th>",
-        f"<td>{pill(state, 'note' if load else GOOD)}</td>",
-        cell(str(process["pid"])),
-        cell(str(process["generation"])),
-        cell(human_bytes(process["rss_bytes"])),
+    cells = (
+        words(f"{process['role']} {process['slot']}"),
+        pill(state, NOTE if load else GOOD),
+        Cell(str(process["pid"]), look="n"),
+        Cell(str(process["generation"]), look="n"),
+        Cell(human_bytes(process["rss_bytes"]), look="n", order=process["rss_bytes"] or -1),
     )
+    return PageRow(str(process["pid"]), cells, number=number)
 
 
-def _totals(status: Document) -> Iterable[str]:
+def _totals(status: Document) -> Iterable[PageRow]:
     found = {
         **{f"pictures as {name}": count for name, count in status["pictures"].items()},
         **{f"answered {name.replace('_', ' ')}": count for name, count in status["errors"].items()},
@@ -146,6 +159,5 @@ def _totals(status: Document) -> Iterable[str]:
             if name not in ("picture_us_total", "bytes_in_total", "bytes_out_total")
         },
     }
-    for label, value in found.items():
-        rate = rate_of(f"total {label}", value, "count")
-        yield f"<div><dt>{text(label)}</dt><dd>{human_number(value)}{rate}</dd></div>"
+    for number, (label, value) in enumerate(found.items()):
+        yield PageRow(label, (words(label), total(value)), number=number)

@@ -31,7 +31,7 @@ def words(html: str) -> str:
 
 
 def level(html: str) -> str:
-    found = re.search(r'<main class="level-(\w+)">', html)
+    found = re.search(r'<main class="level-(\w+)"', html)
     assert found
     return found[1]
 
@@ -69,7 +69,7 @@ def test_names_cannot_break_the_page_and_every_element_is_closed() -> None:
             self.open: list[str] = []
 
         def handle_starttag(self, tag: str, attrs: object) -> None:
-            if tag not in ("meta", "link"):
+            if tag not in ("meta", "link", "input"):
                 self.open.append(tag)
 
         def handle_endtag(self, tag: str) -> None:
