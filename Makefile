@@ -127,7 +127,7 @@ image:
 
 # Of an environment that holds the programs and nothing else: the tool that makes the list runs in another one.
 sbom: $(BIN)/python
-	$(PIP) '.[sbom]'
+	$(PIP) -e '.[sbom]'
 	$(PYTHON) -m venv --clear build/sbom
 	build/sbom/bin/python -m pip install --quiet --disable-pip-version-check .
 	$(BIN)/cyclonedx-py environment --output-reproducible --pyproject pyproject.toml --output-file build/sbom.json build/sbom

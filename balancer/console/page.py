@@ -101,17 +101,14 @@ def narrowed(status: Status, view: str) -> Status:
 
 
 class BalancerPage:
-    """Makes the views of one status. `below_backends`: HTML, a form for acts; the backends have boxes to tick then."""
+    """Makes the views of one status."""
 
-    def __init__(
-        self, status: Status, sampler: Sampler, now: float, view: str = WHOLE, below_backends: str = ""
-    ) -> None:
+    def __init__(self, status: Status, sampler: Sampler, now: float, view: str = WHOLE) -> None:
         self.status = narrowed(status, view)
         self.sampler = sampler
         self.now = now
         self.view = view
         self.base = "" if view == WHOLE else "../"
-        self.below_backends = below_backends
         self.sums = totals_of(status)
 
     def render(self) -> View:
@@ -121,7 +118,7 @@ class BalancerPage:
         tables = [
             PageTable("listeners", "Listeners", LISTENER_HEAD, list(map(self.listener, status["listeners"]))),
             PageTable("pools", "Pools", POOL_HEAD, list(map(self.pool, status["pools"]))),
-            PageTable("backends", "Backends", BACKEND_HEAD, backends, self.below_backends),
+            PageTable("backends", "Backends", BACKEND_HEAD, backends),
             PageTable("times", "Times", TIME_HEAD, list(self.times())),
         ]
         if view == WHOLE:
@@ -237,7 +234,7 @@ class BalancerPage:
         )
         downs = one["downs_total"]
         cells = (
-            Cell(name, small, pick=f"{one['pool']}/{one['name']}" if self.below_backends else ""),
+            words(name, small),
             pill(one["state"], level, since),
             bar(one["sessions"], one["maxconn"]),
             number(one["weight"]),

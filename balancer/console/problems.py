@@ -98,7 +98,7 @@ def backend_problems(backend: Mapping[str, Any]) -> Iterable[Problem]:
     ago = "" if since is None or since < 60 else f" for {rough_age(since)}"
     if state == "down":
         why = f" ({backend['check']})" if backend["check"] else ""
-        yield WARN, f"{name} at {address_text(backend)} has been down{ago}{why}."
+        yield WARN, f"{name} at {address_text(backend)} {'has been down' + ago if ago else 'is down'}{why}."
     elif state == "unresolved":
         yield WARN, f"{name}: no address of {backend['address']} is known."
     elif state != "up":

@@ -3,8 +3,8 @@
 RULES
 - Pure: a View in, text out. Everything that comes from outside passes `text()`.
 - What needs attention comes first, as sentences. No meaning is in a colour alone.
-- The page is whole without its script: tables are folded by a box to tick, a view of its own has a path of its own, acts
-  are a form. The script asks for what has changed (changes.py), sorts and filters.
+- The page is whole without its script: tables are folded by a box to tick, a view of its own has a path of its own. The
+  script asks for what has changed (changes.py), sorts and filters.
 - The page loads nothing, and its Content-Security-Policy allows this script and this style only.
 """
 
@@ -24,7 +24,7 @@ MOST_ROWS = 20  # of a table before it is folded
 LEVEL_WORDS = {BAD: "alarm", WARN: "warning", "note": "note"}
 
 
-def _policy(form_action: str) -> str:
+def _policy() -> str:
     """Content-Security-Policy of the page: its own script and style by their hashes."""
     allowed = []
     for name in ("script", "style"):
@@ -33,18 +33,10 @@ def _policy(form_action: str) -> str:
         digest = base64.b64encode(hashlib.sha256(found[1].encode()).digest()).decode()
         allowed.append(f"{name}-src 'sha256-{digest}'")
     rest = ("img-src data:", "connect-src 'self'", "frame-ancestors 'none'", "base-uri 'none'")
-    return "; ".join(("default-src 'none'", *allowed, *rest, f"form-action {form_action}"))
+    return "; ".join(("default-src 'none'", *allowed, *rest, "form-action 'none'"))
 
 
-def headers(may_act: bool = False) -> tuple[tuple[str, str], ...]:
-    """Of a page; `may_act`: it has a form."""
-    return (
-        ("Content-Security-Policy", _policy("'self'" if may_act else "'none'")),
-        ("Referrer-Policy", "same-origin" if may_act else "no-referrer"),
-    )
-
-
-HEADERS = headers()
+HEADERS = (("Content-Security-Policy", _policy()), ("Referrer-Policy", "no-referrer"))
 
 
 def text(value: object) -> str:
@@ -115,7 +107,7 @@ def table_html(table: PageTable) -> str:
         f'<section id="{name}"><h2 id="h-{name}">{text(table.title)}</h2>{fold}\n'
         f'<div class="table" role="region" tabindex="0" aria-labelledby="h-{name}">'
         f'<table class="{name}" data-table="{name}">\n<thead><tr>{heads}</tr></thead>\n'
-        f"<tbody>\n{body}\n</tbody></table></div>{table.below}</section>"
+        f"<tbody>\n{body}\n</tbody></table></div></section>"
     )
 
 
@@ -135,10 +127,6 @@ def cell_html(cell: Cell) -> str:
         shown = f'<a href="{text(cell.link)}">{shown}</a>'
     if cell.look.startswith("pill"):
         shown = f"<span>{shown}</span>"
-    if cell.pick:
-        pick = text(cell.pick)
-        box = f'<input type="checkbox" form="acts" name="backend" value="{pick}" aria-label="choose {pick}">'
-        shown = f"{box} {shown}"
     if cell.small:
         shown += f"<small>{text(cell.small)}</small>"
     if cell.part >= 0:

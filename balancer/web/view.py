@@ -19,7 +19,7 @@ Problem = tuple[str, str]  # level, sentence
 
 class Cell(NamedTuple):
     """One cell. `look`: words of page.html's style; `part`: percent of a bar, below 0 without one; `order`: what the
-    column is sorted by, instead of the text; `pick`: the value of a box to tick; `points`: of a chart."""
+    column is sorted by, instead of the text; `points`: of a chart."""
 
     text: str
     small: str = ""
@@ -27,7 +27,6 @@ class Cell(NamedTuple):
     part: float = -1.0
     order: float | str = ""
     link: str = ""
-    pick: str = ""
     points: str = ""
 
     def short(self) -> list[Any]:
@@ -56,13 +55,12 @@ class PageRow(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class PageTable:
-    """`head`: words, those of numbers begin with `#`. `below`: HTML under the table."""
+    """`head`: words, those of numbers begin with `#`."""
 
     name: str
     title: str
     head: Sequence[str]
     rows: Sequence[PageRow]
-    below: str = ""
 
 
 class Tile(NamedTuple):
