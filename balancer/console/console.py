@@ -10,7 +10,7 @@ import socket
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from balancer import __version__
 from balancer.config.units import Address
@@ -18,8 +18,6 @@ from balancer.console.admin import AdminServer
 from balancer.console.answers import Answers, makers_for
 from balancer.console.commands import Commands
 from balancer.console.events import describe_events
-from balancer.console.history import Sampler, thing_of_listener, thing_of_pool
-from balancer.console.pages import Pages
 from balancer.console.processes import Processes
 from balancer.console.status import Identity, describe_certificates, roles_by_pid, snapshot
 from balancer.console.table import EXPIRES_SOON, days_text
@@ -30,7 +28,11 @@ from balancer.options import Listener, Options
 from balancer.pool.board import Board
 from balancer.prefork.child import Child
 from balancer.prefork.sockets import ListeningSocket
-from balancer.web.history import STEP, History
+from balancer.web.history import STEP
+
+if TYPE_CHECKING:
+    from balancer.console.history import Sampler
+    from balancer.console.pages import Pages
 
 SAMPLE_EVERY = 1.0  # seconds
 WARN_EVERY = 86_400.0
@@ -60,25 +62,22 @@ def run(child: Child, options: Options, board: Board) -> int:
     def events() -> dict[str, Any]:
         return describe_events(board, 0, child.loop.now)
 
-    sampler = Sampler(History(board.history), things_of(options))
-    names = frozenset(view_names(options))
-    pages = Pages(sampler, names, f"{os.getpid()}.{int(child.loop.now * 1000)}", lambda: child.loop.now)
-    makers = makers_for([pool.name for pool in options.pools], events, pages.paths())
-    answers = Answers(child.loop, status, makers, pages.since)
+    admin_address, metrics_address = options.process.admin_address, options.process.metrics
+    pages = None if metrics_address is None else pages_of(child, options, board, status)
+    pool_names = [pool.name for pool in options.pools]
+    makers = makers_for(pool_names, events, pages.paths() if pages else None)
+    answers = Answers(child.loop, status, makers, pages.since if pages else None)
     commands = Commands(
         board, options.listeners, options.pools, child.loop, child.master_pid, answers, child.log, child.row
     )
     servers: list[AdminServer | WebServer] = []
-    admin_address, metrics_address = options.process.admin_address, options.process.metrics
     if admin_address is not None:
         sockets = sockets_at(admin_address, child)
         servers.append(AdminServer(child.loop, sockets, commands.handle, child.log))
-    if metrics_address is not None:
+    if metrics_address is not None and pages is not None:
         servers.append(
             WebServer(child.loop, sockets_at(metrics_address, child), answers, child.log, pages.canonical)
         )
-        remember(child, sampler, status)
-        child.loop.every(STEP, partial(remember, child, sampler, status))
     child.on_drain = drain_of(child, servers)
     child.on_new_sockets = refresh_of(servers)
     sample()
@@ -90,13 +89,29 @@ def run(child: Child, options: Options, board: Board) -> int:
     return child.run()
 
 
-def remember(child: Child, sampler: Sampler, status: Callable[[], dict[str, Any]]) -> None:
+def pages_of(child: Child, options: Options, board: Board, status: Callable[[], dict[str, Any]]) -> "Pages":
+    """The pages over HTTP, and their history, which is sampled from now on. Imported only where there is a web server:
+    in every process their code is half a megabyte."""
+    from balancer.console.history import Sampler
+    from balancer.console.pages import Pages
+    from balancer.web.history import History
+
+    sampler = Sampler(History(board.history), things_of(options))
+    remember(child, sampler, status)
+    child.loop.every(STEP, partial(remember, child, sampler, status))
+    names = frozenset(view_names(options))
+    return Pages(sampler, names, f"{os.getpid()}.{int(child.loop.now * 1000)}", lambda: child.loop.now)
+
+
+def remember(child: Child, sampler: "Sampler", status: Callable[[], dict[str, Any]]) -> None:
     """Take a sample of the state."""
     sampler.sample(status(), child.loop.now)
 
 
 def things_of(options: Options) -> dict[str, int]:
     """Which place of the history is whose."""
+    from balancer.console.history import thing_of_listener, thing_of_pool
+
     listeners = {f"listener {one.name}": thing_of_listener(one.index) for one in options.listeners}
     return listeners | {f"pool {one.name}": thing_of_pool(one.index) for one in options.pools}
 
