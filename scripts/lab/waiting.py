@@ -7,7 +7,7 @@ that succeeds costs nothing. The environment's LAB_PATIENCE decides otherwise.
 import os
 import select
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Protocol, TypeVar
 
 T = TypeVar("T")
@@ -42,7 +42,16 @@ def wait_for(condition: Callable[[], T | None], what: str, seconds: float = 5.0,
 def is_readable(*files: HasFileno | int, within: float = 0.0) -> bool:
     """Whether one of them can be read, or is at its end, within so many seconds. Descriptors above 1,023, too, which
     `select.select` refuses."""
-    poll = select.poll()
+    return bool(readable(files, within))
+
+
+F = TypeVar("F", bound=HasFileno | int)
+
+
+def readable(files: Iterable[F], within: float = 0.0) -> list[F]:
+    """Those that can be read, or are at their end, within so many seconds."""
+    poll, found = select.poll(), {}
     for each in files:
         poll.register(each, select.POLLIN)
-    return bool(poll.poll(within * 1000))
+        found[each if isinstance(each, int) else each.fileno()] = each
+    return [found[fd] for fd, _ in poll.poll(within * 1000)]

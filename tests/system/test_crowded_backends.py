@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import select
 import shutil
 import socket
 import subprocess
@@ -16,7 +15,7 @@ import pytest
 
 from scripts.lab.load import receive
 from scripts.lab.network import Address
-from scripts.lab.waiting import wait_for
+from scripts.lab.waiting import readable, wait_for
 from tests.system.harness import Balancer
 
 
@@ -149,14 +148,12 @@ def test_where_the_ports_are_used_up_another_destination_or_source_has_more_and_
         served: list[socket.socket] = []
 
         def are_served() -> bool:
-            served[:] = select.select(clients, [], [], 0)[0]
+            served[:] = readable(clients)
             return len(served) == places
 
         wait_for(are_served, "an answer for each that has a place", 20)
         served[0].close()  # its port is free again after a second
-        assert select.select([one for one in clients if one not in served], [], [], 30)[0], (
-            "its place is taken"
-        )
+        assert readable([one for one in clients if one not in served], 30), "its place is taken"
         totals = lb.status()["totals"]
         assert totals["refused_total"] == totals["failed_total"] == 0
         assert {backend["state"] for backend in lb.status()["backends"]} == {"up"}

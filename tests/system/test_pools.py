@@ -1,6 +1,5 @@
 """Several listeners and pools in one balancer: each has its own limit, counters, queue and policy."""
 
-import select
 import socket
 import time
 from collections import Counter
@@ -13,7 +12,7 @@ import pytest
 from scripts.lab.backends import Digest, Echo
 from scripts.lab.load import Load, receive, run_load
 from scripts.lab.network import Address, free_port, held, text_of
-from scripts.lab.waiting import wait_for
+from scripts.lab.waiting import readable, wait_for
 from tests.system.churn import Churn, Counting
 from tests.system.faults import REAPED, kill_at_random, report
 from tests.system.harness import FileBalancer, ini_section
@@ -171,7 +170,7 @@ def test_the_queues_of_two_pools_are_apart() -> None:
         assert queued(lb, "patient") == 3
         held_places["patient"].close()
         while patient:  # one at a time, from either worker's queue
-            [served], _, _ = select.select(patient, [], [], 5)
+            [served] = readable(patient, 5)
             assert receive(served, 5), "the freed place of the patient pool"
             patient.remove(served)
             served.close()

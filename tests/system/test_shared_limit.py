@@ -7,7 +7,6 @@ import contextlib
 import fcntl
 import os
 import random
-import select
 import signal
 import socket
 import time
@@ -21,6 +20,7 @@ from balancer.pool.board import L_SESSIONS, Board, columns_for
 from balancer.pool.shared_limit import SharedLimit
 from balancer.shm.layout import FIRST_LEASE, MASTER_LIVE_ROWS, MASTER_ROW, make_shared
 from scripts.lab.backends import Echo
+from scripts.lab.waiting import is_readable, readable
 from tests.system.harness import Balancer
 
 LIMIT, WORKERS = 8, 4
@@ -95,7 +95,7 @@ def churn(address: str) -> Callable[[SharedLimit], None]:
 
 def still_open(connections: list[socket.socket]) -> list[socket.socket]:
     """The connections whose other end is open; the others are closed."""
-    closed = select.select(connections, [], [], 0)[0]
+    closed = readable(connections)
     for conn in closed:
         conn.close()
     return [conn for conn in connections if conn not in closed]
@@ -116,7 +116,7 @@ def test_never_one_too_many_in_a_storm_of_kills_and_the_whole_limit_is_there_aga
     end = time.monotonic() + 3
     try:
         while time.monotonic() < end:
-            select.select([listener], [], [], 0.1)
+            is_readable(listener, within=0.1)
             with contextlib.suppress(BlockingIOError):
                 while True:
                     connections.append(listener.accept()[0])
