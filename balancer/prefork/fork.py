@@ -65,6 +65,7 @@ def fork_child(
     process to give.
     """
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK)
+    gc.collect()  # garbage would be frozen too, and stay in every process for ever
     gc.freeze()  # shared with the child from now on; the collector would write to every page of it, and so copy it
     with signals_blocked():
         try:
