@@ -34,6 +34,7 @@ from workers.resizer.http_protocol import HttpProtocol
 from workers.resizer.idle_set import WorkerSlot
 from workers.resizer.options import ResizerOptions
 from workers.resizer.protocol import ClientProtocol
+from workers.resizer.rates import Rates
 from workers.resizer.scheduler import Scheduler
 from workers.resizer.task import Origin
 from workers.wire.frames import MAGIC
@@ -95,6 +96,7 @@ class Front:
         arena = Arena(options.slots, options.slot_bytes)
         self.scheduler = Scheduler(child.loop, child.log, options, arena, child.cells, self._workers())
         self.clients: dict[int, FrontConnection] = {}  # by descriptor
+        self.rates = Rates()  # of the status page
         self.origins: WeakValueDictionary[str, Origin] = WeakValueDictionary()
         shortage = ShortageLog(child.loop, child.log, lambda: {"clients": self._of_maxconns()})
         self.acceptor = Acceptor(
@@ -184,7 +186,7 @@ class Front:
     def _protocol_for(self, connection: FrontConnection, first: int) -> ClientProtocol:
         if first == MAGIC[0] or not self.options.http:
             return FrameProtocol(connection, self.scheduler)
-        return HttpProtocol(connection, self.scheduler, self._describe_now)
+        return HttpProtocol(connection, self.scheduler, self._describe_now, self.rates)
 
     def _gone(self, connection: BufferedConnection, reason: str) -> None:
         del self.clients[connection.fd]

@@ -15,6 +15,8 @@ from balancer.eventloop.exposition import CONTENT_TYPE
 from balancer.eventloop.http import HttpAnswer, HttpConnection, HttpError, HttpExchange, HttpLimits
 from balancer.web.page import CONTENT_TYPE as PAGE_TYPE
 from balancer.web.page import HEADERS as PAGE_HEADERS
+from balancer.web.page import page
+from balancer.web.view import View
 from workers.imaging.job import ResizeJob
 from workers.imaging.limits import PictureRefused
 from workers.resizer import counters
@@ -31,8 +33,9 @@ from workers.resizer.http_api import (
 from workers.resizer.metrics import metrics_text
 from workers.resizer.orders import Result
 from workers.resizer.protocol import ClientProtocol
+from workers.resizer.rates import Rates
 from workers.resizer.scheduler import Scheduler
-from workers.resizer.status_page import render_status, status_changes
+from workers.resizer.status_page import status_changes, status_view, sums_of
 from workers.resizer.task import BUSY, DRAINING, OK, QueueClient, Task, TaskStage, job_for
 
 HASTY_SECONDS = 0.5  # that the refusal of a client waits which comes before the time that it was told
@@ -41,16 +44,20 @@ EARLY_BYTES = 8 * 1024
 
 
 class HttpProtocol(HttpConnection, ClientProtocol):
-    """The HTTP of one connection. `status` gives the document of GET /status."""
+    """The HTTP of one connection. `status` gives the document of GET /status; `rates` are the front's."""
 
     __slots__ = ("_front",)
 
     def __init__(
-        self, connection: FrontConnection, scheduler: Scheduler, status: Callable[[], dict[str, object]]
+        self,
+        connection: FrontConnection,
+        scheduler: Scheduler,
+        status: Callable[[], dict[str, object]],
+        rates: Rates,
     ) -> None:
         # A refused body is thrown away in the kernel, so that the client, which may send it all, sees the answer.
         limits = HttpLimits(skip_bytes=scheduler.options.max_frame)
-        super().__init__(connection, ResizeRouter(connection, scheduler, status), limits)
+        super().__init__(connection, ResizeRouter(connection, scheduler, status, rates), limits)
         self._front = connection
 
     def received(self, data: memoryview) -> None:
@@ -72,11 +79,16 @@ class ResizeRouter:
     """Answers the requests of one connection."""
 
     def __init__(
-        self, connection: FrontConnection, scheduler: Scheduler, status: Callable[[], dict[str, object]]
+        self,
+        connection: FrontConnection,
+        scheduler: Scheduler,
+        status: Callable[[], dict[str, object]],
+        rates: Rates,
     ) -> None:
         self.connection = connection
         self.scheduler = scheduler
         self._status = status
+        self._rates = rates
 
     # -- HttpRouter --
 
@@ -93,17 +105,16 @@ class ResizeRouter:
             self.answer(exchange, self._look(request.path, "?since=" in exchange.target))
 
     def _look(self, path: str, for_page: bool) -> HttpAnswer:
-        """The answer of a path that asks for no work; `for_page`: what the script of the page asks for."""
+        """The answer of a path that asks for no work; `for_page`: what the script of the page asks for. Raises
+        HttpError."""
         options = self.scheduler.options
         match path:
             case "/":
-                html = render_status(self._status(), options, self.scheduler.reason_not_ready())
-                return text_answer(PAGE_TYPE, html, *PAGE_HEADERS)
+                return text_answer(PAGE_TYPE, page(self._view()), *PAGE_HEADERS)
             case "/live":
                 return json_answer({"status": "ok"})
             case "/status" if for_page:
-                reason = self.scheduler.reason_not_ready()
-                return json_answer(status_changes(self._status(), options, reason))
+                return json_answer(status_changes(self._view()))
             case "/status":
                 return json_answer(self._status())
             case "/agent":
@@ -112,6 +123,12 @@ class ResizeRouter:
                 return text_answer(CONTENT_TYPE, metrics_text(self._status(), options))
             case _:
                 return json_answer(self._health())
+
+    def _view(self) -> View:
+        """The status page."""
+        scheduler, document = self.scheduler, self._status()
+        self._rates.note(scheduler.loop.now, sums_of(document))
+        return status_view(document, scheduler.options, scheduler.reason_not_ready(), self._rates)
 
     def _begin_upload(self, exchange: HttpExchange, job: ResizeJob) -> None:
         """Receive the body, unless the queue is full for it already. Raises HttpError."""

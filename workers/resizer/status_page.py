@@ -9,7 +9,6 @@ from typing import Any
 from balancer.config.units import counted
 from balancer.web.changes import Changes
 from balancer.web.figures import human_bytes, human_number
-from balancer.web.page import page
 from balancer.web.view import (
     BAD,
     GOOD,
@@ -22,36 +21,45 @@ from balancer.web.view import (
     Tile,
     View,
     bar,
+    per_second,
     pill,
     total,
     words,
 )
 from workers.resizer.options import ResizerOptions
+from workers.resizer.rates import Rates
 
 Document = Mapping[str, Any]
 LINKS = ("status", "metrics", "ready", "live")
 QUANTILES = (0.5, 0.9, 0.99)
 
 
-def render_status(document: Document, options: ResizerOptions, reason: str) -> str:
-    """The page. `document`: as counters.status_document makes it; `reason`: why no picture could be taken, or ""."""
-    return page(_view(document, options, reason))
+def sums_of(document: Document) -> dict[str, int]:
+    """The totals whose rates the page shows. `document`: as counters.status_document makes it."""
+    totals = document["totals"]
+    return {
+        "pictures": sum(document["pictures"].values()),
+        "in": totals["bytes_in_total"],
+        "out": totals["bytes_out_total"],
+        "refused": sum(document["errors"].values()),
+    }
 
 
-def status_changes(document: Document, options: ResizerOptions, reason: str) -> dict[str, Any]:
+def status_changes(view: View) -> dict[str, Any]:
     """What the script of the page asks for: everything, for it is little, and the next front knows no version of it."""
     changes = Changes("")
-    changes.update(_view(document, options, reason))
+    changes.update(view)
     return changes.since("")
 
 
-def _view(document: Document, options: ResizerOptions, reason: str) -> View:
+def status_view(document: Document, options: ResizerOptions, reason: str, rates: Rates) -> View:
+    """The page. `reason`: why no picture could be taken, or ""; `rates` have noted `sums_of` this document."""
     return View(
         host=document["name"],
         headline=_headline(document, reason),
         facts=_facts(document, options),
         problems=list(_problems(document, options, reason)),
-        tiles=list(_tiles(document)),
+        tiles=list(_tiles(document, rates)),
         tables=list(_tables(document, options)),
         documents=LINKS,
         source="status?",
@@ -89,16 +97,19 @@ def _problems(status: Document, options: ResizerOptions, reason: str) -> Iterabl
         yield WARN, f"All {slots} places for pictures are in use: slow clients have to yield theirs."
 
 
-def _tiles(status: Document) -> Iterable[Tile]:
-    sums, errors = status["totals"], status["errors"]
-    for key, label, shown, small in (
-        ("pictures", "pictures", human_number(sum(status["pictures"].values())), "in all"),
-        ("clients", "clients", human_number(status["clients"]), "now"),
-        ("in", "from clients", human_bytes(sums["bytes_in_total"]), "in all"),
-        ("out", "to clients", human_bytes(sums["bytes_out_total"]), "in all"),
-        ("refused", "refused or failed", human_number(sum(errors.values())), "in all"),
-    ):
-        yield Tile(key, label, shown, small, "")
+_TILES = {"pictures": "pictures", "in": "from clients", "out": "to clients", "refused": "refused or failed"}
+
+
+def _tiles(status: Document, rates: Rates) -> Iterable[Tile]:
+    yield Tile("clients", "clients", human_number(status["clients"]), "now", "")
+    for name, count in sums_of(status).items():
+        is_bytes, rate = name in ("in", "out"), rates.per_second(name)
+        counted_in_all = human_bytes(count) if is_bytes else human_number(count)
+        if rate is None:
+            yield Tile(name, _TILES[name], counted_in_all, "in all", "")
+        else:
+            shown = f"{per_second(rate, is_bytes)} / s"
+            yield Tile(name, _TILES[name], shown, f"{counted_in_all} in all", rates.chart(name))
 
 
 def _tables(status: Document, options: ResizerOptions) -> Iterable[PageTable]:

@@ -23,6 +23,7 @@ from workers.resizer.idle_set import WorkerSlot
 from workers.resizer.options import ResizerOptions
 from workers.resizer.orders import Hello, Order, Ping, Result, encode
 from workers.resizer.protocol import ClientProtocol
+from workers.resizer.rates import Rates
 from workers.resizer.scheduler import Scheduler
 from workers.resizer.task import OK
 from workers.wire.frames import MAGIC, FrameReader, frame
@@ -141,7 +142,7 @@ class FrontFixture:
     def _protocol_for(self, connection: FrontConnection, first: int) -> ClientProtocol:
         if first == MAGIC[0]:
             return FrameProtocol(connection, self.scheduler, self.answer_bytes)
-        return HttpProtocol(connection, self.scheduler, lambda: {"name": "here"})
+        return HttpProtocol(connection, self.scheduler, lambda: {"name": "here"}, Rates())
 
     def settle(self) -> None:
         for _ in range(12):

@@ -1,5 +1,6 @@
 """The resizer's status page: the figures of the status, what needs attention, nothing that could break the page."""
 
+import json
 import re
 from html.parser import HTMLParser
 from typing import Any
@@ -7,10 +8,12 @@ from typing import Any
 import pytest
 
 from balancer.shm.layout import FIRST_LEASE, MASTER_LIVE_ROWS, MASTER_ROW, PID, make_shared
+from balancer.web.page import page
 from workers.resizer import counters
 from workers.resizer.counters import status_document
 from workers.resizer.options import ResizerOptions
-from workers.resizer.status_page import render_status
+from workers.resizer.rates import Rates
+from workers.resizer.status_page import status_changes, status_view, sums_of
 
 OPTIONS = ResizerOptions(name="here", queue=10)
 
@@ -37,7 +40,7 @@ def level(html: str) -> str:
 
 
 def test_the_figures_of_the_status() -> None:
-    html = render_status(document(), OPTIONS, "")
+    html = page(status_view(document(), OPTIONS, "", Rates()))
     shown = words(html)
     assert level(html) == "good" and "Nothing needs attention." in shown
     assert "2 CPU processes, 0 pictures at work, 0 waiting" in shown
@@ -55,12 +58,12 @@ def test_the_figures_of_the_status() -> None:
     ],
 )
 def test_what_needs_attention(changed: dict[str, Any], reason: str, expected: str, sentence: str) -> None:
-    html = render_status(document(**changed), OPTIONS, reason)
+    html = page(status_view(document(**changed), OPTIONS, reason, Rates()))
     assert level(html) == expected and sentence in words(html)
 
 
 def test_names_cannot_break_the_page_and_every_element_is_closed() -> None:
-    html = render_status(document(name='<script>alert("x")</script>'), OPTIONS, "<b>")
+    html = page(status_view(document(name='<script>alert("x")</script>'), OPTIONS, "<b>", Rates()))
     assert html.count("<script>") == 1
 
     class Balance(HTMLParser):
@@ -78,3 +81,24 @@ def test_names_cannot_break_the_page_and_every_element_is_closed() -> None:
     balance = Balance()
     balance.feed(html)
     assert not balance.open
+
+
+def test_tiles_tell_rates_once_there_are_two_samples() -> None:
+    rates = Rates()
+    first = document()
+    rates.note(100.0, sums_of(first))
+    assert "pictures 1,234 in all" in words(page(status_view(first, OPTIONS, "", rates)))
+    second = document(pictures={"webp": 1334})
+    rates.note(110.0, sums_of(second))
+    view = status_view(second, OPTIONS, "", rates)
+    assert "pictures 10.0 / s 1,334 in all" in words(page(view))
+    assert "1,334 in all" in json.dumps(status_changes(view))
+    rates.note(165.0, sums_of(second))  # the first sample is more than a minute old
+    assert "pictures 0 / s 1,334 in all" in words(page(status_view(second, OPTIONS, "", rates)))
+
+
+def test_a_chart_has_the_growth_from_each_sample_to_the_next() -> None:
+    rates = Rates()
+    for now, count in ((10.0, 0), (10.5, 8), (12.0, 8), (14.0, 8)):
+        rates.note(now, {"pictures": count})
+    assert rates.chart("pictures") == "116,2 117,2 118,26 119,26"
