@@ -10,7 +10,8 @@ RULES
     sessions FILTERS  ->  {...},{...},       kill FILTERS  ->  {"closed": 3}
 
 A session: {"id", "client", "via", "sni", "listener", "pool", "backend", "state", "age_s", "idle_s", "in", "out",
-"retries", "pid"}; `state` is queued, waiting (for first bytes), dialling, relaying, half-closed or framed; `idle_s` is
+"retries", "pid"}; `backend` is the session's, or with commas those of the requests of a framed client, which a kill by
+backend closes whole; `state` is queued, waiting (for first bytes), dialling, relaying, half-closed or framed; `idle_s` is
 exact to a second.
 """
 
@@ -25,6 +26,7 @@ from os import getpid
 from typing import Any
 
 from balancer.console.admin import AdminConnection, AdminServer
+from balancer.pool.backend import Backend
 from balancer.prefork.child import Child
 from balancer.relay import ends
 from balancer.relay.context import WorkerContext
@@ -65,15 +67,23 @@ class SessionFilter:
 
     def matches(self, session: Session, now: float) -> bool:
         """Whether a session is meant."""
-        backend = session.backend
         return (
             not session.closed
             and now - session.accepted_at >= self.older
             and (not self.id or session_id(session) == self.id)
             and (not self.pool or session.lane.pool_name == self.pool)
-            and (not self.backend or (backend is not None and self.backend in backend.spellings()))
+            and (not self.backend or any(self.backend in one.spellings() for one in backends_of(session)))
             and (not self.client or is_within(session.source_ip, self.client))
         )
+
+
+def backends_of(session: Session) -> list[Backend]:
+    """Those that a session is with: one, or in framed mode those of its client's requests, each once."""
+    client = session.splicing
+    found = (
+        [one.backend for one in client.requests] if isinstance(client, FramedClient) else [session.backend]
+    )
+    return list(dict.fromkeys(one for one in found if one is not None))
 
 
 def is_within(address: str, network: str) -> bool:
@@ -103,7 +113,7 @@ def describe_session(session: Session, now: float) -> dict[str, Any]:
         "sni": server_name(peer) or None,
         "listener": session.lane.listener_name,
         "pool": session.lane.pool_name,
-        "backend": session.backend.name if session.backend is not None else None,
+        "backend": ",".join(one.name for one in backends_of(session)) or None,
         "state": state_of_session(session),
         "age_s": round(now - session.accepted_at, 3),
         "idle_s": round(now - (activity.last_activity if activity is not None else session.accepted_at), 3),

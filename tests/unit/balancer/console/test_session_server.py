@@ -15,6 +15,7 @@ from balancer.console.session_query import filter_of, is_whole, question_of, ses
 from balancer.console.session_server import SLICE, SessionFilter, SessionServer, describe_session
 from balancer.relay import ends
 from balancer.relay.session_line import session_id
+from tests.unit.balancer.relay.framed.framed_simulation import FramedSimulation
 from tests.unit.balancer.relay.simulation import OWN, FarElector, Make
 
 
@@ -160,3 +161,22 @@ def test_conditions_that_mean_nothing_are_refused() -> None:
     for word in ("pool", "pool=", "colour=red", "client=x", "older=x"):
         with pytest.raises(ValueError):
             filter_of([word], ValueError)
+
+
+def test_a_framed_client_is_with_the_backends_of_its_requests() -> None:
+    worker = FramedSimulation(3, order="any")
+    try:
+        client = worker.client()
+        client.ask("a", "b")
+        [session] = worker.sessions
+        names = [worker.backends[server].name for server in range(3) if worker.under_way(server)]
+        assert len(names) == 2
+        assert sorted(describe_session(session, worker.loop.now)["backend"].split(",")) == sorted(names)
+        meant = [
+            one.name
+            for one in worker.backends
+            if SessionFilter(backend=one.name).matches(session, worker.loop.now)
+        ]
+        assert sorted(meant) == sorted(names)
+    finally:
+        worker.close()
