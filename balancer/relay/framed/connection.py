@@ -302,7 +302,7 @@ class BackendConnection:
     def _on_idle(self) -> None:
         """Something has happened although no request is under way: an end, or bytes that were not asked for."""
         try:
-            if self.sock.recv(1, MSG_PEEK):
+            if self._read_unasked():
                 self.pool.suspect(self, UNASKED)
                 return
         except OSError as error:
@@ -451,6 +451,9 @@ class BackendConnection:
         request.owner.pump_upload(request)
 
     # -- bytes
+
+    def _read_unasked(self) -> bytes:
+        return self.sock.recv(1, MSG_PEEK)
 
     def _write(self, data: bytes) -> int:
         return write(self.fd, data)

@@ -18,7 +18,7 @@ from balancer.edge.backend_tls import BackendTls
 from balancer.eventloop.errnos import TRANSIENT
 from balancer.eventloop.loop import ERROR, HANGUP, READ, READ_HANGUP, URGENT, WRITE
 from balancer.pool.targets import DialTarget
-from balancer.relay.framed.connection import UNASKED, BackendConnection, ConnectionOwner, KeptConnections
+from balancer.relay.framed.connection import BackendConnection, ConnectionOwner, KeptConnections
 from balancer.relay.framed.frame_format import FrameRefused
 from balancer.relay.framed.requests import FramedRequest, RequestOwner
 from balancer.relay.framed.stream_transfer import transfer_between
@@ -104,15 +104,11 @@ class StreamConnection(BackendConnection):
     def on_handshake(self, mask: int) -> None:
         stream = self.stream
         assert isinstance(stream, KeptTlsStream)
-        try:
-            is_over = stream.shake_hands(mask)
-        except OSError as error:
-            self._handshake_failed(errno.EPROTO if stream.fault else error.errno or errno.EIO)
-            return
-        if is_over:
+        failure = stream.dial_on(mask)
+        if failure == 0:
             self._handshake_over(stream, mask)
-        elif stream.has_ended:
-            self._handshake_failed(errno.ECONNRESET)
+        elif failure is not None:
+            self._handshake_failed(failure)
 
     def _handshake_over(self, stream: TlsStream, mask: int) -> None:
         pool, request = self.pool, self.request
@@ -231,17 +227,6 @@ class StreamConnection(BackendConnection):
                 return
         request.owner.wait_for_turn(request)
 
-    def _on_idle(self) -> None:
-        try:
-            if self.stream.read(LIMIT)[0]:
-                self.pool.suspect(self, UNASKED)
-                return
-        except OSError as error:
-            if error.errno in TRANSIENT:
-                return
-        self.kept.idle.remove(self)
-        self.pool.drop(self)
-
     # -- ends
 
     def broke(self, code: int) -> None:
@@ -276,6 +261,9 @@ class StreamConnection(BackendConnection):
             self.stream.shut()
 
     # -- bytes
+
+    def _read_unasked(self) -> bytes:
+        return self.stream.read(LIMIT)[0]
 
     def _write(self, data: bytes) -> int:
         return self.stream.write(data)

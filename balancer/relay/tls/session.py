@@ -78,15 +78,11 @@ class TlsSession(ProxyHeaderSession):
         """Go on with the handshake of the backend that has taken the connect."""
         stream = self.dialled
         assert stream is not None
-        try:
-            is_over = stream.shake_hands(mask)
-        except OSError as error:
-            self._handshake_failed(errno.EPROTO if stream.fault else error.errno or errno.EIO)
-            return
-        if is_over:
+        failure = stream.dial_on(mask)
+        if failure == 0:
             self._handshake_over(stream, mask)
-        elif stream.has_ended:
-            self._handshake_failed(errno.ECONNRESET)
+        elif failure is not None:
+            self._handshake_failed(failure)
 
     def _handshake_over(self, stream: TlsStream, mask: int) -> None:
         """Relay, as `Session.connected` does without TLS."""

@@ -264,6 +264,16 @@ class TlsStream:
 
     # -- the handshake
 
+    def dial_on(self, mask: int) -> int | None:
+        """`shake_hands` with a backend: None while it is under way, 0 when it is over, else the errno of its failure, of
+        which `fault` may say more."""
+        try:
+            if self.shake_hands(mask):
+                return 0
+        except OSError as error:
+            return errno.EPROTO if self.fault else error.errno or errno.EIO
+        return errno.ECONNRESET if self.has_ended else None
+
     def shake_hands(self, mask: int) -> bool:
         """Go on with the handshake, of which the loop has reported `mask` since the last call, as far as the peer's bytes
         allow; return whether it is over. Raises SSLError when it has failed (the alert is sent), OSError when the
