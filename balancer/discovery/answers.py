@@ -26,11 +26,7 @@ ERRORS = (
     "", "timeout", "SERVFAIL", "REFUSED", "NXDOMAIN", "NODATA", "FORMERR", "NOTIMP", "no name", "no address to dial",
     "ECONNREFUSED", "ENETUNREACH", "EHOSTUNREACH", "error",
 )  # fmt: skip
-ABSENT = (
-    "no name",
-    "NXDOMAIN",
-    "NODATA",
-)  # there are no such records; other errors say that a server has failed
+ABSENT = ("no name", "NXDOMAIN", "NODATA")  # no such records; other errors say that a server has failed
 
 
 class Query(NamedTuple):

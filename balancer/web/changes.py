@@ -15,9 +15,8 @@ from typing import Any
 
 from balancer.web.view import View
 
-MOST_GONE = (
-    1000  # rows that have gone and are remembered; whoever knows only what was before them gets everything
-)
+# Rows that have gone and are remembered; whoever knows only what was before them gets everything.
+MOST_GONE = 1000
 
 
 class Changes:

@@ -190,24 +190,13 @@ def nginx(directory: Path) -> Iterator[tuple[Address, LabProcess]]:
         yield address, server
 
 
-class Mail:
+class Mail(Scripted):
     """A mail server that notes how clients leave, as Postfix does: `lost` is those that left without QUIT."""
 
     def __init__(self) -> None:
         self.quits, self.lost = 0, 0
         self._lock = threading.Lock()
-        self._backend = Scripted(self._serve)
-
-    def __enter__(self) -> "Mail":
-        self._backend.__enter__()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._backend.__exit__(None, None, None)
-
-    @property
-    def address(self) -> Address:
-        return self._backend.address
+        super().__init__(self._serve)
 
     def _serve(self, conn: socket.socket) -> None:
         heard = b""

@@ -25,25 +25,14 @@ SERVER = ("198.51.100.9", 443)
 HEADERS = {"v1": write_v1(CLIENT, SERVER), "v2": write_v2(CLIENT, SERVER, {}, checksum=True)}
 
 
-class Headed:
+class Headed(Scripted):
     """A backend that reads a PROXY header and echoes what follows. `claims` are those that came, `segments` what the
     first read of each connection gave."""
 
     def __init__(self) -> None:
         self.claims: list[ProxyClaim] = []
         self.segments: list[bytes] = []
-        self.backend = Scripted(self._serve)
-
-    def __enter__(self) -> "Headed":
-        self.backend.__enter__()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.backend.__exit__(None, None, None)
-
-    @property
-    def address(self) -> Address:
-        return self.backend.address
+        super().__init__(self._serve)
 
     def _serve(self, conn: socket.socket) -> None:
         data = b""

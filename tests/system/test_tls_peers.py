@@ -27,7 +27,7 @@ BROWSER = (
 IMAGES = 12  # of a page: a browser opens six connections for them
 
 
-class Website:
+class Website(Scripted):
     """An HTTP/1.1 server behind the balancer: a page with images, whose script counts those that have come. `claims` are
     the PROXY headers of its connections."""
 
@@ -42,18 +42,7 @@ class Website:
     def __init__(self) -> None:
         self.claims: list[ProxyClaim] = []
         self._lock = threading.Lock()
-        self._backend = Scripted(self._serve)
-
-    def __enter__(self) -> "Website":
-        self._backend.__enter__()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._backend.__exit__(None, None, None)
-
-    @property
-    def address(self) -> Address:
-        return self._backend.address
+        super().__init__(self._serve)
 
     def _serve(self, conn: socket.socket) -> None:
         data = b""

@@ -126,7 +126,7 @@ ORDER = {
         ("assembly",),
     ),
     "workers.resizer": (
-        ("arena", "counters", "frame_assembler", "options", "orders", "protocol", "quarantine"),
+        ("arena", "counters", "frame_assembler", "options", "orders", "protocol", "quarantine", "rates"),
         ("footprint", "transfer"),
         ("cost", "front_connection", "http_api", "metrics", "status_page", "task"),
         ("fair_queue", "holders", "idle_set", "replies", "retry"),
