@@ -225,7 +225,7 @@ class EventsReply:
 def events_text(events: Sequence[Mapping[str, Any]], is_json: bool) -> str:
     """One line for each event."""
     if is_json:
-        return "\n".join(json.dumps(event) for event in events)
+        return "\n".join(json.dumps({"schema": SCHEMA} | dict(event)) for event in events)
     return "\n".join(printable(f"{event['at']} {event['verb']} {event['text']}") for event in events)
 
 

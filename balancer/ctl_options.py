@@ -44,9 +44,13 @@ COMMANDS = {
     "errors": Command((), "how sessions ended that did not end cleanly, and what failed at backends", False),
     "kill": Command(("[ID]",), "close sessions: the one of an ID, or all that the options name"),
     "drain": Command(("NAME...",), "no new sessions for these backends; open ones go on"),
-    "ready": Command(("NAME...",), "take new sessions again, with the configured weight"),
+    "ready": Command(("NAME...",), "take new sessions again, with the configured weight and maxconn"),
     "maint": Command(("NAME...",), "as drain, and they are not checked"),
     "weight": Command(("NAME", "N"), "change a backend's weight, 0 to 256; 0 is no new sessions"),
+    "maxconn": Command(
+        ("NAME", "N"),
+        "change how many sessions a backend takes, until a reload changes something; 0 is no limit",
+    ),
     "workers": Command(("[N]",), "the workers; with N, set their number without losing a connection"),
     "reload": Command(
         ("[certificates]",),

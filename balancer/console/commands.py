@@ -31,7 +31,7 @@ from balancer.console.status import describe_serving, serving_workers, worker_ro
 from balancer.eventloop.log import Log
 from balancer.eventloop.loop import Loop
 from balancer.options import Listener, Pool
-from balancer.pool.backend import Backend
+from balancer.pool.backend import MOST_SESSIONS, Backend
 from balancer.pool.board import (
     ADMIN_DRAIN,
     ADMIN_MAINT,
@@ -82,6 +82,7 @@ USAGES = {
     "ready": "ready NAME...",
     "maint": "maint NAME...",
     "weight": "weight NAME N",
+    "maxconn": "maxconn NAME N",
     "workers": "workers N",
     "reload": "reload [certificates]",
 }
@@ -165,6 +166,8 @@ class Commands:
                     reply.send(self.set_admin_states(act, state))
                 case ["weight", name, weight]:
                     reply.send(self.set_weight(act, name, weight))
+                case ["maxconn", name, maxconn]:
+                    reply.send(self.set_maxconn(act, name, maxconn))
                 case ["workers", count]:
                     reply.send(self.set_workers(act, count))
                 case ["reload"]:
@@ -241,6 +244,7 @@ class Commands:
         self.board.set_admin_state(backend.index, ADMIN_STATES[state], at_ms)
         if state == "ready":
             self.board.set_weight(backend.index, None, at_ms)
+            self.board.set_maxconn(backend.index, None)
         self._tell(act, backend=backend.identity, before=before, after=self._condition_of(backend))
 
     def set_weight(self, act: Act, name: str, text: str) -> dict[str, Any]:
@@ -252,10 +256,27 @@ class Commands:
         done = f"{backend.identity} has weight {weight} (configured: {backend.weight})"
         return self._answer(backend, done, weight=weight)
 
+    def set_maxconn(self, act: Act, name: str, text: str) -> dict[str, Any]:
+        backend = self.find(name)
+        maxconn = whole_number(text, "a maxconn", 0, MOST_SESSIONS)
+        before = self._condition_of(backend)
+        self.board.set_maxconn(backend.index, maxconn)
+        self._tell(act, backend=backend.identity, before=before, after=self._condition_of(backend))
+        limit = str(maxconn) if maxconn else "no limit"
+        return self._answer(
+            backend,
+            f"{backend.identity} has maxconn {limit} until `ready` or a reload that changes something "
+            f"(configured: {backend.maxconn or 'no limit'})",
+            maxconn=maxconn,
+        )
+
     def _condition_of(self, backend: Backend) -> str:
         """What operators have made of a backend."""
-        admin = ADMIN_NAMES[self.board.admin_word(backend.index, W_ADMIN_STATE)]
-        return f"{admin} weight {self.board.weight_of(backend.index, backend.weight)}"
+        index = backend.index
+        admin = ADMIN_NAMES[self.board.admin_word(index, W_ADMIN_STATE)]
+        maxconn = self.board.admin_maxconn(index)
+        limit = "" if maxconn is None else f" maxconn {maxconn}"
+        return f"{admin} weight {self.board.weight_of(index, backend.weight)}{limit}"
 
     def _answer(self, backend: Backend, done: str, **about: object) -> dict[str, Any]:
         """What was done, what became of the backend, and whether its pool can still serve."""

@@ -393,7 +393,7 @@ def describe_backend(
         "check": CHECK_NAMES[check] if check else None,
         "check_streak": board.word(index, W_STREAK) if check else None,
         "check_ms": check_us / 1000 if check_us else None,
-        "maxconn": backend.maxconn,
+        "maxconn": board.maxconn_of(index, backend.maxconn),
         "backup": is_backup(board, backend),
         "since_s": round((now_ms - since) / 1000, 1) if since else None,
     }

@@ -160,6 +160,9 @@ W_TENANT_KEY = (
 W_ADMIN_KEY = (
     48  # W_TENANT_KEY of the tenant that admin state and weight are about; they hold while it is there
 )
+W_ADMIN_MAXCONN = 50  # 0 = none, else W_LIMITS_OF of then << 32, and maxconn + 1
+# ... by the prober
+W_LIMITS_OF = 51  # the generation whose configuration W_MAXCONN is of
 _BACKEND_WORDS = 56
 
 UNKNOWN, UP, DOWN = range(3)  # values of W_VERDICT
@@ -384,10 +387,16 @@ class Board:
         """Console: a weight for now (0 = no new sessions), None = as configured."""
         self._write_admin(index, W_WEIGHT, 0 if weight is None else weight + 1, at_ms)
 
+    def set_maxconn(self, index: int, maxconn: int | None) -> None:
+        """Console: a maxconn until a reload brings another configuration (0 = no limit), None = as configured."""
+        value = 0 if maxconn is None else self.word(index, W_LIMITS_OF) << 32 | maxconn + 1
+        self._write_admin(index, W_ADMIN_MAXCONN, value, self.admin_word(index, W_ADMIN_SINCE_MS))
+
     def _write_admin(self, index: int, column: int, value: int, at_ms: int) -> None:
         cells, at = self.words.cells, self.backend_words_at(index)
         if (tenant := cells[at + W_TENANT_KEY]) != cells[at + W_ADMIN_KEY]:  # they were about another
-            cells[at + W_ADMIN_STATE] = cells[at + W_WEIGHT] = cells[at + W_ADMIN_SINCE_MS] = 0
+            for each in (W_ADMIN_STATE, W_WEIGHT, W_ADMIN_MAXCONN, W_ADMIN_SINCE_MS):
+                cells[at + each] = 0
             cells[at + W_ADMIN_KEY] = tenant
         if cells[at + column] != value:
             cells[at + W_ADMIN_SINCE_MS] = at_ms
@@ -400,7 +409,7 @@ class Board:
         return int(self.words.cells[at + VERDICTS_VERSION]), int(self.words.cells[at + ADMIN_VERSION])
 
     def admin_word(self, index: int, column: int) -> int:
-        """W_ADMIN_STATE, W_WEIGHT or W_ADMIN_SINCE_MS; of a slot, 0 when they are about a tenant before."""
+        """W_ADMIN_STATE, W_WEIGHT, W_ADMIN_MAXCONN, W_ADMIN_SINCE_MS; of a slot, 0 when about a tenant before."""
         cells, at = self.words.cells, self.backend_words_at(index)
         return int(cells[at + column]) if cells[at + W_ADMIN_KEY] == cells[at + W_TENANT_KEY] else 0
 
@@ -414,12 +423,19 @@ class Board:
         percent, ramp = self.word(index, W_AGENT_WEIGHT), self.word(index, W_RAMP)
         return ((percent - 1) / 100 if percent else 1.0) * (ramp / 1000 if ramp else 1.0)
 
+    def admin_maxconn(self, index: int) -> int | None:
+        """An operator's maxconn, while the configuration that he has set it under is in force."""
+        generation, said = divmod(self.admin_word(index, W_ADMIN_MAXCONN), 1 << 32)
+        return said - 1 if said and generation == self.word(index, W_LIMITS_OF) else None
+
     def maxconn_of(self, index: int, configured: int) -> int:
-        """The maxconn in force: a reload may have changed it since the asking process was forked; where there is one, the
-        agent's takes its place, and a slow start allows a part of it."""
+        """The maxconn in force: an operator's; or the configured one, which a reload may have changed since the asking
+        process was forked, and where there is one, the agent's in its place. A slow start allows a part of it."""
         newest, ramp = self.word(index, W_MAXCONN), self.word(index, W_RAMP)
         limit = newest - 1 if newest else configured
-        if limit and (said := self.word(index, W_AGENT_MAXCONN)):
+        if (by_operator := self.admin_maxconn(index)) is not None:
+            limit = by_operator
+        elif limit and (said := self.word(index, W_AGENT_MAXCONN)):
             limit = max(1, said - 1)
         return max(1, limit * ramp // 1000) if limit and ramp else limit
 

@@ -155,9 +155,9 @@ class Elector:
         """The backend itself, and of a slot the one that has it now."""
         return self._by_index[backend.index]
 
-    def release(self, backend: Backend, bytes_in: int = 0, bytes_out: int = 0) -> None:
+    def release(self, backend: Backend, bytes_in: int = 0, bytes_out: int = 0) -> bool:
         """The session's socket to the backend is closed (or was never opened). The bytes are those it moved and
-        `count_bytes` has not counted."""
+        `count_bytes` has not counted. Return whether the backend has a limit, so that clients may wait for the place."""
         cells = self._cells
         index = backend.index
         self._ended.add(index)
@@ -167,6 +167,11 @@ class Elector:
         cells[gauge + _BYTES_OUT] += bytes_out
         if self._show is not None:
             self._show(index, backend.parity, cells[gauge + ODD * backend.parity])
+        return index in self._limits
+
+    def is_limited(self, backend: Backend) -> bool:
+        """Whether a backend has a limit, by the last look."""
+        return backend.index in self._limits
 
     def count_bytes(self, backend: Backend, bytes_in: int, bytes_out: int) -> None:
         """Bytes of a session that goes on."""

@@ -49,6 +49,7 @@ class RequestElector(Elector):
         self._is_plain = False  # leastconn, equal weights, no limits: `ranks` decides
         self._held = self._loads  # what decides
         self._stale_at = 0.0
+        self.on_limits: Callable[[], object] | None = None  # told when limits may have changed
         super().__init__(board, pool, row)
         if self._show is not None and self._is_small:
             for index in self._indexes:
@@ -98,9 +99,9 @@ class RequestElector(Elector):
             self._held[self._places[backend.index]] += 1
         return backend
 
-    def release(self, backend: Backend, bytes_in: int = 0, bytes_out: int = 0) -> None:
+    def release(self, backend: Backend, bytes_in: int = 0, bytes_out: int = 0) -> bool:
         self._held[self._places[backend.index]] -= 1
-        super().release(backend, bytes_in, bytes_out)
+        return super().release(backend, bytes_in, bytes_out)
 
     def _look(self) -> None:
         """Read what other processes have changed."""
@@ -128,6 +129,8 @@ class RequestElector(Elector):
         is_even = len({candidate.weight for candidate in tier}) == 1
         self._is_plain = self._is_small and is_even and not self._limits and self._pool.balance == "leastconn"
         self._held = self._ranks if self._is_plain else self._loads
+        if self.on_limits is not None:
+            self.on_limits()
 
     def _tenant(self, slot: Backend) -> Backend:
         """Requests are counted in one gauge, also of a tenant from before framed mode."""

@@ -35,6 +35,7 @@ from balancer.pool.board import (
     W_CHECK,
     W_CHECK_US,
     W_IN_USE,
+    W_LIMITS_OF,
     W_MAXCONN,
     W_NAME,
     W_PENALTIES,
@@ -48,6 +49,7 @@ from balancer.pool.board import (
     Board,
 )
 from balancer.pool.targets import NameAddresses, pack_addresses, subject_of
+from balancer.shm.layout import GENERATION
 
 AGENT_WORDS = (W_AGENT, W_AGENT_WEIGHT, W_AGENT_MAXCONN)
 # What is found out about an address.
@@ -164,9 +166,17 @@ class VerdictWriter:
         for just the place that a reload has made."""
         board = self._board
         board.words.cells[board.pool_words_at(pool.index) + MAX_QUEUE] = pool.max_queue + 1
-        for backend in pool.backends:
-            if board.word(backend.index, W_MAXCONN) != backend.maxconn + 1:
-                board.write_verdict(backend.index, [(W_MAXCONN, backend.maxconn + 1)])
+        generation = board.cells[self._row * board.columns + GENERATION]
+        wanted = {
+            one.index: ((W_MAXCONN, one.maxconn + 1), (W_LIMITS_OF, generation)) for one in pool.backends
+        }
+        changes = [
+            (index, words)
+            for index, words in wanted.items()
+            if any(board.word(index, column) != value for column, value in words)
+        ]
+        if changes:
+            board.write_verdicts(changes)
 
     # -- what the log has said of a pool
 

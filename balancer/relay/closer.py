@@ -106,8 +106,7 @@ class Closer:
             backend = session.backend
             if backend is not None:
                 lane = session.lane
-                lane.elector.release(backend, more_in, more_out)
-                if backend.maxconn and lane.queue not in freed:
+                if lane.elector.release(backend, more_in, more_out) and lane.queue not in freed:
                     freed.append(lane.queue)
             if session.end != CLEAN or session.splicing is not None:
                 unclean += self._forget(session)
@@ -143,8 +142,7 @@ class Closer:
             if sock is not None:
                 sock.close()
             lane = session.lane
-            lane.elector.release(backend)
-            if backend.maxconn and lane.queue not in freed:
+            if lane.elector.release(backend) and lane.queue not in freed:
                 freed.append(lane.queue)
 
     def _forget(self, session: Session) -> bool:

@@ -5,7 +5,7 @@
 #    source ~/.local/share/bash_completion/balancerctl
 # See also: https://github.com/scop/bash-completion/blob/main/doc/configuration.md
 
-_shtab_balancerctl_subparsers=(status events sources sessions explain info listeners pools backends dns errors kill drain ready maint weight workers reload)
+_shtab_balancerctl_subparsers=(status events sources sessions explain info listeners pools backends dns errors kill drain ready maint weight maxconn workers reload)
 
 _shtab_balancerctl_status_option_strings=(--admin --port -p --json --version --help -h)
 _shtab_balancerctl_events_option_strings=(--admin --port -p --json --follow -f --version --help -h)
@@ -23,6 +23,7 @@ _shtab_balancerctl_drain_option_strings=(--admin --port -p --json --reason --wai
 _shtab_balancerctl_ready_option_strings=(--admin --port -p --json --reason --wait --timeout --version --help -h)
 _shtab_balancerctl_maint_option_strings=(--admin --port -p --json --reason --wait --timeout --version --help -h)
 _shtab_balancerctl_weight_option_strings=(--admin --port -p --json --reason --version --help -h)
+_shtab_balancerctl_maxconn_option_strings=(--admin --port -p --json --reason --version --help -h)
 _shtab_balancerctl_workers_option_strings=(--admin --port -p --json --reason --version --help -h)
 _shtab_balancerctl_reload_option_strings=(--admin --port -p --json --reason --version --help -h)
 _shtab_balancerctl_option_strings=()
@@ -33,8 +34,9 @@ _shtab_balancerctl_drain_pos_0_COMPGEN=_balancerctl_backends
 _shtab_balancerctl_ready_pos_0_COMPGEN=_balancerctl_backends
 _shtab_balancerctl_maint_pos_0_COMPGEN=_balancerctl_backends
 _shtab_balancerctl_weight_pos_0_COMPGEN=_balancerctl_backends
+_shtab_balancerctl_maxconn_pos_0_COMPGEN=_balancerctl_backends
 
-_shtab_balancerctl_pos_0_choices=(status events sources sessions explain info listeners pools backends dns errors kill drain ready maint weight workers reload)
+_shtab_balancerctl_pos_0_choices=(status events sources sessions explain info listeners pools backends dns errors kill drain ready maint weight maxconn workers reload)
 
 _shtab_balancerctl_status___json_nargs=0
 _shtab_balancerctl_status___version_nargs=0
@@ -113,6 +115,12 @@ _shtab_balancerctl_weight___json_nargs=0
 _shtab_balancerctl_weight___version_nargs=0
 _shtab_balancerctl_weight___help_nargs=0
 _shtab_balancerctl_weight__h_nargs=0
+_shtab_balancerctl_maxconn_pos_0_nargs='*'
+_shtab_balancerctl_maxconn_pos_1_nargs='*'
+_shtab_balancerctl_maxconn___json_nargs=0
+_shtab_balancerctl_maxconn___version_nargs=0
+_shtab_balancerctl_maxconn___help_nargs=0
+_shtab_balancerctl_maxconn__h_nargs=0
 _shtab_balancerctl_workers_pos_0_nargs='*'
 _shtab_balancerctl_workers___json_nargs=0
 _shtab_balancerctl_workers___version_nargs=0

@@ -50,7 +50,7 @@ function _shtab_balancerctl_using
   test "$_shtab_balancerctl_cmdpath" = "$argv"
 end
 
-set -g _shtab_balancerctl_commands status events sources sessions explain info listeners pools backends dns errors kill drain ready maint weight workers reload
+set -g _shtab_balancerctl_commands status events sources sessions explain info listeners pools backends dns errors kill drain ready maint weight maxconn workers reload
 set -g _shtab_balancerctl_opts_with_value --admin --backend --client --listener --older --pool --port --reason --sni --source --timeout -p
 
 complete -c balancerctl -e
@@ -153,7 +153,7 @@ complete -c balancerctl -n '_shtab_balancerctl_using drain' -l timeout -x -d 'wi
 complete -c balancerctl -n '_shtab_balancerctl_using drain' -l version -d 'print the version and exit'
 complete -c balancerctl -n '_shtab_balancerctl_using drain' -l help -s h -d 'print this and exit'
 complete -c balancerctl -n '_shtab_balancerctl_using drain; and test $_shtab_balancerctl_npos -ge 0' -ka "(_balancerctl_backends)" -d name
-complete -c balancerctl -n '_shtab_balancerctl_using; and test $_shtab_balancerctl_npos -eq 0' -a ready -d 'take new sessions again, with the configured weight'
+complete -c balancerctl -n '_shtab_balancerctl_using; and test $_shtab_balancerctl_npos -eq 0' -a ready -d 'take new sessions again, with the configured weight and maxconn'
 complete -c balancerctl -n '_shtab_balancerctl_using ready' -l admin -x -d 'the admin socket, or BALANCER_ADMIN; unset, it is found by the port'
 complete -c balancerctl -n '_shtab_balancerctl_using ready' -l port -s p -x -d 'the balancer'"'"'s port, or BALANCER_PORT'
 complete -c balancerctl -n '_shtab_balancerctl_using ready' -l json -d 'print what the balancer answers as JSON, for scripts'
@@ -181,6 +181,14 @@ complete -c balancerctl -n '_shtab_balancerctl_using weight' -l reason -x -d 'wh
 complete -c balancerctl -n '_shtab_balancerctl_using weight' -l version -d 'print the version and exit'
 complete -c balancerctl -n '_shtab_balancerctl_using weight' -l help -s h -d 'print this and exit'
 complete -c balancerctl -n '_shtab_balancerctl_using weight; and test $_shtab_balancerctl_npos -ge 0' -ka "(_balancerctl_backends)" -d name
+complete -c balancerctl -n '_shtab_balancerctl_using; and test $_shtab_balancerctl_npos -eq 0' -a maxconn -d 'change how many sessions a backend takes, until a reload changes something; 0 is no limit'
+complete -c balancerctl -n '_shtab_balancerctl_using maxconn' -l admin -x -d 'the admin socket, or BALANCER_ADMIN; unset, it is found by the port'
+complete -c balancerctl -n '_shtab_balancerctl_using maxconn' -l port -s p -x -d 'the balancer'"'"'s port, or BALANCER_PORT'
+complete -c balancerctl -n '_shtab_balancerctl_using maxconn' -l json -d 'print what the balancer answers as JSON, for scripts'
+complete -c balancerctl -n '_shtab_balancerctl_using maxconn' -l reason -x -d 'why, for the log and the events'
+complete -c balancerctl -n '_shtab_balancerctl_using maxconn' -l version -d 'print the version and exit'
+complete -c balancerctl -n '_shtab_balancerctl_using maxconn' -l help -s h -d 'print this and exit'
+complete -c balancerctl -n '_shtab_balancerctl_using maxconn; and test $_shtab_balancerctl_npos -ge 0' -ka "(_balancerctl_backends)" -d name
 complete -c balancerctl -n '_shtab_balancerctl_using; and test $_shtab_balancerctl_npos -eq 0' -a workers -d 'the workers; with N, set their number without losing a connection'
 complete -c balancerctl -n '_shtab_balancerctl_using workers' -l admin -x -d 'the admin socket, or BALANCER_ADMIN; unset, it is found by the port'
 complete -c balancerctl -n '_shtab_balancerctl_using workers' -l port -s p -x -d 'the balancer'"'"'s port, or BALANCER_PORT'

@@ -66,7 +66,7 @@ class KeptConnections:
         self.most = most  # idle connections; none while the backend is under suspicion
         self.idle: deque[BackendConnection] = deque()
         self.suspect_until = 0.0
-        self.has_limit = bool(backend.maxconn)
+        self.has_limit = False
         self.is_long = (
             False  # the last reply was: of the next one the header is looked at, and all of it spliced
         )

@@ -96,7 +96,8 @@ class ConnectionPool:
             KeptConnections(elector.present(backend), elector.place_of(backend), pool.backend_conns or inf)
             for backend in pool.backends
         ]
-        elector.on_tenant = self._renew
+        elector.on_tenant, elector.on_limits = self._renew, self._note_limits
+        self._note_limits()
         self._dropped: list[tuple[BackendConnection | None, Backend | None]] = []
         self._is_freeing = False
         self._misbehaved = RepeatedLine(context.loop, partial(context.log.warning, "backend"))
@@ -120,6 +121,10 @@ class ConnectionPool:
         former.most = 0
         self._drop_idle(former)
         self._kept[place] = KeptConnections(backend, place, self._pool.backend_conns or inf)
+
+    def _note_limits(self) -> None:
+        for kept in self._kept:
+            kept.has_limit = self.elector.is_limited(kept.backend)
 
     # -- a request on its way to a backend
 
@@ -338,8 +343,7 @@ class ConnectionPool:
         is_limited = False
         for _, backend in dropped:
             if backend is not None:
-                self.elector.release(backend)
-                is_limited = is_limited or bool(backend.maxconn)
+                is_limited = self.elector.release(backend) or is_limited
         if is_limited:
             self.queue.place_freed()
 

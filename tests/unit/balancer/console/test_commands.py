@@ -155,6 +155,18 @@ def test_weight_zero_is_a_weight_and_ready_takes_it_back(console: Fixture) -> No
     assert console.board.weight_of(0, 7) == 7
 
 
+def test_a_maxconn_holds_until_ready_or_another_configuration(console: Fixture) -> None:
+    console.say("maxconn one 2")
+    assert console.board.maxconn_of(0, 7) == 2
+    console.say("maxconn one 0")
+    assert console.board.maxconn_of(0, 7) == 0, "no limit"
+    console.say("ready one")
+    assert console.board.maxconn_of(0, 7) == 7
+    console.say("maxconn one 2")
+    console.board.write_verdict(0, [(b.W_LIMITS_OF, 4)])
+    assert console.board.maxconn_of(0, 7) == 7
+
+
 def test_workers_is_left_for_the_master(console: Fixture) -> None:
     assert console.say("workers 3")["text"] == "3 workers wanted"
     assert console.say("workers 1")["text"] == "1 worker wanted"
@@ -177,6 +189,10 @@ def test_workers_is_left_for_the_master(console: Fixture) -> None:
          "api/both has weight 0 (configured: 1); 0 sessions left there; no backend of pool api serves now: every backend "
          "has weight 0"),
         ("weight two 4", "two has weight 4 (configured: 1)"),
+        ("maxconn two 4",
+         "two has maxconn 4 until `ready` or a reload that changes something (configured: no limit)"),
+        ("maxconn api/both 0",
+         "api/both has maxconn no limit until `ready` or a reload that changes something (configured: no limit)"),
         ("ready two", "two takes sessions again (ready)"),
         ("ready one", "one takes sessions again (ready); it is down (refused)"),
     ],
@@ -193,6 +209,7 @@ ACTS_DONE = [
     ("maint api/both", 'act=maint backend=api/both before="ready weight 1" after="maint weight 1"'),
     ("ready one", 'act=ready backend=one before="ready weight 1" after="ready weight 1"'),
     ("weight one 0", 'act=weight backend=one before="ready weight 1" after="ready weight 0"'),
+    ("maxconn one 6", 'act=maxconn backend=one before="ready weight 1" after="ready weight 1 maxconn 6"'),
     ("workers 5", "act=workers before=1 after=5"),
     ("reload", 'act=reload before="generation 3" then=the line of the reload says the outcome'),
 ]
@@ -218,14 +235,15 @@ def test_every_act_takes_a_reason(console: Fixture, line: str, fields: str) -> N
 
 
 def test_before_and_after_follow_one_another(console: Fixture) -> None:
-    for line in ("drain one", "weight one 3", "maint one", "ready one"):
+    for line in ("drain one", "weight one 3", "maxconn one 5", "maint one", "ready one"):
         console.say(line)
     chain = [line.split("before=")[1] for line in console.lines()]
     assert chain == [
         '"ready weight 1" after="drain weight 1"',
         '"drain weight 1" after="drain weight 3"',
-        '"drain weight 3" after="maint weight 3"',
-        '"maint weight 3" after="ready weight 1"',
+        '"drain weight 3" after="drain weight 3 maxconn 5"',
+        '"drain weight 3 maxconn 5" after="maint weight 3 maxconn 5"',
+        '"maint weight 3 maxconn 5" after="ready weight 1"',
     ]
 
 
@@ -264,9 +282,14 @@ def test_a_question_that_is_wrong_leaves_no_line(console: Fixture, line: str) ->
         ("explain listener=nothing", "no listener is called 'nothing'"),
         ("kill", "usage: kill id=ID"),
         ("weight one", "usage: weight NAME N"),
+        ("maxconn one", "usage: maxconn NAME N"),
+        ("maxconn one -1", "a maxconn is a whole number from 0 to 1000000, not '-1'"),
         ("drain one --reason", "--reason takes one text, in quotes, and is the last"),
         ("drain one --reason a b", "--reason takes one text, in quotes, and is the last"),
-        ("status --reason a", "--reason goes with kill, drain, ready, maint, weight, workers, reload"),
+        (
+            "status --reason a",
+            "--reason goes with kill, drain, ready, maint, weight, maxconn, workers, reload",
+        ),
         (f"drain one --reason {'x' * (LONGEST_REASON + 1)}", "at most 500 characters"),
         ("events much", "SINCE is a whole number"),
         ("events 1 2", "usage: events [SINCE]"),

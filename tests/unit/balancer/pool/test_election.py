@@ -32,6 +32,7 @@ from balancer.pool.board import (
     W_RAMP,
     W_SRV_WEIGHT,
     W_TENANT,
+    W_TENANT_KEY,
     W_VERDICT,
     Board,
 )
@@ -40,7 +41,7 @@ from balancer.pool.policies import POLICIES
 from balancer.pool.serving import FULL, is_panic, serving
 from balancer.pool.targets import NameAddresses, links, pack_addresses
 from balancer.pool.verdicts import VerdictWriter
-from balancer.shm.layout import FIRST_LEASE
+from balancer.shm.layout import FIRST_LEASE, GENERATION
 from scripts.relay_costs import BytecodeCounter
 from tests.unit.balancer.pool.boards import OtherProcess, make_board, pool_of
 
@@ -271,6 +272,45 @@ def test_a_limit_that_a_reload_has_changed_holds_for_a_worker_of_before(
     assert [elect.elect("") for _ in range(9)].count(a) == more
     VerdictWriter(board, OTHER).write_limits(pool_of(board, (a,)))  # the reload has failed
     assert elect.elect("") == (a if not before or 1 + more < before else None)
+
+
+@pytest.mark.parametrize(("configured", "said", "more"), [(1, 3, 2), (1, 0, 9), (3, 1, 0), (0, 2, 1)])
+def test_an_operators_maxconn_holds_until_a_reload_brings_limits(
+    board: Board, configured: int, said: int, more: int
+) -> None:
+    (a,) = pool(f"maxconn={configured}")
+    elect = elector(board, (a,))
+    assert elect.elect("") == a
+    board.set_maxconn(a.index, said)
+    assert [elect.elect("") for _ in range(9)].count(a) == more
+    assert elect.release(a) is bool(said), "who waits is woken"
+    assert elect.elect("") == a
+    VerdictWriter(board, OTHER).write_limits(pool_of(board, (a,)))
+    assert board.admin_maxconn(a.index) == said, "a new prober of the same generation"
+    board.counts.row(OTHER)[GENERATION] = 1
+    VerdictWriter(board, OTHER).write_limits(pool_of(board, (a,)))
+    assert board.admin_maxconn(a.index) is None
+    assert elect.elect("") == (a if not configured or 1 + more < configured else None)
+
+
+def test_an_operators_maxconn_counts_before_that_of_an_agent(board: Board) -> None:
+    (a,) = pool("maxconn=100")
+    board.write_verdict(a.index, [(W_AGENT_MAXCONN, 5)])
+    board.set_maxconn(a.index, 50)
+    assert board.maxconn_of(a.index, a.maxconn) == 50
+    board.write_verdict(a.index, [(W_RAMP, 100)])
+    assert board.maxconn_of(a.index, a.maxconn) == 5, "a slow start allows a part"
+
+
+def test_an_operators_maxconn_is_not_that_of_the_next_tenant(board: Board) -> None:
+    slot = pool("")[0]
+    board.write_verdict(slot.index, [(W_TENANT_KEY, 7)])
+    board.set_maxconn(slot.index, 2)
+    board.write_verdict(slot.index, [(W_TENANT_KEY, 8)])
+    assert board.maxconn_of(slot.index, 0) == 0
+    board.set_weight(slot.index, 3)
+    board.write_verdict(slot.index, [(W_TENANT_KEY, 8)])
+    assert board.maxconn_of(slot.index, 0) == 0, "an act on the next one does not bring it back"
 
 
 def test_sessions_of_other_workers_count_against_maxconn(board: Board) -> None:

@@ -168,6 +168,19 @@ def test_a_reload_that_raises_max_queue_holds_for_a_worker_of_before(worker: Wor
     assert waiting(worker) == 6 and worker.ends == ["sQ queue=6/6"]
 
 
+def test_an_operators_limit_wakes_the_next_one_as_a_configured_one_does(make: Make) -> None:
+    worker = make()
+    worker.board.set_maxconn(worker.backends[0].index, 1)
+    clients = [worker.connect() for _ in range(3)]
+    worker.settle()
+    assert waiting(worker) == 2
+    for left in (1, 0):
+        serve_one(worker)
+        clients.pop(0).close()
+        worker.settle()  # within the same moment, before a look of its own
+        assert waiting(worker) == left
+
+
 def test_clients_that_wait_are_served_when_a_reload_raises_maxconn(worker: WorkerSimulation) -> None:
     """The worker is of the generation before; nothing wakes it but its own look."""
     clients = arrive(worker, 4)

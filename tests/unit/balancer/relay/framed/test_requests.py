@@ -805,8 +805,11 @@ def test_a_reply_before_the_end_of_the_request(start: Start, size: int) -> None:
 # -- limits
 
 
-def test_a_limit_counts_requests_and_the_others_wait_in_their_order(start: Start) -> None:
-    worker = start(upstream="maxconn=1")
+@pytest.mark.parametrize("by_operator", [False, True])
+def test_a_limit_counts_requests_and_the_others_wait_in_their_order(start: Start, by_operator: bool) -> None:
+    worker = start(upstream="" if by_operator else "maxconn=1")
+    if by_operator:
+        worker.board.set_maxconn(worker.backends[0].index, 1)
     clients = [worker.client() for _ in range(4)]
     for number, client in enumerate(clients):
         client.ask(f"q{number}")
