@@ -22,7 +22,7 @@ from balancer.config.loader import ask as ask_for
 from balancer.config.streams import answer, complain, is_terminal, open_streams, wait_for_reader
 from balancer.config.units import counted, parse_duration
 from balancer.console.table import identity, sources_text, status_text
-from balancer.console.views import explain_text, part_of, part_text, sessions_text
+from balancer.console.views import certificates_text, explain_text, part_of, part_text, sessions_text
 from balancer.ctl_options import PROGRAM, VIEWS, CommandLine, conditions_of, parse
 from balancer.eventloop.log_format import printable
 
@@ -32,6 +32,7 @@ FOLLOW_EVERY = 0.5  # seconds between two looks at the events
 SCHEMA = 1  # of every JSON answer that does not say its own
 TEXTS: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "sources": sources_text,
+    "certificates": certificates_text,
     "sessions": sessions_text,
     "explain": explain_text,
 }

@@ -41,6 +41,7 @@ COMMANDS = {
     "dns": Command(
         (), "sets of backends (dns:, srv:): server, last answer, TTL left, error, backends", False
     ),
+    "certificates": Command((), "each certificate: names, issuer, when it expires, who presents it", False),
     "errors": Command((), "how sessions ended that did not end cleanly, and what failed at backends", False),
     "kill": Command(("[ID]",), "close sessions: the one of an ID, or all that the options name"),
     "drain": Command(("NAME...",), "no new sessions for these backends; open ones go on"),

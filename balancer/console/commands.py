@@ -21,6 +21,7 @@ from typing import Any, Protocol
 from balancer.config.ini import did_you_mean
 from balancer.config.units import counted
 from balancer.console.answers import STATUS_JSON, Answers
+from balancer.console.certificates import describe_certificates
 from balancer.console.events import describe_events
 from balancer.console.explain import explain
 from balancer.console.peer import AdminPeer
@@ -28,6 +29,7 @@ from balancer.console.session_query import ask_workers, filter_of, sessions_answ
 from balancer.console.session_server import SessionFilter
 from balancer.console.sources import describe_sources
 from balancer.console.status import describe_serving, serving_workers, worker_rows
+from balancer.edge.certificates import calendar_time
 from balancer.eventloop.log import Log
 from balancer.eventloop.loop import Loop
 from balancer.options import Listener, Pool
@@ -75,6 +77,7 @@ USAGES = {
     "status": "status",
     "events": "events [SINCE]",
     "sources": "sources",
+    "certificates": "certificates",
     "sessions": "sessions [pool=NAME] [backend=NAME] [client=ADDRESS] [older=SECONDS] [id=ID] [draining]",
     "explain": "explain [listener=NAME] [source=ADDRESS] [sni=NAME]",
     "kill": "kill id=ID | client=ADDRESS | backend=NAME ...",
@@ -86,7 +89,7 @@ USAGES = {
     "workers": "workers N",
     "reload": "reload [certificates]",
 }
-ACTS = tuple(USAGES)[5:]
+ACTS = tuple(USAGES)[6:]
 
 
 class Reply(Protocol):
@@ -156,6 +159,11 @@ class Commands:
                     reply.send(self.read_events(since))
                 case ["sources"]:
                     reply.send(describe_sources(self.board, self.listeners, self.loop.now))
+                case ["certificates"]:
+                    found = describe_certificates(
+                        self.board, self.listeners, self.pools.values(), calendar_time()
+                    )
+                    reply.send({"certificates": found})
                 case ["sessions", *conditions]:
                     self.ask_for_sessions(conditions, reply)
                 case ["explain", *conditions]:

@@ -16,14 +16,13 @@ from balancer import __version__
 from balancer.config.units import Address
 from balancer.console.admin import AdminServer
 from balancer.console.answers import Answers, makers_for
+from balancer.console.certificates import describe_certificates, warn_of_expiry
 from balancer.console.commands import Commands
 from balancer.console.events import describe_events
 from balancer.console.processes import Processes
-from balancer.console.status import Identity, describe_certificates, roles_by_pid, snapshot
-from balancer.console.table import EXPIRES_SOON, days_text
+from balancer.console.status import Identity, roles_by_pid, snapshot
 from balancer.console.web import WebServer
 from balancer.edge.certificates import calendar_time
-from balancer.eventloop.log import Log
 from balancer.options import Listener, Options
 from balancer.pool.board import Board
 from balancer.prefork.child import Child
@@ -82,8 +81,8 @@ def run(child: Child, options: Options, board: Board) -> int:
     child.on_new_sockets = refresh_of(servers)
     sample()
     child.loop.every(SAMPLE_EVERY, sample)
-    warn_of_expiry(child.log, options.listeners, board)
-    child.loop.every(WARN_EVERY, partial(warn_of_expiry, child.log, options.listeners, board))
+    look_at_expiry(child, options, board)
+    child.loop.every(WARN_EVERY, partial(look_at_expiry, child, options, board))
     child.title.set(f"console [{place_of(child, metrics_address or admin_address)}]", child.loop.now)
     child.ready()
     return child.run()
@@ -108,6 +107,11 @@ def remember(child: Child, sampler: "Sampler", status: Callable[[], dict[str, An
     sampler.sample(status(), child.loop.now)
 
 
+def look_at_expiry(child: Child, options: Options, board: Board) -> None:
+    """A line for each certificate that expires soon."""
+    warn_of_expiry(child.log, describe_certificates(board, options.listeners, options.pools, calendar_time()))
+
+
 def things_of(options: Options) -> dict[str, int]:
     """Which place of the history is whose."""
     from balancer.console.history import thing_of_listener, thing_of_pool
@@ -121,20 +125,6 @@ def view_names(options: Options) -> list[str]:
     return [f"listener/{one.name}" for one in options.listeners] + [
         f"pool/{one.name}" for one in options.pools
     ]
-
-
-def warn_of_expiry(log: Log, listeners: Iterable[Listener], board: Board) -> None:
-    """A line for each certificate that expires soon."""
-    for listener in listeners:
-        for one in describe_certificates(board, listener, calendar_time()):
-            if one["expires_in_s"] < EXPIRES_SOON:
-                log.warning(
-                    "certificate",
-                    path=one["path"],
-                    listener=listener.name,
-                    expires_in=days_text(one["expires_in_s"]),
-                    then="renew it, then balancerctl reload certificates",
-                )
 
 
 def drain_of(child: Child, servers: Iterable[AdminServer | WebServer]) -> Callable[[float], None]:

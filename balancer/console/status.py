@@ -66,6 +66,7 @@ from functools import partial
 from operator import add
 from typing import Any
 
+from balancer.console.certificates import presented
 from balancer.console.events import described
 from balancer.console.processes import Figures
 from balancer.console.sets import describe_sets, is_shown
@@ -286,7 +287,7 @@ def describe_tls(board: Board, listener: Listener) -> dict[str, Any] | None:
         return None
     at = board.listener_at(listener.index)
     return {
-        "certificates": describe_certificates(board, listener, calendar_time()),
+        "certificates": describe_expiry(board, listener, calendar_time()),
         **{key: board.total(at + column) for key, column in TLS_TOTALS.items()},
         "failures": {
             reason: board.total(at + column) for column, reason in enumerate(TLS_FAILURES, L_TLS_FAILURES)
@@ -294,14 +295,11 @@ def describe_tls(board: Board, listener: Listener) -> dict[str, Any] | None:
     }
 
 
-def describe_certificates(board: Board, listener: Listener, calendar: float) -> list[dict[str, Any]]:
+def describe_expiry(board: Board, listener: Listener, calendar: float) -> list[dict[str, Any]]:
     """Each certificate of a listener and when it expires; `calendar` is seconds since 1970."""
-    handover = board.certificates.get(listener.name)
-    if handover is None:
-        return []
     return [
-        {"path": file.path, "expires_in_s": round(expires - calendar)}
-        for file, expires in zip(listener.tls_cert, handover.expiry(), strict=False)
+        {"path": file.path, "expires_in_s": round(file.not_after - calendar)}
+        for file in presented(board, listener)
     ]
 
 

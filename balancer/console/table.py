@@ -35,6 +35,13 @@ LEFT = frozenset(
         "SET",
         "SERVER",
         "ERROR",
+        "CERTIFICATE",
+        "NAMES",
+        "SUBJECT",
+        "ISSUER",
+        "KEY",
+        "LOADED",
+        "PRESENTED BY",
     )
 )
 BACKEND_HEAD = (

@@ -37,6 +37,7 @@ SESSION_HEAD = (
     "IN",
     "OUT",
 )
+CERTIFICATE_HEAD = ("CERTIFICATE", "NAMES", "SUBJECT", "ISSUER", "KEY", "EXPIRES", "LOADED", "PRESENTED BY")
 # What an end means, for `balancerctl errors`; docs/LOG.md has the cures.
 ENDS = {
     "CC": "the client left while we connected",
@@ -174,6 +175,21 @@ def sessions_text(reply: Reply) -> str:
     lines = columns_text(SESSION_HEAD, rows, False) if rows else ["no session"]
     lines += [f"no answer from the worker with pid {pid}" for pid in reply["unanswered"]]
     return "\n".join(lines)
+
+
+def certificates_text(reply: Reply) -> str:
+    """The certificates, the one that expires first on top."""
+    rows = [
+        [one["path"], ", ".join(one["names"]) or "-", one["subject"] or "-", one["issuer"] or "-", one["key_type"],
+         f"{one['expires_in_days']}d" if one["expires_in_s"] > 0 else "EXPIRED", one["loaded_at"][:16].replace("T", " "),
+         ", ".join([*one["listeners"], *(f"pool {name}" for name in one["pools"])])]
+        for one in reply["certificates"]
+    ]  # fmt: skip
+    return (
+        "\n".join(columns_text(CERTIFICATE_HEAD, rows, False))
+        if rows
+        else "nothing here presents a certificate"
+    )
 
 
 def explain_text(reply: Reply) -> str:

@@ -38,6 +38,9 @@ class CertificateFile:
     key_type: str = ""
     not_before: float = 0.0
     not_after: float = 0.0
+    subject: str = ""  # as RFC 4514 writes it: CN=a.example.com
+    issuer: str = ""
+    read_at: float = field(default=0.0, compare=False)  # the same file, read again, is the same certificate
 
     def __str__(self) -> str:
         return quote(self.path) + (f" key={quote(self.key_path)}" if self.key_path != self.path else "")
@@ -112,6 +115,9 @@ def read_certificate(path: str, pem: bytes, now: float, key_path: str = "") -> C
         _key_type(leaf),
         leaf.not_valid_before_utc.timestamp(),
         leaf.not_valid_after_utc.timestamp(),
+        leaf.subject.rfc4514_string(),
+        leaf.issuer.rfc4514_string(),
+        now,
     )
     _try(found.load_into, server_context(), path)
     if found.not_after <= now:

@@ -5,7 +5,7 @@
 #    source ~/.local/share/bash_completion/balancerctl
 # See also: https://github.com/scop/bash-completion/blob/main/doc/configuration.md
 
-_shtab_balancerctl_subparsers=(status events sources sessions explain info listeners pools backends dns errors kill drain ready maint weight maxconn workers reload)
+_shtab_balancerctl_subparsers=(status events sources sessions explain info listeners pools backends dns certificates errors kill drain ready maint weight maxconn workers reload)
 
 _shtab_balancerctl_status_option_strings=(--admin --port -p --json --version --help -h)
 _shtab_balancerctl_events_option_strings=(--admin --port -p --json --follow -f --version --help -h)
@@ -17,6 +17,7 @@ _shtab_balancerctl_listeners_option_strings=(--admin --port -p --json --version 
 _shtab_balancerctl_pools_option_strings=(--admin --port -p --json --version --help -h)
 _shtab_balancerctl_backends_option_strings=(--admin --port -p --json --version --help -h)
 _shtab_balancerctl_dns_option_strings=(--admin --port -p --json --version --help -h)
+_shtab_balancerctl_certificates_option_strings=(--admin --port -p --json --version --help -h)
 _shtab_balancerctl_errors_option_strings=(--admin --port -p --json --version --help -h)
 _shtab_balancerctl_kill_option_strings=(--admin --port -p --json --reason --pool --backend --client --older --draining --version --help -h)
 _shtab_balancerctl_drain_option_strings=(--admin --port -p --json --reason --wait --timeout --version --help -h)
@@ -36,7 +37,7 @@ _shtab_balancerctl_maint_pos_0_COMPGEN=_balancerctl_backends
 _shtab_balancerctl_weight_pos_0_COMPGEN=_balancerctl_backends
 _shtab_balancerctl_maxconn_pos_0_COMPGEN=_balancerctl_backends
 
-_shtab_balancerctl_pos_0_choices=(status events sources sessions explain info listeners pools backends dns errors kill drain ready maint weight maxconn workers reload)
+_shtab_balancerctl_pos_0_choices=(status events sources sessions explain info listeners pools backends dns certificates errors kill drain ready maint weight maxconn workers reload)
 
 _shtab_balancerctl_status___json_nargs=0
 _shtab_balancerctl_status___version_nargs=0
@@ -81,6 +82,10 @@ _shtab_balancerctl_dns___json_nargs=0
 _shtab_balancerctl_dns___version_nargs=0
 _shtab_balancerctl_dns___help_nargs=0
 _shtab_balancerctl_dns__h_nargs=0
+_shtab_balancerctl_certificates___json_nargs=0
+_shtab_balancerctl_certificates___version_nargs=0
+_shtab_balancerctl_certificates___help_nargs=0
+_shtab_balancerctl_certificates__h_nargs=0
 _shtab_balancerctl_errors___json_nargs=0
 _shtab_balancerctl_errors___version_nargs=0
 _shtab_balancerctl_errors___help_nargs=0

@@ -50,7 +50,7 @@ function _shtab_balancerctl_using
   test "$_shtab_balancerctl_cmdpath" = "$argv"
 end
 
-set -g _shtab_balancerctl_commands status events sources sessions explain info listeners pools backends dns errors kill drain ready maint weight maxconn workers reload
+set -g _shtab_balancerctl_commands status events sources sessions explain info listeners pools backends dns certificates errors kill drain ready maint weight maxconn workers reload
 set -g _shtab_balancerctl_opts_with_value --admin --backend --client --listener --older --pool --port --reason --sni --source --timeout -p
 
 complete -c balancerctl -e
@@ -125,6 +125,12 @@ complete -c balancerctl -n '_shtab_balancerctl_using dns' -l port -s p -x -d 'th
 complete -c balancerctl -n '_shtab_balancerctl_using dns' -l json -d 'print what the balancer answers as JSON, for scripts'
 complete -c balancerctl -n '_shtab_balancerctl_using dns' -l version -d 'print the version and exit'
 complete -c balancerctl -n '_shtab_balancerctl_using dns' -l help -s h -d 'print this and exit'
+complete -c balancerctl -n '_shtab_balancerctl_using; and test $_shtab_balancerctl_npos -eq 0' -a certificates -d 'each certificate: names, issuer, when it expires, who presents it'
+complete -c balancerctl -n '_shtab_balancerctl_using certificates' -l admin -x -d 'the admin socket, or BALANCER_ADMIN; unset, it is found by the port'
+complete -c balancerctl -n '_shtab_balancerctl_using certificates' -l port -s p -x -d 'the balancer'"'"'s port, or BALANCER_PORT'
+complete -c balancerctl -n '_shtab_balancerctl_using certificates' -l json -d 'print what the balancer answers as JSON, for scripts'
+complete -c balancerctl -n '_shtab_balancerctl_using certificates' -l version -d 'print the version and exit'
+complete -c balancerctl -n '_shtab_balancerctl_using certificates' -l help -s h -d 'print this and exit'
 complete -c balancerctl -n '_shtab_balancerctl_using; and test $_shtab_balancerctl_npos -eq 0' -a errors -d 'how sessions ended that did not end cleanly, and what failed at backends'
 complete -c balancerctl -n '_shtab_balancerctl_using errors' -l admin -x -d 'the admin socket, or BALANCER_ADMIN; unset, it is found by the port'
 complete -c balancerctl -n '_shtab_balancerctl_using errors' -l port -s p -x -d 'the balancer'"'"'s port, or BALANCER_PORT'

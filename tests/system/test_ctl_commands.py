@@ -174,6 +174,18 @@ def try_errors(ctl: Ctl) -> None:
     assert found["dead"]["SC"] >= 1 and found["main"].get("SC", 0) == 0
 
 
+def try_certificates(ctl: Ctl) -> None:
+    [found] = ctl.json("certificates")["certificates"]
+    assert (found["subject"], found["issuer"], found["listeners"]) == (
+        "CN=a.example.com",
+        "CN=a.example.com",
+        ["secure"],
+    )
+    assert found["names"] == ["a.example.com", "b.example.com"] and found["expires_in_days"] in (28, 29)
+    text = ctl.text("certificates")
+    assert found["path"] in text and "secure" in text and found["loaded_at"][:10] in text
+
+
 def try_kill(ctl: Ctl) -> None:
     with ExitStack() as stack:
         first, second = ctl.session(stack), ctl.session(stack)
@@ -252,6 +264,7 @@ TRIALS: dict[str, Callable[[Ctl], None]] = {
     "backends": lambda ctl: part(ctl, "backends"),
     "dns": try_dns,
     "errors": try_errors,
+    "certificates": try_certificates,
     "kill": try_kill,
     "drain": try_drain,
     "ready": try_ready,

@@ -271,7 +271,10 @@ def test_a_question_that_is_wrong_leaves_no_line(console: Fixture, line: str) ->
         ("weight one -1", "'-1'"),
         ("workers 0", "from 1"),
         ("workers ²", "'²'"),
-        ("xyz 1", "unknown command 'xyz 1'; there are: status, events [SINCE], sources, sessions [pool"),
+        (
+            "xyz 1",
+            "unknown command 'xyz 1'; there are: status, events [SINCE], sources, certificates, sessions [pool",
+        ),
         ("stauts", "did you mean status?"),
         ("drain", "usage: drain NAME..."),
         ("drain one tow", "did you mean two?"),

@@ -113,7 +113,8 @@ def test_what_living_contexts_cannot_take_changes_nothing(
 
 def test_another_process_takes_what_was_handed_over_once(disk: OnDisk) -> None:
     table = disk.table()
-    before = table.handover.expiry()
+    console = twin(table.handover)
+    before = [file.not_after for file in console.files()]
     disk.issue("b", "b.example", days=90)
     worker = ContextTable(table.settings, make_context)
     worker.handover = twin(table.handover)
@@ -122,7 +123,8 @@ def test_another_process_takes_what_was_handed_over_once(disk: OnDisk) -> None:
     assert worker.take_renewed() and not worker.take_renewed()
     assert serial_of(worker, "b.example") == serial_of(table, "b.example")
     assert serial_of(worker, "a.example") == serial_of(table, "a.example")
-    after = table.handover.expiry()
+    after = [file.not_after for file in console.files()]
+    assert after == [file.not_after for file in table.handover.files()]
     assert after[0] == before[0] and after[1] > before[1] + 59 * 86_400
 
 
@@ -148,7 +150,7 @@ def test_contexts_that_are_replaced_leave_no_descriptor(disk: OnDisk) -> None:
         table = disk.table(generation, tls_min=version)
         disk.contexts.retire(generation - 1)
         assert len(os.listdir("/proc/self/fd")) == before + 1
-    assert table.handover.read() is None and len(table.handover.expiry()) == 2
+    assert table.handover.read() is None and len(table.handover.files()) == 2
 
 
 @pytest.mark.parametrize(
@@ -195,16 +197,17 @@ def test_what_is_half_written_is_read_later(disk: OnDisk) -> None:
     files: tuple[CertificateFile, ...] = disk.settings().tls_cert
     writer = CertificateHandover(files)
     reader = twin(writer)
-    writer.write(files)
+    writer.write([replace(file, issuer="CN=New") for file in files])
     whole = os.pread(reader.fileno(), 1 << 20, 0)
     for wrong in (whole[:-20], b"", whole.replace(b'"version": 1', b'"version": 2')):
         os.ftruncate(reader.fileno(), 0)
         os.pwrite(reader.fileno(), wrong, 0)
-        assert reader.read() is None
+        assert reader.read() is None and reader.files() == files
     os.ftruncate(reader.fileno(), 0)
     os.pwrite(reader.fileno(), whole, 0)
     assert reader.read() == [file.pem for file in files]
     assert reader.read() is None
+    assert {file.issuer for file in reader.files()} == {"CN=New"}
 
 
 def test_a_client_without_a_certificate_stays_out_after_a_renewal(disk: OnDisk) -> None:
