@@ -24,7 +24,7 @@ from errno import EINPROGRESS
 from os import read, write
 
 from balancer.eventloop.errnos import CAPACITY, CROWDED, name_of
-from balancer.eventloop.loop import ERROR, HANGUP, READ, READ_HANGUP, URGENT, WRITE
+from balancer.eventloop.loop import ERROR, READ, READ_HANGUP, URGENT, WRITE
 from balancer.pool.backend import Backend
 from balancer.pool.election import NONE_TRIED
 from balancer.pool.targets import DialTarget, SocketAddress
@@ -396,7 +396,7 @@ class Session:
 
     def _on_last(self, side: int, mask: int) -> None:
         """Handle an event that announces the end of a side. On TCP, EPOLLRDHUP without a reset says that FIN follows a
-        short read: one packet for both. From a side that has been sent FIN, it is a hang-up as well."""
+        short read: one packet for both. EPOLLHUP adds to it only that this side has been sent FIN."""
         if mask & _UNUSUAL or self.over == side:
             relay = self.take_over()
             (relay.on_client if side == CLIENT else relay.on_backend)(mask)
@@ -415,7 +415,7 @@ class Session:
         sink, is_tcp = (
             (self.backend_fd, self.client_is_tcp) if side == CLIENT else (self.client_fd, self.backend_is_tcp)
         )
-        is_last = is_tcp and (not mask & HANGUP or self.over > 0) and len(data) < BULK
+        is_last = is_tcp and len(data) < BULK
         try:
             sent = write_last(sink, data) if is_last else write(sink, data)
         except OSError as error:
