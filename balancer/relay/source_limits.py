@@ -1,7 +1,8 @@
 """Limits per source: sessions at once and new clients in a period, over all workers of all generations.
 
 RULES: a source is an address or, with `source-mask`, its network: one customer has a /64 of IPv6. Clients of unix sockets
-have no source. An admitted session is counted until it ends.
+have no source. An admitted session is counted until it ends. What others hold is read before the own client is counted:
+of two workers that did it in the other order, each would see the other's and refuse the last client within the limit.
 """
 
 from collections.abc import Callable
@@ -36,8 +37,8 @@ class SourceLimits:
         cells = counts.cells_of(source)
         reason, limit = "", None
         if self._rate is not None:
+            seen = counts.clients_within(cells, self._rate.seconds, now) + 1
             counts.add_client(cells, int(now // self._rate.seconds))
-            seen = counts.clients_within(cells, self._rate.seconds, now)
             if seen > self._rate.count:
                 reason, limit = f"source-rate={seen}/{self._rate}", RATE
         held = counts.sessions(cells, now)
