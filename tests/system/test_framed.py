@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from balancer.relay.framed.connection_pool import RESTING
+from balancer.relay.framed.connection import RESTING
+from balancer.relay.framed.connection_pool import TRUSTED_RESTING
 from scripts.lab.helpers import HelperProcess
 from scripts.lab.kernel import dialled
 from scripts.lab.measure import memory_of_process
@@ -178,6 +179,24 @@ def test_no_reply_reaches_another_client_whatever_a_backend_does(order: str) -> 
         run_together(clients, 60)
         assert " backend backend=" in lb.log()
         wait_nothing_under_way(lb)
+
+
+def test_second_replies_after_5000_good_ones_reach_no_other_client() -> None:
+    """By then few connections rest: those that do still find them."""
+
+    def double_after_5000(backend: FramedBackend, conn: socket.socket, payload: bytes) -> bool:
+        whole = reply_to(payload, backend.name_number)
+        conn.sendall(whole if next(backend.turns) < 5000 else whole + whole)
+        return True
+
+    with (
+        FramedBackend(0, double_after_5000) as backend,
+        framed(address_of(backend), workers=1, check="none") as lb,
+    ):
+        run_together([OwningClient(lb.address, n) for n in range(10)], 500)
+        wait_for(lambda: len(dialled(backend.address[1])) == TRUSTED_RESTING, "fewer at rest", 20)
+        run_together([OwningClient(lb.address, n) for n in range(10)], 20)
+        assert " backend backend=" in lb.log()
 
 
 @pytest.mark.soak

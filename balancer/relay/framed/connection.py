@@ -29,6 +29,7 @@ from balancer.relay.sockets import acknowledged
 _LAST = READ_HANGUP | HANGUP | ERROR | URGENT
 _NOTHING = b"\0\0\0\0"
 _DEAD = ERROR | HANGUP
+RESTING = 16  # idle connections with which a shorter rest will do: see connection_pool.py
 BEYOND = "bytes beyond a reply"
 UNASKED = "bytes that no request has asked for"
 
@@ -40,13 +41,13 @@ class ConnectionOwner(Protocol):
     size_of: Sizer
     header: int  # bytes
     heads: dict[int, bytes]
-    reply_times: list[float]
     elector: RequestElector
     pipes: Pipes
 
     def free_place(self) -> None: ...
     def learn(self, frame: bytes) -> None: ...
     def suspect(self, connection: "BackendConnection", what: str) -> None: ...
+    def distrust(self, kept: "KeptConnections") -> None: ...
     def drop(
         self, connection: "BackendConnection", request: FramedRequest | None = None, received: int = 0
     ) -> None: ...
@@ -58,7 +59,10 @@ class ConnectionOwner(Protocol):
 class KeptConnections:
     """The idle connections to one backend, the one that has been idle longest first."""
 
-    __slots__ = ("backend", "has_limit", "idle", "is_long", "most", "place", "suspect_until")
+    __slots__ = (
+        "address", "answered", "backend", "has_limit", "idle", "is_long", "most", "place", "reply_times", "resting",
+        "suspect_until",
+    )  # fmt: skip
 
     def __init__(self, backend: Backend, place: int, most: float) -> None:
         self.backend = backend
@@ -66,10 +70,19 @@ class KeptConnections:
         self.most = most  # idle connections; none while the backend is under suspicion
         self.idle: deque[BackendConnection] = deque()
         self.suspect_until = 0.0
+        self.reply_times: list[float] = []  # seconds, of the replies since the last sweep
+        self.resting = RESTING
+        self.answered = 0.0  # requests, up to the last sweep; -inf: it will never be trusted
+        self.address: object = None  # that was dialled last
         self.has_limit = False
         self.is_long = (
             False  # the last reply was: of the next one the header is looked at, and all of it spliced
         )
+
+    def count_again(self) -> None:
+        """A connection has ended or failed, or leads elsewhere: the next reply may be another program's."""
+        self.resting = RESTING
+        self.answered = min(self.answered, -len(self.reply_times))
 
 
 class BackendConnection:
@@ -141,7 +154,7 @@ class BackendConnection:
         pool, kept = self.pool, self.kept
         idle, now = kept.idle, pool.loop.now
         self.request = self.awaited = None
-        pool.reply_times.append(now - (request.sent_at or request.began))
+        kept.reply_times.append(now - (request.sent_at or request.began))
         if len(idle) < kept.most:
             self.sent += request.size
             self.received += size
@@ -275,7 +288,7 @@ class BackendConnection:
 
     def _finish_early(self, request: FramedRequest) -> None:
         """The reply is whole before its request is: the connection is of no further use."""
-        self.pool.reply_times.append(self.pool.loop.now - (request.sent_at or request.began))
+        self.kept.reply_times.append(self.pool.loop.now - (request.sent_at or request.began))
         self.pool.drop(self, request, request.received)
         self.request = None
         request.owner.cut_upload(request)
@@ -309,6 +322,7 @@ class BackendConnection:
             if error.errno in TRANSIENT:
                 return
         self.kept.idle.remove(self)
+        self.kept.count_again()
         self.pool.drop(self)
 
     def _reading_failed(self, error: Exception) -> None:
@@ -332,6 +346,9 @@ class BackendConnection:
         request = self.request
         if request is None:
             return
+        if self.head or self.reply is not None:
+            self.pool.distrust(self.kept)  # a reply that is cut
+        self.kept.count_again()
         is_stale = self.sent > 0 and not request.is_excused and self._is_unheard()
         self.abandon()
         self.pool.retry(request, is_stale, code)
@@ -359,6 +376,7 @@ class BackendConnection:
         """Close a connection that was never made; the place of its request stays taken."""
         request = self.request
         assert request is not None
+        self.kept.count_again()
         self.pool.drop(self)
         self.request = self.awaited = None
         request.carrier = None

@@ -8,7 +8,11 @@ RULES
   asked for; for SUSPICION seconds each connection to its backend then carries one request only.
 - A reply that comes late cannot be told from the reply to the next request on its connection. So a connection rests for
   REST seconds after a reply, in which a second one would show; the one that has rested longest is used first, and a
-  shorter rest will do where RESTING others rest as well.
+  shorter rest will do where RESTING rest, itself included.
+- At a backend that is trusted TRUSTED_RESTING will do: under load all that rest are used in turn, and their sockets push
+  each other out of the caches. It is trusted after TRUSTED replies without a fault. Every connection that it
+  ends or refuses starts the count again, and so does another address of its name. A reply that is cut, a wrong one or a
+  byte too many costs it the trust of this worker for good, whatever slot it has. Another tenant of its slot begins anew.
 - A connection that breaks before the first byte of a reply costs the request a try: on another backend, as often as
   frame-retries allows. A kept connection that the backend had closed by then is no try, and no failure of the
   backend: what was sent there was not acknowledged.
@@ -42,7 +46,7 @@ from balancer.pool.serving import state_of
 from balancer.pool.targets import DialTarget
 from balancer.relay import ends
 from balancer.relay.context import AnySession, WorkerContext
-from balancer.relay.framed.connection import BackendConnection, KeptConnections
+from balancer.relay.framed.connection import RESTING, BackendConnection, KeptConnections
 from balancer.relay.framed.frame_format import FrameFormat
 from balancer.relay.framed.requests import FramedRequest
 from balancer.relay.queue import PendingQueue
@@ -52,7 +56,8 @@ from balancer.shm.histogram import Histogram
 
 SUSPICION = 60.0
 REST = 0.25
-RESTING = 16
+TRUSTED, TRUSTED_RESTING = 4096, 2
+DISTRUSTED = 1024  # tenants of slots; beyond them no other one is trusted
 SWEEP = 1.0
 LEARNED = 1024  # headers
 BEGUN = 16_384  # bytes of a big frame that elect its backend; a frame up to this size is read whole
@@ -85,12 +90,14 @@ class ConnectionPool:
         self.queue = queue
         self.dialling: dict[BackendConnection, float] = {}  # -> since when
         self.rest = REST
+        self.trusted, self.most_distrusted = TRUSTED, DISTRUSTED
         self._context = context
         self._pool = pool
         self._options = (*NODELAY, *options)
         self._connects = connects
         self._replies = Histogram(context.cells[context.board.pool_at(pool.index) + P_REPLY_TIMES :])
-        self.reply_times: list[float] = []  # seconds, of the replies since the last sweep
+        self._former_times: list[float] = []  # seconds, of replies from backends that had a slot before
+        self._distrusted: set[str] = set()  # identities of backends
         self._new_socket = new_socket
         self._kept = [
             KeptConnections(elector.present(backend), elector.place_of(backend), pool.backend_conns or inf)
@@ -120,7 +127,11 @@ class ConnectionPool:
         former = self._kept[place]
         former.most = 0
         self._drop_idle(former)
-        self._kept[place] = KeptConnections(backend, place, self._pool.backend_conns or inf)
+        self._former_times += former.reply_times
+        former.reply_times = self._former_times  # for the requests that are under way
+        self._kept[place] = kept = KeptConnections(backend, place, self._pool.backend_conns or inf)
+        if backend.identity in self._distrusted or len(self._distrusted) == self.most_distrusted:
+            kept.answered = -inf
 
     def _note_limits(self) -> None:
         for kept in self._kept:
@@ -141,7 +152,7 @@ class ConnectionPool:
         kept = self._kept[place]
         request.backend = kept.backend
         idle = kept.idle
-        if len(idle) < RESTING and (not idle or idle[0].idle_since > now - self.rest):
+        if len(idle) < kept.resting and (not idle or idle[0].idle_since > now - self.rest):
             if not self._dial(request, kept, self.elector.target(kept.backend)):
                 self.dispatch(request)
             return
@@ -176,7 +187,7 @@ class ConnectionPool:
     def _carry(self, request: FramedRequest, kept: KeptConnections) -> bool:
         """Send a request on an idle connection or a new one; return False when another backend is to be elected."""
         idle = kept.idle
-        if idle and (idle[0].idle_since <= self.loop.now - self.rest or len(idle) >= RESTING):
+        if idle and (idle[0].idle_since <= self.loop.now - self.rest or len(idle) >= kept.resting):
             connection = idle.popleft()
             connection.request = request
             request.carrier = connection
@@ -192,6 +203,9 @@ class ConnectionPool:
         backend = kept.backend
         family, address, is_near, _ = target
         request.elected_at = self.loop.now
+        if address != kept.address:
+            kept.address = address
+            kept.count_again()
         connection: BackendConnection | None = None
         try:
             sock = self._new_socket(family, STREAM)
@@ -362,8 +376,15 @@ class ConnectionPool:
         kept = connection.kept
         kept.most = 0
         kept.suspect_until = self.loop.now + SUSPICION
+        self.distrust(kept)
         self._misbehaved.report(backend=kept.backend.identity, error=what, then="close the connection")
         self._drop_idle(kept)
+
+    def distrust(self, kept: KeptConnections) -> None:
+        """A backend has given a reply that is none: each of its connections rests as long as it can from now on."""
+        kept.resting, kept.answered = RESTING, -inf
+        if len(self._distrusted) < self.most_distrusted:
+            self._distrusted.add(kept.backend.identity)
 
     def _drop_idle(self, kept: KeptConnections) -> None:
         while kept.idle:
@@ -373,16 +394,28 @@ class ConnectionPool:
         """Close the connections that have been idle for too long, and those to backends that get no new request."""
         oldest = self.loop.now - self._pool.idle_backend_timeout
         self._show()
-        times, self.reply_times = self.reply_times, []
-        self._replies.observe_all(times)
+        self._replies.observe_all(self._former_times)
+        self._former_times.clear()
         for connection in self._open:
             self._count_bytes(connection)
         for kept in self._kept:
             if not kept.most and kept.suspect_until <= self.loop.now:
                 kept.most = self._pool.backend_conns or inf
+            if kept.reply_times:
+                self._count_replies(kept)
             if kept.idle and state_of(self._context.board, kept.backend) != "up":
                 self._drop_idle(kept)
             while kept.idle and kept.idle[0].idle_since < oldest:
+                self.drop(kept.idle.popleft())
+
+    def _count_replies(self, kept: KeptConnections) -> None:
+        """Put the replies since the last sweep on the board; trust the backend once they are many."""
+        times, kept.reply_times = kept.reply_times, []
+        self._replies.observe_all(times)
+        kept.answered += len(times)
+        if kept.answered >= self.trusted and kept.resting != TRUSTED_RESTING:
+            kept.resting = TRUSTED_RESTING
+            while len(kept.idle) > TRUSTED_RESTING:
                 self.drop(kept.idle.popleft())
 
     def _show(self) -> None:

@@ -8,6 +8,7 @@ import contextlib
 import errno
 import socket
 import ssl
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
@@ -278,3 +279,15 @@ class FramedSimulation(WorkerSimulation):
     @property
     def request_ends(self) -> list[str]:
         return [line.split(" end=")[1].split()[0] for line in self.request_lines]
+
+
+def exchange(client: FramePeer, backend: Callable[[], FramePeer], text: str) -> None:
+    """One request and its reply."""
+    client.ask(text)
+    assert backend().frames() == [text]
+    backend().answer(text.upper())
+    assert client.frames() == [text.upper()]
+
+
+def misbehaved(worker: FramedSimulation) -> list[str]:
+    return [line for line in worker.lines.others if line.startswith("backend ")]

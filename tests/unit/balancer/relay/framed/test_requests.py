@@ -1,7 +1,7 @@
 """Framed mode: each request to a backend of its own, and its reply to its client, whatever the peers do."""
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 
@@ -19,43 +19,19 @@ from balancer.pool.board import (
     P_REQUESTS_PER_S,
     P_WAIT_TIMES,
 )
-from balancer.relay.framed.connection_pool import REST, RESTING, SUSPICION
+from balancer.relay.framed.connection import RESTING
+from balancer.relay.framed.connection_pool import REST, SUSPICION
 from balancer.shm.histogram import CELLS, distribution
 from tests.unit.balancer.relay.framed.framed_simulation import (
     HEADER,
     MOST,
     FramedSimulation,
-    FramePeer,
+    exchange,
     frame,
+    misbehaved,
 )
 
 Start = Callable[..., FramedSimulation]
-
-
-@pytest.fixture(params=["", "clients", "backends", "clients and backends"])
-def start(request: pytest.FixtureRequest) -> Iterator[Start]:
-    made: list[FramedSimulation] = []
-
-    def begin(backends: int = 1, **options: object) -> FramedSimulation:
-        made.append(FramedSimulation(backends, request.param, **options))
-        return made[-1]
-
-    yield begin
-    for worker in made:
-        worker.close()
-        assert [worker.under_way(server) for server in range(len(worker.servers))] == [0] * len(
-            worker.servers
-        )
-        assert worker.connections.queue.since == {}
-        assert worker.context.pipes.held == 0
-
-
-def exchange(client: FramePeer, backend: Callable[[], FramePeer], text: str) -> None:
-    """One request and its reply."""
-    client.ask(text)
-    assert backend().frames() == [text]
-    backend().answer(text.upper())
-    assert client.frames() == [text.upper()]
 
 
 # -- choice and kept connections
@@ -672,10 +648,6 @@ def test_no_backend_is_left(start: Start) -> None:
 
 
 # -- backends that misbehave
-
-
-def misbehaved(worker: FramedSimulation) -> list[str]:
-    return [line for line in worker.lines.others if line.startswith("backend ")]
 
 
 @pytest.mark.parametrize(
