@@ -11,6 +11,7 @@ import shlex
 import socket
 import struct
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from math import inf
@@ -20,8 +21,9 @@ from balancer import __version__
 from balancer.admin_socket import NoAdminSocket, directories, find_socket, is_live, why_not_trusted
 from balancer.config.loader import ask as ask_for
 from balancer.config.streams import answer, complain, is_terminal, open_streams, wait_for_reader
-from balancer.config.units import counted, parse_duration
-from balancer.console.table import identity, sources_text, status_text
+from balancer.config.units import parse_duration
+from balancer.console import waits
+from balancer.console.table import sources_text, status_text
 from balancer.console.views import certificates_text, explain_text, part_of, part_text, sessions_text
 from balancer.ctl_options import PROGRAM, VIEWS, CommandLine, conditions_of, parse
 from balancer.eventloop.log_format import printable
@@ -90,6 +92,11 @@ def ask(path: str, words: Sequence[str], timeout: float) -> dict[str, Any]:
     return reply
 
 
+def path_of(line: CommandLine) -> str:
+    """The admin socket that a command line means. Raises CannotAsk."""
+    return line.options.get("admin") or admin_of(line.port, os.environ)
+
+
 def admin_of(port: int | None, environ: Mapping[str, str]) -> str:
     """The admin socket of the balancer on `port`, or of the only one. Raises CannotAsk."""
     uid = os.geteuid()
@@ -122,11 +129,12 @@ def main(
     argv: Sequence[str] | None = None,
     exchange: Exchange = ask,
     wait: Callable[[float], bool] = wait_for_reader,
+    pause: Callable[[float], object] = time.sleep,
 ) -> int:
     open_streams()
     try:
         words = sys.argv[1:] if argv is None else argv
-        return ask_for(PROGRAM, lambda: run(parse(words), exchange, wait))
+        return ask_for(PROGRAM, lambda: run(parse(words), exchange, wait, pause))
     except CannotAsk as error:
         complain(PROGRAM, lines_of(str(error)))
         return 1
@@ -134,9 +142,14 @@ def main(
         return EXIT_INTERRUPTED
 
 
-def run(line: CommandLine, exchange: Exchange, wait: Callable[[float], bool]) -> int:
+def run(
+    line: CommandLine, exchange: Exchange, wait: Callable[[float], bool], pause: Callable[[float], object]
+) -> int:
     """Ask, print, and return the exit code. Raises CannotAsk."""
-    path = line.options.get("admin") or admin_of(line.port, os.environ)
+    if line.command == "wait":
+        wait_until(line, partial(waits.condition, line.words[1:]), exchange, pause)
+        return answer(PROGRAM, shown(line, {"text": "ok"}))
+    path = path_of(line)
     if line.command == "events":
         return show_events(path, line, exchange, wait)
     reply = exchange(path, words_of(line), RELOAD_TIMEOUT if line.command == "reload" else ANSWER_TIMEOUT)
@@ -145,7 +158,10 @@ def run(line: CommandLine, exchange: Exchange, wait: Callable[[float], bool]) ->
     code = answer(PROGRAM, understood(path, partial(shown, line, reply)))
     if reply.get("unanswered"):  # what was asked was done in part
         return code or 1
-    return code or (wait_for_states(path, line, reply, exchange, wait) if "wait" in line.options else 0)
+    if not code and "wait" in line.options:
+        names = {one["name"] for one in reply.get("backends", [reply])}
+        wait_until(line, partial(waits.after, line.command, names), exchange, pause)
+    return code
 
 
 def shown(line: CommandLine, reply: dict[str, Any]) -> str:
@@ -163,29 +179,32 @@ def shown(line: CommandLine, reply: dict[str, Any]) -> str:
     return lines_of(str(reply.get("text", "ok")))
 
 
-def wait_for_states(
-    path: str, line: CommandLine, reply: Mapping[str, Any], exchange: Exchange, wait: Callable[[float], bool]
-) -> int:
-    """Wait until no session is left at the backends of an answer, or until they are up. Raises CannotAsk."""
-    names = {one["name"] for one in reply.get("backends", [reply])}
+def wait_until(
+    line: CommandLine,
+    left_over: Callable[[Mapping[str, Any]], str],
+    exchange: Exchange,
+    pause: Callable[[float], object],
+) -> None:
+    """Look at the status until nothing is left to wait for, also without a reader: the exit code says it. With --timeout,
+    `wait ready` waits for the balancer itself too. Raises CannotAsk."""
     left = parse_duration(line.options["timeout"]) if "timeout" in line.options else inf
+    may_be_absent = line.words == ("wait", "ready") and left < inf
     while True:
-        status = exchange(path, ["status"], ANSWER_TIMEOUT)
-        found = understood(path, partial(backends_called, names, status))
-        if line.command == "ready":
-            if gone := names.difference(map(identity, found)):
-                raise CannotAsk(f"no longer configured: {', '.join(sorted(gone))}")
-            open_ones = [one for one in found if one["state"] != "up"]
-            waits = f"not up yet: {', '.join(identity(one) for one in open_ones)}"
-        else:
-            open_ones = [one for one in found if one["sessions"]]
-            waits = f"{counted(sum(one['sessions'] for one in open_ones), 'session')} left"
-        if not open_ones:
-            return 0
+        try:
+            path = path_of(line)
+            status = exchange(path, ["status"], ANSWER_TIMEOUT)
+            waits_for = understood(path, partial(left_over, status))
+        except waits.NeverMet as reason:
+            raise CannotAsk(str(reason)) from None
+        except CannotAsk as error:
+            if not may_be_absent:
+                raise
+            waits_for = str(error)
+        if not waits_for:
+            return
         if left <= 0:
-            raise CannotAsk(f"gave up after --timeout {line.options['timeout']}: {waits}")
-        if not wait(min(FOLLOW_EVERY, left)):
-            return 0
+            raise CannotAsk(f"gave up after --timeout {line.options['timeout']}: {waits_for}")
+        pause(min(FOLLOW_EVERY, left))
         left -= FOLLOW_EVERY
 
 
@@ -207,11 +226,6 @@ def show_events(path: str, line: CommandLine, exchange: Exchange, wait: Callable
             boot, last = found.boot, 0
         if not wait(FOLLOW_EVERY):
             return 0
-
-
-def backends_called(names: set[str], status: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """The backends of a status that have these names."""
-    return [one for one in status["backends"] if identity(one) in names]
 
 
 class EventsReply:

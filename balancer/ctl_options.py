@@ -43,6 +43,12 @@ COMMANDS = {
     ),
     "certificates": Command((), "each certificate: names, issuer, when it expires, who presents it", False),
     "errors": Command((), "how sessions ended that did not end cleanly, and what failed at backends", False),
+    "wait": Command(
+        ("[NAME...]", "CONDITION"),
+        "return when it is so: ready (a client can be served), idle (no session is open), or of backends NAME... up, "
+        "down, drained (no session is left)",
+        False,
+    ),
     "kill": Command(("[ID]",), "close sessions: the one of an ID, or all that the options name"),
     "drain": Command(("NAME...",), "no new sessions for these backends; open ones go on"),
     "ready": Command(("NAME...",), "take new sessions again, with the configured weight and maxconn"),
@@ -64,6 +70,8 @@ ACTS = tuple(name for name, command in COMMANDS.items() if command.is_act)
 
 
 STATES = ("drain", "ready", "maint")
+WAITS_OF_BALANCER = ("ready", "idle")
+WAITS_OF_BACKENDS = ("up", "down", "drained")
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +109,7 @@ FLAGS = (
         "return when no session is left there (drain, maint), or when it is up (ready)",
         commands=STATES,
     ),
-    Flag("timeout", "with --wait: give up after this time", "TIME", commands=STATES),
+    Flag("timeout", "of wait and --wait: give up after this time", "TIME", commands=("wait", *STATES)),
     Flag("follow", "go on with what happens from now on, until Ctrl-C", short="f", commands=("events",)),
     Flag("version", "print the version and exit"),
     Flag("help", "print this and exit", short="h"),
@@ -115,6 +123,7 @@ EXAMPLES = (
     "balancerctl sessions --backend web-2 --older 1h",
     "balancerctl explain --source 10.0.0.9",
     "balancerctl weight web-1 4",
+    "balancerctl wait ready --timeout 30s",
     "balancerctl events --follow",
     "balancerctl sources",
 )
@@ -187,7 +196,7 @@ def check(line: CommandLine) -> None:
         near = did_you_mean(line.command, COMMANDS)
         raise UsageError(f"unknown command {line.command!r}{near or '; there are: ' + ', '.join(COMMANDS)}")
     least = sum(not one.startswith("[") for one in command.arguments)
-    most = inf if any(one.endswith("...") for one in command.arguments) else len(command.arguments)
+    most = inf if any("..." in one for one in command.arguments) else len(command.arguments)
     if not least <= len(line.words) - 1 <= most:
         raise UsageError(f"usage: {' '.join((PROGRAM, line.command, *command.arguments))}")
     if any("\n" in word for word in line.words):
@@ -201,8 +210,10 @@ def check(line: CommandLine) -> None:
                 parse_duration(line.options[name])
             except ValueError as error:
                 raise UsageError(f"--{name}: {error}") from None
-    if "timeout" in line.options and "wait" not in line.options:
+    if "timeout" in line.options and line.command != "wait" and "wait" not in line.options:
         raise UsageError("--timeout goes with --wait")
+    if line.command == "wait":
+        check_wait(line.words[1:-1], line.words[-1])
     if line.command == "kill" and not conditions_of(line):
         raise UsageError(
             "kill needs the ID of a session, or --client, --backend, --pool, --older or --draining"
@@ -212,6 +223,13 @@ def check(line: CommandLine) -> None:
     port = line.options.get("port", "1")
     if not (port.isascii() and port.isdigit() and len(port) < 6 and 0 < int(port) < 65536):
         raise UsageError(f"--port: {port!r} is no port from 1 to 65535")
+
+
+def check_wait(names: Sequence[str], condition: str) -> None:
+    """Raises UsageError for words behind `wait` that are no condition."""
+    if condition not in (WAITS_OF_BACKENDS if names else WAITS_OF_BALANCER):
+        ways = f"wait {' | '.join(WAITS_OF_BALANCER)}, or wait NAME... {' | '.join(WAITS_OF_BACKENDS)}"
+        raise UsageError(f"{condition!r} is no condition here: {ways}")
 
 
 def conditions_of(line: CommandLine) -> list[str]:

@@ -40,7 +40,7 @@ def parser() -> argparse.ArgumentParser:
         one = commands.add_parser(name, help=command.help, add_help=False)
         for argument in command.arguments:
             action = one.add_argument(argument.strip("[.]").lower(), nargs="*")
-            if argument.startswith("NAME"):
+            if "NAME" in argument:
                 action.complete = BACKENDS  # type: ignore[attr-defined]
         for flag in FLAGS:
             if not flag.commands or name in flag.commands:

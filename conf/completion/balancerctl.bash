@@ -5,7 +5,7 @@
 #    source ~/.local/share/bash_completion/balancerctl
 # See also: https://github.com/scop/bash-completion/blob/main/doc/configuration.md
 
-_shtab_balancerctl_subparsers=(status events sources sessions explain info listeners pools backends dns certificates errors kill drain ready maint weight maxconn workers reload)
+_shtab_balancerctl_subparsers=(status events sources sessions explain info listeners pools backends dns certificates errors wait kill drain ready maint weight maxconn workers reload)
 
 _shtab_balancerctl_status_option_strings=(--admin --port -p --json --version --help -h)
 _shtab_balancerctl_events_option_strings=(--admin --port -p --json --follow -f --version --help -h)
@@ -19,6 +19,7 @@ _shtab_balancerctl_backends_option_strings=(--admin --port -p --json --version -
 _shtab_balancerctl_dns_option_strings=(--admin --port -p --json --version --help -h)
 _shtab_balancerctl_certificates_option_strings=(--admin --port -p --json --version --help -h)
 _shtab_balancerctl_errors_option_strings=(--admin --port -p --json --version --help -h)
+_shtab_balancerctl_wait_option_strings=(--admin --port -p --json --timeout --version --help -h)
 _shtab_balancerctl_kill_option_strings=(--admin --port -p --json --reason --pool --backend --client --older --draining --version --help -h)
 _shtab_balancerctl_drain_option_strings=(--admin --port -p --json --reason --wait --timeout --version --help -h)
 _shtab_balancerctl_ready_option_strings=(--admin --port -p --json --reason --wait --timeout --version --help -h)
@@ -30,6 +31,7 @@ _shtab_balancerctl_reload_option_strings=(--admin --port -p --json --reason --ve
 _shtab_balancerctl_option_strings=()
 
 _shtab_balancerctl_sessions___backend_COMPGEN=_balancerctl_backends
+_shtab_balancerctl_wait_pos_0_COMPGEN=_balancerctl_backends
 _shtab_balancerctl_kill___backend_COMPGEN=_balancerctl_backends
 _shtab_balancerctl_drain_pos_0_COMPGEN=_balancerctl_backends
 _shtab_balancerctl_ready_pos_0_COMPGEN=_balancerctl_backends
@@ -37,7 +39,7 @@ _shtab_balancerctl_maint_pos_0_COMPGEN=_balancerctl_backends
 _shtab_balancerctl_weight_pos_0_COMPGEN=_balancerctl_backends
 _shtab_balancerctl_maxconn_pos_0_COMPGEN=_balancerctl_backends
 
-_shtab_balancerctl_pos_0_choices=(status events sources sessions explain info listeners pools backends dns certificates errors kill drain ready maint weight maxconn workers reload)
+_shtab_balancerctl_pos_0_choices=(status events sources sessions explain info listeners pools backends dns certificates errors wait kill drain ready maint weight maxconn workers reload)
 
 _shtab_balancerctl_status___json_nargs=0
 _shtab_balancerctl_status___version_nargs=0
@@ -90,6 +92,12 @@ _shtab_balancerctl_errors___json_nargs=0
 _shtab_balancerctl_errors___version_nargs=0
 _shtab_balancerctl_errors___help_nargs=0
 _shtab_balancerctl_errors__h_nargs=0
+_shtab_balancerctl_wait_pos_0_nargs='*'
+_shtab_balancerctl_wait_pos_1_nargs='*'
+_shtab_balancerctl_wait___json_nargs=0
+_shtab_balancerctl_wait___version_nargs=0
+_shtab_balancerctl_wait___help_nargs=0
+_shtab_balancerctl_wait__h_nargs=0
 _shtab_balancerctl_kill_pos_0_nargs='*'
 _shtab_balancerctl_kill___json_nargs=0
 _shtab_balancerctl_kill___draining_nargs=0

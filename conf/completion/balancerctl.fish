@@ -50,7 +50,7 @@ function _shtab_balancerctl_using
   test "$_shtab_balancerctl_cmdpath" = "$argv"
 end
 
-set -g _shtab_balancerctl_commands status events sources sessions explain info listeners pools backends dns certificates errors kill drain ready maint weight maxconn workers reload
+set -g _shtab_balancerctl_commands status events sources sessions explain info listeners pools backends dns certificates errors wait kill drain ready maint weight maxconn workers reload
 set -g _shtab_balancerctl_opts_with_value --admin --backend --client --listener --older --pool --port --reason --sni --source --timeout -p
 
 complete -c balancerctl -e
@@ -137,6 +137,14 @@ complete -c balancerctl -n '_shtab_balancerctl_using errors' -l port -s p -x -d 
 complete -c balancerctl -n '_shtab_balancerctl_using errors' -l json -d 'print what the balancer answers as JSON, for scripts'
 complete -c balancerctl -n '_shtab_balancerctl_using errors' -l version -d 'print the version and exit'
 complete -c balancerctl -n '_shtab_balancerctl_using errors' -l help -s h -d 'print this and exit'
+complete -c balancerctl -n '_shtab_balancerctl_using; and test $_shtab_balancerctl_npos -eq 0' -a wait -d 'return when it is so: ready (a client can be served), idle (no session is open), or of backends NAME... up, down, drained (no session is left)'
+complete -c balancerctl -n '_shtab_balancerctl_using wait' -l admin -x -d 'the admin socket, or BALANCER_ADMIN; unset, it is found by the port'
+complete -c balancerctl -n '_shtab_balancerctl_using wait' -l port -s p -x -d 'the balancer'"'"'s port, or BALANCER_PORT'
+complete -c balancerctl -n '_shtab_balancerctl_using wait' -l json -d 'print what the balancer answers as JSON, for scripts'
+complete -c balancerctl -n '_shtab_balancerctl_using wait' -l timeout -x -d 'of wait and --wait: give up after this time'
+complete -c balancerctl -n '_shtab_balancerctl_using wait' -l version -d 'print the version and exit'
+complete -c balancerctl -n '_shtab_balancerctl_using wait' -l help -s h -d 'print this and exit'
+complete -c balancerctl -n '_shtab_balancerctl_using wait; and test $_shtab_balancerctl_npos -ge 0' -ka "(_balancerctl_backends)" -d name
 complete -c balancerctl -n '_shtab_balancerctl_using; and test $_shtab_balancerctl_npos -eq 0' -a kill -d 'close sessions: the one of an ID, or all that the options name'
 complete -c balancerctl -n '_shtab_balancerctl_using kill' -l admin -x -d 'the admin socket, or BALANCER_ADMIN; unset, it is found by the port'
 complete -c balancerctl -n '_shtab_balancerctl_using kill' -l port -s p -x -d 'the balancer'"'"'s port, or BALANCER_PORT'
@@ -155,7 +163,7 @@ complete -c balancerctl -n '_shtab_balancerctl_using drain' -l port -s p -x -d '
 complete -c balancerctl -n '_shtab_balancerctl_using drain' -l json -d 'print what the balancer answers as JSON, for scripts'
 complete -c balancerctl -n '_shtab_balancerctl_using drain' -l reason -x -d 'why, for the log and the events'
 complete -c balancerctl -n '_shtab_balancerctl_using drain' -l wait -d 'return when no session is left there (drain, maint), or when it is up (ready)'
-complete -c balancerctl -n '_shtab_balancerctl_using drain' -l timeout -x -d 'with --wait: give up after this time'
+complete -c balancerctl -n '_shtab_balancerctl_using drain' -l timeout -x -d 'of wait and --wait: give up after this time'
 complete -c balancerctl -n '_shtab_balancerctl_using drain' -l version -d 'print the version and exit'
 complete -c balancerctl -n '_shtab_balancerctl_using drain' -l help -s h -d 'print this and exit'
 complete -c balancerctl -n '_shtab_balancerctl_using drain; and test $_shtab_balancerctl_npos -ge 0' -ka "(_balancerctl_backends)" -d name
@@ -165,7 +173,7 @@ complete -c balancerctl -n '_shtab_balancerctl_using ready' -l port -s p -x -d '
 complete -c balancerctl -n '_shtab_balancerctl_using ready' -l json -d 'print what the balancer answers as JSON, for scripts'
 complete -c balancerctl -n '_shtab_balancerctl_using ready' -l reason -x -d 'why, for the log and the events'
 complete -c balancerctl -n '_shtab_balancerctl_using ready' -l wait -d 'return when no session is left there (drain, maint), or when it is up (ready)'
-complete -c balancerctl -n '_shtab_balancerctl_using ready' -l timeout -x -d 'with --wait: give up after this time'
+complete -c balancerctl -n '_shtab_balancerctl_using ready' -l timeout -x -d 'of wait and --wait: give up after this time'
 complete -c balancerctl -n '_shtab_balancerctl_using ready' -l version -d 'print the version and exit'
 complete -c balancerctl -n '_shtab_balancerctl_using ready' -l help -s h -d 'print this and exit'
 complete -c balancerctl -n '_shtab_balancerctl_using ready; and test $_shtab_balancerctl_npos -ge 0' -ka "(_balancerctl_backends)" -d name
@@ -175,7 +183,7 @@ complete -c balancerctl -n '_shtab_balancerctl_using maint' -l port -s p -x -d '
 complete -c balancerctl -n '_shtab_balancerctl_using maint' -l json -d 'print what the balancer answers as JSON, for scripts'
 complete -c balancerctl -n '_shtab_balancerctl_using maint' -l reason -x -d 'why, for the log and the events'
 complete -c balancerctl -n '_shtab_balancerctl_using maint' -l wait -d 'return when no session is left there (drain, maint), or when it is up (ready)'
-complete -c balancerctl -n '_shtab_balancerctl_using maint' -l timeout -x -d 'with --wait: give up after this time'
+complete -c balancerctl -n '_shtab_balancerctl_using maint' -l timeout -x -d 'of wait and --wait: give up after this time'
 complete -c balancerctl -n '_shtab_balancerctl_using maint' -l version -d 'print the version and exit'
 complete -c balancerctl -n '_shtab_balancerctl_using maint' -l help -s h -d 'print this and exit'
 complete -c balancerctl -n '_shtab_balancerctl_using maint; and test $_shtab_balancerctl_npos -ge 0' -ka "(_balancerctl_backends)" -d name

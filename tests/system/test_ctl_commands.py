@@ -6,6 +6,7 @@ TRIALS has an entry for each: a command without one fails `test_every_command_is
 import json
 import socket
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from typing import Any
@@ -15,6 +16,7 @@ import pytest
 from balancer.ctl_options import COMMANDS
 from scripts.lab.backends import Echo
 from scripts.lab.network import free_port, text_of
+from scripts.lab.process import ROOT, clean_environment
 from scripts.lab.waiting import wait_for
 from tests.system.certificates import make_certificate
 from tests.system.harness import FileBalancer, ini_section
@@ -186,6 +188,37 @@ def try_certificates(ctl: Ctl) -> None:
     assert found["path"] in text and "secure" in text and found["loaded_at"][:10] in text
 
 
+def try_wait(ctl: Ctl) -> None:
+    """Met at once, met later, given up, and never met."""
+    assert ctl.text("wait", "ready") == ctl.text("wait", "web-*", "up") == "ok\n"
+    assert ctl.json("wait", "gone", "down")["text"] == "ok"
+    with ExitStack() as stack:
+        client = ctl.session(stack)
+        ctl.run("drain", "web-*")
+        for words in (["idle"], ["web-1", "web-2", "drained"]):
+            assert "1 session" in ctl.refusal("wait", *words, "--timeout", "0")
+        command = [
+            sys.executable,
+            "-m",
+            "balancer.ctl",
+            "--admin",
+            str(ctl.lb.admin),
+            "wait",
+            "web-*",
+            "drained",
+        ]
+        waiting = subprocess.Popen(command, cwd=ROOT, env=clean_environment(), stdout=subprocess.DEVNULL)
+        try:
+            with pytest.raises(subprocess.TimeoutExpired):
+                waiting.wait(1)
+            client.close()
+            assert waiting.wait(60) == 0
+        finally:
+            waiting.kill()
+            waiting.wait()
+    assert "no backend is called 'nothing'" in ctl.refusal("wait", "nothing", "up")
+
+
 def try_kill(ctl: Ctl) -> None:
     with ExitStack() as stack:
         first, second = ctl.session(stack), ctl.session(stack)
@@ -265,6 +298,7 @@ TRIALS: dict[str, Callable[[Ctl], None]] = {
     "dns": try_dns,
     "errors": try_errors,
     "certificates": try_certificates,
+    "wait": try_wait,
     "kill": try_kill,
     "drain": try_drain,
     "ready": try_ready,
@@ -288,9 +322,11 @@ def test_every_command_is_tried() -> None:
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_command_does_what_it_says_as_text_and_as_json(ctl: Ctl, command: str) -> None:
-    TRIALS[command](ctl)
-    assert {(command, "text"), (command, "json")} <= ctl.asked
-    ctl.run("ready", "web-*", "--wait")
+    try:
+        TRIALS[command](ctl)
+        assert {(command, "text"), (command, "json")} <= ctl.asked
+    finally:
+        ctl.run("ready", "web-*", "--wait", "--timeout", "30s")
 
 
 def test_sessions_of_draining_workers(ctl: Ctl) -> None:

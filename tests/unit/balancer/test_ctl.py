@@ -219,17 +219,47 @@ def waited_for(
         one = WHOLE["backends"][0] | {"pool": "main", "state": "drain", "sessions": sessions}
         return WHOLE | {"backends": [one | {"name": name} for name in backends]}
 
-    return ctl.main([command, "a", "--wait", *words, "--admin", "x"], exchange, lambda _: looks < 4), looks
+    def pause(seconds: float) -> None:
+        if looks == 4:
+            raise KeyboardInterrupt
+
+    argv = [command, "a", "--wait", *words, "--admin", "x"]
+    return ctl.main(argv, exchange, no_reader, pause), looks
+
+
+def no_reader(seconds: float) -> bool:
+    """Output goes to /dev/null, or its reader has left."""
+    return False
 
 
 def test_a_timeout_of_0_looks_once() -> None:
     assert waited_for("drain", "--timeout", "0", sessions=1) == (1, 1)
-    assert waited_for("drain", sessions=1)[1] == 4, "without one it waits"
+    assert waited_for("drain", sessions=1) == (130, 4), "without one it waits, also where nobody reads"
 
 
 def test_a_backend_that_a_reload_removes_meanwhile_is_not_ready() -> None:
     assert waited_for("ready", backends=["b"]) == (1, 1)
     assert waited_for("drain", backends=["b"]) == (0, 1), "no session is left at it"
+
+
+def test_wait_ready_with_a_timeout_waits_for_the_balancer_itself(capsys: pytest.CaptureFixture[str]) -> None:
+    looks: list[str] = []
+
+    def exchange(path: str, asked: Sequence[str], seconds: float) -> dict[str, Any]:
+        looks.append(path)
+        if len(looks) < 3:
+            raise ctl.CannotAsk("nothing there")
+        return WHOLE | {"serving": len(looks) > 3, "reason": "every backend is down"}
+
+    argv = ["wait", "ready", "--admin", "x", "--json"]
+    assert ctl.main([*argv, "--timeout", "5s"], exchange, no_reader, lambda _: None) == 0
+    assert len(looks) == 4 and json.loads(capsys.readouterr().out) == {"schema": 1, "text": "ok"}
+    looks.clear()
+    assert ctl.main([*argv, "--timeout", "1s"], exchange, no_reader, lambda _: None) == 1
+    assert "gave up after --timeout 1s: no client can be served: every" in capsys.readouterr().err
+    looks.clear()
+    assert ctl.main(argv, exchange, no_reader, lambda _: None) == 1 and len(looks) == 1
+    assert "nothing there" in capsys.readouterr().err
 
 
 def test_a_full_queue_is_waited_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

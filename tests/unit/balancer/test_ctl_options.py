@@ -55,6 +55,9 @@ def test_a_name_may_begin_with_a_dash_and_a_number_be_negative() -> None:
         ("drain a --timeout 5s", "--timeout goes with --wait"),
         ("sessions --sni x", "--sni goes with explain, not with sessions"),
         ("weight a", "usage: balancerctl weight NAME N"),
+        ("wait up", "'up' is no condition here: wait ready | idle, or wait NAME... up | down | drained"),
+        ("wait a ready", "'ready' is no condition here"),
+        ("wait", "usage: balancerctl wait [NAME...] CONDITION"),
         ("status --jsn", "option --jsn is unknown; did you mean --json?"),
         ("status --follow", "--follow goes with events, not with status"),
         (
@@ -103,6 +106,6 @@ def test_a_reload_may_name_the_certificates() -> None:
 
 
 def test_the_console_knows_the_same_commands() -> None:
-    """Parts of the status are asked for as the status."""
-    assert set(COMMANDS) - set(ctl_options.VIEWS) | {"workers"} == set(USAGES)
+    """Parts of the status are asked for as the status, and `wait` looks at it."""
+    assert set(COMMANDS) - set(ctl_options.VIEWS) - {"wait"} | {"workers"} == set(USAGES)
     assert set(ctl_options.ACTS) == set(ACTS)
