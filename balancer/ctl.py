@@ -153,6 +153,8 @@ def run(
     if line.command == "events":
         return show_events(path, line, exchange, wait)
     reply = exchange(path, words_of(line), RELOAD_TIMEOUT if line.command == "reload" else ANSWER_TIMEOUT)
+    if line.command == "errors":  # counts are the status's, single ones the workers'
+        reply |= exchange(path, ["errors"], ANSWER_TIMEOUT)
     if "error" in reply:
         raise CannotAsk(str(reply["error"]))
     code = answer(PROGRAM, understood(path, partial(shown, line, reply)))

@@ -42,7 +42,11 @@ COMMANDS = {
         (), "sets of backends (dns:, srv:): server, last answer, TTL left, error, backends", False
     ),
     "certificates": Command((), "each certificate: names, issuer, when it expires, who presents it", False),
-    "errors": Command((), "how sessions ended that did not end cleanly, and what failed at backends", False),
+    "errors": Command(
+        (),
+        "how many sessions were refused or failed, the last of them with the reason, and what failed at backends",
+        False,
+    ),
     "wait": Command(
         ("[NAME...]", "CONDITION"),
         "return when it is so: ready (a client can be served), idle (no session is open), or of backends NAME... up, "

@@ -24,6 +24,7 @@ from balancer.console.answers import STATUS_JSON, Answers
 from balancer.console.certificates import describe_certificates
 from balancer.console.events import describe_events
 from balancer.console.explain import explain
+from balancer.console.failures import describe_failures
 from balancer.console.peer import AdminPeer
 from balancer.console.session_query import ask_workers, filter_of, sessions_answer
 from balancer.console.session_server import SessionFilter
@@ -78,6 +79,7 @@ USAGES = {
     "events": "events [SINCE]",
     "sources": "sources",
     "certificates": "certificates",
+    "errors": "errors",
     "sessions": "sessions [pool=NAME] [backend=NAME] [client=ADDRESS] [older=SECONDS] [id=ID] [draining]",
     "explain": "explain [listener=NAME] [source=ADDRESS] [sni=NAME]",
     "kill": "kill id=ID | client=ADDRESS | backend=NAME ...",
@@ -89,7 +91,7 @@ USAGES = {
     "workers": "workers N",
     "reload": "reload [certificates]",
 }
-ACTS = tuple(USAGES)[6:]
+ACTS = tuple(USAGES)[7:]
 
 
 class Reply(Protocol):
@@ -164,6 +166,8 @@ class Commands:
                         self.board, self.listeners, self.pools.values(), calendar_time()
                     )
                     reply.send({"certificates": found})
+                case ["errors"]:
+                    reply.send({"last": describe_failures(self.board, self.loop.now, calendar_time())})
                 case ["sessions", *conditions]:
                     self.ask_for_sessions(conditions, reply)
                 case ["explain", *conditions]:

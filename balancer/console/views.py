@@ -20,6 +20,7 @@ from balancer.console.table import (
     sets_of,
     worker_row,
 )
+from balancer.eventloop.log_format import printable
 from balancer.web.figures import human_age, human_bytes, human_number, of_limit
 
 Reply = Mapping[str, Any]
@@ -37,6 +38,8 @@ SESSION_HEAD = (
     "IN",
     "OUT",
 )
+FAILURE_HEAD = ("TIME", "END", "CLIENT", "LISTENER", "POOL", "BACKEND", "REASON")
+MOST_FAILURES = 20  # that text shows; JSON has up to 500
 CERTIFICATE_HEAD = ("CERTIFICATE", "NAMES", "SUBJECT", "ISSUER", "KEY", "EXPIRES", "LOADED", "PRESENTED BY")
 # What an end means, for `balancerctl errors`; docs/LOG.md has the cures.
 ENDS = {
@@ -93,6 +96,7 @@ def part_of(status: Reply, command: str) -> dict[str, Any]:
                 for one in status["backends"] if is_troubled(one)
             ],
             "events": [one for one in status["events"] if one["verb"] in TROUBLES],
+            "last": status["last"],
         }  # fmt: skip
     return {command: sets_of(status) if command == "dns" else status[command]}
 
@@ -155,12 +159,20 @@ def errors_text(found: Reply) -> str:
     if backends:
         head = ("BACKEND", "STATE", "CONNECTS FAILED", "EARLY ENDS", "CHECKS FAILED", "LAST CHECK")
         lines += ["", *columns_text(head, backends, False)]
-    lines += (
-        ["", *(f"{one['at']} {one['verb']} {one['text']}" for one in found["events"])]
-        if found["events"]
-        else []
-    )
+    if rows := [failure_row(one) for one in found["last"][-MOST_FAILURES:]]:
+        lines += ["", *columns_text(FAILURE_HEAD, rows, False)]
+    if found["events"]:
+        lines += ["", *(printable(f"{one['at']} {one['verb']} {one['text']}") for one in found["events"])]
     return "\n".join(lines).strip("\n") or "no session has ended uncleanly, and no backend has failed"
+
+
+def failure_row(one: Reply) -> list[str]:
+    """A refused client or failed session."""
+    why = str(one["reason"] or one["what"] or one["kind"])
+    return [
+        f"{one['at'][:19]}Z", one["end"] or one["kind"], one["client"] or "-", one["listener"] or "-", one["pool"] or "-",
+        one["backend"] or "-", why + (f" (and {one['omitted']} more like it)" if one["omitted"] else ""),
+    ]  # fmt: skip
 
 
 def sessions_text(reply: Reply) -> str:

@@ -42,6 +42,7 @@ from operator import add
 from balancer.edge.renewal import CertificateHandover
 from balancer.options import MOST_LISTENERS, MOST_POOLS
 from balancer.pool.load_table import FEW_PROCESSES, LoadTable
+from balancer.shm.events import EventRing
 from balancer.shm.histogram import CELLS, USED, Distribution, distribution
 from balancer.shm.layout import FIRST_LEASE, MASTER_LIVE_ROWS, MASTER_ROW, PID, PREFORK_COLUMNS, Shared
 from balancer.shm.memory import shared_memory
@@ -152,14 +153,10 @@ W_DNS_QUERIES = 44
 W_DNS_FAILURES = 45  # lookups without an answer
 W_DNS_LEFT_OUT = 46  # backends in the answer that found no slot
 W_DNS_ERROR = 49  # of the last lookup, place in discovery.answers.ERRORS
-# ... of a slot again, by the prober
-W_TENANT_KEY = (
-    47  # checksum of the tenant's address and port, which the slot keeps when it is empty; 0: it is no slot
-)
-# ... by the console
-W_ADMIN_KEY = (
-    48  # W_TENANT_KEY of the tenant that admin state and weight are about; they hold while it is there
-)
+# ... of a slot again, by the prober: checksum of the tenant's address and port, which the slot keeps when it is empty;
+W_TENANT_KEY = 47  # 0: it is no slot
+# ... by the console: W_TENANT_KEY of the tenant that admin state, weight and maxconn are about, while it is there
+W_ADMIN_KEY = 48
 W_ADMIN_MAXCONN = 50  # 0 = none, else W_LIMITS_OF of then << 32, and maxconn + 1
 # ... by the prober
 W_LIMITS_OF = 51  # the generation whose configuration W_MAXCONN is of
@@ -243,6 +240,7 @@ class Board:
         self.counts = shared.rows
         self.source_tables: dict[str, SourceTable] = {}  # of the listeners with limits per source, by name
         self.certificates: dict[str, CertificateHandover] = {}  # of the listeners that end TLS, by name
+        self.failures = EventRing(shared.rows.rows)
         self.words = Table(1, _FIRST_BACKEND_WORDS + _BACKEND_WORDS * backends)
         # One hour of the whole, of listeners and of pools: here, for a reload replaces the console that writes it.
         self.history = memoryview(shared_memory(4 * BLOCK * (1 + MOST_LISTENERS + MOST_POOLS))).cast("f")

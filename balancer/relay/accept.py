@@ -75,7 +75,7 @@ class SessionStarter:
     ) -> None:
         self._context, self._name = context, listener.name
         self._maxconns = listener.maxconns
-        self._account = account
+        self._account, self._failures = account, closer.failures
         self._routes = entrance = first_routes(listener, routes)
         if entrance.default is not None:
             self._lane = entrance.default  # for start_all
@@ -187,8 +187,9 @@ class SessionStarter:
         fd, address = accepted
         close(fd)
         self._account.refused()
-        where = {} if self._name == MAIN else {"listener": self._name}
-        self._refusals.report(client=peer_name(address), **where, **fields, then="close")
+        client, where = peer_name(address), {} if self._name == MAIN else {"listener": self._name}
+        self._refusals.report(client=client, **where, **fields, then="close")
+        self._failures.refused(client=client, listener=self._name, **fields)
 
     # -- places of the limit
 

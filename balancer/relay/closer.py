@@ -14,6 +14,7 @@ from balancer.pool.board import L_BYTES_IN, L_BYTES_OUT, L_ENDS, L_SESSION_TIMES
 from balancer.relay.account import Account
 from balancer.relay.context import WorkerContext
 from balancer.relay.ends import CLEAN
+from balancer.relay.failures import FailureRecorder
 from balancer.relay.pauses import leave_socket
 from balancer.relay.queue import PendingQueue
 from balancer.relay.session import Session
@@ -37,6 +38,7 @@ class Closer:
         "_loop",
         "_sessions",
         "_times",
+        "failures",
         "on_closed",
     )
 
@@ -49,7 +51,7 @@ class Closer:
     ) -> None:
         self._loop, self._log = context.loop, context.log
         self._sessions, self._cells = context.sessions, context.cells
-        self._account = account
+        self._account, self.failures = account, FailureRecorder(context)
         self._counts = account.cells
         self._times = account.cells[L_SESSION_TIMES:]  # a histogram
         self._close = close
@@ -161,4 +163,5 @@ class Closer:
         if session.end == CLEAN:
             return False
         self._account.ended(session.end)
+        self.failures.ended(session)
         return True

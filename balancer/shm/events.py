@@ -9,7 +9,8 @@ RULES
   is odd while its writer appends: a reader that follows then gets nothing, since that event may come before one that is
   visible already. A count that stays odd (its writer was stopped or killed there) holds followers up for STUCK at most.
 - Sparse: a ring costs memory once its row has had events. A reader touches the rings that have some.
-- `tell` writes the line of the log and its event; nothing else appends.
+- `tell` writes the line of the log and its event; nothing else appends to the ring of events. That of failures
+  (relay/failures.py) is another one of the same make.
 """
 
 import heapq
@@ -76,7 +77,7 @@ class EventRing:
         self._clock = clock
         self._appending: dict[tuple[int, int], float] = {}  # row and odd count -> since when it has been seen
 
-    def append(self, row: int, verb: Verb, text: str, wall_ns: int, at_ms: int) -> None:
+    def append(self, row: int, verb: str, text: str, wall_ns: int, at_ms: int) -> None:
         """Append to the ring of the own row; `text` is cut to 240 bytes."""
         raw = text.encode("utf-8", "backslashreplace")
         if len(raw) > TEXT_BYTES:

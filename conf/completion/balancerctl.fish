@@ -131,7 +131,7 @@ complete -c balancerctl -n '_shtab_balancerctl_using certificates' -l port -s p 
 complete -c balancerctl -n '_shtab_balancerctl_using certificates' -l json -d 'print what the balancer answers as JSON, for scripts'
 complete -c balancerctl -n '_shtab_balancerctl_using certificates' -l version -d 'print the version and exit'
 complete -c balancerctl -n '_shtab_balancerctl_using certificates' -l help -s h -d 'print this and exit'
-complete -c balancerctl -n '_shtab_balancerctl_using; and test $_shtab_balancerctl_npos -eq 0' -a errors -d 'how sessions ended that did not end cleanly, and what failed at backends'
+complete -c balancerctl -n '_shtab_balancerctl_using; and test $_shtab_balancerctl_npos -eq 0' -a errors -d 'how many sessions were refused or failed, the last of them with the reason, and what failed at backends'
 complete -c balancerctl -n '_shtab_balancerctl_using errors' -l admin -x -d 'the admin socket, or BALANCER_ADMIN; unset, it is found by the port'
 complete -c balancerctl -n '_shtab_balancerctl_using errors' -l port -s p -x -d 'the balancer'"'"'s port, or BALANCER_PORT'
 complete -c balancerctl -n '_shtab_balancerctl_using errors' -l json -d 'print what the balancer answers as JSON, for scripts'

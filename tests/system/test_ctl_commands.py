@@ -174,6 +174,14 @@ def try_errors(ctl: Ctl) -> None:
     wait_for(lambda: "no backend could be reached" in ctl.text("errors"), "the failed session", 10)
     found = {one["name"]: one["ends"] for one in ctl.json("errors")["listeners"]}
     assert found["dead"]["SC"] >= 1 and found["main"].get("SC", 0) == 0
+    last = ctl.json("errors")["last"][-1]
+    assert (last["kind"], last["end"], last["listener"], last["pool"]) == ("session", "SC", "dead", "dead")
+    assert (
+        last["client"].startswith("127.0.0.1:")
+        and last["what"] == "no backend could be reached"
+        and last["at"] > "2026"
+    )
+    assert last["client"] in ctl.text("errors")
 
 
 def try_certificates(ctl: Ctl) -> None:

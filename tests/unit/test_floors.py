@@ -118,6 +118,7 @@ ORDER = {
         ("framed.stream_client",),
         ("session",),
         ("session_line",),
+        ("failures",),
         ("closer", "deny", "downed", "proxy_header", "source_limits", "timeouts"),
         ("preread", "tls.session"),
         ("postgres", "tls.handshake"),

@@ -106,6 +106,6 @@ def test_a_reload_may_name_the_certificates() -> None:
 
 
 def test_the_console_knows_the_same_commands() -> None:
-    """Parts of the status are asked for as the status, and `wait` looks at it."""
-    assert set(COMMANDS) - set(ctl_options.VIEWS) - {"wait"} | {"workers"} == set(USAGES)
+    """Parts of the status are asked for as the status, `wait` looks at it, `errors` needs both."""
+    assert set(COMMANDS) - set(ctl_options.VIEWS) - {"wait"} | {"workers", "errors"} == set(USAGES)
     assert set(ctl_options.ACTS) == set(ACTS)

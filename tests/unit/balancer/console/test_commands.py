@@ -273,7 +273,7 @@ def test_a_question_that_is_wrong_leaves_no_line(console: Fixture, line: str) ->
         ("workers ²", "'²'"),
         (
             "xyz 1",
-            "unknown command 'xyz 1'; there are: status, events [SINCE], sources, certificates, sessions [pool",
+            "unknown command 'xyz 1'; there are: status, events [SINCE], sources, certificates, errors, sessions [pool",
         ),
         ("stauts", "did you mean status?"),
         ("drain", "usage: drain NAME..."),
