@@ -4,6 +4,8 @@ import socket
 from contextlib import ExitStack
 from pathlib import Path
 
+import pytest
+
 from scripts.lab.waiting import wait_for
 from tests.system.framed_peer import FramedBackend, OwningClient, run_together
 from tests.system.harness import Balancer
@@ -13,7 +15,8 @@ from tests.system.test_tls import context
 CLIENTS, REQUESTS = 6, 40
 
 
-def test_every_client_gets_its_own_replies_over_tls(tmp_path: Path) -> None:
+@pytest.mark.parametrize("order", ["strict", "any"])
+def test_every_client_gets_its_own_replies_over_tls(tmp_path: Path, order: str) -> None:
     files = Files(tmp_path)
     trusting = context(files)
 
@@ -28,11 +31,13 @@ def test_every_client_gets_its_own_replies_over_tls(tmp_path: Path) -> None:
         ]
         words = (f"--tls-cert={files.certificate}", "--tls", f"--tls-ca={files.backends_ca}")
         lb = stack.enter_context(
-            Balancer(*words, upstreams=[one.address for one in ending], mode="framed", frame="gowork")
+            Balancer(
+                *words, upstreams=[one.address for one in ending], order=order, mode="framed", frame="gowork"
+            )
         )
-        clients = [OwningClient(lb.address, n, wrap=wrap) for n in range(CLIENTS)]
+        clients = [OwningClient(lb.address, n, order, wrap=wrap) for n in range(CLIENTS)]
         run_together(clients, REQUESTS)
-        big = [OwningClient(lb.address, CLIENTS + n, wrap=wrap) for n in range(2)]
+        big = [OwningClient(lb.address, CLIENTS + n, order, wrap=wrap) for n in range(2)]
         run_together(big, 8, sizes=(100_000, 400_000))
         assert sum(client.lost for client in clients + big) == 0
         requests = CLIENTS * REQUESTS + 2 * 8

@@ -680,6 +680,8 @@ def test_framed_mode_needs_a_frame_and_a_frame_needs_framed_mode() -> None:
     assert refusal([*NEEDED, "--mode=framed"]).startswith("--mode: framed needs `frame`")
     assert refusal([*NEEDED, "--frame=gowork"]) == "--frame: is given, but mode is tcp; write mode = framed"
     assert "no length=" in refusal([*NEEDED, "--mode=framed", "--frame=magic=aa"])
+    shared = refusal([*NEEDED, "--mode=framed", "--frame=gowork", "--send-proxy=v2"])
+    assert shared == "--send-proxy: in framed mode clients share the connections to the backends"
     _, pool = read_flat([*NEEDED, "--mode=framed", "--frame=length=u32 be", "--order=any"])
     assert (pool.mode, str(pool.frame), pool.order, pool.pipeline) == ("framed", "length=u32 be", "any", 32)
 
