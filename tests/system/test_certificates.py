@@ -1,128 +1,22 @@
-"""Renewed certificates: `balancerctl reload certificates` loses no session, forks nothing, and refuses as a whole."""
+"""Renewed certificates: `balancerctl reload certificates` forks nothing, refuses as a whole and is told; that it loses no
+session is in test_tls_changes."""
 
-import contextlib
 import json
 import os
 import signal
-import socket
-import ssl
-import threading
-from collections.abc import Iterator
-from contextlib import ExitStack
-from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
 from scripts.lab.backends import Echo
-from scripts.lab.network import Address
 from scripts.lab.waiting import wait_for
-from tests.authority import Authority
 from tests.system.harness import Balancer
-
-AUTHORITY = Authority()
-SESSIONS = 200
-
-
-class Renewable:
-    """A certificate on disk that is renewed."""
-
-    def __init__(self, directory: Path) -> None:
-        self.path = directory / "a.pem"
-        self.issue()
-
-    def issue(self, *names: str, days: int = 30) -> int:
-        """Write a new one, and return its serial number."""
-        self.path.write_bytes(AUTHORITY.issue(*(names or ("a.example",)), ends=timedelta(days=days)))
-        return AUTHORITY.serials[names[0] if names else "a.example"]
+from tests.system.tls_clients import Renewable, client_context, connect, echoes, serial_of
 
 
 @pytest.fixture
 def certificate(tmp_path: Path) -> Renewable:
     return Renewable(tmp_path)
-
-
-def client_context() -> ssl.SSLContext:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.load_verify_locations(cadata=AUTHORITY.pem.decode())
-    return context
-
-
-def connect(address: Address, context: ssl.SSLContext) -> ssl.SSLSocket:
-    return context.wrap_socket(socket.create_connection(address, 30), server_hostname="a.example")
-
-
-def serial_of(sock: ssl.SSLSocket) -> int:
-    found = sock.getpeercert()
-    assert found is not None
-    return int(str(found["serialNumber"]), 16)
-
-
-def echoes(sock: ssl.SSLSocket, data: bytes = b"hello") -> bool:
-    sock.sendall(data)
-    got = b""
-    while len(got) < len(data):
-        got += sock.recv(65536)
-    return got == data
-
-
-@contextlib.contextmanager
-def newcomers(address: Address) -> Iterator[list[str]]:
-    """Two threads of clients that come, ask and go until the end; what has failed."""
-    failures: list[str] = []
-    is_over = threading.Event()
-
-    def come() -> None:
-        context = client_context()
-        while not is_over.is_set():
-            try:
-                with connect(address, context) as sock:
-                    if not echoes(sock):
-                        failures.append("other bytes")
-            except OSError as error:
-                failures.append(str(error))
-
-    threads = [threading.Thread(target=come) for _ in range(2)]
-    for thread in threads:
-        thread.start()
-    try:
-        yield failures
-    finally:
-        is_over.set()
-        for thread in threads:
-            thread.join()
-
-
-def test_a_renewal_under_two_hundred_sessions_and_new_ones(certificate: Renewable) -> None:
-    with ExitStack() as stack:
-        backend = stack.enter_context(Echo())
-        lb = stack.enter_context(
-            Balancer(f"--tls-cert={certificate.path}", upstreams=[backend.address], workers=2)
-        )
-        pids, context = lb.worker_pids(), client_context()
-        with ExitStack() as clients:
-            held = [clients.enter_context(connect(lb.address, context)) for _ in range(SESSIONS)]
-            failures = clients.enter_context(newcomers(lb.address))
-            for days in (60, 90, 120):
-                serial = certificate.issue(days=days)
-                told = lb.ctl("reload", "certificates")
-                assert (told.returncode, told.stdout) == (0, "1 certificate renewed\n")
-
-                def is_presented(serial: int = serial) -> bool:
-                    """By every worker, as far as ten handshakes tell."""
-                    found = []
-                    for _ in range(10):
-                        with connect(lb.address, context) as sock:
-                            found.append(serial_of(sock))
-                    return set(found) == {serial}
-
-                wait_for(is_presented, "the new certificate", 5)
-                assert all(echoes(sock) for sock in held)
-            assert not failures
-        assert lb.worker_pids() == pids
-        assert lb.log().count(' reload generation=1 result="1 certificate renewed"') == 3
-        assert lb.ctl("reload", "certificates").stdout == "no certificate has changed\n"
-        lb.check_at_rest()
 
 
 def test_what_cannot_be_taken_leaves_the_old_one(certificate: Renewable) -> None:
