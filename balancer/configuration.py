@@ -119,8 +119,13 @@ def parse(
     named = [(kind.options, each) for kind in KINDS for each in read.named[kind.name]]
     resolved = {"workers": str(process.workers), "admin": process.admin}
     answer_late("balancer", OPTIONS, read.main, resolved, named, notes)
+    sections = tuple(replace(each, values={}) for each in (read.main, *(each for _, each in named)))
     return Options(
-        process, tuple(each.record for each in listeners), tuple(each.record for each in pools), notes
+        process,
+        tuple(each.record for each in listeners),
+        tuple(each.record for each in pools),
+        notes,
+        sections,
     )
 
 

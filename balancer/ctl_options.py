@@ -33,7 +33,11 @@ COMMANDS = {
         (), "clients with the most sessions and refused ones, where a listener has source limits", False
     ),
     "sessions": Command((), "the sessions that are open, of all workers", False),
-    "explain": Command((), "which way a client would go, and why: route, pool, each backend", False),
+    "explain": Command(
+        (),
+        "which way a client would go, and why: route, pool, each backend; or where an option's value is from",
+        False,
+    ),
     "info": Command((), "version, configuration, processes", False),
     "listeners": Command((), "the listeners of the status", False),
     "pools": Command((), "its pools", False),
@@ -109,6 +113,12 @@ FLAGS = (
     Flag("source", "the client's address", "ADDRESS", commands=("explain",)),
     Flag("sni", "the name that it asks for with TLS", "NAME", commands=("explain",)),
     Flag(
+        "option",
+        "where the value of this option comes from, and what it replaces",
+        "NAME",
+        commands=("explain",),
+    ),
+    Flag(
         "wait",
         "return when no session is left there (drain, maint), or when it is up (ready)",
         commands=STATES,
@@ -118,7 +128,7 @@ FLAGS = (
     Flag("version", "print the version and exit"),
     Flag("help", "print this and exit", short="h"),
 )
-CONDITIONS = ("pool", "backend", "client", "older", "draining", "listener", "source", "sni")
+CONDITIONS = ("pool", "backend", "client", "older", "draining", "listener", "source", "sni", "option")
 EXAMPLES = (
     "balancerctl status",
     "balancerctl -p 9090 status --json",
@@ -126,6 +136,7 @@ EXAMPLES = (
     "balancerctl drain 'api/*' --wait",
     "balancerctl sessions --backend web-2 --older 1h",
     "balancerctl explain --source 10.0.0.9",
+    "balancerctl explain --option idle-timeout",
     "balancerctl weight web-1 4",
     "balancerctl wait ready --timeout 30s",
     "balancerctl events --follow",
@@ -218,6 +229,8 @@ def check(line: CommandLine) -> None:
         raise UsageError("--timeout goes with --wait")
     if line.command == "wait":
         check_wait(line.words[1:-1], line.words[-1])
+    if "option" in line.options and line.options.keys() & {"listener", "source", "sni"}:
+        raise UsageError("--option asks for an option, the others for a client: give one kind")
     if line.command == "kill" and not conditions_of(line):
         raise UsageError(
             "kill needs the ID of a session, or --client, --backend, --pool, --older or --draining"

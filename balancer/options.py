@@ -4,7 +4,7 @@ RULES: frozen records and readers of single values. Nothing is opened, bound or 
 across options (see configuration.py).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from balancer.admin_socket import OFF, parse_socket_path
@@ -13,6 +13,7 @@ from balancer.config.common import DAEMON_QUESTIONS
 from balancer.config.option import (
     Option,
     SectionKind,
+    SectionSettings,
     at_least,
     between,
     made_from,
@@ -443,3 +444,5 @@ class Options:
     listeners: tuple[Listener, ...]
     pools: tuple[Pool, ...]
     notes: tuple[str, ...] = ()
+    # What each section says, for `explain --option`: a line that has moved is no other configuration.
+    sections: tuple[SectionSettings, ...] = field(default=(), compare=False, repr=False)

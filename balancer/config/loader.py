@@ -126,6 +126,7 @@ def settle(options: Sequence[Option], given: Sources, notes: tuple[str, ...] = (
     texts: dict[str, tuple[str, ...]] = {}
     sources: dict[str, str] = {}
     places: dict[str, tuple[str, ...]] = {}
+    replaced = {option.name: tuple(said(option, given)[1:]) for option in options}
     for option in options:
         name, raw = option.name, getattr(merged, option.field)
         below = given.inherited if raw is None and not option.named_only else None
@@ -151,7 +152,23 @@ def settle(options: Sequence[Option], given: Sources, notes: tuple[str, ...] = (
         values[name] = _combined(option, parsed, sources[name], given.title) if option.repeat else parsed[0]
         texts[name] = tuple(text for text, _ in items)
         places[name] = tuple(place for _, place in items)
-    return SectionSettings(given.title, given.begins, values, texts, sources, places, notes)
+    return SectionSettings(given.title, given.begins, values, texts, sources, places, replaced, notes)
+
+
+def said(option: Option, given: Sources) -> list[tuple[str, str]]:
+    """What each source says of an option, as (text, source): the one in force first, the default last."""
+    name = option.name
+    found = [(", ".join(texts), given.on_line) for texts in [given_on(given.line, name)] if texts]
+    if name in given.variables:
+        variable, text = given.variables[name]
+        found.append((text, f"environment {variable}"))
+    if name in given.entries and given.entries[name].items:
+        entry = given.entries[name]
+        found.append((", ".join(text for _, text in entry.items), f"{given.path}:{entry.line}"))
+    below = given.inherited if not option.named_only else None
+    if below is None:
+        return [*found, (option.default, "default")]
+    return [*found, (", ".join(below.texts[name]), below.sources[name]), *below.replaced[name]]
 
 
 def _merge(options: Sequence[Option], given: Sources) -> configargparse.Namespace:

@@ -155,7 +155,8 @@ class SectionSettings:
     """What one section came to, by option name: values, the texts they were made from, and where each came from.
 
     A source is "command line", "--set", "environment X", "file:12" (the key's line) or "default"; `places` are the same
-    for each item of a list. `begins` is file:line of the section, empty for a section that is in no file."""
+    for each item of a list. `replaced`: what weaker sources say, as (text, source), the default last. `begins` is
+    file:line of the section, empty for a section that is in no file."""
 
     title: str
     begins: str
@@ -163,6 +164,7 @@ class SectionSettings:
     texts: Mapping[str, tuple[str, ...]]
     sources: Mapping[str, str]
     places: Mapping[str, tuple[str, ...]]
+    replaced: Mapping[str, tuple[tuple[str, str], ...]]
     notes: tuple[str, ...] = field(default=())  # things worth a warning, none of which is an error
 
     @property

@@ -21,19 +21,14 @@ from typing import Any, Protocol
 from balancer.config.ini import did_you_mean
 from balancer.config.units import counted
 from balancer.console.answers import STATUS_JSON, Answers
-from balancer.console.certificates import describe_certificates
-from balancer.console.events import describe_events
-from balancer.console.explain import explain
-from balancer.console.failures import describe_failures
 from balancer.console.peer import AdminPeer
+from balancer.console.questions import QUESTION_USAGES, CommandRefused, Questions, whole_number
 from balancer.console.session_query import ask_workers, filter_of, sessions_answer
 from balancer.console.session_server import SessionFilter
-from balancer.console.sources import describe_sources
 from balancer.console.status import describe_serving, serving_workers, worker_rows
-from balancer.edge.certificates import calendar_time
 from balancer.eventloop.log import Log
 from balancer.eventloop.loop import Loop
-from balancer.options import Listener, Pool
+from balancer.options import Options
 from balancer.pool.backend import MOST_SESSIONS, Backend
 from balancer.pool.board import (
     ADMIN_DRAIN,
@@ -74,14 +69,7 @@ DONE = {
     "maint": "takes no new sessions and is not checked (maint)",
 }
 ADMIN_STATES = {"drain": ADMIN_DRAIN, "ready": ADMIN_READY, "maint": ADMIN_MAINT}
-USAGES = {
-    "status": "status",
-    "events": "events [SINCE]",
-    "sources": "sources",
-    "certificates": "certificates",
-    "errors": "errors",
-    "sessions": "sessions [pool=NAME] [backend=NAME] [client=ADDRESS] [older=SECONDS] [id=ID] [draining]",
-    "explain": "explain [listener=NAME] [source=ADDRESS] [sni=NAME]",
+ACT_USAGES = {
     "kill": "kill id=ID | client=ADDRESS | backend=NAME ...",
     "drain": "drain NAME...",
     "ready": "ready NAME...",
@@ -91,7 +79,8 @@ USAGES = {
     "workers": "workers N",
     "reload": "reload [certificates]",
 }
-ACTS = tuple(USAGES)[7:]
+ACTS = tuple(ACT_USAGES)
+USAGES = QUESTION_USAGES | ACT_USAGES
 
 
 class Reply(Protocol):
@@ -103,10 +92,6 @@ class Reply(Protocol):
     def send(self, answer: dict[str, Any]) -> None: ...
 
     def send_bytes(self, answer: bytes | memoryview) -> None: ...
-
-
-class CommandRefused(Exception):
-    """The command cannot be done; the text is for the person who typed it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,8 +113,7 @@ class Commands:
     def __init__(
         self,
         board: Board,
-        listeners: Sequence[Listener],
-        pools: Sequence[Pool],
+        options: Options,
         loop: Loop,
         master_pid: int,
         answers: Answers,
@@ -138,9 +122,9 @@ class Commands:
         send_signal: Callable[[int, int], object] = os.kill,
     ) -> None:
         self.board = board
-        self.listeners = listeners
-        self.pools = {pool.name: pool for pool in pools}
-        self.backends = [backend for pool in pools for backend in pool.backends]
+        self.questions = Questions(board, options, loop)
+        self.pools = {pool.name: pool for pool in options.pools}
+        self.backends = [backend for pool in options.pools for backend in pool.backends]
         self.loop = loop
         self.master_pid = master_pid
         self.answers = answers
@@ -157,21 +141,8 @@ class Commands:
                     self.answers.ask(
                         STATUS_JSON, lambda answer: reply.send_bytes(answer.body), is_shared=False
                     )
-                case ["events", *since]:
-                    reply.send(self.read_events(since))
-                case ["sources"]:
-                    reply.send(describe_sources(self.board, self.listeners, self.loop.now))
-                case ["certificates"]:
-                    found = describe_certificates(
-                        self.board, self.listeners, self.pools.values(), calendar_time()
-                    )
-                    reply.send({"certificates": found})
-                case ["errors"]:
-                    reply.send({"last": describe_failures(self.board, self.loop.now, calendar_time())})
                 case ["sessions", *conditions]:
                     self.ask_for_sessions(conditions, reply)
-                case ["explain", *conditions]:
-                    reply.send(self.explain(conditions))
                 case ["kill", _, *_]:
                     self.kill(act, reply)
                 case ["drain" | "ready" | "maint" as state, _, *_]:
@@ -186,6 +157,8 @@ class Commands:
                     self.reload(act, reply)
                 case ["reload", "certificates"]:
                     self.reload_certificates(act, reply)
+                case [question, *_] if question in self.questions.answers:
+                    reply.send(self.questions.answer(act.words))
                 case _:
                     raise CommandRefused(unknown_command(act.words))
         except CommandRefused as refusal:
@@ -370,23 +343,6 @@ class Commands:
             return self._unknown(meant.backend)
         return f"no session has the ID {meant.id!r}" if meant.id else ""
 
-    # -- explain
-
-    def explain(self, conditions: Sequence[str]) -> dict[str, Any]:
-        """Which way a client would go. Raises CommandRefused."""
-        told = dict(word.partition("=")[::2] for word in conditions)
-        if unknown := told.keys() - {"listener", "source", "sni"}:
-            raise CommandRefused(f"usage: {USAGES['explain']}, not {' '.join(sorted(unknown))!r}")
-        by_name = {one.name: one for one in self.listeners}
-        name = told.get("listener") or (next(iter(by_name)) if len(by_name) == 1 else "")
-        if name not in by_name:
-            what = f"no listener is called {name!r}" if name else "the listener has to be named"
-            raise CommandRefused(f"{what}; there are: {', '.join(by_name)}")
-        try:
-            return explain(self.board, by_name[name], self.pools, told.get("source", ""), told.get("sni", ""))
-        except ValueError as error:
-            raise CommandRefused(f"source: {error}") from None
-
     # -- the master
 
     def set_workers(self, act: Act, text: str) -> dict[str, Any]:
@@ -426,15 +382,6 @@ class Commands:
                 self.loop.call_later(RELOAD_POLL, poll)
 
         poll()
-
-    # -- events
-
-    def read_events(self, since: Sequence[str]) -> dict[str, Any]:
-        """The last events, or those after a serial. Raises CommandRefused."""
-        if len(since) > 1:
-            raise CommandRefused(f"usage: {USAGES['events']}")
-        last = whole_number(since[0], "SINCE", 0, 1 << 53) if since else 0
-        return describe_events(self.board, last, self.loop.now)
 
 
 def act_of(words: Sequence[str], peer: AdminPeer) -> Act:
@@ -477,11 +424,3 @@ def outcome_of(text: str) -> dict[str, Any]:
     lines = [outcome.get("text", "reloaded")]
     lines += [f"{kind}: {item}" for kind in ("added", "removed", "changed") for item in outcome.get(kind, ())]
     return {**outcome, "text": "\n".join(lines)}
-
-
-def whole_number(text: str, what: str, least: int, most: int) -> int:
-    """Raises CommandRefused naming the range."""
-    is_number = text.isascii() and text.isdecimal() and len(text) <= 16
-    if not is_number or not least <= int(text) <= most:
-        raise CommandRefused(f"{what} is a whole number from {least} to {most}, not {text[:40]!r}")
-    return int(text)

@@ -66,9 +66,7 @@ def run(child: Child, options: Options, board: Board) -> int:
     pool_names = [pool.name for pool in options.pools]
     makers = makers_for(pool_names, events, pages.paths() if pages else None)
     answers = Answers(child.loop, status, makers, pages.since if pages else None)
-    commands = Commands(
-        board, options.listeners, options.pools, child.loop, child.master_pid, answers, child.log, child.row
-    )
+    commands = Commands(board, options, child.loop, child.master_pid, answers, child.log, child.row)
     servers: list[AdminServer | WebServer] = []
     if admin_address is not None:
         sockets = sockets_at(admin_address, child)

@@ -204,8 +204,23 @@ def certificates_text(reply: Reply) -> str:
     )
 
 
+def option_text(reply: Reply) -> str:
+    """Where the value of an option comes from."""
+    lines = [
+        f"{reply['option']}: {reply['help']}",
+        f"default {reply['default'] or '-'}, environment {reply['variable']}",
+    ]
+    for one in reply["values"]:
+        begins = f" ({one['begins']})" if one["begins"] else ""
+        lines += ["", f"[{one['section']}]{begins}", f"  {one['value'] or '-'}    {one['source']}"]
+        lines += [f"  replaces {old['value'] or '-'}    {old['source']}" for old in one["replaced"]]
+    return "\n".join(printable(line) for line in lines)
+
+
 def explain_text(reply: Reply) -> str:
-    """The way of a client in words."""
+    """The way of a client in words, or where an option's value comes from."""
+    if "option" in reply:
+        return option_text(reply)
     asks = f" that asks for {reply['sni']}" if reply["sni"] else ""
     lines = [f"a client{' of ' + reply['source'] if reply['source'] else ''}{asks} at listener {reply['listener']} "
              f"({of_limit(*reply['maxconns'])} sessions{', ' + reply['full'] if 'full' in reply else ''})"]  # fmt: skip

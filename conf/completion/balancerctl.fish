@@ -51,7 +51,7 @@ function _shtab_balancerctl_using
 end
 
 set -g _shtab_balancerctl_commands status events sources sessions explain info listeners pools backends dns certificates errors wait kill drain ready maint weight maxconn workers reload
-set -g _shtab_balancerctl_opts_with_value --admin --backend --client --listener --older --pool --port --reason --sni --source --timeout -p
+set -g _shtab_balancerctl_opts_with_value --admin --backend --client --listener --older --option --pool --port --reason --sni --source --timeout -p
 
 complete -c balancerctl -e
 complete -c balancerctl -f
@@ -86,13 +86,14 @@ complete -c balancerctl -n '_shtab_balancerctl_using sessions' -l older -x -d 's
 complete -c balancerctl -n '_shtab_balancerctl_using sessions' -l draining -d 'sessions of workers that a reload has replaced'
 complete -c balancerctl -n '_shtab_balancerctl_using sessions' -l version -d 'print the version and exit'
 complete -c balancerctl -n '_shtab_balancerctl_using sessions' -l help -s h -d 'print this and exit'
-complete -c balancerctl -n '_shtab_balancerctl_using; and test $_shtab_balancerctl_npos -eq 0' -a explain -d 'which way a client would go, and why: route, pool, each backend'
+complete -c balancerctl -n '_shtab_balancerctl_using; and test $_shtab_balancerctl_npos -eq 0' -a explain -d 'which way a client would go, and why: route, pool, each backend; or where an option'"'"'s value is from'
 complete -c balancerctl -n '_shtab_balancerctl_using explain' -l admin -x -d 'the admin socket, or BALANCER_ADMIN; unset, it is found by the port'
 complete -c balancerctl -n '_shtab_balancerctl_using explain' -l port -s p -x -d 'the balancer'"'"'s port, or BALANCER_PORT'
 complete -c balancerctl -n '_shtab_balancerctl_using explain' -l json -d 'print what the balancer answers as JSON, for scripts'
 complete -c balancerctl -n '_shtab_balancerctl_using explain' -l listener -x -d 'the client'"'"'s listener; the only one needs no name'
 complete -c balancerctl -n '_shtab_balancerctl_using explain' -l source -x -d 'the client'"'"'s address'
 complete -c balancerctl -n '_shtab_balancerctl_using explain' -l sni -x -d 'the name that it asks for with TLS'
+complete -c balancerctl -n '_shtab_balancerctl_using explain' -l option -x -d 'where the value of this option comes from, and what it replaces'
 complete -c balancerctl -n '_shtab_balancerctl_using explain' -l version -d 'print the version and exit'
 complete -c balancerctl -n '_shtab_balancerctl_using explain' -l help -s h -d 'print this and exit'
 complete -c balancerctl -n '_shtab_balancerctl_using; and test $_shtab_balancerctl_npos -eq 0' -a info -d 'version, configuration, processes'

@@ -156,6 +156,12 @@ def try_explain(ctl: Ctl) -> None:
     found = ctl.json("explain", "--listener", "main", "--source", "10.0.0.9")
     assert (found["pool"], set(found["elected"])) == ("web", {"web-1", "web-2"})
     assert "down" in ctl.text("explain", "--listener", "dead")
+    [value] = ctl.json("explain", "--option", "workers")["values"]
+    line = ctl.lb.path.read_text().splitlines().index("workers = 2") + 1
+    assert (value["section"], value["source"]) == ("balancer", "command line") and value["value"] == "2"
+    assert value["replaced"][0] == {"value": "2", "source": f"{ctl.lb.path}:{line}"}
+    assert "[pool dead]" in ctl.text("explain", "--option", "retries")
+    assert "did you mean retries?" in ctl.refusal("explain", "--option", "retrys")
 
 
 def try_info(ctl: Ctl) -> None:

@@ -55,6 +55,7 @@ def test_a_name_may_begin_with_a_dash_and_a_number_be_negative() -> None:
         ("drain a --timeout 5s", "--timeout goes with --wait"),
         ("sessions --sni x", "--sni goes with explain, not with sessions"),
         ("weight a", "usage: balancerctl weight NAME N"),
+        ("explain --option a --sni b", "--option asks for an option, the others for a client"),
         ("wait up", "'up' is no condition here: wait ready | idle, or wait NAME... up | down | drained"),
         ("wait a ready", "'ready' is no condition here"),
         ("wait", "usage: balancerctl wait [NAME...] CONDITION"),

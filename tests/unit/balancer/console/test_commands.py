@@ -17,7 +17,7 @@ from balancer.console.commands import ACTS, LONGEST_REASON, Commands, outcome_of
 from balancer.console.peer import AdminPeer
 from balancer.eventloop.log import Log
 from balancer.eventloop.loop import Loop
-from balancer.options import Pool
+from balancer.options import Options, Pool, ProcessOptions
 from balancer.pool import board as b
 from balancer.pool.backend import Backend, parse_upstream
 from balancer.shm import layout as c
@@ -71,8 +71,7 @@ class Fixture:
         log = Log("console", str(self.log_file))
         self.commands = Commands(
             self.board,
-            (),
-            (main, api, apps),
+            Options(ProcessOptions(), (), (main, api, apps)),
             self.loop,
             4711,
             answers,
