@@ -400,18 +400,24 @@ def check_tls(listeners: Sequence[ListenerSection], pools: Sequence[PoolSection]
 def _check_backend_tls(pool: PoolSection) -> Iterator[str]:
     """What a pool says of TLS makes sense together; yields notes."""
     one, settings = pool.record, pool.settings
+    is_checked = one.check.speaks_tls(one.tls)
     if not one.tls:
-        given = [name for name in ("tls-ca", "tls-sni") if settings.values[name]]
-        given += ["tls-verify"] if not one.tls_verify else []
-        given += ["tls-cert"] if one.tls_cert else []
-        yield from (f"{settings.where(name)} has no effect without tls = yes" for name in given)
-        return
-    if not one.tls_verify:
+        given = {
+            "tls-ca": one.tls_ca,
+            "tls-sni": one.tls_sni,
+            "tls-verify": not one.tls_verify,
+            "tls-cert": one.tls_cert,
+        }
+        unused = ("tls-sni",) if one.check.sni else () if is_checked else given
+        found = (name for name in given if given[name] and name in unused)
+        yield from (f"{settings.where(name)} has no effect without tls = yes" for name in found)
+    elif not one.tls_verify:
         yield f"{settings.where('tls-verify')}: certificates are not verified: whoever is on the way can read along"
-        return
+    lacks_name = one.tls_verify and not one.tls_sni and (one.tls or (is_checked and not one.check.sni))
     for item, backend in zip(pool.items, one.backends, strict=True):
-        if backend.address.family == "unix" and not one.tls_sni:
-            sentence = f"{backend.address} has no name to verify a certificate by; write tls-sni = NAME"
+        if backend.address.family == "unix" and lacks_name:
+            name = "tls-sni = NAME" if one.tls else "sni=NAME behind the check"
+            sentence = f"{backend.address} has no name to verify a certificate by; write {name}"
             raise settings.refuse("upstream", sentence, item)
 
 

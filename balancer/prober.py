@@ -271,7 +271,7 @@ class Prober:
         pool = one.pool.pool
         dialogue = dialogue_of(pool.check, host_of(target))
         tls = self._tls.get(pool.name)
-        if tls is None or pool.check.port or pool.check.address:
+        if tls is None:
             return self._probe(loop, target, timeout, done, header_of(pool), dialogue)
         secure = partial(begin_tls, tls, one.backend.tls_host)
         return self._probe(loop, target, timeout, done, header_of(pool), dialogue, secure=secure)

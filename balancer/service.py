@@ -76,17 +76,23 @@ class BalancerService:
         return self.compose(options, backends_of(options), tls)
 
     def tls_contexts(self, options: Options, generation: int) -> TlsContexts:
-        """What the handshakes of each listener and of each pool begin with; 0 is no generation yet."""
+        """What the handshakes of each listener, each pool and its checks begin with; 0 is no generation yet."""
         try:
             listeners = self.contexts.tables(((one.name, one) for one in options.listeners), generation)
         except ValueError as error:
             raise ConfigError(str(error)) from None
-        pools = {
+        made = {
             one.name: make_backend_tls(one.tls_verify, one.tls_ca, one.tls_cert, one.tls_sni)
             for one in options.pools
-            if one.tls
+            if one.tls or one.check.speaks_tls(one.tls)
         }
-        return TlsContexts(listeners, pools)
+        pools = {one.name: made[one.name] for one in options.pools if one.tls}
+        checks = {
+            one.name: replace(made[one.name], name=one.check.sni or one.tls_sni)
+            for one in options.pools
+            if one.check.speaks_tls(one.tls)
+        }
+        return TlsContexts(listeners, pools, checks)
 
     def renew(self, tables: Iterable[ContextTable]) -> str:
         """Have the workers present the certificates as they are on disk now. Raises ConfigError."""
@@ -178,7 +184,7 @@ class BalancerService:
             Role(
                 "prober",
                 1,
-                lambda child: prober.run(child, options, listening(child), board, self.kept(tls).pools),
+                lambda child: prober.run(child, options, listening(child), board, self.kept(tls).checks),
             ),
             Role("console", 1, lambda child: run_console(child, options, board, self.kept(tls))),
         )

@@ -13,13 +13,19 @@ from balancer.config.ini import did_you_mean
 from balancer.config.option import parse_flag
 from balancer.config.units import parse_port, parse_positive_duration
 
-KINDS = ("tcp", "none", "http", "redis", "smtp", "imap", "pgsql", "mysql", "mqtt", "frame", "script")
+KINDS = ("tcp", "none", "tls", "http", "redis", "smtp", "imap", "pgsql", "mysql", "mqtt", "frame", "script")
 METHODS = ("GET", "HEAD", "OPTIONS")
 ROLES = ("primary", "replica")
 _WORDS = {"http": ("expect", "host"), "redis": ("role",), "pgsql": ("user", "role"), "mysql": ("user",)}
-_COMMON = ("port", "address", "proxy", "timeout")
+_COMMON = ("port", "address", "sni", "proxy", "timeout")
+_NO_SNI = {
+    "tcp": "write tls",
+    "pgsql": "TLS begins within its protocol",
+    "mysql": "TLS begins within its protocol",
+}
 _USER = re.compile(r"[A-Za-z0-9._-]{1,32}")
 _HOST = re.compile(r"[A-Za-z0-9._:\[\]-]{1,253}")
+_SNI = re.compile(r"(?=.{1,254}$)[A-Za-z0-9_-]{1,63}(\.[A-Za-z0-9_-]{1,63})*\.?")
 _PATH = re.compile(r"/[\x21-\x7e]{0,1023}")
 _RANGE = re.compile(r"([1-5]\d\d)(?:-([1-5]\d\d))?")
 _STEP = re.compile(r"""(send|expect)\s+([\^~]?)"((?:\\.|[^"\\])*)"$""")
@@ -51,6 +57,7 @@ class Check:
     role: str = ""
     port: int = 0
     address: str = ""
+    sni: str = ""  # makes it speak TLS, asks for this server name and verifies it
     proxy: bool | None = None  # whether it begins with a PROXY header; None: as the pool
     timeout: float = 0.0
     steps: tuple[ScriptStep, ...] = ()
@@ -58,6 +65,11 @@ class Check:
 
     def __str__(self) -> str:
         return self.text
+
+    def speaks_tls(self, pool_does: bool) -> bool:
+        """Whether it begins with a TLS handshake: where it says so, and where it looks at the address that serves the
+        sessions of a pool, as they do."""
+        return self.kind == "tls" or bool(self.sni) or (pool_does and not (self.port or self.address))
 
 
 def check_of(lines: Sequence["Check | ScriptStep"]) -> Check:
@@ -106,6 +118,8 @@ def parse_check_line(text: str) -> "Check | ScriptStep":
             raise ValueError(f"{text!r}: {word!r} is not understood: {kind} {takes}")
         if key in fields:
             raise ValueError(f"{text!r}: {key} is given twice")
+        if key == "sni" and kind in _NO_SNI:
+            raise ValueError(f"{text!r}: {kind} takes no sni=: {_NO_SNI[kind]}")
         fields[key] = _value(text, key, value)
     return Check(**fields)  # type: ignore[arg-type]
 
@@ -132,9 +146,9 @@ def _value(text: str, key: str, value: str) -> object:
             return _parse_address(text, value)
         case "role" if value not in ROLES:
             raise ValueError(f"{text!r}: role={value} is neither primary nor replica")
-    pattern = {"user": _USER, "host": _HOST}.get(key)
+    pattern = {"user": _USER, "host": _HOST, "sni": _SNI}.get(key)
     if pattern is not None and not pattern.fullmatch(value):
-        raise ValueError(f"{text!r}: {key}={value} is not a {'host name' if key == 'host' else 'name'}")
+        raise ValueError(f"{text!r}: {key}={value} is not a {'name' if key == 'user' else 'host name'}")
     return value
 
 

@@ -35,10 +35,11 @@ class HealthOptions:
 
     check: Check = _health(  # noqa: RUF009 - a dataclass field
         "tcp",
-        "how backends are checked: tcp connects, and the connection must stay for 100 ms or bring a byte; none takes "
-        "them to be up; http GET /PATH [expect=200-399] [host=NAME], redis [role=primary], smtp, imap, pgsql [user=NAME] "
-        "[role=primary], mysql [user=NAME], mqtt and frame (a resizer) ask the service whether it works; lines of send "
-        "and expect ask any other; port=N address=A timeout=TIME behind each",
+        "how backends are checked: tcp connects, and the connection must stay for 100 ms or bring a byte; tls does so "
+        "behind a handshake; none takes them to be up; http GET /PATH [expect=200-399] [host=NAME], redis "
+        "[role=primary], smtp, imap, pgsql [user=NAME] [role=primary], mysql [user=NAME], mqtt and frame (a resizer) ask "
+        "the service whether it works; lines of send and expect ask any other; port=N address=A sni=NAME timeout=TIME "
+        "behind each",
         parse_check_line,
         metavar="CHECK",
         repeat=True,

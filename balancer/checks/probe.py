@@ -40,6 +40,7 @@ class ProbeStream(Protocol):
     def shake_hands(self, mask: int) -> bool: ...
     def read(self, size: int) -> tuple[bytes, bool]: ...
     def write(self, data: bytes) -> int: ...
+    def shut(self) -> None: ...
 
 
 Secure = Callable[[int], ProbeStream]  # of a connected descriptor
@@ -70,6 +71,11 @@ def check_header(send: SendProxy, sock: socket.socket) -> bytes:
 
 def _endpoint(address: object) -> Endpoint | None:
     return endpoint_of(address) if isinstance(address, tuple) else None
+
+
+def fault_words(fault: str) -> str:
+    """A fault of TLS for people, whole: OpenSSL's sentence. Behind the handshake a fault comes as a symbol."""
+    return fault if ": " in fault else f"TLS: {fault.lower().replace('_', ' ')}"
 
 
 class Probe:
@@ -257,7 +263,7 @@ class Probe:
         is_ok = outcome == "ok"
         came = self._dialogue.came() if self._dialogue is not None and not is_ok else ""
         if self._stream is not None and self._stream.fault:
-            came = self._stream.fault
+            came = fault_words(self._stream.fault)
         self._done(outcome, self._took if is_ok else self._loop.now - self._begun, came)
 
     def _release(self) -> None:
@@ -265,6 +271,8 @@ class Probe:
             self._timer.cancel()
             self._timer = None
         if self._sock is not None:
+            if self._stream is not None and not self._is_shaking:
+                self._stream.shut()  # without a close_notify a server logs an unexpected end
             self._loop.forget(self._sock.fileno())
             self._loop.retire(self._sock.close)
             self._sock = None

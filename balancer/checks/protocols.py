@@ -32,9 +32,9 @@ _MQTT_CONNECT = bytes.fromhex("10 0c 0004 4d515454 04 02 000a 0000")  # "MQTT", 
 
 
 def http(talk: Talk, check: Check, host: str) -> Steps:
-    """The status of an answer is within the expected range."""
+    """The status of an answer is within the expected range. Servers refuse a Host that is not the server name of TLS."""
     words = (
-        f"{check.method} {check.path} HTTP/1.1\r\nHost: {check.host or host}\r\n"
+        f"{check.method} {check.path} HTTP/1.1\r\nHost: {check.host or check.sni or host}\r\n"
         "User-Agent: balancer-check\r\nAccept: */*\r\nConnection: close\r\n\r\n"
     )
     talk.goodbye(words.encode("latin-1"))

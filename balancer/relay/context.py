@@ -23,10 +23,12 @@ AnySession = TypeVar("AnySession")
 
 @dataclass(frozen=True, slots=True)
 class TlsContexts:
-    """What handshakes begin with, by the names of the listeners that end TLS and of the pools that begin it."""
+    """What handshakes begin with, by the names of the listeners that end TLS, of the pools that begin it, and of those
+    whose checks do."""
 
     listeners: Mapping[str, ContextTable] = field(default_factory=dict)
     pools: Mapping[str, BackendTls] = field(default_factory=dict)
+    checks: Mapping[str, BackendTls] = field(default_factory=dict)
 
 
 NO_TLS = TlsContexts()

@@ -550,7 +550,7 @@ def test_a_wrong_file_is_refused_with_its_line_and_a_way_out(
             ["--set", "pool web: check=non"],
             {},
             "--set 'pool web: check': 'non' is no check: it begins with one of "
-            "tcp, none, http, redis, smtp, imap, pgsql, mysql, mqtt, frame, script; did you mean none?",
+            "tcp, none, tls, http, redis, smtp, imap, pgsql, mysql, mqtt, frame, script; did you mean none?",
         ),
         (
             ["--set", "pool web: upstream="],
@@ -776,6 +776,19 @@ def test_refusals_and_notes_on_tls_to_backends(ini: Callable[[str], list[str]]) 
         "--tls-verify has no effect without tls = yes",
     ]
     assert "is no host name" in refusal([*NEEDED, "--tls-sni", "a b"])
+
+
+def test_a_check_by_tls_uses_what_the_pool_says_of_it() -> None:
+    unix, named = ["-u", "unix:/run/x"], ["--check", "tls sni=x.example"]
+    assert refusal([*unix, "--check", "tls"]) == (
+        "--upstream: unix:/run/x has no name to verify a certificate by; write sni=NAME behind the check"
+    )
+    assert "write tls-sni = NAME" in refusal([*unix, "--tls", *named])
+    assert not parse([*unix, *named], {}).notes
+    for more in (["--tls-sni", "x.example"], ["--no-tls-verify"]):
+        assert not parse([*unix, "--check", "tls", *more], {}).notes
+    unused = parse([*NEEDED, "--tls-sni", "x.example", "--no-tls-verify", *named], {}).notes
+    assert unused == ("--tls-sni has no effect without tls = yes",)
 
 
 def test_what_stands_behind_a_set_is_named_as_it_was_written() -> None:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from balancer.checks.check import MOST_STEPS, Check, ScriptStep, check_of, parse_check_line
+from balancer.checks.check import KINDS, MOST_STEPS, Check, ScriptStep, check_of, parse_check_line
 from balancer.config.option import ConfigError
 from balancer.configuration import parse
 
@@ -26,6 +26,9 @@ def check(*lines: str) -> Check:
         ("redis role=primary address=10.0.0.9", {"kind": "redis", "role": "primary", "address": "10.0.0.9"}),
         ("pgsql user=check role=replica", {"user": "check", "role": "replica"}),
         ("mysql user=check", {"user": "check"}),
+        ("tls", {"kind": "tls", "sni": ""}),
+        ("tls sni=a-b_c.test. port=8443", {"sni": "a-b_c.test.", "port": 8443}),
+        ("redis sni=db.test proxy=yes", {"kind": "redis", "sni": "db.test"}),
         ("frame address=::1 port=9001", {"kind": "frame", "address": "::1", "port": 9001}),
     ],
 )  # fmt: skip
@@ -48,7 +51,7 @@ def test_every_form(line: str, fields: dict[str, object]) -> None:
         ("http GET / expect=399-200", "no range of statuses"),
         ("http GET / expect=200 expect=201", "expect is given twice"),
         ("http GET / host=a\\r", "host=a\\r is not a host name"),
-        ("http GET / role=primary", "http takes expect=, host=, port=, address=, proxy=, timeout="),
+        ("http GET / role=primary", "http takes expect=, host=, port=, address=, sni=, proxy=, timeout="),
         ("redis role=master", "neither primary nor replica"),
         ("redis user=x", "redis takes role="),
         ("mysql user=a;b", "user=a;b is not a name"),
@@ -57,6 +60,15 @@ def test_every_form(line: str, fields: dict[str, object]) -> None:
         ("tcp port=x", "is not a port"),
         ("tcp proxy=v2", "neither yes nor no"),
         ("tcp port", "'port' is not understood"),
+        ("tcp sni=a.test", "tcp takes no sni=: write tls"),
+        ("pgsql sni=a.test", "pgsql takes no sni=: TLS begins within its protocol"),
+        ("mysql user=x sni=a.test", "mysql takes no sni=: TLS begins within its protocol"),
+        ("none sni=a.test", "none takes no words"),
+        ("tls sni=", "sni= is not a host name"),
+        ("tls sni=a..test", "sni=a..test is not a host name"),
+        (f"tls sni={'a' * 64}.test", "is not a host name"),
+        (f"tls sni={'a.' * 127}test", "is not a host name"),
+        ("tls sni=a.test sni=b.test", "sni is given twice"),
         ("tcp address=web.test", "no numeric address"),
         ("tcp timeout=0", "no time at all"),
         ("send PING", "is not understood"),
@@ -109,6 +121,21 @@ def test_a_script_may_begin_with_its_words() -> None:
     found = check("script port=6380 timeout=1s", 'send "a"', 'expect "b"')
     assert (found.kind, found.port, found.timeout, len(found.steps)) == ("script", 6380, 1.0, 2)
     assert str(found) == "script port=6380 timeout=1s; send b'a'; contained b'b'"
+
+
+@pytest.mark.parametrize("where", ["", " port=8443", " address=10.0.0.9"])
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind not in ("none", "script")])
+def test_a_check_speaks_tls_where_it_says_so_and_where_sessions_do(kind: str, where: str) -> None:
+    line = f"{kind}{' GET /' if kind == 'http' else ''}{where}"
+    assert check(line).speaks_tls(False) == (kind == "tls")
+    assert check(line).speaks_tls(True) == (kind == "tls" or not where)
+    if kind not in ("tcp", "pgsql", "mysql"):
+        assert check(f"{line} sni=a.test").speaks_tls(False)
+
+
+def test_a_script_may_speak_tls() -> None:
+    assert check("script sni=a.test", 'expect "a"').speaks_tls(False)
+    assert not check('expect "a"').speaks_tls(False)
 
 
 def read(tmp_path: object, text: str) -> Check:

@@ -126,6 +126,8 @@ def test_what_a_check_says() -> None:
         b"HEAD /a HTTP/1.1", b"Host: b.test"
     ]  # fmt: skip
     assert b"\r\nHost: web.test:80\r\n" in talk("http GET /", b"", 1)[1]
+    assert b"\r\nHost: a.test\r\n" in talk("http GET / sni=a.test", b"", 1)[1]
+    assert b"\r\nHost: b.test\r\n" in talk("http GET / sni=a.test host=b.test", b"", 1)[1]
     assert talk("smtp", b"220 a\r\n221 b\r\n", 99)[1] == b"QUIT\r\n" == talk("smtp", b"554 no\r\n", 99)[1]
     assert talk("pgsql user=check", PG_PRIMARY, 99)[1] == PG_LOGIN + b"X\0\0\0\4"
     assert talk("pgsql user=check", PG_SASL, 99)[1] == PG_LOGIN
