@@ -5,10 +5,10 @@ heartbeat prefork/'s.
 
 A drain: accept what already waits in the queues, accept no more, let sessions end by themselves. In the second half of
 the window idle sessions are closed, spread over it, so that their clients do not all come back in the same moment; in
-its last quarter the busy ones as well, oldest first, for the same reason. A session that has no backend yet is not idle
-and is the last to be closed. At the deadline the rest is cut. Every session that did not end by itself counts as cut.
---drain-spread no leaves every session the whole window. After a reload the window may have no end: all sessions end by
-themselves then, unless the master sets an end later.
+its last quarter the busy ones as well, oldest first, for the same reason; in framed mode they get the replies that are
+under way. A session that has no backend yet is not idle and is the last to be closed. At the deadline the rest is cut.
+Every session that did not end by itself counts as cut. --drain-spread no leaves every session the whole window. After a
+reload the window may have no end: all sessions end by themselves then, unless the master sets an end later.
 """
 
 import gc
@@ -24,11 +24,13 @@ from balancer.prefork.sockets import ListeningSocket
 from balancer.relay import ends
 from balancer.relay.assembly import WorkerRelay
 from balancer.relay.context import TlsContexts, WorkerContext
+from balancer.relay.framed.client import FramedClient
 from balancer.relay.session import Session
 
 ShowSessions = Callable[[Child, WorkerContext[Session]], object]
 DRAIN_LOOK = 0.1
 IDLE_PART, BUSY_PART = 0.5, 0.25  # of the window, at its end: when idle and busy sessions are closed
+LAST_PART = 1 / 16  # of the window: the last clients of framed mode begin no further request
 IDLE = 1.0  # seconds without a byte that make a session idle for the drain
 IDLE_LOOKS = round(IDLE / DRAIN_LOOK)
 COLLECT = 600.0  # seconds between collections: sessions leave no cycles, so this finds only what is a defect
@@ -135,7 +137,12 @@ class RelayWorker:
             idle = [session for session in sessions if is_idle(session, now) and looks.are_quiet(session)]
             self._close_some(idle, IDLE_PART, now)
             living = [session for session in sessions if not session.closed]
-            if self.deadline - now <= BUSY_PART * (self.deadline - self._drain_began):
+            left, window = self.deadline - now, self.deadline - self._drain_began
+            if left <= LAST_PART * window:
+                for session in living:
+                    if isinstance(session.splicing, FramedClient):
+                        end_session(session, "drain: its last part")
+            if left <= BUSY_PART * window:
                 self._drain_rest = self._drain_rest or len(living)
                 self._close_some(
                     sorted(living, key=lambda one: one.backend is None and one.splicing is None),
@@ -149,7 +156,7 @@ class RelayWorker:
         began_with = self._drain_sessions if part == IDLE_PART else self._drain_rest
         too_many = living - staying(began_with, self._drain_began, self.deadline, now, part)
         for session in candidates[: max(0, too_many)]:
-            session.close(ends.KILLED, "drain: idle" if part == IDLE_PART else "drain: its last part")
+            end_session(session, "drain: idle" if part == IDLE_PART else "drain: its last part")
 
     def cut(self) -> None:
         """Close every session: at the deadline, or on SIGQUIT."""
@@ -199,6 +206,15 @@ def staying(sessions: int, began: float, deadline: float, now: float, part: floa
         return 0
     left = (deadline - now) / window
     return sessions if left >= part else max(0, ceil(sessions * left / part))
+
+
+def end_session(session: Session, reason: str) -> None:
+    """Close a session; in framed mode behind the replies that are under way."""
+    relay = session.splicing
+    if isinstance(relay, FramedClient):
+        relay.finish(reason)
+    else:
+        session.close(ends.KILLED, reason)
 
 
 class DrainLooks:

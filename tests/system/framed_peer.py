@@ -15,6 +15,7 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from struct import Struct
 
 from scripts.lab.backends import ThreadedBackend
@@ -141,6 +142,25 @@ class OwningClient:
                 self.wrong.append(f"client {self.number}: no reply in {SECONDS:g} s")
             except OSError:
                 time.sleep(0.01)
+
+    def run_until_ended(self, sizes: tuple[int, int] = (1, 3000)) -> None:
+        """Have requests answered on one connection until the peer ends it, and read what it has sent before."""
+        reader, waiting, number, is_open = FrameReader(), dict[int, int](), 0, True
+        with socket.create_connection(self.address, SECONDS) as sock, suppress(ConnectionError):
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            while True:
+                while is_open and len(waiting) < self.at_once:
+                    waiting[number] = self.rng.randint(*sizes)
+                    try:
+                        sock.sendall(request(self.number, number, self.rng.randint(*sizes), waiting[number]))
+                    except ConnectionError:
+                        is_open = False
+                    number += 1
+                data = sock.recv(1 << 18)
+                if not data:
+                    return
+                for payload in reader.feed(data):
+                    self._check(bytes(payload), waiting)
 
     def _converse(self, sock: socket.socket, left: deque[int], sizes: tuple[int, int], pause: float) -> None:
         reader = FrameReader()

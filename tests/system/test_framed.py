@@ -401,6 +401,27 @@ def test_a_drain_lets_requests_end_and_then_ends_idle_clients() -> None:
         lb.wait_exit(40)
 
 
+@pytest.mark.parametrize("order", ["strict", "any"])
+def test_a_stop_answers_all_that_it_has_taken_from_busy_clients(order: str) -> None:
+    """They never pause: each is ended behind a reply, and no backend has worked for nothing."""
+    with (
+        FramedBackend(0, seconds=0.02) as backend,
+        framed(address_of(backend), order=order, drain_timeout="6s", workers=1, check="none") as lb,
+    ):
+        lb.expected_exit = None
+        clients = [OwningClient(lb.address, n, order, at_once=1 + n % 3) for n in range(8)]
+        threads = [threading.Thread(target=client.run_until_ended, daemon=True) for client in clients]
+        for thread in threads:
+            thread.start()
+        wait_for(lambda: all(client.answered > 5 for client in clients), "replies for everybody", 20)
+        lb.signal(signal.SIGTERM)
+        for thread in threads:
+            thread.join(60)
+        assert not [one for client in clients for one in client.wrong]
+        assert backend.requests == sum(client.answered for client in clients)
+        lb.wait_exit(40)
+
+
 def test_a_reload_costs_no_request() -> None:
     with ExitStack() as stack:
         backends = [stack.enter_context(FramedBackend(n)) for n in range(3)]

@@ -5,7 +5,8 @@ RULES
   passed on as it comes; until then a client that stops holds no place.
 - `order strict`: replies leave in the order of the requests. `any`: as they come, one whole reply after the other. The
   reply whose turn it is not stays in the kernel buffer of its own connection.
-- With `pipeline` requests under way nothing more is read from the client.
+- With `pipeline` requests under way nothing more is read from the client. A drain that wants it gone reads no further
+  request (`finish`): those under way get their replies.
 - It stands in the place of the splicing relay in its session (session.splicing): the sweep, the drain and the closer ask
   it what they ask that one.
 
@@ -76,7 +77,7 @@ class FramedClient:
     __slots__ = (
         "_begin", "_header", "_heads", "_is_resuming", "_lane", "_log", "_loop", "_most", "_pool", "_ready", "_size_of",
         "_skip", "_stalled_since", "_upload", "_watched_progress", "bytes_in", "bytes_out", "closing_at", "fault", "fd",
-        "has_ended", "is_plain", "is_strict", "requests", "rest", "served", "session", "source_ip", "turn",
+        "finishing", "has_ended", "is_plain", "is_strict", "requests", "rest", "served", "session", "source_ip", "turn",
     )  # fmt: skip
 
     def __init__(self, session: FramedSession, lane: FramedLane) -> None:
@@ -101,6 +102,7 @@ class FramedClient:
         self._skip = 0  # bytes of a frame whose reply has come before its end
         self.has_ended = False  # no further frame comes
         self.fault = ""  # why it gets no further request
+        self.finishing = ""  # why a drain lets it begin no further one
         self.is_plain = True  # none of these; and the replies are not blocked
         self.bytes_in = self.bytes_out = self.served = 0
         self.closing_at = 0.0  # the sweep's: never set
@@ -224,13 +226,24 @@ class FramedClient:
         """Close a client that is done; else find out whether its next event is an ordinary one."""
         is_open = len(self.requests) < self._most and not self.has_ended
         self.is_plain = is_open and not self.rest and not self._skip and self._upload is None
-        if self.has_ended and not self.requests and not self.session.closed:
+        if self.requests or self.session.closed:
+            return
+        if self.has_ended:
             if self.fault:
                 self._drop_input()
             self.session.close(ends.DENIED if self.fault else ends.CLEAN, self.fault)
+        elif self.finishing:
+            self._drop_input()
+            self.session.close(ends.KILLED, self.finishing)
+
+    def finish(self, reason: str) -> None:
+        """Begin no further request, and close the client behind the replies that are under way."""
+        self.finishing = reason
+        self._most = 0
+        self._settle()
 
     def _drop_input(self) -> None:
-        """Read what has come behind the fault: a close with unread bytes would reset the replies on their way."""
+        """Read what has come and begins no request: a close with unread bytes would reset the replies on their way."""
         try:
             for _ in range(READS):
                 if not read(self.fd, LIMIT):

@@ -22,6 +22,7 @@ from balancer.pool.board import (
 from balancer.relay.framed.connection import RESTING
 from balancer.relay.framed.connection_pool import REST, SUSPICION
 from balancer.shm.histogram import CELLS, distribution
+from balancer.worker import end_session
 from tests.unit.balancer.relay.framed.framed_simulation import (
     HEADER,
     MOST,
@@ -454,6 +455,53 @@ def test_a_client_that_asks_and_ends_in_one_segment(start: Start) -> None:
     worker.backend().answer("A")
     assert client.frames() == ["A"]
     assert worker.ends == ["--"]
+
+
+@pytest.mark.parametrize("order", ["strict", "any"])
+def test_a_client_that_a_drain_ends_gets_the_replies_that_are_under_way(start: Start, order: str) -> None:
+    worker = start(2, order=order)
+    client = worker.client()
+    client.ask("a", "b")
+    [session] = worker.sessions
+    end_session(session, "drain")
+    client.ask("c")
+    worker.backend(1).answer("B")
+    worker.backend(0).answer("A")
+    assert sorted(client.frames()) == ["A", "B"]
+    assert client.state == "end"
+    assert worker.ends == ["KD drain"]
+    assert worker.backend(0).frames() + worker.backend(1).frames() == ["a", "b"]
+
+
+def test_a_frame_that_has_begun_is_under_way_in_a_drain(start: Start) -> None:
+    worker = start()
+    client = worker.client()
+    whole = frame("a" * 200_000)
+    client.send(whole[:100_000])
+    worker.settle()
+    [session] = worker.sessions
+    end_session(session, "drain")
+    client.send(whole[100_000:] + frame("b"))
+    worker.settle()
+    assert worker.backend().frames() == ["a" * 200_000]
+    worker.backend().answer("A")
+    assert client.frames() == ["A"]
+    assert client.state == "end"
+    assert worker.ends == ["KD drain"]
+
+
+@pytest.mark.parametrize("sent", [b"", frame("a")[:5]])
+def test_a_client_without_a_request_is_ended_by_a_drain_at_once(start: Start, sent: bytes) -> None:
+    worker = start()
+    client = worker.client()
+    client.send(sent)
+    worker.settle()
+    [session] = worker.sessions
+    end_session(session, "drain")
+    worker.settle()
+    assert client.heard() == b""
+    assert client.state == "end"
+    assert worker.ends == ["KD drain"]
 
 
 @pytest.mark.parametrize("size", [10, 200_000])
