@@ -14,7 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from math import inf
+from math import ceil, inf
 from typing import Any, TypeVar
 
 from balancer import __version__
@@ -121,7 +121,9 @@ def words_of(line: CommandLine) -> list[str]:
     if line.command in VIEWS and len(line.words) == 1:
         return ["status"]
     reason = " ".join(line.options.get("reason", "").split())
-    words = line.words if line.command != "kill" else line.words[:1]
+    words: Sequence[str] = line.words if line.command != "kill" else line.words[:1]
+    if line.command == "record":
+        words = ["record", str(ceil(parse_duration(line.words[1])))]
     return [*words, *conditions_of(line), *(("--reason", reason) if reason else ())]
 
 

@@ -67,6 +67,9 @@ COMMANDS = {
         "change how many sessions a backend takes, until a reload changes something; 0 is no limit",
     ),
     "workers": Command(("[N]",), "the workers; with N, set their number without losing a connection"),
+    "record": Command(
+        ("TIME",), "record the elections of sessions for this time, for explain --session; 0 ends it"
+    ),
     "reload": Command(
         ("[certificates]",),
         "read the configuration again; tells what changed, or why the old one stays; with certificates only those, into "
@@ -112,6 +115,7 @@ FLAGS = (
     Flag("listener", "the client's listener; the only one needs no name", "NAME", commands=("explain",)),
     Flag("source", "the client's address", "ADDRESS", commands=("explain",)),
     Flag("sni", "the name that it asks for with TLS", "NAME", commands=("explain",)),
+    Flag("session", "what the elections of this session saw, if recorded", "ID", commands=("explain",)),
     Flag(
         "option",
         "where the value of this option comes from, and what it replaces",
@@ -128,7 +132,18 @@ FLAGS = (
     Flag("version", "print the version and exit"),
     Flag("help", "print this and exit", short="h"),
 )
-CONDITIONS = ("pool", "backend", "client", "older", "draining", "listener", "source", "sni", "option")
+CONDITIONS = (
+    "pool",
+    "backend",
+    "client",
+    "older",
+    "draining",
+    "listener",
+    "source",
+    "sni",
+    "option",
+    "session",
+)
 EXAMPLES = (
     "balancerctl status",
     "balancerctl -p 9090 status --json",
@@ -219,18 +234,21 @@ def check(line: CommandLine) -> None:
     for flag in FLAGS:
         if flag.name in line.options and flag.commands and line.command not in flag.commands:
             raise UsageError(f"--{flag.name} goes with {', '.join(flag.commands)}, not with {line.command}")
-    for name in ("older", "timeout"):
-        if name in line.options:
-            try:
-                parse_duration(line.options[name])
-            except ValueError as error:
-                raise UsageError(f"--{name}: {error}") from None
+    times = {f"--{name}": line.options[name] for name in ("older", "timeout") if name in line.options}
+    if line.command == "record":
+        times["record"] = line.words[1]
+    for name, text in times.items():
+        try:
+            parse_duration(text)
+        except ValueError as error:
+            raise UsageError(f"{name}: {error}") from None
     if "timeout" in line.options and line.command != "wait" and "wait" not in line.options:
         raise UsageError("--timeout goes with --wait")
     if line.command == "wait":
         check_wait(line.words[1:-1], line.words[-1])
-    if "option" in line.options and line.options.keys() & {"listener", "source", "sni"}:
-        raise UsageError("--option asks for an option, the others for a client: give one kind")
+    kinds = [name for name in ("option", "session") if name in line.options]
+    if len(kinds) + bool(line.options.keys() & {"listener", "source", "sni"}) > 1:
+        raise UsageError(f"--{kinds[0]} asks for something of its own: give it alone")
     if line.command == "kill" and not conditions_of(line):
         raise UsageError(
             "kill needs the ID of a session, or --client, --backend, --pool, --older or --draining"

@@ -78,6 +78,7 @@ class RelayWorker:
         if not self.child.draining:
             self.relay.serve([self.child.slot, *self.child.adopted()])
         self.relay.close_downed()
+        self.relay.recorder.look(now)
         self.take_certificates()
         self.context.cells[LOG_DROPPED] = self.child.log.dropped
         self.show_title()

@@ -57,6 +57,7 @@ from balancer.shm.layout import (
 )
 
 MAX_WEIGHT = 256
+MOST_RECORDING = 86_400  # seconds
 MOST_NAMES = 20  # of backends that one refusal lists
 RELOAD_DEADLINE = 50.0  # seconds; below the timeout of balancerctl
 RELOAD_POLL = 0.05  # seconds between two looks at the notice
@@ -77,6 +78,7 @@ ACT_USAGES = {
     "weight": "weight NAME N",
     "maxconn": "maxconn NAME N",
     "workers": "workers N",
+    "record": "record SECONDS",
     "reload": "reload [certificates]",
 }
 ACTS = tuple(ACT_USAGES)
@@ -143,6 +145,8 @@ class Commands:
                     )
                 case ["sessions", *conditions]:
                     self.ask_for_sessions(conditions, reply)
+                case ["record", seconds]:
+                    reply.send(self.record_elections(act, seconds))
                 case ["kill", _, *_]:
                     self.kill(act, reply)
                 case ["drain" | "ready" | "maint" as state, _, *_]:
@@ -344,6 +348,16 @@ class Commands:
         return f"no session has the ID {meant.id!r}" if meant.id else ""
 
     # -- the master
+
+    def record_elections(self, act: Act, text: str) -> dict[str, Any]:
+        seconds, now = whole_number(text, "the time to record", 0, MOST_RECORDING), self.loop.now
+        left = max(0, self.board.elections.until_ms - int(now * 1000)) / 1000
+        self.board.elections.until_ms = int((now + seconds) * 1000) if seconds else 0
+        self._tell(act, before=f"{left:.0f}s", after=f"{seconds}s")
+        then = "; then `balancerctl explain --session ID`" if seconds else ""
+        return {
+            "text": f"elections are recorded for {seconds} s{then}" if seconds else "no election is recorded"
+        }
 
     def set_workers(self, act: Act, text: str) -> dict[str, Any]:
         count = whole_number(text, "the number of workers", 1, MAX_SLOTS)

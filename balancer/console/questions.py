@@ -10,6 +10,7 @@ from balancer.console.certificates import describe_certificates
 from balancer.console.events import describe_events
 from balancer.console.explain import explain
 from balancer.console.explain_option import UnknownOption, explain_option
+from balancer.console.explain_session import NoRecord, explain_session
 from balancer.console.failures import describe_failures
 from balancer.console.sources import describe_sources
 from balancer.edge.certificates import calendar_time
@@ -24,7 +25,7 @@ QUESTION_USAGES = {
     "certificates": "certificates",
     "errors": "errors",
     "sessions": "sessions [pool=NAME] [backend=NAME] [client=ADDRESS] [older=SECONDS] [id=ID] [draining]",
-    "explain": "explain [listener=NAME] [source=ADDRESS] [sni=NAME], or explain option=NAME",
+    "explain": "explain [listener=NAME] [source=ADDRESS] [sni=NAME] | option=NAME | session=ID",
 }
 
 
@@ -48,7 +49,10 @@ class Questions:
 
     def answer(self, words: Sequence[str]) -> dict[str, Any]:
         """Raises CommandRefused."""
-        return self.answers[words[0]](words[1:])
+        try:
+            return self.answers[words[0]](words[1:])
+        except (UnknownOption, NoRecord) as error:
+            raise CommandRefused(str(error)) from None
 
     def _events(self, since: Sequence[str]) -> dict[str, Any]:
         """The last events, or those after a serial."""
@@ -74,10 +78,10 @@ class Questions:
         """Which way a client would go, or where the value of an option comes from."""
         told = dict(word.partition("=")[::2] for word in conditions)
         if set(told) == {"option"}:
-            try:
-                return explain_option(told["option"], self._options.sections)
-            except UnknownOption as error:
-                raise CommandRefused(str(error)) from None
+            return explain_option(told["option"], self._options.sections)
+        if set(told) == {"session"}:
+            now, calendar = self._loop.now, calendar_time()
+            return explain_session(self._board, self._pools, told["session"], now, calendar)
         if unknown := told.keys() - {"listener", "source", "sni"}:
             raise CommandRefused(f"usage: {QUESTION_USAGES['explain']}, not {' '.join(sorted(unknown))!r}")
         by_name = {one.name: one for one in self._options.listeners}

@@ -217,10 +217,28 @@ def option_text(reply: Reply) -> str:
     return "\n".join(printable(line) for line in lines)
 
 
+def elections_text(reply: Reply) -> str:
+    """The elections of one session."""
+    lines: list[str] = []
+    for one in reply["elections"]:
+        lines.append(
+            f"{one['at']} pool {one['pool']}, {one['balance']}: {one['elected'] or 'none was to be had'}"
+        )
+        rows = [
+            [seen["name"], seen["state"], str(seen["weight"]), str(seen["sessions"]), seen["verdict"]]
+            for seen in one["backends"]
+        ]
+        lines += columns_text(("BACKEND", "STATE", "WEIGHT", "SESSIONS", "VERDICT"), rows, False)
+        lines += [f"and {one['left_out']} more"] if one["left_out"] else []
+    return "\n".join(lines)
+
+
 def explain_text(reply: Reply) -> str:
     """The way of a client in words, or where an option's value comes from."""
     if "option" in reply:
         return option_text(reply)
+    if "elections" in reply:
+        return elections_text(reply)
     asks = f" that asks for {reply['sni']}" if reply["sni"] else ""
     lines = [f"a client{' of ' + reply['source'] if reply['source'] else ''}{asks} at listener {reply['listener']} "
              f"({of_limit(*reply['maxconns'])} sessions{', ' + reply['full'] if 'full' in reply else ''})"]  # fmt: skip

@@ -41,6 +41,7 @@ from operator import add
 
 from balancer.edge.renewal import CertificateHandover
 from balancer.options import MOST_LISTENERS, MOST_POOLS
+from balancer.pool.election_log import ElectionLog
 from balancer.pool.load_table import FEW_PROCESSES, LoadTable
 from balancer.shm.events import EventRing
 from balancer.shm.histogram import CELLS, USED, Distribution, distribution
@@ -241,6 +242,7 @@ class Board:
         self.source_tables: dict[str, SourceTable] = {}  # of the listeners with limits per source, by name
         self.certificates: dict[str, CertificateHandover] = {}  # of the listeners that end TLS, by name
         self.failures = EventRing(shared.rows.rows)
+        self.elections = ElectionLog(shared.rows.rows)
         self.words = Table(1, _FIRST_BACKEND_WORDS + _BACKEND_WORDS * backends)
         # One hour of the whole, of listeners and of pools: here, for a reload replaces the console that writes it.
         self.history = memoryview(shared_memory(4 * BLOCK * (1 + MOST_LISTENERS + MOST_POOLS))).cast("f")

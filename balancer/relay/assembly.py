@@ -25,6 +25,7 @@ from balancer.relay.closer import Closer
 from balancer.relay.context import NO_TLS, TlsContexts, WorkerContext
 from balancer.relay.downed import DownedBackends
 from balancer.relay.early_read import EarlyRead
+from balancer.relay.election_recorder import ElectionRecorder
 from balancer.relay.framed.client import FramedClient, FramedLane, FramedSession
 from balancer.relay.framed.connection_pool import SWEEP, ConnectionPool
 from balancer.relay.framed.requests import place_text
@@ -147,6 +148,8 @@ class WorkerRelay:
             for one in self.pools.values()
             if one.pool.on_down == "close"
         ]
+        electors = [(one.pool, one.elector) for one in self.pools.values() if one.framed is None]
+        self.recorder = ElectionRecorder(context, electors)
         self._shortage = ShortageLog(context.loop, context.log, self._occupancy)
         for listener in listeners:
             self._add(listener, partial(sockets, listener.name), close)

@@ -5,13 +5,13 @@
 #    source ~/.local/share/bash_completion/balancerctl
 # See also: https://github.com/scop/bash-completion/blob/main/doc/configuration.md
 
-_shtab_balancerctl_subparsers=(status events sources sessions explain info listeners pools backends dns certificates errors wait kill drain ready maint weight maxconn workers reload)
+_shtab_balancerctl_subparsers=(status events sources sessions explain info listeners pools backends dns certificates errors wait kill drain ready maint weight maxconn workers record reload)
 
 _shtab_balancerctl_status_option_strings=(--admin --port -p --json --version --help -h)
 _shtab_balancerctl_events_option_strings=(--admin --port -p --json --follow -f --version --help -h)
 _shtab_balancerctl_sources_option_strings=(--admin --port -p --json --version --help -h)
 _shtab_balancerctl_sessions_option_strings=(--admin --port -p --json --pool --backend --client --older --draining --version --help -h)
-_shtab_balancerctl_explain_option_strings=(--admin --port -p --json --listener --source --sni --option --version --help -h)
+_shtab_balancerctl_explain_option_strings=(--admin --port -p --json --listener --source --sni --session --option --version --help -h)
 _shtab_balancerctl_info_option_strings=(--admin --port -p --json --version --help -h)
 _shtab_balancerctl_listeners_option_strings=(--admin --port -p --json --version --help -h)
 _shtab_balancerctl_pools_option_strings=(--admin --port -p --json --version --help -h)
@@ -27,6 +27,7 @@ _shtab_balancerctl_maint_option_strings=(--admin --port -p --json --reason --wai
 _shtab_balancerctl_weight_option_strings=(--admin --port -p --json --reason --version --help -h)
 _shtab_balancerctl_maxconn_option_strings=(--admin --port -p --json --reason --version --help -h)
 _shtab_balancerctl_workers_option_strings=(--admin --port -p --json --reason --version --help -h)
+_shtab_balancerctl_record_option_strings=(--admin --port -p --json --reason --version --help -h)
 _shtab_balancerctl_reload_option_strings=(--admin --port -p --json --reason --version --help -h)
 _shtab_balancerctl_option_strings=()
 
@@ -39,7 +40,7 @@ _shtab_balancerctl_maint_pos_0_COMPGEN=_balancerctl_backends
 _shtab_balancerctl_weight_pos_0_COMPGEN=_balancerctl_backends
 _shtab_balancerctl_maxconn_pos_0_COMPGEN=_balancerctl_backends
 
-_shtab_balancerctl_pos_0_choices=(status events sources sessions explain info listeners pools backends dns certificates errors wait kill drain ready maint weight maxconn workers reload)
+_shtab_balancerctl_pos_0_choices=(status events sources sessions explain info listeners pools backends dns certificates errors wait kill drain ready maint weight maxconn workers record reload)
 
 _shtab_balancerctl_status___json_nargs=0
 _shtab_balancerctl_status___version_nargs=0
@@ -139,6 +140,11 @@ _shtab_balancerctl_workers___json_nargs=0
 _shtab_balancerctl_workers___version_nargs=0
 _shtab_balancerctl_workers___help_nargs=0
 _shtab_balancerctl_workers__h_nargs=0
+_shtab_balancerctl_record_pos_0_nargs='*'
+_shtab_balancerctl_record___json_nargs=0
+_shtab_balancerctl_record___version_nargs=0
+_shtab_balancerctl_record___help_nargs=0
+_shtab_balancerctl_record__h_nargs=0
 _shtab_balancerctl_reload_pos_0_nargs='*'
 _shtab_balancerctl_reload___json_nargs=0
 _shtab_balancerctl_reload___version_nargs=0

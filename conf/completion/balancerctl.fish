@@ -50,8 +50,8 @@ function _shtab_balancerctl_using
   test "$_shtab_balancerctl_cmdpath" = "$argv"
 end
 
-set -g _shtab_balancerctl_commands status events sources sessions explain info listeners pools backends dns certificates errors wait kill drain ready maint weight maxconn workers reload
-set -g _shtab_balancerctl_opts_with_value --admin --backend --client --listener --older --option --pool --port --reason --sni --source --timeout -p
+set -g _shtab_balancerctl_commands status events sources sessions explain info listeners pools backends dns certificates errors wait kill drain ready maint weight maxconn workers record reload
+set -g _shtab_balancerctl_opts_with_value --admin --backend --client --listener --older --option --pool --port --reason --session --sni --source --timeout -p
 
 complete -c balancerctl -e
 complete -c balancerctl -f
@@ -93,6 +93,7 @@ complete -c balancerctl -n '_shtab_balancerctl_using explain' -l json -d 'print 
 complete -c balancerctl -n '_shtab_balancerctl_using explain' -l listener -x -d 'the client'"'"'s listener; the only one needs no name'
 complete -c balancerctl -n '_shtab_balancerctl_using explain' -l source -x -d 'the client'"'"'s address'
 complete -c balancerctl -n '_shtab_balancerctl_using explain' -l sni -x -d 'the name that it asks for with TLS'
+complete -c balancerctl -n '_shtab_balancerctl_using explain' -l session -x -d 'what the elections of this session saw, if recorded'
 complete -c balancerctl -n '_shtab_balancerctl_using explain' -l option -x -d 'where the value of this option comes from, and what it replaces'
 complete -c balancerctl -n '_shtab_balancerctl_using explain' -l version -d 'print the version and exit'
 complete -c balancerctl -n '_shtab_balancerctl_using explain' -l help -s h -d 'print this and exit'
@@ -211,6 +212,13 @@ complete -c balancerctl -n '_shtab_balancerctl_using workers' -l json -d 'print 
 complete -c balancerctl -n '_shtab_balancerctl_using workers' -l reason -x -d 'why, for the log and the events'
 complete -c balancerctl -n '_shtab_balancerctl_using workers' -l version -d 'print the version and exit'
 complete -c balancerctl -n '_shtab_balancerctl_using workers' -l help -s h -d 'print this and exit'
+complete -c balancerctl -n '_shtab_balancerctl_using; and test $_shtab_balancerctl_npos -eq 0' -a record -d 'record the elections of sessions for this time, for explain --session; 0 ends it'
+complete -c balancerctl -n '_shtab_balancerctl_using record' -l admin -x -d 'the admin socket, or BALANCER_ADMIN; unset, it is found by the port'
+complete -c balancerctl -n '_shtab_balancerctl_using record' -l port -s p -x -d 'the balancer'"'"'s port, or BALANCER_PORT'
+complete -c balancerctl -n '_shtab_balancerctl_using record' -l json -d 'print what the balancer answers as JSON, for scripts'
+complete -c balancerctl -n '_shtab_balancerctl_using record' -l reason -x -d 'why, for the log and the events'
+complete -c balancerctl -n '_shtab_balancerctl_using record' -l version -d 'print the version and exit'
+complete -c balancerctl -n '_shtab_balancerctl_using record' -l help -s h -d 'print this and exit'
 complete -c balancerctl -n '_shtab_balancerctl_using; and test $_shtab_balancerctl_npos -eq 0' -a reload -d 'read the configuration again; tells what changed, or why the old one stays; with certificates only those, into the living workers'
 complete -c balancerctl -n '_shtab_balancerctl_using reload' -l admin -x -d 'the admin socket, or BALANCER_ADMIN; unset, it is found by the port'
 complete -c balancerctl -n '_shtab_balancerctl_using reload' -l port -s p -x -d 'the balancer'"'"'s port, or BALANCER_PORT'

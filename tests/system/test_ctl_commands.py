@@ -294,6 +294,32 @@ def try_workers(ctl: Ctl) -> None:
     wait_for(lambda: len(ctl.lb.status()["workers"]) == 2, "two again", 20)
 
 
+def try_record(ctl: Ctl) -> None:
+    """The election of a session that came meanwhile, and none of one before."""
+    with ExitStack() as stack:
+        before = ctl.session(stack)
+        assert "recorded for 60 s" in ctl.text("record", "1m")
+        assert ctl.json("record", "2m")["text"].startswith("elections are recorded for 120 s")
+        ctl.run("drain", "web-2")
+
+        def recorded() -> dict[str, Any] | None:
+            """Of a new session; workers begin within a quarter of a second."""
+            name = text_of(ctl.session(stack).getsockname())
+            [new] = [one["id"] for one in ctl.json("sessions")["sessions"] if one["client"] == name]
+            done = ctl.run("explain", "--session", new, "--json")
+            return dict(json.loads(done.stdout)) if done.returncode == 0 else None
+
+        [election] = wait_for(recorded, "a recorded session", 15)["elections"]
+        verdicts = {one["name"]: one["verdict"] for one in election["backends"]}
+        assert (election["elected"], election["pool"]) == ("web-1", "web")
+        assert verdicts == {"web-1": "elected", "web-2": "drain"}
+        name = text_of(before.getsockname())
+        [old] = [one["id"] for one in ctl.json("sessions")["sessions"] if one["client"] == name]
+        assert "no election of session" in ctl.refusal("explain", "--session", old)
+    ctl.text("record", "0")
+    ctl.lb.wait_idle(10)
+
+
 def try_reload(ctl: Ctl) -> None:
     assert "nothing changed" in ctl.text("reload")
     assert ctl.json("reload", "certificates")["ok"] is True
@@ -320,6 +346,7 @@ TRIALS: dict[str, Callable[[Ctl], None]] = {
     "weight": try_weight,
     "maxconn": try_maxconn,
     "workers": try_workers,
+    "record": try_record,
     "reload": try_reload,
 }
 

@@ -88,7 +88,7 @@ ORDER = {
         ("agent_polls",),
     ),
     "balancer.pool": (
-        ("backend", "blocks", "choice", "early_ends", "health", "load_table"),
+        ("backend", "blocks", "choice", "early_ends", "election_log", "health", "load_table"),
         ("hashing",),
         ("policies",),
         ("board",),
@@ -118,7 +118,7 @@ ORDER = {
         ("framed.stream_client",),
         ("session",),
         ("session_line",),
-        ("failures",),
+        ("election_recorder", "failures"),
         ("closer", "deny", "downed", "proxy_header", "source_limits", "timeouts"),
         ("preread", "tls.session"),
         ("postgres", "tls.handshake"),

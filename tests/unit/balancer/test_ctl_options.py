@@ -55,7 +55,7 @@ def test_a_name_may_begin_with_a_dash_and_a_number_be_negative() -> None:
         ("drain a --timeout 5s", "--timeout goes with --wait"),
         ("sessions --sni x", "--sni goes with explain, not with sessions"),
         ("weight a", "usage: balancerctl weight NAME N"),
-        ("explain --option a --sni b", "--option asks for an option, the others for a client"),
+        ("explain --option a --sni b", "--option asks for something of its own: give it alone"),
         ("wait up", "'up' is no condition here: wait ready | idle, or wait NAME... up | down | drained"),
         ("wait a ready", "'ready' is no condition here"),
         ("wait", "usage: balancerctl wait [NAME...] CONDITION"),
@@ -63,7 +63,7 @@ def test_a_name_may_begin_with_a_dash_and_a_number_be_negative() -> None:
         ("status --follow", "--follow goes with events, not with status"),
         (
             "events --reason x",
-            "--reason goes with kill, drain, ready, maint, weight, maxconn, workers, reload, not with events",
+            "--reason goes with kill, drain, ready, maint, weight, maxconn, workers, record, reload, not with events",
         ),
         ("status --admin", "--admin needs a value (PATH)"),
         ("status --json=1", "--json takes no value"),

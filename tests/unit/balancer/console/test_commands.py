@@ -210,6 +210,7 @@ ACTS_DONE = [
     ("weight one 0", 'act=weight backend=one before="ready weight 1" after="ready weight 0"'),
     ("maxconn one 6", 'act=maxconn backend=one before="ready weight 1" after="ready weight 1 maxconn 6"'),
     ("workers 5", "act=workers before=1 after=5"),
+    ("record 60", "act=record before=0s after=60s"),
     ("reload", 'act=reload before="generation 3" then=the line of the reload says the outcome'),
 ]
 
@@ -290,7 +291,7 @@ def test_a_question_that_is_wrong_leaves_no_line(console: Fixture, line: str) ->
         ("drain one --reason a b", "--reason takes one text, in quotes, and is the last"),
         (
             "status --reason a",
-            "--reason goes with kill, drain, ready, maint, weight, maxconn, workers, reload",
+            "--reason goes with kill, drain, ready, maint, weight, maxconn, workers, record, reload",
         ),
         (f"drain one --reason {'x' * (LONGEST_REASON + 1)}", "at most 500 characters"),
         ("events much", "SINCE is a whole number"),
