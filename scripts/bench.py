@@ -26,7 +26,8 @@ MAIN_WORKS = ["keepalive", "close", "100k", "100m", "idle"]
 
 
 def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], epilog=f"works: {', '.join(WORKS)}")
+    there_are = f"works are {', '.join(WORKS)}; peers are {', '.join(PEERS)}"
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], epilog=there_are)
     parser.add_argument("--work", default="", help="comma-separated; `main` for the first five; default all")
     parser.add_argument(
         "--peers",
@@ -46,9 +47,7 @@ def parse() -> argparse.Namespace:
     chosen.peers = [name for name in chosen.peers.split(",") if name]
     unknown += [name for name in chosen.peers if not is_known(name)]
     if unknown:
-        parser.error(
-            f"unknown: {', '.join(unknown)}; works are {', '.join(WORKS)}; peers are {', '.join(PEERS)}"
-        )
+        parser.error(f"unknown: {', '.join(unknown)}; {there_are}")
     return chosen
 
 
@@ -125,7 +124,7 @@ def main() -> int:
         "rounds": chosen.rounds,
     }
     (chosen.out / "bench.json").write_text(as_json(results, facts))
-    drawn = draw(results, chosen.out / "bench.svg")
+    drawn = draw(results, machine(), chosen.out / "bench.svg")
     print(text)
     print(
         f"written: {chosen.out}/bench.md, bench.json"

@@ -32,6 +32,7 @@ from typing import Any
 from PIL import Image
 
 from scripts import samples
+from scripts.lab.choices import add_choices
 from scripts.pipelines import quality
 from workers.imaging import geometry
 
@@ -39,6 +40,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PROGRAMS = ROOT / "scripts" / "pipelines"
 MAX_GIF_PIXELS = 1_000_000  # above that libvips takes 20 s an animation for its palettes
 DEFAULT = ("ours", "naive", "pyvips", "sharp", "opencv", "go")
+VARIANTS = ("ours-gap1.5", "ours-gap1", "ours-pillow")
 KINDS = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG", ".gif": "GIF"}
 
 
@@ -293,10 +295,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="the picture function compared with others")
     parser.add_argument("--input", type=Path, help="directory of pictures; default: the sample pictures")
     parser.add_argument("--rounds", type=int, default=3)
+    add_choices(parser, "--pipelines", (*DEFAULT, *VARIANTS), DEFAULT)
     parser.add_argument(
-        "--pipelines", default=",".join(DEFAULT), help="also ours-gap1.5, ours-gap1, ours-pillow"
+        "--targets", default="160x160,800x600,1920", help="sizes, or widths that keep the aspect ratio"
     )
-    parser.add_argument("--targets", default="160x160,800x600,1920")
     parser.add_argument("--out", type=Path, default=Path("bench-out"))
     arguments = parser.parse_args()
     targets = arguments.targets.split(",")
@@ -307,7 +309,7 @@ def main() -> None:
         paths = pictures(arguments.input or work / "samples")
         if not paths:
             sys.exit(f"no pictures in {arguments.input}")
-        processes = [process for name in arguments.pipelines.split(",") if (process := start(name, work))]
+        processes = [process for name in arguments.pipelines if (process := start(name, work))]
         rows = measure(paths, targets, processes, arguments.rounds)
         memory = peaks(paths, processes, work)
     for process in processes:

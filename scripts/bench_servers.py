@@ -38,6 +38,7 @@ from PIL import Image
 
 from scripts.bench_service import drawn, quantile
 from scripts.benchlib.http_crowd import HttpCrowd, ask_now_and_then, ask_once
+from scripts.lab.choices import add_choices
 from scripts.lab.measure import cpu_of, memory_of
 from scripts.lab.process import ROOT
 from scripts.picture_peers import CPUS, PEERS, PicturePeer, found
@@ -286,8 +287,8 @@ def write_section(path: Path, section: str) -> None:
 def main() -> None:
     rows = ("rate", "line", "overload", "hostile", "greedy", "slow", "gone", "killed")
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--peers", default="ours,thumbor,sharp")
-    parser.add_argument("--what", default=",".join(rows))
+    add_choices(parser, "--peers", tuple(PEERS))
+    add_choices(parser, "--what", rows)
     parser.add_argument("--seconds", type=float, default=4.0, help="of one measurement; some take twice")
     parser.add_argument("--rounds", type=int, default=3)
     choice = parser.parse_args()
@@ -299,7 +300,7 @@ def main() -> None:
         peers = found(choice.peers, Path(name))
         figures = {peer.name: {} for peer in peers}
         for number in range(choice.rounds):
-            for what in choice.what.split(","):
+            for what in choice.what:
                 first = number % len(peers)
                 for peer in peers[first:] + peers[:first]:
                     for key, value in acts[what](peer).items():
@@ -315,7 +316,7 @@ def main() -> None:
     (OUT / "servers.json").write_text(json.dumps({"about": about, "rounds": figures}, indent=2))
     section = f"{HEADING}\n{INTRODUCTION}\n{table(results)}\n\nMeasured on {about}.\n{NOTES}"
     print(section)
-    if len(peers) == len(PEERS) and set(choice.what.split(",")) == set(rows):
+    if len(peers) == len(PEERS) and set(choice.what) == set(rows):
         write_section(ROOT / "docs" / "versus.md", section)
 
 

@@ -36,6 +36,7 @@ from typing import Any
 import psutil
 from PIL import Image
 
+from scripts.lab.choices import add_choices
 from scripts.lab.network import free_port
 from scripts.lab.process import ROOT, LabProcess
 from workers import imaging
@@ -45,6 +46,7 @@ from workers.wire.messages import Request, decode_response, encode_request
 OUT = ROOT / "bench-out"
 CPUS = len(os.sched_getaffinity(0))
 FORK = get_context("fork")
+DESIGNS = ("ours", "fifo", "prefork", "reuseport")
 SIZES = {"small": (640, 480, 160, 120), "middle": (3264, 2448, 800, 600), "big": (5216, 3912, 1920, 1440)}
 REPLY_BYTES = 8 << 20
 SEND_BYTES = 4 << 20  # of the clients' socket buffers: a request leaves in one call
@@ -318,8 +320,8 @@ def table(results: dict[str, dict[str, float]]) -> str:
 def main() -> None:
     about = (__doc__ or "").partition("\n")[0]
     parser = argparse.ArgumentParser(description=about)
-    parser.add_argument("--designs", default="ours,fifo,prefork,reuseport")
-    parser.add_argument("--what", default="dry,rate,line")
+    add_choices(parser, "--designs", DESIGNS)
+    add_choices(parser, "--what", ("dry", "rate", "line"))
     parser.add_argument(
         "--seconds", type=float, default=2.0, help="of one measurement (the line takes twice)"
     )
@@ -333,9 +335,9 @@ def main() -> None:
         "rate": bench.rate,
         "line": bench.line,
     }
-    found: dict[str, dict[str, list[float]]] = {name: {} for name in choice.designs.split(",")}
+    found: dict[str, dict[str, list[float]]] = {name: {} for name in choice.designs}
     for number in range(choice.rounds):
-        for what in choice.what.split(","):
+        for what in choice.what:
             for design, figures in found.items():
                 for key, value in acts[what](design).items():
                     figures.setdefault(key, []).append(value)

@@ -19,6 +19,7 @@ from statistics import geometric_mean
 from PIL import Image
 
 from scripts.bench_images import PipelineProcess, pictures, start, target_size
+from scripts.lab.choices import add_choices
 from scripts.pipelines import quality
 from workers import imaging
 
@@ -69,8 +70,8 @@ def row(path: Path, target: str, kind: str, sharp: PipelineProcess, out: Path) -
 def main() -> None:
     parser = argparse.ArgumentParser(description="bytes beside sharp's at equal PSNR")
     parser.add_argument("--input", type=Path, required=True, help="directory of pictures")
-    parser.add_argument("--formats", default="jpeg,webp,avif")
-    parser.add_argument("--targets", default="160,400,800,1600")
+    add_choices(parser, "--formats", ("jpeg", "webp", "avif"))
+    parser.add_argument("--targets", default="160,400,800,1600", help="widths in pixels")
     arguments = parser.parse_args()
     imaging.prepare()
     found = []
@@ -80,7 +81,7 @@ def main() -> None:
             sys.exit("sharp is not there: npm install sharp, and its directory in NODE_PATH")
         print("| picture | format | target | bytes | PSNR dB | sharp's bytes | ratio | CPU ms | sharp's |")
         print("|" + " --- |" * 9)
-        for kind in arguments.formats.split(","):
+        for kind in arguments.formats:
             rows = [
                 made
                 for path in pictures(arguments.input)

@@ -13,7 +13,7 @@ import platform
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -155,14 +155,14 @@ class Thumbor(SharpServer):
         return f"GET {target} HTTP/1.1\r\nHost: x\r\n\r\n".encode()
 
 
-PEERS = (PicturePeer, Thumbor, SharpServer)
+PEERS = {"ours": PicturePeer, "thumbor": Thumbor, "sharp": SharpServer}
 
 
-def found(names: str, folder: Path) -> list[PicturePeer]:
-    """The peers of `names`, separated by commas, that are installed; the others are told on standard error."""
+def found(names: Sequence[str], folder: Path) -> list[PicturePeer]:
+    """The peers of `names` that are installed; the others are told on standard error."""
     peers = []
-    for kind in PEERS:
-        if kind.name.partition(" ")[0] in names.split(","):
+    for name, kind in PEERS.items():
+        if name in names:
             peer = kind(folder)
             if reason := peer.missing():
                 print(f"{peer.name}: not measured: {reason}", file=sys.stderr)

@@ -50,9 +50,15 @@ How to read it:
 
 
 def parse(words: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rows", default="", help="comma-separated numbers; default all")
-    parser.add_argument("--peers", default="haproxy,nginx", help="comma-separated, beside ours")
+    rows = "\n".join(f"  {row.number:3}  {row.name}" for row in ROWS)
+    parser = argparse.ArgumentParser(
+        description=__doc__.splitlines()[0], epilog=f"rows:\n{rows}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    parser.add_argument("--rows", default="", help="comma-separated numbers of the rows below; default all")
+    parser.add_argument(
+        "--peers", default="haproxy,nginx", help=f"beside ours, comma-separated, of {', '.join(PEERS)}"
+    )
     parser.add_argument("--long", action="store_true", help="the full numbers")
     parser.add_argument("--out", type=Path, default=ROOT / "docs/versus.md")
     parser.add_argument("--json", type=Path, default=ROOT / "bench-out/versus.json")

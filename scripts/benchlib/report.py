@@ -94,8 +94,9 @@ def as_json(results: Results, facts: dict[str, object]) -> str:
     return json.dumps(facts | {"works": works}, indent=2)
 
 
-def draw(results: Results, path: Path) -> bool:
-    """A bar chart of CPU per request relative to ours; False when there is no matplotlib."""
+def draw(results: Results, about: str, path: Path) -> bool:
+    """Draw two bar charts: CPU per request divided by ours, and requests a second divided by those without a proxy.
+    `about` is the machine, in words. Return False when there is no matplotlib or nothing to draw."""
     try:
         import matplotlib
 
@@ -103,23 +104,44 @@ def draw(results: Results, path: Path) -> bool:
         from matplotlib import pyplot
     except ImportError:
         return False
-    peers = list(dict.fromkeys(peer for rounds in results.values() for peer in rounds if peer != "direct"))
     names = [name for name, rounds in results.items() if middle(rounds.get("ours", []), "cpu")]
     if not names:
         return False
-    figure, axes = pyplot.subplots(figsize=(max(6.0, 1.3 * len(names)), 4))
-    width = 0.8 / len(peers)
-    for place, peer in enumerate(peers):
-        heights = []
-        for name in names:
-            compared = 1.0 if peer == "ours" else ratio(results[name], peer)
-            heights.append(1 / compared if compared else 0.0)
-        at = [n + (place - (len(peers) - 1) / 2) * width for n in range(len(names))]
-        axes.bar(at, heights, width, label=peer)
-    axes.axhline(1, color="black", linewidth=0.6)
-    axes.set_xticks(range(len(names)), names, rotation=20 if len(names) > 5 else 0)
-    axes.set_ylabel("CPU per request, ours = 1 (lower is better)")
-    axes.legend(frameon=False)
+    peers = list(dict.fromkeys(peer for rounds in results.values() for peer in rounds if peer != "direct"))
+    panels = [("CPU per request, ours = 1 (lower is better)", "ours", cpu_of_ours)]
+    if any("direct" in results[name] for name in names):
+        panels.append(("requests a second, without a proxy = 1 (higher is better)", "direct", rate_of_direct))
+    width = max(7.0, 0.45 * len(names) * len(peers))
+    figure, every = pyplot.subplots(len(panels), figsize=(width, 3.6 * len(panels)), squeeze=False)
+    figure.suptitle(f"TCP proxies before the same backend\n{about}", fontsize=10)
+    for axes, (label, line, height_of) in zip(every.flat, panels, strict=True):
+        for place, peer in enumerate(peers):
+            drawn = {n: height for n, name in enumerate(names) if (height := height_of(results[name], peer))}
+            at = [n + (place - (len(peers) - 1) / 2) * 0.8 / len(peers) for n in drawn]
+            bars = axes.bar(at, list(drawn.values()), 0.8 / len(peers), label=peer)
+            axes.bar_label(bars, fmt="%.2f", fontsize=7)
+        axes.axhline(1, color="black", linewidth=0.6)
+        axes.text(1.005, 1, line, transform=axes.get_yaxis_transform(), fontsize=8, va="center")
+        axes.margins(y=0.12)
+        axes.set_xticks(range(len(names)), names, rotation=20 if len(names) > 5 else 0)
+        axes.set_title(label, fontsize=9, loc="left")
+        for side in ("top", "right"):
+            axes.spines[side].set_visible(False)
+    every.flat[0].legend(frameon=False, fontsize=8)
     figure.tight_layout()
     figure.savefig(path)
     return True
+
+
+def cpu_of_ours(rounds: Rounds, peer: str) -> float | None:
+    """CPU per request of a peer, divided by ours."""
+    if peer == "ours":
+        return 1.0
+    compared = ratio(rounds, peer)
+    return 1 / compared if compared else None
+
+
+def rate_of_direct(rounds: Rounds, peer: str) -> float | None:
+    """Requests a second of a peer, divided by those without a proxy."""
+    rate, direct = middle(rounds.get(peer, []), "rate"), middle(rounds.get("direct", []), "rate")
+    return rate / direct if rate and direct else None
