@@ -18,6 +18,7 @@ from balancer.relay import ends
 from balancer.relay.deny import DenyAction
 from balancer.relay.peers import DescribedPeer, described
 from balancer.relay.session import Session
+from balancer.relay.splicing import LAST
 
 LOOKS = 64
 
@@ -69,18 +70,22 @@ class Preread:
             loop.watch_reading(session.client_fd, self._read)
 
     def _read(self, mask: int) -> None:
-        """Read what there is."""
-        try:
-            data = read(self._session.client_fd, self._most - len(self._received))
-        except OSError as error:
-            if error.errno not in TRANSIENT:
-                self._end()
-            return
-        if not data:
-            self._end(f"no whole {self._named}")
-            return
-        self._received += data
-        self._look()
+        """Read what there is. A FIN behind it brings no further edge, so the read that finds it follows at once."""
+        session = self._session
+        while True:
+            try:
+                data = read(session.client_fd, self._most - len(self._received))
+            except OSError as error:
+                if error.errno not in TRANSIENT:
+                    self._end()
+                return
+            if not data:
+                self._end(f"no whole {self._named}")
+                return
+            self._received += data
+            self._look()
+            if self._is_done or session.closed or not mask & LAST:
+                return
 
     def _look(self) -> None:
         session = self._session

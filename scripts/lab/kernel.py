@@ -18,12 +18,14 @@ NETLINK_SOCK_DIAG, SOCK_DIAG_BY_FAMILY, NLMSG_DONE, REQUEST_DUMP = 4, 20, 3, 0x3
 
 @dataclass(frozen=True)
 class KernelSocket:
-    """Its ports, state and inode; inode 0: no process holds it (still queued, or already closed)."""
+    """Its ports, state and inode; inode 0: no process holds it (still queued, or already closed). `unread`: bytes that
+    have arrived and were not read, of a listening socket connections that were not accepted."""
 
     local: int
     remote: int
     state: int
     inode: int
+    unread: int
 
 
 def kernel_sockets(port: int) -> list[KernelSocket]:
@@ -53,8 +55,8 @@ def dump(family: int, states: int, local: int = 0, remote: int = 0) -> list[Kern
                     assert kind == NLMSG_DONE, f"netlink says {kind}: {data[:64]!r}"
                     return found
                 local_port, remote_port = struct.unpack_from("!HH", data, 20)
-                (inode,) = struct.unpack_from("=I", data, 16 + 4 + 48 + 16)
-                found.append(KernelSocket(local_port, remote_port, data[17], inode))
+                unread, _, _, inode = struct.unpack_from("=IIII", data, 16 + 4 + 48 + 4)
+                found.append(KernelSocket(local_port, remote_port, data[17], inode, unread))
                 data = data[(length + 3) & ~3 :]
 
 
@@ -72,6 +74,11 @@ def inodes_of(pid: int) -> set[int]:
 def accepted(port: int) -> set[int]:
     """Inodes of the connections that a listener on `port` has accepted and not closed."""
     return {s.inode for s in kernel_sockets(port) if s.local == port and s.state != LISTEN and s.inode}
+
+
+def all_read(*ports: int) -> bool:
+    """Whether the listeners on these ports have accepted every connection, and read every byte of them."""
+    return not any(s.unread and s.local in ports for s in dump(socket.AF_INET, ALL_BUT_TIME_WAIT))
 
 
 def dialled(port: int) -> set[int]:

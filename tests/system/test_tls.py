@@ -440,31 +440,6 @@ def test_mutated_handshakes_and_records(files: Files) -> None:
         lb.check_at_rest()
 
 
-def test_one_byte_segments_and_records(files: Files) -> None:
-    with (
-        Echo() as backend,
-        tls_balancer(files, backend) as lb,
-    ):
-        with socket.create_connection(lb.address, 20) as sock:
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
-            tls = context(files).wrap_bio(incoming, outgoing, server_hostname="a.example")
-            got, is_asked = b"", False
-            while got != b"question":
-                try:
-                    if not is_asked:
-                        tls.do_handshake()
-                        for byte in b"question":
-                            tls.write(bytes([byte]))
-                        is_asked = True
-                    got += tls.read(100)
-                except ssl.SSLWantReadError:
-                    for byte in outgoing.read():
-                        sock.sendall(bytes([byte]))
-                    incoming.write(sock.recv(65536))
-        lb.check_at_rest()
-
-
 # -- storms and stops
 
 

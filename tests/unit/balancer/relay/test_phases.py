@@ -133,6 +133,23 @@ def test_a_client_that_leaves_in_its_header(
     assert len(worker.ends) == 1
 
 
+@pytest.mark.parametrize("is_waiting", [True, False])
+@pytest.mark.parametrize("sent", [HEADER[:20], HEADER + b"\x16", HEADER + b"\x16\3\1\0\x40\1\0\0"])
+def test_a_client_that_leaves_with_its_last_bytes_has_its_end_at_once(
+    make: Make, sent: bytes, is_waiting: bool
+) -> None:
+    """A FIN behind the bytes is no event of its own."""
+    routes = (Route("a", name="a.example"),)
+    worker = make(pools=("a",), routes=routes, **TRUSTED)
+    client = worker.connect()
+    if is_waiting:
+        worker.settle()
+    client.send(sent)
+    client.shutdown(socket.SHUT_WR)
+    worker.settle()
+    assert [end.startswith("CC no whole ") for end in worker.ends] == [True]
+
+
 def test_a_drain_in_the_middle_of_a_header(make: Make) -> None:
     worker = make(**TRUSTED)
     client = worker.connect()
