@@ -3,6 +3,8 @@
     payload   client u32 | number u32 | bytes of the reply u32 | filler        a request
     payload   client u32 | number u32 | name of the backend u32 | filler        its reply
 
+A backend of its own process:  python -m tests.system.framed_peer PORT NAME well|badly
+
 RULES: real sockets, the frames of workers/wire. A reply is checked byte by byte: a frame of another client, a second one
 or a damaged one is counted in `wrong`.
 """
@@ -11,6 +13,7 @@ import hashlib
 import itertools
 import random
 import socket
+import sys
 import threading
 import time
 from collections import Counter, deque
@@ -19,7 +22,8 @@ from contextlib import suppress
 from struct import Struct
 
 from scripts.lab.backends import ThreadedBackend
-from workers.wire.frames import FrameReader, frame
+from scripts.lab.waiting import wait_for
+from workers.wire.frames import FrameReader, frame, header
 
 HEAD = Struct("!III")
 SECONDS = 30.0
@@ -48,11 +52,31 @@ def behave_well(backend: "FramedBackend", conn: socket.socket, payload: bytes) -
     return True
 
 
+def misbehave_at_once(backend: "FramedBackend", conn: socket.socket, payload: bytes) -> bool:
+    """Each reply is wrong, in a way that shows as soon as it is read: it does not matter how late this process comes to
+    send what follows, nor whether a worker is new and has not seen the others."""
+    whole = reply_to(payload, backend.name_number)
+    kind = random.choice([*["double", "then double", "beyond", "then unasked", "wrong length"] * 6, "cut"])
+    if kind == "cut":
+        conn.sendall(whole[: len(whole) // 2])
+        return False
+    if kind == "wrong length":
+        conn.sendall(header(1 << 40) + whole)
+        return True
+    conn.sendall(whole + (whole if "double" in kind else b"more"))
+    if "then" in kind:
+        time.sleep(0.002)
+        conn.sendall(whole if "double" in kind else frame(b"nobody has asked for this"))
+    return True
+
+
 class FramedBackend(ThreadedBackend):
     """A thread for each connection; counts requests at once, at the moment when each has been read whole."""
 
-    def __init__(self, name_number: int, behave: Behaviour = behave_well, seconds: float = 0.0) -> None:
-        super().__init__(self.accept_all)
+    def __init__(
+        self, name_number: int, behave: Behaviour = behave_well, seconds: float = 0.0, port: int = 0
+    ) -> None:
+        super().__init__(self.accept_all, port=port)
         self.name_number = name_number
         self.behave = behave
         self.seconds = seconds
@@ -124,7 +148,9 @@ class OwningClient:
         self.order = order
         self.at_once = at_once
         self.rng = random.Random(number)
-        self.answered = self.lost = self.connections = 0
+        self.answered = self.lost = self.connections = self.breaks = (
+            0  # breaks: connections with lost requests
+        )
         self.by_backend: Counter[int] = Counter()
         self.wrong: list[str] = []
 
@@ -180,6 +206,7 @@ class OwningClient:
                     time.sleep(self.rng.expovariate(1 / pause))
         finally:
             self.lost += len(waiting)
+            self.breaks += bool(waiting)
             left.extendleft(reversed(waiting))
 
     def _check(self, payload: bytes, waiting: dict[int, int]) -> None:
@@ -193,6 +220,45 @@ class OwningClient:
             raise ConnectionResetError
         self.answered += 1
         self.by_backend[name] += 1
+
+
+class Visitors:
+    """Clients that come again and again for a few requests, each in a thread, until they are told to stop."""
+
+    def __init__(self, clients: Sequence[OwningClient], requests: int = 10) -> None:
+        self.clients = clients
+        self.requests = requests  # of one visit
+        self._visits: list[int] = []  # of each thread that has ended
+        self._stopping = threading.Event()
+        self._threads = [threading.Thread(target=self._visit, args=(one,), daemon=True) for one in clients]
+        for thread in self._threads:
+            thread.start()
+
+    def _visit(self, client: OwningClient) -> None:
+        visits = 0
+        while not self._stopping.is_set() and not client.wrong:
+            client.run(self.requests)
+            visits += 1
+        self._visits.append(visits)
+
+    def answered(self) -> int:
+        return sum(client.answered for client in self.clients)
+
+    def wait_more(self, count: int) -> None:
+        wanted = self.answered() + count
+        wait_for(lambda: self.answered() >= wanted, f"{count} more replies", 60)
+
+    def stop(self) -> None:
+        self._stopping.set()
+        for thread in self._threads:
+            thread.join(120)
+
+    def check_nothing_failed(self) -> None:
+        assert not [one for client in self.clients for one in client.wrong]
+        assert sum(client.lost for client in self.clients) == 0
+        visits = sum(self._visits)
+        assert sum(client.connections for client in self.clients) == visits, "one connection for each visit"
+        assert self.answered() == visits * self.requests
 
 
 def run_together(clients: Sequence[OwningClient], requests: int, **options: object) -> None:
@@ -209,3 +275,12 @@ def run_together(clients: Sequence[OwningClient], requests: int, **options: obje
     assert not wrong, wrong
     answered = [client.answered for client in clients]
     assert answered == [requests] * len(clients), answered
+
+
+if __name__ == "__main__":
+    own_port, own_name, manner = sys.argv[1:]
+    manners = {"well": behave_well, "badly": misbehave_at_once}
+    with FramedBackend(
+        int(own_name), manners[manner], 0.003, int(own_port)
+    ):  # work is lost when it is killed
+        sys.stdin.read()

@@ -1,12 +1,10 @@
 """Framed mode over real processes: whose reply it is, who gets the work, what is left when peers die or misbehave."""
 
-import json
 import os
 import random
 import resource
 import signal
 import socket
-import sys
 import threading
 import time
 from contextlib import ExitStack
@@ -16,11 +14,7 @@ import pytest
 
 from balancer.relay.framed.connection import RESTING
 from balancer.relay.framed.connection_pool import TRUSTED_RESTING
-from scripts.lab.helpers import HelperProcess
 from scripts.lab.kernel import dialled
-from scripts.lab.measure import memory_of_process
-from scripts.lab.network import accepts, free_port
-from scripts.lab.process import LabProcess
 from scripts.lab.waiting import wait_for
 from tests.system.client_fixture import ClientFixture
 from tests.system.faults import REAPED, living, wait_whole
@@ -197,44 +191,6 @@ def test_second_replies_after_5000_good_ones_reach_no_other_client() -> None:
         wait_for(lambda: len(dialled(backend.address[1])) == TRUSTED_RESTING, "fewer at rest", 20)
         run_together([OwningClient(lb.address, n) for n in range(10)], 20)
         assert " backend backend=" in lb.log()
-
-
-@pytest.mark.soak
-def test_a_hundred_thousand_requests_reach_their_own_clients() -> None:
-    with ExitStack() as stack:
-        backends = [
-            stack.enter_context(FramedBackend(n, misbehave if n < 2 else behave_well)) for n in range(3)
-        ]
-        lb = stack.enter_context(framed(*map(address_of, backends), order="any", frame_retries=3, workers=1))
-        run_together([OwningClient(lb.address, n, "any") for n in range(20)], 5000)
-
-
-@pytest.mark.soak
-def test_a_million_requests_leave_memory_as_it_was() -> None:
-    """Small ones and long replies, clients that stay and clients that come for one request."""
-    port = free_port()
-    plan = {"host": "127.0.0.1", "connections": 32, "seconds": 900.0, "path": "/"}
-    loads = [
-        {"frame": (100, 100), "close": False, "requests": 70_000},
-        {"frame": (100, 102_400), "close": False, "requests": 20_000},
-        {"frame": (30_000, 100), "close": True, "requests": 10_000},
-    ]
-    with (
-        LabProcess([sys.executable, "-m", "scripts.benchlib.framed_backend", str(port)], Path(os.devnull)),
-        framed(*[f"127.0.0.{n}:{port}" for n in (1, 2, 3)], order="any", check="none", workers=2) as lb,
-    ):
-        wait_for(lambda: accepts(("127.0.0.1", port)), "the backend", 10)
-        used = []
-        for _ in range(10):
-            for load in loads:
-                words = json.dumps(plan | load | {"port": lb.address[1]})
-                with HelperProcess("scripts.benchlib.load", words) as clients:
-                    figures = clients.figures(stop=False, seconds=900)
-                assert figures["errors"] == 0
-            lb.wait_idle(10)
-            used.append(sum(map(memory_of_process, lb.worker_pids())))
-        assert sum(requests_by_backend(lb)) >= 1_000_000
-        assert max(used[5:]) - max(used[1:5]) < 2 << 20, used
 
 
 # -- peers that die

@@ -6,7 +6,7 @@ import signal
 import socket
 import ssl
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from scripts.lab.network import Address, free_port, text_of
 from scripts.lab.waiting import wait_for
 from tests.system.fake_resizer import picture
 from tests.system.faults import report
-from tests.system.framed_peer import FramedBackend, OwningClient, reply_to, request, run_together
+from tests.system.framed_peer import FramedBackend, OwningClient, Visitors, reply_to, request, run_together
 from tests.system.harness import Balancer, FileBalancer, Resizer, ini_section
 from tests.system.resizer_peer import Peer
 from tests.system.services import program, serving
@@ -171,47 +171,6 @@ def test_a_backend_in_drain_ends_what_it_has_and_gets_nothing_new(files: Files) 
         again = OwningClient(lb.address, 9, wrap=wrap)
         run_together([again], 20)
         assert again.by_backend[0] >= 5
-
-
-class Visitors:
-    """Clients that come again and again for a few requests until they are told to stop: nothing may fail."""
-
-    REQUESTS = 10
-
-    def __init__(self, clients: Sequence[OwningClient]) -> None:
-        self.clients = clients
-        self.visits = 0
-        self._stopping = threading.Event()
-        self._threads = [threading.Thread(target=self._visit, args=(one,), daemon=True) for one in clients]
-        for thread in self._threads:
-            thread.start()
-
-    def _visit(self, client: OwningClient) -> None:
-        visits = 0
-        while not self._stopping.is_set() and not client.wrong:
-            client.run(self.REQUESTS)
-            visits += 1
-        self.visits += visits
-
-    def answered(self) -> int:
-        return sum(client.answered for client in self.clients)
-
-    def wait_more(self, count: int) -> None:
-        wanted = self.answered() + count
-        wait_for(lambda: self.answered() >= wanted, f"{count} more replies", 60)
-
-    def stop(self) -> None:
-        self._stopping.set()
-        for thread in self._threads:
-            thread.join(120)
-
-    def check_nothing_failed(self) -> None:
-        assert not [one for client in self.clients for one in client.wrong]
-        assert sum(client.lost for client in self.clients) == 0
-        assert sum(client.connections for client in self.clients) == self.visits, (
-            "each visit needed one connection"
-        )
-        assert self.answered() == self.visits * self.REQUESTS
 
 
 def test_reloads_and_an_upgrade_fail_no_request(files: Files, tmp_path: Path) -> None:
