@@ -27,7 +27,7 @@ from balancer.relay import ends
 from balancer.relay.account import Account
 from balancer.relay.framed.connection_pool import BEGUN, ConnectionPool
 from balancer.relay.framed.frame_format import FrameRefused
-from balancer.relay.framed.requests import FramedRequest, request_line
+from balancer.relay.framed.requests import FramedRequest, new_request, request_line
 from balancer.relay.framed.transfer import BLOCKED, DONE, DRY, FAILED, LOST, MORE
 from balancer.relay.half import LIMIT
 
@@ -140,7 +140,16 @@ class FramedClient:
             self._on_other_bytes(data)
             return
         self.bytes_in += size
-        self._begin_request(FramedRequest(self, data, size, self._loop.now))
+        # As new_request and _begin_request; to call them costs 0.3 us.
+        request = FramedRequest()
+        request.owner, request.data, request.size, request.began = self, data, size, self._loop.now
+        requests = self.requests
+        requests[request] = None
+        if self.is_strict and self.turn is None:
+            self.turn = request
+        if len(requests) >= self._most:
+            self.is_plain = False
+        self._begin(request)
 
     def _on_other_bytes(self, data: bytes) -> None:
         """Go on with bytes that are not known to be one small frame."""
@@ -180,7 +189,7 @@ class FramedClient:
                 frame = data[at : at + size]
                 at += len(frame)
                 self.bytes_in += len(frame)
-                request = FramedRequest(self, frame, size, self._loop.now)
+                request = new_request(self, frame, size, self._loop.now)
                 request.left = size - len(frame)
                 request.is_kept = size <= self._lane.pool.retry_buffer
                 if request.left:

@@ -21,7 +21,7 @@ from balancer.pool.targets import DialTarget
 from balancer.relay import ends
 from balancer.relay.framed.frame_format import FrameRefused, Sizer
 from balancer.relay.framed.requests import FramedRequest, RequestOwner
-from balancer.relay.framed.transfer import BLOCKED, BULK, DONE, DRY, LOST, MORE, FrameTransfer
+from balancer.relay.framed.transfer import BLOCKED, BULK, DONE, DRY, LOST, MORE, FrameTransfer, splice_whole
 from balancer.relay.half import LIMIT
 from balancer.relay.pipes import Pipes
 from balancer.relay.sockets import acknowledged
@@ -214,11 +214,11 @@ class BackendConnection:
         self._begin_reply(data, size)
 
     def _begin_long_reply(self) -> None:
-        """Look at the header of what is probably a long reply, and leave it to be spliced with the rest."""
-        request = self.request
+        """Look at the header of what is probably a long reply, and splice it with the rest."""
+        request, pool = self.request, self.pool
         assert request is not None
         try:
-            size = self.size_of(self.sock.recv(self.pool.header, MSG_PEEK))
+            size = self.size_of(self.sock.recv(self.header, MSG_PEEK))
         except (OSError, FrameRefused) as error:
             self._reading_failed(error)
             return
@@ -226,8 +226,15 @@ class BackendConnection:
             self.kept.is_long = False
             self.take_turn()
             return
+        owner = request.owner
+        reply = splice_whole(self.fd, owner.fd, size, pool.pipes)
+        if reply is None:
+            owner.bytes_out += size
+            self._finish(request, size)
+            return
         request.received = size
-        self._pass_on(b"", size)
+        owner.bytes_out += size - reply.left - reply.waiting()
+        self._go_on(reply)
 
     def _begin_reply(self, data: bytes, size: int) -> None:
         """Go on behind the first bytes of a reply, of which `size` is the whole; -1: that is not known yet."""
@@ -250,10 +257,15 @@ class BackendConnection:
     def _pass_on(self, rest: bytes, left: int) -> None:
         request = self.request
         assert request is not None
+        self._go_on(self._transfer_reply(request.owner, left, rest))
+
+    def _go_on(self, reply: FrameTransfer) -> None:
+        request = self.request
+        assert request is not None
         request.owner.turn = request
         request.is_kept = False
         self.awaited = None
-        self.reply = self._transfer_reply(request.owner, left, rest)
+        self.reply = reply
         self.pump_reply()
 
     def pump_reply(self) -> None:
@@ -267,7 +279,7 @@ class BackendConnection:
         owner.bytes_out += before - reply.left - reply.waiting()
         if outcome == DONE:
             self.reply = None
-            if self._has_more():  # no event follows: the transfer has left it there
+            if reply.beyond or self._has_more():  # no event follows: the transfer has left it there
                 self.pool.suspect(self, BEYOND)
             if request.upload is None:
                 self._finish(request, request.received)

@@ -52,7 +52,12 @@ class FramedRequest:
     """`data` are its first bytes, `more` what followed; both are kept until the reply begins if it may be sent again.
     `size` is that of the whole frame, `left` of it are still to be read from the client."""
 
-    # Class attributes are the values of a request that meets nothing unusual: to set them for each costs 0.6 us.
+    # Class attributes are the values of a request that meets nothing unusual: to set them for each costs 0.6 us. An
+    # __init__ would cost 0.15 us: `new_request` sets these.
+    owner: RequestOwner
+    data: bytes
+    size: int
+    began: float
     backend: Backend | None = None
     carrier: RequestCarrier | None = None
     upload: FrameTransfer | None = None
@@ -65,12 +70,6 @@ class FramedRequest:
     is_excused = False  # a stale connection has failed it once
     waited = 0.0
     elected_at = sent_at = 0.0  # 0.0: at once
-
-    def __init__(self, owner: RequestOwner, data: bytes, size: int, now: float) -> None:
-        self.owner = owner
-        self.data = data
-        self.size = size
-        self.began = now
 
     def whole(self) -> bytes:
         """Return all that has been read of it."""
@@ -85,6 +84,13 @@ class FramedRequest:
         """End the client's connection: this request cannot be answered."""
         self.closed = True
         self.owner.fail(end, reason)
+
+
+def new_request(owner: RequestOwner, data: bytes, size: int, now: float) -> FramedRequest:
+    """Return a request whose frame has `size` bytes and begins with `data`."""
+    request = FramedRequest()
+    request.owner, request.data, request.size, request.began = owner, data, size, now
+    return request
 
 
 def request_line(request: FramedRequest, end: str, where: str, now: float) -> str:

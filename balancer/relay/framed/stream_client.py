@@ -12,7 +12,7 @@ from balancer.eventloop.errnos import TRANSIENT, name_of
 from balancer.eventloop.loop import ERROR, HANGUP, READ, READ_HANGUP, URGENT, WRITE
 from balancer.relay import ends
 from balancer.relay.framed.client import FramedClient, FramedLane, FramedSession
-from balancer.relay.framed.requests import FramedRequest
+from balancer.relay.framed.requests import new_request
 from balancer.relay.half import LIMIT
 from balancer.relay.stream import Stream
 
@@ -47,7 +47,7 @@ class StreamClient(FramedClient):
             self._on_other_bytes(data)
             return
         self.bytes_in += size
-        self._begin_request(FramedRequest(self, data, size, self._loop.now))
+        self._begin_request(new_request(self, data, size, self._loop.now))
 
     def _receive(self) -> bytes:
         return self.stream.read(LIMIT)[0]

@@ -1,7 +1,7 @@
 """The rest of one frame on its way from a descriptor to another: copied, or moved by splice(2) while it is long.
 
-RULES: reads no byte beyond the frame. Knows no loop and no owner; its return value says what to wait for. Bytes of a
-frame that may have to be sent again are copied and kept.
+RULES: passes on no byte beyond the frame, and reads one at most (`beyond`). Knows no loop and no owner; its return value
+says what to wait for. Bytes of a frame that may have to be sent again are copied and kept.
 
     DONE       the whole frame is written          MORE       the turn's share is used up: pump() in the next turn
     DRY        the source has no more for now      BLOCKED    the sink takes no more for now
@@ -26,7 +26,7 @@ _FLAGS = os.SPLICE_F_MOVE | os.SPLICE_F_NONBLOCK
 class FrameTransfer:
     """`rest` is to be written first, `left` bytes are still to be read. With `kept` all that is read is added there."""
 
-    __slots__ = ("_pipe", "_piped", "_pipes", "error", "kept", "left", "rest", "sink", "source")
+    __slots__ = ("_pipe", "_piped", "_pipes", "beyond", "error", "kept", "left", "rest", "sink", "source")
 
     def __init__(
         self,
@@ -43,6 +43,7 @@ class FrameTransfer:
         self.rest = rest
         self.kept = kept
         self.error = 0
+        self.beyond = 0  # bytes behind the frame that are in the pipe: they go with it
         self._pipes = pipes if kept is None else None
         self._pipe: Pipe | None = None
         self._piped = 0  # bytes in the pipe
@@ -50,6 +51,15 @@ class FrameTransfer:
     def waiting(self) -> int:
         """Return the bytes that have been read and not written."""
         return len(self.rest) + self._piped
+
+    def begin(self, pipe: Pipe, piped: int, sent: int) -> None:
+        """Go on behind the first `piped` bytes of the source, which are in the pipe but for the first `sent`."""
+        assert self._pipes is not None
+        self._pipe = pipe
+        self.beyond = max(0, piped - self.left)
+        self._piped = piped - self.beyond - sent
+        self._pipes.held += self._piped
+        self.left -= piped - self.beyond
 
     def pump(self) -> int:
         """Move what there is, as much as one turn allows."""
@@ -73,7 +83,7 @@ class FrameTransfer:
         """Return the pipe; what is in it is lost."""
         if self._pipe is not None and self._pipes is not None:
             self._pipes.held -= self._piped
-            self._pipes.give_back(self._pipe, self._piped)
+            self._pipes.give_back(self._pipe, self._piped + self.beyond)
             self._pipe, self._piped = None, 0
 
     def _write(self) -> int:
@@ -132,3 +142,24 @@ class FrameTransfer:
             return _GO_ON
         self.error = error.errno or errno.EIO
         return FAILED
+
+
+def splice_whole(source: int, sink: int, size: int, pipes: Pipes) -> FrameTransfer | None:
+    """Move a frame of `size` bytes that is in the source whole to a sink that takes it whole, as with most of them.
+    Else, and where something lies behind the frame, return the transfer to go on with."""
+    pipe = pipes.take() if size < pipes.fill() else None
+    piped = sent = 0
+    if pipe is not None:
+        try:
+            piped = splice(source, pipe[1], size + 1, flags=_FLAGS)
+            if piped >= size:
+                sent = splice(pipe[0], sink, size, flags=_FLAGS)
+        except OSError:
+            pass  # the transfer meets it again
+        if sent == piped == size:
+            pipes.give_back(pipe, 0)
+            return None
+    transfer = FrameTransfer(source, sink, size, pipes=pipes)
+    if pipe is not None:
+        transfer.begin(pipe, piped, sent)
+    return transfer

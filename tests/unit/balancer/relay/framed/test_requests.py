@@ -1,6 +1,7 @@
 """Framed mode: each request to a backend of its own, and its reply to its client, whatever the peers do."""
 
 import random
+import socket
 from collections.abc import Callable
 
 import pytest
@@ -872,3 +873,24 @@ def test_a_place_is_free_after_its_connection_is_closed(start: Start) -> None:
     assert worker.backend(0, 0).frames() == ["a"]
     assert worker.backend(0, 0).state in ("end", "reset")
     assert worker.backend(0, 1).frames() == ["b"]
+
+
+@pytest.mark.parametrize("extra", [b"", b"x", frame("A")], ids=["nothing", "a byte", "a second reply"])
+def test_long_replies_that_their_client_reads_late(start: Start, extra: bytes) -> None:
+    """Each is whole in the kernel when it is passed on; the client takes the first ones whole, and of one a part. Bytes
+    behind them reach nobody, and none is left in a pipe."""
+    worker = start()
+    client = worker.client()
+    exchange(client, worker.backend, "x" * 70_000)  # long ones are expected from now on
+    replies = [chr(ord("A") + number % 26) * 60_000 for number in range(80)]
+    for number, reply in enumerate(replies, 1):
+        client.ask("q")
+        [peer] = [one for one in worker.dialled() if one.frames()]
+        peer.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
+        peer.send(frame(reply) + extra)
+        worker.settle()
+        if number < 4:
+            assert len(misbehaved(worker)) == (number if extra else 0)
+    assert client.frames() == replies
+    client.close()
+    assert worker.cell(L_BYTES_OUT) == HEADER + 70_000 + len(replies) * (HEADER + 60_000)
