@@ -43,6 +43,7 @@ from balancer.options import (
 )
 from balancer.pool.backend import Backend
 from balancer.prefork.options import binds
+from balancer.sample_files import answer_sample
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +97,7 @@ def parse(
 
     `settle` says where the admin socket lies (AdminPlace.settle). `try_out` looks at the machine for --check-config.
     Raises ConfigError with one sentence, or CommandLineAnswer when the command line asks a question."""
+    answer_sample(argv)
     answer_early(argv, f"balancer {__version__}", help_text, OPTIONS)
     read = load_sections(SECTION, EVERY_OPTION, KINDS, argv, environ, ALL_SECTIONS)
     for kind, most in (("listener", MOST_LISTENERS), ("pool", MOST_POOLS)):

@@ -39,6 +39,7 @@ from balancer.option_values import Rate, parse_hash_load, parse_mask, parse_rate
 from balancer.pool.backend import MAIN_POOL, Backend, is_source, parse_upstream
 from balancer.prefork.options import DaemonOptions, addresses_of, parse_listen, parse_processes
 from balancer.relay.framed.frame_format import FORM, FrameFormat, parse_frame_format
+from balancer.sample_files import SAMPLES
 
 SECTION = "balancer"
 ABOUT = "spreads TCP connections over backends (layer 4), from forked workers"
@@ -431,6 +432,14 @@ EVERY_OPTION = (
     *options_of(Pool),
     *options_of(ProcessOptions),
     SET_OPTION,
+    Option(
+        "print-sample",
+        "",
+        f"print a file to begin with, and exit: {', '.join(SAMPLES)}; without a word the full one",
+        group="Configuration",
+        metavar="WHICH",
+        command_line_only=True,
+    ),
     *DAEMON_QUESTIONS,
 )
 OPTIONS = tuple(option for option in EVERY_OPTION if not option.named_only)  # those with a flag

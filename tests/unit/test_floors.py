@@ -30,6 +30,7 @@ FLOORS = {
     "balancer.admin_socket": PROCESSES,
     "balancer.options": OPTIONS,
     "balancer.option_values": PROCESSES,
+    "balancer.sample_files": PROCESSES,
     "balancer.edge": PROCESSES,
     "balancer.configuration": CHOICE,
     "balancer.pool": CHOICE,

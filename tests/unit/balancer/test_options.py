@@ -11,7 +11,7 @@ from balancer.options import EVERY_OPTION, OPTIONS, Listener, Pool, ProcessOptio
 
 
 def test_every_field_of_a_record_is_an_option_or_computed() -> None:
-    asked = {"set", "check_config", "print_config", "version", "help"}
+    asked = {"set", "check_config", "print_config", "print_sample", "version", "help"}
     fields = {f.name for record in (ProcessOptions, Listener, Pool) for f in dataclasses.fields(record)}
     computed = {"name", "index", "addresses", "routes", "backends"}
     declared = {option.field for option in EVERY_OPTION} - asked
