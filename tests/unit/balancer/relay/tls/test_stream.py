@@ -3,20 +3,23 @@
 import contextlib
 import errno
 import random
+import re
 import socket
 import ssl
+from collections import Counter
 from collections.abc import Iterator
 
 import pytest
 
 from balancer.edge.certificates import read_certificate
 from balancer.edge.tls import ListenerTls, make_context
-from balancer.eventloop.loop import READ
+from balancer.eventloop.loop import READ, READ_HANGUP
 from balancer.relay.half import LIMIT
 from balancer.relay.tls.stream import MOST_CONTROL, TlsStream
 from scripts.lab.waiting import is_readable
 from tests.authority import Authority
 from tests.unit.balancer.edge.handshakes import client_context
+from tests.unit.mutations import mutations
 
 AUTHORITY = Authority()
 FILE = read_certificate("a.pem", AUTHORITY.issue("a.example"), 0.0)
@@ -27,7 +30,7 @@ VERSIONS = [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3]
 class Pair:
     """`stream` is the server's side, `client` the client's TLS object, whose bytes go by hand."""
 
-    def __init__(self, version: ssl.TLSVersion) -> None:
+    def __init__(self, version: ssl.TLSVersion, is_shaken: bool = True) -> None:
         self.ours, self.theirs = socket.socketpair()
         for side in (self.ours, self.theirs):
             side.setblocking(False)
@@ -37,7 +40,8 @@ class Pair:
         context.maximum_version = version
         self.incoming, self.outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         self.client = context.wrap_bio(self.incoming, self.outgoing, server_hostname="a.example")
-        self._shake_hands()
+        if is_shaken:
+            self._shake_hands()
 
     def _shake_hands(self) -> None:
         left = {"client", "server"}
@@ -258,28 +262,77 @@ def test_a_mutated_record_breaks_the_stream(pair: Pair, place: str) -> None:
     assert pair.receive() > 0, "the client is told, by an alert"
 
 
-@pytest.mark.parametrize("streams", [300, pytest.param(200_000, marks=pytest.mark.soak)])
+@pytest.mark.parametrize("streams", [400, pytest.param(200_000, marks=pytest.mark.soak)])
 def test_any_mutation_ends_in_data_or_in_an_error(streams: int) -> None:
-    """Whatever a client sends behind its handshake: no other exception, no endless loop."""
+    """Whatever a client sends, in a flight of its handshake or in records behind it: no other exception, no endless loop,
+    and no byte that it has not said. Half of them stay connected, and the stream waits for more."""
     rng = random.Random(7)
+    outcomes: Counter[str] = Counter()
     for number in range(streams):
-        made = Pair(VERSIONS[number % 2])
-        for _ in range(rng.randrange(1, 4)):
-            made.client.write(rng.randbytes(rng.randrange(1, 20_000)))
-        data = bytearray(made.outgoing.read())
-        for _ in range(rng.randrange(1, 4)):
-            data[rng.randrange(len(data))] = rng.randrange(256)
-        made.theirs.send(data)
-        made.theirs.shutdown(socket.SHUT_WR)
-        try:
-            for _ in range(20):
-                if not made.stream.read(LIMIT)[0]:
-                    break
-            else:
-                raise AssertionError("it reads on and on")
-        except OSError as error:
-            assert error.errno == errno.EPROTO
-        made.close()
+        version, has_left = VERSIONS[number % 2], rng.random() < 0.5
+        if number % 3:
+            outcomes[mutated_handshake(version, rng.randrange(2), rng, has_left)] += 1
+        else:
+            outcomes[mutated_records(version, rng, has_left)] += 1
+    assert set(outcomes) == {"over", "failed", "left", "waits", "data"}, outcomes
+
+
+def mutated(data: bytes, rng: random.Random) -> bytes:
+    return next(mutations([data], 1, rng.getrandbits(32)))
+
+
+def mutated_handshake(version: ssl.TLSVersion, flight: int, rng: random.Random, has_left: bool) -> str:
+    """How it ends for the server when that flight of the client is a wrong one."""
+    pair = Pair(version, is_shaken=False)
+    try:
+        for number in range(flight + 1):
+            with contextlib.suppress(ssl.SSLWantReadError):
+                pair.client.do_handshake()
+            data = pair.outgoing.read()
+            pair.theirs.sendall(mutated(data, rng) if number == flight else data)
+            if number == flight and has_left:
+                pair.theirs.shutdown(socket.SHUT_WR)
+            is_over = pair.stream.shake_hands(READ | (READ_HANGUP if has_left else 0))
+            pair.receive()
+        return "over" if is_over else "left" if pair.stream.has_ended else "waits"
+    except ssl.SSLError:
+        assert pair.stream.fault
+        return "failed"
+    finally:
+        pair.stream.shut()
+        pair.close()
+
+
+def mutated_records(version: ssl.TLSVersion, rng: random.Random, has_left: bool) -> str:
+    """What is read of wrong records is the beginning of what was said."""
+    pair = Pair(version)
+    said = [rng.randbytes(rng.randrange(1, 20_000)) for _ in range(rng.randrange(1, 4))]
+    for data in said:
+        pair.client.write(data)
+    pair.theirs.sendall(mutated(pair.outgoing.read(), rng))
+    if has_left:
+        pair.theirs.shutdown(socket.SHUT_WR)
+    got = b""
+    try:
+        for _ in range(20):
+            data, is_dry = pair.stream.read(LIMIT)
+            got += data
+            if not data:
+                assert is_dry and pair.stream.has_ended
+                return "left"
+        raise AssertionError("it reads on and on")
+    except BlockingIOError:
+        assert not has_left and not pair.stream.fault
+        return "data"
+    except OSError as error:
+        assert error.errno == errno.EPROTO and pair.stream.fault
+        with pytest.raises(OSError, match=re.escape(pair.stream.fault)):
+            pair.stream.read(LIMIT)
+        return "failed"
+    finally:
+        assert b"".join(said).startswith(got)
+        pair.stream.shut()
+        pair.close()
 
 
 @pytest.mark.parametrize("is_held", [False, True])
