@@ -4,11 +4,14 @@ RULES: reads the board and the configuration; elects nothing and counts nothing.
 (whose turn it is, chance) is said in words.
 
     {"listener", "source", "sni", "maxconns": [open, limit], "routes": [{"route", "matches", "is_taken"}], "pool" or null,
-     "reason", "balance", "queued": [now, limit],
+     "reason", "balance", "elects": "session" or "request", "queued": [now, limit],
+     "connections": {"idle", "in_use"} or null,
      "backends": [{"name", "state", "weight", "sessions", "maxconn", "score", "backup", "verdict"}], "elected": [names]}
 
 `verdict`: elected, or why it is not: its state ("down", "drain", "unresolved" ...), "full", "backup", "more loaded",
 "not by hash", "behind it" (of balance first). `score`: what the next session costs by leastconn, null where none goes.
+In framed mode each request is elected for, and what is counted and queued are requests; `connections` are those to the
+backends that the workers keep, at the last look of each (1 s).
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,7 +21,7 @@ from typing import Any
 from balancer.edge.route import REJECT, Route
 from balancer.options import Listener, Pool
 from balancer.pool.backend import Backend
-from balancer.pool.board import L_SESSIONS, P_QUEUED, Board
+from balancer.pool.board import L_SESSIONS, P_CONNECTIONS_IDLE, P_CONNECTIONS_IN_USE, P_QUEUED, Board
 from balancer.pool.choice import Choice
 from balancer.pool.election import candidates, weights_in_force
 from balancer.pool.policies import HASHES, POLICIES, expected_delay
@@ -78,7 +81,7 @@ def explain_pool(board: Board, pool: Pool, source: str) -> dict[str, Any]:
     loads = {backend.index: board.tenant_sessions(backend.index) for backend in pool.backends}
     weights = weights_in_force(board, pool)
     states = {backend.index: state_of(board, backend) for backend in pool.backends}
-    in_panic = is_panic(board, pool)
+    in_panic, is_framed = is_panic(board, pool), pool.mode == "framed"
     able = [one for one in pool.backends if states[one.index] in (("up", "down") if in_panic else ("up",))]
     tier = [one for one in able if not is_backup(board, one)] or able
     full = {one.index for one in tier if is_full(board, one, loads[one.index])}
@@ -100,10 +103,17 @@ def explain_pool(board: Board, pool: Pool, source: str) -> dict[str, Any]:
         by_source = BY_SOURCE if pool.balance in HASHES and not source else ""
         reason = PANIC if in_panic else by_source or IN_TURN.get(pool.balance, "")
     else:
-        reason = serving(board, pool).reason or "every backend has its maxconn: the client joins the queue"
-    queued = board.gauge(board.pool_at(pool.index) + P_QUEUED)
+        waiting = "request" if is_framed else "client"
+        reason = (
+            serving(board, pool).reason or f"every backend has its maxconn: the {waiting} joins the queue"
+        )
+    at = board.pool_at(pool.index)
     return {
-        "pool": pool.name, "balance": pool.balance, "queued": [queued, queue_limit(board, pool)], "backends": rows,
+        "pool": pool.name, "balance": pool.balance, "elects": "request" if is_framed else "session",
+        "queued": [board.gauge(at + P_QUEUED), queue_limit(board, pool)], "backends": rows,
+        "connections": {
+            "idle": board.gauge(at + P_CONNECTIONS_IDLE), "in_use": board.gauge(at + P_CONNECTIONS_IN_USE),
+        } if is_framed else None,
         "elected": [one.name for one in pool.backends if one.index in elected], "reason": reason,
     }  # fmt: skip
 

@@ -10,9 +10,9 @@ RULES
     sessions FILTERS  ->  {...},{...},       kill FILTERS  ->  {"closed": 3}
 
 A session: {"id", "client", "via", "sni", "listener", "pool", "backend", "state", "age_s", "idle_s", "in", "out",
-"retries", "pid"}; `backend` is the session's, or with commas those of the requests of a framed client, which a kill by
-backend closes whole; `state` is queued, waiting (for first bytes), dialling, relaying, half-closed or framed; `idle_s` is
-exact to a second.
+"retries", "requests", "pid"}; `backend` is the session's, or with commas those of the requests of a framed client, which
+a kill by backend closes whole; `requests` is {"under_way", "done"} of a framed client, else null; `state` is queued,
+waiting (for first bytes), dialling, relaying, half-closed or framed; `idle_s` is exact to a second.
 """
 
 import json
@@ -86,6 +86,14 @@ def backends_of(session: Session) -> list[Backend]:
     return list(dict.fromkeys(one for one in found if one is not None))
 
 
+def requests_of(session: Session) -> dict[str, int] | None:
+    """The requests of a framed client: under way, and answered."""
+    client = session.splicing
+    if not isinstance(client, FramedClient):
+        return None
+    return {"under_way": len(client.requests), "done": client.served}
+
+
 def is_within(address: str, network: str) -> bool:
     """Whether a client's address is in a network or is that address; a unix socket's is in none."""
     return bool(address) and ip_address(address.partition("%")[0]) in ip_network(network, strict=False)
@@ -120,6 +128,7 @@ def describe_session(session: Session, now: float) -> dict[str, Any]:
         "in": bytes_in,
         "out": bytes_out,
         "retries": session.retries,
+        "requests": requests_of(session),
         "pid": getpid(),
     }
 

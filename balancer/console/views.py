@@ -180,13 +180,18 @@ def sessions_text(reply: Reply) -> str:
     sessions = sorted(reply["sessions"], key=lambda one: -one["age_s"])
     rows = [
         [one["id"], one["client"], one["via"] or "-", one["sni"] or "-", one["listener"], one["pool"],
-         one["backend"] or "-", one["state"], human_age(one["age_s"]), human_age(one["idle_s"]),
-         human_bytes(one["in"]), human_bytes(one["out"])]
+         one["backend"] or "-", requests_text(one["requests"]) or one["state"], human_age(one["age_s"]),
+         human_age(one["idle_s"]), human_bytes(one["in"]), human_bytes(one["out"])]
         for one in sessions
     ]  # fmt: skip
     lines = columns_text(SESSION_HEAD, rows, False) if rows else ["no session"]
     lines += [f"no answer from the worker with pid {pid}" for pid in reply["unanswered"]]
     return "\n".join(lines)
+
+
+def requests_text(requests: dict[str, int] | None) -> str:
+    """What a framed client has asked for; "" for another one."""
+    return f"framed {requests['under_way']} now, {requests['done']} done" if requests else ""
 
 
 def certificates_text(reply: Reply) -> str:
@@ -253,16 +258,17 @@ def explain_text(reply: Reply) -> str:
         lines.append(f"  route {route['route']}: {word}")
     if reply["pool"] is None:
         return "\n".join([*lines, f"  {reply['reason']}"])
-    queued = of_limit(*reply["queued"])
+    queued, elects, kept = of_limit(*reply["queued"]), reply["elects"], reply["connections"]
     lines.append(
-        f"pool {reply['pool']}, {reply['balance']}, {queued} queued"
+        f"pool {reply['pool']}, {reply['balance']}{' for each request' if kept else ''}, {queued} {elects}s queued"
         + (f": {reply['reason']}" if reply["reason"] else "")
     )
+    if kept:
+        lines.append(f"connections to the backends: {kept['in_use']} in use, {kept['idle']} idle")
+    head = ("BACKEND", "STATE", "WEIGHT", f"{elects.upper()}S", "SCORE", "VERDICT")
     rows = [
         [one["name"], one["state"], str(one["weight"]), of_limit(one["sessions"], one["maxconn"]),
          "-" if one["score"] is None else f"{one['score']:g}", one["verdict"]]
         for one in reply["backends"]
     ]  # fmt: skip
-    return "\n".join(
-        [*lines, *columns_text(("BACKEND", "STATE", "WEIGHT", "SESSIONS", "SCORE", "VERDICT"), rows, False)]
-    )
+    return "\n".join([*lines, *columns_text(head, rows, False)])

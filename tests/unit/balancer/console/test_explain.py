@@ -1,5 +1,6 @@
 """What an election would see: verdicts of each backend, for each policy, without counting anything."""
 
+from dataclasses import replace
 from ipaddress import ip_network
 
 import pytest
@@ -8,6 +9,7 @@ from hypothesis import strategies as st
 
 from balancer.config.units import parse_address
 from balancer.console.explain import explain
+from balancer.console.views import explain_text
 from balancer.edge.route import Route
 from balancer.options import Listener, Pool
 from balancer.pool import board as b
@@ -62,6 +64,30 @@ def verdicts(board: b.Board, balance: str, source: str = "") -> dict[str, str]:
 )
 def test_each_backend_has_its_verdict(board: b.Board, balance: str, expected: dict[str, str]) -> None:
     assert verdicts(board, balance) == expected
+
+
+def test_in_framed_mode_requests_are_elected_for(board: b.Board) -> None:
+    listener = Listener("web", (), routes=(Route("main"),), index=0)
+    pool = replace(pool_of("leastconn"), mode="framed")
+    row = board.shared.rows.row(c.FIRST_LEASE)
+    row[board.pool_at(0) + b.P_CONNECTIONS_IDLE], row[board.pool_at(0) + b.P_CONNECTIONS_IN_USE] = 13, 7
+    found = explain(board, listener, {"main": pool}, "", "")
+    assert (found["elects"], found["connections"], found["elected"]) == (
+        "request", {"idle": 13, "in_use": 7}, ["three"],
+    )  # fmt: skip
+    text = explain_text(found)
+    assert "pool main, leastconn for each request, 0/1,024 requests queued" in text
+    assert "connections to the backends: 7 in use, 13 idle" in text and " REQUESTS " in text
+    for index in range(len(NAMES)):
+        board.set_maxconn(index, 1)
+        row[board.backend_at(index) + b.B_SESSIONS] = 1
+    full = explain(board, listener, {"main": pool}, "", "")
+    assert (full["elected"], full["reason"].endswith("the request joins the queue")) == ([], True)
+    plain = explain(board, listener, {"main": pool_of("leastconn")}, "", "")
+    assert (plain["elects"], plain["connections"]) == ("session", None) and " SESSIONS " in explain_text(
+        plain
+    )
+    assert plain["reason"].endswith("the client joins the queue")
 
 
 def test_by_source_one_is_elected_and_always_the_same(board: b.Board) -> None:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from balancer.console.session_query import filter_of, is_whole, question_of, sessions_answer
 from balancer.console.session_server import SLICE, SessionFilter, SessionServer, describe_session
+from balancer.console.views import sessions_text
 from balancer.relay import ends
 from balancer.relay.session_line import session_id
 from tests.unit.balancer.relay.framed.framed_simulation import FramedSimulation
@@ -26,6 +27,9 @@ def test_a_session_is_described_in_each_of_its_states(make: Make) -> None:
     worker.settle()
     worker.pass_time(2.5)
     first, second = (describe_session(session, worker.loop.now) for session in worker.sessions)
+    assert first["requests"] is None and " relaying " in sessions_text(
+        {"sessions": [first], "unanswered": []}
+    )
     assert (first["state"], first["pool"], first["age_s"]) == ("relaying", "main", 2.5)
     assert (second["state"], second["backend"]) == ("queued", None)
     assert first["id"] != second["id"] and 0 < first["idle_s"] <= 2.5
@@ -171,7 +175,10 @@ def test_a_framed_client_is_with_the_backends_of_its_requests() -> None:
         [session] = worker.sessions
         names = [worker.backends[server].name for server in range(3) if worker.under_way(server)]
         assert len(names) == 2
-        assert sorted(describe_session(session, worker.loop.now)["backend"].split(",")) == sorted(names)
+        described = describe_session(session, worker.loop.now)
+        assert sorted(described["backend"].split(",")) == sorted(names)
+        assert (described["state"], described["requests"]) == ("framed", {"under_way": 2, "done": 0})
+        assert " framed 2 now, 0 done " in sessions_text({"sessions": [described], "unanswered": []})
         meant = [
             one.name
             for one in worker.backends
