@@ -1,4 +1,5 @@
-"""The sets of backends that name servers know, in the prober: when they are asked, and what an answer changes.
+"""The sets of backends that name servers know, and that operators add, in the prober: when the servers are asked, and
+what an answer or a request changes.
 
 RULES
 - An answer holds for its smallest TTL, but no less than LEAST and no more than `resolver-refresh`: Docker's server says
@@ -9,7 +10,7 @@ RULES
 - A complaint is logged when it changes.
 """
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
@@ -21,7 +22,7 @@ from balancer.discovery.resolver import usable
 from balancer.discovery.servers import NameServers
 from balancer.discovery.slots import Slot, place
 from balancer.eventloop.loop import Loop
-from balancer.pool.backend import BackendSet
+from balancer.pool.backend import SPARE, BackendSet
 from balancer.pool.board import (
     NAME_ANSWERED,
     NAME_FAILED,
@@ -42,9 +43,10 @@ from balancer.pool.board import (
     W_TENANT_KEY,
     Board,
 )
+from balancer.pool.spares import added_to
 from balancer.pool.targets import (
     addresses_of,
-    has_admin_state,
+    left_over,
     pack_addresses,
     port_of,
     text_at,
@@ -90,7 +92,7 @@ class SetMonitor(Protocol):
 
 @dataclass(slots=True)
 class MonitoredSet:
-    """One set and its slots. `due` is monotonic seconds, infinite while a lookup is under way."""
+    """One set and its slots. `due` is monotonic seconds, infinite while a lookup is under way, and for spare slots."""
 
     wanted: BackendSet
     backends: list[MonitoredBackend]
@@ -132,7 +134,8 @@ class BackendSets:
         for one in backends:
             if one.backend.set is not None:
                 name = (one.backend.pool, one.backend.name.rpartition("-")[0])
-                found.setdefault(name, MonitoredSet(one.backend.set, [])).backends.append(one)
+                due = float("inf") if one.backend.is_spare else 0.0
+                found.setdefault(name, MonitoredSet(one.backend.set, [], due=due)).backends.append(one)
         self._sets = list(found.values())
 
     def take_over(self) -> None:
@@ -142,7 +145,7 @@ class BackendSets:
                 Slot(self._member_of(one), key=self._board.word(one.backend.index, W_TENANT_KEY))
                 for one in each.backends
             ]
-            if not any(slot.member for slot in each.slots):
+            if each.due < float("inf") and not any(slot.member for slot in each.slots):
                 self._unanswered.add(each.wanted.host)
             for one in each.backends:
                 tenant = self._board.word(one.backend.index, W_TENANT)
@@ -159,9 +162,11 @@ class BackendSets:
         return Member(host, port_of(self._board, one.backend), max(0, weight - 1), is_backup)
 
     def look_up(self, now: float) -> None:
-        """Begin the lookups that are due."""
+        """Begin the lookups that are due, and fill the spare slots as the console wants them."""
         for each in self._sets:
-            if each.due <= now:
+            if each.wanted.kind == SPARE:
+                self._take_added(each)
+            elif each.due <= now:
                 each.due = float("inf")
                 self._advance(each, look_up(each.wanted, self._servers()), None)
 
@@ -218,19 +223,17 @@ class BackendSets:
 
     def _place(self, each: MonitoredSet, answer: SetAnswer) -> None:
         before = [slot.member for slot in each.slots]
-        changes, left_out = place(each.slots, answer.members, each.wanted.obsolete, self._left_over(each))
+        indexes = [one.backend.index for one in each.backends]
+        changes, left_out = place(
+            each.slots,
+            answer.members,
+            each.wanted.obsolete,
+            lambda number: left_over(self._board, indexes[number]),
+        )
         self._board.note(each.first, W_DNS_LEFT_OUT, left_out)
         if changes:
-            words = [
-                (each.backends[number].backend.index, self._words(each, number, before[number], member))
-                for number, member in changes.items()
-            ]
-            self._board.write_verdicts(words)
-            for number, member in changes.items():
-                former = before[number]
-                if member is None or former is None or member.key != former.key:
-                    self._monitor.moved_in(each.backends[number])
-            self._tell(each, before, answer)
+            self._change(each, before, changes)
+            self._tell(each, before, ttl=format_duration(answer.ttl), server=answer.server)
         if left_out:
             self._complain(each, left_out=left_out, slots=each.wanted.slots, then="give it more slots")
         elif 2 * len(answer.members) > each.wanted.slots:
@@ -239,18 +242,32 @@ class BackendSets:
         elif each.complaint:
             each.complaint = ""
 
-    def _left_over(self, each: MonitoredSet) -> Callable[[int], tuple[int, ...]]:
-        """What an empty slot still has: the wish of an operator, for a backend that may come back; sessions that are
-        counted where those of the next tenant would be; sessions in the other gauge."""
-        board = self._board
+    def _take_added(self, each: MonitoredSet) -> None:
+        """Spare slots: the console says which backend has which."""
+        before = [slot.member for slot in each.slots]
+        wanted = [added_to(self._board, one.backend.index) for one in each.backends]
+        members = [added and Member(*added) for added in wanted]
+        changes = {number: now for number, now in enumerate(members) if now != before[number]}
+        if changes:
+            for number, now in changes.items():
+                slot = each.slots[number]
+                slot.member, slot.key = now, now.tenant_key if now else slot.key
+            self._change(each, before, changes)
+            self._tell(each, before)
 
-        def left(number: int) -> tuple[int, ...]:
-            index = each.backends[number].backend.index
-            following = (board.word(index, W_TENANT) + 1) & 1
-            sessions = board.tenant_sessions(index, following), board.tenant_sessions(index, 1 - following)
-            return int(has_admin_state(board, index)), *sessions
-
-        return left
+    def _change(
+        self, each: MonitoredSet, before: Sequence[Member | None], changes: Mapping[int, Member | None]
+    ) -> None:
+        """Publish other backends in these slots, all at once."""
+        words = [
+            (each.backends[number].backend.index, self._words(each, number, before[number], member))
+            for number, member in changes.items()
+        ]
+        self._board.write_verdicts(words)
+        for number, member in changes.items():
+            former = before[number]
+            if member is None or former is None or member.key != former.key:
+                self._monitor.moved_in(each.backends[number])
 
     def _words(
         self, each: MonitoredSet, number: int, former: Member | None, member: Member | None
@@ -290,7 +307,7 @@ class BackendSets:
 
     # -- the log
 
-    def _tell(self, each: MonitoredSet, before: Sequence[Member | None], answer: SetAnswer) -> None:
+    def _tell(self, each: MonitoredSet, before: Sequence[Member | None], **about: object) -> None:
         old, new = (
             {member.key for member in members if member}
             for members in (before, [s.member for s in each.slots])
@@ -301,8 +318,7 @@ class BackendSets:
                 shown = sorted(keys)[:4]
                 more = f" and {len(keys) - 4} more" if len(keys) > 4 else ""
                 fields[word] = " ".join(text_at(*key) for key in shown) + more
-        ttl = format_duration(answer.ttl)
-        self._announcer.tell("info", "resolve", **each.labels(), **fields, ttl=ttl, server=answer.server)
+        self._announcer.tell("info", "resolve", **each.labels(), **fields, **about)
 
     def _complain(self, each: MonitoredSet, **fields: object) -> None:
         """Once, until it is another complaint or all is well again."""

@@ -456,7 +456,9 @@ def summary_of(options: Options) -> tuple[tuple[str, str], ...]:
         found += _prefixed("listener", listener.name, about)
     for pool in options.pools:
         about = [(name, value) for name, value in usage.summary(pool) if name != "upstream"]
-        about += [(f"backend {backend.name}", backend.terms()) for backend in pool.backends]
+        about += [
+            (f"backend {backend.name}", backend.terms()) for backend in pool.backends if not backend.is_spare
+        ]
         found += _prefixed("pool", pool.name, about)
     return tuple(found)
 

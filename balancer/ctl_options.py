@@ -66,6 +66,11 @@ COMMANDS = {
         ("NAME", "N"),
         "change how many sessions a backend takes, until a reload changes something; 0 is no limit",
     ),
+    "add": Command(
+        ("POOL", "ADDRESS", "[weight=N]"),
+        "give a pool one more backend until the next reload: 10.0.0.9:80, [2001:db8::9]:80",
+    ),
+    "remove": Command(("POOL", "ADDRESS|NAME"), "take such a backend away again; its open sessions go on"),
     "workers": Command(("[N]",), "the workers; with N, set their number without losing a connection"),
     "record": Command(
         ("TIME",), "record the elections of sessions for this time, for explain --session; 0 ends it"
@@ -153,6 +158,7 @@ EXAMPLES = (
     "balancerctl explain --source 10.0.0.9",
     "balancerctl explain --option idle-timeout",
     "balancerctl weight web-1 4",
+    "balancerctl add web 10.0.0.9:80 weight=2 --reason 'sale'",
     "balancerctl wait ready --timeout 30s",
     "balancerctl events --follow",
     "balancerctl sources",

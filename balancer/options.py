@@ -36,7 +36,7 @@ from balancer.edge.proxy_protocol import SendProxy, parse_send_proxy
 from balancer.edge.route import REJECT, Route, parse_pool_name, parse_route
 from balancer.edge.tls import ListenerTls, parse_tls_name
 from balancer.option_values import Rate, parse_hash_load, parse_mask, parse_rate
-from balancer.pool.backend import MAIN_POOL, Backend, is_source, parse_upstream
+from balancer.pool.backend import MAIN_POOL, MOST_SLOTS, Backend, is_source, parse_upstream
 from balancer.prefork.options import DaemonOptions, addresses_of, parse_listen, parse_processes
 from balancer.relay.framed.frame_format import FORM, FrameFormat, parse_frame_format
 from balancer.sample_files import SAMPLES
@@ -259,6 +259,13 @@ class Pool(HealthOptions):
     )
     max_queue: int = _backends(
         "1024", "sessions that may wait for a place, in each worker", at_least(0, parse_count), metavar="N"
+    )
+    spare_slots: int | None = _backends(
+        "",
+        "places for backends that `balancerctl add` puts into the pool until the next reload; 0 is none",
+        optional(between(0, MOST_SLOTS, parse_count)),
+        metavar="N",
+        unset="8, in framed mode 0",
     )
     send_proxy: SendProxy | None = _backends(  # noqa: RUF009 - a dataclass field
         "",

@@ -273,7 +273,7 @@ class Prober:
         tls = self._tls.get(pool.name)
         if tls is None:
             return self._probe(loop, target, timeout, done, header_of(pool), dialogue)
-        secure = partial(begin_tls, tls, one.backend.tls_host)
+        secure = partial(begin_tls, tls, one.tls_host)
         return self._probe(loop, target, timeout, done, header_of(pool), dialogue, secure=secure)
 
     def _ended(
@@ -332,7 +332,8 @@ class Prober:
         others = [each for each in one.pool.backends if each is not one]
         out = sum(not each.health.up for each in others)
         is_left = any(state_of(self._board, each.backend) == "up" for each in others)
-        return is_left and out < max(1, len(one.pool.backends) // 10)
+        count = sum(not each.is_empty() for each in one.pool.backends)
+        return is_left and out < max(1, count // 10)
 
     # -- slow start
 

@@ -33,6 +33,7 @@ from balancer.pool.board import (
     columns_for,
 )
 from balancer.pool.handover_state import export_state, restore_state
+from balancer.pool.spares import with_spares
 from balancer.preflight import Preflight
 from balancer.prefork.bind import Bind
 from balancer.prefork.child import Child
@@ -61,6 +62,7 @@ class BalancerService:
     def plan(self, shared: Shared | None) -> Plan:
         """Raises ConfigError with one sentence naming the culprit."""
         options = parse(self.argv, self.environ, self.admin.settle, Preflight(Machine.this()))
+        options = replace(options, pools=tuple(map(with_spares, options.pools)))
         tls = self.tls_contexts(options, upcoming(shared) if shared is not None else 0)
         if shared is not None:
             self.contexts.retire(0)
@@ -163,8 +165,8 @@ class BalancerService:
         )
 
     def handover(self, backends: tuple[Backend, ...]) -> Callable[[], str]:
-        board = self.board
-        return str if board is None else lambda: export_state(board, backends)
+        board, given = self.board, [one for one in backends if not one.is_spare]  # an upgrade is a reload too
+        return str if board is None else lambda: export_state(board, given)
 
     def roles(self, options: Options, backends: tuple[Backend, ...], tls: TlsContexts) -> tuple[Role, ...]:
         """Worker first: readers of the board know the roles by their place."""

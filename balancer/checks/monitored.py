@@ -76,6 +76,11 @@ class MonitoredBackend:
         return address.host if address.family == "name" and self.backend.set is None else ""
 
     @property
+    def tls_host(self) -> str:
+        """The host that its certificate is for: in a spare slot the address of the tenant."""
+        return self.addresses.host if self.backend.is_spare else self.backend.tls_host
+
+    @property
     def families(self) -> frozenset[int]:
         """The IP versions that it can be dialled by: those of its source addresses, if it has some."""
         return frozenset(4 if one.family == "inet" else 6 for one in self.backend.sources) or BOTH

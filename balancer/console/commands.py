@@ -16,6 +16,7 @@ import signal
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from functools import partial
 from typing import Any, Protocol
 
 from balancer.config.ini import did_you_mean
@@ -25,10 +26,12 @@ from balancer.console.peer import AdminPeer
 from balancer.console.questions import QUESTION_USAGES, CommandRefused, Questions, whole_number
 from balancer.console.session_query import ask_workers, filter_of, sessions_answer
 from balancer.console.session_server import SessionFilter
+from balancer.console.sets import is_shown
+from balancer.console.spare_slots import SpareSlots
 from balancer.console.status import describe_serving, serving_workers, worker_rows
 from balancer.eventloop.log import Log
 from balancer.eventloop.loop import Loop
-from balancer.options import Options
+from balancer.options import Options, Pool
 from balancer.pool.backend import MOST_SESSIONS, Backend
 from balancer.pool.board import (
     ADMIN_DRAIN,
@@ -77,6 +80,8 @@ ACT_USAGES = {
     "maint": "maint NAME...",
     "weight": "weight NAME N",
     "maxconn": "maxconn NAME N",
+    "add": "add POOL ADDRESS [weight=N]",
+    "remove": "remove POOL ADDRESS|NAME",
     "workers": "workers N",
     "record": "record SECONDS",
     "reload": "reload [certificates]",
@@ -127,6 +132,7 @@ class Commands:
         self.questions = Questions(board, options, loop)
         self.pools = {pool.name: pool for pool in options.pools}
         self.backends = [backend for pool in options.pools for backend in pool.backends]
+        self.spares = SpareSlots(board, loop, self._answer)
         self.loop = loop
         self.master_pid = master_pid
         self.answers = answers
@@ -155,6 +161,14 @@ class Commands:
                     reply.send(self.set_weight(act, name, weight))
                 case ["maxconn", name, maxconn]:
                     reply.send(self.set_maxconn(act, name, maxconn))
+                case ["add", pool, address]:
+                    self.spares.add(self._pool(pool), address, "1", partial(self._tell, act), reply.send)
+                case ["add", pool, address, terms] if terms.startswith("weight="):
+                    self.spares.add(
+                        self._pool(pool), address, terms[7:], partial(self._tell, act), reply.send
+                    )
+                case ["remove", pool, name]:
+                    self.spares.remove(self._pool(pool), name, partial(self._tell, act), reply.send)
                 case ["workers", count]:
                     reply.send(self.set_workers(act, count))
                 case ["reload"]:
@@ -194,9 +208,18 @@ class Commands:
             raise CommandRefused(f"several backends are called {name!r}: name one of {each}")
         raise CommandRefused(self._unknown(name))
 
+    def _pool(self, name: str) -> Pool:
+        if name not in self.pools:
+            raise CommandRefused(self._unknown_pool(name))
+        return self.pools[name]
+
+    def _unknown_pool(self, name: str) -> str:
+        near = did_you_mean(name, self.pools)
+        return f"no pool is called {name!r}{near or '; there are: ' + ', '.join(self.pools)}"
+
     def _unknown(self, name: str) -> str:
         """The sentence about a name that no backend has."""
-        names = sorted(one.identity for one in self.backends)
+        names = sorted(one.identity for one in self.backends if is_shown(self.board, one))
         few = ", ".join(names[:MOST_NAMES]) + (
             f" and {len(names) - MOST_NAMES} more" if names[MOST_NAMES:] else ""
         )
@@ -209,7 +232,9 @@ class Commands:
             if not set(pattern) & set("*?[") or any(pattern in one.spellings() for one in self.backends):
                 matching = [self.find(pattern)]
             else:
-                matching = [one for one in self.backends if is_match(one, pattern)]
+                matching = [
+                    one for one in self.backends if is_match(one, pattern) and is_shown(self.board, one)
+                ]
             if not matching:
                 raise CommandRefused(f"no backend's name matches {pattern!r}")
             found |= {one.identity: one for one in matching}
@@ -341,8 +366,7 @@ class Commands:
         """What is wrong with a filter that no session matches, nothing when there are none now. Sessions of a former
         configuration may be of backends and pools that there are no more, so this is asked last."""
         if meant.pool and meant.pool not in self.pools:
-            near = did_you_mean(meant.pool, self.pools)
-            return f"no pool is called {meant.pool!r}{near or '; there are: ' + ', '.join(self.pools)}"
+            return self._unknown_pool(meant.pool)
         if meant.backend and not any(meant.backend in one.spellings() for one in self.backends):
             return self._unknown(meant.backend)
         return f"no session has the ID {meant.id!r}" if meant.id else ""

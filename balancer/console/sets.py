@@ -26,7 +26,7 @@ from balancer.pool.targets import address_in_use, unpack_address
 def describe_sets(board: Board, pool: Pool, now_ms: int) -> list[dict[str, Any]]:
     """`age_s`, `ttl_s`, `ttl_left_s` and `server` are of the last answer, null before the first one; `error` is of the
     lookup after it, null when that has succeeded."""
-    slots = [backend for backend in pool.backends if backend.set]
+    slots = [backend for backend in pool.backends if backend.set and not backend.is_spare]
     groups = groupby(slots, key=lambda one: (one.name.rpartition("-")[0], one.set))
     return [_describe(board, pool, list(group), now_ms) for _, group in groups]
 

@@ -14,6 +14,7 @@ from balancer.config.words import quote, split_words
 
 HEAVIEST = 256
 MOST_SESSIONS = 1_000_000
+SPARE = "spare"  # kind of a set whose slots take what an operator adds
 MAIN_POOL = "main"  # the pool of a configuration without sections
 WORDS = ("weight", "maxconn", "backup", "name", "source")
 SET_WORDS = ("slots", "family", "obsolete", *WORDS)
@@ -29,7 +30,7 @@ class BackendSet:
     """Backends that a name server knows: those of a host, or of a service (SRV: ports, weights and priorities). Each
     takes one of `slots` places; one that is missing in `obsolete` answers in a row gives its place back."""
 
-    kind: str  # "dns" or "srv"
+    kind: str  # "dns" or "srv"; SPARE: no name server knows it
     host: str  # the name
     port: int  # 0: the service says
     slots: int = 16
@@ -37,7 +38,9 @@ class BackendSet:
     obsolete: int = 1
 
     def __str__(self) -> str:
-        return f"{self.kind}:{self.host}" + (f":{self.port}" if self.port else "")
+        return ":".join(
+            [self.kind, *([self.host] if self.host else []), *([str(self.port)] if self.port else [])]
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,9 +72,14 @@ class Backend:
         return (*names, *(f"{self.pool}/{name}" for name in names))
 
     @property
+    def is_spare(self) -> bool:
+        """It is a slot for what an operator adds."""
+        return self.set is not None and self.set.kind == SPARE
+
+    @property
     def tls_host(self) -> str:
         """The host that its certificate is for: the configured one, of a set too, whose tenants have only addresses."""
-        host = self.set.host if self.set else self.address.host
+        host = self.set.host if self.set and not self.is_spare else self.address.host
         if self.set and self.set.kind == "srv":
             host = host.partition("._tcp.")[2]
         return host.rstrip(".")

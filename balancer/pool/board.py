@@ -161,6 +161,8 @@ W_ADMIN_KEY = 48
 W_ADMIN_MAXCONN = 50  # 0 = none, else W_LIMITS_OF of then << 32, and maxconn + 1
 # ... by the prober
 W_LIMITS_OF = 51  # the generation whose configuration W_MAXCONN is of
+# ... by the console, of a spare slot (pool/spares.py): the address added, port << 16 | weight, MASTER_RELOADS of then + 1
+W_ADDED, W_ADDED_TERMS, W_ADDED_EPOCH = 52, 54, 55
 _BACKEND_WORDS = 56
 
 UNKNOWN, UP, DOWN = range(3)  # values of W_VERDICT

@@ -94,7 +94,9 @@ def state_of(board: Board, backend: Backend) -> BackendState:
 
 
 def is_asked(board: Board, backend: Backend) -> bool:
-    """Whether it is up but for the answer of a name server, which is still to come."""
+    """Whether it is up but for the answer of a name server, which is still to come. None is asked for a spare slot."""
+    if backend.is_spare:
+        return False
     words, at = board.words.cells, board.backend_words_at(backend.index)
     is_pending = words[at + W_NAME] == NAME_ASKED or words[at + W_SUBJECT] != subject_of(backend)
     return is_pending and state_of(board, backend) in ("unresolved", "empty")

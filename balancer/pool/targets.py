@@ -123,6 +123,14 @@ def has_admin_state(board: Board, index: int) -> bool:
     return any(board.admin_word(index, column) for column in (W_ADMIN_STATE, W_WEIGHT))
 
 
+def left_over(board: Board, index: int) -> tuple[int, int, int]:
+    """What an empty slot still has: the wish of an operator, for a backend that may come back; sessions that are counted
+    where those of the next tenant would be; sessions in the other gauge. A new tenant takes the slot with the least."""
+    following = (board.word(index, W_TENANT) + 1) & 1
+    sessions = board.tenant_sessions(index, following), board.tenant_sessions(index, 1 - following)
+    return int(has_admin_state(board, index)), *sessions
+
+
 def tenant_key(host: str, port: int) -> int:
     """The value of W_TENANT_KEY for a tenant, never 0."""
     return crc32(text_at(host, port).encode()) or 1

@@ -38,6 +38,7 @@ from balancer.shm.layout import (
     DRAINING,
     LOAD,
     MASTER_GENERATION,
+    MASTER_RELOADS,
     MASTER_UPCOMING,
     MAX_SLOTS,
     STATE,
@@ -237,6 +238,7 @@ class Generations:
         try:
             plan = self._read_plan()
             if plan is None:
+                self._processes.row[MASTER_RELOADS] += 1
                 self._report(now, "", PlanChanges())
             elif self._has_room():
                 self._close_now()
@@ -301,6 +303,7 @@ class Generations:
             if group.is_part_of(kept):
                 group.divert()
         self._processes.current = self._processes.row[MASTER_GENERATION] = reload.generation
+        self._processes.row[MASTER_RELOADS] += 1
         changes = compare(reload.old, reload.plan, self.wanted)
         self.wanted, self.slots = reload.wanted, max(self.slots, reload.slots)
         self._retire(old, is_final=False, now=now, within=reload_window(reload.old))

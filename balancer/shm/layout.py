@@ -46,6 +46,7 @@ MASTER_STEERED = ACCEPTING
 MASTER_LIVE_ROWS = LOAD
 MASTER_RESPAWNS = 12  # processes replaced since boot
 MASTER_HANGS = 13  # processes killed because their heartbeat stood still
+MASTER_RELOADS = 14  # reloads that have succeeded, those that changed nothing included
 MASTER_UPCOMING = WANTED_WORKERS  # the generation that the next plan will be forked as
 MASTER_SLOTS = 15  # slots that own sockets (rows of the slots table in use); never fewer than workers
 

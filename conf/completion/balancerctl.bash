@@ -5,7 +5,7 @@
 #    source ~/.local/share/bash_completion/balancerctl
 # See also: https://github.com/scop/bash-completion/blob/main/doc/configuration.md
 
-_shtab_balancerctl_subparsers=(status events sources sessions explain info listeners pools backends dns certificates errors wait kill drain ready maint weight maxconn workers record reload)
+_shtab_balancerctl_subparsers=(status events sources sessions explain info listeners pools backends dns certificates errors wait kill drain ready maint weight maxconn add remove workers record reload)
 
 _shtab_balancerctl_status_option_strings=(--admin --port -p --json --version --help -h)
 _shtab_balancerctl_events_option_strings=(--admin --port -p --json --follow -f --version --help -h)
@@ -26,6 +26,8 @@ _shtab_balancerctl_ready_option_strings=(--admin --port -p --json --reason --wai
 _shtab_balancerctl_maint_option_strings=(--admin --port -p --json --reason --wait --timeout --version --help -h)
 _shtab_balancerctl_weight_option_strings=(--admin --port -p --json --reason --version --help -h)
 _shtab_balancerctl_maxconn_option_strings=(--admin --port -p --json --reason --version --help -h)
+_shtab_balancerctl_add_option_strings=(--admin --port -p --json --reason --version --help -h)
+_shtab_balancerctl_remove_option_strings=(--admin --port -p --json --reason --version --help -h)
 _shtab_balancerctl_workers_option_strings=(--admin --port -p --json --reason --version --help -h)
 _shtab_balancerctl_record_option_strings=(--admin --port -p --json --reason --version --help -h)
 _shtab_balancerctl_reload_option_strings=(--admin --port -p --json --reason --version --help -h)
@@ -39,8 +41,9 @@ _shtab_balancerctl_ready_pos_0_COMPGEN=_balancerctl_backends
 _shtab_balancerctl_maint_pos_0_COMPGEN=_balancerctl_backends
 _shtab_balancerctl_weight_pos_0_COMPGEN=_balancerctl_backends
 _shtab_balancerctl_maxconn_pos_0_COMPGEN=_balancerctl_backends
+_shtab_balancerctl_remove_pos_1_COMPGEN=_balancerctl_backends
 
-_shtab_balancerctl_pos_0_choices=(status events sources sessions explain info listeners pools backends dns certificates errors wait kill drain ready maint weight maxconn workers record reload)
+_shtab_balancerctl_pos_0_choices=(status events sources sessions explain info listeners pools backends dns certificates errors wait kill drain ready maint weight maxconn add remove workers record reload)
 
 _shtab_balancerctl_status___json_nargs=0
 _shtab_balancerctl_status___version_nargs=0
@@ -135,6 +138,19 @@ _shtab_balancerctl_maxconn___json_nargs=0
 _shtab_balancerctl_maxconn___version_nargs=0
 _shtab_balancerctl_maxconn___help_nargs=0
 _shtab_balancerctl_maxconn__h_nargs=0
+_shtab_balancerctl_add_pos_0_nargs='*'
+_shtab_balancerctl_add_pos_1_nargs='*'
+_shtab_balancerctl_add_pos_2_nargs='*'
+_shtab_balancerctl_add___json_nargs=0
+_shtab_balancerctl_add___version_nargs=0
+_shtab_balancerctl_add___help_nargs=0
+_shtab_balancerctl_add__h_nargs=0
+_shtab_balancerctl_remove_pos_0_nargs='*'
+_shtab_balancerctl_remove_pos_1_nargs='*'
+_shtab_balancerctl_remove___json_nargs=0
+_shtab_balancerctl_remove___version_nargs=0
+_shtab_balancerctl_remove___help_nargs=0
+_shtab_balancerctl_remove__h_nargs=0
 _shtab_balancerctl_workers_pos_0_nargs='*'
 _shtab_balancerctl_workers___json_nargs=0
 _shtab_balancerctl_workers___version_nargs=0

@@ -50,7 +50,7 @@ function _shtab_balancerctl_using
   test "$_shtab_balancerctl_cmdpath" = "$argv"
 end
 
-set -g _shtab_balancerctl_commands status events sources sessions explain info listeners pools backends dns certificates errors wait kill drain ready maint weight maxconn workers record reload
+set -g _shtab_balancerctl_commands status events sources sessions explain info listeners pools backends dns certificates errors wait kill drain ready maint weight maxconn add remove workers record reload
 set -g _shtab_balancerctl_opts_with_value --admin --backend --client --listener --older --option --pool --port --reason --session --sni --source --timeout -p
 
 complete -c balancerctl -e
@@ -205,6 +205,21 @@ complete -c balancerctl -n '_shtab_balancerctl_using maxconn' -l reason -x -d 'w
 complete -c balancerctl -n '_shtab_balancerctl_using maxconn' -l version -d 'print the version and exit'
 complete -c balancerctl -n '_shtab_balancerctl_using maxconn' -l help -s h -d 'print this and exit'
 complete -c balancerctl -n '_shtab_balancerctl_using maxconn; and test $_shtab_balancerctl_npos -ge 0' -ka "(_balancerctl_backends)" -d name
+complete -c balancerctl -n '_shtab_balancerctl_using; and test $_shtab_balancerctl_npos -eq 0' -a add -d 'give a pool one more backend until the next reload: 10.0.0.9:80, [2001:db8::9]:80'
+complete -c balancerctl -n '_shtab_balancerctl_using add' -l admin -x -d 'the admin socket, or BALANCER_ADMIN; unset, it is found by the port'
+complete -c balancerctl -n '_shtab_balancerctl_using add' -l port -s p -x -d 'the balancer'"'"'s port, or BALANCER_PORT'
+complete -c balancerctl -n '_shtab_balancerctl_using add' -l json -d 'print what the balancer answers as JSON, for scripts'
+complete -c balancerctl -n '_shtab_balancerctl_using add' -l reason -x -d 'why, for the log and the events'
+complete -c balancerctl -n '_shtab_balancerctl_using add' -l version -d 'print the version and exit'
+complete -c balancerctl -n '_shtab_balancerctl_using add' -l help -s h -d 'print this and exit'
+complete -c balancerctl -n '_shtab_balancerctl_using; and test $_shtab_balancerctl_npos -eq 0' -a remove -d 'take such a backend away again; its open sessions go on'
+complete -c balancerctl -n '_shtab_balancerctl_using remove' -l admin -x -d 'the admin socket, or BALANCER_ADMIN; unset, it is found by the port'
+complete -c balancerctl -n '_shtab_balancerctl_using remove' -l port -s p -x -d 'the balancer'"'"'s port, or BALANCER_PORT'
+complete -c balancerctl -n '_shtab_balancerctl_using remove' -l json -d 'print what the balancer answers as JSON, for scripts'
+complete -c balancerctl -n '_shtab_balancerctl_using remove' -l reason -x -d 'why, for the log and the events'
+complete -c balancerctl -n '_shtab_balancerctl_using remove' -l version -d 'print the version and exit'
+complete -c balancerctl -n '_shtab_balancerctl_using remove' -l help -s h -d 'print this and exit'
+complete -c balancerctl -n '_shtab_balancerctl_using remove; and test $_shtab_balancerctl_npos -ge 0' -ka "(_balancerctl_backends)" -d 'address|name'
 complete -c balancerctl -n '_shtab_balancerctl_using; and test $_shtab_balancerctl_npos -eq 0' -a workers -d 'the workers; with N, set their number without losing a connection'
 complete -c balancerctl -n '_shtab_balancerctl_using workers' -l admin -x -d 'the admin socket, or BALANCER_ADMIN; unset, it is found by the port'
 complete -c balancerctl -n '_shtab_balancerctl_using workers' -l port -s p -x -d 'the balancer'"'"'s port, or BALANCER_PORT'

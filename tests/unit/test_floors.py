@@ -94,6 +94,7 @@ ORDER = {
         ("policies",),
         ("board",),
         ("handover_state", "loads", "shared_limit", "targets"),
+        ("spares",),
         ("serving",),
         ("election", "verdicts"),
         ("request_election",),

@@ -92,7 +92,8 @@ class StreamConnection(BackendConnection):
     def _begin_handshake(self) -> None:
         pool, tls, backend = self.pool, self.pool.tls, self.kept.backend
         assert tls is not None
-        name, session = tls.name_for(backend.tls_host), tls.sessions.get(backend.index)
+        name = tls.name_for(backend.tls_host)
+        session = None if backend.is_spare else tls.sessions.get(backend.index)  # it may be of another name
         self.stream = stream = KeptTlsStream(
             self.fd, tls.context, pool.loop.watch_writing, name, session, is_server=False
         )

@@ -61,7 +61,8 @@ class TlsSession(ProxyHeaderSession):
                 super().connected(mask)
             return
         assert backend is not None
-        name, session = tls.name_for(backend.tls_host), tls.sessions.get(backend.index)
+        name = tls.name_for(backend.tls_host)
+        session = None if backend.is_spare else tls.sessions.get(backend.index)  # it may be of another name
         stream = TlsStream(
             self.backend_fd, tls.context, lane.loop.watch_writing, name, session, is_server=False
         )

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from balancer.checks.monitored import monitor, monitored
 from balancer.discovery.answers import ERRORS, NameReply, Query
 from balancer.options import Pool
 from balancer.pool.backend import Backend, parse_upstream
@@ -23,8 +24,11 @@ from balancer.pool.board import (
 )
 from balancer.pool.election import Elector
 from balancer.pool.serving import state_of
-from balancer.pool.targets import targets_of
-from tests.unit.balancer.test_prober import SECOND, Loop, ProberSimulation
+from balancer.pool.spares import Added, with_spares, write_added
+from balancer.pool.targets import addresses_of, targets_of, tenant_of
+from balancer.shm.layout import MASTER_RELOADS, MASTER_ROW
+from tests.unit.balancer.pool.boards import make_board
+from tests.unit.balancer.test_prober import MAIN, SECOND, Loop, ProberSimulation
 
 FOUR = Query("web.test", "A")
 
@@ -313,3 +317,105 @@ def test_balancers_with_one_set_agree_on_who_serves_a_client_also_while_one_lags
     balancers[0].loop.advance(1.2, probers[0].tick)
     after = choices()
     assert agreeing(after) >= 0.999 and len(set(after[0])) == 6
+
+
+class SpareSimulation(SetSimulation):
+    """A backend of the configuration and two spare slots, in a pool of some mode."""
+
+    def __init__(self, mode: str = "tcp") -> None:
+        super().__init__(3)
+        main = replace(MAIN, mode=mode, spare_slots=2, backends=(parse_upstream("10.0.0.1:80 name=web"),))
+        self.pools = (main,)
+        places = [one.index for one in self.backends]
+        spares = with_spares(main).backends
+        self.backends = tuple(replace(one, index=index) for one, index in zip(spares, places, strict=True))
+
+    def want(self, number: int, host: str, weight: int = 1) -> None:
+        write_added(self.board, self.backends[number].index, Added(host, 80, weight) if host else None)
+
+    def states(self) -> list[str]:
+        return [state_of(self.board, one) for one in self.backends]
+
+
+@pytest.mark.parametrize("mode", ["tcp", "framed"])
+def test_a_backend_that_is_added_is_a_tenant_as_one_that_dns_knows(mode: str) -> None:
+    sim = SpareSimulation(mode)
+    prober = sim.prober()
+    assert sim.settled == [sim.loop.now] and not sim.queries, "nothing is waited for, and no server asked"
+    sim.loop.advance(1.0, prober.tick)
+    assert sim.title == "prober [1/1 up]" and sim.states() == ["up", "empty", "empty"]
+    sim.network[("10.0.0.9", 80)] = "refused"
+    sim.want(1, "10.0.0.9", 3)
+    sim.loop.advance(0.3, prober.tick)
+    slot = sim.backends[1]
+    assert sim.hosts() == ["10.0.0.1", "10.0.0.9"] and sim.board.weight_of(slot.index, 1) == 3
+    assert sim.verbs("resolve") == ["info resolve set=spare backends=1 added=10.0.0.9:80"]
+    sim.loop.advance(6.0, prober.tick)
+    assert sim.states() == ["up", "down", "empty"]
+    assert "backend=spare-1 address=spare at=10.0.0.9:80" in sim.verbs("down")[0]
+    before = sim.board.word(slot.index, W_TENANT)
+    sim.want(1, "10.0.0.8")
+    sim.loop.advance(0.3, prober.tick)
+    assert sim.states() == ["up", "up", "empty"], "another is judged anew"
+    assert sim.board.word(slot.index, W_TENANT) == before + (2 if mode == "framed" else 1)
+    sim.want(1, "10.0.0.8", 7)
+    sim.loop.advance(0.3, prober.tick)
+    assert sim.board.weight_of(slot.index, 1) == 7
+    sim.want(1, "")
+    sim.loop.advance(0.3, prober.tick)
+    assert sim.hosts() == ["10.0.0.1"] and sim.verbs("resolve")[-1].endswith("backends=0 removed=10.0.0.8:80")
+    assert not sim.queries
+
+
+def test_a_certificate_of_a_backend_that_is_added_is_for_its_address() -> None:
+    sim = SpareSimulation()
+    prober = sim.prober()
+    sim.want(1, "10.0.0.9")
+    sim.loop.advance(0.3, prober.tick)
+    slot = sim.backends[1]
+    assert tenant_of(sim.board, slot).tls_host == "10.0.0.9", "for sessions"
+    one = monitored(slot, monitor(replace(MAIN, backends=(slot,))))
+    one.addresses = addresses_of(sim.board, slot)
+    assert one.tls_host == "10.0.0.9", "for checks"
+
+
+def test_a_pool_whose_backends_are_down_does_not_wait_for_its_spare_slots() -> None:
+    sim = SpareSimulation()
+    prober = sim.prober()
+    sim.network[("10.0.0.1", 80)] = "refused"
+    sim.loop.advance(8.0, prober.tick)
+    elector = Elector(sim.board, replace(sim.pools[0], backends=sim.backends), SECOND)
+    assert elector.elect("10.9.9.9") is None and elector.why == "down"
+    assert "up=0/1" in sim.verbs("all-down")[0]
+
+
+def test_a_successor_of_the_prober_goes_on_with_what_was_added_and_a_reload_ends_it() -> None:
+    sim = SpareSimulation()
+    first = sim.prober()
+    sim.want(2, "10.0.0.9")
+    sim.loop.advance(0.3, first.tick)
+    held = sim.board.word(sim.backends[2].index, W_TENANT)
+    second = sim.prober(SECOND)
+    sim.loop.advance(1.0, second.tick)
+    assert sim.hosts() == ["10.0.0.1", "10.0.0.9"] and sim.board.word(sim.backends[2].index, W_TENANT) == held
+    assert len(sim.verbs("resolve")) == 1
+    sim.board.shared.rows.row(MASTER_ROW)[MASTER_RELOADS] += 1
+    sim.loop.advance(0.3, second.tick)
+    assert sim.hosts() == ["10.0.0.1"]
+
+
+def test_empty_slots_do_not_count_where_a_tenth_of_a_pool_may_be_taken_out() -> None:
+    """Without checks: of 2 backends and 18 empty slots one may be out."""
+    sim = SpareSimulation()
+    pool = replace(sim.pools[0], spare_slots=18)
+    backends = [replace(parse_upstream(f"10.0.0.{n}:80 name=w{n}"), index=n) for n in range(3)]
+    spares = with_spares(replace(pool, backends=tuple(backends))).backends[3:]
+    sim.board = make_board(backends=32, live=3)
+    sim.backends = (*backends, *(replace(one, index=3 + place) for place, one in enumerate(spares)))
+    sim.board.assign_pool(0, range(len(sim.backends)))
+    prober = sim.prober(check="none")
+    for _ in range(8):
+        for backend in backends[:2]:
+            sim.fail_session(backend, 3)
+        sim.loop.advance(0.3, prober.tick)
+    assert sorted(sim.states()[:3]) == ["down", "up", "up"]

@@ -63,7 +63,8 @@ def test_a_name_may_begin_with_a_dash_and_a_number_be_negative() -> None:
         ("status --follow", "--follow goes with events, not with status"),
         (
             "events --reason x",
-            "--reason goes with kill, drain, ready, maint, weight, maxconn, workers, record, reload, not with events",
+            "--reason goes with kill, drain, ready, maint, weight, maxconn, add, remove, workers, record, reload, not "
+            "with events",
         ),
         ("status --admin", "--admin needs a value (PATH)"),
         ("status --json=1", "--json takes no value"),

@@ -6,6 +6,7 @@ import re
 import shlex
 import signal
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,12 @@ from balancer.eventloop.log import Log
 from balancer.eventloop.loop import Loop
 from balancer.options import Options, Pool, ProcessOptions
 from balancer.pool import board as b
-from balancer.pool.backend import Backend, parse_upstream
+from balancer.pool.backend import Backend, parse_upstream, with_indexes
+from balancer.pool.spares import Added, with_spares, write_added
 from balancer.shm import layout as c
 
 ROW = 4  # the console's
+SPARES = {"spare-1": 5, "spare-2": 6}
 
 
 class Replies(list[dict[str, Any]]):
@@ -57,10 +60,13 @@ class Fixture:
         api = Pool("api", (Backend("both", parse_address("127.0.0.1:3"), index=3, pool="api"),), index=1)
         path = parse_upstream(f'unix:"{directory}/my app.sock"')
         apps = Pool("apps", (Backend(path.name, path.address, index=4, pool="apps"),), index=2)
+        main = replace(main, spare_slots=2)
+        main = replace(main, backends=(*main.backends, *with_indexes(with_spares(main).backends[3:], SPARES)))
         self.board.give_out(b.POOLS, range(3), ())
-        self.board.give_out(b.BACKENDS, range(5), ())
+        self.board.give_out(b.BACKENDS, range(7), ())
         for pool in (main, api, apps):
             self.board.assign_pool(pool.index, [backend.index for backend in pool.backends])
+        write_added(self.board, SPARES["spare-1"], Added("10.0.0.8", 80, 2))
         master = self.board.shared.rows.row(c.MASTER_ROW)
         master[c.MASTER_LIVE_ROWS], master[c.MASTER_GENERATION] = 5, 3
         for row in (c.FIRST_LEASE,):
@@ -209,6 +215,8 @@ ACTS_DONE = [
     ("ready one", 'act=ready backend=one before="ready weight 1" after="ready weight 1"'),
     ("weight one 0", 'act=weight backend=one before="ready weight 1" after="ready weight 0"'),
     ("maxconn one 6", 'act=maxconn backend=one before="ready weight 1" after="ready weight 1 maxconn 6"'),
+    ("add main 10.0.0.9:80", 'act=add backend=spare-2 before=empty after="10.0.0.9:80 weight 1"'),
+    ("remove main 10.0.0.8:80", 'act=remove backend=spare-1 before="10.0.0.8:80 weight 2" after=empty'),
     ("workers 5", "act=workers before=1 after=5"),
     ("record 60", "act=record before=0s after=60s"),
     ("reload", 'act=reload before="generation 3" then=the line of the reload says the outcome'),
@@ -287,11 +295,23 @@ def test_a_question_that_is_wrong_leaves_no_line(console: Fixture, line: str) ->
         ("weight one", "usage: weight NAME N"),
         ("maxconn one", "usage: maxconn NAME N"),
         ("maxconn one -1", "a maxconn is a whole number from 0 to 1000000, not '-1'"),
+        ("add mian 10.0.0.9:80", "no pool is called 'mian'; did you mean main?"),
+        ("add main", "usage: add POOL ADDRESS [weight=N]"),
+        ("add main 10.0.0.9:80 maxconn=1", "usage: add POOL ADDRESS [weight=N]"),
+        ("add main 10.0.0.9:80 weight=0", "a weight is a whole number from 1 to 256, not '0'"),
+        ("add main 127.0.0.1:9001", "127.0.0.1:9001 is in pool main already, as two"),
+        ("add api 10.0.0.9:80", "pool api has no spare slots"),
+        (
+            "remove main two",
+            "two is from the configuration, and cannot be removed by hand: use drain or maint",
+        ),
+        ("remove mian two", "no pool is called 'mian'"),
+        ("drain spare-*", "no backend's name matches 'spare-*'"),
         ("drain one --reason", "--reason takes one text, in quotes, and is the last"),
         ("drain one --reason a b", "--reason takes one text, in quotes, and is the last"),
         (
             "status --reason a",
-            "--reason goes with kill, drain, ready, maint, weight, maxconn, workers, record, reload",
+            "--reason goes with kill, drain, ready, maint, weight, maxconn, add, remove, workers, record, reload",
         ),
         (f"drain one --reason {'x' * (LONGEST_REASON + 1)}", "at most 500 characters"),
         ("events much", "SINCE is a whole number"),

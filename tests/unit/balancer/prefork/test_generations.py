@@ -12,7 +12,7 @@ import pytest
 from balancer.prefork.generations import MOST_GENERATIONS, QUEUE_GRACE
 from balancer.prefork.plan import Role
 from balancer.prefork.retirement import KILL_GRACE, Retirement, first_to_go
-from balancer.shm.layout import ACCEPTING, DRAINING, STATE
+from balancer.shm.layout import ACCEPTING, DRAINING, MASTER_RELOADS, STATE
 from tests.unit.balancer.prefork.simulation import PLAN, MasterSimulation, web
 
 
@@ -145,6 +145,19 @@ def test_a_reload_that_changes_nothing_forks_nothing_and_says_so(master: MasterS
     assert master.processes.children.processes == before and master.sent == []
     assert master.processes.current == 1 and master.retired_generations == [2, 2, 2]
     assert master.reload(*web("a", "c"))["changed"] and master.processes.current == 2
+
+
+def test_each_reload_that_succeeds_is_counted_and_no_other_outcome(master: MasterSimulation) -> None:
+    """What operators have added until the next reload goes by it."""
+    row = master.processes.row
+    assert row[MASTER_RELOADS] == 0
+    master.reload(*master.binds)
+    assert row[MASTER_RELOADS] == 1, "nothing changed"
+    master.reload(*web("a", "c"))
+    assert row[MASTER_RELOADS] == 2
+    assert master.reload(*web("a", "d"), error="line 3 is wrong")["ok"] is False
+    master.generations.refresh(master.now)
+    assert row[MASTER_RELOADS] == 2
 
 
 def test_a_reload_brings_the_configured_number_of_processes_back(master: MasterSimulation) -> None:
