@@ -1,6 +1,7 @@
 """Streams of frames with damage, cut anywhere: the requests are the whole frames before it, and nothing behind it is one.
 
-The client reads from a pipe, and its requests go to a pool that answers them at some time.
+The client reads from a pipe, by its descriptor or through a stream as TLS makes one, and its requests go to a pool that
+answers them at some time.
 """
 
 import os
@@ -16,18 +17,44 @@ from balancer.relay import ends
 from balancer.relay.framed.client import FramedClient, FramedLane
 from balancer.relay.framed.frame_format import parse_frame_format
 from balancer.relay.framed.requests import FramedRequest
+from balancer.relay.framed.stream_client import StreamClient
+from balancer.relay.stream import RawStream
 
 FORMATS = [
     (parse_frame_format(text), text)
     for text in ("gowork", "length=u16 le offset=3", "magic=7e7e length=u32 be counts-header")
 ]
-MOST = 600  # bytes of a payload
+MOST, ORDINARY = 600, 80  # bytes of a payload
+
+
+class Pieces(RawStream):
+    """Takes all that the descriptor has and returns it in pieces: of those that it still has no event comes."""
+
+    __slots__ = ("_frame", "_has_ended", "_rng", "_taken", "is_shut")
+
+    def __init__(self, fd: int, rng: random.Random, frame: int) -> None:
+        super().__init__(fd)
+        self._frame = frame  # bytes of an ordinary one
+        self._rng = rng
+        self._taken = b""
+        self._has_ended = self.is_shut = False
+
+    def read(self, size: int) -> tuple[bytes, bool]:
+        if not self._taken and not self._has_ended:
+            self._taken, _ = super().read(size)
+            self._has_ended = not self._taken
+        cut = self._rng.choice([1, self._frame, self._frame, size])
+        data, self._taken = self._taken[:cut], self._taken[cut:]
+        return data, not self._taken
+
+    def shut(self) -> None:
+        self.is_shut = True
 
 
 class Mutation:
-    """One client, one stream."""
+    """One client, one stream of bytes."""
 
-    def __init__(self, rng: random.Random, heads: dict[str, dict[int, bytes]]) -> None:
+    def __init__(self, rng: random.Random, heads: dict[str, dict[int, bytes]], in_pieces: bool) -> None:
         self.rng = rng
         format, text = rng.choice(FORMATS)
         self.format = format
@@ -59,7 +86,11 @@ class Mutation:
             client_fd=self.source, source_ip="", closed=False, end="", is_watched=False, early=0, first=b"",
             connected_at=0.0, close=self.close, peer_name=lambda: "client",
         )  # fmt: skip
-        self.client = FramedClient(self.session, lane)
+        self.stream_of_client = Pieces(self.source, rng, format.header + ORDINARY) if in_pieces else None
+        if self.stream_of_client is None:
+            self.client = FramedClient(self.session, lane)
+        else:
+            self.client = StreamClient(self.stream_of_client, self.session, lane)
 
     def begin(self, request: FramedRequest) -> None:
         self.begun.append(request)
@@ -76,7 +107,7 @@ class Mutation:
         self.ends.append(end)
 
     def frame(self) -> bytes:
-        format, payload = self.format, self.rng.randbytes(self.rng.choice([1, 5, 80, 80, MOST]))
+        format, payload = self.format, self.rng.randbytes(self.rng.choice([1, 5, ORDINARY, ORDINARY, MOST]))
         length = len(payload) + (format.header if format.counts_header else 0)
         gap = self.rng.randbytes(format.offset - len(format.magic)) if self.rng.random() < 0.5 else bytes(3)
         width = int(format.width[1:]) // 8
@@ -127,6 +158,10 @@ class Mutation:
             os.write(self.sink, part)
             self.client.on_client(READ)
             self.go_on(self.rng.randrange(3))
+        if self.rng.random() < 0.5:  # all of it is read without an event that follows
+            while self.waiting or self.acts:
+                self.go_on(1)
+            assert [request.data for request in self.begun] == frames, (data, self.format)
         os.close(self.sink)
         self.client.on_client(READ | READ_HANGUP)
         while self.waiting or self.acts:
@@ -135,6 +170,7 @@ class Mutation:
         assert [request.data for request in self.begun] == frames, (data, self.format)
         assert len(self.refused) == is_refused
         assert self.ends == [ends.DENIED if is_refused else ends.CLEAN]
+        assert self.stream_of_client is None or self.stream_of_client.is_shut, "it is told the end"
 
     def go_on(self, answers: int) -> None:
         for _ in range(min(answers, len(self.waiting))):
@@ -145,12 +181,15 @@ class Mutation:
                 act()
 
 
+@pytest.mark.parametrize("in_pieces", [False, True])
 @pytest.mark.parametrize("streams", [4000, pytest.param(200_000, marks=pytest.mark.soak)])
-def test_the_requests_of_a_damaged_stream_are_the_frames_before_the_damage(streams: int) -> None:
+def test_the_requests_of_a_damaged_stream_are_the_frames_before_the_damage(
+    streams: int, in_pieces: bool
+) -> None:
     heads: dict[str, dict[int, bytes]] = {}  # of all clients, as a worker's
     for seed in range(streams):
         try:
-            Mutation(random.Random(seed), heads).run()
+            Mutation(random.Random(seed), heads, in_pieces).run()
         except BaseException as error:
             error.add_note(f"seed {seed}")
             raise
