@@ -155,6 +155,10 @@ class Postgres:
         (self._data / "standby.signal").touch()
         self.restart()
 
+    def promote(self) -> None:
+        """From now on, or soon, it is no standby any longer. Its clients stay connected."""
+        self._run("pg_ctl", "-D", self._data, "-W", "promote")
+
     def restart(self, how: str = "restart") -> None:
         self._run("pg_ctl", "-D", self._data, "-l", self.log_path, "-w", "-m", "fast", how)
 

@@ -4,7 +4,6 @@ and the servers' logs have nothing to complain of."""
 import contextlib
 import re
 import socket
-import time
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -86,32 +85,6 @@ def test_services_that_work_are_up_and_have_nothing_to_complain_of(tmp_path: Pat
         assert talks and not re.search(r"(?i)error|closed its connection", talks), talks[-2000:]
         assert "GET /ready HTTP/1.1" in (tmp_path / "nginx" / "access").read_text()
         assert not re.search(r"\[(error|warn)\]", (tmp_path / "nginx" / "errors").read_text())
-
-
-def test_a_demoted_server_is_left_in_time_and_comes_back(tmp_path: Path) -> None:
-    with (
-        Redis(directory(tmp_path, "redis")) as redis,
-        balancer({"redis": (redis.address, "redis role=primary")}, check_fall=3) as lb,
-    ):
-        wait_for(lambda: lb.backend("redis")["checks_total"] >= 2, "checks", PATIENCE)
-        redis.demote()
-        began = time.monotonic()
-        lb.wait_line(r"\bdown pool=redis backend=redis .*\bgot=\"slave ", PATIENCE)
-        took = time.monotonic() - began
-        assert took <= 3 * (INTERVAL * (1 + (3 - 1) / 2) + 0.2), f"left after {took:.2f} s"
-        redis.promote()
-        lb.wait_backend("redis", "up")
-
-
-def test_a_postgresql_that_comes_back_as_a_standby_is_left() -> None:
-    with (
-        Postgres() as postgres,
-        balancer({"postgres": (postgres.address, "pgsql user=check role=primary")}) as lb,
-    ):
-        wait_for(lambda: lb.backend("postgres")["checks_total"] >= 2, "checks", PATIENCE)
-        postgres.demote()
-        lb.wait_backend("postgres", "down", PATIENCE)
-        wait_for(lambda: lb.backend("postgres")["check"] == "reply", "its answer", PATIENCE)
 
 
 def test_a_resizer_that_accepts_and_does_not_work_is_found() -> None:
