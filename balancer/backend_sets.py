@@ -99,6 +99,7 @@ class MonitoredSet:
     slots: list[Slot] = field(default_factory=list)
     due: float = 0.0
     failures: int = 0  # in a row
+    name: str = ""  # that has answered last, with its domain
     complaint: str = ""
 
     @property
@@ -168,7 +169,7 @@ class BackendSets:
                 self._take_added(each)
             elif each.due <= now:
                 each.due = float("inf")
-                self._advance(each, look_up(each.wanted, self._servers()), None)
+                self._advance(each, look_up(each.wanted, self._servers(), each.name), None)
 
     def hasten(self, one: MonitoredBackend) -> None:
         """A backend of a set does not answer: there may be another one by now."""
@@ -210,6 +211,7 @@ class BackendSets:
             then = f"keeps {counted(held, 'backend')}" if held else f"asked again in {format_duration(wait)}"
             self._complain(each, error=answer.error, then=then)
             return
+        each.name = answer.name
         self._note_answer(each, answer, now)
         self._place(each, answer)
 

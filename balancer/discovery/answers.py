@@ -4,8 +4,9 @@ RULES: no socket, no clock, and no library: replies come in as records. A lookup
 their replies, and returns the set or why there is none.
 
 - A name with fewer than `ndots` dots is looked for in the search domains first, one with a dot at its end nowhere else.
-  As in a resolv.conf client, the servers of one domain that fail (SERVFAIL, REFUSED) do not end the search in the
-  others. Servers that do not answer at all do: they would not for the next name either.
+  What fails of one domain (SERVFAIL, REFUSED, silence, a refused connection) does not end the search in the others: a
+  forwarder may be silent about one of them only. Of the name that has answered before it does: another domain may have
+  a namesake, and the last set stays.
 - The time that an answer holds is the smallest TTL in it, those of its aliases included.
 - The lowest priority of a service serves, the others are its backups. Weights are divided by what they share, since only
   their ratio counts.
@@ -13,7 +14,7 @@ their replies, and returns the set or why there is none.
 
 import math
 from collections.abc import Generator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from balancer.discovery.servers import NameServers
@@ -78,12 +79,13 @@ class Member(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class SetAnswer:
-    """The whole set, or an error. `ttl` in seconds."""
+    """The whole set, or an error. `ttl` in seconds; `name`: the one that has answered."""
 
     members: tuple[Member, ...] = ()
     ttl: float = 0.0
     server: str = ""
     error: str = ""
+    name: str = ""
 
 
 def candidates(name: str, servers: NameServers) -> list[str]:
@@ -97,16 +99,17 @@ def candidates(name: str, servers: NameServers) -> list[str]:
 Lookup = Generator[Query, NameReply, SetAnswer]
 
 
-def look_up(wanted: BackendSet, servers: NameServers) -> Lookup:
-    """Ask for a set: the first of its possible names that has records, or the worst error of them all."""
+def look_up(wanted: BackendSet, servers: NameServers, known: str = "") -> Lookup:
+    """Ask for a set: the first of its possible names that has records, or the worst error of them all. `known`: the name
+    that has answered last."""
     worst = SetAnswer(error="no name")
     for name in candidates(wanted.host, servers):
         found = yield from (_service(name, wanted) if wanted.kind == "srv" else _hosts(name, wanted))
         if not found.error:
-            return found
+            return replace(found, name=name)
         if _severity(found.error) >= _severity(worst.error):
             worst = found
-        if found.error == "timeout" or found.error.startswith("E"):  # no server answers, for no name
+        if name == known and found.error not in ABSENT:
             break
     return worst
 

@@ -10,6 +10,7 @@ import pytest
 
 from balancer.checks.monitored import monitor, monitored
 from balancer.discovery.answers import ERRORS, NameReply, Query
+from balancer.discovery.servers import NameServers
 from balancer.options import Pool
 from balancer.pool.backend import Backend, parse_upstream
 from balancer.pool.board import (
@@ -419,3 +420,25 @@ def test_empty_slots_do_not_count_where_a_tenth_of_a_pool_may_be_taken_out() -> 
             sim.fail_session(backend, 3)
         sim.loop.advance(0.3, prober.tick)
     assert sorted(sim.states()[:3]) == ["down", "up", "up"]
+
+
+def test_a_name_server_that_falls_silent_about_one_domain_keeps_the_set_of_it(sim: SetSimulation) -> None:
+    """The other domain has a namesake; only the first lookup may take that."""
+    servers = NameServers((("10.0.0.53", 53),), ("a.test", "b.test"), 9)
+    zone = {"web.test.a.test": NameReply("timeout"), "web.test.b.test": NameReply("", ("10.0.0.2",), ttl=1.0)}
+    queried: list[str] = []
+
+    def ask(query: Query, done: Callable[[NameReply], object], asked: Callable[[], object]) -> None:
+        queried.append(query.name)
+        done(zone.get(query.name, NameReply("NXDOMAIN")))
+
+    sim.ask, sim.servers = ask, lambda: servers  # type: ignore[method-assign]
+    prober = sim.prober(check="none")
+    sim.loop.advance(0.5, prober.tick)
+    assert sim.hosts() == ["10.0.0.2"] and queried[0] == "web.test.a.test"
+    zone["web.test.a.test"] = NameReply("", ("10.0.0.1",), ttl=1.0)
+    sim.loop.advance(1.5, prober.tick)
+    assert sim.hosts() == ["10.0.0.1"]
+    zone["web.test.a.test"] = NameReply("timeout")
+    sim.loop.advance(12.0, prober.tick)
+    assert sim.hosts() == ["10.0.0.1"]

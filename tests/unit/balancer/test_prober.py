@@ -14,6 +14,7 @@ import pytest
 from balancer.checks.check import parse_check_line
 from balancer.checks.own_listeners import OwnListeners
 from balancer.config.units import parse_address
+from balancer.discovery.servers import NameServers
 from balancer.edge.proxy_protocol import SendProxy
 from balancer.options import Pool
 from balancer.pool.backend import MAIN_POOL, Backend, parse_upstream, with_indexes
@@ -130,6 +131,7 @@ class ProberSimulation:
         self.headers: list[SendProxy | None] = []  # of each check
         self.names: dict[str, list[str]] = {}
         self.lookups: list[tuple[float, str]] = []
+        self.servers: Callable[[], NameServers] | None = None  # of sets; None: those of /etc/resolv.conf
         self.title = ""
         self.settled: list[float] = []
         self.own = {"127.0.0.1"}  # the addresses of this machine; the balancer listens on port 8080 of all
@@ -183,7 +185,17 @@ class ProberSimulation:
             for pool in self.pools
         ]
         own = OwnListeners([parse_address("0.0.0.0:8080")], self.own.__contains__)
-        prober = Prober(child, pools, self.board, REFRESH, own, self.resolver(), self.probe, ask=self.ask)  # type: ignore[arg-type]
+        prober = Prober(
+            child,
+            pools,
+            self.board,
+            REFRESH,
+            own,
+            self.resolver(),
+            self.probe,
+            servers=self.servers,
+            ask=self.ask,
+        )  # type: ignore[arg-type]
         prober.start(lambda: self.settled.append(self.loop.now))
         return prober
 
