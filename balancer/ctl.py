@@ -30,6 +30,7 @@ from balancer.eventloop.log_format import printable
 
 REPLY_LIMIT = 16 * 1024 * 1024  # bytes; a status of ten thousand backends is about 3 MB
 ANSWER_TIMEOUT = 5.0  # seconds; every command but `reload` is answered from memory
+ONCE_COLUMNS = 80  # of `top` without a terminal
 FOLLOW_EVERY = 0.5  # seconds between two looks at the events
 SCHEMA = 1  # of every JSON answer that does not say its own
 TEXTS: dict[str, Callable[[Mapping[str, Any]], str]] = {
@@ -154,6 +155,8 @@ def run(
     path = path_of(line)
     if line.command == "events":
         return show_events(path, line, exchange, wait)
+    if line.command == "top":
+        return show_top(path, line, exchange)
     reply = exchange(path, words_of(line), RELOAD_TIMEOUT if line.command == "reload" else ANSWER_TIMEOUT)
     if line.command == "errors":  # counts are the status's, single ones the workers'
         reply |= exchange(path, ["errors"], ANSWER_TIMEOUT)
@@ -210,6 +213,25 @@ def wait_until(
             raise CannotAsk(f"gave up after --timeout {line.options['timeout']}: {waits_for}")
         pause(min(FOLLOW_EVERY, left))
         left -= FOLLOW_EVERY
+
+
+def show_top(path: str, line: CommandLine, exchange: Exchange) -> int:
+    """A live view until `q`; once, where standard output is no terminal. Raises CannotAsk."""
+    from balancer import ctl_top  # termios and a table library: for this command only
+
+    def ask_console(words: Sequence[str]) -> dict[str, Any]:
+        return exchange(path, words, ANSWER_TIMEOUT)
+
+    if "json" not in line.options and is_terminal(sys.stdout):
+        try:
+            from balancer.ctl_rich import RichTerminal
+        except ImportError:  # the extra `top` is not installed
+            return ctl_top.run(ask_console, CannotAsk, ctl_top.PlainTerminal(), ctl_top.INSTALL)
+        return ctl_top.run(ask_console, CannotAsk, RichTerminal())
+    status = ask_console(["status"])
+    if "json" in line.options:
+        return answer(PROGRAM, json.dumps({"schema": SCHEMA} | status, indent=2))
+    return answer(PROGRAM, understood(path, partial(ctl_top.once, status, ONCE_COLUMNS)))
 
 
 def show_events(path: str, line: CommandLine, exchange: Exchange, wait: Callable[[float], bool]) -> int:

@@ -28,6 +28,11 @@ class Command:
 
 COMMANDS = {
     "status": Command((), "listeners, pools, backends and workers, and whether clients can be served", False),
+    "top": Command(
+        (),
+        "a live view: rates, listeners, pools, backends, workers, events; keys sort, filter, drain and ready",
+        False,
+    ),
     "events": Command((), "the last 500 events: what went up or down, and what operators did", False),
     "sources": Command(
         (), "clients with the most sessions and refused ones, where a listener has source limits", False

@@ -5,9 +5,10 @@
 #    source ~/.local/share/bash_completion/balancerctl
 # See also: https://github.com/scop/bash-completion/blob/main/doc/configuration.md
 
-_shtab_balancerctl_subparsers=(status events sources sessions explain info listeners pools backends dns certificates errors wait kill drain ready maint weight maxconn add remove workers record reload)
+_shtab_balancerctl_subparsers=(status top events sources sessions explain info listeners pools backends dns certificates errors wait kill drain ready maint weight maxconn add remove workers record reload)
 
 _shtab_balancerctl_status_option_strings=(--admin --port -p --json --version --help -h)
+_shtab_balancerctl_top_option_strings=(--admin --port -p --json --version --help -h)
 _shtab_balancerctl_events_option_strings=(--admin --port -p --json --follow -f --version --help -h)
 _shtab_balancerctl_sources_option_strings=(--admin --port -p --json --version --help -h)
 _shtab_balancerctl_sessions_option_strings=(--admin --port -p --json --pool --backend --client --older --draining --version --help -h)
@@ -43,12 +44,16 @@ _shtab_balancerctl_weight_pos_0_COMPGEN=_balancerctl_backends
 _shtab_balancerctl_maxconn_pos_0_COMPGEN=_balancerctl_backends
 _shtab_balancerctl_remove_pos_1_COMPGEN=_balancerctl_backends
 
-_shtab_balancerctl_pos_0_choices=(status events sources sessions explain info listeners pools backends dns certificates errors wait kill drain ready maint weight maxconn add remove workers record reload)
+_shtab_balancerctl_pos_0_choices=(status top events sources sessions explain info listeners pools backends dns certificates errors wait kill drain ready maint weight maxconn add remove workers record reload)
 
 _shtab_balancerctl_status___json_nargs=0
 _shtab_balancerctl_status___version_nargs=0
 _shtab_balancerctl_status___help_nargs=0
 _shtab_balancerctl_status__h_nargs=0
+_shtab_balancerctl_top___json_nargs=0
+_shtab_balancerctl_top___version_nargs=0
+_shtab_balancerctl_top___help_nargs=0
+_shtab_balancerctl_top__h_nargs=0
 _shtab_balancerctl_events___json_nargs=0
 _shtab_balancerctl_events___follow_nargs=0
 _shtab_balancerctl_events__f_nargs=0

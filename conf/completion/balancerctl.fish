@@ -50,7 +50,7 @@ function _shtab_balancerctl_using
   test "$_shtab_balancerctl_cmdpath" = "$argv"
 end
 
-set -g _shtab_balancerctl_commands status events sources sessions explain info listeners pools backends dns certificates errors wait kill drain ready maint weight maxconn add remove workers record reload
+set -g _shtab_balancerctl_commands status top events sources sessions explain info listeners pools backends dns certificates errors wait kill drain ready maint weight maxconn add remove workers record reload
 set -g _shtab_balancerctl_opts_with_value --admin --backend --client --listener --older --option --pool --port --reason --session --sni --source --timeout -p
 
 complete -c balancerctl -e
@@ -62,6 +62,12 @@ complete -c balancerctl -n '_shtab_balancerctl_using status' -l port -s p -x -d 
 complete -c balancerctl -n '_shtab_balancerctl_using status' -l json -d 'print what the balancer answers as JSON, for scripts'
 complete -c balancerctl -n '_shtab_balancerctl_using status' -l version -d 'print the version and exit'
 complete -c balancerctl -n '_shtab_balancerctl_using status' -l help -s h -d 'print this and exit'
+complete -c balancerctl -n '_shtab_balancerctl_using; and test $_shtab_balancerctl_npos -eq 0' -a top -d 'a live view: rates, listeners, pools, backends, workers, events; keys sort, filter, drain and ready'
+complete -c balancerctl -n '_shtab_balancerctl_using top' -l admin -x -d 'the admin socket, or BALANCER_ADMIN; unset, it is found by the port'
+complete -c balancerctl -n '_shtab_balancerctl_using top' -l port -s p -x -d 'the balancer'"'"'s port, or BALANCER_PORT'
+complete -c balancerctl -n '_shtab_balancerctl_using top' -l json -d 'print what the balancer answers as JSON, for scripts'
+complete -c balancerctl -n '_shtab_balancerctl_using top' -l version -d 'print the version and exit'
+complete -c balancerctl -n '_shtab_balancerctl_using top' -l help -s h -d 'print this and exit'
 complete -c balancerctl -n '_shtab_balancerctl_using; and test $_shtab_balancerctl_npos -eq 0' -a events -d 'the last 500 events: what went up or down, and what operators did'
 complete -c balancerctl -n '_shtab_balancerctl_using events' -l admin -x -d 'the admin socket, or BALANCER_ADMIN; unset, it is found by the port'
 complete -c balancerctl -n '_shtab_balancerctl_using events' -l port -s p -x -d 'the balancer'"'"'s port, or BALANCER_PORT'

@@ -112,6 +112,13 @@ def try_status(ctl: Ctl) -> None:
     assert all(name in text for name in ("web-1", "web-2", "gone", "secure"))
 
 
+def try_top(ctl: Ctl) -> None:
+    """Without a terminal; with one: tests/system/test_top.py."""
+    assert {one["name"] for one in ctl.json("top")["backends"]} == {"web-1", "web-2", "gone"}
+    text = ctl.text("top")
+    assert all(word in text for word in ("web-1", "secure", "generation", "TREND", "EVENT"))
+
+
 def try_events(ctl: Ctl) -> None:
     ctl.text("drain", "web-1", "--reason", "seen")
     ctl.text("ready", "web-1")
@@ -327,6 +334,7 @@ def try_reload(ctl: Ctl) -> None:
 
 TRIALS: dict[str, Callable[[Ctl], None]] = {
     "status": try_status,
+    "top": try_top,
     "events": try_events,
     "sources": try_sources,
     "sessions": try_sessions,

@@ -52,6 +52,8 @@ FLOORS = {
     "balancer.__main__": ENTRY,
     "balancer.ctl": ENTRY,
     "balancer.ctl_options": OPTIONS,
+    "balancer.ctl_rich": SERVICE,
+    "balancer.ctl_top": SERVICE,
     "workers": GROUND,
     "workers.wire": GROUND,
     "workers.imaging": GROUND,

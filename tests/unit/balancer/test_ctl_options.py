@@ -44,9 +44,9 @@ def test_a_name_may_begin_with_a_dash_and_a_number_be_negative() -> None:
 @pytest.mark.parametrize(
     ("argv", "sentence"),
     [
-        ("", "no command; there are: status, events, sources, sessions"),
+        ("", "no command; there are: status, top, events, sources, sessions"),
         ("stauts", "unknown command 'stauts'; did you mean status?"),
-        ("xyz", "unknown command 'xyz'; there are: status, events"),
+        ("xyz", "unknown command 'xyz'; there are: status, top, events"),
         ("drain", "usage: balancerctl drain NAME..."),
         ("info a", "usage: balancerctl info"),
         ("workers 1 2", "usage: balancerctl workers [N]"),
@@ -108,6 +108,6 @@ def test_a_reload_may_name_the_certificates() -> None:
 
 
 def test_the_console_knows_the_same_commands() -> None:
-    """Parts of the status are asked for as the status, `wait` looks at it, `errors` needs both."""
-    assert set(COMMANDS) - set(ctl_options.VIEWS) - {"wait"} | {"workers", "errors"} == set(USAGES)
+    """Parts of the status are asked for as the status, `wait` and `top` look at it, `errors` needs both."""
+    assert set(COMMANDS) - set(ctl_options.VIEWS) - {"wait", "top"} | {"workers", "errors"} == set(USAGES)
     assert set(ctl_options.ACTS) == set(ACTS)
