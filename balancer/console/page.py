@@ -78,6 +78,8 @@ TIME_HEAD = (
 )  # fmt: skip
 WORKER_HEAD = ("worker", "state", "#sessions", "#accepted", "CPU", "#memory", "#files", "#share of the new")
 
+NONE_YET = PageRow("none", (words("None yet."),))
+
 Status = Mapping[str, Any]
 
 
@@ -254,6 +256,8 @@ class BalancerPage:
     def times(self) -> Iterable[PageRow]:
         """Durations of the last minute and since the start, of each listener and pool that has any."""
         every = times_of(self.status)
+        if not every:
+            yield NONE_YET
         for kind in ("listener", "pool"):
             for one in self.status[f"{kind}s"]:
                 for name, word in DURATIONS.items():
@@ -300,7 +304,7 @@ class BalancerPage:
             )
             yield PageRow(str(event["serial"]), cells, number=-event["serial"])
         if not self.status["events"]:
-            yield PageRow("none", (words("None yet."),))
+            yield NONE_YET
 
     def totals(self) -> Iterable[PageRow]:
         for index, (key, value) in enumerate(self.status["totals"].items()):

@@ -23,7 +23,11 @@ def headline(status: Status) -> str:
     up = sum(backend["state"] == "up" for backend in backends)
     sessions = counted(status["totals"]["sessions"], "session")
     figures = f"{up} of {counted(len(backends), 'backend')} up, {sessions}"
-    return figures if status["serving"] else f"No client can be served: {status['reason']}"
+    if not status["serving"]:
+        return f"No client can be served: {status['reason']}"
+    out = [pool["name"] for pool in status["pools"] if not pool["serving"]]
+    which = f"pool {out[0]}" if len(out) == 1 else counted(len(out), "pool")
+    return f"No client of {which} can be served; {figures}" if out else figures
 
 
 def assess(status: Status, sampler: Sampler | None = None) -> list[Problem]:
