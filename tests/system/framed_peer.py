@@ -3,7 +3,7 @@
     payload   client u32 | number u32 | bytes of the reply u32 | filler        a request
     payload   client u32 | number u32 | name of the backend u32 | filler        its reply
 
-A backend of its own process:  python -m tests.system.framed_peer PORT NAME well|badly
+A backend of its own process:  python -m tests.system.framed_peer PORT NAME well|badly [CERTIFICATE]
 
 RULES: real sockets, the frames of workers/wire. A reply is checked byte by byte: a frame of another client, a second one
 or a damaged one is counted in `wrong`.
@@ -13,6 +13,7 @@ import hashlib
 import itertools
 import random
 import socket
+import ssl
 import sys
 import threading
 import time
@@ -74,9 +75,15 @@ class FramedBackend(ThreadedBackend):
     """A thread for each connection; counts requests at once, at the moment when each has been read whole."""
 
     def __init__(
-        self, name_number: int, behave: Behaviour = behave_well, seconds: float = 0.0, port: int = 0
+        self,
+        name_number: int,
+        behave: Behaviour = behave_well,
+        seconds: float = 0.0,
+        port: int = 0,
+        wrap: Callable[[socket.socket], socket.socket] = lambda sock: sock,
     ) -> None:
         super().__init__(self.accept_all, port=port)
+        self.wrap = wrap  # in TLS
         self.name_number = name_number
         self.behave = behave
         self.seconds = seconds
@@ -98,9 +105,10 @@ class FramedBackend(ThreadedBackend):
             threading.Thread(target=self.converse, args=(conn,), daemon=True).start()
 
     def converse(self, conn: socket.socket) -> None:
-        reader = FrameReader()
+        reader, stream = FrameReader(), conn
         try:
-            while data := conn.recv(1 << 18):
+            stream = self.wrap(conn)
+            while data := stream.recv(1 << 18):
                 for payload in reader.feed(data):
                     with self.lock:
                         self.requests += 1
@@ -110,14 +118,14 @@ class FramedBackend(ThreadedBackend):
                         time.sleep(self.seconds)
                     with self.lock:
                         self.now -= 1
-                    if not self.behave(self, conn, bytes(payload)):
+                    if not self.behave(self, stream, bytes(payload)):
                         return
         except OSError:
             pass
         finally:
             with self.lock:
                 self.open.discard(conn)
-            conn.close()
+            stream.close()
 
     def end(self, seconds: float = 5.0) -> None:
         super().end(seconds)
@@ -277,10 +285,16 @@ def run_together(clients: Sequence[OwningClient], requests: int, **options: obje
     assert answered == [requests] * len(clients), answered
 
 
+def wrapping(certificate: str) -> Callable[[socket.socket], socket.socket]:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate)
+    return lambda sock: context.wrap_socket(sock, server_side=True)
+
+
 if __name__ == "__main__":
-    own_port, own_name, manner = sys.argv[1:]
+    own_port, own_name, manner, *certificate = sys.argv[1:]
     manners = {"well": behave_well, "badly": misbehave_at_once}
-    with FramedBackend(
-        int(own_name), manners[manner], 0.003, int(own_port)
-    ):  # work is lost when it is killed
+    more = {"wrap": wrapping(*certificate)} if certificate else {}
+    # Each takes a while to answer, so that work is lost when it is killed.
+    with FramedBackend(int(own_name), manners[manner], 0.003, int(own_port), **more):
         sys.stdin.read()

@@ -27,6 +27,8 @@ from scripts.lab.waiting import wait_for
 from tests.system.faults import REAPED, kill_counted, living, ready_pids, report, wait_whole
 from tests.system.framed_peer import OwningClient, Visitors
 from tests.system.harness import Balancer
+from tests.system.test_backend_tls import Files
+from tests.system.test_framed_edge import wrapping
 
 CLIENTS, AT_ONCE, VISIT = 20, 4, 100  # requests of one connection
 WORKERS = 2
@@ -44,9 +46,9 @@ def sums(clients: list[OwningClient], *names: str) -> dict[str, int]:
 class OwnBackend:
     """A backend in a process of its own, on a port that it has again after a kill."""
 
-    def __init__(self, number: int, manner: str) -> None:
+    def __init__(self, *words: object) -> None:
         self.port = free_port()
-        self.words = (self.port, number, manner)
+        self.words = (self.port, *words)
         self.process: HelperProcess | None = None
         self.start()
 
@@ -122,27 +124,35 @@ class Faults:
 
 @contextmanager
 def three_backends(
-    manners: tuple[str, str, str], **options: object
+    manners: tuple[str, str, str], files: Files | None = None, **options: object
 ) -> Iterator[tuple[Balancer, list[OwnBackend]]]:
     with ExitStack() as stack:
         backends = []
+        certificate = (files.backend,) if files else ()
         for number, manner in enumerate(manners):
-            backends.append(OwnBackend(number, manner))
+            backends.append(OwnBackend(number, manner, *certificate))
             stack.callback(backends[-1].kill)
         upstreams = [f"127.0.0.1:{one.port} name=r{number}" for number, one in enumerate(backends)]
         lb = Balancer(upstreams=upstreams, mode="framed", frame="gowork", workers=WORKERS, **options)
+        if files:
+            lb.arguments += [f"--tls-cert={files.certificate}", "--tls", f"--tls-ca={files.backends_ca}"]
         lb.expect(REAPED)
         lb.expect("all-down")
         yield stack.enter_context(lb.with_file()), backends
 
 
+@pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
 @pytest.mark.parametrize("requests", [2000, long_form(100_000)])
-def test_faults_of_backends_and_workers_cost_what_killed_workers_held(requests: int) -> None:
+def test_faults_of_backends_and_workers_cost_what_killed_workers_held(
+    requests: int, tls: bool, tmp_path: Path
+) -> None:
     """Each client gets its own replies; what a worker held when it was killed is all that is lost; counts are exact."""
     manners = ("well", "well", "well")
     options = {"order": "any", "frame_retries": 5, "retries": 10, "check_interval": "200ms"}
-    with three_backends(manners, **options) as (lb, backends):
-        clients = [OwningClient(lb.address, n, "any", AT_ONCE) for n in range(CLIENTS)]
+    files = Files(tmp_path) if tls else None
+    with three_backends(manners, files, **options) as (lb, backends):
+        wrap = {"wrap": wrapping(files)} if files else {}
+        clients = [OwningClient(lb.address, n, "any", AT_ONCE, **wrap) for n in range(CLIENTS)]
         visitors, faults = Visitors(clients, VISIT), Faults(lb, backends, seed=requests)
         began = time.monotonic()
         try:
@@ -156,6 +166,7 @@ def test_faults_of_backends_and_workers_cost_what_killed_workers_held(requests: 
         }
         report(
             "framed faults",
+            tls=tls,
             seconds=round(time.monotonic() - began),
             held=faults.held,
             **figures,
