@@ -26,7 +26,7 @@ from balancer.console.history import (
     totals_of,
 )  # fmt: skip
 from balancer.console.problems import assess, facts, headline, rough_age
-from balancer.console.table import address_text, check_text, framed_text, identity, unclean_ends
+from balancer.console.table import address_text, check_text, framed_text, identity, sets_of, unclean_ends
 from balancer.web.figures import human_bytes, human_number
 from balancer.web.view import (
     BAD,
@@ -72,6 +72,16 @@ POOL_HEAD = ("name", "state", "sessions", "waiting", "#had to wait")
 BACKEND_HEAD = (
     "name", "state", "sessions", "#weight", "#sessions in all", "#connects failed", "#to it", "#from it", "last check",
 )  # fmt: skip
+SET_HEAD = (
+    "set",
+    "backends",
+    "server",
+    "#last answer, s ago",
+    "#TTL, s",
+    "last error",
+    "#failed lookups",
+    "#queries",
+)
 TIME_HEAD = (
     "of", "#in the last minute", "#50% within", "#90% within", "#99% within", "#99%, last hour",
     "#since the start, 50%", "#99%",
@@ -117,10 +127,12 @@ class BalancerPage:
         status, view = self.status, self.view
         query = f"view={quote(view, safe='')}&" if view else ""
         backends = [self.backend(index, one) for index, one in enumerate(status["backends"])]
+        sets = [self.set(index, one) for index, one in enumerate(sets_of(status))]
         tables = [
             PageTable("listeners", "Listeners", LISTENER_HEAD, list(map(self.listener, status["listeners"]))),
             PageTable("pools", "Pools", POOL_HEAD, list(map(self.pool, status["pools"]))),
             PageTable("backends", "Backends", BACKEND_HEAD, backends),
+            *([PageTable("sets", "Sets of backends", SET_HEAD, sets)] if sets else []),
             PageTable("times", "Times", TIME_HEAD, list(self.times())),
         ]
         if view == WHOLE:
@@ -252,6 +264,26 @@ class BalancerPage:
             min(RANKS[level], RANKS[WARN] if fails else RANKS[GOOD]),
             index,
         )
+
+    def set(self, index: int, one: Mapping[str, Any]) -> PageRow:
+        """What a name server has said last of a set of backends."""
+        level, left = WARN if one["error"] or one["left_out"] else GOOD, one["ttl_left_s"]
+        cells = (
+            words(one["name"], f"pool {one['pool']}"),
+            bar(one["backends"], one["slots"]),
+            words(one["server"] or "none yet", f"{one['left_out']} found no slot" if one["left_out"] else ""),
+            number(one["age_s"]),
+            Cell(
+                human_number(one["ttl_s"]),
+                "" if left is None else f"{left:.0f} s left",
+                "n",
+                order=one["ttl_s"] or -1,
+            ),
+            pill(one["error"], WARN) if one["error"] else words("none"),
+            trouble(one["failures_total"]),
+            total(one["queries_total"]),
+        )
+        return PageRow(f"{one['pool']} {index} {one['name']}", cells, RANKS[level], index)
 
     def times(self) -> Iterable[PageRow]:
         """Durations of the last minute and since the start, of each listener and pool that has any."""

@@ -94,6 +94,15 @@ def set_figure(key: str) -> Callable[[Status], Iterable[Figure]]:
     return read
 
 
+def set_errors(status: Status) -> Iterable[Figure]:
+    """1 with its name for each set whose last lookup has failed, 0 with an empty name for the others."""
+    sets = [one for pool in status["pools"] for one in pool.get("sets", ())]
+    return [
+        ({"pool": one["pool"], "set": one["name"], "error": one["error"] or ""}, bool(one["error"]))
+        for one in sets
+    ]
+
+
 backend_figure = partial(each_of, "backends")
 listener_figure = partial(each_of, "listeners")
 pool_figure = partial(each_of, "pools")
@@ -297,6 +306,7 @@ METRICS: tuple[Metric, ...] = (
     Metric("dns_ttl_seconds", "gauge", "The smallest TTL of the last answer.", set_figure("ttl_s")),
     Metric("dns_queries_total", "counter", "Queries sent.", set_figure("queries_total")),
     Metric("dns_failures_total", "counter", "Lookups without an answer.", set_figure("failures_total")),
+    Metric("dns_error", "gauge", "1 while the last lookup has failed; `error` says how.", set_errors),
     Metric("backend_up", "gauge", "1 when it is given new sessions: up, not drained, weight above 0.", backends_up),
     Metric("backend_state", "gauge", "1 for the state it is in, 0 for the others.", backends_by_state),
     Metric("backend_state_age_seconds", "gauge", "Since it came into its state.", backend_figure("since_s")),

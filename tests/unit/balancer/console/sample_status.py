@@ -66,6 +66,12 @@ def pool(name: str, backends: list[dict[str, Any]], **changed: Any) -> dict[str,
     return plain | changed
 
 
+SET = {
+    "name": "dns:web.test:80", "pool": "main", "slots": 8, "backends": 3, "left_out": 0, "age_s": 0.4, "ttl_s": 5.0,
+    "ttl_left_s": 4.6, "server": "10.0.0.53", "error": None, "tenants": [], "queries_total": 9, "failures_total": 1,
+}  # fmt: skip
+
+
 def event(verb: str = "down", **changed: Any) -> dict[str, Any]:
     plain = {
         "serial": 7,

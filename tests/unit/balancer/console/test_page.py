@@ -17,7 +17,7 @@ from balancer.web.changes import Changes
 from balancer.web.history import BLOCK, History
 from balancer.web.page import HEADERS, page
 from balancer.web.view import BAD, GOOD, WARN, View, worst
-from tests.unit.balancer.console.sample_status import backend, event, listener, pool, status, worker
+from tests.unit.balancer.console.sample_status import SET, backend, event, listener, pool, status, worker
 
 
 def sampler() -> Sampler:
@@ -218,6 +218,46 @@ def test_a_view_of_one_pool_shows_its_backends_listeners_and_events_only() -> No
     assert (rows["listeners"], rows["backends"], rows["events"]) == (["one"], ["web/a"], ["7"])
     assert (web.level, api.level) == (GOOD, BAD) and "no client can be served" in api.headline
     assert web.source == "../status.json?view=pool%2Fweb&"
+
+
+def test_sets_stand_on_the_page_with_their_last_answer() -> None:
+    failing = {
+        "name": "dns:b.test:80",
+        "error": "SERVFAIL",
+        "server": None,
+        "age_s": None,
+        "ttl_s": None,
+        "ttl_left_s": None,
+    }
+    pools = [
+        pool("main", [backend("a")]) | {"sets": [SET, SET | failing]},
+        pool("api", [backend("b", pool="api")]) | {"sets": [SET | {"pool": "api", "left_out": 2}]},
+    ]
+    found = status(pools=pools, backends=[backend("a"), backend("b", pool="api")])
+    [table] = [table for table in view(found).tables if table.name == "sets"]
+    rows = [[" ".join(filter(None, (cell.text, cell.small))) for cell in row.cells] for row in table.rows]
+    assert rows == [
+        ["dns:web.test:80 pool main", "3/8", "10.0.0.53", "0.4", "5.0 5 s left", "none", "1", "9"],
+        ["dns:b.test:80 pool main", "3/8", "none yet", "-", "-", "SERVFAIL", "1", "9"],
+        [
+            "dns:web.test:80 pool api",
+            "3/8",
+            "10.0.0.53 2 found no slot",
+            "0.4",
+            "5.0 5 s left",
+            "none",
+            "1",
+            "9",
+        ],
+    ]
+    assert len({row.key for row in table.rows}) == 3
+    assert [row.place[0] < table.rows[0].place[0] for row in table.rows] == [False, True, True], (
+        "trouble first"
+    )
+    [api] = [table for table in view(found, "pool/api").tables if table.name == "sets"]
+    assert len(api.rows) == 1
+    assert "sets" not in [table.name for table in view(status()).tables], "no table where there are none"
+    assert "dns:b.test:80" in Reader(render(found)).texts
 
 
 def test_the_page_is_not_calm_while_every_client_of_the_last_minute_is_lost() -> None:

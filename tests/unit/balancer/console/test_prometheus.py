@@ -9,7 +9,17 @@ from prometheus_client import parser
 from prometheus_client.openmetrics import parser as openmetrics
 
 from balancer.console.prometheus import METRICS, exposition
-from tests.unit.balancer.console.sample_status import TOTALS, backend, listener, pool, status, times, worker
+from balancer.discovery.answers import ERRORS
+from tests.unit.balancer.console.sample_status import (
+    SET,
+    TOTALS,
+    backend,
+    listener,
+    pool,
+    status,
+    times,
+    worker,
+)
 
 LINE = re.compile(
     r'(?P<name>[a-z_]+)(?:\{(?P<labels>(?:[a-z]+="(?:[^"\\\n]|\\[\\"n])*",?)+)\})? (?P<value>\S+)'
@@ -236,12 +246,6 @@ def test_a_histogram_counts_up_to_each_bound() -> None:
     assert not [key for key in samples if "reply" in key[0] or "handshake" in key[0]]
 
 
-SET = {
-    "name": "dns:web.test:80", "pool": "main", "slots": 8, "backends": 3, "left_out": 0, "age_s": 0.4, "ttl_s": 5.0,
-    "server": "10.0.0.53", "queries_total": 9, "failures_total": 1,
-}  # fmt: skip
-
-
 def test_a_set_has_its_last_answer_and_its_queries() -> None:
     found = read(exposition(status(pools=[pool("main", []) | {"sets": [SET]}])))
     labels = (("pool", "main"), ("set", "dns:web.test:80"))
@@ -249,9 +253,21 @@ def test_a_set_has_its_last_answer_and_its_queries() -> None:
     assert names == {
         "balancer_dns_slots": 8, "balancer_dns_backends": 3, "balancer_dns_left_out": 0,
         "balancer_dns_answer_age_seconds": 0.4, "balancer_dns_ttl_seconds": 5.0,
-        "balancer_dns_queries_total": 9, "balancer_dns_failures_total": 1,
+        "balancer_dns_queries_total": 9, "balancer_dns_failures_total": 1, "balancer_dns_error": 0,
     }  # fmt: skip
     assert ("balancer_dns_slots", labels) in found or ("balancer_dns_slots", *labels) in found
+
+
+@pytest.mark.parametrize("error", [error for error in ERRORS if error])
+def test_the_last_error_of_a_set_has_its_name(error: str) -> None:
+    text = exposition(
+        status(pools=[pool("main", []) | {"sets": [SET | {"error": error}, SET | {"name": "dns:b:80"}]}])
+    )
+    lines = [line for line in text.splitlines() if line.startswith("balancer_dns_error{")]
+    assert lines == [
+        f'balancer_dns_error{{pool="main",set="dns:web.test:80",error="{error}"}} 1',
+        'balancer_dns_error{pool="main",set="dns:b:80",error=""} 0',
+    ]
 
 
 def test_a_reader_of_openmetrics_takes_every_family() -> None:
