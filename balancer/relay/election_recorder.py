@@ -64,7 +64,7 @@ class ElectionRecorder:
         def elect(source_ip: str, tried: Collection[int] = NONE_TRIED) -> Backend | None:
             if self._session is None:
                 return plain(source_ip, tried)
-            seen = [self._seen(one, tried) for one in pool.backends]
+            seen = [found for one in pool.backends if (found := self._seen(one, tried)).state != "empty"]
             backend = plain(source_ip, tried)
             self._write(pool, backend, seen, self._session)
             return backend

@@ -293,6 +293,30 @@ def try_maxconn(ctl: Ctl) -> None:
     wait_for(lambda: ctl.backend("web-2")["maxconn"] == 0, "as configured", 10)
 
 
+def try_add(ctl: Ctl) -> None:
+    """And what is added takes part; in tests/system/test_added_backends.py, over reloads."""
+    with Echo() as third, Echo() as fourth:
+        try:
+            assert f"is {text_of(third.address)} with weight 3" in ctl.text(
+                "add", "web", text_of(third.address), "weight=3"
+            )
+            found = ctl.json("add", "web", text_of(fourth.address))
+            assert found["state"] == "up" and found["address"] == text_of(fourth.address)
+        finally:
+            ctl.run("remove", "web", text_of(third.address))
+            ctl.run("remove", "web", text_of(fourth.address))
+
+
+def try_remove(ctl: Ctl) -> None:
+    with Echo() as third, Echo() as fourth:
+        for one in (third, fourth):
+            assert ctl.run("add", "web", text_of(one.address)).returncode == 0
+        assert "takes no new sessions (removed from pool web)" in ctl.text(
+            "remove", "web", text_of(third.address)
+        )
+        assert ctl.json("remove", "web", text_of(fourth.address))["address"] is None
+
+
 def try_workers(ctl: Ctl) -> None:
     assert len(ctl.json("workers")["workers"]) == 2 and "ready" in ctl.text("workers")
     assert ctl.json("workers", "3")["workers"] == 3
@@ -353,6 +377,8 @@ TRIALS: dict[str, Callable[[Ctl], None]] = {
     "maint": try_maint,
     "weight": try_weight,
     "maxconn": try_maxconn,
+    "add": try_add,
+    "remove": try_remove,
     "workers": try_workers,
     "record": try_record,
     "reload": try_reload,
