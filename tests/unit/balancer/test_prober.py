@@ -121,8 +121,9 @@ class ProberSimulation:
         for text in texts:
             pool, _, upstream = text.rpartition(": ")
             named.append(replace(parse_upstream(upstream), pool=pool or MAIN_POOL))
-        self.backends = with_indexes(named, {b.identity: 5 - place for place, b in enumerate(named)})
-        self.board = make_board(live=3, pools=len(pools))
+        room = max(8, len(named))  # in blocks that are none of their places
+        self.backends = with_indexes(named, {b.identity: (5 - place) % room for place, b in enumerate(named)})
+        self.board = make_board(room, live=3, pools=len(pools))
         for pool in pools:
             self.board.assign_pool(pool.index, [b.index for b in self.backends if b.pool == pool.name])
         self.loop, self.log = Loop(), Log()
@@ -218,6 +219,18 @@ class ProberSimulation:
 @pytest.fixture
 def sim() -> ProberSimulation:
     return ProberSimulation("10.0.0.1:80 name=a", "10.0.0.2:80 name=b")
+
+
+@pytest.mark.parametrize("count", [1, 6, 7, 8, 9, 40])
+def test_the_simulation_gives_each_backend_a_block_of_its_own(count: int) -> None:
+    """Fails where the seventh has block -1, where the totals of removed backends are."""
+    many = ProberSimulation(*(f"10.0.1.{number}:80" for number in range(count)))
+    assert {backend.index for backend in many.backends} <= set(range(max(8, count)))
+    assert len({backend.index for backend in many.backends}) == count
+    prober = many.prober()
+    many.network[("10.0.1.0", 80)] = "refused"
+    many.loop.advance(12.0, prober.tick)
+    assert [many.verdict(backend) for backend in many.backends] == [DOWN] + [UP] * (count - 1)
 
 
 A, B, C = ("10.0.0.1", 80), ("10.0.0.2", 80), ("10.0.0.3", 80)
