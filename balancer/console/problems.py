@@ -62,10 +62,9 @@ def assess(status: Status, sampler: Sampler | None = None) -> list[Problem]:
 def listener_problems(listener: Mapping[str, Any]) -> Iterable[Problem]:
     limit = listener["maxconns"]
     if limit and listener["sessions"] >= limit:
-        yield (
-            WARN,
-            f"Listener {listener['name']} has as many sessions as maxconns allows ({limit:,}): more clients are refused.",
-        )
+        then = "wait in the kernel's queue" if listener["overflow"] == "queue" else "are refused"
+        full = f"Listener {listener['name']} has as many sessions as maxconns allows ({limit:,})"
+        yield WARN, f"{full}: more clients {then}."
 
 
 def last_minute(status: Status, sampler: Sampler) -> Iterable[Problem]:

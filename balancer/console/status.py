@@ -7,9 +7,9 @@ RULES
 - Totals include the dead and the draining; they never fall.
 
     {"schema": 2, "version", "host", "config", "serving", "reason", "generation", "uptime_s", "steering": "on"|"off",
-     "listeners": [{"name", "addresses", "pools", "sessions", "maxconns", "accepted_total", "refused_total",
-                   "failed_total", "bytes_in_total", "bytes_out_total", "closed_total", "cut_total", "retries_total",
-                   "pauses_total", "resumes_total", "ends": {"--", "CC", ...},
+     "listeners": [{"name", "addresses", "pools", "sessions", "maxconns", "overflow": "drop"|"queue", "accepted_total",
+                   "refused_total", "failed_total", "bytes_in_total", "bytes_out_total", "closed_total", "cut_total",
+                   "retries_total", "pauses_total", "resumes_total", "ends": {"--", "CC", ...},
                    "times": {"session": TIMES, "handshake": TIMES}}],
      "pools":    [{"name", "balance", "serving", "reason", "up", "queued", "queued_total", "max_queue",
                    "framed": {"requests_per_s", "connections_idle", "connections_in_use"} or null,
@@ -275,6 +275,7 @@ def describe_listener(board: Board, listener: Listener) -> dict[str, Any]:
         "pools": listener.pool_names,
         "sessions": board.gauge(at + L_SESSIONS),
         "maxconns": listener.maxconns,
+        "overflow": listener.overflow,
         "tls": describe_tls(board, listener),
         **listener_totals(lambda column: board.total(at + column)),
         "times": describe_times(board, LISTENERS, listener.index, LISTENER_TIMES),

@@ -46,8 +46,9 @@ def worker(slot: int, **changed: Any) -> dict[str, Any]:
 
 def listener(name: str = "main", **changed: Any) -> dict[str, Any]:
     plain = {
-        "name": name, "addresses": ["0.0.0.0:9090"], "pools": ["main"], "sessions": 17, "maxconns": 0, "tls": None,
-        "accepted_total": 40, "refused_total": 3, "failed_total": 4, "bytes_in_total": 2048, "bytes_out_total": 1,
+        "name": name, "addresses": ["0.0.0.0:9090"], "pools": ["main"], "sessions": 17, "maxconns": 0,
+        "overflow": "drop", "tls": None, "accepted_total": 40, "refused_total": 3, "failed_total": 4,
+        "bytes_in_total": 2048, "bytes_out_total": 1,
         "closed_total": 23, "cut_total": 0, "retries_total": 0, "pauses_total": 0, "resumes_total": 0,
         "ends": {"--": 12, "CD": 1200, "SC": 4, "sQ": 3, "KD": 0},
         "times": {"session": times(5, 3, 0, 1, sum_s=12.5), "handshake": times()},

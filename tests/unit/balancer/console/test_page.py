@@ -56,6 +56,8 @@ def test_the_big_line() -> None:
     assert headline(three) == "3 of 3 backends up, 17 sessions"
     one = status(backends=[backend("a", state="down")], totals=status()["totals"] | {"sessions": 1})
     assert headline(one) == "No client can be served: every backend is down"
+    some = status(backends=[backend("a"), backend("b", pool="api", state="down")])
+    assert headline(some).startswith("No client of pool api can be served; 1 of 2 backends up, ")
     html = render(three)
     assert "<h1>3 of 3 backends up, 17 sessions</h1>" in html
     assert "Nothing needs attention." in html and "{{" not in html
@@ -93,6 +95,10 @@ def expires(seconds: int) -> dict[str, object]:
         ({"pools": [pool("main", [backend("a")], queued=5)]}, WARN,
          "5 sessions wait for a place in pool main, whose backends are at their maxconn."),
         ({"pools": [pool("main", [backend("a")], queued=1)]}, WARN, "1 session waits for a place"),
+        ({"listeners": [listener("web", maxconns=17)]}, WARN,
+         "Listener web has as many sessions as maxconns allows (17): more clients are refused."),
+        ({"listeners": [listener("web", maxconns=17, overflow="queue")]}, WARN,
+         "Listener web has as many sessions as maxconns allows (17): more clients wait in the kernel's queue."),
     ],
 )  # fmt: skip
 def test_what_is_wrong_stands_on_top(changed: dict[str, Any], level: str, sentence: str) -> None:
