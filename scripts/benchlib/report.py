@@ -65,7 +65,9 @@ def rows_of(name: str, rounds: Rounds) -> list[Sequence[str]]:
         errors = sum(sample.errors for sample in samples)
         title = WORKS[name].title if place == 0 else ""
         rate = number(middle(samples, "rate"), ",.0f") + (f" ({errors} errors)" if errors else "")
-        compared = "" if peer in ("ours", "direct") else number(ratio(rounds, peer), ".2f")
+        compared = (
+            "" if peer in ("ours", "direct") else number(ratio(rounds, peer, WORKS[name].compared), ".2f")
+        )
         p50 = microseconds(middle(samples, "p50"))
         rows.append((title, peer, rate, p50, p99, number(middle(samples, "cpu")), split, memory, compared))
     return rows

@@ -14,8 +14,10 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from typing import Any
 
+from scripts.benchlib import tls_flood
 from scripts.benchlib.peers import BenchBackend, Proxy, Scene, find, make_certificate
 from scripts.lab.helpers import HelperProcess
 from scripts.lab.measure import cpu_of, memory_of
@@ -43,6 +45,10 @@ class Work:
     tls: str = (
         ""  # the proxy ends TLS: kept, or a connection per request with a "full" or "resumed" handshake
     )
+    hellos: int = (
+        0  # so many ClientHellos at once, again and again; the times are those of kept connections meanwhile
+    )
+    compared: str = "cpu"  # attribute of Sample whose ratio the table shows
 
 
 TLS_PEERS = ("ours", "haproxy", "nginx")
@@ -84,6 +90,13 @@ WORKS = {
     "tls-resumed": Work(
         "TLS: one connection per request, resumed", connections=32, close=True, tls="resumed", only=TLS_PEERS
     ),
+    "tls-flood": Work(
+        "TLS: slowest answer of a kept connection while 300 hellos come at once (requests: hellos; ratio: of p50)",
+        tls="kept",
+        hellos=300,
+        compared="p50",
+        only=TLS_PEERS,
+    ),
     "workers-64": Work("one connection per request, 64 workers", close=True, workers=64, only=("ours",)),
 }
 
@@ -119,6 +132,10 @@ class LoadFigures:
 
 
 def drive(work: Work, port: int, seconds: float) -> LoadFigures:
+    if work.hellos:
+        slowest, errors, took = tls_flood.run(port, work.hellos)
+        times = [round(one * 1e6) for one in slowest]
+        return LoadFigures(work.hellos * len(times) - errors, errors, took, median(times), max(times))
     if find("wrk") and not work.requests and not work.frame and not (work.tls and work.close):
         return drive_wrk(work, port, seconds)
     processes = 1 if work.connections < 2 or work.requests else 2

@@ -5,6 +5,8 @@ from pathlib import Path
 import pytest
 
 from scripts.benchlib import peers
+from scripts.benchlib.report import rows_of
+from scripts.benchlib.works import Sample
 
 
 @pytest.mark.parametrize(
@@ -25,3 +27,10 @@ def test_an_nginx_with_tcp_built_in_loads_no_module(
     assert command[0] == str(program)
     has_module = f"load_module {module};" in (tmp_path / "nginx-proxy.conf").read_text()
     assert has_module == ("--with-stream " not in configured + " ")
+
+
+@pytest.mark.parametrize(("work", "ratio"), [("tls-new", "0.50"), ("tls-flood", "2.00")])
+def test_a_row_compares_what_its_work_is_about(work: str, ratio: str) -> None:
+    """CPU per request; the wait of kept connections where hellos come at once."""
+    ours, peer = (Sample(1.0, p50, p50, 0, cpu, cpu) for p50, cpu in ((60.0, 1.0), (30.0, 2.0)))
+    assert [row[-1] for row in rows_of(work, {"ours": [ours], "haproxy": [peer]})] == ["", ratio]
