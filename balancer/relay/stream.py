@@ -7,7 +7,7 @@ and writes its descriptors itself. Errors are OSErrors, as read(2) and write(2) 
 from os import read, write
 from typing import Protocol
 
-from balancer.relay.sockets import reset_on_close, shut_writing, unacknowledged
+from balancer.relay.sockets import reset_on_close, shut_writing, unacknowledged, write_last
 
 
 class Stream(Protocol):
@@ -32,6 +32,9 @@ class Stream(Protocol):
 
     def write(self, data: bytes) -> int:
         """Write what the peer takes now; return how many bytes of `data` that is."""
+
+    def write_last(self, data: bytes) -> int:
+        """As `write`, of the last bytes: `shut` follows. What tells of the end leaves in their segment."""
 
     def flush(self) -> int:
         """Write what is unsent; return how many bytes count as written with it."""
@@ -64,6 +67,9 @@ class RawStream:
 
     def write(self, data: bytes) -> int:
         return write(self.fd, data)
+
+    def write_last(self, data: bytes) -> int:
+        return write_last(self.fd, data)
 
     def flush(self) -> int:
         return 0

@@ -56,8 +56,8 @@ class KeptTlsStream(TlsStream):
 
     written: int
 
-    def _send(self, unsent: bytes) -> int:
-        given = super()._send(unsent)
+    def _send(self, unsent: bytes, is_last: bool = False) -> int:
+        given = super()._send(unsent, is_last)
         self.written += len(unsent) - len(self.unsent)
         return given
 

@@ -189,7 +189,7 @@ class TlsSession(ProxyHeaderSession):
             return
         self.bytes_in += sent
         if not is_dry or (not is_usual and mask & LAST):
-            self._look_behind(CLIENT, mask, is_dry)
+            self.take_over().look_behind(CLIENT, LIMIT, mask)
 
     def on_backend(self, mask: int) -> None:
         stream = self.backend_stream
@@ -214,7 +214,7 @@ class TlsSession(ProxyHeaderSession):
             return
         self.bytes_out += sent
         if not is_dry or (not is_usual and mask & LAST):
-            self._look_behind(BACKEND, mask, is_dry)
+            self.take_over().look_behind(BACKEND, LIMIT, mask)
 
     def _is_readable(self, side: int, mask: int, stream: Stream) -> bool:
         """Handle an event that is not just bytes; return whether there may be bytes, or an end, to read."""
@@ -222,17 +222,40 @@ class TlsSession(ProxyHeaderSession):
             relay = self.take_over()
             (relay.on_client if side == CLIENT else relay.on_backend)(mask)
             return False
-        return self.over != side and mask != WRITE  # over: the FIN behind its close_notify
+        if self.over == side or mask == WRITE:  # over: the FIN behind its close_notify
+            return False
+        is_tcp = self.client_is_tcp if side == CLIENT else self.backend_is_tcp
+        if mask & LAST and (not mask & HANGUP or self.over) and is_tcp and stream.fd is not None:
+            self._pass_on_last(side, mask, stream)
+            return False
+        return True
 
-    def _look_behind(self, side: int, mask: int, is_dry: bool) -> None:
-        """Go on behind bytes that were passed on and are not all, or whose event has announced the end."""
-        stream, is_tcp = (
-            (self.client_stream, self.client_is_tcp)
-            if side == CLIENT
-            else (self.backend_stream, self.backend_is_tcp)
-        )
-        if is_dry and is_tcp and stream.fd is not None and (not mask & HANGUP or self.over):
-            self._ended(side)  # as in the plain session: FIN follows a short read
+    def _pass_on_last(self, side: int, mask: int, stream: Stream) -> None:
+        """Pass on what stands before an end that is announced, with the end: as in the plain session, FIN follows a short
+        read of a socket."""
+        try:
+            data, is_short = stream.read(LIMIT)
+        except OSError as error:
+            self._stopped(side, b"", 0, error)
+            return
+        if not data:
+            self._ended(side)
+            return
+        sink = self.backend_stream if side == CLIENT else self.client_stream
+        try:
+            sent = sink.write_last(data) if is_short else sink.write(data)
+        except OSError as error:
+            self.take_over().write_failed(side, data, 0, error)
+            return
+        if sent != len(data):
+            self.take_over().write_failed(side, data, sent, None)
+            return
+        if side == CLIENT:
+            self.bytes_in += sent
+        else:
+            self.bytes_out += sent
+        if is_short:
+            self._ended(side)
         else:
             self.take_over().look_behind(side, LIMIT, mask)
 

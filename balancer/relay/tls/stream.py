@@ -33,7 +33,7 @@ from ssl import (
 from balancer.eventloop.errnos import TRANSIENT
 from balancer.eventloop.loop import ERROR, HANGUP, READ, READ_HANGUP, URGENT, WRITE
 from balancer.relay.half import LIMIT
-from balancer.relay.sockets import reset_on_close, shut_writing, unacknowledged
+from balancer.relay.sockets import reset_on_close, shut_writing, unacknowledged, write_last
 
 LAST = READ_HANGUP | HANGUP | ERROR | URGENT
 READABLE = READ | LAST
@@ -218,6 +218,15 @@ class TlsStream:
             return given + self.flush()
         return given + self._send(outgoing)
 
+    def write_last(self, data: bytes) -> int:
+        """As Stream.write_last: close_notify and FIN are behind the data."""
+        if self.unsent or self._is_shutting:
+            return self.write(data)
+        self._encrypt(data)
+        self._notify_close()
+        self._held = len(data)
+        return self._send(self._outgoing.read(), is_last=True)
+
     def _encrypt(self, data: bytes) -> None:
         try:
             sent = self.tls.write(data)
@@ -239,10 +248,10 @@ class TlsStream:
             shut_writing(self._fd)
         return 0
 
-    def _send(self, unsent: bytes) -> int:
+    def _send(self, unsent: bytes, is_last: bool = False) -> int:
         """As `flush`, of these bytes."""
         try:
-            count = write(self._fd, unsent)
+            count = write_last(self._fd, unsent) if is_last else write(self._fd, unsent)
         except OSError as error:
             if error.errno not in TRANSIENT:
                 self.unsent, self._held = b"", 0  # the peer takes nothing more
@@ -316,6 +325,12 @@ class TlsStream:
         """Send close_notify and FIN, behind everything else."""
         if self._is_shutting:
             return
+        self._notify_close()
+        self.unsent += self._outgoing.read()
+        with suppress(OSError):  # the peer is gone: the next read reports it
+            self.flush()
+
+    def _notify_close(self) -> None:
         self._is_shutting = True
         waiting = self._incoming.read()
         try:
@@ -324,9 +339,6 @@ class TlsStream:
             pass  # it wants to read the peer's, which comes in its own time; or the connection is broken
         if waiting:
             self._incoming.write(waiting)
-        self.unsent += self._outgoing.read()
-        with suppress(OSError):  # the peer is gone: the next read reports it
-            self.flush()
 
     def reset(self) -> None:
         """A reset says no close_notify: the peer can tell that this is no end."""

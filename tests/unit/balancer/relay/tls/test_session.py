@@ -4,6 +4,8 @@ import contextlib
 import os
 import socket
 import ssl
+import sys
+from _socket import socket as Socket
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -23,6 +25,7 @@ from balancer.pool.board import (
     TLS_FAILURES,
 )
 from balancer.relay.context import TlsContexts
+from balancer.relay.half import LIMIT
 from balancer.relay.tls import handshakes
 from balancer.relay.tls.session import TlsSession
 from tests.authority import Authority
@@ -95,6 +98,12 @@ def pair(worker: WorkerSimulation, version: str = "1.3") -> tuple[TlsClient, soc
     return client, worker.accept()
 
 
+def segments_in(sock: socket.socket) -> int:
+    """tcpi_segs_in of a TCP connection."""
+    info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 256)
+    return int.from_bytes(info[140:144], sys.byteorder)
+
+
 both = pytest.mark.parametrize("version", VERSIONS)
 
 
@@ -106,13 +115,37 @@ def test_an_answer_with_the_end_behind_it_stays_on_the_fast_path(
     client.say(b"question")
     assert heard(backend) == "question|open"
     [session] = worker.sessions
+    before = segments_in(client.sock)
     backend.send(b"answer")
     backend.close()
     worker.settle()
     assert client.heard() == "answer|close_notify"
+    assert segments_in(client.sock) - before == 1, "answer, close_notify and FIN in one"
     assert session.over and session.splicing is None
     client.end()
     assert worker.ends == ["--"] and worker.cell(L_BYTES_OUT) == 6
+
+
+class RoomySocket(Socket):
+    """Takes more than one read before the worker's turn."""
+
+    def connect_ex(self, address: object) -> int:
+        self.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
+        return super().connect_ex(address)
+
+
+@pytest.mark.parametrize("amount", [LIMIT - 1, LIMIT, LIMIT + 1, 3 * LIMIT])
+def test_an_answer_of_several_reads_with_the_end_behind_it(make: Make, amount: int) -> None:
+    worker = make(new_socket=RoomySocket)
+    client, backend = pair(worker)
+    client.say(b"question")
+    backend.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
+    assert backend.send(bytes(amount)) == amount
+    backend.shutdown(socket.SHUT_WR)
+    worker.settle()
+    assert client.heard() == f"{amount}|close_notify"
+    client.end()
+    assert worker.ends == ["--"] and worker.cell(L_BYTES_OUT) == amount
 
 
 @both

@@ -249,6 +249,36 @@ def test_close_notify_waits_for_room_and_fin_for_it(pair: Pair) -> None:
     assert pair.heard() == b"END" and pair.is_fin_sent()
 
 
+@pytest.mark.parametrize("amount", [1, LIMIT])
+def test_the_last_bytes_and_the_end_behind_them(pair: Pair, amount: int) -> None:
+    """Also when the socket takes a part of them: what is left is sent by `write`, and `shut` has nothing to add."""
+    if amount == LIMIT:
+        pair.ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)
+    data = random.Random(1).randbytes(amount)
+    sent = pair.stream.write_last(data)
+    assert (sent == amount) == (amount == 1) and pair.stream.is_held == (sent < amount)
+    got, rest = pair.heard(), data[sent:]
+    while rest:
+        rest = rest[pair.stream.write(rest) :]
+        got += pair.heard()
+    pair.stream.shut()
+    assert got == data + b"END" and pair.is_fin_sent()
+
+
+def test_the_last_bytes_behind_others_that_wait(pair: Pair) -> None:
+    """They wait as well, and the end with them."""
+    taken, rest = fill(pair)
+    assert pair.stream.write_last(rest) == 0
+    got = pair.heard()
+    while rest:
+        sent = pair.stream.write(rest)
+        taken, rest = taken + sent, rest[sent:]
+        got += pair.heard()
+    assert len(got) == taken and not pair.is_fin_sent()
+    pair.stream.shut()
+    assert pair.heard() == b"END" and pair.is_fin_sent()
+
+
 @pytest.mark.parametrize("place", ["type", "version", "body", "length"])
 def test_a_mutated_record_breaks_the_stream(pair: Pair, place: str) -> None:
     pair.client.write(b"x" * 100)
