@@ -202,32 +202,14 @@ def missing(name: str) -> bool:
     return not find(name)
 
 
-def make_certificate(directory: Path) -> Path:
-    """A PEM file with a P-256 key and a certificate of its own signature."""
-    key, pem = directory / "bench.key", directory / "bench.pem"
-    command = [
-        find("openssl") or "openssl",
-        "req",
-        "-x509",
-        "-nodes",
-        "-batch",
-        "-days",
-        "2",
-        "-subj",
-        "/CN=bench",
-    ]
-    command += [
-        "-newkey",
-        "ec",
-        "-pkeyopt",
-        "ec_paramgen_curve:prime256v1",
-        "-keyout",
-        str(key),
-        "-out",
-        str(pem),
-    ]
+def make_certificate(directory: Path, key: str = "ec") -> Path:
+    """A PEM file with a P-256 key, or one of 2,048 bits with "rsa", and a certificate of its own signature."""
+    private, pem = directory / "bench.key", directory / "bench.pem"
+    kind = ["ec", "-pkeyopt", "ec_paramgen_curve:prime256v1"] if key == "ec" else ["rsa:2048"]
+    command = [find("openssl") or "openssl", "req", "-x509", "-nodes", "-batch", "-days", "2"]
+    command += ["-subj", "/CN=bench", "-newkey", *kind, "-keyout", str(private), "-out", str(pem)]
     subprocess.run(command, check=True, capture_output=True)
-    pem.write_text(pem.read_text() + key.read_text())
+    pem.write_text(pem.read_text() + private.read_text())
     return pem
 
 

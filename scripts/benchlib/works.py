@@ -45,6 +45,7 @@ class Work:
     tls: str = (
         ""  # the proxy ends TLS: kept, or a connection per request with a "full" or "resumed" handshake
     )
+    key: str = "ec"  # of the certificate: P-256, or "rsa" with 2,048 bits
     hellos: int = (
         0  # so many ClientHellos at once, again and again; the times are those of kept connections meanwhile
     )
@@ -52,6 +53,9 @@ class Work:
 
 
 TLS_PEERS = ("ours", "haproxy", "nginx")
+FLOOD = (
+    "TLS: slowest answer of a kept connection while 300 hellos come at once (requests: hellos; ratio: of p50)"
+)
 WORKS = {
     "keepalive": Work("keep-alive request, 5-byte reply, 64 connections"),
     "close": Work("one connection per request, 5-byte reply", close=True),
@@ -90,12 +94,17 @@ WORKS = {
     "tls-resumed": Work(
         "TLS: one connection per request, resumed", connections=32, close=True, tls="resumed", only=TLS_PEERS
     ),
-    "tls-flood": Work(
-        "TLS: slowest answer of a kept connection while 300 hellos come at once (requests: hellos; ratio: of p50)",
-        tls="kept",
-        hellos=300,
-        compared="p50",
+    "tls-new-rsa": Work(
+        "TLS: one connection per request, full handshake, RSA-2048",
+        connections=32,
+        close=True,
+        tls="full",
+        key="rsa",
         only=TLS_PEERS,
+    ),
+    "tls-flood": Work(FLOOD, tls="kept", hellos=300, compared="p50", only=TLS_PEERS),
+    "tls-flood-rsa": Work(
+        f"{FLOOD}, RSA-2048", tls="kept", key="rsa", hellos=300, compared="p50", only=TLS_PEERS
     ),
     "workers-64": Work("one connection per request, 64 workers", close=True, workers=64, only=("ours",)),
 }
@@ -203,7 +212,7 @@ def take_sample(
     """Start the peer, warm it up, `wait`, measure it, end it."""
     with tempfile.TemporaryDirectory(prefix="bench-") as name:
         backends = backend.addresses(work.backends, bool(work.frame))
-        pem = make_certificate(Path(name)) if work.tls else None
+        pem = make_certificate(Path(name), work.key) if work.tls else None
         scene = Scene(free_port(), backends, work.workers, work.p2c, Path(name), pem)
         with Proxy(peer, scene) as proxy:
             warm = Work(
