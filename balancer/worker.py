@@ -30,7 +30,7 @@ from balancer.relay.session import Session
 ShowSessions = Callable[[Child, WorkerContext[Session]], object]
 DRAIN_LOOK = 0.1
 IDLE_PART, BUSY_PART = 0.5, 0.25  # of the window, at its end: when idle and busy sessions are closed
-LAST_PART = 1 / 16  # of the window: the last clients of framed mode begin no further request
+LAST_PART = 1 / 8  # of the window: the last clients of framed mode begin no further request
 IDLE = 1.0  # seconds without a byte that make a session idle for the drain
 IDLE_LOOKS = round(IDLE / DRAIN_LOOK)
 COLLECT = 600.0  # seconds between collections: sessions leave no cycles, so this finds only what is a defect

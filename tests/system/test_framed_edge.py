@@ -323,7 +323,7 @@ COSTS = {
     stop_in_a_header: 20_000,
     stop_in_a_small_frame: 42_000,
     stop_in_a_record: 52_000,
-    stop_in_a_big_frame: 68_000,
+    stop_in_a_big_frame: 75_000,
     read_no_reply: 105_000,
 }
 
