@@ -12,6 +12,7 @@ from balancer.edge.proxy_protocol import SendProxy, parse, write_v1, write_v2
 from balancer.edge.route import Route
 from balancer.options import Rate
 from balancer.pool.board import L_ACCEPTED, L_BYTES_IN, L_SESSIONS
+from scripts.relay_costs import BytecodeCounter
 from tests.unit.balancer.relay.simulation import (
     OWN,
     FarElector,
@@ -458,3 +459,45 @@ def test_after_a_backend_that_never_answers_the_next_is_told_once(make: Make) ->
     for _ in range(2):
         there = heard(worker.accept(1))
         assert there.count("PROXY") == 1 and there.endswith("\r\nask|open")
+
+
+# -- what it costs
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        TRUSTED,
+        {"allow": LOCAL_NETWORK},
+        {"source_maxconn": 5},
+        {"send_proxy": SendProxy(2)},
+        {"routes": (Route("main", name="a.example"),)},
+    ],
+    ids=lambda options: next(iter(options)),
+)
+def test_a_message_costs_the_same_whatever_came_before_the_session(
+    make: Make, options: dict[str, Any]
+) -> None:
+    """In bytecode instructions: who asks for a phase pays for it once, and the relay knows nothing of it."""
+    first = {"proxy_protocol": HEADER, "routes": hello("a.example")}.get(next(iter(options)), b"")
+    assert cost_of_messages(make(**options), first) == cost_of_messages(make(), b"") > 0
+
+
+def cost_of_messages(worker: WorkerSimulation, first: bytes) -> int:
+    """Bytecode instructions of requests and their answers on a connection that is kept."""
+    client = worker.connect()
+    client.send(first + b"ask")
+    worker.settle()
+    backend = worker.accept()
+    read_all(backend)
+    counter = BytecodeCounter()
+    for number in range(40):
+        if number == 20:
+            counter.total = 0  # the first ones may differ
+        client.send(b"question")
+        counter(worker.turn)
+        assert read_all(backend) == b"question"
+        backend.send(b"answer")
+        counter(worker.turn)
+        assert read_all(client) == b"answer"
+    return counter.total
