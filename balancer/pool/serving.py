@@ -109,8 +109,9 @@ def is_itself(board: Board, backend: Backend) -> bool:
 
 def availability(board: Board, pool: Pool) -> Serving:
     """As `serving`, without a look at sessions: what stays until a check, an operator or a name changes it."""
-    states = Counter(state_of(board, backend) for backend in pool.backends)
-    up, count = states["up"], len(pool.backends)
+    found = ((state_of(board, backend), backend) for backend in pool.backends)
+    states = Counter(state for state, backend in found if state != "empty" or not backend.is_spare)
+    up, count = states["up"], states.total()
     if states["empty"] < count:
         count -= states.pop("empty", 0)
     is_serving = up > 0 or (states["down"] > 0 and pool.panic > 0)

@@ -64,6 +64,7 @@ class Dnsmasq:
             "--conf-file=/dev/null",
             "--no-resolv",
             "--no-hosts",
+            "--local=/test/",  # what it does not know of .test is not there: NODATA, NXDOMAIN
         ]
         command += [
             f"--port={self.address[1]}",

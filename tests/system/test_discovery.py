@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -12,12 +13,16 @@ from pathlib import Path
 import dns.rcode
 import pytest
 
+from balancer.discovery.dns_client import ATTEMPTS
+from scripts.lab.backends import Scripted
 from scripts.lab.waiting import wait_for
 from tests.system.harness import Balancer, FileBalancer, ini_section
 from tests.system.hosts import PATIENCE, Clients, Hosts, connect, tenants
 from tests.system.name_server import NameServer
 from tests.system.services import Dnsmasq
 from tests.system.upgradable import UpgradableBalancer, subreaper
+
+CONF = Path(__file__).resolve().parents[2] / "conf"
 
 
 @pytest.fixture
@@ -167,6 +172,103 @@ def test_obsolete_bridges_answers_that_leave_some_out(dns_server: NameServer) ->
             assert tenants(lb) == set(hosts.names) and " removed=" not in lb.log()
 
 
+@pytest.mark.parametrize(("transport", "obsolete"), [("tcp", 1), ("udp", 60)])
+def test_consuls_file_finds_all_instances(dns_server: NameServer, transport: str, obsolete: int) -> None:
+    """Consul's answers: TTL 0, three of six instances over UDP without the TC bit, other ones each time, and no such name
+    when none is healthy. Its port is not 53."""
+    with Hosts(6) as hosts:
+        service = "_web._tcp.service.consul"
+        nodes = {
+            name: f"{int.from_bytes(socket.inet_aton(name)):08x}.addr.dc1.consul" for name in hosts.names
+        }
+        for name, node in nodes.items():
+            dns_server.know(node, name, ttl=0)
+        records = [f"1 10 {hosts.port} {node}." for node in nodes.values()]
+        dns_server.know(service, *records, ttl=0, kind="SRV")
+        dns_server.most_udp, dns_server.hides_cuts = 3, True
+        text = (CONF / "consul" / "balancer.ini").read_text()
+        for old, new in (
+            ("127.0.0.1:8600 tcp", dns_server.text + " tcp" * (transport == "tcp")),
+            ("port = 9090", "bind = 127.0.0.1:0"),
+            ("metrics = 127.0.0.1:9091\n", ""),
+            ("slots=64", f"slots=64 obsolete={obsolete}"),
+        ):
+            assert text.count(old) >= 1, old
+            text = text.replace(old, new)
+        with FileBalancer(text) as lb:
+            wait_for(lambda: tenants(lb) == set(hosts.names), "all six", PATIENCE)
+            before = dns_server.queries[service, "SRV", transport]
+            wait_for(
+                lambda: dns_server.queries[service, "SRV", transport] > before + 3, "more answers", PATIENCE
+            )
+            assert tenants(lb) == set(hosts.names)
+            other = {"tcp": "udp", "udp": "tcp"}[transport]
+            assert not dns_server.queries[service, "SRV", other]
+            dns_server.forget(service)
+            lb.wait_line(r" resolve .*error=NXDOMAIN .*then=.?keeps 6 backends", PATIENCE)
+            client, name = connect(lb)
+            client.close()
+            assert name in hosts.names
+            if obsolete == 1:
+                dns_server.know(service, *records[:2], ttl=0, kind="SRV")
+                wait_for(lambda: tenants(lb) == set(hosts.names[:2]), "the two that are left", PATIENCE)
+
+
+FAMILIES = {  # of web.test, which has an address of either family, and of six.test
+    "default": ("dns:web.test", {"127.0.0.2"}),
+    "four": ("dns:web.test family=4", {"127.0.0.2"}),
+    "six": ("dns:web.test family=6", {"[::1]"}),
+    "both": ("dns:web.test family=both", {"127.0.0.2", "[::1]"}),
+    "prefer": ("dns:web.test family=prefer-6", {"[::1]"}),
+    "only": ("dns:six.test", {"[::1]"}),
+    "service": ("srv:_db._tcp.test family=6", {"[::1]"}),
+    "services": ("srv:_db._tcp.test family=both", {"127.0.0.2", "[::1]"}),
+}
+
+
+def test_both_families_from_dnsmasq(tmp_path: Path) -> None:
+    """Of a host that has both, of one that has IPv6 only, and when an address of one family goes."""
+    with Hosts(1) as hosts, ExitStack() as stack:
+        stack.enter_context(Scripted(lambda conn: conn.sendall(b"::1".ljust(12)), "::1", hosts.port))
+        server = Dnsmasq(tmp_path)
+        server.services = [f"_db._tcp.test,web.test,{hosts.port},1,1"]
+        stack.enter_context(server)
+        server.know(web=["127.0.0.2", "::1"], six=["::1"])
+        text = ini_section("balancer", resolver=server.text, resolver_refresh="1s", check_interval="1s")
+        for pool, (name, _) in FAMILIES.items():
+            where, *words = name.split()
+            at = where if where.startswith("srv:") else f"{where}:{hosts.port}"
+            text += ini_section(f"listener {pool}", bind="127.0.0.1:0", pool=pool)
+            text += ini_section(f"pool {pool}", upstream=" ".join([at, "slots=4", f"name={pool}", *words]))
+        lb = stack.enter_context(FileBalancer(text))
+
+        def found() -> dict[str, set[str]]:
+            return {
+                pool["name"]: {
+                    one["address_in_use"].rpartition(":")[0]
+                    for one in pool["backends"]
+                    if one["address_in_use"]
+                }
+                for pool in lb.status()["pools"]
+            }
+
+        wanted = {pool: addresses for pool, (_, addresses) in FAMILIES.items()}
+        wait_for(lambda: found() == wanted, f"{wanted}, not {found()}", PATIENCE)
+        for listener in lb.status()["listeners"]:
+            if listener["name"] in ("six", "only", "service"):
+                host, _, port = listener["addresses"][0].rpartition(":")
+                with socket.create_connection((host, int(port)), PATIENCE) as client:
+                    assert client.recv(12, socket.MSG_WAITALL).strip() == b"::1"
+        server.know(web=["127.0.0.2"], six=["::1"])
+        after = wanted | {"both": {"127.0.0.2"}, "prefer": {"127.0.0.2"}, "services": {"127.0.0.2"}}
+        wait_for(
+            lambda: found() == after, f"{after} (an empty answer keeps the last), not {found()}", PATIENCE
+        )
+        server.know(web=["::1"], six=["::1"])
+        last = {key: {"[::1]"} for key in after} | {"four": {"127.0.0.2"}}
+        wait_for(lambda: found() == last, f"{last}, not {found()}", PATIENCE)
+
+
 def test_a_service_has_ports_weights_and_priorities(dns_server: NameServer) -> None:
     with Hosts(2) as hosts, Hosts(1) as other:
         a, b = hosts.names
@@ -261,20 +363,28 @@ def test_a_start_waits_for_the_first_answer(dns_server: NameServer) -> None:
 
 
 def test_five_hundred_names_are_asked_by_their_ttl(dns_server: NameServer) -> None:
-    names = [f"host-{number}.test" for number in range(500)]
-    for name in names:
-        dns_server.know(name, "127.0.0.2", ttl=60)
-    text = ini_section("balancer", resolver=dns_server.text, resolver_refresh="60s", check="none")
+    """And not by resolver-refresh, which is the same for all of them: queries are counted."""
+    short, long = ([f"{word}-{number}.test" for number in range(250)] for word in ("short", "long"))
+    for names, ttl in ((short, 1), (long, 500)):
+        for name in names:
+            dns_server.know(name, "127.0.0.2", ttl=ttl)
+    text = ini_section("balancer", resolver=dns_server.text, resolver_refresh="10m", check="none")
     text += ini_section("listener a", bind="127.0.0.1:0", pool="a")
-    text += ini_section("pool a", upstream=[f"dns:{name}:9 slots=1 name={name}" for name in names])
+    text += ini_section("pool a", upstream=[f"dns:{name}:9 slots=1 name={name}" for name in (*short, *long)])
+    began = time.monotonic()
     with FileBalancer(text) as lb:
+
+        def asked(names: list[str]) -> list[int]:
+            return [dns_server.queries[name, "A", "udp"] for name in names]
+
         wait_for(
-            lambda: (
-                len(tenants(lb)) and sum(bool(e["address_in_use"]) for e in lb.status()["backends"]) == 500
-            ),
+            lambda: sum(bool(e["address_in_use"]) for e in lb.status()["backends"]) == 500,
             "all",
-            PATIENCE,
+            3 * PATIENCE,
         )
-        count = dns_server.queries.total()
-        time.sleep(3)
-        assert dns_server.queries.total() == count <= 1000
+        settled = asked(long)
+        wait_for(lambda: min(asked(short)) >= 6, "six queries for each short TTL", 3 * PATIENCE)
+        assert asked(long) == settled and max(settled) <= ATTEMPTS
+        most = time.monotonic() - began + 1  # a second apart; one that is answered late is sent again
+        assert max(asked(short)) <= ATTEMPTS * most
+        assert {name for name, *_ in dns_server.queries} == {*short, *long}, "and nothing else is asked for"

@@ -1,5 +1,6 @@
 """The files for orchestrators: what they run is understood by our own readers, and a stop has the time that it needs."""
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -54,6 +55,19 @@ def test_the_balancers_configuration_is_understood(engine: str, tmp_path: Path) 
         25,
     )
     assert (read.process.resolver is not None) == (engine == "nomad")
+
+
+def test_consuls_files_belong_together() -> None:
+    read = parse(["-c", str(CONF / "consul" / "balancer.ini")], {})
+    assert read.process.resolver is not None and str(read.process.resolver) == "127.0.0.1:8600 tcp"
+    services = {
+        one["name"]: one for one in json.loads((CONF / "consul" / "services.json").read_text())["services"]
+    }
+    wanted = read.pools[0].backends[0].set
+    assert wanted is not None and wanted.host == f"_{services['web']['name']}._tcp.service.consul"
+    own = services["balancer"]
+    assert own["port"] == read.listeners[0].addresses[0].port
+    assert own["check"]["http"] == f"http://{read.process.metrics}/ready"
 
 
 def test_the_swarms_command_lines_are_understood() -> None:

@@ -405,6 +405,16 @@ def test_a_successor_of_the_prober_goes_on_with_what_was_added_and_a_reload_ends
     assert sim.hosts() == ["10.0.0.1"]
 
 
+def test_spare_slots_are_no_backends_where_a_name_has_none_either() -> None:
+    sim = SpareSimulation()
+    [slot] = parse_upstream("dns:web.test:80 slots=1 name=web").expanded()
+    sim.backends = (replace(slot, index=sim.backends[0].index), *sim.backends[1:])
+    sim.reply = NameReply("NXDOMAIN")
+    prober = sim.prober()
+    sim.loop.advance(6.0, prober.tick)
+    assert "up=0/1 reason=no backend is known of any name" in sim.verbs("all-down")[0]
+
+
 def test_empty_slots_do_not_count_where_a_tenth_of_a_pool_may_be_taken_out() -> None:
     """Without checks: of 2 backends and 18 empty slots one may be out."""
     sim = SpareSimulation()
