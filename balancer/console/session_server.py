@@ -3,8 +3,9 @@
 RULES
 - The socket's name is abstract and follows from the pids of master and worker: nothing to clean up, and the board says
   all of it. The console's own rules of who may ask hold here too (console/admin.py).
-- A list or a kill is done in slices of SLICE sessions, one a turn of the loop (measured: 10 us a session), so that no
-  client waits longer than 2 ms for it.
+- A list or a kill is done in slices of sessions, one a turn of the loop, so that no client waits longer than 5 ms for it.
+  Measured with 20,000 sessions on 4 workers (November 2026): 1.8 ms of CPU for the longest turn of a list, 2 ms for one
+  of a kill, which has the ends of its sessions to do as well (4.7 ms in slices of 128).
 - A session is one JSON object and a comma: the console puts the workers' lists together without reading them.
 
     sessions FILTERS  ->  {...},{...},       kill FILTERS  ->  {"closed": 3}
@@ -20,6 +21,7 @@ import socket
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from ipaddress import ip_address, ip_network
 from itertools import islice
 from os import getpid
@@ -36,7 +38,8 @@ from balancer.relay.session import Session
 from balancer.relay.session_line import session_id
 from balancer.relay.timeouts import is_half_closed
 
-SLICE = 128  # sessions a turn
+SLICE = 128  # sessions a turn, of a list
+KILL_SLICE = 48  # of a kill
 BACKLOG = 8
 FILTERS = ("id", "pool", "backend", "client", "older")
 
@@ -94,9 +97,12 @@ def requests_of(session: Session) -> dict[str, int] | None:
     return {"under_way": len(client.requests), "done": client.served}
 
 
+_network = lru_cache(8)(lambda text: ip_network(text, strict=False))  # each session asks for the same
+
+
 def is_within(address: str, network: str) -> bool:
     """Whether a client's address is in a network or is that address; a unix socket's is in none."""
-    return bool(address) and ip_address(address.partition("%")[0]) in ip_network(network, strict=False)
+    return bool(address) and ip_address(address.partition("%")[0]) in _network(network)
 
 
 def state_of_session(session: Session) -> str:
@@ -179,7 +185,7 @@ class SessionServer:
         self, meant: SessionFilter, sessions: Iterator[Session], reply: AdminConnection, closed: int
     ) -> None:
         now = self._loop.now
-        some = list(islice(sessions, SLICE))
+        some = list(islice(sessions, KILL_SLICE))
         for session in some:
             if meant.matches(session, now):
                 session.close(ends.KILLED, "operator")

@@ -1,5 +1,6 @@
 """Sessions as the console sees them: filters, states, and slices that leave the worker its turns."""
 
+import itertools
 import json
 import shlex
 import socket
@@ -12,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from balancer.console.session_query import filter_of, is_whole, question_of, sessions_answer
-from balancer.console.session_server import SLICE, SessionFilter, SessionServer, describe_session
+from balancer.console.session_server import KILL_SLICE, SLICE, SessionFilter, SessionServer, describe_session
 from balancer.console.views import sessions_text
 from balancer.relay import ends
 from balancer.relay.session_line import session_id
@@ -130,6 +131,23 @@ def test_a_kill_closes_what_is_meant_and_says_how_many(server: Callable[[], tupl
     worker.settle(4)
     assert json.loads(answer.text) == {"closed": 1} and len(worker.sessions) == SLICE + 1
     assert worker.ends == ["KD operator"]
+    found.server.stop()
+
+
+def test_a_kill_takes_a_slice_a_turn_with_the_ends_of_its_sessions(
+    server: Callable[[], tuple[Any, Any]],
+) -> None:
+    worker, found = server()
+    answer = Answer()
+    found.handle(["kill", SessionFilter(client="127.0.0.0/8").text()], answer)
+    left = [len(worker.sessions)]
+    while not answer.text:
+        worker.turn()
+        left.append(len(worker.sessions))
+    worker.settle(2)
+    assert json.loads(answer.text) == {"closed": SLICE + 2} and not worker.sessions
+    ended = [before - after for before, after in itertools.pairwise(left)]
+    assert max(ended[1:]) <= KILL_SLICE and ended[0] <= 2 * KILL_SLICE, "the question came between two turns"
     found.server.stop()
 
 
