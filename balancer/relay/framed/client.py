@@ -30,6 +30,7 @@ from balancer.relay.framed.frame_format import FrameRefused
 from balancer.relay.framed.requests import FramedRequest, new_request, request_line
 from balancer.relay.framed.transfer import BLOCKED, DONE, DRY, FAILED, LOST, MORE
 from balancer.relay.half import LIMIT
+from balancer.relay.sockets import unacknowledged
 
 READS = 4  # of one client in one turn
 _LAST = READ_HANGUP | HANGUP | ERROR | URGENT
@@ -415,22 +416,31 @@ class FramedClient:
             return upload.upload is not None and not upload.upload.waiting()
         return bool(self.rest or self._skip) and len(self.requests) < self._most
 
+    def is_behind(self) -> bool:
+        """Return whether the client has been offered more than its socket takes."""
+        turn = self.turn
+        return turn is not None and turn.carrier is not None and turn.carrier.is_held_up
+
     def nudge(self) -> None:
-        """End a client whose frame, or whose reply, has begun and made no progress for frame-timeout (by the sweep)."""
+        """End a client whose frame, or whose reply, has begun and made no progress for frame-timeout (by the sweep).
+
+        A reply that the client does not take holds its backend's place, whatever the client sends meanwhile. Its progress
+        is what the client's kernel acknowledges: of a slow reader the socket takes no more for many seconds."""
         turn = self.turn
         carrier = turn.carrier if turn is not None else None
+        is_behind = self.is_behind()
         is_backends = carrier is not None and carrier.is_receiving
         upload = self._upload.carrier if self._upload is not None else None
         is_blocked = upload is not None and upload.is_blocked
         is_clients = self._is_clients_turn()
-        progress = self.movement()
+        progress = self.bytes_out - unacknowledged(self.fd) if is_behind else self.movement()
         now = self._loop.now
-        if progress != self._watched_progress or not (is_backends or is_clients or is_blocked):
+        if progress != self._watched_progress or not (is_behind or is_backends or is_clients or is_blocked):
             self._watched_progress, self._stalled_since = progress, now
         elif now - self._stalled_since >= self._lane.pool.frame_timeout:
-            if is_clients:
+            if is_clients and not is_behind:
                 self._lane.refuse(client=self.session.peer_name(), reason="frame-timeout", then="close")
-            self.fail(ends.CLIENT_IDLE if is_clients else ends.BACKEND_IDLE, "frame-timeout")
+            self.fail(ends.CLIENT_IDLE if is_clients or is_behind else ends.BACKEND_IDLE, "frame-timeout")
 
     def on_backend(self, mask: int) -> None:
         """Not called: each connection to a backend has its own handler."""

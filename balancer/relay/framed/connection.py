@@ -75,9 +75,7 @@ class KeptConnections:
         self.answered = 0.0  # requests, up to the last sweep; -inf: it will never be trusted
         self.address: object = None  # that was dialled last
         self.has_limit = False
-        self.is_long = (
-            False  # the last reply was: of the next one the header is looked at, and all of it spliced
-        )
+        self.is_long = False  # the last reply was: of the next one the header is looked at, and all spliced
 
     def count_again(self) -> None:
         """A connection has ended or failed, or leads elsewhere: the next reply may be another program's."""
@@ -107,9 +105,7 @@ class BackendConnection:
         self.awaited: FramedRequest | None = None
         self.head = b""  # the first bytes of a reply whose header is not complete
         self.reply: FrameTransfer | None = None  # the rest of a reply
-        self.sent = self.received = (
-            0  # bytes of the requests that it has carried before this one, and of their replies
-        )
+        self.sent = self.received = 0  # bytes of the requests carried before this one, and of their replies
         self.counted_sent = self.counted_received = 0  # of these, the pool's
         self.idle_since = 0.0
 
@@ -416,6 +412,11 @@ class BackendConnection:
         """Bytes of the request wait for the backend."""
         request = self.request
         return request is not None and request.upload is not None and request.upload.waiting() > 0
+
+    @property
+    def is_held_up(self) -> bool:
+        """Bytes of the reply wait for the client."""
+        return self.reply is not None and self.reply.waiting() > 0
 
     def watch_writing(self) -> None:
         """Report room for the rest of the request."""

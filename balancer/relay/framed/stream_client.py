@@ -72,6 +72,9 @@ class StreamClient(FramedClient):
             return
         self._settle()
 
+    def is_behind(self) -> bool:
+        return bool(self.stream.unsent) or super().is_behind()
+
     # -- ends
 
     def _settle(self) -> None:

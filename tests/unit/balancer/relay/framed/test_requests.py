@@ -1,5 +1,6 @@
 """Framed mode: each request to a backend of its own, and its reply to its client, whatever the peers do."""
 
+import contextlib
 import random
 import socket
 from collections.abc import Callable
@@ -28,12 +29,14 @@ from tests.unit.balancer.relay.framed.framed_simulation import (
     HEADER,
     MOST,
     FramedSimulation,
+    FramePeer,
     exchange,
     frame,
     misbehaved,
 )
 
 Start = Callable[..., FramedSimulation]
+LONG = 24 << 20  # bytes: more than the buffers of two connections take
 
 
 # -- choice and kept connections
@@ -523,21 +526,26 @@ def test_a_client_that_resets_costs_its_connections_and_no_health(start: Start, 
     assert worker.request_ends == ["CD", "CD"]
 
 
+def fill(backend: FramePeer, data: bytes) -> bytes:
+    """Send as much as the buffers take; return the rest."""
+    while data:
+        try:
+            data = data[backend.sock.send(data) :]
+        except BlockingIOError:
+            backend.worker.settle(3)
+            try:
+                data = data[backend.sock.send(data) :]
+            except BlockingIOError:
+                break
+    return data
+
+
 def test_a_client_that_does_not_read_stops_its_own_requests_only(start: Start) -> None:
     worker = start(pipeline=2)
     slow, quick = worker.client(), worker.client()
     slow.ask("big")
     backend = worker.backend()
-    data = frame(b"x" * MOST)
-    while data:  # as much as the buffers take
-        try:
-            data = data[backend.sock.send(data) :]
-        except BlockingIOError:
-            worker.settle(3)
-            try:
-                data = data[backend.sock.send(data) :]
-            except BlockingIOError:
-                break
+    data = fill(backend, frame(b"x" * MOST))
     for _ in range(3):
         exchange(quick, worker.backend, "q")
     assert worker.under_way() == 1
@@ -553,6 +561,61 @@ def test_a_client_that_does_not_read_stops_its_own_requests_only(start: Start) -
             break
         worker.turn()
     assert [len(reply) for reply in replies] == [MOST]
+
+
+@pytest.mark.parametrize("then", ["waits", "ends its sending", "sends on"])
+@pytest.mark.parametrize("order", ["strict", "any"])
+def test_a_client_that_does_not_read_is_cut_without_any_idle_timeout(
+    start: Start, order: str, then: str
+) -> None:
+    """Its reply holds a place at the backend. What the client sends meanwhile is no progress of it."""
+    worker = start(idle_timeout=0.0, frame_timeout=5.0, order=order, max_frame=LONG)
+    client = worker.client()
+    client.ask("big")
+    assert fill(worker.backend(), frame(b"x" * LONG))
+    if then == "ends its sending":
+        client.end()
+    unsent = frame("slowly")
+    worker.pass_time(1.0)
+    for _ in range(3):
+        assert worker.under_way() == 1 and not worker.ends
+        if then == "sends on":
+            client.send(unsent[:1])
+            unsent = unsent[1:]
+        worker.pass_time(1.0)
+    worker.pass_time(3.5)
+    assert worker.ends == ["cD frame-timeout"]
+    assert worker.under_way() == 0
+    assert not [
+        line for line in worker.lines.others if line.startswith("refuse ")
+    ]  # it has sent no bad frame
+
+
+def test_a_client_that_reads_slowly_is_not_cut(start: Start) -> None:
+    """Its socket takes nothing new for longer than frame-timeout: what its kernel acknowledges is progress."""
+    worker = start(idle_timeout=0.0, frame_timeout=2.0, max_frame=LONG)
+    client = worker.client()
+    client.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 17)  # a window that opens in small steps
+    client.ask("big")
+    rest, heard = fill(worker.backend(), frame(b"x" * LONG)), 0
+    [session] = worker.context.sessions
+    given, passed = session.given(), 0
+    while session.given() == given and not worker.ends and passed < 40:
+        with contextlib.suppress(BlockingIOError):
+            for _ in range(18):  # the kernel opens the window by some 200 KB at once
+                heard += len(client.sock.recv(16_384))
+        worker.pass_time(1.5)
+        passed += 1
+    assert rest and heard and not worker.ends
+    assert passed > 2  # seconds without a write, as it is meant
+
+
+def test_a_client_that_has_taken_its_reply_may_stay_for_ever_without_idle_timeout(start: Start) -> None:
+    worker = start(idle_timeout=0.0, frame_timeout=2.0)
+    client = worker.client()
+    exchange(client, worker.backend, "a")
+    worker.pass_time(30.0)
+    exchange(client, worker.backend, "b")
 
 
 # -- backends that break
