@@ -82,5 +82,7 @@ def all_read(*ports: int) -> bool:
 
 
 def dialled(port: int) -> set[int]:
-    """Inodes of the connections to `port`, attempts included, whose dialling side is held by a process."""
-    return {s.inode for s in kernel_sockets(port) if s.remote == port and s.inode}
+    """Inodes of the connections to `port`, attempts included, whose dialling side is held by a process. A client of some
+    other listener may have the same port at another address: the socket that was accepted for it is none of them."""
+    listened = {s.local for s in sockets_in(LISTEN)}
+    return {s.inode for s in kernel_sockets(port) if s.remote == port and s.inode and s.local not in listened}

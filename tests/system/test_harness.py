@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from scripts.lab.backends import Digest, Echo, Scripted
+from scripts.lab.kernel import dialled
 from scripts.lab.load import REPLY, REQUEST, Load, receive, run_load
 from scripts.lab.network import close_with_reset, free_port
 from scripts.lab.process import LabProcess, is_running
@@ -115,3 +116,19 @@ def test_the_echo_counts_its_connections() -> None:
             sock.close()
         wait_for(lambda: backend.now == 0, "the echo's connections to end")
         assert backend.ever == 3
+
+
+def test_a_client_of_another_listener_with_the_same_port_was_not_dialled() -> None:
+    with (
+        socket.create_server(("127.0.0.1", 0)) as server,
+        socket.create_server(("127.0.0.1", 0)) as other,
+        socket.socket() as client,
+    ):
+        port = server.getsockname()[1]
+        client.bind(("127.0.0.5", port))
+        client.connect(other.getsockname())
+        accepted, _ = other.accept()
+        with accepted:
+            assert dialled(port) == set()
+            with socket.create_connection(server.getsockname()) as dialling:
+                assert dialled(port) == {os.fstat(dialling.fileno()).st_ino}
