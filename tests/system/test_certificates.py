@@ -45,6 +45,7 @@ def test_a_worker_that_is_replaced_presents_the_renewed_one(certificate: Renewab
         lb.expect(r"\breap\b|signal")
         serial = certificate.issue(days=60)
         assert lb.ctl("reload", "certificates").returncode == 0
+        assert lb.ctl("reload", "certificates").stdout == "no certificate has changed\n"
         (pid,) = lb.worker_pids()
         os.kill(pid, signal.SIGKILL)
         wait_for(lambda: lb.worker_pids() not in ([pid], []), "another worker", 10)

@@ -20,7 +20,7 @@ from tests.authority import Authority
 from tests.system.faults import REAPED, kill_counted, ready_pids, report, wait_whole
 from tests.system.harness import FileBalancer, ini_section
 from tests.system.tls_clients import Renewable, client_context, connect, echoes, serial_of
-from tests.system.upgradable import UpgradableBalancer, subreaper
+from tests.system.upgradable import UpgradableBalancer, status_or_none, subreaper
 
 KEPT = 200  # sessions that live through a change
 RATE = 200  # new clients a second, where the machine has room for them
@@ -122,7 +122,9 @@ def reload(site: Site) -> None:
 def upgrade(site: Site) -> None:
     site.lb.new_version("9.1")
     site.lb.upgrade()
-    wait_for(lambda: site.lb.status()["version"] == "9.1", "a status of the new version", 5)
+    wait_for(
+        lambda: (status_or_none(site.lb) or {}).get("version") == "9.1", "a status of the new version", 5
+    )
 
 
 def kill_each_worker(site: Site) -> None:
@@ -150,11 +152,10 @@ def renew_certificate(site: Site) -> None:
     wait_for(is_presented, "the new certificate", 5)
     assert site.lb.worker_pids() == pids
     site.lb.wait_line(r' reload generation=1 result="1 certificate renewed"', after=at)
-    assert site.lb.ctl("reload", "certificates").stdout == "no certificate has changed\n"
 
 
 @pytest.mark.parametrize(
-    ("change", "times"), [(reload, 2), (upgrade, 1), (kill_each_worker, 1), (renew_certificate, 3)]
+    ("change", "times"), [(reload, 2), (upgrade, 1), (kill_each_worker, 1), (renew_certificate, 2)]
 )
 def test_a_change_under_kept_and_new_sessions_loses_none(
     tmp_path: Path, change: Callable[[Site], None], times: int
@@ -167,25 +168,26 @@ def test_a_change_under_kept_and_new_sessions_loses_none(
         if change is kill_each_worker:
             lb.expect(REAPED)
         stack.enter_context(lb)
-        new = stack.enter_context(NewClients(lb.address).coming())
-        site = Site(lb, certificate, new)
+        site = Site(lb, certificate, NewClients(lb.address))
         stack.callback(site.close)
         began = time.monotonic()
-        for _ in range(times):
-            site.fill()
-            new.wait_served()
-            change(site)
-            new.wait_served()
-            site.count_lost()
-        lost, seconds = site.lost + len(new.failures), time.monotonic() - began
-        report(
-            f"TLS, {change.__name__}", lost=lost, served=new.served, per_second=round(new.served / seconds)
-        )
-        assert lost <= site.held_by_the_killed, new.failures
+        with site.new.coming():
+            for _ in range(times):
+                site.fill()
+                site.new.wait_served()
+                change(site)
+                site.new.wait_served()
+                site.count_lost()
+            served, seconds = site.new.served, time.monotonic() - began
+        lost = site.lost + len(site.new.failures)
+        report(f"TLS, {change.__name__}", lost=lost, served=served, per_second=round(served / seconds))
+        assert lost <= site.held_by_the_killed, site.new.failures
         if change is kill_each_worker:
             assert site.lost, "the killed held kept sessions"
         site.close()
-        stack.callback(lb.check_at_rest, workers=2, seconds=10)  # once the new clients have stopped
+        if change is upgrade:
+            assert lb.old.wait(10) == 0
+        lb.check_at_rest(workers=2, seconds=10)
 
 
 # -- a change of trust
