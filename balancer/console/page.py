@@ -162,7 +162,7 @@ class BalancerPage:
             return f"Listener {name}: {headline(self.status)}" if kind else headline(self.status)
         pool = self.status["pools"][0]
         sessions = counted(sum(one["sessions"] for one in pool["backends"]), "session")
-        up = f"{pool['up']} of {counted(len(pool['backends']), 'backend')} up, {sessions}"
+        up = f"{pool['up']:,} of {counted(len(pool['backends']), 'backend')} up, {sessions}"
         return f"Pool {name}: {up if pool['serving'] else 'no client can be served: ' + pool['reason']}"
 
     def rate(self, key: str) -> float | None:
@@ -229,7 +229,7 @@ class BalancerPage:
             pill(
                 "serves" if one["serving"] else "out",
                 GOOD if one["serving"] else BAD,
-                f"{one['up']} of {len(backends)} up",
+                f"{one['up']:,} of {len(backends):,} up",
             ),
             bar(sum(each["sessions"] for each in backends), sum(limits) if all(limits) else 0),
             bar(one["queued"], one["max_queue"]),

@@ -22,7 +22,7 @@ def headline(status: Status) -> str:
     backends = status["backends"]
     up = sum(backend["state"] == "up" for backend in backends)
     sessions = counted(status["totals"]["sessions"], "session")
-    figures = f"{up} of {counted(len(backends), 'backend')} up, {sessions}"
+    figures = f"{up:,} of {counted(len(backends), 'backend')} up, {sessions}"
     if not status["serving"]:
         return f"No client can be served: {status['reason']}"
     out = [pool["name"] for pool in status["pools"] if not pool["serving"]]

@@ -60,6 +60,8 @@ def test_the_big_line() -> None:
     assert headline(some).startswith("No client of pool api can be served; 1 of 2 backends up, ")
     html = render(three)
     assert "<h1>3 of 3 backends up, 17 sessions</h1>" in html
+    many = status(backends=[backend(f"b{n}") for n in range(1000)])
+    assert headline(many).startswith("1,000 of 1,000 backends up") and "1,000 of 1,000 up" in render(many)
     assert "Nothing needs attention." in html and "{{" not in html
 
 
