@@ -18,6 +18,7 @@ from collections.abc import Mapping, Sequence
 from ipaddress import ip_address
 from typing import Any
 
+from balancer.console.sets import is_shown
 from balancer.edge.route import REJECT, Route
 from balancer.options import Listener, Pool
 from balancer.pool.backend import Backend
@@ -98,6 +99,7 @@ def explain_pool(board: Board, pool: Pool, source: str) -> dict[str, Any]:
             else "backup" if one in able else states[one.index],
         }
         for one in pool.backends
+        if is_shown(board, one)
     ]  # fmt: skip
     if elected:
         by_source = BY_SOURCE if pool.balance in HASHES and not source else ""
