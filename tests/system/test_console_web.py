@@ -37,6 +37,17 @@ def lb() -> Iterator[WithMetrics]:
         yield balancer
 
 
+@pytest.fixture
+def lb_with_file() -> Iterator[WithMetrics]:
+    """Its file can be changed."""
+    with (
+        Echo() as backend,
+        WithMetrics(upstreams=[backend.address], metrics="localhost:0").with_file() as balancer,
+    ):
+        balancer.wait_backend(text_of(backend.address), "up")
+        yield balancer
+
+
 def ask(
     address: Address, path: str, method: str = "GET", body: bytes | None = None
 ) -> tuple[int, dict[str, str], str]:
@@ -243,6 +254,29 @@ def test_a_reload_opens_moves_and_closes_the_http_server(tmp_path: Path) -> None
             wait_for(lambda: is_closed(second), "the HTTP server closed")
             wait_for(lambda: len(lb.processes()) == 5, "one generation", 8)
             assert lb.cpu_share(0.5) < 0.3, "a listener that was shut down spins"
+
+
+def hour(lb: WithMetrics) -> str:
+    """The points of the chart of sessions, as the page's script is told them."""
+    items = json.loads(ask(lb.http, "/status.json?since=nothing")[2])["items"]
+    return str(items["tile sessions"][2])
+
+
+def test_a_reload_goes_on_with_the_history(lb_with_file: WithMetrics) -> None:
+    """The console that a reload starts shows the points of the one before, at once: its own first ones take 30 s."""
+    lb = lb_with_file
+    with held(lb.address, 3):
+        before = wait_for(lambda: hour(lb), "points of a chart", 60, every=1.0)
+        consoles = {pid for pid, title in lb.titles().items() if "console" in title}
+        lb.change_file()
+        assert lb.ctl("reload").returncode == 0
+        wait_for(
+            lambda: (now := {pid for pid, title in lb.titles().items() if "console" in title}) and not now & consoles,
+            "another console alone", 20,
+        )  # fmt: skip
+        last = before.split()[-1].partition(",")[2]
+        assert last in {point.partition(",")[2] for point in hour(lb).split()}, "the height that it had"
+    lb.wait_idle(10)
 
 
 def test_an_http_server_off_loopback_is_warned_of() -> None:
