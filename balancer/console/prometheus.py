@@ -89,18 +89,19 @@ def set_figure(key: str) -> Callable[[Status], Iterable[Figure]]:
 
     def read(status: Status) -> Iterable[Figure]:
         sets = [one for pool in status["pools"] for one in pool.get("sets", ())]
-        return [({"pool": one["pool"], "set": one["name"]}, one[key]) for one in sets]
+        return [(set_labels(one), one[key]) for one in sets]
 
     return read
+
+
+def set_labels(one: Mapping[str, Any]) -> dict[str, str]:
+    return {"pool": one["pool"], "set": one["name"], "name": one["slot_name"]}
 
 
 def set_errors(status: Status) -> Iterable[Figure]:
     """1 with its name for each set whose last lookup has failed, 0 with an empty name for the others."""
     sets = [one for pool in status["pools"] for one in pool.get("sets", ())]
-    return [
-        ({"pool": one["pool"], "set": one["name"], "error": one["error"] or ""}, bool(one["error"]))
-        for one in sets
-    ]
+    return [(set_labels(one) | {"error": one["error"] or ""}, bool(one["error"])) for one in sets]
 
 
 backend_figure = partial(each_of, "backends")

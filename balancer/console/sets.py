@@ -25,7 +25,8 @@ from balancer.pool.targets import address_in_use, unpack_address
 
 def describe_sets(board: Board, pool: Pool, now_ms: int) -> list[dict[str, Any]]:
     """`age_s`, `ttl_s`, `ttl_left_s` and `server` are of the last answer, null before the first one; `error` is of the
-    lookup after it, null when that has succeeded."""
+    lookup after it, null when that has succeeded. `slot_name` stands before the numbers of its slots: a pool may ask for
+    one name twice, as for IPv4 and for IPv6."""
     slots = [backend for backend in pool.backends if backend.set and not backend.is_spare]
     groups = groupby(slots, key=lambda one: (one.name.rpartition("-")[0], one.set))
     return [_describe(board, pool, list(group), now_ms) for _, group in groups]
@@ -38,6 +39,7 @@ def _describe(board: Board, pool: Pool, slots: list[Backend], now_ms: int) -> di
     server = unpack_address(board.word(first, W_DNS_SERVER), board.word(first, W_DNS_SERVER + 1))
     return {
         "name": str(slots[0].set),
+        "slot_name": slots[0].name.rpartition("-")[0],
         "pool": pool.name,
         "slots": len(slots),
         "backends": len(tenants),

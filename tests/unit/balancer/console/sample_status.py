@@ -68,7 +68,8 @@ def pool(name: str, backends: list[dict[str, Any]], **changed: Any) -> dict[str,
 
 
 SET = {
-    "name": "dns:web.test:80", "pool": "main", "slots": 8, "backends": 3, "left_out": 0, "age_s": 0.4, "ttl_s": 5.0,
+    "name": "dns:web.test:80", "slot_name": "web", "pool": "main",
+    "slots": 8, "backends": 3, "left_out": 0, "age_s": 0.4, "ttl_s": 5.0,
     "ttl_left_s": 4.6, "server": "10.0.0.53", "error": None, "tenants": [], "queries_total": 9, "failures_total": 1,
 }  # fmt: skip
 

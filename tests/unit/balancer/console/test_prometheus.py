@@ -248,7 +248,7 @@ def test_a_histogram_counts_up_to_each_bound() -> None:
 
 def test_a_set_has_its_last_answer_and_its_queries() -> None:
     found = read(exposition(status(pools=[pool("main", []) | {"sets": [SET]}])))
-    labels = (("pool", "main"), ("set", "dns:web.test:80"))
+    labels = (("pool", "main"), ("set", "dns:web.test:80"), ("name", "web"))
     names = {key[0]: value for key, value in found.items() if key[0].startswith("balancer_dns")}
     assert names == {
         "balancer_dns_slots": 8, "balancer_dns_backends": 3, "balancer_dns_left_out": 0,
@@ -258,6 +258,13 @@ def test_a_set_has_its_last_answer_and_its_queries() -> None:
     assert ("balancer_dns_slots", labels) in found or ("balancer_dns_slots", *labels) in found
 
 
+def test_one_name_asked_for_twice_in_a_pool_has_series_of_its_own() -> None:
+    sets = [SET, SET | {"slot_name": "web-v6"}]
+    lines = exposition(status(pools=[pool("main", []) | {"sets": sets}])).splitlines()
+    series = [line.rpartition(" ")[0] for line in lines if not line.startswith("#")]
+    assert len(series) == len(set(series))
+
+
 @pytest.mark.parametrize("error", [error for error in ERRORS if error])
 def test_the_last_error_of_a_set_has_its_name(error: str) -> None:
     text = exposition(
@@ -265,8 +272,8 @@ def test_the_last_error_of_a_set_has_its_name(error: str) -> None:
     )
     lines = [line for line in text.splitlines() if line.startswith("balancer_dns_error{")]
     assert lines == [
-        f'balancer_dns_error{{pool="main",set="dns:web.test:80",error="{error}"}} 1',
-        'balancer_dns_error{pool="main",set="dns:b:80",error=""} 0',
+        f'balancer_dns_error{{pool="main",set="dns:web.test:80",name="web",error="{error}"}} 1',
+        'balancer_dns_error{pool="main",set="dns:b:80",name="web",error=""} 0',
     ]
 
 
