@@ -3,12 +3,15 @@
 import ast
 import configparser
 import re
+import shlex
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import yaml
+
+from balancer.configuration import parse as parse_balancer
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = [path for package in ("balancer", "workers") for path in sorted((ROOT / package).rglob("*.py"))]
@@ -219,7 +222,22 @@ def test_every_file_that_a_document_names_exists(document: str) -> None:
         ROOT / name for name in re.findall(r"`((?:balancer|workers|scripts|tests|conf|docs)/[\w./-]*)`", text)
     ]
     named += [page.parent / link for link in re.findall(r"\]\(([\w./-]+?)(?:#[\w-]*)?\)", text)]
-    assert [str(path) for path in named if not path.exists()] == []
+    pictures = [page.parent / source for source in re.findall(r'<img [^>]*src="([^"]+)"', text)]
+    assert [str(path) for path in named + pictures if not path.exists()] == []
+    assert all(path.stat().st_size < 150_000 for path in pictures)
+    assert text.count("<img ") == len(re.findall(r'<img [^>]*alt="[^"]{20,}"', text)), (
+        "words for who sees no picture"
+    )
+
+
+def test_the_commands_of_the_readme_are_valid() -> None:
+    """Those of the balancer are parsed; docs/GETTING-STARTED.md is run by a system test."""
+    blocks = re.findall(r"```sh\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    lines = [shlex.split(line) for block in blocks for line in block.splitlines()]
+    commands = [words[1:] for words in lines if words[0] == "balancer"]
+    assert commands
+    for words in commands:
+        assert parse_balancer(words, {}).pools[0].backends
 
 
 def test_the_readme_is_read_in_five_minutes_and_leads_to_every_page() -> None:
