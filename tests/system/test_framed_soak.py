@@ -177,8 +177,10 @@ def test_faults_of_backends_and_workers_cost_what_killed_workers_held(
         assert figures["breaks"] <= faults.held
         assert figures["lost"] <= faults.held * AT_ONCE
         totals = lb.wait_idle(10)["totals"]
-        assert totals["accepted_total"] == figures["connections"]
-        assert totals["accepted_total"] - totals["closed_total"] == faults.held
+        # A kill may come between an accept and its count, or between the close of a client and the count of its end.
+        accepted, kills = totals["accepted_total"], faults.counts["kill_worker"]
+        assert abs(accepted - figures["connections"]) <= kills
+        assert abs(accepted - totals["closed_total"] - faults.held) <= kills
         wait_for(
             lambda: len({one["generation"] for one in lb.status()["workers"]}) == 1,
             "old generations gone",
