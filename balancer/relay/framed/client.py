@@ -33,6 +33,7 @@ from balancer.relay.half import LIMIT
 from balancer.relay.sockets import unacknowledged
 
 READS = 4  # of one client in one turn
+PAUSE = 60.0  # seconds for which a client may leave a reply unread, where frame-timeout is not longer
 _LAST = READ_HANGUP | HANGUP | ERROR | URGENT
 _READABLE = READ | _LAST
 
@@ -424,8 +425,9 @@ class FramedClient:
     def nudge(self) -> None:
         """End a client whose frame, or whose reply, has begun and made no progress for frame-timeout (by the sweep).
 
-        A reply that the client does not take holds its backend's place, whatever the client sends meanwhile. Its progress
-        is what the client's kernel acknowledges: of a slow reader the socket takes no more for many seconds."""
+        A reply that the client does not take holds its backend's place, whatever the client sends meanwhile; people and
+        programs pause longer than networks, so it has PAUSE. Its progress is what the client's kernel acknowledges: of a
+        slow reader the socket takes no more for many seconds."""
         turn = self.turn
         carrier = turn.carrier if turn is not None else None
         is_behind = self.is_behind()
@@ -437,7 +439,7 @@ class FramedClient:
         now = self._loop.now
         if progress != self._watched_progress or not (is_behind or is_backends or is_clients or is_blocked):
             self._watched_progress, self._stalled_since = progress, now
-        elif now - self._stalled_since >= self._lane.pool.frame_timeout:
+        elif now - self._stalled_since >= max(self._lane.pool.frame_timeout, PAUSE if is_behind else 0.0):
             if is_clients and not is_behind:
                 self._lane.refuse(client=self.session.peer_name(), reason="frame-timeout", then="close")
             self.fail(ends.CLIENT_IDLE if is_clients or is_behind else ends.BACKEND_IDLE, "frame-timeout")
