@@ -44,6 +44,7 @@ def test_a_path_with_blanks_works_wherever_a_path_may_stand(tmp_path: Path) -> N
             first.upgrade()
             wait_for(lambda: not is_running(old), "the old master gone", 20)
             assert is_echoed(place / "fr ont.sock")
+            first.expect("all-down")
             done = first.ctl("maint", "be hind", "--reason", "a new disk")
             assert done.returncode == 0, done
             [found] = first.status()["backends"]

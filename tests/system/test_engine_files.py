@@ -79,6 +79,36 @@ def by_nomad(path: Path, directory: Path) -> str:
     return ""
 
 
+def by_consul(path: Path, directory: Path) -> str:
+    """The fields of a service definition; Consul itself is in no registry that is asked here."""
+    known = {
+        "name",
+        "id",
+        "port",
+        "address",
+        "tags",
+        "meta",
+        "weights",
+        "check",
+        "checks",
+        "enable_tag_override",
+    }
+    known_of = {
+        "weights": {"passing", "warning"},
+        "check": {"tcp", "http", "interval", "timeout", "id", "name"},
+    }
+    found = json.loads(path.read_text())
+    strange = [key for key in found if key != "services"]
+    for service in found.get("services", []):
+        strange += [key for key in service if key not in known]
+        strange += [
+            word for key, words in known_of.items() for word in service.get(key, ()) if word not in words
+        ]
+        if not isinstance(service.get("port"), int) or not {"tcp", "http"} & set(service.get("check", ())):
+            strange.append(str(service))
+    return "" if found.get("services") and not strange else f"strange: {strange}"
+
+
 COMPOSE = takes("check-jsonschema", "--builtin-schema", "vendor.compose-spec")
 KUBERNETES = takes("kubernetes-validate", "--strict")
 FILES: list[Any] = [
@@ -88,6 +118,7 @@ FILES: list[Any] = [
     ("conf/kubernetes/balancer.yaml", "terminationGracePeriodSeconds", KUBERNETES),
     ("conf/kubernetes/resizers.yaml", "terminationGracePeriodSeconds", KUBERNETES),
     ("conf/nomad/balancer.nomad.hcl", "driver", by_nomad),
+    ("conf/consul/services.json", "interval", by_consul),
     ("conf/bird/bird.conf", "router id", takes("bird", "-p", "-c")),
     ("conf/keepalived/keepalived.conf", "virtual_router_id", by_keepalived),
     ("conf/balancer.service", "ExecStart", by_systemd),
