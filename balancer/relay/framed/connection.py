@@ -60,8 +60,8 @@ class KeptConnections:
     """The idle connections to one backend, the one that has been idle longest first."""
 
     __slots__ = (
-        "address", "answered", "backend", "has_limit", "idle", "is_long", "most", "place", "reply_times", "resting",
-        "suspect_until",
+        "address", "answered", "backend", "has_limit", "idle", "is_long", "most", "open", "place", "reply_times",
+        "resting", "suspect_until",
     )  # fmt: skip
 
     def __init__(self, backend: Backend, place: int, most: float) -> None:
@@ -69,6 +69,7 @@ class KeptConnections:
         self.place = place  # in the pool
         self.most = most  # idle connections; none while the backend is under suspicion
         self.idle: deque[BackendConnection] = deque()
+        self.open = 0  # connections, idle or not, and those that are being made
         self.suspect_until = 0.0
         self.reply_times: list[float] = []  # seconds, of the replies since the last sweep
         self.resting = RESTING
@@ -78,7 +79,7 @@ class KeptConnections:
         self.is_long = False  # the last reply was: of the next one the header is looked at, and all spliced
 
     def count_again(self) -> None:
-        """A connection has ended or failed, or leads elsewhere: the next reply may be another program's."""
+        """A connection has failed or leads elsewhere, or none was left to show it: another program may reply next."""
         self.resting = RESTING
         self.answered = min(self.answered, -len(self.reply_times))
 

@@ -11,8 +11,9 @@ RULES
   shorter rest will do where RESTING rest, itself included.
 - At a backend that is trusted TRUSTED_RESTING will do: under load all that rest are used in turn, and their sockets push
   each other out of the caches. It is trusted after TRUSTED replies without a fault. Every connection that it
-  ends or refuses starts the count again, and so does another address of its name. A reply that is cut, a wrong one or a
-  byte too many costs it the trust of this worker for good, whatever slot it has. Another tenant of its slot begins anew.
+  ends or refuses starts the count again, and so do another address of its name and a time without any connection, in
+  which it may have been replaced unseen. A reply that is cut, a wrong one or a byte too many costs it the trust of this
+  worker for good, whatever slot it has. Another tenant of its slot begins anew.
 - A connection that breaks before the first byte of a reply costs the request a try: on another backend, as often as
   frame-retries allows. A kept connection that the backend had closed by then is no try, and no failure of the
   backend: what was sent there was not acknowledged.
@@ -30,6 +31,7 @@ from functools import partial
 from math import inf
 from os import write
 
+from balancer.config.units import Address
 from balancer.eventloop.errnos import CAPACITY, CROWDED, name_of
 from balancer.eventloop.repeats import RepeatedLine
 from balancer.options import Pool
@@ -97,7 +99,7 @@ class ConnectionPool:
         self._connects = connects
         self._replies = Histogram(context.cells[context.board.pool_at(pool.index) + P_REPLY_TIMES :])
         self._former_times: list[float] = []  # seconds, of replies from backends that had a slot before
-        self._distrusted: set[str] = set()  # identities of backends
+        self._distrusted: set[Address] = set()  # of backends: a slot keeps its name whoever has it
         self._new_socket = new_socket
         self._kept = [
             KeptConnections(elector.present(backend), elector.place_of(backend), pool.backend_conns or inf)
@@ -130,7 +132,7 @@ class ConnectionPool:
         self._former_times += former.reply_times
         former.reply_times = self._former_times  # for the requests that are under way
         self._kept[place] = kept = KeptConnections(backend, place, self._pool.backend_conns or inf)
-        if backend.identity in self._distrusted or len(self._distrusted) == self.most_distrusted:
+        if backend.address in self._distrusted or len(self._distrusted) == self.most_distrusted:
             kept.answered = -inf
 
     def _note_limits(self) -> None:
@@ -203,7 +205,7 @@ class ConnectionPool:
         backend = kept.backend
         family, address, is_near, _ = target
         request.elected_at = self.loop.now
-        if address != kept.address:
+        if address != kept.address or not kept.open:
             kept.address = address
             kept.count_again()
         connection: BackendConnection | None = None
@@ -220,6 +222,7 @@ class ConnectionPool:
             self._context.hold(1)
             connection = self._connection_type(self, kept, sock, target)
             self._open[connection] = None
+            kept.open += 1
             connection.request = request
             request.carrier = connection
         if connection is None or code not in (0, errno.EINPROGRESS):
@@ -324,6 +327,7 @@ class ConnectionPool:
             connection.shut()
         self.loop.forget_closing(connection.fd)
         connection.fd = -1
+        connection.kept.open -= 1
         self.dialling.pop(connection, None)
         self._later(connection, connection.kept.backend if request is not None else None)
         if request is not None:
@@ -382,9 +386,12 @@ class ConnectionPool:
 
     def distrust(self, kept: KeptConnections) -> None:
         """A backend has given a reply that is none: each of its connections rests as long as it can from now on."""
-        kept.resting, kept.answered = RESTING, -inf
+        address = kept.backend.address
+        for each in (kept, *self._kept):  # it may have another slot by now
+            if each.backend.address == address:
+                each.resting, each.answered = RESTING, -inf
         if len(self._distrusted) < self.most_distrusted:
-            self._distrusted.add(kept.backend.identity)
+            self._distrusted.add(address)
 
     def _drop_idle(self, kept: KeptConnections) -> None:
         while kept.idle:

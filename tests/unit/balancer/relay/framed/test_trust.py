@@ -8,7 +8,9 @@ from dataclasses import replace
 
 import pytest
 
-from balancer.pool.board import P_REPLY_TIMES, POOLS
+from balancer.config.units import Address
+from balancer.pool.backend import Backend
+from balancer.pool.board import ADMIN_MAINT, ADMIN_READY, P_REPLY_TIMES, POOLS
 from balancer.pool.targets import NameAddresses
 from balancer.pool.verdicts import VerdictWriter
 from balancer.relay.framed.connection import RESTING
@@ -69,6 +71,11 @@ def earn(worker: FramedSimulation) -> None:
     serve(worker, client, FEW)
     worker.pass_time(SWEPT)
     client.close()
+
+
+def other_tenant(slot: Backend, port: int) -> Backend:
+    """Another one in its slot, which keeps its name."""
+    return replace(slot, address=Address("inet", slot.address.host, port))
 
 
 def asked(worker: FramedSimulation) -> FramePeer:
@@ -173,6 +180,30 @@ def test_a_connection_that_fails_starts_the_count_again(
     assert resting(worker) == TRUSTED_RESTING
 
 
+def unused(worker: FramedSimulation) -> None:
+    worker.pass_time(worker.pool.idle_backend_timeout + SWEPT, step=SWEEP)
+
+
+def in_maintenance(worker: FramedSimulation) -> None:
+    for state in (ADMIN_MAINT, ADMIN_READY):
+        worker.board.set_admin_state(worker.backends[0].index, state, 0)
+        worker.pass_time(SWEPT)
+
+
+@pytest.mark.parametrize("act", [unused, in_maintenance])
+def test_a_time_without_connections_starts_the_count_again(
+    start: Start, act: Callable[[FramedSimulation], None]
+) -> None:
+    """Nothing would show that another program answers there now."""
+    worker = begin(start)
+    earn(worker)
+    act(worker)
+    assert worker.connections.idle() == 0
+    assert resting(worker) >= RESTING
+    earn(worker)
+    assert resting(worker) == TRUSTED_RESTING
+
+
 class NamedServer(Socket):
     """Leads to the only server, whatever address is dialled; `port` is its."""
 
@@ -209,16 +240,39 @@ def test_trust_belongs_to_the_tenant_of_a_slot(start: Start) -> None:
     move_in = worker.connections.elector.on_tenant
     assert move_in is not None
     first = worker.backends[0]
-    move_in(replace(first, name="second"))
+    move_in(other_tenant(first, 2))
     assert resting(worker) >= RESTING
     earn(worker)
     assert resting(worker) == TRUSTED_RESTING
     double(worker)
     worker.pass_time(SUSPICION + 2, step=2.0)
-    for tenant, is_trusted in ((first, True), (replace(first, name="second"), False)):
+    for tenant, is_trusted in ((first, True), (other_tenant(first, 2), False)):
         move_in(tenant)
         earn(worker)
         assert (resting(worker) == TRUSTED_RESTING) == is_trusted
+
+
+@pytest.mark.parametrize("is_cut", [False, True])
+def test_a_wrong_reply_from_before_costs_a_backend_that_is_back_the_trust(start: Start, is_cut: bool) -> None:
+    """It has another place in the pool by now, or the same one again."""
+    worker = begin(start)
+    peer = asked(worker)
+    move_in = worker.connections.elector.on_tenant
+    assert move_in is not None
+    first = worker.backends[0]
+    move_in(other_tenant(first, 2))
+    move_in(first)
+    if is_cut:
+        peer.send(frame("R" * 100)[:-1])
+        worker.settle()
+        peer.close()
+    else:
+        peer.send(frame("R") + b"x")
+    worker.settle(3)
+    worker.pass_time(SUSPICION + 2, step=2.0)
+    for _ in range(3):
+        earn(worker)
+    assert resting(worker) >= RESTING
 
 
 def test_replies_of_the_tenant_before_are_counted(start: Start) -> None:
@@ -228,7 +282,7 @@ def test_replies_of_the_tenant_before_are_counted(start: Start) -> None:
     client.ask("under way")
     move_in = worker.connections.elector.on_tenant
     assert move_in is not None
-    move_in(replace(worker.backends[0], name="second"))
+    move_in(other_tenant(worker.backends[0], 2))
     [peer] = [one for one in worker.dialled() if one.frames()]
     peer.answer("R")
     assert client.frames() == ["R"]
@@ -244,7 +298,7 @@ def test_where_many_tenants_have_misbehaved_no_new_one_is_trusted(start: Start) 
     move_in = worker.connections.elector.on_tenant
     assert move_in is not None
     for number in range(3):
-        move_in(replace(worker.backends[0], name=f"n{number}"))
+        move_in(other_tenant(worker.backends[0], 1 + number))
         double(worker)
     move_in(worker.backends[0])
     earn(worker)
