@@ -141,7 +141,7 @@ def info_text(status: Reply) -> str:
         (f"pid of {one['role']}", f"{one['pid']} ({human_bytes(one['rss_bytes'] or 0)})")
         for one in status["processes"]
     ]
-    return "\n".join(f"{name:16} {'-' if value in (None, '') else value}" for name, value in lines)
+    return "\n".join(printable(f"{name:16} {'-' if value in (None, '') else value}") for name, value in lines)
 
 
 def errors_text(found: Reply) -> str:
@@ -222,7 +222,7 @@ def option_text(reply: Reply) -> str:
     return "\n".join(printable(line) for line in lines)
 
 
-def elections_text(reply: Reply) -> str:
+def elections_lines(reply: Reply) -> list[str]:
     """The elections of one session."""
     lines: list[str] = []
     for one in reply["elections"]:
@@ -235,15 +235,18 @@ def elections_text(reply: Reply) -> str:
         ]
         lines += columns_text(("BACKEND", "STATE", "WEIGHT", "SESSIONS", "VERDICT"), rows, False)
         lines += [f"and {one['left_out']} more"] if one["left_out"] else []
-    return "\n".join(lines)
+    return lines
 
 
 def explain_text(reply: Reply) -> str:
     """The way of a client in words, or where an option's value comes from."""
     if "option" in reply:
         return option_text(reply)
-    if "elections" in reply:
-        return elections_text(reply)
+    return "\n".join(map(printable, elections_lines(reply) if "elections" in reply else way_lines(reply)))
+
+
+def way_lines(reply: Reply) -> list[str]:
+    """The way of a client."""
     asks = f" that asks for {reply['sni']}" if reply["sni"] else ""
     lines = [f"a client{' of ' + reply['source'] if reply['source'] else ''}{asks} at listener {reply['listener']} "
              f"({of_limit(*reply['maxconns'])} sessions{', ' + reply['full'] if 'full' in reply else ''})"]  # fmt: skip
@@ -257,7 +260,7 @@ def explain_text(reply: Reply) -> str:
         )
         lines.append(f"  route {route['route']}: {word}")
     if reply["pool"] is None:
-        return "\n".join([*lines, f"  {reply['reason']}"])
+        return [*lines, f"  {reply['reason']}"]
     queued, elects, kept = of_limit(*reply["queued"]), reply["elects"], reply["connections"]
     lines.append(
         f"pool {reply['pool']}, {reply['balance']}{' for each request' if kept else ''}, {queued} {elects}s queued"
@@ -271,4 +274,4 @@ def explain_text(reply: Reply) -> str:
          "-" if one["score"] is None else f"{one['score']:g}", one["verdict"]]
         for one in reply["backends"]
     ]  # fmt: skip
-    return "\n".join([*lines, *columns_text(head, rows, False)])
+    return [*lines, *columns_text(head, rows, False)]

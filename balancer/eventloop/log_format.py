@@ -53,7 +53,8 @@ def quoted(text: str) -> str:
 
 
 def fields_in(text: str) -> dict[str, str | int]:
-    """The fields of `key=value ...`, quotes and escapes undone; whole numbers as such."""
+    """The fields of `key=value ...`, quotes and escapes undone; whole numbers as such. Of text that was cut, an
+    escape may have been: it is U+FFFD."""
     return {key: _undone(value) for key, value in _FIELD.findall(text)}
 
 
@@ -71,7 +72,7 @@ def shortened(text: str, most: int) -> str:
 
 def _undone(value: str) -> str | int:
     if value.startswith('"'):
-        return value[1:-1].encode("latin-1", "backslashreplace").decode("unicode_escape")
+        return value[1:-1].encode("latin-1", "backslashreplace").decode("unicode_escape", "replace")
     return int(value) if _NUMBER.fullmatch(value) else value
 
 

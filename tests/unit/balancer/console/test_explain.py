@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from balancer.config.units import parse_address
 from balancer.console.explain import explain
-from balancer.console.views import explain_text
+from balancer.console.views import explain_text, info_text
 from balancer.edge.route import Route
 from balancer.options import Listener, Pool
 from balancer.pool import board as b
@@ -17,6 +17,7 @@ from balancer.pool.backend import Backend
 from balancer.pool.election import Elector
 from balancer.pool.policies import HASHES, POLICIES
 from balancer.shm import layout as c
+from tests.unit.balancer.console import sample_status as sample
 
 NAMES = ("one", "two", "three", "spare")
 
@@ -178,3 +179,30 @@ def test_the_first_route_that_matches_is_taken(board: b.Board) -> None:
         assert (found["pool"] is None) == (taken == 0)
     outside = explain(board, listener, pools, "192.0.2.1", "")
     assert outside["pool"] is None and outside["reason"] == "no route matches: refused"
+
+
+def test_no_answer_steers_a_terminal() -> None:
+    """The whole of each text of `explain` and `info`, whatever stands in the answer."""
+    bad = "\x1b[2J\r"
+    way = {
+        "listener": bad, "source": bad, "sni": bad, "maxconns": [0, 0], "pool": None, "reason": bad,
+        "routes": [{"route": bad, "is_taken": False, "matches": False}],
+    }  # fmt: skip
+    pool = {
+        "pool": bad,
+        "balance": bad,
+        "elects": "session",
+        "connections": None,
+        "queued": [0, 0],
+        "backends": [],
+    }
+    election = {"at": bad, "pool": bad, "balance": bad, "elected": bad, "left_out": 0, "backends": []}
+    info = sample.status(host=bad, reason=bad, config=bad, reload={"text": bad}, processes=[])
+    texts = [
+        explain_text(way),
+        explain_text(way | pool),
+        explain_text({"elections": [election]}),
+        info_text(info),
+    ]
+    for text in texts:
+        assert all(line.isprintable() for line in text.split("\n")) and "\\x1b[2J\\r" in text

@@ -2,6 +2,7 @@
 
 import json
 import re
+import warnings
 from typing import Any
 
 import pytest
@@ -89,3 +90,15 @@ def test_a_sample_that_means_nothing_is_refused(text: str) -> None:
 
 def test_levels_have_names() -> None:
     assert [parse_level(text) for text in ("0", "info", "1", "sessions", "2", "debug")] == [0, 0, 1, 1, 2, 2]
+
+
+def test_fields_are_read_of_text_that_was_cut_anywhere() -> None:
+    whole = " ".join(
+        f"k{at}={value_text(text)}"
+        for at, text in enumerate(("a\x1bb", "\u202e", 'q"\\', "é \n", "\U000e0001"))
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # half an escape
+        for end in range(len(whole)):
+            for tail in ("", "..."):
+                assert fields_in(whole[:end] + tail).keys() <= {f"k{at}" for at in range(5)}
