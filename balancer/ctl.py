@@ -30,7 +30,9 @@ from balancer.eventloop.log_format import printable
 
 REPLY_LIMIT = 16 * 1024 * 1024  # bytes; a status of ten thousand backends is about 3 MB
 ANSWER_TIMEOUT = 5.0  # seconds; every command but `reload` is answered from memory
+LEAST_TIMEOUT = 1.0  # seconds of an answer, near the end of a time to wait
 ONCE_COLUMNS = 80  # of `top` without a terminal
+NO_SCREEN = ("", "dumb", "unknown")  # values of TERM: its cursor cannot be moved
 FOLLOW_EVERY = 0.5  # seconds between two looks at the events
 SCHEMA = 1  # of every JSON answer that does not say its own
 TEXTS: dict[str, Callable[[Mapping[str, Any]], str]] = {
@@ -133,11 +135,12 @@ def main(
     exchange: Exchange = ask,
     wait: Callable[[float], bool] = wait_for_reader,
     pause: Callable[[float], object] = time.sleep,
+    clock: Callable[[], float] = time.monotonic,
 ) -> int:
     open_streams()
     try:
         words = sys.argv[1:] if argv is None else argv
-        return ask_for(PROGRAM, lambda: run(parse(words), exchange, wait, pause))
+        return ask_for(PROGRAM, lambda: run(parse(words), exchange, wait, pause, clock))
     except CannotAsk as error:
         complain(PROGRAM, lines_of(str(error)))
         return 1
@@ -146,11 +149,15 @@ def main(
 
 
 def run(
-    line: CommandLine, exchange: Exchange, wait: Callable[[float], bool], pause: Callable[[float], object]
+    line: CommandLine,
+    exchange: Exchange,
+    wait: Callable[[float], bool],
+    pause: Callable[[float], object],
+    clock: Callable[[], float],
 ) -> int:
     """Ask, print, and return the exit code. Raises CannotAsk."""
     if line.command == "wait":
-        wait_until(line, partial(waits.condition, line.words[1:]), exchange, pause)
+        wait_until(line, partial(waits.condition, line.words[1:], set()), exchange, pause, clock)
         return answer(PROGRAM, shown(line, {"text": "ok"}))
     path = path_of(line)
     if line.command == "events":
@@ -167,7 +174,7 @@ def run(
         return code or 1
     if not code and "wait" in line.options:
         names = {one["name"] for one in reply.get("backends", [reply])}
-        wait_until(line, partial(waits.after, line.command, names), exchange, pause)
+        wait_until(line, partial(waits.after, line.command, names), exchange, pause, clock)
     return code
 
 
@@ -191,15 +198,17 @@ def wait_until(
     left_over: Callable[[Mapping[str, Any]], str],
     exchange: Exchange,
     pause: Callable[[float], object],
+    clock: Callable[[], float],
 ) -> None:
     """Look at the status until nothing is left to wait for, also without a reader: the exit code says it. With --timeout,
     `wait ready` waits for the balancer itself too. Raises CannotAsk."""
     left = parse_duration(line.options["timeout"]) if "timeout" in line.options else inf
     may_be_absent = line.words == ("wait", "ready") and left < inf
     while True:
+        begun = clock()
         try:
             path = path_of(line)
-            status = exchange(path, ["status"], ANSWER_TIMEOUT)
+            status = exchange(path, ["status"], min(ANSWER_TIMEOUT, max(LEAST_TIMEOUT, left)))
             waits_for = understood(path, partial(left_over, status))
         except waits.NeverMet as reason:
             raise CannotAsk(str(reason)) from None
@@ -209,6 +218,7 @@ def wait_until(
             waits_for = str(error)
         if not waits_for:
             return
+        left -= clock() - begun  # a console that has stopped takes the whole time of an answer
         if left <= 0:
             raise CannotAsk(f"gave up after --timeout {line.options['timeout']}: {waits_for}")
         pause(min(FOLLOW_EVERY, left))
@@ -216,18 +226,21 @@ def wait_until(
 
 
 def show_top(path: str, line: CommandLine, exchange: Exchange) -> int:
-    """A live view until `q`; once, where standard output is no terminal. Raises CannotAsk."""
+    """A live view until `q`; once, where standard output is no terminal or has no screen. Raises CannotAsk."""
     from balancer import ctl_top  # termios and a table library: for this command only
 
     def ask_console(words: Sequence[str]) -> dict[str, Any]:
         return exchange(path, words, ANSWER_TIMEOUT)
 
-    if "json" not in line.options and is_terminal(sys.stdout):
+    has_screen = is_terminal(sys.stdout) and os.environ.get("TERM", "") not in NO_SCREEN
+    if "json" not in line.options and has_screen:
         try:
             from balancer.ctl_rich import RichTerminal
         except ImportError:  # the extra `top` is not installed
-            return ctl_top.run(ask_console, CannotAsk, ctl_top.PlainTerminal(), ctl_top.INSTALL)
-        return ctl_top.run(ask_console, CannotAsk, RichTerminal())
+            show = partial(ctl_top.run, ask_console, CannotAsk, ctl_top.PlainTerminal(), ctl_top.INSTALL)
+        else:
+            show = partial(ctl_top.run, ask_console, CannotAsk, RichTerminal())
+        return understood(path, show)
     status = ask_console(["status"])
     if "json" in line.options:
         return answer(PROGRAM, json.dumps({"schema": SCHEMA} | status, indent=2))

@@ -24,11 +24,15 @@ def parse_duration(text: str) -> float:
     """Seconds of "250ms", "5s", "1m30s", "10m", "1h", "1d"; a bare number is seconds, as "0" for "never"."""
     word = text.strip().lower()
     if re.fullmatch(r"\d+(\.\d+)?", word):
-        return float(word)
-    parts = _DURATION_PART.findall(word)
-    if not parts or "".join(number + unit for number, unit in parts) != word:
-        raise ValueError(f"{text!r} is not a duration: write 250ms, 5s, 10m or 1h")
-    return sum(float(number) * _DURATION_UNITS[unit] for number, unit in parts)
+        seconds = float(word)
+    else:
+        parts = _DURATION_PART.findall(word)
+        if not parts or "".join(number + unit for number, unit in parts) != word:
+            raise ValueError(f"{text!r} is not a duration: write 250ms, 5s, 10m or 1h")
+        seconds = sum(float(number) * _DURATION_UNITS[unit] for number, unit in parts)
+    if seconds == math.inf:
+        raise ValueError(f"{text[:20]!r}... is no number of seconds that could be counted")
+    return seconds
 
 
 def parse_positive_duration(text: str) -> float:

@@ -15,7 +15,6 @@ import os
 import signal
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from functools import partial
 from typing import Any, Protocol
 
@@ -32,7 +31,7 @@ from balancer.console.status import describe_serving, serving_workers, worker_ro
 from balancer.eventloop.log import Log
 from balancer.eventloop.loop import Loop
 from balancer.options import Options, Pool
-from balancer.pool.backend import MOST_SESSIONS, Backend
+from balancer.pool.backend import MOST_SESSIONS, Backend, is_called
 from balancer.pool.board import (
     ADMIN_DRAIN,
     ADMIN_MAINT,
@@ -199,8 +198,10 @@ class Commands:
     # -- backends
 
     def find(self, name: str) -> Backend:
-        """The backend POOL/NAME, or NAME while one pool only has it. Raises CommandRefused."""
-        found = [one for one in self.backends if name in one.spellings()]
+        """The backend POOL/NAME, or NAME while one pool only has it; an empty slot where no other is called so. Raises
+        CommandRefused."""
+        every = [one for one in self.backends if name in one.spellings()]
+        found = [one for one in every if is_shown(self.board, one)] or every
         if len(found) == 1:
             return found[0]
         if found:
@@ -233,7 +234,9 @@ class Commands:
                 matching = [self.find(pattern)]
             else:
                 matching = [
-                    one for one in self.backends if is_match(one, pattern) and is_shown(self.board, one)
+                    one
+                    for one in self.backends
+                    if is_called(one.spellings(), pattern) and is_shown(self.board, one)
                 ]
             if not matching:
                 raise CommandRefused(f"no backend's name matches {pattern!r}")
@@ -443,12 +446,6 @@ def unknown_command(words: Sequence[str]) -> str:
         return f"usage: {USAGES[words[0]]}"
     near = did_you_mean(words[0], USAGES)
     return f"unknown command {' '.join(words)[:80]!r}{near}; there are: {', '.join(USAGES.values())}"
-
-
-def is_match(backend: Backend, pattern: str) -> bool:
-    """Whether a pattern matches a name of the backend. A bracket may be the one of an IPv6 address: [::1]:*."""
-    literal = pattern.replace("[", "[[]")
-    return any(fnmatchcase(name, one) for name in backend.spellings() for one in (pattern, literal))
 
 
 def outcome_of(text: str) -> dict[str, Any]:

@@ -8,11 +8,11 @@ RULES: pure; a status in, a sentence out, empty once it is met.
 """
 
 from collections.abc import Callable, Iterable, Mapping
-from fnmatch import fnmatchcase
 from typing import Any
 
-from balancer.config.units import counted
+from balancer.config.units import counted, parse_address
 from balancer.console.table import identity
+from balancer.pool.backend import is_called
 
 Status = Mapping[str, Any]
 OUT = ("drain", "maint", "weight-0")  # states that only an operator or the configuration ends
@@ -71,22 +71,36 @@ def after(act: str, names: set[str], status: Status) -> str:
     return up(found)
 
 
-def condition(words: tuple[str, ...], status: Status) -> str:
-    """What `wait WORDS` still waits for: the names of backends or patterns of them, then the condition. Raises NeverMet
-    for a name that no backend has."""
+def condition(words: tuple[str, ...], known: set[str], status: Status) -> str:
+    """What `wait WORDS` still waits for: the names of backends or patterns of them, then the condition. `known` keeps the
+    names that a backend had at this or an earlier look. Raises NeverMet for a name that none had."""
     *names, wanted = words
     if wanted in OF_BALANCER:
         return OF_BALANCER[wanted](status)
     found: dict[str, Status] = {}
     for name in names:
-        matching = [one for one in status["backends"] if is_called(one, name)]
-        if not matching:
+        matching = called(name, status["backends"])
+        if matching:
+            known.add(name)
+        elif name not in known:
             raise NeverMet(f"no backend is called {name!r}")
+        elif wanted != "drained":
+            raise NeverMet(f"no longer there: {name}")
         found |= {identity(one): one for one in matching}
     return OF_BACKENDS[wanted](found.values())
 
 
-def is_called(backend: Status, name: str) -> bool:
-    """Whether it has this name, with or without its pool, or matches it as a pattern."""
-    spellings = (str(backend["name"]), f"{backend['pool']}/{backend['name']}")
-    return name in spellings or any(fnmatchcase(one, name) for one in spellings)
+def called(name: str, backends: Iterable[Status]) -> list[Status]:
+    """The backends that a name means, with or without the pool; a pattern that is no name means all that match."""
+    named = [(spellings(one), one) for one in backends]
+    exact = [one for names, one in named if name in names]
+    return exact or [one for names, one in named if is_called(names, name)]
+
+
+def spellings(backend: Status) -> list[str]:
+    """As Backend.spellings."""
+    name = str(backend["name"])
+    names = [name]
+    if name == backend["address"] and name.startswith("unix:"):
+        names.append(f"unix:{parse_address(name).path}")
+    return [*names, *(f"{backend['pool']}/{one}" for one in names)]

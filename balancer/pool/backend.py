@@ -6,6 +6,7 @@ RULES: plain data and the parser of one `--upstream` text; no state (that is on 
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
 from ipaddress import ip_address
 
 from balancer.config.ini import did_you_mean
@@ -98,6 +99,13 @@ class Backend:
         if self.set is None:
             return (self,)
         return tuple(replace(self, name=f"{self.name}-{place}") for place in range(1, self.set.slots + 1))
+
+
+def is_called(spellings: Iterable[str], pattern: str) -> bool:
+    """Whether one of a backend's names matches a pattern: web-*, api/*. A bracket may be the one of an IPv6 address:
+    [::1]:*."""
+    literal = pattern.replace("[", "[[]")
+    return any(fnmatchcase(name, one) for name in spellings for one in (pattern, literal))
 
 
 def parse_upstream(text: str) -> Backend:

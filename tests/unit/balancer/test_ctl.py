@@ -242,6 +242,25 @@ def test_a_backend_that_a_reload_removes_meanwhile_is_not_ready() -> None:
     assert waited_for("drain", backends=["b"]) == (0, 1), "no session is left at it"
 
 
+@pytest.mark.parametrize(("answer", "looks"), [(0.0, 61), (0.1, 51), (2.0, 13), (5.0, 6), (40.0, 1)])
+def test_a_timeout_counts_the_time_of_answers(answer: float, looks: int) -> None:
+    now, given = 0.0, []
+
+    def exchange(path: str, asked: Sequence[str], seconds: float) -> dict[str, Any]:
+        nonlocal now
+        given.append(seconds)
+        now += answer
+        raise ctl.CannotAsk("a stopped console")
+
+    def pause(seconds: float) -> None:
+        nonlocal now
+        now += seconds
+
+    argv = ["wait", "ready", "--timeout", "30s", "--admin", "x"]
+    assert ctl.main(argv, exchange, no_reader, pause, lambda: now) == 1
+    assert len(given) == looks and min(given) >= 1 and max(given) == 5 and now - answer <= 30
+
+
 def test_wait_ready_with_a_timeout_waits_for_the_balancer_itself(capsys: pytest.CaptureFixture[str]) -> None:
     looks: list[str] = []
 

@@ -42,6 +42,13 @@ def test_durations(text: str, seconds: float) -> None:
     assert parse_duration(text) == pytest.approx(seconds)
 
 
+@pytest.mark.parametrize("text", ["9" * 400, "9" * 400 + "d", "1m" + "9" * 308 + "d", "9" * 308 + "h" + "5s"])
+def test_a_duration_beyond_all_numbers_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="is no number of seconds that could be counted") as refused:
+        parse_duration(text)
+    assert len(str(refused.value)) < 100
+
+
 @pytest.mark.parametrize(
     "text", ["", "s", "5x", "-1s", "5 s", "1e3", "nan", "inf", "5s5", "s5", "٣s"[1:] + "x"]
 )

@@ -369,6 +369,21 @@ def test_names_with_brackets_are_names_and_parts_of_patterns(tmp_path: Path) -> 
     console.loop.close()
 
 
+def test_an_empty_slot_of_another_pool_makes_no_name_ambiguous(console: Fixture) -> None:
+    first = next(one for one in console.commands.backends if one.name == "spare-1")
+    second = replace(first, pool="api", index=SPARES["spare-2"])
+    console.commands.backends = [first, second]
+    assert "several backends are called" in console.say("drain spare-1")["error"], "both are empty"
+    sessions = console.board.shared.rows.row(c.FIRST_LEASE)
+    for one in (first, second):
+        sessions[console.board.backend_at(one.index) + b.B_SESSIONS] = 1
+        assert console.say("drain spare-1")["name"] == one.identity
+        sessions[console.board.backend_at(one.index) + b.B_SESSIONS] = 0
+    for one in (first, second):
+        sessions[console.board.backend_at(one.index) + b.B_SESSIONS] = 1
+    assert "main/spare-1, api/spare-1" in console.say("drain spare-1")["error"]
+
+
 def test_events_are_read_and_followed(console: Fixture) -> None:
     assert console.say("events")["events"] == []
     console.say("drain one")

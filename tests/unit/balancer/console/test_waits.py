@@ -1,11 +1,13 @@
 """What is waited for: which states meet a condition, and what will never be met."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from balancer.console.waits import OF_BACKENDS, OF_BALANCER, NeverMet, after, condition
+from balancer.console.waits import OF_BACKENDS, OF_BALANCER, NeverMet, after, called, condition
 from balancer.ctl_options import WAITS_OF_BACKENDS, WAITS_OF_BALANCER
+from balancer.pool.backend import is_called, parse_upstream
 from tests.unit.balancer.console.sample_status import backend, status
 
 
@@ -42,13 +44,54 @@ def test_the_command_line_knows_every_condition() -> None:
     ],
 )  # fmt: skip
 def test_a_condition_is_met_or_says_what_it_lacks(words: str, found: dict[str, Any], left: str) -> None:
-    assert condition(tuple(words.split()), found) == left
+    assert condition(tuple(words.split()), set(), found) == left
 
 
 def test_a_name_that_no_backend_has_is_never_met() -> None:
     for name in ("x", "other/a", "x*"):
         with pytest.raises(NeverMet, match="no backend is called"):
-            condition((name, "up"), of("up"))
+            condition((name, "up"), set(), of("up"))
+
+
+NAMES = (
+    "a",
+    "[::1]:80",
+    "[::1]:81",
+    'unix:"/run/so ck"',
+    "unix:/run/sock",
+    "we*",
+    "web",
+    "q[a]",
+    "[fe80::1%eth0]:80",
+)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "meant"),
+    [
+        ("[::1]:*", 2), ("main/[::1]:8?", 2), ("[::1]:80", 1), ("unix:/run/so ck", 1), ("main/unix:/run/so ck", 1),
+        ('unix:"/run/so ck"', 1), ("unix:*", 2), ("we*", 1), ("q[a]", 1), ("main/*", 9), ("[fe80::1%eth0]:*", 1),
+        ("[wq]*", 3), ("[", 0), ("", 0), ("other/*", 0),
+    ],
+)  # fmt: skip
+def test_a_name_means_the_backends_that_it_means_to_acts(pattern: str, meant: int) -> None:
+    addresses = [parse_upstream(one if one[0] in "[u" else "10.0.0.1:80") for one in NAMES]
+    known = [replace(one, name=name) for one, name in zip(addresses, NAMES, strict=True)]
+    rows = [backend(one.name, address=str(one.address)) for one in known]
+    acts = [one for one in known if pattern in one.spellings()]
+    acts = acts or [one for one in known if is_called(one.spellings(), pattern)]
+    assert [one["name"] for one in called(pattern, rows)] == [one.name for one in acts]
+    assert len(acts) == meant
+
+
+def test_a_backend_that_has_gone_meanwhile_is_drained_and_never_up() -> None:
+    for words in (("a", "drained"), ("a*", "drained"), ("b", "a", "drained")):
+        known: set[str] = set()
+        assert condition(words, known, of("drain", "drain", sessions=1)).endswith(" left")
+        gone = status(backends=[backend("b", state="drain", sessions=0)])
+        assert condition(words, known, gone) == ""
+        with pytest.raises(NeverMet, match="no longer there: a"):
+            condition((*words[:-1], "up"), known, gone)
 
 
 @pytest.mark.parametrize(
