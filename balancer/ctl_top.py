@@ -7,6 +7,7 @@ and its foot says how to get the other.
 import contextlib
 import os
 import select
+import signal
 import sys
 import termios
 import time
@@ -21,6 +22,8 @@ from balancer.console.top import Quit, Screen, Top, visible
 from balancer.eventloop.log_format import printable
 
 EVERY = 1.0  # seconds between two statuses
+NO_SIZE = (80, 24)  # where a terminal does not know its own, as a serial line
+ENDINGS = (signal.SIGTERM, signal.SIGHUP)  # end like `q`, with the terminal as it was
 INSTALL = "plain: pip install 'prefork-balancer[top]' draws it with colours"
 SEQUENCES = {"\x1b[A": "up", "\x1b[B": "down", "\x1bOA": "up", "\x1bOB": "down"}
 NAMES = {"\r": "enter", "\n": "enter", "\t": "tab", "\x7f": "backspace", "\b": "backspace", "\x1b": "escape"}
@@ -44,7 +47,7 @@ def run(
     """Show what `ask(words)` answers until `q`; return the exit code. `problem` is what `ask` raises where nobody
     answers; the first time it is passed on. `hint` is said first."""
     status = ask(["status"])
-    with screen as terminal, keyboard() as fd:
+    with ended_by_signals(), screen as terminal, keyboard() as fd:
         top = Top(hint)
         top.feed(status, clock())
         due = clock() + EVERY
@@ -66,15 +69,34 @@ def run(
 
 
 @contextlib.contextmanager
+def ended_by_signals() -> Iterator[None]:
+    """Within it, SIGTERM and SIGHUP raise SystemExit with the code that a shell reports for them."""
+
+    def end(number: int, frame: object) -> None:
+        raise SystemExit(128 + number)
+
+    before = {number: signal.signal(number, end) for number in ENDINGS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextlib.contextmanager
 def keyboard() -> Iterator[int]:
-    """The descriptor of the keyboard, each key at once and not echoed; -1 without one."""
+    """The descriptor of the keyboard, each key at once and not echoed; -1 without one. Ctrl-Z is off: a shell would get
+    the terminal without echo and on the other screen."""
     if not is_terminal(sys.stdin):
         yield -1
         return
     fd = sys.stdin.fileno()
     before = termios.tcgetattr(fd)
-    tty.setcbreak(fd)
     try:
+        tty.setcbreak(fd)
+        modes = termios.tcgetattr(fd)
+        modes[6][termios.VSUSP] = os.fpathconf(fd, "PC_VDISABLE").to_bytes(1, "little")
+        termios.tcsetattr(fd, termios.TCSADRAIN, modes)
         yield fd
     finally:
         termios.tcsetattr(fd, termios.TCSADRAIN, before)
@@ -121,9 +143,15 @@ class PlainTerminal:
         sys.stdout.flush()
 
     def draw(self, top: Top) -> None:
-        columns, lines = os.get_terminal_size(sys.stdout.fileno())
+        columns, lines = size_of(sys.stdout.fileno())
         sys.stdout.write(CLEAR + "\r\n".join(plain_lines(top.screen(columns), columns, lines)))
         sys.stdout.flush()
+
+
+def size_of(fd: int) -> tuple[int, int]:
+    """Columns and lines of a terminal."""
+    columns, lines = os.get_terminal_size(fd)
+    return columns or NO_SIZE[0], lines or NO_SIZE[1]
 
 
 def plain_lines(screen: Screen, columns: int, lines: int) -> list[str]:

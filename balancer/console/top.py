@@ -14,10 +14,12 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from balancer.console.table import identity
+from balancer.pool.backend import MAIN_POOL
 from balancer.web.figures import human_age, human_bytes, human_number, of_limit
 
 Status = Mapping[str, Any]
 VIEWS = ("backends", "listeners", "pools", "workers", "events")
+VIEW_KEYS = {str(place): view for place, view in enumerate(VIEWS, 1)}
 KEPT = 60  # samples of a rate
 BARS = " ▁▂▃▄▅▆▇█"
 SPARK = 10  # columns of a sparkline in a table
@@ -170,7 +172,7 @@ class Top:
         if self.question is not None:
             (act, name), self.question = self.question, None
             self.message = "" if key in ("y", "Y") else "left as it is"
-            return [act, name, "--reason", "top"] if key in ("y", "Y") else None
+            return [act, self._whole_name(name), "--reason", "top"] if key in ("y", "Y") else None
         self.message = ""
         if key == "q":
             raise Quit
@@ -186,8 +188,8 @@ class Top:
             self._move(-1 if key in ("up", "k") else 1)
         elif key == "tab":
             self._show(VIEWS[(VIEWS.index(self.view) + 1) % len(VIEWS)])
-        elif key.isdigit() and 0 < int(key) <= len(VIEWS):
-            self._show(VIEWS[int(key) - 1])
+        elif key in VIEW_KEYS:
+            self._show(VIEW_KEYS[key])
         return None
 
     def answered(self, reply: Mapping[str, Any]) -> None:
@@ -229,6 +231,12 @@ class Top:
     def _selected_name(self) -> str:
         names = [row.name for row in self.rows()]
         return self.selected if self.selected in names else next(iter(names), "")
+
+    def _whole_name(self, name: str) -> str:
+        """POOL/NAME where backends of several pools have the name, that of one in the pool main."""
+        backends = self.status["backends"] if self.status else ()
+        is_common = sum(one["name"] == name for one in backends) > 1
+        return f"{MAIN_POOL}/{name}" if is_common else name
 
     # -- what is shown
 

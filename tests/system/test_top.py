@@ -3,6 +3,7 @@
 import fcntl
 import os
 import pty
+import signal
 import struct
 import subprocess
 import sys
@@ -27,7 +28,7 @@ FORMS = {"rich": "import sys; " + MAIN, "plain": WITHOUT_RICH + MAIN}
 class Window:
     """A terminal with `top` in it. `lines()` is what a person sees."""
 
-    def __init__(self, lb: Balancer, program: str) -> None:
+    def __init__(self, lb: Balancer, program: str, term: str) -> None:
         pyte = pytest.importorskip("pyte")
         self._screen = pyte.Screen(COLUMNS, LINES)
         self._stream = pyte.ByteStream(self._screen)
@@ -37,7 +38,7 @@ class Window:
         self._inner = inner
         self.process = subprocess.Popen(
             [sys.executable, "-c", program, "top", "--admin", str(lb.admin)],
-            cwd=ROOT, env=clean_environment({"TERM": "xterm-256color", "LANG": "C.UTF-8"}),
+            cwd=ROOT, env=clean_environment({"TERM": term, "LANG": "C.UTF-8"}),
             stdin=inner, stdout=inner, stderr=inner, start_new_session=True,
         )  # fmt: skip
 
@@ -60,8 +61,13 @@ class Window:
         return self.shows(text, lambda lines: text in "\n".join(lines))
 
     def is_as_before(self) -> bool:
-        """Whether the terminal has the modes that it had."""
-        return termios.tcgetattr(self._inner) == self.before
+        """Whether the terminal has the modes that it had, and shows the cursor."""
+        self.lines()
+        return termios.tcgetattr(self._inner) == self.before and not self._screen.cursor.hidden
+
+    def can_be_stopped(self) -> bool:
+        """Whether Ctrl-Z stops what runs there."""
+        return bool(termios.tcgetattr(self._inner)[6][termios.VSUSP] != b"\0")
 
     def close(self) -> None:
         self.process.kill()
@@ -71,10 +77,10 @@ class Window:
 
 
 @contextmanager
-def window(lb: Balancer, form: str) -> Iterator[Window]:
+def window(lb: Balancer, form: str, term: str = "xterm-256color") -> Iterator[Window]:
     if form == "rich":
         pytest.importorskip("rich")
-    found = Window(lb, FORMS[form])
+    found = Window(lb, FORMS[form], term)
     try:
         yield found
     finally:
@@ -118,12 +124,14 @@ def test_what_a_person_sees_and_does(lb: Balancer, form: str) -> None:
         assert top.process.wait(30) == 0 and top.is_as_before()
 
 
-def test_ctrl_c_leaves_the_terminal_as_it_was(lb: Balancer) -> None:
+@pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_leaves_the_terminal_as_it_was(lb: Balancer, ending: signal.Signals) -> None:
     for form in FORMS:
         with window(lb, form) as top:
             top.shows_text("web-1")
-            os.kill(top.process.pid, 2)
-            assert top.process.wait(30) == 130 and top.is_as_before()
+            assert not top.can_be_stopped(), "Ctrl-Z would leave it so"
+            os.kill(top.process.pid, ending)
+            assert top.process.wait(30) == 128 + ending and top.is_as_before()
 
 
 def test_a_balancer_that_has_gone_is_a_sentence(tmp_path: object) -> None:
@@ -133,3 +141,10 @@ def test_a_balancer_that_has_gone_is_a_sentence(tmp_path: object) -> None:
         top.shows_text("cannot reach a balancer")
         top.press("q")
         assert top.process.wait(30) == 0
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_terminal_without_a_screen_gets_the_views_once(lb: Balancer, form: str) -> None:
+    with window(lb, form, "dumb") as top:
+        assert top.process.wait(30) == 0
+        top.shows_text("WORKER")

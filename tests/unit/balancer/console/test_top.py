@@ -1,11 +1,16 @@
 """`top` without a terminal: what rates come of two statuses, what keys do, and that an act is asked for first."""
 
+import fcntl
+import os
+import pty
+import struct
+import termios
 from typing import Any
 
 import pytest
 
 from balancer.console.top import VIEWS, Quit, Top, sparkline, visible
-from balancer.ctl_top import names_of, once, plain_lines
+from balancer.ctl_top import names_of, once, plain_lines, size_of
 from tests.unit.balancer.console.sample_status import backend, event, listener, status, worker
 
 
@@ -115,6 +120,13 @@ def test_an_act_is_asked_for_and_done_on_y_only(top: Top, key: str, act: str) ->
     assert press(top, "4", key, "y") == [] and "is for a backend" not in top.screen(80).foot
 
 
+def test_an_act_names_the_pool_where_others_have_the_name(top: Top) -> None:
+    rows = [backend("a"), backend("a", pool="api"), backend("b", pool="api")]
+    top.feed(status(backends=rows), 103.0)
+    sent = [words[1] for at in range(3) for words in press(top, *"kk", *"j" * at, "d", "y")]
+    assert sent == ["main/a", "api/a", "api/b"]
+
+
 def test_the_question_names_the_backend_that_was_selected_when_rows_move(top: Top) -> None:
     press(top, "j", "d")
     top.feed(status(backends=[backend("db"), backend("web-1")]), 103.0)
@@ -141,3 +153,24 @@ def test_without_a_terminal_all_views_are_printed_once() -> None:
     text = once(of(), 80)
     for word in ("web-1", "main", "LISTENER", "WORKER", "backend=a check=refused"):
         assert word in text
+
+
+def test_no_character_of_a_keyboard_is_a_fault(top: Top) -> None:
+    for key in (*map(chr, range(32, 0x250)), "²", "٣", "Ⅳ", "𝟝"):  # some are digits, but no numbers
+        if key != "q":
+            press(top, key, "escape", "n")
+    press(top, "3", "²")
+    assert top.view == "pools"
+
+
+@pytest.mark.parametrize(("size", "found"), [((0, 0), (80, 24)), ((100, 0), (100, 24)), ((7, 3), (7, 3))])
+def test_a_terminal_that_knows_no_size_gets_the_usual_one(
+    size: tuple[int, int], found: tuple[int, int]
+) -> None:
+    outer, inner = pty.openpty()
+    try:
+        fcntl.ioctl(inner, termios.TIOCSWINSZ, struct.pack("HHHH", size[1], size[0], 0, 0))
+        assert size_of(inner) == found
+    finally:
+        os.close(outer)
+        os.close(inner)
