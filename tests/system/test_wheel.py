@@ -4,6 +4,8 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, files
 from pathlib import Path
 
 import pytest
@@ -26,9 +28,21 @@ def prefix(tmp_path_factory: pytest.TempPathFactory) -> Path:
         pytest.skip("the build backend cannot be had here")
     assert built.returncode == 0, built.stderr
     [wheel] = directory.glob("*.whl")
-    done = run(*pip, "install", "--no-deps", "--prefix", str(directory / "prefix"), str(wheel))
+    # Without --ignore-installed pip removes the installation of the environment that it runs in.
+    before = installed()
+    where = ("--ignore-installed", "--prefix", str(directory / "prefix"))
+    done = run(*pip, "install", "--no-deps", *where, str(wheel))
     assert done.returncode == 0, done.stderr
+    assert installed() == before
     return directory / "prefix"
+
+
+def installed() -> list[str]:
+    """The files of this package in the environment of the tests."""
+    with suppress(PackageNotFoundError):
+        found = (Path(str(path.locate())) for path in files("prefork-balancer") or ())
+        return sorted(str(path) for path in found if path.exists())
+    return []
 
 
 def run(*command: str, environment: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
