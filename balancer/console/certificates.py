@@ -9,7 +9,7 @@ The one that expires first is the first. Times are UTC, `expires_in_days` is who
 """
 
 from collections.abc import Iterable
-from dataclasses import astuple
+from dataclasses import astuple, replace
 from math import floor
 from typing import Any
 
@@ -21,12 +21,13 @@ from balancer.options import Listener, Pool
 from balancer.pool.board import Board
 
 DAY = 86_400.0
+LOADED_TOGETHER = 60.0  # seconds; each section that names a file reads it, one after the other
 
 
 def presented(board: Board, listener: Listener) -> tuple[CertificateFile, ...]:
-    """The certificates of a listener as its workers have them."""
+    """The certificates of a listener as its workers have them, one that is given twice once."""
     handover = board.certificates.get(listener.name)
-    return handover.files() if handover is not None else ()
+    return tuple({file.path: file for file in handover.files()}.values()) if handover is not None else ()
 
 
 def describe_certificates(
@@ -35,10 +36,15 @@ def describe_certificates(
     """Each certificate once, with those that present it; `calendar` is seconds since 1970."""
     used = [(file, "listeners", one.name) for one in listeners for file in presented(board, one)]
     used += [(one.tls_cert, "pools", one.name) for one in pools if one.tls_cert is not None]
-    found: dict[object, dict[str, Any]] = {}
-    for file, kind, name in sorted(used, key=lambda one: (one[0].not_after, one[0].path)):
-        found.setdefault(astuple(file), described(file, calendar))[kind].append(name)
-    return list(found.values())
+    rows: list[dict[str, Any]] = []
+    last: dict[object, tuple[float, dict[str, Any]]] = {}  # when it was read first, and its row
+    for file, kind, name in sorted(used, key=lambda one: (one[0].not_after, one[0].path, one[0].read_at)):
+        same = astuple(replace(file, read_at=0.0))
+        if same not in last or file.read_at - last[same][0] > LOADED_TOGETHER:
+            last[same] = file.read_at, described(file, calendar)
+            rows.append(last[same][1])
+        last[same][1][kind].append(name)
+    return rows
 
 
 def described(file: CertificateFile, calendar: float) -> dict[str, Any]:

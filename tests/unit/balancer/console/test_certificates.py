@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from balancer.console.certificates import describe_certificates, warn_of_expiry
+from balancer.console.status import describe_expiry
 from balancer.console.views import certificates_text
 from balancer.edge.certificates import CertificateFile, read_certificate
 from balancer.edge.renewal import CertificateHandover
@@ -41,6 +42,24 @@ def test_each_certificate_is_told_once_with_all_that_present_it() -> None:
     ]
     assert again == [(["x"], 9), (["y"], 60), (["x"], 90)]
     for handover in handovers.values():
+        handover.close()
+
+
+@pytest.mark.parametrize("gap", [0.0, 0.002, 1.5, 60.0])
+def test_a_file_that_several_sections_name_or_one_names_twice_is_told_once(gap: float) -> None:
+    board = make_board()
+    read = [replace(FILE, read_at=NOW - 59.9 + at * gap / 4) for at in range(5)]
+    board.certificates = {
+        "x": CertificateHandover((read[3], read[4], LATER)),
+        "y": CertificateHandover((read[0],)),
+    }
+    listeners, pools = [Listener("x"), Listener("y")], [Pool("p", (), tls_cert=read[1]), Pool("q", ())]
+    found = describe_certificates(board, listeners, pools, NOW)
+    assert [(one["path"], sorted(one["listeners"]), one["pools"]) for one in found] == [
+        ("/a.pem", ["x", "y"], ["p"]), ("/b.pem", ["x"], []),
+    ]  # fmt: skip
+    assert [one["path"] for one in describe_expiry(board, listeners[0], NOW)] == ["/a.pem", "/b.pem"]
+    for handover in board.certificates.values():
         handover.close()
 
 
