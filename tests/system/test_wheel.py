@@ -4,8 +4,6 @@ import shutil
 import subprocess
 import sys
 import sysconfig
-from contextlib import suppress
-from importlib.metadata import PackageNotFoundError, files
 from pathlib import Path
 
 import pytest
@@ -38,11 +36,8 @@ def prefix(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def installed() -> list[str]:
-    """The files of this package in the environment of the tests."""
-    with suppress(PackageNotFoundError):
-        found = (Path(str(path.locate())) for path in files("prefork-balancer") or ())
-        return sorted(str(path) for path in found if path.exists())
-    return []
+    """The programs of the environment that the tests run in."""
+    return sorted(path.name for path in Path(sysconfig.get_path("scripts")).iterdir())
 
 
 def run(*command: str, environment: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
