@@ -128,7 +128,8 @@ def left_over(board: Board, index: int) -> tuple[int, int, int]:
     where those of the next tenant would be; sessions in the other gauge. A new tenant takes the slot with the least."""
     following = (board.word(index, W_TENANT) + 1) & 1
     sessions = board.tenant_sessions(index, following), board.tenant_sessions(index, 1 - following)
-    return int(has_admin_state(board, index)), *sessions
+    is_wanted = has_admin_state(board, index) or board.admin_maxconn(index) is not None
+    return int(is_wanted), *sessions
 
 
 def tenant_key(host: str, port: int) -> int:

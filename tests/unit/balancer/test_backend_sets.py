@@ -22,6 +22,7 @@ from balancer.pool.board import (
     W_DNS_LEFT_OUT,
     W_DNS_QUERIES,
     W_TENANT,
+    Board,
 )
 from balancer.pool.election import Elector
 from balancer.pool.serving import state_of
@@ -225,15 +226,31 @@ def test_what_an_operator_wants_is_of_the_tenant_not_of_its_slot(sim: SetSimulat
     assert (state_of(sim.board, first), sim.board.weight_of(first.index, 1)) == ("up", 5), "nothing is left"
 
 
-def test_a_slot_that_an_operator_has_drained_is_given_away_last(sim: SetSimulation) -> None:
+@pytest.mark.parametrize(
+    "act",
+    [
+        lambda board, index: board.set_admin_state(index, ADMIN_DRAIN),
+        lambda board, index: board.set_admin_state(index, ADMIN_MAINT),
+        lambda board, index: board.set_weight(index, 3),
+        lambda board, index: board.set_maxconn(index, 5),
+        lambda board, index: board.set_maxconn(index, 0),
+    ],
+    ids=["drain", "maint", "weight", "maxconn", "no maxconn"],
+)
+def test_a_slot_with_the_wish_of_an_operator_is_given_away_last(
+    sim: SetSimulation, act: Callable[[Board, int], object]
+) -> None:
     sim.know("10.0.0.1")
     prober = sim.prober(check="none")
     sim.loop.advance(1.5, prober.tick)
     first = slot_of(sim, "10.0.0.1")
-    sim.board.set_admin_state(first.index, ADMIN_DRAIN)
+    act(sim.board, first.index)
     sim.know("10.0.0.2", "10.0.0.3", "10.0.0.4")
     sim.loop.advance(1.5, prober.tick)
     assert state_of(sim.board, first) == "empty"
+    sim.know("10.0.0.1", "10.0.0.2", "10.0.0.3", "10.0.0.4")
+    sim.loop.advance(1.5, prober.tick)
+    assert slot_of(sim, "10.0.0.1") == first, "it finds what was set for it"
 
 
 def test_a_reload_to_framed_mode_counts_the_tenants_it_finds_in_the_one_gauge(sim: SetSimulation) -> None:
