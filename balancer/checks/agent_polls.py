@@ -2,7 +2,9 @@
 
 RULES: one question to each agent at a time, every `agent-interval` with the jitter of checks. An agent that cannot be
 reached, or answers with an error, has said nothing: what it said before goes on. A question is asked where new sessions
-go; nothing is asked of a backend in maintenance.
+go; nothing is asked of a backend in maintenance. A change of state is told at once, of weight, maxconn or reason at most
+every QUIET, with the last values: an agent that tells its load changes them with every answer. On the board all are at
+once.
 """
 
 from collections.abc import Callable, Iterable
@@ -19,6 +21,8 @@ from balancer.pool.board import AGENT_DOWN, AGENT_OUT, AGENT_READY, Board
 from balancer.pool.health import Schedule, first_due
 from balancer.pool.targets import Target, target_at, targets_of
 from balancer.pool.verdicts import VerdictWriter
+
+QUIET = 10.0  # seconds between two lines of the log about a backend whose agent changes no state
 
 OnChange = Callable[[MonitoredBackend, AgentWords], object]
 
@@ -54,7 +58,19 @@ class AgentPoll:
     one: MonitoredBackend
     schedule: Schedule
     said: AgentWords
+    told: AgentWords  # to `on_change`, or known from the last prober
+    told_at: float = -QUIET  # monotonic seconds
     tenants: int = 0  # that its slot has had: an answer is about the one that was asked
+
+    def is_news(self, now: float) -> bool:
+        """Whether `said` is to be told now."""
+        if self.said == self.told:
+            return False
+        return now - self.told_at >= QUIET or _state_of(self.said) != _state_of(self.told)
+
+
+def _state_of(said: AgentWords) -> tuple[str, int]:
+    return said.mode, board_words(said)[0]
 
 
 class AgentPolls:
@@ -82,9 +98,8 @@ class AgentPolls:
         for place, one in enumerate(asked):
             interval = one.pool.pool.agent_interval
             due = first_due(now, place, len(asked), interval)
-            poll = AgentPoll(
-                one, Schedule(interval, due), from_board(self._writer.agent_words(one.backend.index))
-            )
+            said = from_board(self._writer.agent_words(one.backend.index))
+            poll = AgentPoll(one, Schedule(interval, due), said, said)
             self._polls[one.backend.index] = poll
             self._loop.call_at(due, partial(self._ask, poll))
 
@@ -92,7 +107,8 @@ class AgentPolls:
         """Another backend has its slot: what its agent has said is about the one before."""
         if one.backend.index in self._polls:
             poll = self._polls[one.backend.index]
-            poll.said, poll.tenants = AgentWords(), poll.tenants + 1
+            poll.said = poll.told = AgentWords()
+            poll.told_at, poll.tenants = -QUIET, poll.tenants + 1
 
     def clear_unasked(self) -> None:
         """The words of agents that are not asked any longer, after a reload, hold no longer."""
@@ -122,9 +138,12 @@ class AgentPolls:
             if said != poll.said:
                 poll.said = said
                 self._writer.write_agent(poll.one.backend.index, board_words(said))
-                self._on_change(poll.one, said)
         self._rest(poll)
 
     def _rest(self, poll: AgentPoll) -> None:
+        now = self._loop.now
+        if poll.is_news(now) and self._writer.holds():
+            poll.told, poll.told_at = poll.said, now
+            self._on_change(poll.one, poll.said)
         poll.schedule.ended(True, self._chance())
         self._loop.call_at(poll.schedule.due, partial(self._ask, poll))

@@ -1174,6 +1174,44 @@ def test_an_agent_sets_state_and_weight_and_its_silence_changes_nothing(sim: Pro
     assert sim.board.word(index, W_AGENT_MAXCONN) == 0, "no agent is asked any longer"
 
 
+@pytest.mark.parametrize("words", ["{}%", "maxconn:{}", "down #load {}"])
+def test_an_agent_that_tells_its_load_does_not_fill_the_log_and_its_last_words_are_told(
+    sim: ProberSimulation, words: str
+) -> None:
+    agents, first = Agents(sim), ("10.0.0.1", 81)
+    prober = sim.prober(agent_port=81, agent_interval=0.5)
+    for load in range(100):  # two new ones a second
+        agents.says[first] = words.format(load + 1).encode() + b"\n"
+        sim.loop.advance(0.55, prober.tick)
+    assert 5 <= len(sim.verbs("agent")) <= 8
+    agents.says.clear()
+    sim.loop.advance(11.0, prober.tick)
+    told = sim.verbs("agent")
+    assert "100" in told[-1] and len(told) <= 9, "also of an agent that has fallen silent"
+    sim.loop.advance(60.0, prober.tick)
+    assert sim.verbs("agent") == told
+
+
+def test_a_change_of_an_agents_state_is_told_at_once(sim: ProberSimulation) -> None:
+    agents, first = Agents(sim), ("10.0.0.1", 81)
+    prober = sim.prober(agent_port=81, agent_interval=0.5)
+    states = ("50%", "40%", "drain", "ready 0%", "30%", "down #full", "up", "maint", "ready", "20%")
+    for state in states:
+        agents.says[first] = state.encode() + b"\n"
+        sim.loop.advance(0.55, prober.tick)
+    assert [line.partition("state=")[2] for line in sim.verbs("agent")] == [
+        "ready weight=50%",
+        "drain weight=40%",
+        "ready weight=0%",
+        "ready weight=30%",
+        "down weight=30% reason=full",
+        "ready weight=30%",
+        "maint weight=30%",
+        "ready weight=30%",
+    ]
+    assert sim.board.share_of(sim.backends[0].index) == 0.2, "the board has all at once"
+
+
 def test_agents_are_asked_at_their_interval_and_not_in_step(sim: ProberSimulation) -> None:
     agents = Agents(sim)
     prober = sim.prober(agent_port=81, agent_interval=4.0)
