@@ -27,6 +27,7 @@ from balancer.pool.targets import (
 
 POLL = 0.05  # seconds between two looks at a slot
 DEADLINE = 3.0  # seconds; the prober looks four times a second
+UNDONE = "not done, a reload or another command has come in between; ask again"
 
 Tell = Callable[..., object]
 Send = Callable[[dict[str, Any]], object]
@@ -54,7 +55,7 @@ class SpareSlots:
         write_added(board, slot.index, added)
         tell(backend=slot.identity, before="empty", after=f"{added} weight {number}")
         done = f"{slot.identity} is {added} with weight {number} until the next reload; the configuration keeps it longer"
-        self._answer_once(lambda: address_in_use(board, slot) == str(added), slot, done, send)
+        self._answer_once(slot, added, True, done, send)
 
     def remove(self, pool: Pool, text: str, tell: Tell, send: Send) -> None:
         """Empty a spare slot. Raises CommandRefused."""
@@ -65,14 +66,18 @@ class SpareSlots:
         write_added(self._board, slot.index, None)
         tell(backend=slot.identity, before=f"{added} weight {added.weight}", after="empty")
         done = f"{added} takes no new sessions (removed from pool {pool.name})"
-        self._answer_once(lambda: not address_in_use(self._board, slot), slot, done, send)
+        self._answer_once(slot, added, False, done, send)
 
-    def _answer_once(self, is_done: Callable[[], bool], slot: Backend, done: str, send: Send) -> None:
+    def _answer_once(self, slot: Backend, added: Added, is_there: bool, done: str, send: Send) -> None:
+        """Answer when the backend is in the slot, or no longer, or when that is not asked for any more."""
         give_up = self._loop.now + DEADLINE
 
         def poll() -> None:
-            if is_done():
-                send(self._answer(slot, done, address=address_in_use(self._board, slot) or None))
+            address = address_in_use(self._board, slot)
+            if (address == str(added)) is is_there:
+                send(self._answer(slot, done, address=address or None))
+            elif (added_to(self._board, slot.index) == added) is not is_there:
+                send({"error": f"{slot.identity}: {UNDONE}"})
             elif self._loop.now > give_up:
                 send({"error": f"{slot.identity}: asked for, but not done within {DEADLINE:g} s; the prober does it when "
                       "there is one again, see the log"})  # fmt: skip

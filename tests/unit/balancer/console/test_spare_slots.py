@@ -117,6 +117,35 @@ def test_the_answer_comes_when_the_prober_has_done_it(fix: SpareFixture) -> None
     assert [each["after"] for each in fix.told] == ["10.0.0.9:80 weight 3", "empty"]
 
 
+def test_what_comes_in_between_ends_the_wait_for_the_prober(fix: SpareFixture) -> None:
+    def reload() -> None:
+        fix.board.shared.rows.row(MASTER_ROW)[MASTER_RELOADS] += 1
+
+    for between in (reload, lambda: fix.remove("10.0.0.9:80")):
+        fix.answers.clear()
+        fix.add("10.0.0.9:80")
+        between()
+        fix.loop.advance(0.1)
+        [error] = [one["error"] for one in fix.answers if "error" in one]
+        assert error == "spare-1: not done, a reload or another command has come in between; ask again"
+
+
+def test_a_backend_is_removed_also_where_another_gets_its_slot_at_once(fix: SpareFixture) -> None:
+    fix.add("10.0.0.9:80")
+    fix.move_in(2, "10.0.0.9")
+    fix.loop.advance(0.1)
+    fix.remove("10.0.0.9:80")
+    fix.add("10.0.0.8:80")
+    assert fix.wanted()[0] == "10.0.0.8:80"
+    fix.move_in(2, "10.0.0.8")
+    fix.loop.advance(0.1)
+    assert [one.get("error") for one in fix.answers] == [None] * 3
+    fix.remove("10.0.0.8:80")
+    fix.add("10.0.0.8:80")
+    fix.loop.advance(0.1)
+    assert "come in between" in fix.answers[-1]["error"] or "come in between" in fix.answers[-2]["error"]
+
+
 def test_an_answer_without_a_prober_says_so(fix: SpareFixture) -> None:
     fix.add("10.0.0.9:80")
     fix.loop.advance(DEADLINE + 0.1)
