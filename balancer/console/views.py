@@ -53,7 +53,7 @@ ENDS = {
     "SD": "the backend reset the connection",
     "sD": "nothing moved for idle-timeout, and it was the backend's turn",
     "cR": "no whole first bytes within preread-timeout",
-    "PR": "turned away by a rule or a limit per source",
+    "PR": "turned away by a rule, a limit per source, or for a wrong header, hello or handshake",
     "RC": "this machine had no descriptor, port or memory",
     "RD": "a defect of the balancer",
     "KD": "closed by a drain, a stop or an operator",
