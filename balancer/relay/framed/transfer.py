@@ -10,7 +10,9 @@ says what to wait for. Bytes of a frame that may have to be sent again are copie
 
 import errno
 import os
+from fcntl import ioctl
 from os import read, splice, write
+from termios import FIONREAD
 
 from balancer.eventloop.errnos import TRANSIENT, UNSPLICEABLE
 from balancer.relay.half import LIMIT
@@ -20,6 +22,7 @@ DONE, DRY, BLOCKED, MORE, ENDED, FAILED, LOST = range(7)
 BULK = 32_768  # bytes from which the rest of a frame is spliced
 SHARE = 1 << 20  # bytes to move in one turn
 _GO_ON = -1
+_NOTHING = b"\0\0\0\0"
 _FLAGS = os.SPLICE_F_MOVE | os.SPLICE_F_NONBLOCK
 
 
@@ -156,7 +159,8 @@ def splice_whole(source: int, sink: int, size: int, pipes: Pipes) -> FrameTransf
                 sent = splice(pipe[0], sink, size, flags=_FLAGS)
         except OSError:
             pass  # the transfer meets it again
-        if sent == piped == size:
+        # A pipe whose slots are used up takes no byte more, although one may be there.
+        if sent == piped == size and ioctl(source, FIONREAD, _NOTHING) == _NOTHING:
             pipes.give_back(pipe, 0)
             return None
     transfer = FrameTransfer(source, sink, size, pipes=pipes)
