@@ -13,11 +13,21 @@ RULES
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
+from zlib import crc32
 
 from balancer.announcer import Announcer
 from balancer.checks.monitored import MonitoredBackend
 from balancer.config.units import counted, format_duration
-from balancer.discovery.answers import ERRORS, Lookup, Member, NameReply, Query, SetAnswer, look_up
+from balancer.discovery.answers import (
+    ERRORS,
+    Lookup,
+    Member,
+    NameReply,
+    Query,
+    SetAnswer,
+    candidates,
+    look_up,
+)
 from balancer.discovery.resolver import usable
 from balancer.discovery.servers import NameServers
 from balancer.discovery.slots import Slot, place
@@ -33,6 +43,7 @@ from balancer.pool.board import (
     W_DNS_ERROR,
     W_DNS_FAILURES,
     W_DNS_LEFT_OUT,
+    W_DNS_NAME,
     W_DNS_QUERIES,
     W_DNS_SERVER,
     W_DNS_TTL_MS,
@@ -148,10 +159,17 @@ class BackendSets:
             ]
             if each.due < float("inf") and not any(slot.member for slot in each.slots):
                 self._unanswered.add(each.wanted.host)
+            each.name = self._name_of(each)
             for one in each.backends:
                 tenant = self._board.word(one.backend.index, W_TENANT)
                 if one.pool.pool.mode == "framed" and tenant & 1:  # from before it was
                     self._board.write_verdict(one.backend.index, [(W_TENANT, tenant + 1)])
+
+    def _name_of(self, each: MonitoredSet) -> str:
+        """The name that has answered the last prober."""
+        known = {self._board.word(one.backend.index, W_DNS_NAME) for one in each.backends} - {0}
+        names = candidates(each.wanted.host, self._servers()) if known else []
+        return next((name for name in names if crc32(name.encode()) in known), "")
 
     def _member_of(self, one: MonitoredBackend) -> Member | None:
         host = addresses_of(self._board, one.backend).host
@@ -218,6 +236,8 @@ class BackendSets:
     def _note_answer(self, each: MonitoredSet, answer: SetAnswer, now: float) -> None:
         note, first = self._board.note, each.first
         note(first, W_DNS_ERROR, 0)
+        for one in each.backends:
+            note(one.backend.index, W_DNS_NAME, crc32(answer.name.encode()))
         note(first, W_DNS_AT_MS, round(now * 1000))
         note(first, W_DNS_TTL_MS, round(answer.ttl * 1000))
         for place_, word in enumerate(pack_addresses([answer.server.partition("%")[0] or "::"])):

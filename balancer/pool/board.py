@@ -150,8 +150,7 @@ TENANT_WORDS = (W_PORT, W_SRV_WEIGHT, W_BACKUP)
 W_DNS_AT_MS = 40  # monotonic ms, 0 = none yet
 W_DNS_TTL_MS = 41  # its smallest TTL
 W_DNS_SERVER = 42  # .. 43: the address that answered
-W_DNS_QUERIES = 44
-W_DNS_FAILURES = 45  # lookups without an answer
+W_DNS_QUERIES, W_DNS_FAILURES = 44, 45  # ... and lookups without an answer
 W_DNS_LEFT_OUT = 46  # backends in the answer that found no slot
 W_DNS_ERROR = 49  # of the last lookup, place in discovery.answers.ERRORS
 # ... of a slot again, by the prober: checksum of the tenant's address and port, which the slot keeps when it is empty;
@@ -163,7 +162,8 @@ W_ADMIN_MAXCONN = 50  # 0 = none, else W_LIMITS_OF of then << 32, and maxconn + 
 W_LIMITS_OF = 51  # the generation whose configuration W_MAXCONN is of
 # ... by the console, of a spare slot (pool/spares.py): the address added, port << 16 | weight, MASTER_RELOADS of then + 1
 W_ADDED, W_ADDED_TERMS, W_ADDED_EPOCH = 52, 54, 55
-_BACKEND_WORDS = 56
+W_DNS_NAME = 56  # ... by the prober, of each slot: checksum of the name that has answered last, 0 = none yet
+_BACKEND_WORDS = 57
 
 UNKNOWN, UP, DOWN = range(3)  # values of W_VERDICT
 ALL_DOWN, SOME_UP = 1, 2  # values of ANNOUNCED

@@ -25,6 +25,7 @@ from balancer.pool.board import (
     W_ADDRESSES,
     W_ADMIN_SINCE_MS,
     W_ADMIN_STATE,
+    W_DNS_NAME,
     W_IN_USE,
     W_NAME,
     W_SINCE_MS,
@@ -38,7 +39,7 @@ from balancer.pool.targets import has_admin_state
 
 MOST_WEIGHT = 1 << 32
 _FOUND = (W_SUBJECT, W_VERDICT, W_SINCE_MS, W_IN_USE, W_ADDRESSES)  # then the addresses, two words each
-_OF_SLOT = (*TENANT_WORDS, W_TENANT_KEY)  # a version before wrote no key
+_OF_SLOT = (*TENANT_WORDS, W_TENANT_KEY, W_DNS_NAME)  # versions before wrote no name, and no key
 _FORMER = 6  # words of a version with one address: the first three, a family and the address
 
 

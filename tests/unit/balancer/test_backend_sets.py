@@ -1,5 +1,6 @@
 """Sets in the prober: when they are asked, what an answer publishes, and that no mistake of a server empties them."""
 
+import os
 import random
 from collections.abc import Callable
 from dataclasses import replace
@@ -469,3 +470,30 @@ def test_a_name_server_that_falls_silent_about_one_domain_keeps_the_set_of_it(si
     zone["web.test.a.test"] = NameReply("timeout")
     sim.loop.advance(12.0, prober.tick)
     assert sim.hosts() == ["10.0.0.1"]
+
+
+@pytest.mark.parametrize("known", ["a.test", "b.test"])
+def test_a_successor_of_the_prober_knows_which_domain_has_answered(sim: SetSimulation, known: str) -> None:
+    """It begins while that domain fails; the other one gets a namesake, or has always failed."""
+    servers = NameServers((("10.0.0.53", 53),), ("a.test", "b.test"), 9)
+    answer = NameReply("", ("10.0.0.1",), ttl=1.0)
+    zone = {"web.test.a.test": NameReply("timeout"), "web.test.b.test": NameReply("timeout")}
+    zone[f"web.test.{known}"] = answer
+
+    def ask(query: Query, done: Callable[[NameReply], object], asked: Callable[[], object]) -> None:
+        done(zone.get(query.name, NameReply("NXDOMAIN")))
+
+    sim.ask, sim.servers = ask, lambda: servers  # type: ignore[method-assign]
+    first = sim.prober(check="none")
+    sim.loop.advance(0.5, first.tick)
+    assert sim.hosts() == ["10.0.0.1"]
+    if known == "a.test":
+        zone = {
+            "web.test.a.test": NameReply("timeout"),
+            "web.test.b.test": NameReply("", ("10.0.0.2",), ttl=1.0),
+        }
+    else:
+        zone["web.test.b.test"] = NameReply("", ("10.0.0.3",), ttl=1.0)
+    second = sim.prober(SECOND, os.getpid(), check="none")
+    sim.loop.advance(12.0, second.tick)
+    assert sim.hosts() == ["10.0.0.1" if known == "a.test" else "10.0.0.3"]

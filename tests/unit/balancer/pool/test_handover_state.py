@@ -14,9 +14,11 @@ from balancer.pool.board import (
     UP,
     W_ADMIN_SINCE_MS,
     W_ADMIN_STATE,
+    W_DNS_NAME,
     W_NAME,
     W_SINCE_MS,
     W_SUBJECT,
+    W_TENANT_KEY,
     W_VERDICT,
     Board,
 )
@@ -73,6 +75,23 @@ def test_the_addresses_of_a_name_last_and_which_is_in_use(count: int) -> None:
     restore_state(new, [moved], export_state(old, [web]))
     assert addresses_of(new, moved) == known
     assert new.word(5, W_NAME) == NAME_ANSWERED
+
+
+def test_a_slot_knows_its_tenant_and_the_name_that_has_answered() -> None:
+    old, new = board(), board()
+    [slot] = parse_upstream("dns:web.test:80 slots=1 name=web").expanded()
+    slot, moved = replace(slot, index=3), replace(slot, index=5)
+    VerdictWriter(old, FIRST_LEASE).restore(slot, 0.0)
+    VerdictWriter(old, FIRST_LEASE).write_addresses(3, NameAddresses(("10.0.0.1",)))
+    for column, value in ((W_TENANT_KEY, 7), (W_DNS_NAME, 9)):
+        old.note(3, column, value)
+    text = export_state(old, [slot])
+    restore_state(new, [moved], text)
+    assert (new.word(5, W_TENANT_KEY), new.word(5, W_DNS_NAME)) == (7, 9)
+    former = json.loads(text)
+    former[slot.identity][4].pop()  # as a version before wrote it
+    restore_state(other := board(), [moved], json.dumps(former))
+    assert (other.word(5, W_TENANT_KEY), other.word(5, W_DNS_NAME)) == (7, 0)
 
 
 def test_healthy_backends_are_left_out() -> None:
