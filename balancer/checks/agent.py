@@ -48,7 +48,8 @@ class AgentWords:
                 if number[1] == "maxconn":
                     found = replace(found, maxconn=int(number[2]))
                 else:
-                    found = replace(found, weight=round(100 * int(number[2]) / configured))
+                    percent_of = round(100 * int(number[2]) / configured)
+                    found = replace(found, weight=percent_of or min(1, int(number[2])))  # only 0 is none
         return found
 
 

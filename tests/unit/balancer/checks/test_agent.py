@@ -62,3 +62,9 @@ def test_over_http_it_is_the_first_line_of_the_body(size: int) -> None:
     broken.advance()
     broken.advance(b"HTTP/1.1 404 Not Found\r\n\r\n50%\n")
     assert broken.outcome == "status"
+
+
+@pytest.mark.parametrize("configured", [1, 2, 100, 199, 200, 201, 256])
+def test_only_the_weight_0_takes_no_sessions(configured: int) -> None:
+    assert AgentWords().then(b"weight:0", configured).weight == 0
+    assert all(AgentWords().then(b"weight:%d" % n, configured).weight > 0 for n in range(1, configured + 1))
