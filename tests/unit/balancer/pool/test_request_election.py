@@ -291,17 +291,27 @@ def test_roundrobin_is_exact_for_each_request(board: Board) -> None:
     assert shares_of(board, "roundrobin", "weight=3", "", "") == [360, 120, 120]
 
 
-def test_p2c_keeps_to_the_less_loaded(board: Board) -> None:
-    """The one with 50 requests of another worker gets nothing until the others have as many."""
-    backends = pool("", "", "")
+def test_p2c_keeps_to_the_less_loaded() -> None:
+    """The one with 50 requests of another worker gets nothing until the others have as many. Chance has a part in it, so
+    that the middle one of some trials is looked at."""
+    trials = sorted(spreads_of_p2c() for _ in range(7))
+    assert trials[3][0] <= 6
+    assert sorted(spread for _, spread in trials)[3] <= 6
+
+
+def spreads_of_p2c() -> tuple[int, int]:
+    """By how much the loads of those it chooses from differ: of two, and of all three."""
+    board, backends = make_board(16), pool("", "", "")
+    for row in (OWN, OTHER):
+        board.counts.zero(row)
     elect = elector(board, backends, "p2c")
     hold(board, backends[0], 50)
     places = [elect.elect_request(CLIENT, 1.0) for _ in range(80)]
     assert 0 not in places
-    assert abs(places.count(1) - places.count(2)) <= 6
+    of_two = abs(places.count(1) - places.count(2))
     places += [elect.elect_request(CLIENT, 1.0) for _ in range(220)]
     loads = [places.count(0) + 50, places.count(1), places.count(2)]
-    assert max(loads) - min(loads) <= 6
+    return of_two, max(loads) - min(loads)
 
 
 @pytest.mark.parametrize("policy", ["source", "maglev"])

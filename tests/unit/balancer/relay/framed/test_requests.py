@@ -597,8 +597,14 @@ def test_a_client_that_does_not_read_is_cut_without_any_idle_timeout(
 
 
 def test_a_client_that_reads_slowly_is_not_cut(start: Start) -> None:
-    """Its socket takes nothing new for longer than a pause may be: what its kernel acknowledges is progress."""
-    worker = start(idle_timeout=0.0, frame_timeout=2.0, max_frame=LONG)
+    """Its socket takes nothing new for longer than a pause may be: what its kernel acknowledges is progress. When the
+    kernel lets the next write through is its own business, so that some clients are tried."""
+    assert any(steps_without_a_write(start) > 2 for _ in range(20))
+
+
+def steps_without_a_write(start: Start) -> int:
+    """The steps of most of a pause for which a client read and was given nothing; it is not cut."""
+    worker = start(idle_timeout=0.0, frame_timeout=PAUSE, max_frame=LONG)
     client = worker.client()
     client.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 17)  # a window that opens in small steps
     client.ask("big")
@@ -612,7 +618,7 @@ def test_a_client_that_reads_slowly_is_not_cut(start: Start) -> None:
         worker.pass_time(0.75 * PAUSE, step=5.0)
         passed += 1
     assert rest and heard and not worker.ends
-    assert passed > 2  # without a write, as it is meant
+    return passed
 
 
 def test_a_client_that_has_taken_its_reply_may_stay_for_ever_without_idle_timeout(start: Start) -> None:
