@@ -5,7 +5,6 @@ record of what was installed knows where they are, whatever the scheme (--user, 
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from importlib import metadata
 from pathlib import Path, PurePath
 
 from balancer.config.ini import did_you_mean
@@ -32,6 +31,8 @@ class NoSample(UsageError):
 
 def installed() -> Iterable[tuple[PurePath, Path]]:
     """What was installed with this distribution: the name in its record, and where it lies."""
+    from importlib import metadata  # 1.5 MB, which every process of a daemon would keep
+
     try:
         files = metadata.files(DISTRIBUTION) or ()
     except metadata.PackageNotFoundError:

@@ -1,6 +1,7 @@
 """The questions of operators that one look answers: what is asked changes nothing and leaves no line in the log.
 
-RULES: reads the board and the configuration. What takes several processes (status, sessions) is commands.py's.
+RULES: reads the board and the configuration. What takes several processes (status, sessions) is commands.py's. What few
+ask for is imported when it is asked for: every process of a balancer would keep it.
 """
 
 from collections.abc import Callable, Sequence
@@ -8,11 +9,6 @@ from typing import Any
 
 from balancer.console.certificates import describe_certificates
 from balancer.console.events import describe_events
-from balancer.console.explain import explain
-from balancer.console.explain_option import UnknownOption, explain_option
-from balancer.console.explain_session import NoRecord, explain_session
-from balancer.console.failures import describe_failures
-from balancer.console.sources import describe_sources
 from balancer.edge.certificates import calendar_time
 from balancer.eventloop.loop import Loop
 from balancer.options import Options
@@ -49,10 +45,7 @@ class Questions:
 
     def answer(self, words: Sequence[str]) -> dict[str, Any]:
         """Raises CommandRefused."""
-        try:
-            return self.answers[words[0]](words[1:])
-        except (UnknownOption, NoRecord) as error:
-            raise CommandRefused(str(error)) from None
+        return self.answers[words[0]](words[1:])
 
     def _events(self, since: Sequence[str]) -> dict[str, Any]:
         """The last events, or those after a serial."""
@@ -62,6 +55,8 @@ class Questions:
         return describe_events(self._board, last, self._loop.now)
 
     def _sources(self, words: Sequence[str]) -> dict[str, Any]:
+        from balancer.console.sources import describe_sources
+
         refuse_words("sources", words)
         return describe_sources(self._board, self._options.listeners, self._loop.now)
 
@@ -71,6 +66,8 @@ class Questions:
         return {"certificates": describe_certificates(self._board, listeners, pools, calendar_time())}
 
     def _errors(self, words: Sequence[str]) -> dict[str, Any]:
+        from balancer.console.failures import describe_failures
+
         refuse_words("errors", words)
         return {"last": describe_failures(self._board, self._loop.now, calendar_time())}
 
@@ -78,10 +75,9 @@ class Questions:
         """Which way a client would go, or where the value of an option comes from."""
         told = dict(word.partition("=")[::2] for word in conditions)
         if set(told) == {"option"}:
-            return explain_option(told["option"], self._options.sections)
+            return self._explain_option(told["option"])
         if set(told) == {"session"}:
-            now, calendar = self._loop.now, calendar_time()
-            return explain_session(self._board, self._pools, told["session"], now, calendar)
+            return self._explain_session(told["session"])
         if unknown := told.keys() - {"listener", "source", "sni"}:
             raise CommandRefused(f"usage: {QUESTION_USAGES['explain']}, not {' '.join(sorted(unknown))!r}")
         by_name = {one.name: one for one in self._options.listeners}
@@ -89,12 +85,30 @@ class Questions:
         if name not in by_name:
             what = f"no listener is called {name!r}" if name else "the listener has to be named"
             raise CommandRefused(f"{what}; there are: {', '.join(by_name)}")
+        from balancer.console.explain import explain
+
         try:
             return explain(
                 self._board, by_name[name], self._pools, told.get("source", ""), told.get("sni", "")
             )
         except ValueError as error:
             raise CommandRefused(f"source: {error}") from None
+
+    def _explain_option(self, word: str) -> dict[str, Any]:
+        from balancer.console.explain_option import UnknownOption, explain_option
+
+        try:
+            return explain_option(word, self._options.sections)
+        except UnknownOption as error:
+            raise CommandRefused(str(error)) from None
+
+    def _explain_session(self, word: str) -> dict[str, Any]:
+        from balancer.console.explain_session import NoRecord, explain_session
+
+        try:
+            return explain_session(self._board, self._pools, word, self._loop.now, calendar_time())
+        except NoRecord as error:
+            raise CommandRefused(str(error)) from None
 
 
 def refuse_words(question: str, words: Sequence[str]) -> None:
