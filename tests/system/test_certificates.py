@@ -55,7 +55,7 @@ def test_a_worker_that_is_replaced_presents_the_renewed_one(certificate: Renewab
 
 def test_its_expiry_is_told(certificate: Renewable) -> None:
     """In status, table and metrics, and in the log from 14 days on; the console learns of a renewal."""
-    certificate.issue(days=9)
+    certificate.issue(days=8.5)
     with Echo() as backend, Balancer(f"--tls-cert={certificate.path}", upstreams=[backend.address]) as lb:
         lb.wait_line(
             rf" warning console pid=\d+ certificate path={certificate.path} listener=main expires_in=8d"

@@ -18,7 +18,7 @@ class Renewable:
         self.path = directory / "a.pem"
         self.issue()
 
-    def issue(self, *names: str, days: int = 30) -> int:
+    def issue(self, *names: str, days: float = 30) -> int:
         """Write a new one, and return its serial number."""
         self.path.write_bytes(AUTHORITY.issue(*(names or ("a.example",)), ends=timedelta(days=days)))
         return AUTHORITY.serials[names[0] if names else "a.example"]
