@@ -57,9 +57,8 @@ def describe(one: Election, pool: Pool | None, now: float, calendar: float) -> d
     age = max(0.0, now - one.at_ms / 1000)
     names = {} if pool is None else {backend.index: backend.name for backend in pool.backends}
     balance = "" if pool is None else pool.balance
-    rows = sorted(
-        one.backends, key=lambda seen: list(names).index(seen.block) if seen.block in names else 1 << 30
-    )
+    places = {index: place for place, index in enumerate(names)}
+    rows = sorted(one.backends, key=lambda seen: places.get(seen.block, len(places)))
     return {
         "at": time_text(int((calendar - age) * 1e9)),
         "age_s": round(age, 1),

@@ -39,9 +39,7 @@ class BackendSet:
     obsolete: int = 1
 
     def __str__(self) -> str:
-        return ":".join(
-            [self.kind, *([self.host] if self.host else []), *([str(self.port)] if self.port else [])]
-        )
+        return ":".join(str(part) for part in (self.kind, self.host, self.port) if part)
 
 
 @dataclass(frozen=True, slots=True)

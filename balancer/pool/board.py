@@ -153,8 +153,8 @@ W_DNS_SERVER = 42  # .. 43: the address that answered
 W_DNS_QUERIES, W_DNS_FAILURES = 44, 45  # ... and lookups without an answer
 W_DNS_LEFT_OUT = 46  # backends in the answer that found no slot
 W_DNS_ERROR = 49  # of the last lookup, place in discovery.answers.ERRORS
-# ... of a slot again, by the prober: checksum of the tenant's address and port, which the slot keeps when it is empty;
-W_TENANT_KEY = 47  # 0: it is no slot
+# ... of a slot again, by the prober: checksum of the tenant's address and port, kept while it is empty; 0: it is no slot
+W_TENANT_KEY = 47
 # ... by the console: W_TENANT_KEY of the tenant that admin state, weight and maxconn are about, while it is there
 W_ADMIN_KEY = 48
 W_ADMIN_MAXCONN = 50  # 0 = none, else W_LIMITS_OF of then << 32, and maxconn + 1
@@ -426,7 +426,7 @@ class Board:
         return ((percent - 1) / 100 if percent else 1.0) * (ramp / 1000 if ramp else 1.0)
 
     def admin_maxconn(self, index: int) -> int | None:
-        """An operator's maxconn, while the configuration that he has set it under is in force."""
+        """An operator's maxconn, while the configuration that it was set under is in force."""
         generation, said = divmod(self.admin_word(index, W_ADMIN_MAXCONN), 1 << 32)
         return said - 1 if said and generation == self.word(index, W_LIMITS_OF) else None
 

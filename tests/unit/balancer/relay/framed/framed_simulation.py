@@ -8,7 +8,7 @@ import contextlib
 import errno
 import socket
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 from typing import Any
 
@@ -279,6 +279,28 @@ class FramedSimulation(WorkerSimulation):
     @property
     def request_ends(self) -> list[str]:
         return [line.split(" end=")[1].split()[0] for line in self.request_lines]
+
+
+Start = Callable[..., FramedSimulation]
+
+
+@contextlib.contextmanager
+def simulations(tls: str) -> Iterator[Start]:
+    """Yield a function that starts a worker; `tls` is who speaks it unless the call says otherwise. At the end the
+    workers are closed and have left nothing behind."""
+    made: list[FramedSimulation] = []
+
+    def begin(backends: int = 1, tls: str = tls, **options: Any) -> FramedSimulation:
+        made.append(FramedSimulation(backends, tls, **options))
+        return made[-1]
+
+    yield begin
+    for worker in made:
+        worker.close()
+        assert not any(worker.under_way(server) for server in range(len(worker.servers)))
+        assert worker.connections.queue.since == {}
+        assert worker.context.pipes.held == 0
+        assert not worker.connections.dialling
 
 
 def exchange(client: FramePeer, backend: Callable[[], FramePeer], text: str) -> None:

@@ -3,7 +3,6 @@
 import contextlib
 import random
 import socket
-from collections.abc import Callable
 
 import pytest
 
@@ -29,14 +28,13 @@ from balancer.worker import end_session
 from tests.unit.balancer.relay.framed.framed_simulation import (
     HEADER,
     MOST,
-    FramedSimulation,
     FramePeer,
+    Start,
     exchange,
     frame,
     misbehaved,
 )
 
-Start = Callable[..., FramedSimulation]
 LONG = 24 << 20  # bytes: more than the buffers of two connections take
 
 

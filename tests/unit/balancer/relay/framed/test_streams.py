@@ -3,8 +3,7 @@
 import contextlib
 import socket
 import ssl
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Iterator
 
 import pytest
 
@@ -15,39 +14,20 @@ from balancer.relay.tls.stream import TlsStream
 from tests.authority import Authority
 from tests.unit.balancer.relay.framed.framed_simulation import (
     MOST,
-    FramedSimulation,
-    FramePeer,
+    Start,
+    exchange,
     frame,
+    simulations,
     tls_contexts,
 )
 
 BOTH = "clients and backends"
-Start = Callable[..., FramedSimulation]
 
 
 @pytest.fixture
 def start() -> Iterator[Start]:
-    made: list[FramedSimulation] = []
-
-    def begin(backends: int = 1, tls: str = BOTH, **options: Any) -> FramedSimulation:
-        made.append(FramedSimulation(backends, tls, **options))
-        return made[-1]
-
-    yield begin
-    for worker in made:
-        worker.close()
-        assert [worker.under_way(server) for server in range(len(worker.servers))] == [0] * len(
-            worker.servers
-        )
-        assert worker.context.pipes.held == 0
-        assert not worker.connections.dialling
-
-
-def exchange(client: FramePeer, backend: Callable[[], FramePeer], text: str) -> None:
-    client.ask(text)
-    assert backend().frames() == [text]
-    backend().answer(text.upper())
-    assert client.frames() == [text.upper()]
+    with simulations(BOTH) as begin:
+        yield begin
 
 
 def test_each_connection_shakes_hands_once_and_the_next_one_resumes(start: Start) -> None:

@@ -21,10 +21,15 @@ from balancer.relay.framed.connection_pool import (
     TRUSTED,
     TRUSTED_RESTING,
 )
-from tests.unit.balancer.relay.framed.framed_simulation import FramedSimulation, FramePeer, frame, misbehaved
+from tests.unit.balancer.relay.framed.framed_simulation import (
+    FramedSimulation,
+    FramePeer,
+    Start,
+    frame,
+    misbehaved,
+)
 from tests.unit.balancer.relay.simulation import SIBLING, reset
 
-Start = Callable[..., FramedSimulation]
 FEW = 20  # replies after which these workers trust
 SWEPT = SWEEP * 1.5
 
@@ -129,6 +134,14 @@ def cut_header(worker: FramedSimulation) -> None:
     peer.close()
 
 
+def earns_no_trust_again(worker: FramedSimulation) -> None:
+    """Behind the time of suspicion it answers well for long enough, three times over."""
+    worker.pass_time(SUSPICION + 2, step=2.0)
+    for _ in range(3):
+        earn(worker)
+    assert resting(worker) >= RESTING
+
+
 @pytest.mark.parametrize("act", [byte_beyond, double, unasked, no_frame, cut, cut_header])
 def test_a_wrong_reply_costs_the_trust_for_good(
     start: Start, act: Callable[[FramedSimulation], None]
@@ -137,10 +150,7 @@ def test_a_wrong_reply_costs_the_trust_for_good(
     earn(worker)
     act(worker)
     worker.settle()
-    worker.pass_time(SUSPICION + 2, step=2.0)
-    for _ in range(3):
-        earn(worker)
-    assert resting(worker) >= RESTING
+    earns_no_trust_again(worker)
 
 
 def ended_at_rest(worker: FramedSimulation) -> None:
@@ -269,10 +279,7 @@ def test_a_wrong_reply_from_before_costs_a_backend_that_is_back_the_trust(start:
     else:
         peer.send(frame("R") + b"x")
     worker.settle(3)
-    worker.pass_time(SUSPICION + 2, step=2.0)
-    for _ in range(3):
-        earn(worker)
-    assert resting(worker) >= RESTING
+    earns_no_trust_again(worker)
 
 
 def test_replies_of_the_tenant_before_are_counted(start: Start) -> None:
