@@ -1,10 +1,13 @@
 """Addresses, free ports, and connections as a client or a backend holds them."""
 
 import contextlib
+import errno
+import random
 import select
 import socket
 import struct
 from collections.abc import Iterator
+from pathlib import Path
 
 Address = tuple[str, int]
 RESET = struct.pack("ii", 1, 0)  # SO_LINGER with no time: close() sends a reset
@@ -19,11 +22,18 @@ def text_of(address: Address | str) -> str:
 
 
 def free_port() -> int:
-    """A port of 127.0.0.1 that no socket is bound to, for programs that must be told one."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """A TCP and UDP port that no IPv4 socket is bound to, for programs that must be told one. It lies outside the range
+    from which the kernel takes the ports of clients and of port 0: those of other tests do not take it meanwhile, at
+    whatever address. Raises OSError when a hundred of them are taken."""
+    first = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    low = min(10_000, first // 2)
+    for _ in range(100):
+        port = random.randrange(low, first)
+        with contextlib.suppress(OSError), socket.socket() as tcp, socket.socket(type=socket.SOCK_DGRAM) as udp:
+            tcp.bind(("", port))
+            udp.bind(("", port))
+            return port
+    raise OSError(errno.EADDRINUSE, f"no free port found between {low} and {first}")
 
 
 def accepts(address: Address) -> bool:

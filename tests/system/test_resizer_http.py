@@ -135,7 +135,7 @@ def test_busy_and_over_time_have_their_status_and_a_full_service_is_healthy() ->
         response, _ = ask(conn, "GET", "/health")
         assert response.status == 200, "a full service is healthy, and the connection was kept"
         peer.hear_all(9 - len(early))
-        response, body = ask(conn, "POST", "/resize?w=5600&h=5600&format=avif", picture(60, 40))
+        response, body = ask(conn, "POST", "/resize?w=5600&h=5600&format=avif&quality=100", picture(60, 40))
         assert response.status == 504, body
         conn.close()
 
