@@ -197,8 +197,10 @@ class Child:
         if self.draining:
             return
         self.draining = True
-        self.cells[STATE] = DRAINING
         self.on_drain(self._set_deadline())
+        self.cells[STATE] = (
+            DRAINING  # last: the master takes it for the word that nothing is accepted any more
+        )
 
     def _drain_for(self, seconds: float | None) -> None:
         """The master's word on a drain, before or after its begin; None is for ever."""

@@ -4,6 +4,8 @@ RULES: runs in the master, never blocks; `advance` carries everything one step f
 - Everything in a reload that can fail comes before the old generation hears of it. When it fails, the old generation has
   not noticed; the reason is in the log and in the notice that the console reads. HUPs during a reload become one more
   reload.
+- Success is told when no process of an older generation accepts any more: who reads it meets the new configuration with
+  every connection from then on. A process that hangs is killed before SETTLE_WITHIN, after which it is told anyway.
 - A generation sees the sockets of its own plan only, under the names of its own plan.
 - A reload to an equal plan (changes.is_same) forks nothing and says so.
 - Sessions of an old generation have its reload timeout, which may be for ever. At most MOST_GENERATIONS live: the next
@@ -13,7 +15,7 @@ RULES: runs in the master, never blocks; `advance` carries everything one step f
   more. Where a kept address covers a removed one (0.0.0.0 after 127.0.0.1), the removed one has no new clients meanwhile:
   those that came after its processes accept no more, and before it is closed, would be reset.
 
-    reload:      read -> bind what is new -> fork -> all ready -> old ones drain -> close what was removed
+    reload:      read -> bind what is new -> fork -> all ready -> old ones drain -> close what was removed -> report
                    |         |                 |
                    +---------+-----------------+--> given up: unbind, let the new ones go, the old configuration stays
 """
@@ -27,6 +29,7 @@ from balancer.config.units import counted
 from balancer.eventloop.log import Log
 from balancer.prefork.bind import CannotBind
 from balancer.prefork.changes import PlanChanges, compare, is_same, obstacle, report
+from balancer.prefork.children import ChildProcess
 from balancer.prefork.notify import Notifier
 from balancer.prefork.plan import Plan, Service
 from balancer.prefork.processes import ProcessManager
@@ -49,6 +52,7 @@ MOST_GENERATIONS = 16  # alive at once
 QUEUE_GRACE = (
     0.2  # seconds that draining processes have to empty the queues of an address before it is closed
 )
+SETTLE_WITHIN = 5.0  # seconds that the report of a reload waits for them at most; hangs end earlier
 LOOK = 0.01  # seconds between two looks whether they have
 
 
@@ -124,6 +128,15 @@ class Closing:
     look_at: float
 
 
+@dataclass
+class Settling:
+    """A reload in force: its report, when it is given at the latest, and when to look again."""
+
+    changes: PlanChanges
+    deadline: float
+    look_at: float
+
+
 class Generations:
     """All generations of one master. `wanted`: processes of the listening role; `slots`: how many of them own sockets."""
 
@@ -143,6 +156,7 @@ class Generations:
         self._reload: Reload | None = None
         self._retiring: list[Retirement] = []
         self._closing: Closing | None = None
+        self._settling: Settling | None = None
 
     # -- the first one --
 
@@ -175,17 +189,20 @@ class Generations:
                 self._close_now()
             else:
                 self._closing.look_at = now + LOOK
+        if self._settling is not None and now >= self._settling.look_at:
+            self._settle(self._settling, now)
         if self._reload is not None:
             self._step_reload(self._reload, now)
         if may_bind and not self.is_stopping:
             if self._growth:
                 self.scale(self._growth, now)
-            if self._wants_reload and self._reload is None and may_reload:
+            if self._wants_reload and self._reload is None and self._settling is None and may_reload:
                 self._begin_reload(now)
 
     def next_moment(self) -> float | None:
         """When something is due between two ticks."""
-        return self._closing.look_at if self._closing is not None else None
+        moments = [each.look_at for each in (self._closing, self._settling) if each is not None]
+        return min(moments, default=None)
 
     @property
     def is_stopping(self) -> bool:
@@ -199,8 +216,8 @@ class Generations:
 
     @property
     def is_changing(self) -> bool:
-        """Whether sockets are being made or closed: a reload is under way, or removed addresses are not closed yet."""
-        return self._reload is not None or self._closing is not None
+        """Whether a reload is under way, not reported yet, or removed addresses are not closed yet."""
+        return any(each is not None for each in (self._reload, self._closing, self._settling))
 
     @property
     def wanted_at_last(self) -> int:
@@ -310,7 +327,23 @@ class Generations:
         self._log.apply(reload.plan.log)
         if removed:
             self._close_soon(removed, now)
-        self._report(now, "", changes if any(vars(changes).values()) else PlanChanges(changed=("settings",)))
+        if not any(vars(changes).values()):
+            changes = PlanChanges(changed=("settings",))
+        self._settling = Settling(changes, now + SETTLE_WITHIN, now)
+
+    def _settle(self, settling: Settling, now: float) -> None:
+        """Report the reload once only its generation accepts clients, or when the time is up."""
+        role, current = self._processes.plan.listening(), self._processes.current
+        older = (
+            process
+            for process in self._processes.children.living()
+            if process.role == role and process.generation != current
+        )
+        if now < settling.deadline and any(map(self._may_accept, older)):
+            settling.look_at = now + LOOK
+            return
+        self._settling = None
+        self._report(now, "", settling.changes)
 
     def _give_up(self, reload: Reload, reason: str, now: float) -> None:
         """Processes of the new generation may hold sessions already: they drain like any other."""
@@ -344,12 +377,15 @@ class Generations:
     def _is_accepting(self, groups: Sequence[SocketGroup]) -> bool:
         """Whether a process may still accept from one of these addresses."""
         for process in self._processes.children.living():
-            cells = self._processes.shared.rows.row(process.row)
             bound = self._processes.listening[process.generation].pairs
             has_it = any(group in groups and bind.role == process.role for bind, group in bound)
-            if has_it and (cells[STATE] != DRAINING or cells[ACCEPTING]):
+            if has_it and self._may_accept(process):
                 return True
         return False
+
+    def _may_accept(self, process: ChildProcess) -> bool:
+        cells = self._processes.shared.rows.row(process.row)
+        return cells[STATE] != DRAINING or bool(cells[ACCEPTING])
 
     def _close_now(self) -> None:
         """What a reload removed, or at the final stop everything of the listening role."""
@@ -405,6 +441,9 @@ class Generations:
         self._wants_reload = False
         if self._reload is not None:
             self._give_up(self._reload, "the master is told to stop", now)
+        if self._settling is not None:
+            self._settling.deadline = now
+            self._settle(self._settling, now)
         self._processes.was_cut = False  # sessions that a reload has cut, maybe weeks ago, do not count
         self._processes.is_stopping = True
         for retirement in self._retiring:

@@ -29,7 +29,11 @@ def free_port() -> int:
     low = min(10_000, first // 2)
     for _ in range(100):
         port = random.randrange(low, first)
-        with contextlib.suppress(OSError), socket.socket() as tcp, socket.socket(type=socket.SOCK_DGRAM) as udp:
+        with (
+            contextlib.suppress(OSError),
+            socket.socket() as tcp,
+            socket.socket(type=socket.SOCK_DGRAM) as udp,
+        ):
             tcp.bind(("", port))
             udp.bind(("", port))
             return port

@@ -13,7 +13,7 @@ from balancer.prefork.notify import Notifier
 from balancer.prefork.plan import Plan, Role
 from balancer.prefork.processes import ProcessManager
 from balancer.prefork.sockets import ListeningSocket, Sockets
-from balancer.shm.layout import ACCEPTING, BEAT_MS, READY, STATE, Shared, make_shared
+from balancer.shm.layout import ACCEPTING, BEAT_MS, DRAINING, READY, STATE, Shared, make_shared
 
 WORKER = Role("worker", 1, lambda _child: 0)
 CPU = Role("cpu", 1, lambda _child: 0, hang_after=0, channel=True)
@@ -84,12 +84,24 @@ class MasterSimulation:
 
     def reload(self, *binds: Bind, error: str = "") -> dict[str, object]:
         """A whole reload; what it reports."""
+        self.replace_generation(*binds, error=error)
+        for cells in self.old_workers():
+            cells[STATE], cells[ACCEPTING] = DRAINING, 0
+        self.turn()
+        return self.report()
+
+    def replace_generation(self, *binds: Bind, error: str = "") -> None:
+        """A reload up to the moment at which the new generation serves and the old one is told to drain."""
         self.binds, self.error = binds, error
         self.generations.ask_reload()
         self.turn()
         self.fork()
         self.turn()
-        found: dict[str, object] = json.loads(self.processes.shared.notice.read()[1])
+
+    def report(self) -> dict[str, object]:
+        """The last reload's."""
+        text = self.processes.shared.notice.read()[1]
+        found: dict[str, object] = json.loads(text) if text else {}
         return found
 
     def seen(self, generation: int) -> tuple[ListeningSocket, ...]:

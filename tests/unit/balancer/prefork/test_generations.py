@@ -9,10 +9,10 @@ from math import inf
 
 import pytest
 
-from balancer.prefork.generations import MOST_GENERATIONS, QUEUE_GRACE
+from balancer.prefork.generations import LOOK, MOST_GENERATIONS, QUEUE_GRACE, SETTLE_WITHIN
 from balancer.prefork.plan import Role
 from balancer.prefork.retirement import KILL_GRACE, Retirement, first_to_go
-from balancer.shm.layout import ACCEPTING, DRAINING, MASTER_RELOADS, STATE
+from balancer.shm.layout import ACCEPTING, DRAINING, MASTER_RELOADS, READY, STATE
 from tests.unit.balancer.prefork.simulation import PLAN, MasterSimulation, web
 
 
@@ -59,7 +59,7 @@ def test_a_rename_closes_nothing_and_is_reported(master: MasterSimulation) -> No
 def test_a_removed_address_is_closed_when_its_old_processes_accept_no_more(master: MasterSimulation) -> None:
     """Fails where it is closed at the commit: clients in the queue of a worker would be reset."""
     ports = {name: port for port, name in master.names(1).items()}
-    master.reload(*web("a"))
+    master.replace_generation(*web("a"))
     (worker,) = master.old_workers()
     master.turn(QUEUE_GRACE / 2)
     assert not refused(ports["b"])
@@ -74,7 +74,7 @@ def test_a_removed_address_is_closed_when_its_old_processes_accept_no_more(maste
 
 def test_a_removed_address_is_closed_in_time_whatever_its_processes_do(master: MasterSimulation) -> None:
     ports = {name: port for port, name in master.names(1).items()}
-    master.reload(*web("a"))
+    master.replace_generation(*web("a"))
     assert master.generations.next_moment() is not None
     master.turn(QUEUE_GRACE)
     assert refused(ports["b"])
@@ -121,6 +121,41 @@ def test_processes_that_serve_the_workers_go_last() -> None:
     roles = (*PLAN.roles, Role("prober", 1, lambda _child: 0))
     assert first_to_go(replace(PLAN, roles=roles), is_final=False) == {"worker", "prober"}
     assert first_to_go(replace(PLAN, roles=roles), is_final=True) == {"worker"}
+
+
+@pytest.mark.parametrize("state, accepting", [(READY, 1), (READY, 0), (DRAINING, 1)])
+@pytest.mark.parametrize("end", ["drained", "dead", "late", "stop"])
+def test_a_reload_is_reported_when_no_old_process_accepts_any_more(
+    master: MasterSimulation, state: int, accepting: int, end: str
+) -> None:
+    """Fails where the line is written at the commit: who has read it may still meet the old configuration. One that stays
+    at its limit or hangs accepts again when it goes on."""
+    master.replace_generation(*web("a", "c"))
+    (worker,) = master.old_workers()
+    worker[STATE], worker[ACCEPTING] = state, accepting
+    master.turn(SETTLE_WITHIN / 2)
+    assert master.processes.current == 2 and master.report() == {}
+    assert master.generations.is_changing
+    master.generations.ask_reload()
+    master.turn()
+    assert master.generations.owed_signals() == [signal.SIGHUP], "the next reload waits for this one's report"
+    moment = master.generations.next_moment()
+    assert moment is not None and moment <= master.now + LOOK
+    match end:
+        case "drained":
+            worker[STATE], worker[ACCEPTING] = DRAINING, 0
+            master.turn(LOOK)
+        case "dead":
+            master.leave(1)
+            master.turn(LOOK)
+        case "late":
+            master.turn(SETTLE_WITHIN / 2)
+        case "stop":
+            master.generations.retire_all(master.now, is_final=True)
+    first = master.report()
+    assert first["ok"] and first["serial"] == (2 if end != "stop" else 1)
+    assert first["text"] == ("nothing changed" if end != "stop" else str(first["text"])) and first["text"]
+    assert master.generations.next_moment() is None
 
 
 def test_a_second_cut_does_not_put_off_the_kill(master: MasterSimulation) -> None:
