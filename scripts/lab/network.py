@@ -40,6 +40,16 @@ def free_port() -> int:
     raise OSError(errno.EADDRINUSE, f"no free port found between {low} and {first}")
 
 
+def has_ipv6() -> bool:
+    """Whether this machine has ::1."""
+    try:
+        with socket.socket(socket.AF_INET6) as sock:
+            sock.bind(("::1", 0))
+    except OSError:
+        return False
+    return True
+
+
 def accepts(address: Address) -> bool:
     """Whether a connect succeeds."""
     try:

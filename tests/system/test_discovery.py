@@ -15,6 +15,7 @@ import pytest
 
 from balancer.discovery.dns_client import ATTEMPTS
 from scripts.lab.backends import Scripted
+from scripts.lab.network import has_ipv6
 from scripts.lab.waiting import wait_for
 from tests.system.harness import Balancer, FileBalancer, ini_section
 from tests.system.hosts import PATIENCE, Clients, Hosts, connect, tenants
@@ -226,6 +227,7 @@ FAMILIES = {  # of web.test, which has an address of either family, and of six.t
 }
 
 
+@pytest.mark.skipif(not has_ipv6(), reason="needs ::1")
 def test_both_families_from_dnsmasq(tmp_path: Path) -> None:
     """Of a host that has both, of one that has IPv6 only, and when an address of one family goes."""
     with Hosts(1) as hosts, ExitStack() as stack:

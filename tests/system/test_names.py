@@ -17,6 +17,7 @@ from typing import TypeVar
 import pytest
 
 from scripts.lab.backends import Echo, Stuck
+from scripts.lab.network import has_ipv6
 from scripts.lab.waiting import wait_for
 from tests.system.harness import Balancer, FileBalancer, ini_section
 
@@ -89,15 +90,6 @@ def common_port(*hosts: str) -> int:
                 stack.enter_context(socket.socket(family)).bind((host, port))
             return port
     raise AssertionError(f"no common port on {hosts}")
-
-
-def has_ipv6() -> bool:
-    try:
-        with socket.socket(socket.AF_INET6) as sock:
-            sock.bind(("::1", 0))
-    except OSError:
-        return False
-    return True
 
 
 CASES = [

@@ -111,12 +111,12 @@ def test_the_kernel_runs_the_program() -> None:
         sock = socket.socket()
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         sock.bind(("127.0.0.1", port))
-        sock.listen()
+        sock.listen(512)
         sock.setblocking(False)
         port = sock.getsockname()[1]
         group.append(sock)
     attach(group[0], program([300, 0, 700]))
-    clients = [socket.create_connection(("127.0.0.1", port)) for _ in range(60)]
+    clients = [socket.create_connection(("127.0.0.1", port)) for _ in range(300)]
     counts = []
     for sock in group:
         counts.append(0)
@@ -126,7 +126,7 @@ def test_the_kernel_runs_the_program() -> None:
             except BlockingIOError:
                 break
             counts[-1] += 1
-    assert sum(counts) == 60 and counts[1] == 0 and 0 < counts[0] < counts[2]
+    assert sum(counts) == 300 and counts[1] == 0 and 0 < counts[0] < counts[2]
     for sock in (*clients, *group):
         sock.close()
 

@@ -258,10 +258,10 @@ def test_recursive_types_are_legal_and_deep_values_are_not() -> None:
 def test_skipping_is_bounded_in_time() -> None:
     zeros = 1 << 20
     payload = outer_with(65) + list_of(65, UINT) + value(b"\x02" + unsigned(zeros) + bytes(zeros) + b"\x00")
-    began = time.perf_counter()
+    began = time.process_time()
     with pytest.raises(GobError, match="too many"):
         StructCodec(SMALL).decode(payload)
-    assert time.perf_counter() - began < 0.5
+    assert time.process_time() - began < 0.5
     allowed = skip.MAX_SKIPPED - 2
     payload = (
         outer_with(65) + list_of(65, UINT) + value(b"\x02" + unsigned(allowed) + bytes(allowed) + b"\x00")
