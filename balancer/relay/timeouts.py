@@ -3,9 +3,11 @@
 RULES: no timer per session. The connects of a pool wait equally long, so their order is the order of their deadlines.
 The rest is looked at in one sweep, at most once a second. Whether a session has moved follows from its amounts: the
 data path reads no clock.
+- A sweep is done in slices of sessions, one a turn of the loop: of 5,000 sessions that lasted it was a turn of 34 ms.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
 from typing import Any
 
 from balancer.relay import ends
@@ -17,6 +19,7 @@ from balancer.relay.sockets import apply
 from balancer.relay.splicing import CLIENT, SplicingRelay
 
 SWEEP = 1.0
+SLICE = 128  # sessions a turn; one that gets its keepalive options costs 7 us
 FINEST = 0.02
 ACKNOWLEDGED = 0.01  # seconds between two looks at awaited acknowledgements
 LASTING = 1.0  # seconds after which a session's backend is worth its keepalive options (four system calls)
@@ -35,6 +38,7 @@ class TimeoutSweep:
         self._dials = dials
         self._unacknowledged: dict[SplicingRelay, None] = {}
         self._is_looking = False
+        self._rest: Iterator[Session] | None = None  # of the sweep under way
         self.interval = max(FINEST, min([SWEEP, *(limit / 4 for limit in limits if limit)]))
         self.pauses = PauseGuard(self.interval)
 
@@ -46,11 +50,21 @@ class TimeoutSweep:
         loop.every(max(FINEST, min(0.1, shortest / 8)), self.look_at_dials)
 
     def sweep(self) -> None:
-        """Look at every session once."""
-        now = self._context.loop.now
-        for session in list(self._context.sessions):
+        """Look at every session once: at a slice now, at the others in the next turns."""
+        if self._rest is None:
+            self._rest = iter(list(self._context.sessions))
+            self._go_on(self._rest)
+
+    def _go_on(self, rest: Iterator[Session]) -> None:
+        loop = self._context.loop
+        now, some = loop.now, list(islice(rest, SLICE))
+        for session in some:
             if not session.closed:
                 self._look_at(session, now)
+        if len(some) < SLICE:
+            self._rest = None
+        else:
+            loop.call_next_turn(lambda: self._go_on(rest))
 
     def look_at_dials(self) -> None:
         """End the connects that have taken too long."""

@@ -4,7 +4,7 @@ import socket
 
 import pytest
 
-from balancer.relay.timeouts import FINEST, SWEEP
+from balancer.relay.timeouts import FINEST, SLICE, SWEEP
 from tests.unit.balancer.relay.simulation import Make, heard
 
 
@@ -74,3 +74,21 @@ def test_a_backend_is_probed_once_a_session_has_lasted(make: Make) -> None:
     assert not is_probed()
     worker.pass_time(2.0)
     assert is_probed()
+
+
+def test_a_crowd_of_sessions_is_looked_at_in_slices_and_each_of_them_once_a_sweep(make: Make) -> None:
+    worker = make(idle_timeout=0.0)
+    clients = [worker.pair() for _ in range(SLICE + 1)]
+    assert len(worker.sessions) == len(clients)
+
+    def seen() -> int:
+        return sum(session.activity is not None for session in worker.sessions)
+
+    worker.time += SWEEP
+    by_turn = []
+    for _ in range(3):
+        worker.loop.run_once(0)
+        by_turn.append(seen())
+    assert by_turn == [SLICE, len(clients), len(clients)]
+    worker.pass_time(2 * SWEEP)
+    assert all(one.activity is not None and one.activity.has_probes for one in worker.sessions)
