@@ -1,0 +1,207 @@
+"""What the documents say of options, commands and metrics is held against the declarations.
+
+The pages are read as a reader would: `--flag`, `option = value`, `option` (default), blocks of INI and of shell. Tables
+that a script writes are left out: tests/unit/test_conf.py has those.
+"""
+
+import itertools
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from balancer import ctl_options
+from balancer.config.option import Option
+from balancer.configuration import parse
+from balancer.console.prometheus import METRICS, PREFIX
+from scripts.options_table import DOCUMENTED
+from tests.authority import Authority
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = [
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md")),
+    *sorted((ROOT / "docs").glob("*.md")),
+]
+EVERY_PAGE = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+# An option of several programs has the meaning of each.
+OPTIONS: dict[str, list[Option]] = {}
+for one in itertools.chain.from_iterable(DOCUMENTED.values()):
+    OPTIONS.setdefault(one.name, []).append(one)
+FLAGS = set(OPTIONS) | {flag.name for flag in ctl_options.FLAGS}
+# Words with a hyphen that are no option: of the log, of checks, of other programs.
+OTHER_WORDS = {
+    *(
+        "resize-client",
+        "all-down",
+        "some-up",
+        "give-up",
+        "session-failed",
+        "early-end",
+        "counts-header",
+        "unique-id",
+    ),
+    *("ca-file", "crl-file", "tcp-check", "hard-stop-after", "stick-table", "inspect-delay", "agent-check"),
+    *("tls-flood", "tls-new-rsa", "tls-flood-rsa", "tcp-ut"),
+}
+OTHER_FLAGS = {"build", "retry", "retry-connrefused", "nofile", "ulimit", "write"}
+GENERATED = re.compile(r"<!-- (options:[\w-]+|metrics) -->.*?<!-- /\w+ -->", re.DOTALL)
+COUNTERPARTS = re.compile(r"^\| (?:HAProxy|nginx).*$", re.MULTILINE)  # rows that show other programs' words
+
+
+def written(page: Path) -> str:
+    return GENERATED.sub("", page.read_text())
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", written(page), re.DOTALL | re.MULTILINE)
+
+
+def inline(page: Path) -> list[str]:
+    """What stands in single backticks, outside of blocks."""
+    text = re.sub(r"^```.*?^```", "", written(page), flags=re.DOTALL | re.MULTILINE)
+    return re.findall(r"`([^`\n]+)`", COUNTERPARTS.sub("", text))
+
+
+@EVERY_PAGE
+def test_each_word_that_looks_like_an_option_is_one(page: Path) -> None:
+    flags = {
+        flag
+        for code in [*inline(page), *blocks(page, "(?:sh)?")]
+        for flag in re.findall(r"(?<![\w-])--(?:no-)?([a-z][a-z-]*)", code)
+    }
+    assert flags <= FLAGS | OTHER_FLAGS, flags - FLAGS - OTHER_FLAGS
+    words = {code for code in inline(page) if re.fullmatch(r"[a-z]+(?:-[a-z]+)+", code)}
+    assert words <= FLAGS | OTHER_WORDS, words - FLAGS - OTHER_WORDS
+
+
+def assignments(page: Path) -> Iterator[tuple[str, str]]:
+    """`option = value` in a sentence, with a value that is none of `...`, `N` and `TIME`."""
+    for code in inline(page):
+        found = re.fullmatch(r"([a-z][a-z-]*) = (.+)", code)
+        if found and not re.search(r"\.\.\.|\b[A-Z]+\b|\\\|", found[2]):
+            yield found[1], found[2]
+
+
+@EVERY_PAGE
+def test_each_value_that_a_sentence_gives_an_option_is_taken(page: Path) -> None:
+    for name, value in assignments(page):
+        if name not in OTHER_KEYS:
+            assert name in OPTIONS, f"{name} = {value}"
+            assert any(is_taken(option, value) for option in OPTIONS[name]), f"{name} = {value}"
+
+
+OTHER_KEYS = {"smtpd_upstream_proxy_protocol", "least"}
+
+
+def is_taken(option: Option, value: str) -> bool:
+    try:
+        for item in option.split(value) if option.repeat else [value]:
+            option.parse(item)
+    except ValueError:
+        return False
+    return not option.choices or value in option.choices
+
+
+DURATION = r"\d+(?: ?(?:ms|s|m|h|minutes))?"
+
+
+@EVERY_PAGE
+def test_each_default_behind_an_option_is_the_declared_one(page: Path) -> None:
+    """As in `preread-timeout` (5 s)."""
+    for name, said in re.findall(rf"`(?:--)?([a-z-]+)` \(({DURATION}|[\d,]+|\d+[kmg])\)", written(page)):
+        if name in OPTIONS:
+            defaults = {option.default for option in OPTIONS[name]}
+            plain = said.replace(" ", "").replace(",", "").replace("minutes", "m")
+            assert plain in defaults, f"{page.name}: {name} is {defaults}, and not {said}"
+
+
+@EVERY_PAGE
+def test_each_metric_exists(page: Path) -> None:
+    known = {PREFIX + one.name for one in METRICS}
+    known |= {
+        f"{PREFIX}{one.name}_{end}"
+        for one in METRICS
+        if one.kind == "histogram"
+        for end in ("bucket", "sum", "count")
+    }
+    named = set(re.findall(rf"\b{PREFIX}[a-z_]+", re.sub(r"[a-z]+:balancer_[\w:]+", "", written(page))))
+    assert named <= known, named - known
+
+
+@EVERY_PAGE
+def test_each_command_of_balancerctl_is_understood(page: Path) -> None:
+    lines = [line for block in blocks(page, "sh") for line in block.splitlines()]
+    commands = [line for line in lines if line.startswith("balancerctl ")]
+    spoken = [code for code in inline(page) if code.startswith("balancerctl ")]
+    for command in [*commands, *spoken]:
+        if (
+            re.search(r"\b[A-Z]+\b|\.\.\.", command)
+            or command.removeprefix("balancerctl ") in ctl_options.COMMANDS
+        ):
+            assert command.split()[1].strip(".") in (*ctl_options.COMMANDS, "")
+            continue
+        ctl_options.parse(shlex.split(command, comments=True)[1:])
+
+
+def headings(page: Path) -> set[str]:
+    """The anchors that a host of repositories makes of headings."""
+    titles = re.findall(r"^#+ (.+)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+@EVERY_PAGE
+def test_each_link_into_a_page_leads_to_a_heading(page: Path) -> None:
+    for target, anchor in re.findall(r"\]\(([\w./-]*)#([\w-]+)\)", page.read_text()):
+        assert anchor in headings(page.parent / target if target else page), f"{target}#{anchor}"
+
+
+FRAGMENTS = [(page, number) for page in PAGES for number in range(len(blocks(page, "ini")))]
+
+
+@pytest.mark.parametrize(
+    ("page", "number"), FRAGMENTS, ids=lambda one: one.name if isinstance(one, Path) else str(one)
+)
+def test_each_piece_of_configuration_is_one(page: Path, number: int, tmp_path: Path) -> None:
+    """Completed by the sections that it leaves out, with files that there are."""
+    file = tmp_path / "balancer.ini"
+    file.write_text(completed(blocks(page, "ini")[number], tmp_path))
+    parse(["-c", str(file)], {})
+
+
+def completed(fragment: str, directory: Path) -> str:
+    """A whole configuration: an address and a pool for each listener, an upstream for each pool, files that exist."""
+    text = with_files(fragment if re.match(r"\s*[\[#]", fragment) else f"[pool main]\n{fragment}", directory)
+    sections = re.split(r"^(?=\[)", text, flags=re.MULTILINE)
+    port = itertools.count(20_000)
+    for place, piece in enumerate(sections):
+        if piece.startswith("[listener") and not re.search(r"^(bind|port) *=", piece, re.MULTILINE):
+            piece += f"bind = 127.0.0.1:{next(port)}\n"
+        if piece.startswith("[listener") and not re.search(r"^(pool|route) *=", piece, re.MULTILINE):
+            piece += "pool = main\n"
+        if piece.startswith("[pool") and not re.search(r"^upstream *=", piece, re.MULTILINE):
+            piece += "upstream = 10.0.0.1:80\n"
+        sections[place] = piece
+    text = "".join(sections)
+    pools = re.findall(r"^\[pool (\S+)\]", text, re.MULTILINE)
+    led_to = re.findall(r"^pool *= *(\S+)", text, re.MULTILINE)
+    led_to += re.findall(r"^[^#\n]*-> (\S+)$", re.sub(r"\s+;.*", "", text), re.MULTILINE)
+    missing = [name for name in dict.fromkeys(led_to) if name not in (*pools, "reject")]
+    unused = [name for name in pools if name not in led_to]
+    return (
+        text
+        + "".join(f"\n[pool {name}]\nupstream = 10.0.0.1:80\n" for name in missing)
+        + "".join(
+            f"\n[listener test-{name}]\nbind = 127.0.0.1:{next(port)}\npool = {name}\n" for name in unused
+        )
+    )
+
+
+def with_files(text: str, directory: Path) -> str:
+    pem = directory / "all.pem"
+    authority = Authority()
+    pem.write_bytes(authority.issue("api.internal"))
+    networks = directory / "networks"
+    networks.write_text("10.0.0.0/8\n")
+    return re.sub(r"(?<=@)/etc/\S+", str(networks), re.sub(r"(?<![@\w])/etc/\S+\.pem", str(pem), text))
