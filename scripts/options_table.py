@@ -84,24 +84,35 @@ def _comment(text: str) -> list[str]:
     return textwrap.wrap(text, 100, initial_indent="# ", subsequent_indent="# ", break_on_hyphens=False)
 
 
-def metrics_table() -> str:
-    """The block of docs/METRICS.md, markers included."""
-    rows = [f"| `{PREFIX}{one.name}` | {one.kind} | {one.help} |" for one in METRICS]
+def metrics_table(page: str) -> str:
+    """The block of docs/METRICS.md, markers included: name, type and meaning are declared, the labels and when to worry
+    are written in the page and kept."""
+    rows = []
+    for one in METRICS:
+        name = f"`{PREFIX}{one.name}`"
+        labels, worry = _written_cells(page, name)
+        rows.append(f"| {name} | {one.kind} | {labels} | {one.help} | {worry} |")
     return "\n".join(
         [
             "<!-- metrics -->",
-            "| name | type | what it says |",
-            "| --- | --- | --- |",
+            "| name | type | labels | what it says | when to worry |",
+            "| --- | --- | --- | --- | --- |",
             *rows,
             "<!-- /metrics -->",
         ]
     )
 
 
+def _written_cells(page: str, name: str) -> tuple[str, str]:
+    """(labels, when to worry) of a row that is there; empty for a new one."""
+    row = re.search(rf"^\| {name} \| \w+ \| (.*?) \| .* \| (.*) \|$", page, re.MULTILINE)
+    return (row[1], row[2]) if row else ("", "")
+
+
 def in_metrics_page(text: str) -> str:
     """docs/METRICS.md with its table as it should be."""
     block = re.compile(r"<!-- metrics -->.*?<!-- /metrics -->", re.DOTALL)
-    return block.sub(lambda found: metrics_table(), text)
+    return block.sub(lambda found: metrics_table(text), text)
 
 
 def in_page(text: str) -> str:

@@ -299,7 +299,7 @@ METRICS: tuple[Metric, ...] = (
            framed_figure("connections_idle")),
     Metric("pool_connections_in_use", "gauge", "Framed mode: those that carry a request or rest behind one.",
            framed_figure("connections_in_use")),
-    Metric("backend_info", "gauge", "Always 1; address and role are the labels.", backend_info),
+    Metric("backend_info", "gauge", "Always 1; the address and whether it is a backup are labels.", backend_info),
     Metric("dns_slots", "gauge", "Places for backends of a set (dns:, srv:).", set_figure("slots")),
     Metric("dns_backends", "gauge", "Slots with a backend.", set_figure("backends")),
     Metric("dns_left_out", "gauge", "Backends of the last answer that found no slot.", set_figure("left_out")),

@@ -46,7 +46,7 @@ def read(text: str) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
 
 
 GOLDEN_BACKEND = """\
-# HELP balancer_backend_info Always 1; address and role are the labels.
+# HELP balancer_backend_info Always 1; the address and whether it is a backup are labels.
 # TYPE balancer_backend_info gauge
 balancer_backend_info{pool="main",backend="a",address="10.0.0.1:80",backup="no"} 1
 # HELP balancer_backend_up 1 when it is given new sessions: up, not drained, weight above 0.
