@@ -429,9 +429,11 @@ class FramedClient:
         programs pause longer than networks, so it has PAUSE. Its progress is what the client's kernel acknowledges: of a
         slow reader the socket takes no more for many seconds."""
         turn = self.turn
-        carrier = turn.carrier if turn is not None else None
         is_behind = self.is_behind()
-        is_backends = carrier is not None and carrier.is_receiving
+        begun = (
+            self.requests if turn is None else (turn,)
+        )  # of a header in part nobody knows whose turn it takes
+        is_backends = any(each.carrier is not None and each.carrier.is_receiving for each in begun)
         upload = self._upload.carrier if self._upload is not None else None
         is_blocked = upload is not None and upload.is_blocked
         is_clients = self._is_clients_turn()
@@ -459,10 +461,10 @@ class FramedClient:
         requests, self.requests = self.requests, {}
         for request in requests:
             request.closed = True
-            if lane.log.level >= 1 and lane.log.wants_session(is_clean=False):
-                lane.log.session(request_line(request, self.session.end, lane.place, lane.loop.now))
             self._pool.queue.remove(request)
             if request.carrier is not None:
                 request.carrier.abandon()
+            if lane.log.level >= 1 and lane.log.wants_session(is_clean=False):
+                lane.log.session(request_line(request, self.session.end, lane.place, lane.loop.now))
         self._ready.clear()
         self.turn = self._upload = None

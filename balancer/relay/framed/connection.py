@@ -28,7 +28,6 @@ from balancer.relay.sockets import acknowledged
 
 _LAST = READ_HANGUP | HANGUP | ERROR | URGENT
 _NOTHING = b"\0\0\0\0"
-_DEAD = ERROR | HANGUP
 RESTING = 16  # idle connections with which a shorter rest will do: see connection_pool.py
 BEYOND = "bytes beyond a reply"
 UNASKED = "bytes that no request has asked for"
@@ -43,6 +42,7 @@ class ConnectionOwner(Protocol):
     heads: dict[int, bytes]
     elector: RequestElector
     pipes: Pipes
+    dialling: "dict[BackendConnection, float]"
 
     def free_place(self) -> None: ...
     def learn(self, frame: bytes) -> None: ...
@@ -53,7 +53,7 @@ class ConnectionOwner(Protocol):
     ) -> None: ...
     def connected(self, connection: "BackendConnection") -> None: ...
     def connect_failed(self, request: FramedRequest, connection: "BackendConnection", code: int) -> None: ...
-    def retry(self, request: FramedRequest, is_stale: bool, code: int) -> None: ...
+    def retry(self, request: FramedRequest, is_unheard: bool, is_certain: bool, code: int) -> None: ...
 
 
 class KeptConnections:
@@ -310,9 +310,7 @@ class BackendConnection:
         try:
             begun = bool(self.sock.recv(1, MSG_PEEK)) if mask & _LAST else True
         except OSError as error:
-            if error.errno in TRANSIENT:
-                return
-            self.broke(error.errno or errno.EIO)
+            self._reading_failed(error)
             return
         if not begun:
             self.broke(0)
@@ -350,7 +348,7 @@ class BackendConnection:
         else:
             request.owner.fail(ends.CLIENT_RESET, name_of(error.errno))
 
-    def broke(self, code: int) -> None:
+    def broke(self, code: int, was_sent: bool = True) -> None:
         """The backend has ended the connection (`code` 0) or broken it before the reply was whole."""
         request = self.request
         if request is None:
@@ -358,26 +356,29 @@ class BackendConnection:
         if self.head or self.reply is not None:
             self.pool.distrust(self.kept)  # a reply that is cut
         self.kept.count_again()
-        is_stale = self.sent > 0 and not request.is_excused and self._is_unheard()
+        is_unheard = self.sent > 0 and (not was_sent or self._is_unheard())
         self.abandon()
-        self.pool.retry(request, is_stale, code)
+        # A reset may owe the acknowledgement of what was read.
+        self.pool.retry(request, is_unheard, not was_sent or code != errno.ECONNRESET, code)
 
     def _is_unheard(self) -> bool:
-        """Return whether the backend's kernel has acknowledged no byte of this request: it was sent too late."""
+        """Return whether the backend's kernel has acknowledged no byte of this request."""
         heard = acknowledged(self.sock)
         return heard is not None and heard <= self.sent + 1  # the SYN counts as one
 
     def abandon(self) -> None:
         """Close the connection: its request goes on without it, or ends."""
-        request = self.request
+        request, reply = self.request, self.reply
         assert request is not None
-        if self.reply is not None:
-            self.reply.discharge()
+        request.was_sent = self not in self.pool.dialling
+        if reply is not None:
+            request.received -= reply.left + reply.waiting()
+            reply.discharge()
             self.reply = None
         if request.upload is not None:
             request.upload.discharge()
             request.left, request.upload = request.upload.left, None
-        self.pool.drop(self, request)
+        self.pool.drop(self, request, request.received)
         self.request = self.awaited = None
         request.carrier = None
 
@@ -427,7 +428,7 @@ class BackendConnection:
 
     def on_connecting(self, mask: int) -> None:
         """Judge the outcome of the connect."""
-        if mask & _DEAD:
+        if mask & (ERROR | HANGUP):
             self._connect_failed(self.sock.getsockopt(SOL_SOCKET, SO_ERROR) or errno.ECONNREFUSED)
         elif mask & WRITE:
             pool = self.pool
@@ -452,9 +453,8 @@ class BackendConnection:
         """Give the backend what there is of the request; what follows is passed on as it comes."""
         request = self.request
         assert request is not None
-        data = request.data if request.more is None else request.whole()
         try:
-            sent = self._write(data)
+            sent = self._write(request.whole())
         except OSError as error:
             self.sending_failed(error)
             return
@@ -466,7 +466,7 @@ class BackendConnection:
     def sending_failed(self, error: OSError) -> None:
         """A write of a request has failed."""
         if error.errno not in TRANSIENT:
-            self.broke(error.errno or errno.EIO)
+            self.broke(error.errno or errno.EIO, was_sent=False)
         else:
             self.sent_part(0)
 

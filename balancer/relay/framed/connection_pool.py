@@ -15,8 +15,8 @@ RULES
   which it may have been replaced unseen. A reply that is cut, a wrong one or a byte too many costs it the trust of this
   worker for good, whatever slot it has. Another tenant of its slot begins anew.
 - A connection that breaks before the first byte of a reply costs the request a try: on another backend, as often as
-  frame-retries allows. A kept connection that the backend had closed by then is no try, and no failure of the
-  backend: what was sent there was not acknowledged.
+  frame-retries allows. A kept connection that the backend had closed by then is no try: what was sent there was not
+  acknowledged, or not taken. A reset does not say whether what was sent has been read: it is a try, of any backend.
 
                  dial                reply whole
     (none)  ----------->  busy  <------------------->  idle  ->  closed (idle-backend-timeout, drain, unasked bytes)
@@ -182,7 +182,6 @@ class ConnectionPool:
                 return
             if queue.since:
                 queue.remove(request)
-                request.elected_at = request.sent_at = self.loop.now
             if self._carry(request, self._of(backend)):
                 return
 
@@ -193,6 +192,7 @@ class ConnectionPool:
             connection = idle.popleft()
             connection.request = request
             request.carrier = connection
+            request.elected_at = request.sent_at = self.loop.now
             connection.send()
             return True
         return self._dial(request, kept, self.elector.target(kept.backend))
@@ -205,6 +205,7 @@ class ConnectionPool:
         backend = kept.backend
         family, address, is_near, _ = target
         request.elected_at = self.loop.now
+        request.was_sent = False
         if address != kept.address or not kept.open:
             kept.address = address
             kept.count_again()
@@ -290,24 +291,31 @@ class ConnectionPool:
             self.queue.look_soon()
         elif why != "down":
             self.queue.enqueue(request, why)
+        elif request.broken is not None:
+            request.backend = request.broken
+            request.close(ends.BACKEND_RESET, "all backends tried")
         else:
             request.close(ends.NO_BACKEND, "all backends tried" if request.tried else "no backend is up")
 
-    def retry(self, request: FramedRequest, is_stale: bool, code: int) -> None:
+    def retry(self, request: FramedRequest, is_unheard: bool, is_certain: bool, code: int) -> None:
         """A connection has broken before the reply was whole: try another backend while the client has seen nothing of a
-        reply, and while all that was sent is still here."""
+        reply, and while all that was sent is still here. A kept connection may have been closed before the request came
+        (`is_unheard`): that is no try where it is certain, and the same backend may be tried where it is not."""
         reason = name_of(code) if code else "ended before its reply was whole"
         if not request.is_kept:
             request.close(ends.BACKEND_RESET, reason)
             return
         backend = request.backend
         assert backend is not None
-        if is_stale:
-            request.is_excused = True
+        if is_unheard:
             self._drop_idle(self._of(backend))
+        if is_unheard and is_certain and backend.index not in request.excused:
+            request.excused = {*request.excused, backend.index}
         else:
             request.breaks += 1
-            request.tried = {*request.tried, backend.index}
+            request.broken = backend
+            if not is_unheard:
+                request.tried = {*request.tried, backend.index}
             if request.breaks > self._pool.frame_retries:
                 request.close(ends.BACKEND_RESET, reason)
                 return

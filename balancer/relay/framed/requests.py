@@ -10,6 +10,7 @@ from typing import Protocol
 from balancer.options import MAIN
 from balancer.pool.backend import Backend
 from balancer.pool.election import NONE_TRIED
+from balancer.relay.ends import CLEAN
 from balancer.relay.framed.transfer import FrameTransfer
 
 
@@ -69,7 +70,9 @@ class FramedRequest:
     closed = False
     retries = dials = breaks = 0
     is_kept = True
-    is_excused = False  # a stale connection has failed it once
+    excused: Set[int] = NONE_TRIED  # indexes of backends whose stale connection has failed it
+    broken: Backend | None = None  # the last backend that it has broken
+    was_sent = False  # to `backend`, before its connection was given up
     waited = 0.0
     elected_at = sent_at = 0.0  # 0.0: at once
 
@@ -104,7 +107,7 @@ def request_line(request: FramedRequest, end: str, where: str, now: float) -> st
     backend, began = request.backend, request.began
     elected_at = request.elected_at or began
     sent_at = request.sent_at or elected_at
-    is_sent = backend is not None and request.carrier is not None
+    is_sent = backend is not None and (request.was_sent or end == CLEAN)
     return (
         f"request client={request.owner.peer_name()}{where} backend={backend.name if backend is not None else '<NOSRV>'} "
         f"end={end} wait={span(began, elected_at if backend is not None else now)} "

@@ -42,7 +42,6 @@ class StreamConnectionOwner(ConnectionOwner, Protocol):
     """A pool whose connections are these. `tls` is None for backends without TLS."""
 
     tls: BackendTls | None
-    dialling: dict[BackendConnection, float]
 
     def handshake_failed(
         self, request: FramedRequest, connection: BackendConnection, code: int, fault: str
@@ -178,7 +177,6 @@ class StreamConnection(BackendConnection):
             self._begin_reply(data, size)
             return
         owner = cast(StreamOwner, request.owner)
-        request.received = size
         self._is_over = not is_dry
         try:
             sent = owner.stream.write(data)
@@ -189,6 +187,7 @@ class StreamConnection(BackendConnection):
         if sent == size:
             self._finish(request, size)
         else:
+            request.received = size
             self._pass_on(data[sent:], 0)
 
     def _has_more(self) -> bool:
@@ -230,10 +229,12 @@ class StreamConnection(BackendConnection):
 
     # -- ends
 
-    def broke(self, code: int) -> None:
+    def broke(self, code: int, was_sent: bool = True) -> None:
         request = self.request
         if request is None or not request.is_kept or self.sent or _ALERT not in self.stream.fault:
-            super().broke(code)
+            # A write of several records may have failed behind the first ones.
+            written = self.stream.written if isinstance(self.stream, KeptTlsStream) else 0
+            super().broke(code, was_sent or written > self._written_before)
             return
         # In TLS 1.3 a backend that refuses the balancer's certificate says so behind the handshake.
         if request.upload is not None:

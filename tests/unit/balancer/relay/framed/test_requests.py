@@ -34,6 +34,7 @@ from tests.unit.balancer.relay.framed.framed_simulation import (
     frame,
     misbehaved,
 )
+from tests.unit.balancer.relay.simulation import reset
 
 LONG = 24 << 20  # bytes: more than the buffers of two connections take
 
@@ -272,7 +273,8 @@ def test_the_bytes_of_each_backend_are_on_the_board_within_a_second(start: Start
     worker.backend().send(frame("unfinished")[:9])
     worker.settle()
     client.close()
-    assert counted() == (3 * HEADER + 22, 2 * HEADER + 15)
+    assert counted() == (3 * HEADER + 22, 2 * HEADER + 15 + 9)
+    assert counted() == (worker.cell(L_BYTES_IN), worker.cell(L_BYTES_OUT))
 
 
 def test_the_times_of_waits_and_replies_are_counted(start: Start) -> None:
@@ -698,20 +700,116 @@ def test_a_reply_that_has_begun_is_not_asked_for_again(start: Start) -> None:
     assert worker.dialled(1) == []
 
 
-def test_a_kept_connection_that_the_backend_has_closed_is_no_try(start: Start) -> None:
-    """It closes in the same batch in which the request comes: the request is on its way before the end is seen."""
-    worker = start(1, frame_retries=0)
+@pytest.mark.parametrize("backends", [1, 3])
+@pytest.mark.parametrize("with_reset", [False, True])
+def test_a_kept_connection_that_the_backend_has_closed_is_no_try(
+    start: Start, backends: int, with_reset: bool
+) -> None:
+    """They all close in the same batch in which the request comes: it is on its way before an end is seen."""
+    worker = start(backends, frame_retries=0)
     client = worker.client()
-    exchange(client, worker.backend, "a")
+    for server in range(backends):
+        exchange(client, lambda server=server: worker.backend(server), "a")
+    kept = [worker.backend(server) for server in range(backends)]
     client.send(frame("b"))
-    worker.backend().sock.close()
+    for peer in kept:
+        if with_reset:
+            reset(getattr(peer.sock, "sock", peer.sock))
+        else:
+            peer.sock.close()
     worker.settle()
-    assert worker.backend().frames() == ["b"]
-    worker.backend().answer("B")
+    assert not worker.ends
+    server = next(server for server in range(backends) if len(worker.dialled(server)) == 2)
+    assert worker.backend(server).frames() == ["b"]
+    worker.backend(server).answer("B")
     assert client.frames() == ["B"]
-    assert worker.failures() == 0
+    assert not any(worker.failures(server) for server in range(backends))
     assert " retries=0" in worker.request_lines[-1]
     assert not worker.ends
+
+
+@pytest.mark.parametrize("retries", [0, 1, 2])
+@pytest.mark.parametrize("backends", [1, 2, 4])
+@pytest.mark.parametrize("with_read", [False, True], ids=["unread", "read"])
+def test_no_kept_connection_excuses_a_request_whose_backend_resets(
+    start: Start, retries: int, backends: int, with_read: bool
+) -> None:
+    """The kernel of a backend that has read the request may not have acknowledged it yet."""
+    worker = start(backends, frame_retries=retries)
+    client = worker.client()
+    for turn in range(3 * backends):
+        exchange(client, lambda turn=turn: worker.backend(turn % backends), "warm")
+    client.ask("poison")
+    tries, place = 0, 0
+    while place < backends and not worker.ends:
+        if peer := next((each for each in worker.dialled(place) if each.heard()), None):
+            tries += 1
+            if with_read:
+                assert peer.frames() == ["poison"]
+            peer.reset()
+            place = 0
+        else:
+            place += 1
+    assert 1 <= tries <= retries + 1
+    assert worker.ends[0].startswith("SD ")
+    assert not any(worker.failures(server) for server in range(backends))
+
+
+@pytest.mark.parametrize("backends", [1, 2, 3])
+def test_a_request_that_has_broken_all_there_are_ends_as_one_that_is_given_up(
+    start: Start, backends: int
+) -> None:
+    worker = start(backends, frame_retries=backends)
+    client = worker.client()
+    client.ask("a")
+    for server in range(backends):
+        assert worker.backend(server).frames() == ["a"]
+        worker.backend(server).close()
+    assert worker.ends == ["SD all backends tried"]
+    last = worker.backends[worker.place(backends - 1)].name
+    assert f" backend={last} end=SD " in worker.request_lines[0]
+    assert " connect=-1" not in worker.request_lines[0]
+
+
+@pytest.mark.parametrize("sent", [1, HEADER - 1, HEADER, HEADER + 69])
+@pytest.mark.parametrize("ended_by", ["backend", "client", "time"])
+def test_the_line_of_a_request_whose_reply_is_cut(start: Start, sent: int, ended_by: str) -> None:
+    worker = start(order="any", frame_timeout=5.0, frame_retries=0)
+    client = worker.client()
+    client.ask("a")
+    worker.pass_time(1.0)
+    worker.backend().send(frame("A" * 100)[:sent])
+    worker.settle()
+    worker.pass_time(1.0)
+    given = sent if sent >= HEADER else 0
+    assert len(client.heard()) == given
+    if ended_by == "backend":
+        worker.backend().close()
+    elif ended_by == "client":
+        client.reset()
+    else:
+        worker.pass_time(4.5)
+        worker.pass_time(2.5)
+    line = worker.request_lines[0]
+    assert f" end={ {'backend': 'SD', 'client': 'CD', 'time': 'sD'}[ended_by] } " in line
+    assert f" out={given} " in line
+    assert " wait=0.0ms connect=0.0ms reply=" in line
+    assert worker.backend_cell(B_BYTES_OUT, 0) == worker.cell(L_BYTES_OUT) == given
+
+
+def test_the_times_of_a_request_that_is_tried_again_are_those_of_its_last_try(start: Start) -> None:
+    worker = start(2)
+    client = worker.client()
+    for server in range(2):
+        exchange(client, lambda server=server: worker.backend(server), "warm")
+    client.ask("a")
+    worker.pass_time(3.0)
+    assert worker.backend(0).frames() == ["a"]
+    worker.backend(0).close()
+    worker.pass_time(1.0)
+    assert worker.backend(1).frames() == ["a"]
+    worker.backend(1).answer("A")
+    assert " wait=3000.0ms connect=0.0ms reply=1000.0ms " in worker.request_lines[-1]
 
 
 def test_a_kept_connection_that_the_backend_closes_is_forgotten(start: Start) -> None:
