@@ -6,6 +6,8 @@ arises. An import under `TYPE_CHECKING` counts as any other. ORDER is the same f
 """
 
 import ast
+import itertools
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import cache
@@ -342,3 +344,37 @@ def test_every_module_has_a_floor_and_every_entry_a_module() -> None:
     assert not [name for name in MODULES if name.split(".")[0] not in FLOORS]
     placed = {f"{package}.{module}" for package, lines in ORDER.items() for line in lines for module in line}
     assert not sorted(({*FLOORS, *ORDER} | placed) - MODULES.keys())
+
+
+ARCHITECTURE = (ROOT / "docs" / "ARCHITECTURE.md").read_text()
+
+
+def packages() -> set[str]:
+    """Those with a subject of their own: one level below `balancer` and `workers`."""
+    return {
+        str(path.parent.relative_to(ROOT)) + "/"
+        for root in ("balancer", "workers")
+        for path in (ROOT / root).glob("*/__init__.py")
+    }
+
+
+def test_the_page_of_the_architecture_explains_each_package() -> None:
+    assert set(re.findall(r"^\| `((?:balancer|workers)/\w+/)` \|", ARCHITECTURE, re.MULTILINE)) == packages()
+
+
+def test_the_drawing_of_the_architecture_has_each_package_on_its_floor() -> None:
+    drawing = ARCHITECTURE.split("## Floors")[1].split("```")[1]
+    levels = []
+    for line in drawing.strip().splitlines():
+        modules = []
+        for column in re.split(r"   +", line)[1:]:
+            root = column.split("/")[0]
+            for word in re.findall(r"[\w/]+(?:\.py|/)", column):
+                path = word if word.startswith((f"{root}/", "workers/")) else f"{root}/{word}"
+                assert (ROOT / path).exists(), path
+                modules.append(path.removesuffix(".py").rstrip("/").replace("/", "."))
+        levels.append({name: floor(name) for name in modules})
+    for above, below in itertools.pairwise(levels):
+        assert min(above.values()) >= max(below.values()), (above, below)
+    drawn = {name.replace(".", "/") + "/" for level in levels for name in level}
+    assert packages() <= drawn
