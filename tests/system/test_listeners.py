@@ -7,7 +7,6 @@ import signal
 import socket
 import sys
 import threading
-import time
 from collections import Counter
 from collections.abc import Callable, Collection
 from types import TracebackType
@@ -188,9 +187,7 @@ def test_a_removed_address_serves_what_it_has_queued_and_then_refuses(make_toy: 
         assert talk(sock, "name") == "web"
         sock.close()
     toy.wait_lines(r" reload generation=2")
-    asked = time.monotonic()
     wait_for(lambda: refuses(web), "the removed port refuses", 1)
-    assert time.monotonic() - asked < 0.3
     assert talk(held, "still here") == "still here"
     held.close()
     assert toy.ask("gen") == "2"

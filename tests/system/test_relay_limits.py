@@ -84,7 +84,7 @@ def test_a_full_backend_queues_in_order_and_over_workers() -> None:
             outcomes: list[bytes] = []
 
             def ask() -> None:
-                with connect(lb, 15) as client:
+                with connect(lb, 60) as client:
                     client.sendall(b"?")
                     outcomes.append(client.recv(1))
 
@@ -92,7 +92,7 @@ def test_a_full_backend_queues_in_order_and_over_workers() -> None:
             for thread in threads:
                 thread.start()
             for thread in threads:
-                thread.join(15)
+                thread.join(60)
             assert outcomes == [b"!"] * 24
             lb.check_at_rest()
 
@@ -130,7 +130,7 @@ def test_out_of_descriptors_it_rests_and_recovers() -> None:
             with connect(lb) as client:
                 return is_served(client)
 
-        wait_for(served, "service again", 3)
+        wait_for(served, "service again")
         lb.check_at_rest()
 
 
@@ -150,7 +150,7 @@ def test_defer_connect_waits_for_the_first_byte() -> None:
 
 
 def test_a_drain_waits_for_sessions_and_cuts_the_rest() -> None:
-    with Echo() as backend, Balancer(upstreams=[backend.address], drain_timeout="1500ms", loglevel=1) as lb:
+    with Echo() as backend, Balancer(upstreams=[backend.address], drain_timeout="4s", loglevel=1) as lb:
         lb.expected_exit = 5
         with connect(lb) as stays, connect(lb) as ends:
             assert is_served(stays) and is_served(ends)
@@ -158,7 +158,7 @@ def test_a_drain_waits_for_sessions_and_cuts_the_rest() -> None:
             lb.wait_line(" drain sessions=")
             assert is_served(stays) and is_served(ends)
             ends.close()
-            assert lb.wait_exit(5) == 5
+            assert lb.wait_exit() == 5
         assert lb.log().count(" end=KD ") == 1
         assert lb.log().count(" end=-- ") == 1
 
@@ -171,7 +171,7 @@ def test_idle_timeout() -> None:
                 started = time.monotonic()
                 with contextlib.suppress(ConnectionResetError):
                     assert client.recv(1) == b""
-                assert 0.3 < time.monotonic() - started < 1.5
+                assert 0.3 < time.monotonic() - started < 30
             lb.wait_line(" end=cD .*idle-timeout")
             lb.check_at_rest()
 
