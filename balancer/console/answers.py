@@ -3,8 +3,9 @@
 RULES: no socket, no parser. No request changes a state, so every method but GET and HEAD is refused.
 - An answer is made once for all clients that wait for it. 32 scrapes at once with 1,000 backends made 32 bodies, during
   which no heartbeat was written, and the console was killed as hung.
-- One step a turn of the loop: the status is read, or one answer is made from it. The heartbeat, signals and other
-  clients have their turn in between.
+- One step a turn of the loop: the status is read, or one answer is made from it and given to MOST_TOLD clients. The
+  heartbeat, signals and other clients have their turn in between. Of 1,000 backends an answer of 1.4 MB costs 1 ms for
+  each client: 100 clients at once were a turn of 0.1 s.
 - An answer is used again for FRESH seconds, or for longer where the making takes long: at most a fifth of the time is
   spent on it.
 
@@ -25,6 +26,7 @@ from balancer.eventloop.http import Header, HttpAnswer
 from balancer.eventloop.loop import Loop
 
 FRESH = 0.2  # seconds
+MOST_TOLD = 16  # clients a turn
 REUSE_FACTOR = 4  # an answer is used again for so many times the time that its making took,
 LONGEST_REUSE = 5.0  # and never for longer: a machine that was suspended meanwhile has made for hours
 TEXT = "text/plain; charset=utf-8"
@@ -199,7 +201,8 @@ class Answers:
                 answer = self._makers[path](self._status)
             self._made[path] = answer
         waiting = self._waiting.pop(path)
-        if rest := [one for one in waiting if one[0] > self._read_at]:
+        ready = self._satisfied(waiting)
+        if rest := [one for one in waiting if one[0] > self._read_at] + ready[MOST_TOLD:]:
             self._waiting[path] = rest
-        for _, then in self._satisfied(waiting):
+        for _, then in ready[:MOST_TOLD]:
             then(answer)

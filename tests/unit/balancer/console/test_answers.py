@@ -13,6 +13,7 @@ from balancer.console.answers import (
     FRESH,
     LONGEST_REUSE,
     MAKERS,
+    MOST_TOLD,
     REUSE_FACTOR,
     STATUS_JSON,
     Answers,
@@ -188,13 +189,16 @@ def test_a_machine_that_was_suspended_meanwhile_does_not_answer_with_yesterday()
 def test_many_at_once_share_one_answer_and_the_heart_beats_in_between(clients: int, is_shared: bool) -> None:
     console = Fixture(costs=1.0)
     beats: list[float] = []
+    told: list[int] = []
     console.loop.at_turn_end(lambda: beats.append(console.now))
+    console.loop.at_turn_end(lambda: told.append(len(found)))
     found: list[HttpAnswer] = []
     for n in range(clients):
         console.answers.ask(list(MAKERS)[n % len(MAKERS)], found.append, is_shared)
-    console.turn()
+    console.turn(12 + clients // MOST_TOLD)
     assert len(found) == clients and console.reads == 1
     assert sorted(console.made) == sorted(MAKERS)
+    assert max(later - earlier for earlier, later in pairwise([0, *told])) <= MOST_TOLD
     assert max(later - earlier for earlier, later in pairwise(beats)) <= MAKE_COST + 1e-9
     console.loop.close()
 

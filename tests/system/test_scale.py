@@ -1,0 +1,141 @@
+"""A thousand backends, twenty thousand sessions, a hundred scrapers: the console delays no worker, and not itself.
+
+    python -m pytest -m soak -s tests/system/test_scale.py      prints the figures of docs/SCALING.md
+
+RULES: what is asserted is CPU time of a turn. The wall clock is printed beside it: on two cores that the load has as
+well, a process waits far longer than it works.
+"""
+
+import re
+import time
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from scripts.lab.network import Address, free_port
+from tests.system.crowd import Holding, Scraping, Serving
+from tests.system.harness import Balancer, ini_section
+from tests.system.turns import MODULE, Turns, take_turns
+
+BACKENDS, POOLS, WORKERS = 1000, 20, 4
+HELPERS = 4  # processes that hold clients, and as many that are backends
+VERSION = "/status.json?since=VERSION"  # what the page asks for
+SCRAPERS = {"/metrics": 40, "/status.json": 20, VERSION: 20, "/": 20}
+SCRAPE_EVERY = (
+    2.0  # seconds between an answer and the next question: as often as a page, seven times Prometheus
+)
+SCRAPE_FOR = 15.0
+COMMANDS = (
+    ["sessions", "--json"],
+    ["sessions"],
+    ["status"],
+    ["explain"],
+    ["explain", "--source", "127.0.1.5"],
+    ["top"],
+)
+MOST_IN_WORKER = 0.005  # seconds of CPU in one turn
+MOST_IN_CONSOLE = 0.25  # of the 0.5 s by which a heartbeat may be late
+MOST_MEMORY = 64 << 20  # bytes of the console
+
+
+@dataclass
+class Longest:
+    """The longest turn of the workers and that of the console, in one part of the test."""
+
+    worker: Turns
+    console: Turns
+
+
+class TimedBalancer(Balancer):
+    """Its processes note their turns in `directory`, where its file is as well."""
+
+    def __init__(self, directory: Path, **options: Any) -> None:
+        environment = {"TURNS": str(directory)}
+        super().__init__(
+            f"--config={directory / 'balancer.ini'}", port=None, environment=environment, **options
+        )
+        self.module, self.noted = MODULE, directory
+
+    @property
+    def http(self) -> Address:
+        line = self.wait_line(r"bind address=127\.0\.0\.1:(\d+) slots=1 role=console")
+        return "127.0.0.1", int(line[1])
+
+    def pids_of(self, role: str) -> list[int]:
+        return [pid for pid, title in self.titles().items() if title.startswith(f"balancer: {role}")]
+
+    def take_longest(self, what: str) -> Longest:
+        """The longest turns since the last call, printed."""
+        workers = [take_turns(self.noted, pid) for pid in self.pids_of("worker")]
+        [console] = [take_turns(self.noted, pid) for pid in self.pids_of("console")]
+        found = Longest(max(workers, key=lambda one: one.cpu), console)
+        for role, one in (("worker", found.worker), ("console", console)):
+            cpu, wall, late = (f"{seconds * 1000:.1f} ms" for seconds in (one.cpu, one.wall, one.late))
+            print(f"{what}: {role}: {cpu} of CPU, {wall}, timers {late} late; {one.called[:120]}")
+        return found
+
+
+def write_file(directory: Path, port: int) -> None:
+    """Twenty pools of fifty backends; each source address of the clients has one of its own."""
+    routes = [f"from 127.0.1.{last}/32 -> p{last - 1}" for last in range(1, 9)]
+    routes += [f"from 10.0.{pool}.0/24 -> p{pool}" for pool in range(8, POOLS)]
+    sections = [ini_section("listener main", bind="127.0.0.1:0", route=[*routes, "-> p0"])]
+    for pool in range(POOLS):
+        numbers = range(1, 1 + BACKENDS // POOLS)
+        upstream = [f"127.1.{pool}.{number}:{port} name=b{number}" for number in numbers]
+        sections.append(ini_section(f"pool p{pool}", check="none", upstream=upstream))
+    (directory / "balancer.ini").write_text("\n".join(sections))
+
+
+def check_commands(lb: TimedBalancer, sessions: int, what: str) -> None:
+    """Each question of an operator, and what it costs workers and console."""
+    for words in COMMANDS:
+        began = time.monotonic()
+        run = lb.ctl(*words)
+        took = time.monotonic() - began
+        assert run.returncode == 0, run.stderr
+        if words == ["sessions", "--json"]:
+            assert run.stdout.count('"client"') == sessions
+        name = f"{what}: {' '.join(words)}"
+        print(f"{name}: {took:.2f} s, {len(run.stdout):,} characters")
+        check(lb.take_longest(name))
+
+
+def check(found: Longest) -> None:
+    assert found.worker.cpu <= MOST_IN_WORKER, found.worker
+    assert found.console.cpu <= MOST_IN_CONSOLE, found.console
+
+
+@pytest.mark.parametrize("sessions", [2000, pytest.param(20_000, marks=pytest.mark.soak)])
+def test_the_console_delays_no_worker_and_not_itself(sessions: int, tmp_path: Path) -> None:
+    port = free_port()
+    write_file(tmp_path, port)
+    with ExitStack() as stack:
+        for _ in range(HELPERS):
+            stack.enter_context(Serving(port))
+        lb = stack.enter_context(TimedBalancer(tmp_path, workers=WORKERS, metrics="localhost:0", maxconns=0))
+        crowds = [stack.enter_context(Holding(lb.address, sessions // HELPERS)) for _ in range(HELPERS)]
+        for crowd in crowds:
+            assert crowd.read_line() == "ready"
+        time.sleep(2)  # each session has lasted, and has its keepalive options
+        lb.take_longest("boot")
+        check_commands(lb, sessions, "alone")
+        with Scraping(lb.http, SCRAPERS, SCRAPE_EVERY) as scraping:
+            time.sleep(SCRAPE_FOR)
+            check(lb.take_longest("scraped"))
+            check_commands(lb, sessions, "scraped")
+            [console] = lb.pids_of("console")
+            used = lb.memory([console])
+            print(f"console: {used / 2**20:.1f} MB; all: {lb.memory() / 2**20:.1f} MB")
+            assert used <= MOST_MEMORY
+            found = scraping.figures()
+        for path, one in found.items():
+            print(f"{path}: {one}")
+            assert one["answers"] and not one["without"] and not one["failures"], one
+        assert not re.search(r" (hang|reap) ", lb.log())
+        assert lb.status()["totals"]["sessions"] == sessions
+        assert [crowd.figures()["lost"] for crowd in crowds] == [0] * HELPERS
+        lb.check_at_rest(seconds=20)
