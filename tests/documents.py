@@ -5,9 +5,11 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from balancer.options import KINDS
 from tests.authority import Authority
 
 ROOT = Path(__file__).resolve().parents[1]
+OWNERS = {option.name: kind.name for kind in KINDS for option in kind.options if option.name != "tls-cert"}
 
 
 def completed(fragment: str, directory: Path) -> str:
@@ -39,12 +41,37 @@ def completed(fragment: str, directory: Path) -> str:
 
 
 def with_files(text: str, directory: Path) -> str:
-    pem = directory / "all.pem"
+    """The text with files that exist in place of the certificates, revocation lists and lists of networks in /etc."""
     authority = Authority()
-    pem.write_bytes(authority.issue("api.internal"))
-    networks = directory / "networks"
-    networks.write_text("10.0.0.0/8\n")
-    return re.sub(r"(?<=@)/etc/\S+", str(networks), re.sub(r"(?<![@\w])/etc/\S+\.pem", str(pem), text))
+    for name, content in (
+        ("all.pem", authority.issue("api.internal")),
+        ("revoked.crl", authority.revocations()),
+        ("networks", b"10.0.0.0/8\n"),
+    ):
+        (directory / name).write_bytes(content)
+    text = re.sub(r"(?<=@)/etc/\S+", str(directory / "networks"), text)
+    text = re.sub(r"/etc/\S+\.crl", str(directory / "revoked.crl"), text)
+    return re.sub(r"(?<![@\w])/etc/\S+\.pem", str(directory / "all.pem"), text)
+
+
+def configured(items: list[str]) -> str:
+    """A whole configuration with these lines, each in its section."""
+    sections: dict[str, list[str]] = {"balancer": [], "listener main": [], "pool web": []}
+    places = {"listener": "listener main", "pool": "pool web"}
+    for item in items:
+        name = item.partition(" = ")[0]
+        owner = "listener" if name == "tls-cert" else OWNERS.get(name, "")
+        sections[places.get(owner, "balancer")].append(item)
+    present = {item.partition(" = ")[0] for item in items}
+    if not present & {"bind", "port"}:
+        sections["listener main"].append("port = 9090")
+    if not present & {"pool", "route"}:
+        sections["listener main"].append("pool = web")
+    if "upstream" not in present:
+        sections["pool web"].append("upstream = 10.0.0.1:80")
+    return "".join(
+        f"[{title}]\n" + "".join(f"{line}\n" for line in lines) for title, lines in sections.items()
+    )
 
 
 def table_rows(text: str) -> Iterator[tuple[list[str], list[str]]]:

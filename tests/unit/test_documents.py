@@ -16,8 +16,9 @@ from balancer import ctl_options
 from balancer.config.option import Option
 from balancer.configuration import parse
 from balancer.console.prometheus import METRICS, PREFIX
+from balancer.options import EVERY_OPTION
 from scripts.options_table import DOCUMENTED
-from tests.documents import completed
+from tests.documents import completed, configured, with_files
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [
@@ -172,3 +173,55 @@ def test_each_piece_of_configuration_is_one(page: Path, number: int, tmp_path: P
     file = tmp_path / "balancer.ini"
     file.write_text(completed(blocks(page, "ini")[number], tmp_path))
     parse(["-c", str(file)], {})
+
+
+def explained() -> Iterator[tuple[str, str, str, list[str]]]:
+    """(option, when to change it, example, related options) of each row of docs/CONFIGURATION.md."""
+    text = (
+        (ROOT / "docs" / "CONFIGURATION.md")
+        .read_text()
+        .split("## Why and when")[1]
+        .split("## Every option")[0]
+    )
+    for line in text.splitlines():
+        if line.startswith("| `"):
+            name, why, example, related = line.strip("| ").split(" | ")
+            yield name.strip("`"), why, example.strip("`"), re.findall(r"`([a-z-]+)`", related)
+
+
+def test_each_option_is_explained_with_an_example_and_related_ones() -> None:
+    rows = list(explained())
+    wanted = {one.name for one in EVERY_OPTION if not one.command_line_only} - {"config"}
+    assert sorted(name for name, *_ in rows) == sorted(wanted)
+    for name, why, example, related in rows:
+        assert len(why) > 15 and example.startswith(f"{name} = "), name
+        assert related and name not in related and set(related) <= wanted, (name, related)
+
+
+def test_each_example_of_an_option_says_something_else_than_the_default() -> None:
+    for name, _, example, _ in explained():
+        [*defaults] = {option.default for option in OPTIONS[name]}
+        assert example.partition(" = ")[2] not in defaults, name
+
+
+# What an option cannot be without; the examples of these are given as well.
+PARTNERS = {
+    "proxy-protocol": ("proxy-trusted",),
+    "mode": ("frame",),
+    "frame": ("mode",),
+    "tls-client-crl": ("tls-client-ca",),
+}
+
+
+@pytest.mark.parametrize("row", list(explained()), ids=lambda row: row[0])
+def test_each_example_of_an_option_is_taken(row: tuple[str, str, str, list[str]], tmp_path: Path) -> None:
+    """What a note says that it has no effect without is a related option."""
+    name, _, example, related = row
+    examples = {name: example for name, _, example, _ in explained()}
+    assert set(PARTNERS.get(name, ())) <= set(related)
+    file = tmp_path / "balancer.ini"
+    lines = [example, *(examples[partner] for partner in PARTNERS.get(name, ()))]
+    file.write_text(with_files(configured(lines), tmp_path))
+    for note in parse(["-c", str(file)], {}).notes:
+        missing = re.search(r"no effect without ([a-z-]+)", note)
+        assert missing is None or missing[1] in [*related, *PARTNERS.get(name, ())], note
