@@ -122,7 +122,7 @@ def test_a_reply_that_never_comes_is_a_timeout(client: ClientFixture) -> None:
         began = time.monotonic()
         done = client.run(server.address, "--timeout", "300ms", "--retries", "1")
     assert done.code == 1
-    assert time.monotonic() - began < 8
+    assert time.monotonic() - began < 30
     assert "failed: p0001.jpg: timeout" in done.err
     assert len(client.saved()) == 2
 
@@ -134,7 +134,7 @@ def test_an_address_without_a_listener(client: ClientFixture) -> None:
     began = time.monotonic()
     done = client.run(address)
     assert done.code == 1
-    assert time.monotonic() - began < 6
+    assert time.monotonic() - began < 30
     assert done.err == (
         f"resize-client: cannot connect to {address}: Connection refused; 3 pictures not done\n"
     )
@@ -168,7 +168,7 @@ def test_a_service_that_closes_every_connection_does_not_hold_up_the_run(client:
         began = time.monotonic()
         done = client.run(server.address)
     assert done.code == 1
-    assert time.monotonic() - began < 15
+    assert time.monotonic() - began < 45
     assert server.connections < 20
     lines = done.err.splitlines()
     assert len(lines) < 8, "a line for each connection that took a picture down, not for each picture"
@@ -329,16 +329,20 @@ def test_killed_and_resumed_nothing_is_done_twice(client: ClientFixture) -> None
     client.fill(60)
     client.fill(20, "sub", "PNG")
 
+    most = 0  # requests that are answered
+
     def slow(connection: ServerConnection, request: Request) -> None:
         time.sleep(0.004)
-        connection.send(right_answer(request))
+        if len(server.requests) <= most:
+            connection.send(right_answer(request))
 
     with FakeResizer(slow) as server:
-        for _ in range(4):
+        for run in range(1, 5):
             before = len(server.requests)
+            most = before + 15
             process = client.start(server.address, "--resume")
-            while len(server.requests) < before + 12:
-                time.sleep(0.002)
+            wait_for(lambda before=before: len(server.requests) >= before + 12, "requests", 30)
+            wait_for(lambda run=run: len(client.saved()) >= 7 * run, "results", 30)
             process.send_signal(signal.SIGKILL)
             process.communicate()
         (client.results / ".resize-client-1-1.part").write_bytes(b"of a killed run")
@@ -349,6 +353,7 @@ def test_killed_and_resumed_nothing_is_done_twice(client: ClientFixture) -> None
             for name in client.saved()
             if not name.endswith(".part")
         }
+        most = 1_000
         before = server.connections  # the killed run's last requests may still arrive
         done = client.run(server.address, "--resume")
     assert done.code == 0, done.err
@@ -416,10 +421,9 @@ def test_children_end_when_their_parent_is_killed(client: ClientFixture) -> None
 
     with FakeResizer(slow) as server:
         process = client.start(server.address, "--processes", "2", "--times", "100", "--dry-run")
-        while server.at_once < 2:
-            time.sleep(0.01)
+        wait_for(lambda: server.at_once >= 2, "two clients", 30)
         process.send_signal(signal.SIGKILL)
-        process.communicate(timeout=10)  # returns when the last process that holds the pipes has exited
+        process.communicate(timeout=60)  # returns when the last process that holds the pipes has exited
     assert process.returncode == -signal.SIGKILL
 
 
@@ -432,7 +436,7 @@ def test_a_run_outlives_the_shell_that_started_it(client: ClientFixture) -> None
 
     with FakeResizer(slow) as server:
         command = " ".join(map(shlex.quote, [*COMMAND, *client.arguments(server.address)]))
-        subprocess.run(["sh", "-c", f"{command} >/dev/null 2>&1 &"], cwd=ROOT, check=True, timeout=10)
+        subprocess.run(["sh", "-c", f"{command} >/dev/null 2>&1 &"], cwd=ROOT, check=True, timeout=60)
         wait_for(lambda: len(list(client.results.glob("*.jpg"))) == 30, "30 results", 20)
 
 

