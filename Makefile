@@ -95,15 +95,21 @@ versus: $(VENV)/.dev
 	$(BIN)/python -m scripts.versus $(VERSUS)
 
 # Configuration that is there stays. The programs' first lines name the interpreter where they will lie, so that an
-# installation below DESTDIR works once it is moved. No service is started, and no user is made: the units have dynamic ones.
+# installation below DESTDIR works once it is moved; nothing in it names DESTDIR, and no pip comes with it. No service is started, and no user is made: the units have dynamic ones.
 install:
 	$(PYTHON) -m venv --clear $(DESTDIR)$(LIBDIR)
-	$(DESTDIR)$(LIBDIR)/bin/python -m pip install --quiet --disable-pip-version-check .
+	$(DESTDIR)$(LIBDIR)/bin/python -m pip install --quiet --disable-pip-version-check --no-compile .
+	$(DESTDIR)$(LIBDIR)/bin/python -m pip uninstall --quiet --yes pip setuptools
+	find $(DESTDIR)$(LIBDIR)/bin -type f $(foreach program,$(PROGRAMS),! -name $(program)) -delete
+	sed -i '/^command = /d' $(DESTDIR)$(LIBDIR)/pyvenv.cfg
+	rm -f $(DESTDIR)$(LIBDIR)/lib/python*/site-packages/prefork_balancer-*.dist-info/direct_url.json
+	$(DESTDIR)$(LIBDIR)/bin/python -m compileall -q -f $(if $(DESTDIR),-s $(DESTDIR) -p /) $(DESTDIR)$(LIBDIR)/lib
 	install -d $(addprefix $(DESTDIR),$(PREFIX)/bin $(UNITDIR) $(SYSCONFDIR)/prefork-balancer $(PREFIX)/share/doc/prefork-balancer)
 	sed -i '1s|^#!.*|#!$(LIBDIR)/bin/python|' $(addprefix $(DESTDIR)$(LIBDIR)/bin/,$(PROGRAMS))
 	for program in $(PROGRAMS); do ln -sfn $(LIBDIR)/bin/$$program $(DESTDIR)$(PREFIX)/bin/$$program; done
 	cp -R $(DESTDIR)$(LIBDIR)/share/. $(DESTDIR)$(PREFIX)/share/
-	cp -R README.md CHANGELOG.md LICENSE docs $(DESTDIR)$(PREFIX)/share/doc/prefork-balancer/
+	cp -R README.md CHANGELOG.md CONTRIBUTING.md SECURITY.md LICENSE docs $(DESTDIR)$(PREFIX)/share/doc/prefork-balancer/
+	ln -sfn ../../prefork-balancer $(DESTDIR)$(PREFIX)/share/doc/prefork-balancer/conf
 	for unit in conf/*.service conf/*.socket; do \
 		sed 's|/usr/local/|$(PREFIX)/|g; s|/etc/prefork-balancer|$(SYSCONFDIR)/prefork-balancer|g' "$$unit" \
 			> $(DESTDIR)$(UNITDIR)/$${unit##*/}; done

@@ -51,3 +51,27 @@ def test_what_install_puts_uninstall_takes_away() -> None:
         own = place.startswith("share/prefork-balancer")
         for pattern in patterns:
             assert own or place.split("/", 1)[1] in removal, f"{pattern} in {place} stays"
+
+
+def test_installed_documents_find_what_they_link_to() -> None:
+    """`make install` puts the README, what it links to beside it, and conf/ where the pages look for it."""
+    recipe = MAKEFILE.split("\ninstall:")[1].split("\n\n")[0]
+    [copied] = re.findall(r"cp -R (README.md .*) \$\(DESTDIR\)", recipe)
+    pages = [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]
+    links = {
+        (page.parent / link).resolve().relative_to(ROOT).parts[0]
+        for page in pages
+        for link in re.findall(r"\]\((?!\w+:)([\w./-]+)", page.read_text())
+    }
+    assert links <= {*copied.split(), "conf"}
+    assert "share/doc/prefork-balancer/conf\n" in recipe + "\n"
+
+
+def test_a_source_distribution_holds_the_files_that_a_test_asks_for() -> None:
+    manifest = (ROOT / "MANIFEST.in").read_text()
+    named = set(manifest.split("\n")[0].split()[1:]) | set(
+        re.findall(r"^graft (\S+)", manifest, re.MULTILINE)
+    )
+    root = {path.name for path in ROOT.iterdir() if path.is_file() and path.suffix in (".md", ".yml")}
+    own = {"README.md", "LICENSE", "pyproject.toml", "MANIFEST.in", ".git"}
+    assert root | {"Makefile", "Dockerfile", ".dockerignore", ".gitignore", ".ci/run"} <= named | own
