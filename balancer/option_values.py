@@ -28,6 +28,16 @@ def parse_rate(text: str) -> Rate:
     )
 
 
+def parse_one_in(text: str) -> str:
+    """ "off", or "1/N" with N from 1 to 1,000,000."""
+    if text == "off":
+        return text
+    one, slash, count = text.partition("/")
+    if one.strip() != "1" or not slash:
+        raise ValueError(f"{text!r} is neither off nor one in N: write 1/100")
+    return f"1/{between(1, 1_000_000)(count.strip())}"
+
+
 def parse_hash_load(text: str) -> int:
     """The percent of "150" or "150%"; 0, or above 100."""
     percent = between(0, 10_000)(text.strip().removesuffix("%").strip())

@@ -35,7 +35,7 @@ from balancer.edge.certificates import CertificateFile, TrustFile, parse_certifi
 from balancer.edge.proxy_protocol import SendProxy, parse_send_proxy
 from balancer.edge.route import REJECT, Route, parse_pool_name, parse_route
 from balancer.edge.tls import ListenerTls, parse_tls_name
-from balancer.option_values import Rate, parse_hash_load, parse_mask, parse_rate
+from balancer.option_values import Rate, parse_hash_load, parse_mask, parse_one_in, parse_rate
 from balancer.pool.backend import MAIN_POOL, MOST_SLOTS, Backend, is_source, parse_upstream
 from balancer.prefork.options import DaemonOptions, addresses_of, parse_listen, parse_processes
 from balancer.relay.framed.frame_format import FORM, FrameFormat, parse_frame_format
@@ -426,6 +426,19 @@ class ProcessOptions(DaemonOptions):
         metavar="ADDRESS",
         unset="off",
     )
+
+    record_elections: str = _processes(
+        "off",
+        "keep what the elections of one session in N saw, 1/N, the last 1,022 elections of each worker, for balancerctl "
+        "explain --session; off is none, except while balancerctl record asks for all",
+        parse_one_in,
+        metavar="1/N",
+    )
+
+    @property
+    def recorded_one_in(self) -> int:
+        """N of record_elections, 0: none."""
+        return int(self.record_elections.removeprefix("1/")) if self.record_elections != OFF else 0
 
     @property
     def admin_address(self) -> Address | None:

@@ -46,6 +46,7 @@ class RelayWorker:
         self.context: WorkerContext[Session] = WorkerContext(child.loop, board, child.row, child.log)
         listeners, pools = options.listeners, options.pools
         self.relay = WorkerRelay(self.context, listeners, pools, self._sockets_of, child.wake, tls=tls)
+        self.relay.recorder.one_in = options.process.recorded_one_in
         self._refused_certificates: dict[str, str] = {}  # listener -> why, as it was logged last
         self.deadline = 0.0
         self._drain_began = 0.0
@@ -64,6 +65,7 @@ class RelayWorker:
         child.on_new_sockets = self.relay.refresh
         loop.on_error = self.handler_failed
         self.relay.timeouts.start()
+        self.relay.recorder.look(loop.now)
         self.relay.serve([child.slot])
         self.show_title()
         if child.slot == 0:  # the same for all workers: logged once

@@ -129,6 +129,7 @@ class Commands:
     ) -> None:
         self.board = board
         self.questions = Questions(board, options, loop)
+        self.recorded = options.process.record_elections
         self.pools = {pool.name: pool for pool in options.pools}
         self.backends = [backend for pool in options.pools for backend in pool.backends]
         self.spares = SpareSlots(board, loop, self._answer)
@@ -381,10 +382,15 @@ class Commands:
         left = max(0, self.board.elections.until_ms - int(now * 1000)) / 1000
         self.board.elections.until_ms = int((now + seconds) * 1000) if seconds else 0
         self._tell(act, before=f"{left:.0f}s", after=f"{seconds}s")
-        then = "; then `balancerctl explain --session ID`" if seconds else ""
-        return {
-            "text": f"elections are recorded for {seconds} s{then}" if seconds else "no election is recorded"
-        }
+        which = self.recorded
+        then = (
+            "no election is recorded"
+            if which == "off"
+            else f"elections of {which} of the sessions are recorded"
+        )
+        if seconds:
+            then = f"elections are recorded for {seconds} s; then `balancerctl explain --session ID`"
+        return {"text": then}
 
     def set_workers(self, act: Act, text: str) -> dict[str, Any]:
         count = whole_number(text, "the number of workers", 1, MAX_SLOTS)

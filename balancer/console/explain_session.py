@@ -6,7 +6,8 @@ RULES: reads what workers have recorded while an operator asked for it (relay/el
      "backends": [{"name", "state", "weight", "sessions", "verdict"}]}]}
 
 Several elections are those of retries, and of a place that was waited for. `verdict` is as in explain.py, or "tried
-before". `left_out`: backends of a large pool that the record has no room for. Names are those of today's configuration.
+before". `left_out`: backends of a large pool that the record has no room for. Pools and backends have left the
+configuration since ("removed since") when no one of today has the name and the address; nothing has another's name.
 """
 
 import re
@@ -17,13 +18,16 @@ from balancer.console.events import time_text
 from balancer.console.explain import IN_TURN, PASSED
 from balancer.options import Pool
 from balancer.pool.board import Board
-from balancer.pool.election_log import Election, SeenBackend, SessionKey
+from balancer.pool.election_log import Election, SeenBackend, SessionKey, tag_of
+from balancer.pool.targets import tag_of_backend
 
 _ID = re.compile(r"([0-9a-f]{1,8})-([0-9a-f]{1,16})-([0-9a-f]{1,8})")
 NOT_RECORDED = (
-    "no election of session {} is recorded: `balancerctl record 5m` records those of the next five minutes, the last "
-    "1,022 of each worker"
+    "no election of session {} is recorded: `balancerctl record 5m` records those of the next five minutes, "
+    "record-elections those of {}; the last 1,022 of each worker are kept"
 )
+
+REMOVED = "removed since"
 
 
 class NoRecord(Exception):
@@ -39,36 +43,40 @@ def key_of_id(text: str) -> SessionKey:
 
 
 def explain_session(
-    board: Board, pools: Mapping[str, Pool], text: str, now: float, calendar: float
+    board: Board, pools: Mapping[str, Pool], text: str, now: float, calendar: float, which: str = "off"
 ) -> dict[str, Any]:
-    """The elections of a session. `now` is monotonic seconds, `calendar` the same moment since 1970. Raises NoRecord."""
+    """The elections of a session. `now` is monotonic seconds, `calendar` the same moment since 1970, `which` the value of
+    record-elections. Raises NoRecord."""
     found = board.elections.find(key_of_id(text))
     if not found:
-        raise NoRecord(NOT_RECORDED.format(text))
-    by_index = {pool.index: pool for pool in pools.values()}
+        raise NoRecord(NOT_RECORDED.format(text, "one session in N" if which == "off" else which))
+    by_tag = {tag_of(pool.name): pool for pool in pools.values()}
     return {
         "session": text,
-        "elections": [describe(one, by_index.get(one.pool), now, calendar) for one in found],
+        "elections": [describe(board, one, by_tag.get(one.pool), now, calendar) for one in found],
     }
 
 
-def describe(one: Election, pool: Pool | None, now: float, calendar: float) -> dict[str, Any]:
+def describe(board: Board, one: Election, pool: Pool | None, now: float, calendar: float) -> dict[str, Any]:
     """An election as the module's head says."""
     age = max(0.0, now - one.at_ms / 1000)
-    names = {} if pool is None else {backend.index: backend.name for backend in pool.backends}
+    names = (
+        {} if pool is None else {tag_of_backend(board, backend): backend.name for backend in pool.backends}
+    )
     balance = "" if pool is None else pool.balance
-    places = {index: place for place, index in enumerate(names)}
-    rows = sorted(one.backends, key=lambda seen: places.get(seen.block, len(places)))
+    places = {tag: place for place, tag in enumerate(names)}
+    rows = sorted(one.backends, key=lambda seen: places.get(seen.tag, len(places)))
+    tags = {seen.block: seen.tag for seen in rows}
     return {
         "at": time_text(int((calendar - age) * 1e9)),
         "age_s": round(age, 1),
         "pool": pool.name if pool is not None else None,
         "balance": balance or None,
-        "elected": None if one.elected is None else names.get(one.elected, "removed since"),
+        "elected": None if one.elected is None else names.get(tags.get(one.elected, -1), REMOVED),
         "left_out": one.of - len(one.backends),
         "backends": [
             {
-                "name": names.get(seen.block, "removed since"), "state": seen.state, "weight": seen.weight,
+                "name": names.get(seen.tag, REMOVED), "state": seen.state, "weight": seen.weight,
                 "sessions": seen.sessions, "verdict": verdict(seen, one.elected, balance),
             }
             for seen in rows

@@ -106,7 +106,8 @@ class Questions:
         from balancer.console.explain_session import NoRecord, explain_session
 
         try:
-            return explain_session(self._board, self._pools, word, self._loop.now, calendar_time())
+            which = self._options.process.record_elections
+            return explain_session(self._board, self._pools, word, self._loop.now, calendar_time(), which)
         except NoRecord as error:
             raise CommandRefused(str(error)) from None
 

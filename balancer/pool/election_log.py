@@ -1,49 +1,58 @@
-"""Records of elections, kept in shared memory while an operator asks for them: `balancerctl record TIME`.
+"""Records of elections, kept in shared memory: of all sessions while an operator asks for them (`balancerctl record
+TIME`), of one in N by configuration (`record-elections`).
 
 RULES
+- A record outlives the configuration it was made by, and a backend that a reload removes leaves its block to another: so
+  pools and backends are known by a checksum (`tag_of`), never by their place.
 - One ring of int64 cells per row, one writer each. A record's number is written last and zeroed first: a reader leaves
   out what it does not find whole.
 - Sparse: a ring costs memory once its row has recorded. `until_ms` is written by the console only.
 
     number | monotonic ms | pid | accept, us | descriptor | pool | elected + 1, 0: none | backends there are | 16 of them
-    a backend: index << 45 | state << 41 | tried << 40 | weight << 24 | sessions
+    a backend: two cells, its tag | index << 45 | state << 41 | tried << 40 | weight << 24 | sessions
 """
 
 from array import array
 from collections.abc import Sequence
 from typing import NamedTuple
+from zlib import crc32
 
 from balancer.shm.memory import shared_memory
 
 MOST_BACKENDS = 16  # of a record
 KEPT = 1024  # records of a row
 _HEAD = 8
-_RECORD = _HEAD + MOST_BACKENDS
+_RECORD = _HEAD + 2 * MOST_BACKENDS
 _MOST_SESSIONS, _MOST_WEIGHT = (1 << 24) - 1, (1 << 16) - 1
 STATES = ("up", "down", "unresolved", "empty", "agent", "weight-0", "drain", "maint")
 
 
-class SeenBackend(NamedTuple):
-    """A backend as an election saw it."""
+def tag_of(text: str) -> int:
+    """What stands in a record for a name, for good."""
+    return crc32(text.encode())
 
+
+class SeenBackend(NamedTuple):
+    """A backend as an election saw it. `tag` names it, `block` only within this election."""
+
+    tag: int
     block: int
     state: str
     was_tried: bool
     weight: int
     sessions: int
 
-    def pack(self) -> int:
-        """The cell."""
+    def pack(self) -> tuple[int, int]:
+        """The cells."""
         weight, sessions = min(self.weight, _MOST_WEIGHT), min(self.sessions, _MOST_SESSIONS)
-        return (
-            self.block << 45 | STATES.index(self.state) << 41 | self.was_tried << 40 | weight << 24 | sessions
-        )
+        state = STATES.index(self.state)
+        return self.tag, self.block << 45 | state << 41 | self.was_tried << 40 | weight << 24 | sessions
 
 
-def unpack(cell: int) -> SeenBackend:
+def unpack(tag: int, cell: int) -> SeenBackend:
     """What `pack` wrote."""
     weight, sessions = cell >> 24 & _MOST_WEIGHT, cell & _MOST_SESSIONS
-    return SeenBackend(cell >> 45, STATES[cell >> 41 & 15], bool(cell >> 40 & 1), weight, sessions)
+    return SeenBackend(tag, cell >> 45, STATES[cell >> 41 & 15], bool(cell >> 40 & 1), weight, sessions)
 
 
 class SessionKey(NamedTuple):
@@ -54,8 +63,14 @@ class SessionKey(NamedTuple):
     descriptor: int
 
 
+def is_sampled(key: SessionKey, every: int) -> bool:
+    """Whether a session is the one in `every` whose elections are recorded. What its ID is made of is mixed: those that
+    one turn accepts have the same time, and clients that come in a rhythm have similar ones."""
+    return hash(key) % every == 0
+
+
 class Election(NamedTuple):
-    """One election, of `of` backends: the elected one and the first others. `elected` and `block` are indexes."""
+    """One election, of `of` backends: the elected one and the first others. `pool` is a tag, `elected` a block."""
 
     at_ms: int
     key: SessionKey
@@ -85,8 +100,8 @@ class ElectionLog:
         """Record an election in the ring of the own row."""
         number = self._heads[1 + row] + 1
         elected = 0 if one.elected is None else one.elected + 1
-        packed = [seen.pack() for seen in one.backends[:MOST_BACKENDS]]
-        packed += [-1] * (MOST_BACKENDS - len(packed))
+        packed = [cell for seen in one.backends[:MOST_BACKENDS] for cell in seen.pack()]
+        packed += [-1] * (2 * MOST_BACKENDS - len(packed))
         at, cells = (row * KEPT + number % KEPT) * _RECORD, self.cells
         cells[at] = 0
         cells[at + 1 : at + _RECORD] = memoryview(
@@ -114,6 +129,7 @@ class ElectionLog:
 
 
 def _election(record: Sequence[int]) -> Election:
-    backends = tuple(unpack(cell) for cell in record[_HEAD:] if cell >= 0)
+    cells = [cell for cell in record[_HEAD:] if cell >= 0]
+    backends = tuple(map(unpack, cells[::2], cells[1::2]))
     elected = record[6] - 1 if record[6] else None
     return Election(record[1], SessionKey(*record[2:5]), record[5], elected, record[7], backends)

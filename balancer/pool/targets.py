@@ -28,6 +28,7 @@ from balancer.pool.board import (
     W_WEIGHT,
     Board,
 )
+from balancer.pool.election_log import tag_of
 
 SocketAddress = tuple[str, int] | tuple[str, int, int, int] | str  # what connect() takes
 Target = tuple[int, SocketAddress]  # (AF_..., where)
@@ -56,6 +57,14 @@ class NameAddresses(NamedTuple):
 def subject_of(backend: Backend) -> int:
     """The value of W_SUBJECT for words that are about this address: a reload may give the same backend another one."""
     return crc32(str(backend.set or backend.address).encode())
+
+
+def tag_of_backend(board: Board, backend: Backend) -> int:
+    """What stands for a backend in records that outlive the configuration: a checksum of its pool, name and address, of a
+    set's slot those of the backend that has it."""
+    if backend.set:
+        return tag_of(f"{backend.pool} {backend.set} {tenant_of(board, backend).address}")
+    return tag_of(f"{backend.pool} {backend.name} {backend.address}")
 
 
 def addresses_of(board: Board, backend: Backend) -> NameAddresses:

@@ -7,6 +7,7 @@ import pytest
 
 from balancer.config.units import Address
 from balancer.edge.route import Route, parse_pool_name, parse_route
+from balancer.option_values import parse_one_in
 from balancer.options import EVERY_OPTION, OPTIONS, Listener, Pool, ProcessOptions
 
 
@@ -95,3 +96,18 @@ def test_names_of_pools() -> None:
     assert [parse_pool_name(name) for name in ("", "a", "9.b_c-d")] == ["", "a", "9.b_c-d"]
     with pytest.raises(ValueError, match="no name of a pool"):
         parse_pool_name("-a")
+
+
+@pytest.mark.parametrize(
+    ("text", "value"), [("off", "off"), ("1/1", "1/1"), (" 1 / 100 ".strip(), "1/100"), ("1/010", "1/10")]
+)
+def test_one_in_n(text: str, value: str) -> None:
+    assert parse_one_in(text) == value
+
+
+@pytest.mark.parametrize(
+    "text", ["", "1", "100", "2/100", "1/", "1/0", "1/-5", "1/1.5", "1/1000001", "all", "on", "/"]
+)
+def test_what_is_not_one_in_n_is_a_sentence(text: str) -> None:
+    with pytest.raises(ValueError, match=r"one in N|is (below|above)|number"):
+        parse_one_in(text)

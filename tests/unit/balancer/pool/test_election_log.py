@@ -10,6 +10,7 @@ from balancer.pool.election_log import (
     ElectionLog,
     SeenBackend,
     SessionKey,
+    is_sampled,
     unpack,
 )
 
@@ -17,17 +18,19 @@ KEY = SessionKey(4711, 123_456_789, 9)
 
 
 def election(key: SessionKey = KEY, at_ms: int = 5, backends: int = 2) -> Election:
-    seen = tuple(SeenBackend(place, "up", place == 0, 1, 7 * place) for place in range(backends))
+    seen = tuple(
+        SeenBackend(1 << 31 | place, place, "up", place == 0, 1, 7 * place) for place in range(backends)
+    )
     return Election(at_ms, key, 3, None if at_ms == 6 else 1, 40, seen)
 
 
 @pytest.mark.parametrize("state", STATES)
 def test_a_backend_fits_a_cell(state: str) -> None:
     for tried in (False, True):
-        seen = SeenBackend((1 << 18) - 1, state, tried, (1 << 16) - 1, (1 << 24) - 1)
-        assert 0 <= seen.pack() < 1 << 63 and unpack(seen.pack()) == seen
-    crowd = SeenBackend(1, state, False, 1 << 20, 1 << 30)
-    assert unpack(crowd.pack())[3:] == ((1 << 16) - 1, (1 << 24) - 1), "and not another field's bits"
+        seen = SeenBackend((1 << 32) - 1, (1 << 18) - 1, state, tried, (1 << 16) - 1, (1 << 24) - 1)
+        assert all(0 <= cell < 1 << 63 for cell in seen.pack()) and unpack(*seen.pack()) == seen
+    crowd = SeenBackend(0, 1, state, False, 1 << 20, 1 << 30)
+    assert unpack(*crowd.pack())[4:] == ((1 << 16) - 1, (1 << 24) - 1), "and not another field's bits"
 
 
 def test_the_elections_of_a_session_are_found_in_their_order() -> None:
@@ -59,5 +62,15 @@ def test_a_ring_keeps_the_last_ones() -> None:
 def test_what_is_being_written_is_left_out() -> None:
     log = ElectionLog(1)
     log.append(0, election())
-    log.cells[24] = 0  # as its writer begins
+    log.cells[8 + 2 * MOST_BACKENDS] = 0  # as its writer begins
     assert log.find(KEY) == []
+
+
+def test_a_session_in_n_is_chosen_by_its_id_whatever_the_rhythm_of_the_clients() -> None:
+    """Of one accept time, of one descriptor, and of clients that come once a second: about one in N each."""
+    one_turn = [SessionKey(4711, 123_456_789, descriptor) for descriptor in range(5, 4005)]
+    one_by_one = [SessionKey(4711, 123_456_789 + number * 1_000_000, 9) for number in range(4000)]
+    for keys in (one_turn, one_by_one):
+        for every in (1, 2, 10, 64, 100):
+            chosen = sum(is_sampled(key, every) for key in keys)
+            assert 0.5 * len(keys) / every < chosen <= (len(keys) if every == 1 else 1.6 * len(keys) / every)

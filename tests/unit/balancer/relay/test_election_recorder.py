@@ -1,11 +1,14 @@
 """Elections are recorded between two looks only, with the session that dialled, whatever made it dial."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 
-from balancer.console.explain_session import NoRecord, explain_session
+from balancer.console.explain_session import REMOVED, NoRecord, explain_session
 from balancer.pool.board import ADMIN_DRAIN
+from balancer.pool.election_log import is_sampled
+from balancer.relay.election_recorder import key_of
 from balancer.relay.session import Session
 from balancer.relay.session_line import session_id
 from tests.unit.balancer.relay.simulation import Make, WorkerSimulation
@@ -17,6 +20,7 @@ PLAIN = Session.dial
 def worker(make: Make) -> Iterator[WorkerSimulation]:
     worker = make(backends=3)
     yield worker
+    worker.relay.recorder.one_in = 0
     record(worker, 0.0)
     assert Session.dial is PLAIN
 
@@ -34,6 +38,13 @@ def explained(worker: WorkerSimulation, session: Session) -> list[dict[str, obje
     found = explain_session(worker.board, {"main": worker.pool}, session_id(session), worker.time, 1e9)
     elections: list[dict[str, object]] = found["elections"]
     return elections
+
+
+def is_recorded(worker: WorkerSimulation, session: Session) -> bool:
+    try:
+        return bool(explained(worker, session))
+    except NoRecord:
+        return False
 
 
 def test_a_session_of_the_time_is_recorded_and_none_before_or_after(worker: WorkerSimulation) -> None:
@@ -57,9 +68,51 @@ def test_a_session_of_the_time_is_recorded_and_none_before_or_after(worker: Work
 
 def test_a_recording_ends_by_itself(worker: WorkerSimulation) -> None:
     record(worker, 5.0)
-    assert worker.relay.recorder.is_on
+    assert worker.relay.recorder.every == 1
     worker.relay.recorder.look(worker.time + 5.1)
-    assert not worker.relay.recorder.is_on and Session.dial is PLAIN
+    assert worker.relay.recorder.every == 0 and Session.dial is PLAIN
+
+
+def test_one_session_in_n_is_recorded_without_an_operator_and_all_while_one_asks(
+    worker: WorkerSimulation,
+) -> None:
+    worker.relay.recorder.one_in = 4
+    for seconds in (0.0, 5.0, 0.0):
+        record(worker, seconds)
+        before = set(worker.context.sessions)
+        for _ in range(40):
+            worker.connect()
+            worker.settle()
+        new = [one for one in worker.context.sessions if one not in before]
+        chosen = [one for one in new if seconds or is_sampled(key_of(one), 4)]
+        assert [one for one in new if is_recorded(worker, one)] == chosen and chosen
+        assert len(new) == 40 and (len(chosen) < 40 or seconds)
+
+
+def test_a_record_names_no_backend_that_has_the_place_of_another(worker: WorkerSimulation) -> None:
+    """A reload gives a backend's block to another, its name another address, or its pool away."""
+    record(worker, 5.0)
+    worker.connect()
+    worker.settle()
+    session = newest(worker)
+    first, second, third = worker.pool.backends
+    assert session.backend is not None
+    others = (
+        replace(first, name="elsewhere"), replace(second, address=replace(second.address, port=1)), third,
+    )  # fmt: skip
+    swapped = (replace(second, index=first.index), replace(first, index=second.index), third)
+    for backends in (others, swapped):
+        pool = replace(worker.pool, backends=backends)
+        found = explain_session(worker.board, {"main": pool}, session_id(session), worker.time, 1e9)
+        [election] = found["elections"]
+        kept = {one.name for one in backends} & {one.name for one in worker.pool.backends}
+        kept -= {second.name} if backends is others else set()
+        assert {one["name"] for one in election["backends"]} - {REMOVED} == kept
+        assert election["elected"] == (session.backend.name if session.backend.name in kept else REMOVED)
+    gone = explain_session(
+        worker.board, {"other": replace(worker.pool, name="other")}, session_id(session), worker.time, 1e9
+    )
+    assert gone["elections"][0]["pool"] is None and gone["elections"][0]["elected"] == REMOVED
 
 
 def test_each_retry_is_an_election_of_the_session(worker: WorkerSimulation) -> None:
