@@ -25,6 +25,7 @@ from scripts.lab.waiting import WaitFailed
 WIDTH, HEIGHT = 320, 200
 BOOT_SECONDS = 20.0
 STOP_SECONDS = 20.0
+MOST_SOCKET_PATH = 107  # bytes, of the whole path
 
 
 class DemoFailed(Exception):
@@ -113,10 +114,9 @@ def start(directory: Path, programs: list[Program]) -> tuple[str, str]:
         words = ["--port=0", "--bind=127.0.0.1", f"--name={name}", f"--cpus={cpus}"]
         programs.append(Program(name, "workers.resizer", logs / f"{name}.log", *words))
     upstreams = [f"--upstream={program.wait_address()} name={program.name}" for program in programs]
-    admin = str(
-        (directory / "admin.sock").relative_to(Path.cwd()) if directory.is_relative_to(Path.cwd()) else ""
-    )
-    admin = admin if 0 < len(admin) < 100 else f"/tmp/prefork-demo-{os.getpid()}.sock"
+    place = directory / "admin.sock"
+    is_short = directory.is_relative_to(Path.cwd()) and len(os.fsencode(place)) <= MOST_SOCKET_PATH
+    admin = str(place.relative_to(Path.cwd())) if is_short else f"/tmp/prefork-demo-{os.getpid()}.sock"
     words = ["--port=0", "--bind=127.0.0.1", *upstreams, "--mode=framed", "--frame=gowork", "--order=any"]
     words += ["--loglevel=1", f"--admin={admin}"]
     programs.append(Program("balancer", "balancer", logs / "balancer.log", *words))
