@@ -58,9 +58,9 @@ class PendingQueue:
         """What those wait for that join a queue: as those before them."""
         return next(iter(self._why.values()), "full")
 
-    def enqueue(self, session: QueuedSession, why: str) -> None:
+    def enqueue(self, session: QueuedSession, why: str, goes_first: bool = False) -> None:
         """Queue a session, or close it when it may not wait for a place. One that is queued keeps its place. `why` is the
-        election's."""
+        election's. One that `goes_first` has had a place before."""
         is_new = session not in self.since
         if why != "full":
             self._why[session] = why
@@ -73,7 +73,10 @@ class PendingQueue:
                 return
         if not is_new:
             return
-        self.since[session] = self._loop.now
+        if goes_first:
+            self.since = {session: self._loop.now, **self.since}
+        else:
+            self.since[session] = self._loop.now
         self._cells[P_QUEUED_TOTAL] += 1
         self._show()
         if self._timer is None:
@@ -125,7 +128,7 @@ class PendingQueue:
         limit = self._loop.now - (self._timeout or UNDECIDED)
         for session, since in list(self.since.items()):
             if since > limit:
-                break
+                continue  # not the last one: some go first
             why = self._why.get(session, "")
             session.close(ends.QUEUE_TIMEOUT, f"queue-timeout: {why}" if why else "queue-timeout")
             self.remove(session)

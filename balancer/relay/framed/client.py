@@ -27,7 +27,7 @@ from balancer.relay import ends
 from balancer.relay.account import Account
 from balancer.relay.framed.connection_pool import BEGUN, ConnectionPool
 from balancer.relay.framed.frame_format import FrameRefused
-from balancer.relay.framed.requests import FramedRequest, new_request, request_line
+from balancer.relay.framed.requests import FramedRequest, RequestCarrier, new_request, request_line
 from balancer.relay.framed.transfer import BLOCKED, DONE, DRY, FAILED, LOST, MORE
 from balancer.relay.half import LIMIT
 from balancer.relay.sockets import unacknowledged
@@ -98,7 +98,7 @@ class FramedClient:
         self.is_strict = lane.is_strict
         self.requests: dict[FramedRequest, None] = {}
         self.turn: FramedRequest | None = None
-        self._ready: dict[FramedRequest, None] = {}  # whose replies wait for their turn
+        self._ready: dict[FramedRequest, RequestCarrier | None] = {}  # whose replies wait for their turn
         self.rest = b""  # read, and not yet a request
         self._upload: FramedRequest | None = None  # a big frame that is being passed on
         self._skip = 0  # bytes of a frame whose reply has come before its end
@@ -360,12 +360,12 @@ class FramedClient:
             request = self.turn if self.turn is not None else next(iter(self._ready))
             if request not in self._ready:
                 return
-            del self._ready[request]
-            if request.carrier is not None:
-                request.carrier.take_turn()
+            carrier = self._ready.pop(request)
+            if carrier is not None and carrier is request.carrier:  # else it is asked for again
+                carrier.take_turn()
 
     def wait_for_turn(self, request: FramedRequest) -> None:
-        self._ready[request] = None
+        self._ready[request] = request.carrier
 
     def wait_for_room(self) -> None:
         """The client takes no more for now: its event is awaited."""
@@ -381,6 +381,27 @@ class FramedClient:
     def dispatch(self, request: FramedRequest) -> None:
         if not self.session.closed:
             self._pool.dispatch(request)
+
+    def later_than(self, request: FramedRequest) -> FramedRequest | None:
+        """Return the last request behind this one whose reply has to wait for it, and has a place that this one may take;
+        None: there is none."""
+        found: list[FramedRequest] = []
+        for later in reversed(self.requests) if self.is_strict else ():
+            if later is request:
+                break
+            carrier, backend = later.carrier, later.backend
+            if (
+                carrier is None
+                or backend is None
+                or carrier.is_receiving
+                or later.upload
+                or not later.is_kept
+            ):
+                continue
+            if backend.index not in request.tried:
+                return later
+            found.append(later)
+        return found[0] if found else None
 
     def retried(self) -> None:
         self._lane.account.retried()

@@ -383,7 +383,7 @@ class BackendConnection:
         request.carrier = None
 
     def leave(self) -> None:
-        """Close a connection that was never made; the place of its request stays taken."""
+        """Close a connection of which nothing has been read; the place of its request stays taken."""
         request = self.request
         assert request is not None
         self.kept.count_again()
@@ -458,9 +458,9 @@ class BackendConnection:
         except OSError as error:
             self.sending_failed(error)
             return
-        if sent == request.size:
+        if sent == request.size and request.more is None:
             self.awaited = request
-        else:
+        else:  # of a request that is sent again the client may still be held back
             self.sent_part(sent)
 
     def sending_failed(self, error: OSError) -> None:

@@ -290,12 +290,30 @@ class ConnectionPool:
             self.queue.enqueue(request, "full")
             self.queue.look_soon()
         elif why != "down":
-            self.queue.enqueue(request, why)
+            if not self._take_over(request):
+                self.queue.enqueue(request, why, goes_first=bool(request.tried or request.excused))
         elif request.broken is not None:
             request.backend = request.broken
             request.close(ends.BACKEND_RESET, "all backends tried")
         else:
             request.close(ends.NO_BACKEND, "all backends tried" if request.tried else "no backend is up")
+
+    def _take_over(self, request: FramedRequest) -> bool:
+        """Take the place of a request behind this one, whose reply would wait for the reply to this one, and this one for
+        its place. That one is sent again: never where requests must not be sent twice."""
+        later = request.owner.later_than(request) if self._pool.frame_retries else None
+        if later is None or later.carrier is None or later.backend is None:
+            return False
+        later.carrier.leave()
+        self.queue.remove(request)
+        request.backend = backend = later.backend
+        later.backend = None
+        later.retries += 1
+        later.owner.retried()
+        if not self._dial(request, self._of(backend), self.elector.target(backend)):
+            self.dispatch(request)
+        self.queue.enqueue(later, "full", goes_first=True)
+        return True
 
     def retry(self, request: FramedRequest, is_unheard: bool, is_certain: bool, code: int) -> None:
         """A connection has broken before the reply was whole: try another backend while the client has seen nothing of a

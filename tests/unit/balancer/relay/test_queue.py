@@ -6,7 +6,7 @@ import pytest
 
 from balancer.pool.board import B_SESSIONS, P_OLDEST_WAIT_MS, P_QUEUED, P_QUEUED_TOTAL, P_WAIT_TIMES, POOLS
 from balancer.pool.verdicts import VerdictWriter
-from balancer.relay.queue import LOOK, UNDECIDED
+from balancer.relay.queue import LOOK, UNDECIDED, PendingQueue
 from tests.unit.balancer.pool.boards import OtherProcess
 from tests.unit.balancer.relay.simulation import SIBLING, Make, WorkerSimulation, heard
 
@@ -60,6 +60,36 @@ def test_first_come_first_served(worker: WorkerSimulation) -> None:
     assert waiting(worker) == 0
     assert worker.pool_cell(P_OLDEST_WAIT_MS) == 0
     assert worker.pool_cell(P_QUEUED_TOTAL) == 3
+
+
+class Waiting:
+    """What stands in a queue; once it `has_place`, it dials and is appended to `served`."""
+
+    def __init__(self, queue: PendingQueue, served: list["Waiting"]) -> None:
+        self.closed, self.waited, self.ended, self.has_place = False, 0.0, "", False
+        self._queue, self._served = queue, served
+
+    def dial(self) -> None:
+        if self.has_place:
+            self._served.append(self)
+            self._queue.remove(self)
+
+    def close(self, end: str, reason: str = "") -> None:
+        self.closed, self.ended = True, end
+
+
+def test_who_has_had_a_place_goes_first_and_nobody_waits_longer_for_it(worker: WorkerSimulation) -> None:
+    queue, served = worker.lane.queue, list[Waiting]()
+    early, late, again = (Waiting(queue, served) for _ in range(3))
+    queue.enqueue(early, "full")
+    worker.pass_time(6.0)
+    queue.enqueue(late, "full")
+    queue.enqueue(again, "full", goes_first=True)
+    worker.pass_time(4.2)
+    assert [one.ended for one in (early, late, again)] == ["sQ", "", ""]
+    late.has_place = again.has_place = True
+    queue.serve()
+    assert served == [again, late]
 
 
 def test_the_queue_is_bounded(worker: WorkerSimulation) -> None:

@@ -660,6 +660,38 @@ def test_a_big_request_is_sent_again_from_its_beginning(start: Start, size: int)
     assert got == ["ab" * (size // 2)]
 
 
+@pytest.mark.parametrize("size", [20_000, 100_000, 400_000])
+@pytest.mark.parametrize("taken", ["all", "a part"])
+def test_a_client_goes_on_behind_a_big_request_that_was_sent_again(
+    start: Start, size: int, taken: str
+) -> None:
+    worker = start(2, order="any")
+    if taken == "a part":
+        worker.servers[worker.place(0)].setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
+    client = worker.client()
+    whole = frame("x" * size)
+    client.send(whole[:17_000])
+    worker.settle()
+    if taken == "a part":
+        (session,) = worker.context.sessions
+        (request,) = session.splicing.requests
+        request.carrier.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2048)
+    client.send(whole[17_000:] + frame("next"))
+    worker.settle(10)
+    worker.backend(0).reset()
+    served = []
+    for _ in range(500):
+        for peer in worker.dialled(0) + worker.dialled(1):
+            for text in peer.frames():
+                served.append(text)
+                peer.answer(str(len(text)))
+        if len(served) == 2:
+            break
+        worker.turn()
+    assert sorted(served) == ["next", "x" * size]
+    assert sorted(client.frames()) == sorted([str(size), "4"])
+
+
 def test_a_request_above_the_retry_buffer_is_not_sent_again(start: Start) -> None:
     worker = start(2, retry_buffer=50_000)
     client = worker.client()
@@ -1010,6 +1042,38 @@ def test_a_limit_counts_requests_and_the_others_wait_in_their_order(start: Start
         worker.backend().answer(f"r{number}")
     assert [client.frames() for client in clients] == [["r0"], ["r1"], ["r2"], ["r3"]]
     assert len(worker.dialled()) == 1
+
+
+@pytest.mark.parametrize("broken", [0, 1, 2])
+@pytest.mark.parametrize("is_answered", [False, True], ids=["under way", "answered"])
+def test_a_request_that_is_tried_again_does_not_wait_for_the_places_of_those_behind_it(
+    start: Start, broken: int, is_answered: bool
+) -> None:
+    """Their replies wait for the reply to that one: each would wait for the other."""
+    worker = start(3, upstream="maxconn=1", queue_timeout=60.0)
+    client, other = worker.client(), worker.client()
+    client.ask(*"abcd")
+    other.ask("other")
+
+    def asked() -> dict[str, FramePeer]:
+        peers = [peer for server in range(3) for peer in worker.dialled(server)]
+        return {text: peer for peer in peers if peer.state == "open" for text in peer.frames()}
+
+    owed = asked()
+    assert sorted(owed) == ["a", "b", "c"]
+    if is_answered:
+        for text in "abc"[broken + 1 :]:
+            owed.pop(text).answer(text.upper())
+    owed.pop("abc"[broken]).close()
+    for _ in range(50):
+        worker.settle()
+        for text, peer in owed.items():
+            if peer.heard() == b"" and peer.state == "open":
+                peer.answer(text.upper())
+        owed = asked()
+    assert client.frames() == list("ABCD")
+    assert other.frames() == ["OTHER"]
+    assert not any(worker.under_way(server) for server in range(3))
 
 
 def test_a_request_that_waits_too_long_ends_its_client(start: Start) -> None:
