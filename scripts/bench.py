@@ -20,6 +20,7 @@ from scripts.benchlib.floor import kernel_floor, packets_of
 from scripts.benchlib.peers import INSTALL, PEERS, BenchBackend, checkout_of, find, is_known, kind_of, missing
 from scripts.benchlib.report import Results, as_json, draw, middle, number, table
 from scripts.benchlib.works import WORKS, take_sample, take_together
+from scripts.lab.choices import add_rounds
 from scripts.lab.measure import machine
 
 MAIN_WORKS = ["keepalive", "close", "100k", "100m", "idle"]
@@ -34,7 +35,7 @@ def parse() -> argparse.Namespace:
         default="haproxy,nginx,envoy",
         help="comma-separated, beside ours and direct; ours@DIRECTORY is the balancer of another checkout",
     )
-    parser.add_argument("--rounds", type=int, default=5)
+    add_rounds(parser, 5)
     parser.add_argument("--seconds", type=float, default=3.0, help="length of one sample's load")
     parser.add_argument("--together", action="store_true", help="all peers at the same time, none alone")
     parser.add_argument("--out", type=Path, default=Path("bench-out"))

@@ -22,6 +22,7 @@ from pathlib import Path
 from statistics import median
 
 from scripts import samples
+from scripts.lab.choices import add_rounds
 
 QUALITY = 75
 LARGEST = 600_000  # bytes of a drawn picture that is taken
@@ -120,7 +121,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="a directory of JPEGs, ours beside others")
     parser.add_argument("--input", type=Path, help="directory of JPEGs; default: drawn ones")
     parser.add_argument("--count", type=int, default=2000, help="pictures that are drawn (2000)")
-    parser.add_argument("--rounds", type=int, default=3)
+    add_rounds(parser, 3)
     parser.add_argument("--width", type=int, default=320)
     parser.add_argument("--out", type=Path, default=Path("bench-out"))
     arguments = parser.parse_args()

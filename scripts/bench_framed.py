@@ -25,7 +25,7 @@ from statistics import median
 
 from scripts.bench_service import picture
 from scripts.benchlib.peers import start
-from scripts.lab.choices import add_choices
+from scripts.lab.choices import add_choices, add_rounds
 from scripts.lab.network import Address, free_port, text_of
 from scripts.lab.original import OriginalServer, program, run_client
 from scripts.lab.process import ROOT
@@ -118,7 +118,7 @@ def job_rows(folder: Path, resizers: Sequence[Address], originals: Sequence[Addr
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=3)
+    add_rounds(parser, 3)
     add_choices(parser, "--what", ("pictures", "jobs"))
     parser.add_argument("--out", type=Path, default=Path("bench-out"))
     chosen = parser.parse_args()

@@ -32,7 +32,7 @@ from typing import Any
 from PIL import Image
 
 from scripts import samples
-from scripts.lab.choices import add_choices
+from scripts.lab.choices import add_choices, add_rounds
 from scripts.pipelines import quality
 from workers.imaging import geometry
 
@@ -294,7 +294,7 @@ def chart(rows: Sequence[ImageResult], names: Sequence[str], targets: Sequence[s
 def main() -> None:
     parser = argparse.ArgumentParser(description="the picture function compared with others")
     parser.add_argument("--input", type=Path, help="directory of pictures; default: the sample pictures")
-    parser.add_argument("--rounds", type=int, default=3)
+    add_rounds(parser, 3)
     add_choices(parser, "--pipelines", (*DEFAULT, *VARIANTS), DEFAULT)
     parser.add_argument(
         "--targets", default="160x160,800x600,1920", help="sizes, or widths that keep the aspect ratio"

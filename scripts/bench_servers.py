@@ -38,7 +38,7 @@ from PIL import Image
 
 from scripts.bench_service import drawn, quantile
 from scripts.benchlib.http_crowd import HttpCrowd, ask_now_and_then, ask_once
-from scripts.lab.choices import add_choices
+from scripts.lab.choices import add_choices, add_rounds
 from scripts.lab.measure import cpu_of, memory_of
 from scripts.lab.process import ROOT
 from scripts.picture_peers import CPUS, PEERS, PicturePeer, found
@@ -290,7 +290,7 @@ def main() -> None:
     add_choices(parser, "--peers", tuple(PEERS))
     add_choices(parser, "--what", rows)
     parser.add_argument("--seconds", type=float, default=4.0, help="of one measurement; some take twice")
-    parser.add_argument("--rounds", type=int, default=3)
+    add_rounds(parser, 3)
     choice = parser.parse_args()
     bench = ServerBench(choice.seconds)
     acts: dict[str, Callable[[PicturePeer], dict[str, float]]] = {name: getattr(bench, name) for name in rows}

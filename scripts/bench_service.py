@@ -36,7 +36,7 @@ from typing import Any
 import psutil
 from PIL import Image
 
-from scripts.lab.choices import add_choices
+from scripts.lab.choices import add_choices, add_rounds
 from scripts.lab.network import free_port
 from scripts.lab.process import ROOT, LabProcess
 from workers import imaging
@@ -325,7 +325,7 @@ def main() -> None:
     parser.add_argument(
         "--seconds", type=float, default=2.0, help="of one measurement (the line takes twice)"
     )
-    parser.add_argument("--rounds", type=int, default=3)
+    add_rounds(parser, 3)
     parser.add_argument("--input", type=Path, help="directory of pictures; default: drawn for the occasion")
     choice = parser.parse_args()
     imaging.prepare()

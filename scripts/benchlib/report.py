@@ -115,7 +115,7 @@ def draw(results: Results, about: str, path: Path) -> bool:
         panels.append(("requests a second, without a proxy = 1 (higher is better)", "direct", rate_of_direct))
     width = max(7.0, 0.45 * len(names) * len(peers))
     figure, every = pyplot.subplots(len(panels), figsize=(width, 3.6 * len(panels)), squeeze=False)
-    figure.suptitle(f"TCP proxies before the same backend\n{about}", fontsize=10)
+    figure.suptitle(f"TCP proxies in front of the same backend\n{about}", fontsize=10)
     for axes, (label, line, height_of) in zip(every.flat, panels, strict=True):
         for place, peer in enumerate(peers):
             drawn = {n: height for n, name in enumerate(names) if (height := height_of(results[name], peer))}
@@ -129,8 +129,10 @@ def draw(results: Results, about: str, path: Path) -> bool:
         axes.set_title(label, fontsize=9, loc="left")
         for side in ("top", "right"):
             axes.spines[side].set_visible(False)
-    every.flat[0].legend(frameon=False, fontsize=8)
-    figure.tight_layout()
+    # Below all panels: within one the legend would hide bars and their values.
+    handles, labels = every.flat[0].get_legend_handles_labels()
+    figure.legend(handles, labels, frameon=False, fontsize=8, ncols=len(peers), loc="lower center")
+    figure.tight_layout(rect=(0, 0.1 / len(panels), 1, 1))
     figure.savefig(path)
     return True
 

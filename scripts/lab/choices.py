@@ -1,4 +1,4 @@
-"""Options of a script that take several of a few names, separated by commas."""
+"""Options that scripts share: several of a few names, separated by commas, and the number of rounds."""
 
 import argparse
 from collections.abc import Callable, Iterable, Sequence
@@ -27,3 +27,16 @@ def add_choices(
         option, type=several_of(choices), default=list(default or choices), metavar="NAME,...",
         help=f"of {', '.join(choices)}; {chosen}",
     )  # fmt: skip
+
+
+def add_rounds(parser: argparse.ArgumentParser, default: int) -> None:
+    """Add --rounds, a number of at least 1: the figures are medians over them."""
+    parser.add_argument(
+        "--rounds", type=_at_least_one, default=default, metavar="N", help=f"the figures are their medians ({default})"
+    )  # fmt: skip
+
+
+def _at_least_one(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of rounds: write 1 or more")
+    return int(text)

@@ -40,3 +40,11 @@ def test_a_name_that_does_not_exist_is_refused_with_those_that_do_and_help_lists
         names = re.split(r"[,;] ", there_are)
         assert len(names) > 1
         assert all(name in shown for name in names), (names, shown)
+
+
+@pytest.mark.parametrize("script", [name for name in OPTIONS if name not in ("bench_sizes", "versus")])
+def test_no_rounds_measure_nothing_and_are_refused(script: str) -> None:
+    for number in ("0", "-1", "x"):
+        refused = called(script, f"--rounds={number}")
+        assert refused.returncode == 2
+        assert "write 1 or more" in refused.stderr
