@@ -189,6 +189,34 @@ def test_openssl_renews_its_keys_in_a_session(files: Files) -> None:
         lb.check_at_rest()
 
 
+def test_openssl_is_told_at_once_that_there_is_no_renegotiation(files: Files) -> None:
+    """R asks for another handshake. Neither side says anything else, so no other bytes take the alert along."""
+    openssl = tool("openssl")
+    with Echo() as backend, tls_balancer(files, backend) as lb:
+        command = [openssl, "s_client", "-connect", text_of(lb.address), "-tls1_2", "-CAfile", str(files.ca)]
+        with (
+            subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+            ) as client,
+            killed_after(30.0, client),
+        ):
+            assert client.stdin is not None and client.stdout is not None
+            client.stdin.write(b"a line\n")
+            client.stdin.flush()
+            said = b""
+            for wanted in (b"a line", b"no renegotiation"):
+                while wanted not in said:
+                    part = client.stdout.read1(65536)  # type: ignore[union-attr]
+                    assert part, said
+                    said += part
+                if wanted == b"a line":
+                    client.stdin.write(b"R\n")
+                    client.stdin.flush()
+            client.stdin.close()
+            client.wait(20)
+        lb.check_at_rest()
+
+
 def test_node(files: Files, lb: Balancer) -> None:
     node = tool("node")
     script = f"""

@@ -106,6 +106,8 @@ class TlsStream:
                 if data and self._is_dry and not (incoming.pending or self._outgoing.pending):
                     return data, True
                 self._plain = data
+                if self._outgoing.pending:
+                    self._answer()
         while True:
             if not incoming.pending and not self._plain:
                 if self.has_ended:
