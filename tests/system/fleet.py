@@ -13,11 +13,13 @@ import json
 import os
 import re
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
 import threading
 import time
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from signal import SIGKILL, SIGTERM
@@ -75,6 +77,12 @@ class Machine:
             f"{' '.join(self.wrapper)} sh -ec '{inside}'"
         )
 
+    def is_connected(self, address: str) -> bool:
+        """Whether a connection from here to that address is established."""
+        wanted = f"{int.from_bytes(socket.inet_aton(address), sys.byteorder):08X}:"
+        lines = Path(f"/proc/{self._holder.pid}/net/tcp").read_text().splitlines()[1:]
+        return any(words[2].startswith(wanted) and words[3] == "01" for words in map(str.split, lines))
+
     def leave(self) -> None:
         with contextlib.suppress(CannotBuild):  # has left already
             run(f"ip link del {self._link}")
@@ -98,20 +106,18 @@ class Container:
         return self
 
     def stop(self) -> None:
-        """As `docker stop`: SIGTERM, and its address is gone with its last process."""
+        """As `docker stop`: SIGTERM; its address goes when its last process has ended."""
         if not self.daemon.has_ended:
             self.daemon.signal(SIGTERM)
         assert self.daemon.wait_exit() == 0, self.daemon.log()
-        self.machine.leave()
 
     def kill(self) -> None:
-        """Every process of it at once; the kernel closes their connections before the machine is gone."""
+        """Every process of it at once."""
         for pid in self.daemon.session():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, SIGKILL)
         self.daemon.wait_exit()
         wait_for(lambda: not self.daemon.session(), "all of it gone", PATIENCE)
-        self.machine.leave()
 
     def __exit__(self, *_: object) -> None:
         self.daemon.kill_everything()
@@ -133,7 +139,11 @@ class Clients:
 
     def _work(self) -> None:
         while not self._stop.is_set():
-            ended = self._files.run(self._address, f"--times={TIMES}", "--minconns=2", timeout=120)
+            try:
+                ended = self._files.run(self._address, f"--times={TIMES}", "--minconns=2", timeout=100)
+            except subprocess.TimeoutExpired as error:
+                self.complaints.append(f"{error}\n{(error.stderr or b'')[-3000:]!r}")
+                return
             said = re.search(r"(\d+) answered, (\d+) saved, 0 skipped, 0 failed, (\d+) retries", ended.out)
             if ended.code or said is None or len(self._files.saved()) != PICTURES:
                 self.complaints.append(f"{ended.code}\n{ended.out}\n{ended.err[-3000:]}")
@@ -147,11 +157,13 @@ class Clients:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.end()
+        self._stop.set()
 
     def end(self) -> None:
+        """Raises AssertionError where a run does not end."""
         self._stop.set()
         self._thread.join(120)
+        assert not self._thread.is_alive(), f"a client of {self._address} hangs"
 
 
 class Fleet:
@@ -165,6 +177,19 @@ class Fleet:
         self.resizers: dict[str, Container] = {}
         self.known: list[str] = []
         self.balancers: list[Balancer] = []
+        self._balancing: list[Machine] = []
+
+    def end(self, address: str, how: Callable[[Container], None]) -> None:
+        """A container ends, its machine leaves, and its name is forgotten. The ends of its connections arrive before: a
+        link that goes at once may lose them, and a balancer would wait for replies from nowhere."""
+        how(self.resizers[address])
+        wait_for(
+            lambda: not any(each.is_connected(address) for each in self._balancing),
+            f"the connections to {address} ended",
+            PATIENCE,
+        )
+        self.resizers[address].machine.leave()
+        self.tell(*(each for each in self.known if each != address))
 
     def start_resizers(self, *numbers: int) -> list[str]:
         """Containers that no name server knows."""
@@ -188,6 +213,7 @@ class Fleet:
         words += ["--connect-timeout=1s"]  # a container that has gone refuses nothing: its address is silent
         for number in numbers:
             machine = Machine(number)
+            self._balancing.append(machine)
             self._stack.callback(machine.leave)
             balancer = Balancer(f"--bind={machine.address}", *words, workers=1, port=9090)
             balancer.wrapper = machine.wrapper
@@ -224,8 +250,8 @@ class Fleet:
         """All at once, when no client is left."""
         for each in self.known:
             self.resizers[each].daemon.signal(SIGTERM)
-        for each in self.known:
-            self.resizers[each].stop()
+        for each in list(self.known):
+            self.end(each, Container.stop)
 
 
 def scale(directory: Path) -> dict[str, object]:
@@ -242,11 +268,9 @@ def scale(directory: Path) -> dict[str, object]:
         fleet.wait_used(*first)
         fleet.tell(*first, *more)
         used_after = fleet.wait_used(*more)
-        for address in first[:3]:  # the address is gone when the container has ended
-            fleet.resizers[address].stop()
-            fleet.tell(*(each for each in fleet.known if each != address))
-        fleet.resizers[first[3]].kill()
-        fleet.tell(*(each for each in fleet.known if each != first[3]))
+        for address in first[:3]:
+            fleet.end(address, Container.stop)
+        fleet.end(first[3], Container.kill)
         again = fleet.start_resizers(101, 102)
         fleet.tell(*fleet.known, *again)
         used_again_after = fleet.wait_used(*again)

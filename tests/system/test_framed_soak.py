@@ -141,6 +141,23 @@ def three_backends(
         yield stack.enter_context(lb.with_file()), backends
 
 
+def endure(scenario: str, clients: list[OwningClient], faults: Faults, requests: int) -> dict[str, int]:
+    """So many requests answered while one fault follows the other, each reply its client's own; the sums of the clients'
+    counts."""
+    visitors, began = Visitors(clients, VISIT), time.monotonic()
+    try:
+        while visitors.answered() < requests and not any(client.wrong for client in clients):
+            faults.all_once()
+    finally:
+        visitors.stop()
+    figures = sums(clients, "answered", "lost", "breaks", "connections")
+    seconds = round(time.monotonic() - began)
+    report(scenario, seconds=seconds, held=faults.held, **figures, **faults.counts)
+    assert not [one for client in clients for one in client.wrong]
+    assert figures["answered"] >= requests
+    return figures
+
+
 @pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
 @pytest.mark.parametrize("requests", [2000, long_form(100_000)])
 def test_faults_of_backends_and_workers_cost_what_killed_workers_held(
@@ -153,27 +170,8 @@ def test_faults_of_backends_and_workers_cost_what_killed_workers_held(
     with three_backends(manners, files, **options) as (lb, backends):
         wrap = {"wrap": wrapping(files)} if files else {}
         clients = [OwningClient(lb.address, n, "any", AT_ONCE, **wrap) for n in range(CLIENTS)]
-        visitors, faults = Visitors(clients, VISIT), Faults(lb, backends, seed=requests)
-        began = time.monotonic()
-        try:
-            while visitors.answered() < requests and not any(client.wrong for client in clients):
-                faults.all_once()
-        finally:
-            visitors.stop()
-        figures = {
-            name: sum(getattr(one, name) for one in clients)
-            for name in ("answered", "lost", "breaks", "connections")
-        }
-        report(
-            "framed faults",
-            tls=tls,
-            seconds=round(time.monotonic() - began),
-            held=faults.held,
-            **figures,
-            **faults.counts,
-        )
-        assert not [one for client in clients for one in client.wrong]
-        assert figures["answered"] >= requests
+        faults = Faults(lb, backends, seed=requests)
+        figures = endure(f"framed faults, {'TLS' if tls else 'plain'}", clients, faults, requests)
         assert figures["breaks"] <= faults.held
         assert figures["lost"] <= faults.held * AT_ONCE
         totals = lb.wait_idle(10)["totals"]
@@ -196,19 +194,9 @@ def test_no_reply_goes_astray_where_backends_misbehave_and_workers_are_killed(re
     options = {"order": "any", "frame_retries": 5, "retries": 10, "check_interval": "200ms"}
     with three_backends(manners, **options) as (lb, backends):
         clients = [OwningClient(lb.address, n, "any", 1 + n % AT_ONCE) for n in range(CLIENTS)]
-        visitors, faults = Visitors(clients, VISIT), Faults(lb, backends, seed=requests)
+        faults = Faults(lb, backends, seed=requests)
         faults.acts = [faults.kill_worker, faults.kill_backend, faults.drain_backend, faults.reload]
-        try:
-            while visitors.answered() < requests and not any(client.wrong for client in clients):
-                faults.all_once()
-        finally:
-            visitors.stop()
-        figures = {
-            name: sum(getattr(one, name) for one in clients) for name in ("answered", "lost", "breaks")
-        }
-        report("framed misbehaviour", held=faults.held, **figures, **faults.counts)
-        assert not [one for client in clients for one in client.wrong]
-        assert figures["answered"] >= requests
+        endure("framed misbehaviour", clients, faults, requests)
         assert " backend backend=" in lb.log()
         lb.wait_idle(10)
 
