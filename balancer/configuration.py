@@ -115,7 +115,7 @@ def parse(
     asked = settle or AdminPlace(directories(environ, uid), uid, os.getpid()).path_of
     process, admin_notes = with_admin(read.main, listeners, asked)
     check_console(read.main, process, listeners)
-    notes += _exposed(process.metrics) + admin_notes
+    notes += _exposed(read.main, process) + admin_notes
     if read.main.values["check-config"]:
         notes += try_out(read.main, process, listeners, pools)
     named = [(kind.options, each) for kind in KINDS for each in read.named[kind.name]]
@@ -435,10 +435,18 @@ def check_console(
             raise main.refuse("admin", f"{process.admin} is where {where}")
 
 
-def _exposed(metrics: Address | None) -> tuple[str, ...]:
-    if metrics is None or metrics.is_private:
+def _exposed(main: SectionSettings, process: ProcessOptions) -> tuple[str, ...]:
+    metrics, token = process.metrics, process.metrics_admin_token
+    if metrics is None:
+        return (f"{main.where('metrics-admin-token')} has no effect without metrics",) if token else ()
+    if metrics.is_private:
         return ()
-    return (f"--metrics {metrics} has no password: everybody who can reach the address reads it",)
+    notes = [f"--metrics {metrics} has no password: everybody who can reach the address reads it"]
+    if token:
+        notes.append(
+            f"--metrics {metrics} has no TLS: whoever is on the way reads the token of --metrics-admin-token"
+        )
+    return tuple(notes)
 
 
 # -- what a reload reports

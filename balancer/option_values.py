@@ -1,6 +1,8 @@
 """Values that only options of `balancer` have, and their readers. Each raises ValueError with a sentence."""
 
-from dataclasses import dataclass
+import os
+import stat
+from dataclasses import dataclass, field
 
 from balancer.config.option import at_least, between
 from balancer.config.units import format_duration, parse_count, parse_positive_duration
@@ -52,3 +54,48 @@ def parse_mask(text: str) -> tuple[int, int]:
     if not slash:
         raise ValueError(f"{text!r} is no pair of bits: write 32/64, for IPv4 and IPv6")
     return between(0, 32)(four), between(0, 128)(six)
+
+
+SHORTEST_TOKEN, LONGEST_TOKEN = 16, 512  # characters
+
+
+@dataclass(frozen=True, slots=True)
+class TokenFile:
+    """A secret that whoever acts over HTTP has to know. Of the token itself only the SHA-256 is kept."""
+
+    path: str
+    digest: bytes = field(repr=False)
+
+    def __str__(self) -> str:
+        return self.path
+
+
+def parse_token_file(path: str) -> TokenFile:
+    """The token in a file that others may neither read nor write: one line without blanks."""
+    import hashlib  # 0.5 MB in every process, which only those with a token pay
+
+    if "\0" in path:
+        raise ValueError(f"cannot read {path!r}: it is no path")
+    try:
+        # A FIFO would wait for its writer.
+        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+            status = os.fstat(file.fileno())
+            if not stat.S_ISREG(status.st_mode):
+                raise ValueError(f"{path} is no file")
+            if status.st_mode & stat.S_IRWXO:
+                raise ValueError(
+                    f"{path} has mode {stat.S_IMODE(status.st_mode):04o}: others may read or write it; "
+                    "chmod 0600, or 0640 for a group"
+                )
+            line = file.read(LONGEST_TOKEN + 3)
+    except OSError as error:
+        raise ValueError(f"cannot read {path}: {error.strerror}") from None
+    token = line.strip(b"\r\n")
+    if not SHORTEST_TOKEN <= len(token) <= LONGEST_TOKEN:
+        raise ValueError(
+            f"{path} holds no token of {SHORTEST_TOKEN} to {LONGEST_TOKEN} characters; "
+            "openssl rand -hex 24 makes one"
+        )
+    if not all(33 <= byte <= 126 for byte in token):
+        raise ValueError(f"{path} is to hold one token in one line: ASCII, without blanks")
+    return TokenFile(path, hashlib.sha256(token).digest())

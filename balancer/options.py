@@ -35,7 +35,15 @@ from balancer.edge.certificates import CertificateFile, TrustFile, parse_certifi
 from balancer.edge.proxy_protocol import SendProxy, parse_send_proxy
 from balancer.edge.route import REJECT, Route, parse_pool_name, parse_route
 from balancer.edge.tls import ListenerTls, parse_tls_name
-from balancer.option_values import Rate, parse_hash_load, parse_mask, parse_one_in, parse_rate
+from balancer.option_values import (
+    Rate,
+    TokenFile,
+    parse_hash_load,
+    parse_mask,
+    parse_one_in,
+    parse_rate,
+    parse_token_file,
+)
 from balancer.pool.backend import MAIN_POOL, MOST_SLOTS, Backend, is_source, parse_upstream
 from balancer.prefork.options import DaemonOptions, addresses_of, parse_listen, parse_processes
 from balancer.relay.framed.frame_format import FORM, FrameFormat, parse_frame_format
@@ -420,13 +428,19 @@ class ProcessOptions(DaemonOptions):
     metrics: Address | None = _processes(  # noqa: RUF009 - a dataclass field
         "",
         "address of the console's HTTP server, host:port or unix:/path: status page, /status.json, /events.json, "
-        "/metrics for Prometheus, /live, /ready, /health; read-only and without password, so keep it on loopback or a "
-        "private net",
+        "/metrics for Prometheus, /live, /ready, /health; read without password, so keep it on loopback or a private net",
         optional(parse_listen),
         metavar="ADDRESS",
         unset="off",
     )
-
+    metrics_admin_token: TokenFile | None = _processes(  # noqa: RUF009 - a dataclass field
+        "",
+        "offer drain, ready, maint and weight on the status page to those who know the token in this file; others must "
+        "not be able to read the file",
+        optional(parse_token_file),
+        metavar="FILE",
+        unset="the page only reads",
+    )
     record_elections: str = _processes(
         "off",
         "keep what the elections of one session in N saw, 1/N, the last 1,022 elections of each worker, for balancerctl "

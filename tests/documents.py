@@ -41,15 +41,18 @@ def completed(fragment: str, directory: Path) -> str:
 
 
 def with_files(text: str, directory: Path) -> str:
-    """The text with files that exist in place of the certificates, revocation lists and lists of networks in /etc."""
+    """The text with files that exist in place of the certificates, lists of networks and tokens in /etc."""
     authority = Authority()
     for name, content in (
         ("all.pem", authority.issue("api.internal")),
         ("revoked.crl", authority.revocations()),
         ("networks", b"10.0.0.0/8\n"),
+        ("token", b"0123456789abcdef"),
     ):
         (directory / name).write_bytes(content)
+    (directory / "token").chmod(0o600)
     text = re.sub(r"(?<=@)/etc/\S+", str(directory / "networks"), text)
+    text = re.sub(r"/etc/\S+\.token", str(directory / "token"), text)
     text = re.sub(r"/etc/\S+\.crl", str(directory / "revoked.crl"), text)
     return re.sub(r"(?<![@\w])/etc/\S+\.pem", str(directory / "all.pem"), text)
 

@@ -1,6 +1,7 @@
 """What the console answers over HTTP, and how many clients share the making of an answer.
 
-RULES: no socket, no parser. No request changes a state, so every method but GET and HEAD is refused.
+RULES: no socket, no parser. No request for a path here changes a state, so every method but GET and HEAD is refused
+(acts.py has the one path that does).
 - An answer is made once for all clients that wait for it. 32 scrapes at once with 1,000 backends made 32 bodies, during
   which no heartbeat was written, and the console was killed as hung.
 - One step a turn of the loop: the status is read, or one answer is made from it and given to MOST_TOLD clients. The
@@ -143,7 +144,7 @@ class Answers:
             paths = [path for path in (*self._makers, *ALIVE) if path.count("/") == 1]
             return refusal(404, f"no such path; there are {', '.join(paths)}, /ready/POOL")
         if method not in METHODS:
-            sentence = f"this server changes nothing; it takes {' or '.join(METHODS)}"
+            sentence = f"a request here changes nothing; it takes {' or '.join(METHODS)}"
             return refusal(405, sentence, ("Allow", ", ".join(METHODS)))
         return None
 
@@ -160,6 +161,10 @@ class Answers:
         if len(self._made) > MOST_MADE:
             self._made.clear()
         self._ask(f"{CHANGES}{query}", then, True)
+
+    def outdate(self) -> None:
+        """Something was changed: whoever asks from now on gets a status that is read after it."""
+        self._read_at, self._has_read = float("-inf"), False
 
     def _ask(self, path: str, then: Then, is_shared: bool) -> None:
         not_before = self._loop.now - (self._reuse if is_shared else 0.0)

@@ -21,7 +21,7 @@ from typing import Any, Protocol
 from balancer.config.ini import did_you_mean
 from balancer.config.units import counted
 from balancer.console.answers import STATUS_JSON, Answers
-from balancer.console.peer import AdminPeer
+from balancer.console.peer import Operator
 from balancer.console.questions import QUESTION_USAGES, CommandRefused, Questions, whole_number
 from balancer.console.session_query import ask_workers, filter_of, sessions_answer
 from balancer.console.session_server import SessionFilter
@@ -93,7 +93,7 @@ class Reply(Protocol):
     """Where the answer of one command goes, and who is there."""
 
     @property
-    def peer(self) -> AdminPeer: ...
+    def peer(self) -> Operator: ...
 
     def send(self, answer: dict[str, Any]) -> None: ...
 
@@ -105,12 +105,8 @@ class Act:
     """One act of an operator: its words without the reason, and the reason that was given."""
 
     words: Sequence[str]
-    peer: AdminPeer
+    peer: Operator
     reason: str = ""
-
-    def labels(self) -> dict[str, object]:
-        """Who asks, for the log."""
-        return {"uid": self.peer.uid, "peer_pid": self.peer.pid, "program": self.peer.program() or "?"}
 
 
 class Commands:
@@ -188,13 +184,12 @@ class Commands:
     def _tell(self, act: Act, **about: object) -> None:
         """The line and the event of an act that was done."""
         why = {"reason": act.reason} if act.reason else {}
-        tell(self.log, self.events, "info", "operator", **act.labels(), act=act.words[0], **about, **why)
+        tell(self.log, self.events, "info", "operator", **act.peer.labels(), act=act.words[0], **about, **why)
 
-    def _tell_refusal(self, words: Sequence[str], peer: AdminPeer, refusal: str) -> None:
+    def _tell_refusal(self, words: Sequence[str], peer: Operator, refusal: str) -> None:
         """The line of an act that was refused; a wrong question leaves none."""
         if words[:1] and words[0] in ACTS:
-            act = Act(words, peer)
-            self.log.warning("operator", **act.labels(), act=" ".join(words)[:200], refused=refusal[:200])
+            self.log.warning("operator", **peer.labels(), act=" ".join(words)[:200], refused=refusal[:200])
 
     # -- backends
 
@@ -431,7 +426,7 @@ class Commands:
         poll()
 
 
-def act_of(words: Sequence[str], peer: AdminPeer) -> Act:
+def act_of(words: Sequence[str], peer: Operator) -> Act:
     """The words without `--reason TEXT`. Raises CommandRefused."""
     if REASON not in words:
         return Act(words, peer)

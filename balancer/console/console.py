@@ -30,6 +30,7 @@ from balancer.prefork.sockets import ListeningSocket
 from balancer.web.history import STEP
 
 if TYPE_CHECKING:
+    from balancer.console.acts import PageActs
     from balancer.console.history import Sampler
     from balancer.console.pages import Pages
 
@@ -67,13 +68,16 @@ def run(child: Child, options: Options, board: Board) -> int:
     makers = makers_for(pool_names, events, pages.paths() if pages else None)
     answers = Answers(child.loop, status, makers, pages.since if pages else None)
     commands = Commands(board, options, child.loop, child.master_pid, answers, child.log, child.row)
+    acts = acts_of(child, options, commands, answers)
     servers: list[AdminServer | WebServer] = []
     if admin_address is not None:
         sockets = sockets_at(admin_address, child)
         servers.append(AdminServer(child.loop, sockets, commands.handle, child.log))
     if metrics_address is not None and pages is not None:
         servers.append(
-            WebServer(child.loop, sockets_at(metrics_address, child), answers, child.log, pages.canonical)
+            WebServer(
+                child.loop, sockets_at(metrics_address, child), answers, child.log, pages.canonical, acts
+            )
         )
     child.on_drain = drain_of(child, servers)
     child.on_new_sockets = refresh_of(servers)
@@ -96,8 +100,19 @@ def pages_of(child: Child, options: Options, board: Board, status: Callable[[], 
     sampler = Sampler(History(board.history), things_of(options))
     remember(child, sampler, status)
     child.loop.every(STEP, partial(remember, child, sampler, status))
-    names = frozenset(view_names(options))
-    return Pages(sampler, names, f"{os.getpid()}.{int(child.loop.now * 1000)}", lambda: child.loop.now)
+    names, has_acts = frozenset(view_names(options)), options.process.metrics_admin_token is not None
+    epoch = f"{os.getpid()}.{int(child.loop.now * 1000)}"
+    return Pages(sampler, names, epoch, lambda: child.loop.now, has_acts)
+
+
+def acts_of(child: Child, options: Options, commands: Commands, answers: Answers) -> "PageActs | None":
+    """What takes the acts of the page, imported only where there is a token for them."""
+    if (token := options.process.metrics_admin_token) is None:
+        return None
+    from balancer.console.acts import PageActs
+
+    views = frozenset(view_names(options))
+    return PageActs(child.loop, token.digest, views, commands.handle, answers.outdate, child.log)
 
 
 def remember(child: Child, sampler: "Sampler", status: Callable[[], dict[str, Any]]) -> None:

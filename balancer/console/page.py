@@ -34,6 +34,7 @@ from balancer.web.view import (
     NOTE,
     RANKS,
     WARN,
+    ActForm,
     Cell,
     PageRow,
     PageTable,
@@ -115,11 +116,14 @@ def narrowed(status: Status, view: str) -> Status:
 class BalancerPage:
     """Makes the views of one status."""
 
-    def __init__(self, status: Status, sampler: Sampler, now: float, view: str = WHOLE) -> None:
+    def __init__(
+        self, status: Status, sampler: Sampler, now: float, view: str = WHOLE, has_acts: bool = False
+    ) -> None:
         self.status = narrowed(status, view)
         self.sampler = sampler
         self.now = now
         self.view = view
+        self.has_acts = has_acts
         self.base = "" if view == WHOLE else "../"
         self.sums = totals_of(status)
 
@@ -153,6 +157,7 @@ class BalancerPage:
             source=f"{self.base}status.json?{query}",
             base=self.base,
             links=() if view == WHOLE else ((self.base, "Everything"),),
+            acts=ActForm(f"{self.base}act", view) if self.has_acts else None,
         )
 
     def headline(self) -> str:
@@ -248,7 +253,7 @@ class BalancerPage:
         )
         downs = one["downs_total"]
         cells = (
-            words(name, small),
+            Cell(name, small, act=f"{one['pool']}/{one['name']}" if self.has_acts else ""),
             pill(one["state"], level, since),
             bar(one["sessions"], one["maxconn"]),
             number(one["weight"]),

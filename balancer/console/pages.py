@@ -12,7 +12,7 @@ from balancer.console.history import Sampler
 from balancer.console.page import WHOLE, BalancerPage
 from balancer.eventloop.http import HttpAnswer
 from balancer.web.changes import Changes
-from balancer.web.page import CONTENT_TYPE, HEADERS, page
+from balancer.web.page import CONTENT_TYPE, headers, page
 from balancer.web.view import View
 
 MOST_VIEWS = 32  # whose changes are kept
@@ -22,7 +22,7 @@ Status = Mapping[str, Any]
 
 
 class Pages:
-    """`views`: the names of those that there are, without the whole."""
+    """`views`: the names of those that there are, without the whole. `has_acts`: whether backends have a form."""
 
     def __init__(
         self,
@@ -30,11 +30,13 @@ class Pages:
         views: frozenset[str],
         epoch: str,
         now: Callable[[], float],
+        has_acts: bool = False,
     ) -> None:
         self._sampler = sampler
         self._views = views | {WHOLE}
         self._epoch = epoch
         self._now = now
+        self._has_acts = has_acts
         self._begun = 0
         self._changes: dict[str, Changes] = {}
         self._made: dict[str, tuple[Status, View]] = {}
@@ -47,7 +49,7 @@ class Pages:
         """The page."""
         found, changes = self._current(status, view)
         body = page(found, changes.version).encode("utf-8", "replace")
-        return HttpAnswer(200, (("Content-Type", CONTENT_TYPE), *ALWAYS, *HEADERS), body)
+        return HttpAnswer(200, (("Content-Type", CONTENT_TYPE), *ALWAYS, *headers(found)), body)
 
     def canonical(self, query: str) -> str:
         """One spelling of a query that asks for changes: equal answers have equal words. Empty if it does not ask."""
@@ -83,7 +85,7 @@ class Pages:
             self._made.pop(oldest, None)
         before, found = self._made.get(view, (None, None))
         if found is None or before is not status:
-            found = BalancerPage(status, self._sampler, self._now(), view).render()
+            found = BalancerPage(status, self._sampler, self._now(), view, self._has_acts).render()
             changes.update(found)
             self._made[view] = status, found
         return found, changes

@@ -1,15 +1,16 @@
 """The console's HTTP server: limits, and the router between eventloop/http.py and the answers.
 
 RULES
-- Knows connections and deadlines, not what is answered: `Answers` is handed in, and `canonical`,
-  the spelling of a query (pages.py).
+- Knows connections and deadlines, not what is answered: `Answers` is handed in, `canonical`, the spelling of a query
+  (pages.py), and `acts`, where any may be asked for (acts.py).
 - A client costs little: 128 connections at once (eventloop/connections.py says which one makes room for a new one), a
-  head of 8 KiB, no body, 5 s for a head to arrive and for an answer to be taken, one answer per connection and turn. With
-  64 of them, 100 scrapers took places from each other, and a tenth of their answers were cut.
+  head of 8 KiB, no body but that of an act, 5 s for a head to arrive and for an answer to be taken, one answer per
+  connection and turn. With 64 of them, 100 scrapers took places from each other, and a tenth of their answers were cut.
 """
 
 import socket
 from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
 from balancer.console.answers import METRICS_OPEN, STATUS_JSON, Answers, refusal
@@ -20,6 +21,10 @@ from balancer.eventloop.http import HttpAnswer, HttpConnection, HttpError, HttpE
 from balancer.eventloop.log import Log
 from balancer.eventloop.loop import Loop
 
+if TYPE_CHECKING:
+    from balancer.console.acts import PageActs
+
+ACT_PATH = "/act"
 CLIENT_LIMIT = 128
 LIMITS = ConnectionLimits(linger_seconds=2.0, linger_bytes=256 * 1024)
 # 75 s between two requests: longer than the usual interval of Prometheus
@@ -37,11 +42,13 @@ class WebServer:
         answers: Answers,
         log: Log,
         canonical: Callable[[str], str] = lambda query: "",
+        acts: "PageActs | None" = None,
     ) -> None:
         self.loop = loop
         self.sockets = sockets
         self.answers = answers
         self.canonical = canonical
+        self.acts = acts
         self.is_stopped = False
         self.connections: Connections[HttpConnection] = Connections(CLIENT_LIMIT, self.connection_on)
         shortage = ShortageLog(loop, log, lambda: {"socket": "metrics"})
@@ -61,9 +68,13 @@ class WebServer:
         return http
 
     def begin(self, exchange: HttpExchange) -> None:
-        """HttpRouter: nothing but reading, and without a body. A query counts where it asks for changes."""
+        """HttpRouter: nothing but reading, and without a body, unless acts are taken. A query counts where it asks for
+        changes."""
         path, _, query = exchange.target.partition("?")
         path = unquote(path)
+        if path == ACT_PATH and self.acts is not None:
+            self.acts.begin(exchange, query)
+            return
         if path == "/metrics" and b"application/openmetrics-text" in exchange.headers.get(b"accept", b""):
             path = METRICS_OPEN
         if refused := self.answers.refuse(
@@ -79,7 +90,7 @@ class WebServer:
 
     def refusal(self, error: HttpError) -> HttpAnswer:
         """HttpRouter."""
-        return refusal(error.status, error.sentence)
+        return refusal(error.status, error.sentence, *error.headers)
 
     def stop(self) -> None:
         """Accept no more clients. Answers under way end by their own deadlines."""

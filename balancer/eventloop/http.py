@@ -120,6 +120,11 @@ class HttpExchange:
         self._http.receive(self, body)
 
     @property
+    def sock(self) -> socket.socket:
+        """The connected socket, to ask who is there."""
+        return self._http.connection.sock
+
+    @property
     def is_open(self) -> bool:
         """True while an answer would be sent."""
         return self is self._http.exchange

@@ -19,7 +19,7 @@ Problem = tuple[str, str]  # level, sentence
 
 class Cell(NamedTuple):
     """One cell. `look`: words of page.html's style; `part`: percent of a bar, below 0 without one; `order`: what the
-    column is sorted by, instead of the text; `points`: of a chart."""
+    column is sorted by, instead of the text; `points`: of a chart; `act`: whose form (View.acts) is in it."""
 
     text: str
     small: str = ""
@@ -28,6 +28,7 @@ class Cell(NamedTuple):
     order: float | str = ""
     link: str = ""
     points: str = ""
+    act: str = ""
 
     def short(self) -> list[Any]:
         """As JSON, without the defaults at the end."""
@@ -73,10 +74,17 @@ class Tile(NamedTuple):
     points: str
 
 
+class ActForm(NamedTuple):
+    """Where the forms of a page are sent, and what they say of the page that they are on."""
+
+    path: str
+    view: str
+
+
 @dataclass(frozen=True, slots=True)
 class View:
     """A whole page. `base`: the way from its path to the root; `source`: where its changes are; `links`: (path, word)
-    above the headline; `documents`: paths of what programs read."""
+    above the headline; `documents`: paths of what programs read; `acts`: where its cells may have forms."""
 
     host: str
     headline: str
@@ -88,6 +96,7 @@ class View:
     source: str
     base: str = ""
     links: Sequence[tuple[str, str]] = field(default=())
+    acts: ActForm | None = None
 
     @property
     def level(self) -> str:

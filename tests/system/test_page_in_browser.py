@@ -44,10 +44,10 @@ class Scene:
     def dead(self) -> Address:
         return "127.0.0.1", free_port()
 
-    def start(self, text: str) -> None:
+    def start(self, text: str, **keys: object) -> None:
         # The port is known before, so that a reload can name it again.
         self.port = free_port()
-        self.text = ini_section("balancer", workers=2, metrics=f"127.0.0.1:{self.port}") + text
+        self.text = ini_section("balancer", workers=2, metrics=f"127.0.0.1:{self.port}", **keys) + text
         self.lb = self.stack.enter_context(FileBalancer(self.text))
         self.lb.expect("all-down")
 
@@ -156,7 +156,8 @@ STATES: dict[str, tuple[Callable[[Scene], None], str, str, str]] = {
 HEADINGS = "[...document.querySelectorAll('h1, h2, h3')].map(one => Number(one.tagName[1]))"
 UNSCOPED = "[...document.querySelectorAll('th')].filter(one => !one.scope).length"
 UNLABELLED = (
-    "[...document.querySelectorAll('input, button, [role=region], nav')].filter(one => !(one.labels?.length || "
+    "[...document.querySelectorAll('input:not([type=hidden]), select, summary, button, [role=region], nav')]"
+    ".filter(one => !(one.labels?.length || "
     "one.textContent.trim() || one.ariaLabel || one.getAttribute('aria-labelledby'))).length"
 )
 BEYOND = "document.documentElement.scrollWidth - innerWidth"
@@ -237,3 +238,89 @@ def check_news(browser: Browser, scene: Scene) -> None:
     wait_for(lambda: not browser.run(f"{stale}.hidden"), "that it is old", 30)
     assert browser.run(f"{stale}.textContent").startswith("No answer for ")
     assert browser.run("document.title").startswith("no answer: ")
+
+
+TOKEN = "0123456789abcdef0123"
+SECOND = "[...document.querySelectorAll('#backends details')].find(one => one.closest('tr').dataset.key === 'web/web-2')"
+FILL = f"""(form => {{ form.act.value = ACT; form.token.value = TOKEN; form.weight.value = 7; form.token.focus() }})
+    ({SECOND}.querySelector('form').elements)"""
+ANSWER = f"{SECOND}.querySelector('output').textContent"
+
+
+def fill(browser: Browser, act: str, token: str = TOKEN) -> None:
+    """Fill in the form of the second backend, and send it by the keyboard."""
+    browser.run(f"{SECOND}.open = true")
+    browser.run(FILL.replace("ACT", f"'{act}'").replace("= TOKEN", f"= '{token}'"))
+    browser.press("Enter")
+
+
+@pytest.mark.parametrize("script", [True, False])
+def test_acts_by_the_keyboard_with_and_without_script(browser: Browser, tmp_path: Path, script: bool) -> None:
+    token = tmp_path / "token"
+    token.write_text(TOKEN)
+    token.chmod(0o600)
+    with ExitStack() as stack:
+        scene = Scene(stack)
+        web = [named(f"web-{n}", scene.echo()) for n in range(14)]
+        scene.start(listener("web") + pool("web", web, check="none"), metrics_admin_token=token)
+        for screen, (width, height, dark) in SCREENS.items():
+            browser.open(f"{scene.url}pool/web", width, height, dark, script)
+            browser.run(f"{SECOND}.querySelector('summary').focus()")
+            browser.press("Enter")
+            assert browser.run(f"{SECOND}.open") and browser.run(BEYOND) <= 0
+            if PICTURES and script:
+                browser.picture(Path(PICTURES) / f"acts-{screen}.png")
+        check_access(browser)
+        assert browser.faults == []
+        fill(browser, "")
+        assert browser.run("document.querySelectorAll(':invalid').length") > 0, "Enter alone sends nothing"
+        fill(browser, "weight")
+        wait_for(lambda: scene.lb.backend("web-2")["weight"] == 7, "the weight", 30)
+        if script:
+            wait_for(lambda: "web/web-2 has weight 7" in browser.run(ANSWER), "the answer", 30)
+            check_form_stays(browser, scene)
+            fill(browser, "drain", "wrong-wrong-wrong-wrong")
+            wait_for(lambda: "Not done: the token is wrong" in browser.run(ANSWER), "the refusal", 30)
+        else:
+            back = f"{scene.url}pool/web#backends"
+            wait_for(
+                lambda: browser.run("location.href") == back and browser.run(f"!!{SECOND}"), "the page", 30
+            )
+            assert "7" in browser.run(f"{SECOND}.closest('tr').textContent")
+            fill(browser, "drain", "wrong-wrong-wrong-wrong")
+            wait_for(
+                lambda: "the token is wrong" in browser.run("document.body.textContent"), "the refusal", 30
+            )
+        assert scene.lb.backend("web-2")["state"] == "up"
+        browser.open("about:blank")
+        assert TOKEN not in scene.lb.log() and "wrong-wrong" not in scene.lb.log()
+
+
+def consoles(scene: Scene) -> set[int]:
+    return {pid for pid, title in scene.lb.titles().items() if "console [" in title}
+
+
+def check_form_stays(browser: Browser, scene: Scene) -> None:
+    """News move rows and fill cells, not what is being typed; a filter does not look into forms."""
+    browser.run(f"{SECOND}.querySelector('[name=reason]').focus()")
+    browser.ask("Input.insertText", text="new ")
+    assert scene.lb.ctl("drain", "web-2").returncode == 0
+    drained = f"{SECOND}.closest('tr').querySelector('.pill').textContent.startsWith('drain')"
+    wait_for(lambda: browser.run(drained), "the news", 30)
+    scene.lb.write(scene.text.replace("[balancer]\n", "[balancer]\nidle-timeout = 601s\n"))
+    before = consoles(scene)
+    assert scene.lb.ctl("reload").returncode == 0  # every cell comes anew from another console
+    wait_for(lambda: len(consoles(scene)) == 1 and not consoles(scene) & before, "another console alone", 60)
+    scene.lb.ctl("drain", "web-3")
+    other = "document.querySelector('[data-key=\"web/web-3\"] .pill').textContent"
+    wait_for(lambda: browser.run(other).startswith("drain"), "its news", 60)
+    scene.lb.ctl("ready", "web-3")
+    wait_for(lambda: not browser.run(other).startswith("drain"), "its news", 60)
+    browser.ask("Input.insertText", text="disk")
+    assert browser.run(f"{SECOND}.querySelector('[name=reason]').value") == "new disk"
+    browser.run("document.querySelector('#backends .filter').focus()")
+    browser.ask("Input.insertText", text="drain")
+    assert shown_rows(browser) == 1
+    assert scene.lb.ctl("ready", "web-2").returncode == 0
+    browser.run("const filter = document.querySelector('#backends .filter'); filter.value = '';"
+                "filter.dispatchEvent(new Event('input'))")  # fmt: skip

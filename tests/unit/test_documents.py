@@ -46,7 +46,7 @@ OTHER_WORDS = {
     *("ca-file", "crl-file", "tcp-check", "hard-stop-after", "stick-table", "inspect-delay", "agent-check"),
     *("tls-flood", "tls-new-rsa", "tls-flood-rsa", "tcp-ut"),
 }
-OTHER_FLAGS = {"build", "retry", "retry-connrefused", "nofile", "ulimit", "write"}
+OTHER_FLAGS = {"build", "retry", "retry-all-errors", "retry-connrefused", "nofile", "ulimit", "write"}
 GENERATED = re.compile(r"<!-- (options:[\w-]+|metrics) -->.*?<!-- /\w+ -->", re.DOTALL)
 COUNTERPARTS = re.compile(r"^\| (?:HAProxy|nginx).*$", re.MULTILINE)  # rows that show other programs' words
 

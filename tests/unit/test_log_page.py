@@ -66,9 +66,9 @@ def fields() -> set[str]:
                 node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.JoinedStr)
             ]
             found |= {name for part in parts for name in re.findall(r"\b([a-z]+)=(?=\{)", ast.unparse(part))}
-    source = (ROOT / "balancer" / "console" / "commands.py").read_text()
-    labels = source.split("def labels")[1].split("return {")[1].split("}")[0]
-    return (found | set(re.findall(r'"([a-z_]+)": ', labels))) - {"then"}
+    source = (ROOT / "balancer" / "console" / "peer.py").read_text()
+    labels = re.findall(r"def labels.*?return {(.*?)}", source, re.DOTALL)
+    return (found | {name for one in labels for name in re.findall(r'"([a-z_]+)": ', one)}) - {"then"}
 
 
 def test_every_verb_is_explained() -> None:

@@ -15,7 +15,7 @@ from balancer.console.page import BalancerPage
 from balancer.console.problems import assess, headline
 from balancer.web.changes import Changes
 from balancer.web.history import BLOCK, History
-from balancer.web.page import HEADERS, page
+from balancer.web.page import HEADERS, headers, page
 from balancer.web.view import BAD, GOOD, WARN, View, worst
 from tests.unit.balancer.console.sample_status import SET, backend, event, listener, pool, status, worker
 
@@ -26,12 +26,12 @@ def sampler() -> Sampler:
     )
 
 
-def view(found: dict[str, Any], name: str = "") -> View:
-    return BalancerPage(found, sampler(), 100.0, name).render()
+def view(found: dict[str, Any], name: str = "", has_acts: bool = False) -> View:
+    return BalancerPage(found, sampler(), 100.0, name, has_acts).render()
 
 
-def render(found: dict[str, Any]) -> str:
-    return page(view(found))
+def render(found: dict[str, Any], has_acts: bool = False) -> str:
+    return page(view(found, has_acts=has_acts))
 
 
 class Reader(HTMLParser):
@@ -192,19 +192,39 @@ def test_the_policy_allows_this_script_and_style_and_nothing_else() -> None:
         assert "//" not in target and tag not in ("iframe", "img", "form"), tag
 
 
+def test_only_a_page_with_acts_has_forms_and_may_send_them() -> None:
+    found = status(backends=[backend("a"), backend("b<c", pool="api")])
+    plain, acting = view(found), view(found, has_acts=True)
+    policies = [dict(headers(one))["Content-Security-Policy"] for one in (plain, acting)]
+    assert policies[1] == policies[0].replace("form-action 'none'", "form-action 'self'") != policies[0]
+    assert dict(headers(plain))["Referrer-Policy"] == "no-referrer"
+    assert dict(headers(acting))["Referrer-Policy"] == "same-origin", "else a form's Origin is null"
+    tags = {tag for tag, _ in Reader(page(plain)).tags}
+    assert not tags & {"form", "details", "template", "select"} and 'http-equiv="refresh"' in page(plain)
+    reader = Reader(page(acting))
+    names = [attributes["value"] for _, attributes in reader.tags if attributes.get("name") == "name"]
+    assert names == ["main/a", "api/b<c", ""], "of each backend, and of the pattern that the script fills"
+    assert 'http-equiv="refresh"' not in page(acting), "what is typed would be lost"
+    forms = [attributes for tag, attributes in reader.tags if tag == "form"]
+    assert {(one["method"], one["action"]) for one in forms} == {("post", "act")}
+    narrow = Reader(page(view(found, "pool/api", has_acts=True)))
+    assert {one["action"] for tag, one in narrow.tags if tag == "form"} == {"../act"}
+    assert [one["value"] for _, one in narrow.tags if one.get("name") == "view"] == ["pool/api"] * 2
+
+
 WILD = st.text() | st.text("<>/ab&;\"'= ")
 
 
-@given(WILD, WILD)
-def test_nothing_from_outside_becomes_markup(name: str, reason: str) -> None:
+@given(WILD, WILD, st.booleans())
+def test_nothing_from_outside_becomes_markup(name: str, reason: str, has_acts: bool) -> None:
     plain = status(backends=[backend("a", state="down")], reload={"ok": False, "text": "b", "age_s": 1.0})
     wild = status(
         backends=[backend(name, state="down", check=reason, address=reason)],
         reload={"ok": False, "text": reason},
     )
     # An empty check or an address that equals the name has its own drawing; everything else has the same skeleton.
-    skeleton = [tag for tag, _ in Reader(render(wild)).tags]
-    expected = [tag for tag, _ in Reader(render(plain)).tags]
+    skeleton = [tag for tag, _ in Reader(render(wild, has_acts)).tags]
+    expected = [tag for tag, _ in Reader(render(plain, has_acts)).tags]
     assert skeleton == expected or name == reason or not reason
 
 
