@@ -46,7 +46,7 @@ def look_at_rest(lb: Balancer, backend: Digest, load: Load) -> int:
         def settled() -> bool:
             return counted(lb) == held_by_kernel(lb, backend)
 
-        wait_for(settled, "the status and the kernel of one mind", 2, every=0.01)
+        wait_for(settled, "the status and the kernel of one mind", 10, every=0.01)
         for _ in range(LOOKS):
             time.sleep(SAMPLE_SECONDS)  # the rate of the samples
             ours, kernels = counted(lb), held_by_kernel(lb, backend)

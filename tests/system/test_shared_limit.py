@@ -113,9 +113,9 @@ def test_never_one_too_many_in_a_storm_of_kills_and_the_whole_limit_is_there_aga
         holders.fork(row)
     connections: list[socket.socket] = []
     accepted = kills = most = 0
-    end = time.monotonic() + 3
+    began = time.monotonic()
     try:
-        while time.monotonic() < end:
+        while (took := time.monotonic() - began) < 3 or ((accepted <= 1000 or kills <= 5) and took < 60):
             is_readable(listener, within=0.1)
             with contextlib.suppress(BlockingIOError):
                 while True:
