@@ -144,6 +144,14 @@ def handshake_failures(status: Status) -> Iterable[Figure]:
     ]
 
 
+def denials(status: Status) -> Iterable[Figure]:
+    return [
+        ({**labels_of("listeners", listener), "reason": rule}, count)
+        for listener in status["listeners"]
+        for rule, count in listener["denials"].items()
+    ]
+
+
 def framed_figure(key: str) -> Callable[[Status], Iterable[Figure]]:
     """One sample for each pool in framed mode."""
     return lambda status: [
@@ -268,6 +276,7 @@ METRICS: tuple[Metric, ...] = (
     Metric("listener_sessions_limit", "gauge", "Its maxconns; 0 is no limit.", listener_figure("maxconns")),
     Metric("listener_accepted_total", "counter", "Client connections accepted.", listener_figure("accepted_total")),
     Metric("listener_refused_total", "counter", REFUSED, listener_figure("refused_total")),
+    Metric("listener_denials_total", "counter", "Clients that a rule of it turns away, with dry-run: would.", denials),
     Metric("listener_failed_total", "counter", FAILED, listener_figure("failed_total")),
     Metric("listener_closed_total", "counter", CLOSED, listener_figure("closed_total")),
     Metric("listener_bytes_in_total", "counter", "Bytes from clients.", listener_figure("bytes_in_total")),

@@ -9,7 +9,7 @@ RULES
     {"schema": 2, "version", "host", "config", "serving", "reason", "generation", "uptime_s", "steering": "on"|"off",
      "listeners": [{"name", "addresses", "pools", "sessions", "maxconns", "overflow": "drop"|"queue", "accepted_total",
                    "refused_total", "failed_total", "bytes_in_total", "bytes_out_total", "closed_total", "cut_total",
-                   "retries_total", "pauses_total", "resumes_total", "ends": {"--", "CC", ...},
+                   "retries_total", "pauses_total", "resumes_total", "ends": {"--", "CC", ...}, "denials": {"deny", ...},
                    "times": {"session": TIMES, "handshake": TIMES}}],
      "pools":    [{"name", "balance", "serving", "reason", "up", "queued", "queued_total", "max_queue",
                    "framed": {"requests_per_s", "connections_idle", "connections_in_use"} or null,
@@ -27,7 +27,7 @@ RULES
      "processes": [{"role": "master"|"worker"|"prober"|"console", "pid", "cpu_percent", "rss_bytes", "fds"}],
      "max_fds":   the limit of open files of each process
      "totals":   {"sessions", "accepted_total", "refused_total", "failed_total", "bytes_in_total", "bytes_out_total",
-                  "closed_total", "cut_total", "retries_total", "pauses_total", "resumes_total", "ends",
+                  "closed_total", "cut_total", "retries_total", "pauses_total", "resumes_total", "ends", "denials",
                   "queued_total", "log_dropped_total", "queued", "respawns_total", "hangs_total"},
      "reload":   {"serial", "ok", "text", "age_s", ...} of the last reload, or null,
      "events":   [{"serial", "at", "age_s", "verb", "text"}], the last 20,
@@ -39,6 +39,7 @@ configured can be less.
 `ends`: sessions by the end that the log has for them, every end a key. What else there is of clients that are gone is a
 sum: refused (closed at the accept, or by a limit: sQ, RC), failed (no backend could be reached: SC, sC), cut (KD), closed
 (all of them, those without a session too: accepted - closed are open).
+`denials`: clients that a rule of their listener has turned away, or with dry-run would have, by relay/ends.py.
 `serving`: whether a client can be served now, `reason`: why not, or which pools are out (pool/serving.py); of the whole,
 it takes a worker that is ready, and one pool with a listener that serves.
 `state` of a worker: starting, ready, draining, hung. `state` of a backend: up (it takes new sessions), down, unresolved,
@@ -89,6 +90,7 @@ from balancer.pool.board import (
     L_ACCEPTED,
     L_BYTES_IN,
     L_BYTES_OUT,
+    L_DENIALS,
     L_ENDS,
     L_HANDSHAKE_TIMES,
     L_PAUSES,
@@ -315,6 +317,7 @@ def listener_totals(total: Callable[[int], int]) -> dict[str, Any]:
         "cut_total": by_end[ends.KILLED],
         "closed_total": refused + sum(by_end.values()),
         "ends": by_end,
+        "denials": {rule: total(column) for column, rule in enumerate(ends.DENIALS, L_DENIALS)},
     }
 
 

@@ -64,15 +64,15 @@ L_BYTES_OUT = 4  # backend -> client
 L_PAUSES = 5
 L_RESUMES = 6
 L_ENDS = 7  # .. 22: sessions that have ended, by their end (relay/ends.py); a clean end is the first
-MOST_ENDS = 16
+MOST_ENDS, MOST_DENIALS = 16, 8
 L_TLS_HANDSHAKES = 23  # that have succeeded
 L_TLS_RESUMED = 24  # ... with a ticket of an earlier one
 L_TLS_TRUNCATED = 25  # clients that have ended their TCP connection without ending their TLS
 L_TLS_FAILURES = 26  # .. 30: handshakes that have not succeeded, by TLS_FAILURES
 L_SESSIONS = 31  # gauge: clients held; what maxconns limits
-# ... and histograms (shm/histogram.py), of totals
-L_SESSION_TIMES = 32  # from the accept of a session to its end, whatever the end
+L_SESSION_TIMES = 32  # a histogram (shm/histogram.py) of totals: from a session's accept to its end
 L_HANDSHAKE_TIMES = L_SESSION_TIMES + CELLS  # TLS, of the handshakes that succeed
+L_DENIALS = L_HANDSHAKE_TIMES + CELLS  # totals: clients that a rule turns away, by it (relay/ends.py)
 
 # A pool's block: a total, then gauges.
 P_QUEUED_TOTAL = 0
@@ -206,10 +206,10 @@ def _cells_of(*histograms: int) -> tuple[int, ...]:
 
 L_HISTOGRAMS = L_SESSION_TIMES, L_HANDSHAKE_TIMES
 P_HISTOGRAMS = P_CONNECT_TIMES, P_WAIT_TIMES, P_REPLY_TIMES
-_L_TOTALS = (*range(L_SESSIONS), *_cells_of(*L_HISTOGRAMS))
+_L_TOTALS = (*range(L_SESSIONS), *_cells_of(*L_HISTOGRAMS), *range(L_DENIALS, L_DENIALS + MOST_DENIALS))
 _P_TOTALS = (P_QUEUED_TOTAL, *_cells_of(*P_HISTOGRAMS))
 _B_TOTALS = tuple(range(B_SESSIONS_TOTAL, B_DOWNS + 1))
-LISTENERS = BlockKind(_FIRST_BLOCK, L_HISTOGRAMS[-1] + CELLS, _L_TOTALS, _GIVEN_OUT)
+LISTENERS = BlockKind(_FIRST_BLOCK, L_DENIALS + MOST_DENIALS, _L_TOTALS, _GIVEN_OUT)
 POOLS = BlockKind(LISTENERS.at(MOST_LISTENERS), P_HISTOGRAMS[-1] + CELLS, _P_TOTALS, _GIVEN_OUT + 1)
 BACKENDS = BlockKind(POOLS.at(MOST_POOLS), 16, _B_TOTALS, _GIVEN_OUT + 2)
 KINDS = (LISTENERS, POOLS, BACKENDS)

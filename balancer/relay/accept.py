@@ -157,6 +157,7 @@ class SessionStarter:
             fd, address = accepted
             lane = self._routes.find(address[0] if type(address) is tuple else "")
             if lane is None:
+                self._account.denied("no-route")
                 self._refuse(accepted, reason="no-route")
                 if not self._drops:
                     self._release()  # its place was taken before its address was known

@@ -8,6 +8,7 @@ from balancer.pool.board import (
     L_ACCEPTED,
     L_BYTES_IN,
     L_BYTES_OUT,
+    L_DENIALS,
     L_ENDS,
     L_HANDSHAKE_TIMES,
     L_PAUSES,
@@ -26,6 +27,7 @@ from balancer.shm.histogram import Histogram
 
 _COLUMN_OF = {end: column for column, end in enumerate(ends.ORDER, L_ENDS)}
 _TLS_COLUMN_OF = {reason: column for column, reason in enumerate(TLS_FAILURES, L_TLS_FAILURES)}
+_DENIAL_COLUMN_OF = {rule: column for column, rule in enumerate(ends.DENIALS, L_DENIALS)}
 
 
 class Account:
@@ -45,6 +47,10 @@ class Account:
     def refused(self) -> None:
         """Count an accepted client that was closed without a session."""
         self.cells[L_REFUSED] += 1
+
+    def denied(self, rule: str) -> None:
+        """Count a client that a rule of the listener turns away, or with dry-run would; one of ends.DENIALS."""
+        self.cells[_DENIAL_COLUMN_OF[rule]] += 1
 
     def retried(self) -> None:
         """Count a session that dials another backend."""

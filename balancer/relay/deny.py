@@ -1,6 +1,7 @@
 """Refuse clients by a rule of their listener: access lists, limits of sources, wrong first bytes, no route.
 
-RULES: every such close goes through DenyAction, which writes its log line.
+RULES: every such close goes through DenyAction, which writes its log line and counts it by the rule. A handshake that
+fails has counts of its own.
 """
 
 from balancer.eventloop.repeats import RepeatedLine
@@ -27,11 +28,13 @@ class DenyAction:
         if not self._is_dry:
             self.refuse(session, reason)
             return True
+        self._count(session, reason)
         self._report(session, reason, "nothing: dry-run")
         return False
 
     def refuse(self, session: Session, reason: str, end: str = ends.DENIED) -> None:
         """Log the refusal and close the session as `deny-action` says."""
+        self._count(session, reason)
         self._report(session, reason, self._word)
         if self._action is not None:
             self._action(session.client_fd)
@@ -41,6 +44,11 @@ class DenyAction:
         """Log the refusal of a client that has been told why, and close: a reset would overtake that."""
         self._report(session, reason, "close")
         session.close(end, reason)
+
+    def _count(self, session: Session, reason: str) -> None:
+        """The reason of a rule begins with its name; every other is about the client's first bytes."""
+        rule = reason.partition("=")[0]
+        session.lane.account.denied(rule if rule in ends.DENIALS else "first-bytes")
 
     def _report(self, session: Session, reason: str, then: str) -> None:
         where = {} if self._name == MAIN else {"listener": self._name}

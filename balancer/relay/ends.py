@@ -48,3 +48,7 @@ REFUSED = (
     PREREAD_TIMEOUT,
 )  # by a limit or a rule of ours, or of this machine
 FAILED = (NO_BACKEND, CONNECT_TIMEOUT)  # no backend could be reached
+
+# The rules of a listener that turn a client away, or with dry-run would, each a column as well. first-bytes: what it has
+# sent is not what is read first (a PROXY header, a ClientHello, an SSLRequest), or was not whole in time.
+DENIALS = ("deny", "allow", "source-maxconn", "source-rate", "proxy-trusted", "no-route", "first-bytes")

@@ -211,6 +211,46 @@ def test_allow_and_deny_on_the_peers_own_address(tmp_path: Path) -> None:
         assert re.search(r" refuse client=127\.0\.0\.5:\d+ reason=deny then=close", lb.log())
 
 
+@pytest.mark.parametrize("action", ["reset", "close", "drop"])
+def test_each_action_and_a_list_that_changes(tmp_path: Path, action: str) -> None:
+    """A reload reads the file again although its name is the same; one that cannot be read changes nothing."""
+    listed = tmp_path / "listed"
+    listed.write_text("127.0.0.5\n")
+    with Echo() as backend:
+        keys = {"deny": f"@{listed}", "deny_action": action}
+        text = ini_section("listener web", bind="127.0.0.1:0", pool="web", **keys)
+        text += ini_section("pool web", upstream=text_of(backend.address))
+        with FileBalancer(text, loglevel=1) as lb:
+
+            def left(source: str) -> str:
+                """What a client sees that says nothing, else its echo could meet a closed socket."""
+                try:
+                    with socket.create_connection(lb.address, 15, source_address=(source, 0)) as client:
+                        client.settimeout(0.5)
+                        return "open" if client.recv(1) else "close"
+                except ConnectionResetError:
+                    return "reset"
+                except TimeoutError:
+                    return "open"
+
+            # A client that was dropped sees nothing, as one that is served; without TCP_REPAIR it is a reset.
+            seen = left("127.0.0.5")
+            assert seen in {"reset": ("reset",), "close": ("close",), "drop": ("open", "reset")}[action]
+            assert left("127.0.0.6") == "open"
+            listed.write_text("127.0.0.6\n")
+            lb.reload(2)
+            assert (left("127.0.0.5"), left("127.0.0.6")) == ("open", seen)
+            lb.expect("reload error=")
+            listed.write_text("127.0.0.7/8\n")
+            lb.signal(signal.SIGHUP)
+            lb.wait_line(r" reload error=.*listed:1: .*then=the old configuration stays")
+            assert left("127.0.0.6") == seen
+            [listener] = lb.status()["listeners"]
+            assert {rule: count for rule, count in listener["denials"].items() if count} == {"deny": 3}
+            assert sum(" refuse " in line and "reason=deny" in line for line in lb.log().splitlines()) == 3
+            lb.check_at_rest()
+
+
 def test_a_dry_run_serves_and_tells() -> None:
     with Echo() as backend, Balancer(upstreams=[backend.address], allow="10.0.0.0/8", dry_run="yes") as lb:
         with connect(lb.address) as client:

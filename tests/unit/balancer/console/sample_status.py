@@ -50,7 +50,7 @@ def listener(name: str = "main", **changed: Any) -> dict[str, Any]:
         "overflow": "drop", "tls": None, "accepted_total": 40, "refused_total": 3, "failed_total": 4,
         "bytes_in_total": 2048, "bytes_out_total": 1,
         "closed_total": 23, "cut_total": 0, "retries_total": 0, "pauses_total": 0, "resumes_total": 0,
-        "ends": {"--": 12, "CD": 1200, "SC": 4, "sQ": 3, "KD": 0},
+        "ends": {"--": 12, "CD": 1200, "SC": 4, "sQ": 3, "KD": 0}, "denials": {"deny": 7, "first-bytes": 0},
         "times": {"session": times(5, 3, 0, 1, sum_s=12.5), "handshake": times()},
     }  # fmt: skip
     return plain | changed

@@ -294,6 +294,13 @@ def test_a_reader_of_openmetrics_takes_every_family() -> None:
     assert values == {(one.name, *one.labels.items()): one.value for each in families for one in each.samples}
 
 
+def test_a_listener_has_its_denials_by_the_rule() -> None:
+    samples = read(exposition(status(listeners=[listener("web", denials={"deny": 7, "first-bytes": 0})])))
+    found = {key[1]: value for key, value in samples.items() if "denials" in key[0]}
+    of_web = ("listener", "web")
+    assert found == {(of_web, ("reason", "deny")): 7, (of_web, ("reason", "first-bytes")): 0}
+
+
 def test_a_listener_that_ends_tls_has_its_handshakes() -> None:
     samples = read(exposition(status(listeners=[listener("web", tls=TLS), listener("plain")])))
     found = {key: value for key, value in samples.items() if key[0].startswith("balancer_tls")}

@@ -18,6 +18,7 @@ from balancer.pool.board import (
     DOWN,
     KINDS,
     L_ACCEPTED,
+    L_DENIALS,
     L_ENDS,
     L_HISTOGRAMS,
     L_SESSION_TIMES,
@@ -26,6 +27,7 @@ from balancer.pool.board import (
     LISTENERS,
     LOG_DROPPED,
     MOST_ADDRESSES,
+    MOST_DENIALS,
     MOST_ENDS,
     MOST_LISTENERS,
     MOST_POOLS,
@@ -62,11 +64,12 @@ def values(prefix: str) -> list[int]:
 def test_no_two_names_share_a_column_of_a_block() -> None:
     ends = range(L_ENDS + 1, L_ENDS + MOST_ENDS)  # one name for all of them
     failures = range(L_TLS_FAILURES + 1, L_TLS_FAILURES + len(TLS_FAILURES))
+    denials = range(L_DENIALS + 1, L_DENIALS + MOST_DENIALS)
     times = [
         [first + cell for first in each for cell in range(1, CELLS)] for each in (L_HISTOGRAMS, P_HISTOGRAMS)
     ]
     for prefix, kind, more in (
-        ("L_", LISTENERS, [*ends, *failures, *times[0]]),
+        ("L_", LISTENERS, [*ends, *failures, *denials, *times[0]]),
         ("P_", POOLS, times[1]),
         ("B_", BACKENDS, []),
     ):

@@ -11,8 +11,9 @@ import pytest
 from balancer.edge.route import Route
 from balancer.eventloop.acceptor import MAX_ACCEPTS, REST_SECONDS
 from balancer.options import Pool
-from balancer.pool.board import L_ACCEPTED, L_REFUSED, L_SESSIONS
+from balancer.pool.board import L_ACCEPTED, L_DENIALS, L_REFUSED, L_SESSIONS
 from balancer.relay.accept import LOOK
+from balancer.relay.ends import DENIALS
 from balancer.shm.layout import ACCEPTING, LOAD
 from tests.unit.balancer.pool.boards import OtherProcess
 from tests.unit.balancer.relay.simulation import Make, WorkerSimulation, heard, listening
@@ -254,6 +255,7 @@ def test_a_client_without_route_is_refused_and_takes_no_place(make: Make, limit:
     assert (worker.cell(L_ACCEPTED), worker.cell(L_REFUSED), worker.cell(L_SESSIONS)) == (1, 1, 0)
     assert worker.ends == []
     assert worker.lines.others[0].endswith(" reason=no-route then=close")
+    assert worker.cell(L_DENIALS + DENIALS.index("no-route")) == 1
 
 
 def test_queued_clients_of_one_pool_do_not_wait_for_the_other(make: Make) -> None:

@@ -11,7 +11,8 @@ from balancer.edge.access import parse_networks
 from balancer.edge.proxy_protocol import SendProxy, parse, write_v1, write_v2
 from balancer.edge.route import Route
 from balancer.options import Rate
-from balancer.pool.board import L_ACCEPTED, L_BYTES_IN, L_SESSIONS
+from balancer.pool.board import L_ACCEPTED, L_BYTES_IN, L_DENIALS, L_SESSIONS
+from balancer.relay import ends
 from scripts.relay_costs import BytecodeCounter
 from tests.unit.balancer.relay.simulation import (
     OWN,
@@ -183,14 +184,54 @@ def test_who_is_turned_away(make: Make, options: dict[str, Any], reason: str, ac
         assert heard(client) == left
     assert worker.ends == [f"PR {reason}"]
     assert worker.cell(L_SESSIONS) == 0
+    assert denials(worker) == {reason: 1}
 
 
-def test_a_dry_run_serves(make: Make) -> None:
-    worker = make(deny=LOCAL_NETWORK, dry_run=True)
-    client = worker.connect()
-    client.send(b"ask")
+def denials(worker: WorkerSimulation) -> dict[str, int]:
+    counts = {rule: worker.cell(L_DENIALS + place) for place, rule in enumerate(ends.DENIALS)}
+    return {rule: count for rule, count in counts.items() if count}
+
+
+@pytest.mark.parametrize(
+    ("rules", "clients", "counted"),
+    [
+        ({"deny": LOCAL_NETWORK}, 2, {"deny": 2}),
+        ({"allow": (parse_networks("10.0.0.0/8"),)}, 2, {"allow": 2}),
+        ({"source_maxconn": 1}, 3, {"source-maxconn": 2}),
+        ({"source_rate": Rate(1, 10.0)}, 3, {"source-rate": 2}),
+        ({"deny": LOCAL_NETWORK, "source_maxconn": 1}, 3, {"deny": 3, "source-maxconn": 2}),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("is_dry", [True, False])
+def test_each_rule_has_a_count_and_a_dry_run_serves(
+    make: Make, is_dry: bool, rules: dict[str, Any], clients: int, counted: dict[str, int]
+) -> None:
+    worker = make(**rules, dry_run=is_dry)
+    crowd = [worker.connect() for _ in range(clients)]
     worker.settle()
-    served(worker, client, "ask")
+    if is_dry:
+        assert [heard(client) for client in crowd] == ["|open"] * clients
+        assert denials(worker) == counted
+        crowd[0].send(b"ask")
+        worker.settle()
+        assert heard(worker.accept()) == "ask|open"
+    else:
+        first = next(iter(counted))
+        assert denials(worker) == {first: counted[first]}
+        assert [heard(client) for client in crowd].count("|reset") == counted[first]
+
+
+@pytest.mark.parametrize(
+    "said", [b"GET / HTTP/1.1", b"PROXY TCP4 1.2.3.4 1.2.3.4 1 65536\r\n", b"PROXY ", b""]
+)
+def test_wrong_and_late_first_bytes_have_a_count(make: Make, said: bytes) -> None:
+    worker = make(**TRUSTED)
+    client = worker.connect()
+    client.send(said)
+    worker.settle()
+    worker.pass_time(6.0)
+    assert heard(client) == "|reset" and denials(worker) == {"first-bytes": 1}
 
 
 @pytest.mark.parametrize("deferred", [False, True])
@@ -305,7 +346,7 @@ def test_a_name_leads_to_its_pool_and_the_hello_is_whole(
     client.send(data[cut:] + b"behind")
     worker.settle()
     if server is None:
-        assert worker.ends == ["PR no-route"]
+        assert worker.ends == ["PR no-route"] and denials(worker) == {"no-route": 1}
         return
     backend = worker.accept(server)
     assert read_all(backend) == data + b"behind"
