@@ -2,6 +2,8 @@
 
 RULES: decides nothing about a backend's health. A change is told once; what a pool can serve is counted again when a
 version on the board has changed: a check, an operator, a name, a reload.
+- A verdict on one backend does not count the others: when the 1,000 backends of a pool went down at once, all were looked
+  at for each of them, and the prober was replaced for want of a heartbeat.
 """
 
 from collections.abc import Sequence, Set
@@ -11,7 +13,8 @@ from balancer.checks.monitored import MonitoredBackend, MonitoredPool
 from balancer.config.units import format_duration
 from balancer.pool.board import Board
 from balancer.pool.health import HealthState, PassiveHealth, ramp
-from balancer.pool.serving import availability, is_panic
+from balancer.pool.serving import BackendState, availability, is_panic_of, state_of, tiers_of
+from balancer.pool.targets import is_backup
 from balancer.pool.verdicts import VerdictWriter
 from balancer.prefork.child import Child
 from balancer.shm.events import EventWriter, Level, Verb, tell
@@ -36,6 +39,7 @@ class Announcer:
     def publish(self, one: MonitoredBackend, now: float, failures: str = "", wait: float = 0.0) -> None:
         """Write a verdict; log it when it has changed. Failures of their limit and seconds to wait are a penalty's."""
         index, health, pool, is_up = one.backend.index, one.health, one.pool, one.is_up()
+        versions, state = self._board.versions(pool.pool.index), state_of(self._board, one.backend)
         changed, one.was_up = is_up != one.was_up, is_up
         if changed:
             one.since = now
@@ -43,9 +47,9 @@ class Announcer:
             one.ramp_from = now if is_up else 0.0
             self._writer.write_ramp(index, ramp(now, pool.pool.slow_start, now) if is_up else 0)
         self._writer.write_verdict(index, is_up, one.since or now)
+        self._recount_after(one, versions, state)
         if not changed:
             return
-        self._recount(pool)
         labels = one.labels() | one.where()
         if is_up:
             rise = health.rise if isinstance(health, HealthState) and one.reason != "early-end" else 0
@@ -69,9 +73,32 @@ class Announcer:
     def judge_all(self, now: float) -> None:
         """Whatever has changed what a pool can serve: a check, an operator, a name, a reload."""
         for pool in self._pools:
-            if self._recount(pool):
+            self.refresh(pool)
+            if pool.has_changed:
+                pool.has_changed = False
                 self._announce(pool, now)
         self._show(now)
+
+    def refresh(self, pool: MonitoredPool) -> None:
+        """Count what a pool can serve by now. Costs nothing while nothing has changed."""
+        pool.has_changed |= self._recount(pool)
+
+    def _recount_after(self, one: MonitoredBackend, versions: tuple[int, int], before: BackendState) -> None:
+        """Count again after a verdict on one backend: the others only where they may have changed as well, or where none
+        is up. `versions` of the board and the state of the backend are those before the verdict."""
+        pool, board = one.pool, self._board
+        state = state_of(board, one.backend)
+        up = pool.serving.up + (state == "up") - (before == "up")
+        if versions != pool.judged or (state != before and not up):
+            self._recount(pool)
+            return
+        pool.judged = board.versions(pool.pool.index)[0], versions[1]
+        if state != before:
+            pool.serving = pool.serving._replace(up=up, is_serving=True, reason="")
+            if pool.pool.panic:
+                tier = pool.tiers[is_backup(board, one.backend)]
+                tier[before] -= 1
+                tier[state] += 1
 
     def _recount(self, pool: MonitoredPool) -> bool:
         """Count the backends that are up again; False when nothing has changed since the last time."""
@@ -80,11 +107,13 @@ class Announcer:
             return False
         pool.judged = versions
         pool.serving = availability(self._board, pool.pool)
+        if pool.pool.panic:
+            pool.tiers = tiers_of(self._board, pool.pool)
         return True
 
     def _announce(self, pool: MonitoredPool, now: float) -> None:
         """Log it when the last backend has gone or the first one is back, compared with what the log has said last."""
-        if (in_panic := is_panic(self._board, pool.pool)) != pool.is_panic:
+        if (in_panic := is_panic_of(pool.pool.panic, *pool.tiers)) != pool.is_panic:
             pool.is_panic = in_panic
             limit = f"{pool.pool.panic}%"
             then = "those that are down are elected as well" if in_panic else "over"

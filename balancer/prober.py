@@ -4,6 +4,8 @@ RULES
 - One prober serves all workers: N workers that check by themselves check N times as often and disagree. It writes the
   verdict on the board and logs every change once; workers only read.
 - It never blocks: connects run in its loop, threads resolve names (see discovery.resolver).
+- What one turn does is bounded: it begins MOST_BEGUN checks, and nothing that is done for each backend looks at all
+  others. A turn for 1,000 backends that went down at once was long enough for the master to replace the prober.
 - Nothing is lost with it. Its verdicts stay on the board when it dies, its successor begins with them, and only the
   prober that holds the lease writes (see pool.board). While there is no prober, traffic goes on with the last verdicts.
 
@@ -62,6 +64,7 @@ from balancer.relay.context import NO_TLS
 
 ITSELF = "itself"
 LONGEST_WAIT_FOR_NAMES = 10.0  # seconds; a reload waits for 12
+MOST_BEGUN = 32  # checks a turn of the loop; each is 0.1 ms and more
 
 
 def run(
@@ -115,6 +118,8 @@ class Prober:
         self._random = random.Random().random
         self._pools = [monitor(pool) for pool in pools]
         self._backends = [one for pool in self._pools for one in pool.backends]
+        self._turn = self._begun = 0  # a turn of the loop, and the checks that were begun in it
+        self._bytes_out: list[int] = []  # totals of this tick, once they are asked for
         self._unanswered: set[str] = set()  # names without an address that a start waits for
         self._announcer = Announcer(child, board, self._writer, self._pools, self._unanswered)
         self._agents = AgentPolls(
@@ -149,6 +154,9 @@ class Prober:
         self._names.look_at_failures(now)
         totals = self._board.every_total(BACKENDS, B_CONNECT_FAILURES)
         early = self._board.every_total(BACKENDS, B_EARLY_ENDS)
+        self._bytes_out = []
+        for pool in self._pools:
+            pool.counted = None
         for one in self._backends:
             if one.is_empty():
                 continue  # what fails now had begun at the tenant before
@@ -215,6 +223,12 @@ class Prober:
         one.timer = None
         if one.probe is not None:
             return
+        if self._turn != self._loop.turns:
+            self._turn, self._begun = self._loop.turns, 0
+        if self._begun >= MOST_BEGUN:
+            one.timer = self._loop.call_at(self._loop.now, partial(self._begin, one))  # in the next turn
+            return
+        self._begun += 1
         one.schedule.begun(self._loop.now)
         is_idle = one.name in self._unanswered or one.is_empty()  # no failure
         if not self._writer.holds() or self._writer.is_in_maintenance(one.backend.index) or is_idle:
@@ -323,17 +337,19 @@ class Prober:
         if isinstance(one.health, PassiveHealth) and not self._may_leave(one):
             return
         if one.health.failed(now):
+            one.pool.counted = None
             self._announcer.publish(one, now)
         self.hasten(one)
 
     def _may_leave(self, one: MonitoredBackend) -> bool:
         """Without checks: whether one more backend may be taken out. A tenth of a pool, and never the last: failed
         connects are made again elsewhere, and no check would bring a pool back."""
-        others = [each for each in one.pool.backends if each is not one]
-        out = sum(not each.health.up for each in others)
-        is_left = any(state_of(self._board, each.backend) == "up" for each in others)
-        count = sum(not each.is_empty() for each in one.pool.backends)
-        return is_left and out < max(1, count // 10)
+        pool = one.pool
+        if pool.counted is None:
+            out = sum(not each.health.up for each in pool.backends)
+            pool.counted = out, sum(not each.is_empty() for each in pool.backends)
+        out, count = pool.counted
+        return self._is_another_up(one) and out - (not one.health.up) < max(1, count // 10)
 
     # -- slow start
 
@@ -368,9 +384,14 @@ class Prober:
 
     def _is_needed(self, one: MonitoredBackend) -> bool:
         """Whether no other backend of its pool is up, or none has ever said a word to a client."""
-        backends = one.pool.pool.backends
-        others = [each for each in backends if each != one.backend and state_of(self._board, each) == "up"]
-        return not others or not any(self._total(each, B_BYTES_OUT) for each in backends)
+        if not self._is_another_up(one):
+            return True
+        said = self._bytes_out = self._bytes_out or self._board.every_total(BACKENDS, B_BYTES_OUT)
+        return not any(said[each.index] for each in one.pool.pool.backends)
+
+    def _is_another_up(self, one: MonitoredBackend) -> bool:
+        self._announcer.refresh(one.pool)
+        return one.pool.serving.up > (state_of(self._board, one.backend) == "up")
 
     def _sessions(self, one: MonitoredBackend) -> int:
         return self._total(one.backend, B_SESSIONS_TOTAL)

@@ -3,6 +3,7 @@
 RULES: data, and questions about it; nothing here writes to the board or to the log.
 """
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
@@ -14,7 +15,7 @@ from balancer.options import Pool
 from balancer.pool.backend import MAIN_POOL, Backend
 from balancer.pool.early_ends import EarlyEnds
 from balancer.pool.health import HealthState, PassiveHealth, Schedule
-from balancer.pool.serving import Serving
+from balancer.pool.serving import BackendState, Serving
 from balancer.pool.targets import NameAddresses, Target, target_at, text_at
 
 NOT_COUNTED = Serving(0, 0, False, "")
@@ -32,6 +33,14 @@ class MonitoredPool:
     is_panic: bool = False  # as the log has said
     judged: tuple[int, int] | None = None  # versions of the board that `serving` was found at
     serving: Serving = NOT_COUNTED
+    # with panic: the states of its backends then, those of backups apart
+    tiers: tuple[Counter[BackendState], Counter[BackendState]] = field(
+        default_factory=lambda: (Counter(), Counter())
+    )
+    counted: tuple[int, int] | None = (
+        None  # without checks: backends that are out, and all, until one more is
+    )
+    has_changed: bool = False  # something that the log may have to tell
 
     def labels(self) -> dict[str, object]:
         """The field that names it in the log; the pool main needs none."""

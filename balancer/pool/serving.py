@@ -118,19 +118,25 @@ def availability(board: Board, pool: Pool) -> Serving:
     return Serving(up, count, is_serving, "" if is_serving else _reason(states, count))
 
 
+def tiers_of(board: Board, pool: Pool) -> tuple[Counter[BackendState], Counter[BackendState]]:
+    """How many backends are in which state: of those that are elected first, and of the backups."""
+    tiers: tuple[Counter[BackendState], Counter[BackendState]] = (Counter(), Counter())
+    for backend in pool.backends:
+        tiers[is_backup(board, backend)][state_of(board, backend)] += 1
+    return tiers
+
+
 def is_panic(board: Board, pool: Pool) -> bool:
     """Whether backends that are down are elected as well: of those that would be elected, backups only where no other is
     up, fewer than `panic` percent are up."""
-    if not pool.panic:
-        return False
-    tiers = [
-        Counter(state_of(board, b) for b in pool.backends if is_backup(board, b) is backup)
-        for backup in (False, True)
-    ]
-    main, backups = ((tier["up"], tier["up"] + tier["down"]) for tier in tiers)
-    if not main[0] and backups[0]:
-        main = backups
-    return main[1] > 0 and 100 * main[0] < pool.panic * main[1]
+    return bool(pool.panic) and is_panic_of(pool.panic, *tiers_of(board, pool))
+
+
+def is_panic_of(panic: int, first: Mapping[BackendState, int], backups: Mapping[BackendState, int]) -> bool:
+    """As `is_panic`, of the states of both tiers."""
+    tier = backups if not first["up"] and backups["up"] else first
+    count = tier["up"] + tier["down"]
+    return count > 0 and 100 * tier["up"] < panic * count
 
 
 def serving(board: Board, pool: Pool) -> Serving:

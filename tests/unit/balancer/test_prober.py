@@ -3,8 +3,10 @@
 import heapq
 import itertools
 import os
+import random
 import socket
-from collections.abc import Callable, Iterable
+import sys
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
@@ -48,7 +50,7 @@ from balancer.pool.board import (
 )
 from balancer.pool.serving import availability, state_of
 from balancer.pool.targets import Target, addresses_of, targets_of
-from balancer.prober import Prober
+from balancer.prober import MOST_BEGUN, Prober
 from balancer.shm.layout import FIRST_LEASE, PID, Shared
 from tests.unit.balancer.pool.boards import make_board, target_of
 
@@ -70,6 +72,7 @@ class Loop:
 
     def __init__(self) -> None:
         self.now = 1000.0
+        self.turns = 0
         self._timers: list[tuple[float, int, Timer]] = []
         self._count = itertools.count()
         self.handlers: dict[int, Callable[[int], object]] = {}
@@ -85,6 +88,7 @@ class Loop:
     def advance(self, seconds: float, tick: Callable[[float], object]) -> None:
         end, beat = self.now + seconds, self.now + 0.25
         while self.now < end:
+            self.turns += 1
             due = self._timers[0][0] if self._timers else float("inf")
             self.now = max(self.now, min(due, beat, end))
             if beat <= self.now:
@@ -94,6 +98,19 @@ class Loop:
                 timer = heapq.heappop(self._timers)[2]
                 if timer.act is not None:
                     timer.act()
+
+    def stand_still(self, seconds: float) -> Iterator[None]:
+        """Nothing runs for so long; then what is due runs turn by turn, each yielded."""
+        self.now += seconds
+        while self._timers and self._timers[0][0] <= self.now:
+            self.turns += 1
+            due = []
+            while self._timers and self._timers[0][0] <= self.now:
+                due.append(heapq.heappop(self._timers)[2])
+            for timer in due:
+                if timer.act is not None:
+                    timer.act()
+            yield
 
 
 class Log:
@@ -1218,3 +1235,119 @@ def test_agents_are_asked_at_their_interval_and_not_in_step(sim: ProberSimulatio
     sim.loop.advance(81.0, prober.tick)
     times = [when for when, target in agents.asked if target == ("10.0.0.1", 81)]
     assert len(times) in (20, 21, 22) and not set(times) & {w for w, t in agents.asked if t[0] == "10.0.0.2"}
+
+
+def looks_at_states(act: Callable[[], object]) -> int:
+    """How many times `act` looks at what state a backend is in."""
+    looks = 0
+
+    def see(frame: Any, event: str, _: object) -> None:
+        nonlocal looks
+        looks += event == "call" and frame.f_code is state_of.__code__
+
+    sys.setprofile(see)
+    try:
+        act()
+    finally:
+        sys.setprofile(None)
+    return looks
+
+
+def many_backends(count: int) -> ProberSimulation:
+    return ProberSimulation(*(f"10.0.1.{number}:80 name=b{number}" for number in range(count)))
+
+
+def refuse_all(sim: ProberSimulation) -> None:
+    sim.network.update({target: "refused" for _, target in sim.asked})
+
+
+def fail_all(sim: ProberSimulation) -> None:
+    for backend in sim.backends:
+        sim.fail_session(backend)
+
+
+def end_all_early(sim: ProberSimulation) -> None:
+    for backend in sim.backends:
+        end_early(sim, backend, 1)
+
+
+def end_all_early_and_mute(sim: ProberSimulation) -> None:
+    end_all_early(sim)
+    sim.board.shared.rows.row(WORKER)[Board.backend_at(sim.backends[-1].index) + B_BYTES_OUT] = 0
+
+
+def drain_and_refuse_all(sim: ProberSimulation) -> None:
+    refuse_all(sim)
+    for backend in sim.backends:
+        sim.board.set_admin_state(backend.index, ADMIN_DRAIN)
+
+
+MASSES: dict[str, tuple[Callable[[ProberSimulation], None], dict[str, object], int]] = {
+    "checks": (refuse_all, {}, 100),
+    "checks in panic": (refuse_all, {"panic": 30}, 100),
+    "checks with slow start": (refuse_all, {"slow_start": 10.0}, 100),
+    "checks of drained ones": (drain_and_refuse_all, {}, 100),
+    "sessions": (fail_all, {}, 100),
+    "sessions in panic": (fail_all, {"panic": 30}, 100),
+    "sessions without checks": (fail_all, {"check": "none"}, 10),
+    "early ends": (end_all_early, {}, 99),
+    "early ends without checks": (end_all_early, {"check": "none"}, 99),
+    "early ends of mute ones": (end_all_early_and_mute, {}, 0),
+}
+
+
+@pytest.mark.parametrize("mass", MASSES)
+def test_a_hundred_that_fail_and_come_back_at_once_are_not_each_looked_at_for_each_of_them(mass: str) -> None:
+    count = 100
+    fail, options, down = MASSES[mass]
+    sim = many_backends(count)
+    prober = sim.prober(check_fall=1, check_rise=1, **options)
+    sim.loop.advance(1.0, prober.tick)
+
+    def pass_time() -> None:
+        """What was missed in a long turn, and two ticks."""
+        for _ in sim.loop.stand_still(5.0):
+            pass
+        prober.tick(sim.loop.now)
+        prober.tick(sim.loop.now)
+
+    fail(sim)
+    assert looks_at_states(pass_time) <= 12 * count
+    assert sum(sim.verdict(backend) == DOWN for backend in sim.backends) == down
+    sim.network.clear()
+    sim.loop.now += 3600.0
+    assert looks_at_states(pass_time) <= 12 * count
+    assert not any(sim.verdict(backend) == DOWN for backend in sim.backends)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_what_is_counted_verdict_by_verdict_is_what_is_so(seed: int) -> None:
+    chance = random.Random(seed)
+    sim = many_backends(5)
+    panic, slow_start = chance.choice((0, 50)), chance.choice((0.0, 3.0))
+    prober = sim.prober(check_fall=1, check_rise=1, panic=panic, slow_start=slow_start)
+    for _ in range(100):
+        backend = chance.choice(sim.backends)
+        target = (backend.address.host, backend.address.port)
+        match chance.randrange(4):
+            case 0:
+                sim.network[target] = "refused"
+            case 1:
+                sim.network.pop(target, None)
+            case 2:
+                sim.board.set_admin_state(backend.index, chance.choice((ADMIN_READY, ADMIN_DRAIN)))
+            case 3:
+                sim.board.set_weight(backend.index, chance.choice((0, None)))
+        sim.loop.advance(chance.choice((0.1, 0.5, 2.0)), lambda now: None)
+        prober.tick(sim.loop.now)
+        found = availability(sim.board, replace(MAIN, backends=tuple(sim.backends), panic=panic))
+        assert sim.title == f"prober [{found.up}/{found.all} up]"
+        told = sim.verbs("all-down"), sim.verbs("some-up")
+        assert len(told[0]) - len(told[1]) == (not found.is_serving)
+
+
+def test_so_many_checks_begin_in_one_turn_and_the_others_in_the_next_ones() -> None:
+    sim = many_backends(2 * MOST_BEGUN + 1)
+    sim.prober()
+    by_turn = [len(sim.asked) for _ in sim.loop.stand_still(1.0)]
+    assert by_turn == [MOST_BEGUN, 2 * MOST_BEGUN, len(sim.backends)]
