@@ -33,13 +33,14 @@ from balancer.pool.board import (
     columns_for,
 )
 from balancer.pool.handover_state import export_state, restore_state
+from balancer.pool.kept_history import export_history, restore_history
 from balancer.pool.spares import with_spares
 from balancer.preflight import Preflight
 from balancer.prefork.bind import Bind
 from balancer.prefork.child import Child
 from balancer.prefork.plan import Plan, Role
 from balancer.prefork.preflight import Machine
-from balancer.prefork.upgrade import HANDOVER_STATE, inherited_paths
+from balancer.prefork.upgrade import inherited_paths, read_handover
 from balancer.relay.context import TlsContexts
 from balancer.relay.sockets import listener_options
 from balancer.shm.layout import MASTER_ROW, MASTER_UPCOMING, Shared
@@ -73,7 +74,7 @@ class BalancerService:
             self.board = self.board or Board(shared, self.blocks.backends, options.process.workers)
             options = self.place(options, shared)
             if is_first:
-                restore_state(self.board, backends_of(options), self.environ.get(HANDOVER_STATE, ""))
+                self.restore(options)
         self.options = options
         return self.compose(options, backends_of(options), tls)
 
@@ -159,14 +160,25 @@ class BalancerService:
             steering=process.steering,
             summary=summary_of(options),
             notes=options.notes,
-            handover_state=self.handover(backends),
+            handover_state=self.handover(options, backends),
             refresh=partial(self.renew, tls.listeners.values()),
             made_from=replace(options, notes=()),
         )
 
-    def handover(self, backends: tuple[Backend, ...]) -> Callable[[], str]:
+    def handover(self, options: Options, backends: tuple[Backend, ...]) -> Callable[[], str]:
+        """Two lines for the successor of an upgrade: what only the board knows of these."""
         board, given = self.board, [one for one in backends if not one.is_spare]  # an upgrade is a reload too
-        return str if board is None else lambda: export_state(board, given)
+        if board is None:
+            return str
+        things = options.listeners, options.pools
+        return lambda: f"{export_state(board, given)}\n{export_history(board, *things)}"
+
+    def restore(self, options: Options) -> None:
+        """Put onto the first board what a former master has left; a version before knew no history."""
+        assert self.board is not None
+        state, _, history = read_handover(self.environ).partition("\n")
+        restore_state(self.board, backends_of(options), state)
+        restore_history(self.board, options.listeners, options.pools, history)
 
     def roles(self, options: Options, backends: tuple[Backend, ...], tls: TlsContexts) -> tuple[Role, ...]:
         """Worker first: readers of the board know the roles by their place."""

@@ -95,9 +95,10 @@ def pages_of(child: Child, options: Options, board: Board, status: Callable[[], 
     in every process their code is half a megabyte."""
     from balancer.console.history import Sampler
     from balancer.console.pages import Pages
+    from balancer.pool.kept_history import things_of
     from balancer.web.history import History
 
-    sampler = Sampler(History(board.history), things_of(options))
+    sampler = Sampler(History(board.history), things_of(options.listeners, options.pools))
     remember(child, sampler, status)
     child.loop.every(STEP, partial(remember, child, sampler, status))
     names, has_acts = frozenset(view_names(options)), options.process.metrics_admin_token is not None
@@ -123,14 +124,6 @@ def remember(child: Child, sampler: "Sampler", status: Callable[[], dict[str, An
 def look_at_expiry(child: Child, options: Options, board: Board) -> None:
     """A line for each certificate that expires soon."""
     warn_of_expiry(child.log, describe_certificates(board, options.listeners, options.pools, calendar_time()))
-
-
-def things_of(options: Options) -> dict[str, int]:
-    """Which place of the history is whose."""
-    from balancer.console.history import thing_of_listener, thing_of_pool
-
-    listeners = {f"listener {one.name}": thing_of_listener(one.index) for one in options.listeners}
-    return listeners | {f"pool {one.name}": thing_of_pool(one.index) for one in options.pools}
 
 
 def view_names(options: Options) -> list[str]:

@@ -12,24 +12,14 @@ from math import nan
 from operator import sub
 from typing import Any, NamedTuple
 
-from balancer.options import MOST_LISTENERS
 from balancer.shm.histogram import BOUNDS, Distribution
 from balancer.web.history import STEP, History
 
 Status = Mapping[str, Any]
 MINUTE = 6  # samples
-WHOLE = 0  # the first thing; listeners and pools follow
 SESSIONS, NEW, IN, OUT, LOST, QUEUED = range(6)  # figures
 TIMES = ("session", "connect", "wait")
 P99 = dict(zip(TIMES, range(6, 9), strict=True))
-
-
-def thing_of_listener(index: int) -> int:
-    return 1 + index
-
-
-def thing_of_pool(index: int) -> int:
-    return 1 + MOST_LISTENERS + index
 
 
 class TotalsSample(NamedTuple):
@@ -87,7 +77,7 @@ class Sampler:
 
     def __init__(self, history: History, things: Mapping[str, int]) -> None:
         self.history = history
-        self.things = {"": WHOLE, **things}
+        self.things = things
         self._samples: deque[TotalsSample] = deque(maxlen=MINUTE + 1)
 
     def sample(self, status: Status, now: float) -> None:

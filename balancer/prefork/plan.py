@@ -40,8 +40,8 @@ class Plan:
     What is not given counts as changed.
     `most`: processes the listening role may be scaled to while it runs, 0 = as many as the machine has slots for.
     `summary`: (name, value) pairs that a reload compares and reports, e.g. ("backend a", "10.0.0.1:80 weight=2").
-    `handover_state`: gives a text that a successor (USR2) finds in its environment as PREFORK_HANDOVER_STATE: what only
-    the memory of this master knows.
+    `handover_state`: gives a text that a successor (USR2) reads from a descriptor: what only the memory of this master
+    knows.
     `refresh`: reads again what living processes can take over, and tells in a few words what has changed. Raises
     ConfigError, and then nothing has.
     `notes`: settings that look like a mistake; logged as warnings at boot and at a reload that gets so far.

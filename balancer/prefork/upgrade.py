@@ -18,8 +18,9 @@ import json
 import os
 import signal
 import socket
+import stat
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from balancer.eventloop.log import Log
@@ -31,9 +32,10 @@ from balancer.prefork.sockets import Sockets
 from balancer.shm.events import EventWriter, Level, tell
 
 LISTENERS, READY_FD, PIDFILE_FD = "PREFORK_LISTENERS", "PREFORK_READY_FD", "PREFORK_PIDFILE_FD"
-HANDOVER_STATE = "PREFORK_HANDOVER_STATE"
+HANDOVER_FD = "PREFORK_HANDOVER_FD"
+HANDOVER_STATE = "PREFORK_HANDOVER_STATE"  # the text itself, of a version before
 ACTIVATION = ("LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES")
-MOST_STATE = 100_000  # characters; execve(2) takes 128 KiB in one string
+MOST_STATE = 64 << 20  # bytes of a handover state that are read
 FIRST_ACTIVATED = 3
 GIVE_UP_AFTER = 30.0  # seconds a new master has to get ready
 
@@ -93,6 +95,19 @@ def read_inheritance(environ: Mapping[str, str], pid: int) -> InheritedFds:
     )
 
 
+def read_handover(environ: Mapping[str, str]) -> str:
+    """What only the memory of a former master knew; empty without one. Its descriptor is closed."""
+    text = environ.get(HANDOVER_FD, "")
+    if not text.isdigit():
+        return environ.get(HANDOVER_STATE, "")
+    try:
+        with open(int(text), "rb") as file:
+            is_ours = stat.S_ISREG(os.fstat(file.fileno()).st_mode)  # and no pipe that would be waited for
+            return file.read(MOST_STATE).decode(errors="replace") if is_ours else ""
+    except (OSError, ValueError):
+        return ""
+
+
 def inherited_paths(environ: Mapping[str, str], pid: int, role: str) -> set[str]:
     """Paths of the unix sockets left to this process that a former master has made for the role, or whose role is not
     known: a service manager's."""
@@ -116,7 +131,7 @@ def _path_of(fd: int) -> str:
 
 def forget_inheritance() -> None:
     """Take the numbers out of the environment: after a later upgrade they would name other descriptors."""
-    for name in (LISTENERS, READY_FD, PIDFILE_FD, HANDOVER_STATE, *ACTIVATION):
+    for name in (LISTENERS, READY_FD, PIDFILE_FD, HANDOVER_FD, HANDOVER_STATE, *ACTIVATION):
         os.environ.pop(name, None)
 
 
@@ -128,6 +143,16 @@ def say_ready(fd: int) -> None:
 
 
 # -- the old master's side --
+
+
+@contextlib.contextmanager
+def written(state: str) -> Iterator[int]:
+    """A descriptor of a file without a name from which the text can be read, for the time of the block. It has no limit,
+    as the environment has (128 KiB in one string). Raises OSError."""
+    with open(os.memfd_create("balancer-handover", os.MFD_CLOEXEC), "w+b", buffering=0) as file:
+        file.write(state.encode())
+        file.seek(0)
+        yield file.fileno()
 
 
 @dataclass
@@ -154,7 +179,7 @@ class Successor:
 
 
 def start_successor(
-    sockets: Iterable[InheritedSocket], pidfile_fd: int, handover_state: str, now: float
+    sockets: Iterable[InheritedSocket], pidfile_fd: int, handover_fd: int, now: float
 ) -> Successor:
     """Fork and exec this program again with its sockets and its handover state. Raises OSError when the fork fails.
 
@@ -171,7 +196,7 @@ def start_successor(
         os.close(writer)
         return Successor(pid, reader, now + GIVE_UP_AFTER)
     try:
-        become(list(sockets), writer, pidfile_fd, handover_state)
+        become(list(sockets), writer, pidfile_fd, handover_fd)
     except BaseException as error:
         with contextlib.suppress(OSError):
             os.write(2, f"upgrade: cannot run {sys.executable}: {error}\n".encode())
@@ -182,17 +207,17 @@ def become(
     sockets: list[InheritedSocket],
     writer: int,
     pidfile_fd: int,
-    handover_state: str,
+    handover_fd: int,
     execve: Callable[[str, list[str], dict[str, str]], object] = os.execve,
 ) -> None:
     """In the forked child: exec this program anew, with default dispositions and no signal blocked."""
     environ = dict(os.environ)
     environ[LISTENERS] = format_listeners(sockets)
     environ[READY_FD] = str(writer)
-    environ[HANDOVER_STATE] = handover_state
-    if pidfile_fd >= 0:
-        environ[PIDFILE_FD] = str(pidfile_fd)
-        os.set_inheritable(pidfile_fd, True)
+    for name, fd in ((PIDFILE_FD, pidfile_fd), (HANDOVER_FD, handover_fd)):
+        if fd >= 0:
+            environ[name] = str(fd)
+            os.set_inheritable(fd, True)
     if "WATCHDOG_PID" in environ:
         environ["WATCHDOG_PID"] = str(os.getpid())
     for fd in (*(item.fd for item in sockets), writer):
@@ -204,7 +229,7 @@ def become(
     execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], environ)
 
 
-StartSuccessor = Callable[[Iterable[InheritedSocket], int, str, float], Successor]
+StartSuccessor = Callable[[Iterable[InheritedSocket], int, int, float], Successor]
 
 
 class Upgrade:
@@ -244,14 +269,10 @@ class Upgrade:
             return
         handed = self._sockets.to_hand_over()
         self._handed = {os.fstat(one.fd).st_ino for one in handed}
-        if len(handover_state) > MOST_STATE:
-            size = f"{len(handover_state)}/{MOST_STATE}"
-            self._log.warning("upgrade", handover_state=size, then="it starts without")
-            handover_state = ""
         try:
-            with signals_blocked():
+            with signals_blocked(), written(handover_state) as handover_fd:
                 pidfile_fd = -1 if pidfile is None else pidfile.fd
-                self._successor = self._start_successor(handed, pidfile_fd, handover_state, now)
+                self._successor = self._start_successor(handed, pidfile_fd, handover_fd, now)
         except OSError as error:
             self._tell("error", error=error, then="the old version goes on")
             return

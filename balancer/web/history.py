@@ -48,6 +48,20 @@ class History:
         for at in range(thing * BLOCK, thing * BLOCK + STEPS):
             self._cells[at] = 0.0
 
+    def is_known(self, thing: int) -> bool:
+        """Whether any step of it has been written."""
+        return any(self._cells[thing * BLOCK : thing * BLOCK + STEPS])
+
+    def export(self, thing: int) -> bytes:
+        """All that is known of it, for `restore` in another process."""
+        return self._cells[thing * BLOCK : (thing + 1) * BLOCK].tobytes()
+
+    def restore(self, thing: int, block: bytes) -> None:
+        """Raises ValueError for bytes of another size."""
+        if len(block) != BLOCK * self._cells.itemsize:
+            raise ValueError(f"{len(block)} bytes of history")
+        self._cells[thing * BLOCK : (thing + 1) * BLOCK] = memoryview(block).cast("f")
+
     def chart(self, thing: int, figure: int, now: float) -> str:
         """The points of a polyline. Its last bin is a whole one, so that the points stay the same for 30 s."""
         last = int(now / STEP) // _BIN * _BIN - 1

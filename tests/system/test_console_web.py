@@ -18,6 +18,7 @@ from scripts.lab.backends import Echo
 from scripts.lab.network import Address, free_port, held, is_open, text_of
 from scripts.lab.waiting import wait_for
 from tests.system.harness import Balancer
+from tests.system.upgradable import UpgradableBalancer, status_or_none, subreaper
 
 
 class WithMetrics(Balancer):
@@ -30,20 +31,13 @@ class WithMetrics(Balancer):
         return host, int(port)
 
 
+class UpgradableWithMetrics(WithMetrics, UpgradableBalancer):
+    """And one that a successor may replace."""
+
+
 @pytest.fixture
 def lb() -> Iterator[WithMetrics]:
     with Echo() as backend, WithMetrics(upstreams=[backend.address], metrics="localhost:0") as balancer:
-        balancer.wait_backend(text_of(backend.address), "up")
-        yield balancer
-
-
-@pytest.fixture
-def lb_with_file() -> Iterator[WithMetrics]:
-    """Its file can be changed."""
-    with (
-        Echo() as backend,
-        WithMetrics(upstreams=[backend.address], metrics="localhost:0").with_file() as balancer,
-    ):
         balancer.wait_backend(text_of(backend.address), "up")
         yield balancer
 
@@ -263,21 +257,30 @@ def hour(lb: WithMetrics) -> str:
     return str(items["tile sessions"][2])
 
 
-def test_a_reload_goes_on_with_the_history(lb_with_file: WithMetrics) -> None:
-    """The console that a reload starts shows the points of the one before, at once: its own first ones take 30 s."""
-    lb = lb_with_file
-    with held(lb.address, 3):
-        before = wait_for(lambda: hour(lb), "points of a chart", 60, every=1.0)
-        consoles = {pid for pid, title in lb.titles().items() if "console" in title}
-        lb.change_file()
-        assert lb.ctl("reload").returncode == 0
-        wait_for(
-            lambda: (now := {pid for pid, title in lb.titles().items() if "console" in title}) and not now & consoles,
-            "another console alone", 20,
-        )  # fmt: skip
-        last = before.split()[-1].partition(",")[2]
-        assert last in {point.partition(",")[2] for point in hour(lb).split()}, "the height that it had"
-    lb.wait_idle(10)
+def consoles(lb: Balancer) -> set[int]:
+    return {pid for pid, title in lb.titles().items() if "console" in title}
+
+
+def test_a_reload_and_an_upgrade_go_on_with_the_history(tmp_path: Path) -> None:
+    """The console that they start shows the points of the one before, at once: its own first ones take 30 s."""
+    with (
+        subreaper(),
+        Echo() as backend,
+        UpgradableWithMetrics(tmp_path, upstreams=[backend.address], metrics="localhost:0").with_file() as lb,
+    ):
+        lb.wait_backend(text_of(backend.address), "up")
+        with held(lb.address, 3):
+            before = wait_for(lambda: hour(lb), "points of a chart", 60, every=1.0)
+            last = before.split()[-1].partition(",")[2]
+            old = consoles(lb)
+            lb.change_file()
+            assert lb.ctl("reload").returncode == 0
+            wait_for(lambda: (now := consoles(lb)) and not now & old, "another console alone", 20)
+            assert last in {point.partition(",")[2] for point in hour(lb).split()}, "the height that it had"
+        lb.upgrade()
+        wait_for(lambda: status_or_none(lb), "a status of the new version")
+        assert last in {point.partition(",")[2] for point in hour(lb).split()}, "after the upgrade"
+        assert lb.old.wait(10) == 0
 
 
 def test_an_http_server_off_loopback_is_warned_of() -> None:

@@ -97,7 +97,7 @@ ORDER = {
         ("hashing",),
         ("policies",),
         ("board",),
-        ("handover_state", "loads", "shared_limit", "targets"),
+        ("handover_state", "kept_history", "loads", "shared_limit", "targets"),
         ("spares",),
         ("serving",),
         ("election", "verdicts"),

@@ -22,7 +22,7 @@ from tests.unit.balancer.console.sample_status import SET, backend, event, liste
 
 def sampler() -> Sampler:
     return Sampler(
-        History(memoryview(bytearray(4 * BLOCK * 3)).cast("f")), {"listener main": 1, "pool main": 2}
+        History(memoryview(bytearray(4 * BLOCK * 3)).cast("f")), {"": 0, "listener main": 1, "pool main": 2}
     )
 
 

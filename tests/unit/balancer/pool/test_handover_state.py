@@ -25,7 +25,6 @@ from balancer.pool.board import (
 from balancer.pool.handover_state import export_state, restore_state
 from balancer.pool.targets import NameAddresses, addresses_of
 from balancer.pool.verdicts import VerdictWriter
-from balancer.prefork.upgrade import MOST_STATE
 from balancer.shm.layout import FIRST_LEASE
 from tests.unit.balancer.pool.boards import make_board
 
@@ -100,14 +99,6 @@ def test_healthy_backends_are_left_out() -> None:
     for backend in every:
         old.write_verdict(backend.index, [(W_VERDICT, UP)])
     assert export_state(old, every) == ""
-
-
-def test_a_whole_large_pool_that_is_down_still_fits() -> None:
-    old = board()
-    every = pool(*(f"backend-{number}" for number in range(250))) * 4
-    for index in range(1000):
-        old.write_verdict(index, [(W_VERDICT, DOWN), (W_SINCE_MS, 10**9), (W_SUBJECT, 2**32 - 1)])
-    assert len(export_state(old, every)) * 4 < MOST_STATE
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,8 @@ from balancer.prefork.bind import Bind
 from balancer.prefork.inherited import InheritedSocket, adopt_sockets
 from balancer.prefork.sockets import Sockets
 from balancer.prefork.upgrade import (
+    HANDOVER_FD,
+    HANDOVER_STATE,
     READY_FD,
     InheritedFds,
     Successor,
@@ -22,7 +24,9 @@ from balancer.prefork.upgrade import (
     become,
     format_listeners,
     parse_listeners,
+    read_handover,
     read_inheritance,
+    written,
 )
 from balancer.shm.events import EventRing, EventWriter
 
@@ -198,10 +202,43 @@ def test_before_its_exec_a_successor_has_default_dispositions() -> None:
 
     try:
         with signals_blocked():
-            become([], writer, -1, "", execve)
+            become([], writer, -1, -1, execve)
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
         os.close(reader)
         os.close(writer)
     assert seen == [set(), set(), (str(writer), True)]
+
+
+@pytest.mark.parametrize("size", [0, 1, 200_000, 3_000_000])
+def test_a_handover_state_of_any_size_is_read_once_by_its_descriptor(size: int) -> None:
+    state = "\u00e9" * size
+    with written(state) as fd:
+        inherited = os.dup(fd)
+    assert read_handover({HANDOVER_FD: str(inherited)}) == state
+    assert read_handover({HANDOVER_FD: str(inherited)}) == "", "it was closed"
+
+
+def test_a_version_before_left_its_state_in_the_environment() -> None:
+    assert read_handover({HANDOVER_STATE: '{"a": 1}'}) == '{"a": 1}'
+    assert read_handover({}) == ""
+
+
+def test_what_is_no_file_is_no_handover_state_and_is_not_waited_for() -> None:
+    reader, writer = os.pipe()
+    for text in (str(reader), "x", "-1", "99999"):
+        assert read_handover({HANDOVER_FD: text}) == ""
+    os.close(writer)
+
+
+def test_a_successor_gets_the_state_that_the_old_master_had() -> None:
+    found: list[str] = []
+
+    def start(_sockets: object, _pidfile_fd: int, handover_fd: int, now: float) -> Successor:
+        found.append(read_handover({HANDOVER_FD: str(os.dup(handover_fd))}))
+        return Successor(4711, -1, now + 30)
+
+    upgrade = Upgrade(Log("master", os.devnull), Sockets(), EVENTS, start_successor=start)
+    upgrade.start(1.0, None, "all that is known\nof it")
+    assert found == ["all that is known\nof it"]
