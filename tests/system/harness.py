@@ -346,9 +346,20 @@ class FileBalancer(Balancer):
         return int(self.status()["generation"])
 
     def reload(self, wanted: int, seconds: float = 15.0) -> None:
-        """HUP, and wait for generation `wanted`."""
+        """HUP, and wait for generation `wanted` and the report: from then on no older one accepts clients."""
+
+        def reported() -> tuple[int, int]:
+            status = self.status()
+            return (status["reload"] or {"serial": 0})["serial"], status["generation"]
+
+        before, _ = reported()
         self.signal(signal.SIGHUP)
-        wait_for(lambda: self.generation >= wanted, f"generation {wanted}", seconds, every=0.02)
+
+        def is_in_force() -> bool:
+            serial, generation = reported()
+            return serial > before and generation >= wanted
+
+        wait_for(is_in_force, f"generation {wanted}, and its report", seconds, every=0.02)
 
     def wait_one_generation(self, seconds: float = 8.0) -> None:
         def is_alone() -> bool:
