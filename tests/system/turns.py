@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from balancer import __main__ as program
-from balancer.eventloop.loop import Loop
+from balancer.eventloop.loop import LONGEST_WAIT, Loop
 from balancer.prefork import child
 
 FIGURES = struct.Struct("=qddd")
@@ -53,7 +53,7 @@ class TimedLoop(Loop):
         self._late = max(0.0, self._began - due)
         return events
 
-    def run_once(self, timeout: float | None) -> None:
+    def run_once(self, timeout: float = LONGEST_WAIT) -> None:
         acts = [act for act, _ in self._next_turn]
         super().run_once(timeout)
         cpu, wall = time.thread_time() - self._began_cpu, time.monotonic() - self._began

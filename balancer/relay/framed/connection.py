@@ -64,7 +64,7 @@ class KeptConnections:
         "resting", "suspect_until",
     )  # fmt: skip
 
-    def __init__(self, backend: Backend, place: int, most: float) -> None:
+    def __init__(self, backend: Backend, place: int, most: int) -> None:
         self.backend = backend
         self.place = place  # in the pool
         self.most = most  # idle connections; none while the backend is under suspicion
@@ -151,7 +151,7 @@ class BackendConnection:
         pool, kept = self.pool, self.kept
         idle, now = kept.idle, pool.loop.now
         self.request = self.awaited = None
-        kept.reply_times.append(now - (request.sent_at or request.began))
+        kept.reply_times.append(now - request.sent_at)
         if len(idle) < kept.most:
             self.sent += request.size
             self.received += size
@@ -297,7 +297,7 @@ class BackendConnection:
 
     def _finish_early(self, request: FramedRequest) -> None:
         """The reply is whole before its request is: the connection is of no further use."""
-        self.kept.reply_times.append(self.pool.loop.now - (request.sent_at or request.began))
+        self.kept.reply_times.append(self.pool.loop.now - request.sent_at)
         self.pool.drop(self, request, request.received)
         self.request = None
         request.owner.cut_upload(request)

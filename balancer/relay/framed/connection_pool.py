@@ -30,6 +30,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from math import inf
 from os import write
+from sys import maxsize
 
 from balancer.config.units import Address
 from balancer.eventloop.errnos import CAPACITY, CROWDED, name_of
@@ -102,7 +103,9 @@ class ConnectionPool:
         self._distrusted: set[Address] = set()  # of backends: a slot keeps its name whoever has it
         self._new_socket = new_socket
         self._kept = [
-            KeptConnections(elector.present(backend), elector.place_of(backend), pool.backend_conns or inf)
+            KeptConnections(
+                elector.present(backend), elector.place_of(backend), pool.backend_conns or maxsize
+            )
             for backend in pool.backends
         ]
         elector.on_tenant, elector.on_limits = self._renew, self._note_limits
@@ -131,7 +134,7 @@ class ConnectionPool:
         self._drop_idle(former)
         self._former_times += former.reply_times
         former.reply_times = self._former_times  # for the requests that are under way
-        self._kept[place] = kept = KeptConnections(backend, place, self._pool.backend_conns or inf)
+        self._kept[place] = kept = KeptConnections(backend, place, self._pool.backend_conns or maxsize)
         if backend.address in self._distrusted or len(self._distrusted) == self.most_distrusted:
             kept.answered = -inf
 
@@ -433,7 +436,7 @@ class ConnectionPool:
             self._count_bytes(connection)
         for kept in self._kept:
             if not kept.most and kept.suspect_until <= self.loop.now:
-                kept.most = self._pool.backend_conns or inf
+                kept.most = self._pool.backend_conns or maxsize
             if kept.reply_times:
                 self._count_replies(kept)
             if kept.idle and state_of(self._context.board, kept.backend) != "up":

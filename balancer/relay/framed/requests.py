@@ -63,6 +63,7 @@ class FramedRequest:
     data: bytes
     size: int
     began: float
+    sent_at: float  # as `began` where it was sent at once
     backend: Backend | None = None
     carrier: RequestCarrier | None = None
     upload: FrameTransfer | None = None
@@ -76,7 +77,7 @@ class FramedRequest:
     broken: Backend | None = None  # the last backend that it has broken
     was_sent = False  # to `backend`, before its connection was given up
     waited = 0.0
-    elected_at = sent_at = 0.0  # 0.0: at once
+    elected_at = 0.0  # 0.0: at once
 
     def whole(self) -> bytes:
         """Return all that has been read of it."""
@@ -96,7 +97,8 @@ class FramedRequest:
 def new_request(owner: RequestOwner, data: bytes, size: int, now: float) -> FramedRequest:
     """Return a request whose frame has `size` bytes and begins with `data`."""
     request = FramedRequest()
-    request.owner, request.data, request.size, request.began = owner, data, size, now
+    request.owner, request.data, request.size = owner, data, size
+    request.began = request.sent_at = now
     return request
 
 
@@ -108,7 +110,7 @@ def request_line(request: FramedRequest, end: str, where: str, now: float) -> st
 
     backend, began = request.backend, request.began
     elected_at = request.elected_at or began
-    sent_at = request.sent_at or elected_at
+    sent_at = max(request.sent_at, elected_at)
     is_sent = backend is not None and (request.was_sent or end == CLEAN)
     return (
         f"request client={request.owner.peer_name()}{where} backend={backend.name if backend is not None else '<NOSRV>'} "

@@ -97,9 +97,9 @@ def test_an_act_runs_in_the_next_turn_after_its_events(pair: Pair) -> None:
         lambda: order.append("again") or loop.call_next_turn(lambda: order.append("and again"))
     )
     loop.watch(pair[0].fileno(), lambda mask: order.append("event"))
-    loop.run_once(None)
+    loop.run_once()
     assert order == ["event", "again"]
-    loop.run_once(None)  # does not wait: something is left to do
+    loop.run_once()  # does not wait: something is left to do
     assert order == ["event", "again", "and again"]
     loop.close()
 
