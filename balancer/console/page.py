@@ -25,7 +25,7 @@ from balancer.console.history import (
     times_of,
     totals_of,
 )  # fmt: skip
-from balancer.console.problems import assess, facts, headline, rough_age
+from balancer.console.problems import accepts_nobody, assess, facts, headline, rough_age
 from balancer.console.table import address_text, check_text, framed_text, identity, sets_of, unclean_ends
 from balancer.web.figures import human_bytes, human_number
 from balancer.web.view import (
@@ -168,6 +168,8 @@ class BalancerPage:
         pool = self.status["pools"][0]
         sessions = counted(sum(one["sessions"] for one in pool["backends"]), "session")
         up = f"{pool['up']:,} of {counted(len(pool['backends']), 'backend')} up, {sessions}"
+        if pool["serving"] and accepts_nobody(self.status):
+            return f"Pool {name}: no client is accepted; {up}"
         return f"Pool {name}: {up if pool['serving'] else 'no client can be served: ' + pool['reason']}"
 
     def rate(self, key: str) -> float | None:

@@ -14,6 +14,13 @@ from balancer.web.figures import human_age, human_number
 from balancer.web.view import BAD, NOTE, RANKS, WARN, Problem
 
 MOST_BACKENDS = 8  # that have a sentence each
+CONDITIONS = {
+    "drain": "is drained by an operator",
+    "maint": "is in maintenance by an operator",
+    "weight-0": "has weight 0 by an operator",
+    "agent": "is taken out by its agent",
+    "empty": "has no backend",
+}
 
 Status = Mapping[str, Any]
 
@@ -25,6 +32,8 @@ def headline(status: Status) -> str:
     figures = f"{up:,} of {counted(len(backends), 'backend')} up, {sessions}"
     if not status["serving"]:
         return f"No client can be served: {status['reason']}"
+    if accepts_nobody(status):
+        return f"No client is accepted; {figures}"
     out = [pool["name"] for pool in status["pools"] if not pool["serving"]]
     which = f"pool {out[0]}" if len(out) == 1 else counted(len(out), "pool")
     return f"No client of {which} can be served; {figures}" if out else figures
@@ -46,6 +55,7 @@ def assess(status: Status, sampler: Sampler | None = None) -> list[Problem]:
     found += of_backends[:MOST_BACKENDS]
     if (more := len(of_backends) - MOST_BACKENDS) > 0:
         found.append((of_backends[MOST_BACKENDS][0], f"{counted(more, 'more backend')} of the table below."))
+    found += acceptor_problems(status)
     for worker in status["workers"]:
         if worker["state"] == "hung":
             then = "a sibling serves its queue until it is replaced"
@@ -57,6 +67,24 @@ def assess(status: Status, sampler: Sampler | None = None) -> list[Problem]:
     if reload and not reload.get("ok", True):
         found.append((WARN, f"The last reload failed, the old configuration stays: {reload.get('text', '')}"))
     return sorted(found, key=lambda problem: RANKS[problem[0]])
+
+
+def accepts_nobody(status: Status) -> bool:
+    """Whether there are ready workers, and each has stopped to accept clients."""
+    ready = [worker for worker in status["workers"] if worker["state"] == "ready"]
+    return bool(ready) and not any(worker["accepting"] for worker in ready)
+
+
+def acceptor_problems(status: Status) -> Iterable[Problem]:
+    """A worker that has run out of files, memory or places rests, while its clients wait in the kernel's queue."""
+    why = "the line `accept` of the log says which"
+    if accepts_nobody(status):
+        yield BAD, f"No client is accepted: every worker has reached a limit of this machine ({why})."
+        return
+    for worker in status["workers"]:
+        if worker["state"] == "ready" and not worker["accepting"]:
+            name = f"Worker {worker['slot']} (pid {worker['pid']})"
+            yield WARN, f"{name} has reached a limit of this machine and accepts no client for now ({why})."
 
 
 def listener_problems(listener: Mapping[str, Any]) -> Iterable[Problem]:
@@ -106,9 +134,8 @@ def backend_problems(backend: Mapping[str, Any]) -> Iterable[Problem]:
         yield WARN, f"{name}: no address of {backend['address']} is known."
     elif state != "up":
         held = counted(backend["sessions"], "session")
-        condition = {"drain": "is drained", "maint": "is in maintenance"}.get(state, "has weight 0")
-        # no warning: an operator wants it so; the note keeps it from being forgotten
-        yield NOTE, f"{name} {condition} by an operator{ago}; {held} left there."
+        # no warning: somebody wants it so; the note keeps it from being forgotten
+        yield NOTE, f"{name} {CONDITIONS[state]}{ago}; {held} left there."
 
 
 def facts(status: Status) -> list[str]:

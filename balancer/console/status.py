@@ -336,14 +336,14 @@ def describe_times(board: Board, kind: BlockKind, index: int, columns: dict[str,
 
 
 def describe_pool(
-    board: Board, pool: Pool, backends: Sequence[dict[str, Any]], now_ms: int
+    board: Board, pool: Pool, backends: Sequence[dict[str, Any]], now_ms: int, has_worker: bool
 ) -> dict[str, Any]:
     """`backends` are those of this pool."""
     at = board.pool_at(pool.index)
     return {
         "name": pool.name,
         "balance": pool.balance,
-        **describe_serving(serving(board, pool)),
+        **describe_serving(by_workers(serving(board, pool), has_worker)),
         "queued": board.gauge(at + P_QUEUED),
         "queued_total": board.total(at + P_QUEUED_TOTAL),
         "max_queue": queue_limit(board, pool),
@@ -365,6 +365,11 @@ def describe_framed(board: Board, pool: Pool) -> dict[str, Any] | None:
 def describe_serving(found: Serving) -> dict[str, Any]:
     """Whether a client can be served, and why not."""
     return {"serving": found.is_serving, "reason": found.reason, "up": found.up}
+
+
+def by_workers(found: Serving, has_worker: bool) -> Serving:
+    """The same while a worker is ready; without one nobody is served, whatever the backends are."""
+    return found if has_worker else found._replace(is_serving=False, reason=NO_WORKER)
 
 
 def since_of(board: Board, index: int, state: BackendState) -> int:
@@ -420,17 +425,19 @@ def snapshot(
         for pool in options.pools
     ]
     serial, text = board.shared.notice.read()
+    has_worker = any(worker["state"] == "ready" for worker in workers)
+    described_pool = partial(describe_pool, board, now_ms=now_ms, has_worker=has_worker)
     return {
         "schema": SCHEMA,
         "version": identity.version,
         "host": identity.host,
         "config": identity.config or None,
-        **describe_whole(board, options, workers),
+        **describe_whole(board, options, has_worker),
         "generation": board.cells[master + MASTER_GENERATION],
         "uptime_s": round(now - board.cells[master + STARTED_MS] / 1000, 1),
         "steering": "on" if board.cells[master + MASTER_STEERED] else "off",
         "listeners": [describe_listener(board, listener) for listener in options.listeners],
-        "pools": [describe_pool(board, *each, now_ms) for each in zip(options.pools, backends, strict=True)],
+        "pools": list(map(described_pool, options.pools, backends)),
         "backends": [backend for each in backends for backend in each],
         "workers": sorted(workers, key=lambda worker: (worker["slot"], worker["generation"])),
         "processes": [describe_process(pid, role, figures(pid)) for pid, role in roles_by_pid(board).items()],
@@ -450,11 +457,9 @@ def snapshot(
     }
 
 
-def describe_whole(board: Board, options: Options, workers: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def describe_whole(board: Board, options: Options, has_worker: bool) -> dict[str, Any]:
     """Whether a client of any listener can be served."""
-    found = whole(serving_by_pool(board, options))
-    if not any(worker["state"] == "ready" for worker in workers):
-        found = found._replace(is_serving=False, reason=NO_WORKER)
+    found = by_workers(whole(serving_by_pool(board, options)), has_worker)
     return {"serving": found.is_serving, "reason": found.reason}
 
 

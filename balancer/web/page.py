@@ -27,7 +27,10 @@ LEVEL_WORDS = {BAD: "alarm", WARN: "warning", "note": "note"}
 
 ACTS = ("drain", "ready", "maint", "weight")
 AGAIN = '<meta http-equiv="refresh" content="10">'
-BY_HAND = "<noscript> Without script, load the page again to see what has changed.</noscript>"
+BY_HAND = (
+    '<noscript><p class="facts">As it was when this page was loaded. Without script, load it again to see what has '
+    "changed.</p></noscript>"
+)
 
 
 def _policy(form_action: str) -> str:

@@ -305,6 +305,23 @@ def test_http_on_a_unix_socket(tmp_path: Path) -> None:
     assert not (tmp_path / "w").exists()
 
 
+def test_the_page_says_that_no_client_is_accepted_where_files_run_out() -> None:
+    """96 files are places for 16 sessions; whoever comes later waits in the kernel's queue, and no check sees it."""
+    with Echo() as backend:
+        lb = WithMetrics(upstreams=[backend.address], metrics="127.0.0.1:0", workers=1)
+        lb.wrapper = ["prlimit", "--nofile=96:96"]
+        with lb:
+            lb.wait_backend(text_of(backend.address), "up")
+            with held(lb.address, 40):
+                wait_for(
+                    lambda: "<h1>No client is accepted; 1 of 1 backend up" in ask(lb.http, "/")[2], "it", 20
+                )
+                page = ask(lb.http, "/pool/main")[2]
+                assert "Pool main: no client is accepted" in page and 'class="level-bad"' in page
+            lb.wait_idle(10)
+            wait_for(lambda: "No client is accepted" not in ask(lb.http, "/")[2], "the all-clear", 20)
+
+
 @pytest.mark.skipif(shutil.which("promtool") is None, reason="needs promtool (Debian: prometheus)")
 def test_promtool_finds_nothing_to_mend_in_the_metrics(lb: WithMetrics) -> None:
     relay(lb.address, b"x")

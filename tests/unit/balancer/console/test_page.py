@@ -4,7 +4,7 @@ import base64
 import hashlib
 import re
 from html.parser import HTMLParser
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from hypothesis import given
@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from balancer.console.history import Sampler
 from balancer.console.page import BalancerPage
 from balancer.console.problems import assess, headline
+from balancer.pool.serving import BackendState
 from balancer.web.changes import Changes
 from balancer.web.history import BLOCK, History
 from balancer.web.page import HEADERS, headers, page
@@ -92,6 +93,11 @@ def expires(seconds: int) -> dict[str, object]:
         ({"workers": [worker(0), worker(1, state="hung")]}, WARN, "Worker 1 (pid 4711) is hung"),
         ({"workers": [], "serving": False, "reason": "no worker is ready"}, BAD,
          "No client can be served: no worker is ready."),
+        ({"workers": [worker(0), worker(1, accepting=False)]}, WARN,
+         "Worker 1 (pid 4711) has reached a limit of this machine and accepts no client for now"),
+        ({"workers": [worker(0), worker(1, accepting=False, state="draining")]}, GOOD, "Nothing needs attention."),
+        ({"workers": [worker(0, accepting=False), worker(1, accepting=False), worker(2, state="hung")]}, BAD,
+         "No client is accepted: every worker has reached a limit of this machine"),
         ({"reload": {"ok": False, "text": "conf:3: unknown key", "age_s": 4.0}}, WARN,
          "The last reload failed, the old configuration stays: conf:3: unknown key"),
         ({"pools": [pool("main", [backend("a")], queued=5)]}, WARN,
@@ -106,11 +112,36 @@ def expires(seconds: int) -> dict[str, object]:
 def test_what_is_wrong_stands_on_top(changed: dict[str, Any], level: str, sentence: str) -> None:
     problems = assess(status(**changed))
     assert worst(problems) == level
+    if sentence == "Nothing needs attention.":
+        assert not problems
+        return
     assert any(sentence in text for _, text in problems), problems
     html = render(status(**changed))
     assert f'<main class="level-{level}"' in html
     assert sentence in "".join(Reader(html).texts)
     assert '<li class="calm">' not in html
+
+
+@pytest.mark.parametrize("state", sorted({*get_args(BackendState)} - {"up"}))
+def test_each_state_of_a_backend_but_up_has_its_own_sentence(state: str) -> None:
+    [said] = [text for _, text in assess(status(backends=[backend("a"), backend("b", state=state)]))]
+    words = {
+        "drain": "drained by an operator",
+        "maint": "maintenance by an operator",
+        "weight-0": "weight 0 by an operator",
+        "agent": "by its agent",
+        "empty": "no backend",
+        "down": "is down",
+        "unresolved": "no address",
+    }
+    assert said.startswith("b") and [one for one, word in words.items() if word in said] == [state]
+
+
+def test_no_headline_is_calm_while_clients_are_not_accepted() -> None:
+    found = status(workers=[worker(0, accepting=False)])
+    assert headline(found).startswith("No client is accepted; 1 of 1 backend up")
+    assert view(found, "pool/main").headline.startswith("Pool main: no client is accepted; 1 of 1 ")
+    assert view(found, "listener/main").headline.startswith("Listener main: No client is accepted; ")
 
 
 def test_the_page_says_which_balancer_it_speaks_of() -> None:

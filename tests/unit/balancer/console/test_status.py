@@ -185,6 +185,7 @@ def test_an_age_is_that_of_the_state_that_is_shown(board: b.Board) -> None:
 def test_whether_a_client_can_be_served_is_said_of_the_whole_and_of_pools(board: b.Board) -> None:
     status = look(board)
     assert (status["serving"], status["reason"]) == (False, NO_WORKER)
+    assert {(one["serving"], one["reason"]) for one in status["pools"]} == {(False, NO_WORKER)}
     lease(board, 3, pid=71, state=c.READY, beat_ms=100_000)
     status = look(board)
     assert (status["serving"], status["reason"]) == (True, "")
@@ -197,7 +198,7 @@ def test_whether_a_client_can_be_served_is_said_of_the_whole_and_of_pools(board:
     assert [one["state"] for one in status["backends"]] == ["drain", "weight-0"]
     assert "NO CLIENT CAN BE SERVED: 1 with weight 0, 1 drained" in status_text(status)
     lease(board, 3, pid=71, state=c.READY, beat_ms=90_000)  # hung
-    assert look(board)["reason"] == NO_WORKER
+    assert look(board)["reason"] == NO_WORKER == look(board)["pools"][0]["reason"]
 
 
 def test_the_status_says_which_balancer_it_is_of(board: b.Board) -> None:
