@@ -11,7 +11,6 @@ know is written to the own row.
 """
 
 import contextlib
-import gc
 import json
 import os
 import signal
@@ -26,6 +25,7 @@ from balancer.eventloop.log import Log
 from balancer.eventloop.loop import READ, Loop
 from balancer.eventloop.signals import Signals, send
 from balancer.eventloop.timers import Timer
+from balancer.prefork.heap import settle_heap
 from balancer.prefork.slots import TICK
 from balancer.prefork.sockets import BySlot, ListeningSocket
 from balancer.prefork.titles import Title
@@ -139,8 +139,7 @@ class Child:
 
     def ready(self) -> None:
         """Tell the master that this process serves. The garbage collector ignores from now on what exists already."""
-        gc.collect()
-        gc.freeze()
+        settle_heap()
         self.cells[BEAT_MS] = int(self.loop.now * 1000)
         if self.cells[STATE] != DRAINING:
             self.cells[STATE] = READY

@@ -25,6 +25,7 @@ from balancer.eventloop.log import Log
 from balancer.eventloop.signals import signals_blocked
 from balancer.prefork.channels import Channels
 from balancer.prefork.child import Child, ChildPipes, ChildSpec
+from balancer.prefork.heap import settle_heap
 from balancer.prefork.limits import limit_child
 from balancer.prefork.plan import Plan, Role
 from balancer.prefork.sockets import BySlot
@@ -65,8 +66,7 @@ def fork_child(
     process to give.
     """
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK)
-    gc.collect()  # garbage would be frozen too, and stay in every process for ever
-    gc.freeze()  # shared with the child from now on; the collector would write to every page of it, and so copy it
+    settle_heap()
     with signals_blocked():
         try:
             pid = os.fork()

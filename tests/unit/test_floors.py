@@ -73,7 +73,7 @@ FLOORS = {
 # Inside a package, lowest first: a module imports from its own line and from those before it.
 ORDER = {
     "balancer.prefork": (
-        ("bind", "children", "limits", "notify", "options", "slots", "steering", "titles"),
+        ("bind", "children", "heap", "limits", "notify", "options", "slots", "steering", "titles"),
         ("inherited", "pidfile", "preflight"),
         ("sockets",),
         ("child", "socket_files", "upgrade"),
