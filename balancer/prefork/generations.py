@@ -50,9 +50,9 @@ from balancer.shm.layout import (
 READY_WITHIN = 12.0  # seconds for a whole new generation
 MOST_GENERATIONS = 16  # alive at once
 QUEUE_GRACE = (
-    0.2  # seconds that draining processes have to empty the queues of an address before it is closed
+    0.2  # seconds that draining processes have to empty the queues of an address before a stop closes it
 )
-SETTLE_WITHIN = 5.0  # seconds that the report of a reload waits for them at most; hangs end earlier
+SETTLE_WITHIN = 5.0  # seconds that a reload waits for them at most, to close and to report; hangs end earlier
 LOOK = 0.01  # seconds between two looks whether they have
 
 
@@ -326,7 +326,7 @@ class Generations:
         self._retire(old, is_final=False, now=now, within=reload_window(reload.old))
         self._log.apply(reload.plan.log)
         if removed:
-            self._close_soon(removed, now)
+            self._close_soon(removed, now, within=SETTLE_WITHIN)
         if not any(vars(changes).values()):
             changes = PlanChanges(changed=("settings",))
         self._settling = Settling(changes, now + SETTLE_WITHIN, now)
@@ -371,8 +371,14 @@ class Generations:
 
     # -- removed addresses --
 
-    def _close_soon(self, groups: Sequence[SocketGroup], now: float, look_at: float | None = None) -> None:
-        self._closing = Closing(groups, now + QUEUE_GRACE, now + LOOK if look_at is None else look_at)
+    def _close_soon(
+        self,
+        groups: Sequence[SocketGroup],
+        now: float,
+        look_at: float | None = None,
+        within: float = QUEUE_GRACE,
+    ) -> None:
+        self._closing = Closing(groups, now + within, now + LOOK if look_at is None else look_at)
 
     def _is_accepting(self, groups: Sequence[SocketGroup]) -> bool:
         """Whether a process may still accept from one of these addresses."""

@@ -60,8 +60,13 @@ def memory_of(pid: int) -> int:
 
 
 def memory_of_process(pid: int) -> int:
-    """Proportional set size in bytes; the resident set would count the pages of a fork once per process."""
-    rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
+    """Proportional set size in bytes; the resident set would count the pages of a fork once per process. Of one that only
+    root may look into, the resident pages that it shares with no file."""
+    try:
+        rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
+    except PermissionError:
+        _, resident, shared, *_ = Path(f"/proc/{pid}/statm").read_text().split()
+        return (int(resident) - int(shared)) * os.sysconf("SC_PAGE_SIZE")
     return int(re.search(r"^Pss:\s+(\d+)", rollup, re.MULTILINE)[1]) * 1024  # type: ignore[index]
 
 

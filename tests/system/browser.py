@@ -38,6 +38,7 @@ class Browser:
         self._process = subprocess.Popen(
             ["bash", "-c", shell, program, *FLAGS, f"--user-data-dir={self._profile.name}"],
             pass_fds=(commands, answers), stderr=subprocess.DEVNULL, start_new_session=True,
+            env=os.environ | {"HOME": self._profile.name},
         )  # fmt: skip
         os.close(commands)
         os.close(answers)

@@ -336,7 +336,7 @@ def test_ports_come_and_go() -> None:
                 return True
             return False
 
-        wait_for(refused, "the removed port refuses", 1.0, every=0.001)  # within 0.2 s: test_generations.py
+        wait_for(refused, "the removed port refuses", 1.0, every=0.001)
         established = on_other.finish()
         outcome = load.finish()
         report("ports come and go", failed=outcome.failed + established.failed)
