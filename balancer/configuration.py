@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 
 from balancer import __version__
 from balancer.admin_socket import AdminPlace, directories
+from balancer.combinations import notes_on_pools, notes_on_resolver, refuse_conflicts
 from balancer.config import usage
 from balancer.config.common import ALL_SECTIONS, check_debug
 from balancer.config.ini import did_you_mean
@@ -107,15 +108,19 @@ def parse(
     check_addresses(listeners)
     check_backends(pools, listeners)
     check_frames(pools)
+    given = [(each.record, each.settings, each.items) for each in pools]
+    refuse_conflicts(given)
     notes = (
         read.notes + check_routes(listeners, pools) + check_access(listeners) + check_tls(listeners, pools)
     )
+    notes += notes_on_pools(given, [each.record for each in listeners])
     check_debug(read.main)
     uid = os.geteuid()
     asked = settle or AdminPlace(directories(environ, uid), uid, os.getpid()).path_of
     process, admin_notes = with_admin(read.main, listeners, asked)
     check_console(read.main, process, listeners)
     notes += _exposed(read.main, process) + admin_notes
+    notes += notes_on_resolver(process, read.main, [each.record for each in pools])
     if read.main.values["check-config"]:
         notes += try_out(read.main, process, listeners, pools)
     named = [(kind.options, each) for kind in KINDS for each in read.named[kind.name]]

@@ -55,7 +55,7 @@ EXAMPLE = (
     "balancer -p 9090 -u 10.0.0.1:9000 -u '10.0.0.2:9000 weight=2' -u '10.0.0.3:9000 backup' --maxconns 1024"
 )
 POLICIES = ("leastconn", "roundrobin", "random", "p2c", "source", "maglev", "first", "nq")
-
+HASHES = ("source", "maglev")  # the client's address decides, not the load
 
 MAIN = MAIN_POOL  # the listener's name too, in a configuration without sections
 

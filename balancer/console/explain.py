@@ -20,12 +20,12 @@ from typing import Any
 
 from balancer.console.sets import is_shown
 from balancer.edge.route import REJECT, Route
-from balancer.options import Listener, Pool
+from balancer.options import HASHES, Listener, Pool
 from balancer.pool.backend import Backend
 from balancer.pool.board import L_SESSIONS, P_CONNECTIONS_IDLE, P_CONNECTIONS_IN_USE, P_QUEUED, Board
 from balancer.pool.choice import Choice
 from balancer.pool.election import candidates, weights_in_force
-from balancer.pool.policies import HASHES, POLICIES, expected_delay
+from balancer.pool.policies import POLICIES, expected_delay
 from balancer.pool.serving import is_panic, queue_limit, serving, state_of
 from balancer.pool.targets import tenant_of
 from balancer.relay.routes import RouteTable

@@ -164,7 +164,19 @@ def _parse_set(words: list[str]) -> Backend:
         quote(word) for word in words[1:] if word.partition("=")[0] not in ("slots", "family", "obsolete")
     )
     backend = _parse([f"{address.host}:{address.port or 1}", *split_words(plain)])
+    found = replace(found, family=_family_by(backend.sources, family))
     return replace(backend, address=address, name=settings.get("name", str(found)), set=found)
+
+
+def _family_by(sources: tuple[Address, ...], family: str) -> str:
+    """The addresses of a set that is connected from `sources`: those of their IP version, unless `family` says more."""
+    versions = {"4" if source.family == "inet" else "6" for source in sources}
+    if len(versions) != 1 or family == "both":
+        return family
+    [version] = versions
+    if family.removeprefix("prefer-") not in ("", version):
+        raise ValueError(f"nothing can be connected from {sources[0].host} with family={family}")
+    return family or version
 
 
 def _settings_of(words: list[str], known: tuple[str, ...] = WORDS, form: str = FORM) -> dict[str, str]:

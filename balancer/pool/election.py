@@ -21,7 +21,7 @@ election; the worker's further sessions begin with that one.
 
 from collections.abc import Callable, Collection, Sequence
 
-from balancer.options import Pool
+from balancer.options import HASHES, Pool
 from balancer.pool.backend import Backend
 from balancer.pool.board import (
     ADMIN_VERSION,
@@ -39,7 +39,7 @@ from balancer.pool.board import (
 )
 from balancer.pool.choice import Candidate, Choice, Pick
 from balancer.pool.loads import load_reader, loads_reader
-from balancer.pool.policies import HASHES, POLICIES
+from balancer.pool.policies import POLICIES
 from balancer.pool.serving import is_asked, is_itself, is_panic, state_of
 from balancer.pool.shared_limit import SharedLimit
 from balancer.pool.targets import DialTarget, Target, chain, links, targets_of, tenant_of

@@ -301,4 +301,3 @@ POLICIES: dict[str, Callable[[Choice], Pick]] = {
     "first": first,
     "nq": nq,
 }
-HASHES = ("source", "maglev")  # the client's address decides, not the load

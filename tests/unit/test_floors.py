@@ -20,7 +20,9 @@ PACKAGES = ("balancer", "workers", "scripts")
 MODULE_LINES = 500
 FUNCTION_LINES = 50
 
-GROUND, PROCESSES, OPTIONS, CHOICE, TRAFFIC, VERDICTS, PROBING, ROLE, SERVICE, ENTRY, LAB, SCRIPT = range(12)
+GROUND, PROCESSES, OPTIONS, PAIRS, CHOICE, TRAFFIC, VERDICTS, PROBING, ROLE, SERVICE, ENTRY, LAB, SCRIPT = (
+    range(13)
+)
 FLOORS = {
     "balancer": GROUND,  # __init__: the version
     "balancer.eventloop": GROUND,
@@ -35,6 +37,7 @@ FLOORS = {
     "balancer.sample_files": PROCESSES,
     "balancer.edge": PROCESSES,
     "balancer.configuration": CHOICE,
+    "balancer.combinations": PAIRS,
     "balancer.pool": CHOICE,
     "balancer.preflight": TRAFFIC,
     "balancer.relay": TRAFFIC,

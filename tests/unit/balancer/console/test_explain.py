@@ -11,11 +11,11 @@ from balancer.config.units import parse_address
 from balancer.console.explain import explain
 from balancer.console.views import explain_text, info_text
 from balancer.edge.route import Route
-from balancer.options import Listener, Pool
+from balancer.options import HASHES, Listener, Pool
 from balancer.pool import board as b
 from balancer.pool.backend import Backend
 from balancer.pool.election import Elector
-from balancer.pool.policies import HASHES, POLICIES
+from balancer.pool.policies import POLICIES
 from balancer.shm import layout as c
 from tests.unit.balancer.console import sample_status as sample
 

@@ -6,8 +6,9 @@ from dataclasses import replace
 
 import pytest
 
+from balancer.options import HASHES
 from balancer.pool.choice import Candidate, Choice
-from balancer.pool.policies import HASHES, POLICIES
+from balancer.pool.policies import POLICIES
 from tests.unit.balancer.pool.test_policies import CLIENTS, built, owners, picks
 
 MANY = [f"{number >> 16}.{number >> 8 & 255}.{number & 255}.7" for number in range(100_000)]
