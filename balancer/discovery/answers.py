@@ -9,7 +9,7 @@ their replies, and returns the set or why there is none.
   a namesake, and the last set stays.
 - The time that an answer holds is the smallest TTL in it, those of its aliases included.
 - The lowest priority of a service serves, the others are its backups. Weights are divided by what they share, since only
-  their ratio counts.
+  their ratio counts. Beside others, one of 0 is given next to nothing (RFC 2782).
 """
 
 import math
@@ -176,7 +176,8 @@ def _members(services: Sequence[ServiceRecord], known: Mapping[str, tuple[str, .
     lowest = min(one.priority for one in services)
     shared = math.gcd(*(one.weight for one in services)) or 1
     heaviest = max(one.weight for one in services) // shared
-    scale = min(1.0, HEAVIEST / heaviest) if heaviest else 1.0
+    has_least = heaviest > 0 and any(not one.weight for one in services)
+    scale = HEAVIEST / heaviest if has_least or heaviest > HEAVIEST else 1.0
     found: dict[tuple[str, int], Member] = {}
     for one in sorted(services, key=lambda one: one.priority):  # servers shuffle them
         weight = max(1, round(one.weight // shared * scale))

@@ -14,7 +14,6 @@ import struct
 from collections.abc import Callable
 
 import dns.exception
-import dns.flags
 import dns.message
 import dns.name
 import dns.rcode
@@ -31,6 +30,8 @@ OVER_TCP = 2.0  # seconds for a query over TCP
 ATTEMPTS = 3  # rounds over all servers
 PAYLOAD = 1232  # bytes of an answer over UDP that no network cuts into fragments
 MOST_BYTES = 65535
+HEAD = 12  # bytes of a message before its question
+CUT = 0x82  # QR and TC in the third of them
 
 Done = Callable[[NameReply], object]
 
@@ -40,7 +41,10 @@ def read_message(message: dns.message.Message, server: str) -> NameReply:
     code = message.rcode()
     if code not in (dns.rcode.NOERROR, dns.rcode.NXDOMAIN):
         return NameReply(dns.rcode.to_text(code), server=server)
-    chain = message.resolve_chaining()  # type: ignore[attr-defined]
+    try:
+        chain = message.resolve_chaining()  # type: ignore[attr-defined]
+    except dns.exception.DNSException:  # aliases in a circle, or an answer about a name that does not exist
+        return NameReply("FORMERR", server=server)
     if chain.answer is None:
         return NameReply("NXDOMAIN" if code == dns.rcode.NXDOMAIN else "NODATA", server=server)
     extra: dict[str, tuple[str, ...]] = {}
@@ -54,6 +58,12 @@ def read_message(message: dns.message.Message, server: str) -> NameReply:
         services = (ServiceRecord(r.priority, r.weight, r.port, _text_of(r.target)) for r in chain.answer)
         return NameReply("", services=tuple(services), ttl=ttl, server=server, extra=extra)
     return NameReply("", tuple(record.address for record in chain.answer), ttl=ttl, server=server)
+
+
+def is_cut(data: bytes, query: bytes) -> bool:
+    """Whether a datagram is an answer to `query` that says it is cut: by its head, since some servers cut within a
+    record."""
+    return len(data) >= HEAD and data[:2] == query[:2] and data[2] & CUT == CUT
 
 
 def _text_of(name: dns.name.Name) -> str:
@@ -175,12 +185,12 @@ class DnsQuery:
     def _read(self, data: bytes, over_tcp: bool) -> None:
         """An answer, or something that only looks like one: another may come."""
         assert self._message is not None
+        if not over_tcp and is_cut(data, self._wire):
+            self._begin(True)
+            return
         try:
             message = dns.message.from_wire(data)
             if not self._message.is_response(message):
-                return
-            if message.flags & dns.flags.TC and not over_tcp:
-                self._begin(True)
                 return
             reply = read_message(message, self._server()[0])
         except (dns.exception.DNSException, ValueError):

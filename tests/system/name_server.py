@@ -25,14 +25,14 @@ from scripts.lab.network import Address, free_port
 
 class NameServer:
     """`rcode`: in place of every answer; `is_silent`: answers nothing; `most_udp`: records in an answer over UDP, the
-    others missing, with the TC bit unless `hides_cuts`."""
+    others missing, with the TC bit unless `hides_cuts`; `cuts_records`: the last one that is there ends within."""
 
     def __init__(self) -> None:
         self.address: Address = ("127.0.0.1", free_port())
         self.queries: Counter[tuple[str, str, str]] = Counter()
         self.rcode: int | None = None
         self.is_silent = False
-        self.most_udp, self.hides_cuts = 1000, False
+        self.most_udp, self.hides_cuts, self.cuts_records = 1000, False, False
         self._zone: dict[tuple[str, str], tuple[list[str], int]] = {}
         self._aliases: dict[str, tuple[str, int]] = {}
         self._lock = threading.Lock()
@@ -139,7 +139,8 @@ class NameServer:
                 reply.set_rcode(dns.rcode.NXDOMAIN)
             if kind == "SRV":
                 self._add_glue(reply, values)
-            return reply.to_wire(max_size=65535)
+            wire = reply.to_wire(max_size=65535)
+            return wire[:-3] if self.cuts_records and reply.flags & dns.flags.TC else wire
 
     def _add_glue(self, reply: dns.message.Message, services: list[str]) -> None:
         for target in {value.split()[3].rstrip(".") for value in services}:

@@ -134,11 +134,14 @@ def test_five_thousand_connections_of_a_set_that_dnsmasq_knows(tmp_path: Path) -
         )
 
 
-def test_an_answer_that_does_not_fit_comes_over_tcp_and_the_rest_is_left_out(dns_server: NameServer) -> None:
+@pytest.mark.parametrize("cuts_records", [False, True])
+def test_an_answer_that_does_not_fit_comes_over_tcp_and_the_rest_is_left_out(
+    dns_server: NameServer, cuts_records: bool
+) -> None:
     with Hosts(3) as hosts:
         many = [*hosts.names, *(f"127.0.1.{number}" for number in range(60))]
         dns_server.know("big.test", *many)
-        dns_server.most_udp = 10
+        dns_server.most_udp, dns_server.cuts_records = 10, cuts_records
         with balancer(dns_server, f"dns:big.test:{hosts.port} slots=40 name=big", check="none") as lb:
             lb.wait_line(r" resolve set=\S+ left_out=23 slots=40 ", PATIENCE)
             assert len(tenants(lb)) == 40

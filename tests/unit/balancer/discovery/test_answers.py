@@ -114,12 +114,27 @@ def test_a_service_that_says_it_is_not_there_has_no_backend() -> None:
 
 @pytest.mark.parametrize(
     "weights, scaled",
-    [([1, 3], [1, 3]), ([100, 300], [1, 3]), ([0, 0], [1, 1]), ([1, 65535], [1, 256]), ([0, 5], [1, 1])],
-)
+    [
+        ([1, 3], [1, 3]), ([100, 300], [1, 3]), ([0, 0], [1, 1]), ([1, 65535], [1, 256]), ([0, 5], [1, 256]),
+        ([100, 0], [256, 1]), ([0, 65535], [1, 256]),
+    ],
+)  # fmt: skip
 def test_only_the_ratio_of_weights_counts(weights: list[int], scaled: list[int]) -> None:
     records = [(1, weight, 5, f"h{place}") for place, weight in enumerate(weights)]
     reply = services(*records, h0=("10.0.0.1",), h1=("10.0.0.2",))
     assert [member.weight for member in asked(WANTED, {SRV: reply})[0].members] == scaled
+
+
+def test_one_of_weight_0_leaves_the_ratio_of_the_others() -> None:
+    records = [(1, weight, 5, f"h{place}") for place, weight in enumerate([0, 10, 30])]
+    reply = services(*records, h0=("10.0.0.1",), h1=("10.0.0.2",), h2=("10.0.0.3",))
+    assert [member.weight for member in asked(WANTED, {SRV: reply})[0].members] == [1, 85, 256]
+
+
+@pytest.mark.parametrize("record", [(0, 0, 0, "h0"), (0, 9, 80, "."), (0, 9, 80, "")])
+def test_records_that_name_no_place_are_passed_over(record: tuple[int, int, int, str]) -> None:
+    reply = services(record, (5, 2, 81, "h1"), h0=("10.0.0.1",), h1=("10.0.0.2",))
+    assert asked(WANTED, {SRV: reply})[0].members == (Member("10.0.0.2", 81, 1),)
 
 
 @pytest.mark.parametrize(
