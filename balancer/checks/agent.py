@@ -54,12 +54,15 @@ class AgentWords:
 
 
 def first_line(data: bytes) -> bytes:
-    """Up to the first CR or LF, and no more than an agent may say."""
-    return re.split(rb"[\r\n]", data[:MOST_LINE], maxsplit=1)[0]
+    """Up to the first CR or LF, and no more than an agent may say: a last word that may be cut there is no word."""
+    line = re.split(rb"[\r\n]", data[:MOST_LINE], maxsplit=1)[0]
+    if len(line) < MOST_LINE or b"#" in line:
+        return line
+    return re.sub(rb"[^\s,]+$", b"", line)
 
 
 def listen(talk: Talk) -> Steps:
-    """An agent on a port of its own: it speaks first. Its line may end with the connection."""
+    """An agent on a port of its own: it speaks first. Its line may end with the connection, unless that is reset."""
     talk.may_be_cut = True
     while not re.search(rb"[\r\n]", talk.received) and len(talk.received) < MOST_LINE:
         yield

@@ -222,15 +222,16 @@ class Probe:
     def _converse(self, dialogue: Dialogue) -> None:
         """Read until nothing is left; the socket is edge-triggered. After the outcome only the end is waited for."""
         assert self._sock is not None
+        was_reset = False
         for _ in range(MOST_READS):
             try:
                 data = self._receive(MOST_BYTES)
             except BlockingIOError:
                 return
             except OSError:
-                data = b""
+                data, was_reset = b"", True
             if not data:
-                dialogue.ended()
+                dialogue.ended(was_reset)
                 break
             if not dialogue.outcome:
                 self._say(dialogue.advance(data))

@@ -102,12 +102,12 @@ class Dialogue:
         words, talk.to_send = talk.to_send, b""
         return words
 
-    def ended(self) -> None:
-        """The service has closed the connection."""
+    def ended(self, was_reset: bool = False) -> None:
+        """The service has closed the connection, or reset it."""
         if self.outcome:
             return
         talk = self._talk
-        if talk.may_be_cut and talk.received:
+        if talk.may_be_cut and talk.received and not was_reset:
             self.outcome = "ok"
         else:
             self._end("closed", talk.received)

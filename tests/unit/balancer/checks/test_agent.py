@@ -39,7 +39,16 @@ def test_what_is_not_said_stays_and_only_ready_ends_a_drain() -> None:
 
 @pytest.mark.parametrize("size", [1, 3, 999])
 @pytest.mark.parametrize(
-    "said, line", [(b"up 75%\n", b"up 75%"), (b"drain\r\nmore", b"drain"), (b"x" * 600, b"x" * MOST_LINE)]
+    "said, line",
+    [
+        (b"up 75%\n", b"up 75%"),
+        (b"drain\r\nmore", b"drain"),
+        (b"x" * 600, b""),
+        (b"up" + b" " * (MOST_LINE - 12) + b"maxconn:3000\n", b"up" + b" " * (MOST_LINE - 12)),
+        (b"up" + b"," * (MOST_LINE - 4) + b"7500%\n", b"up" + b"," * (MOST_LINE - 4)),
+        (b"down#" + b"x" * 600, b"down#" + b"x" * (MOST_LINE - 5)),
+        (b"up 75%" + b" " * (MOST_LINE - 7) + b"\n", b"up 75%" + b" " * (MOST_LINE - 7)),
+    ],
 )
 def test_one_line_is_read_of_an_agent(said: bytes, line: bytes, size: int) -> None:
     dialogue = Dialogue(listen)
@@ -47,7 +56,19 @@ def test_one_line_is_read_of_an_agent(said: bytes, line: bytes, size: int) -> No
     for at in range(0, len(said), size):
         if not dialogue.outcome:
             dialogue.advance(said[at : at + size])
-    assert dialogue.outcome == "ok" and first_line(dialogue.rest)[:MOST_LINE] == line
+    assert dialogue.outcome == "ok" and first_line(dialogue.rest) == line
+
+
+@pytest.mark.parametrize("was_reset, outcome", [(False, "ok"), (True, "closed")])
+@pytest.mark.parametrize("said", [b"up maxconn:3", b"75%", b"dr"])
+def test_a_line_may_end_with_the_connection_but_not_with_a_reset(
+    said: bytes, was_reset: bool, outcome: str
+) -> None:
+    dialogue = Dialogue(listen)
+    dialogue.advance()
+    dialogue.advance(said)
+    dialogue.ended(was_reset)
+    assert dialogue.outcome == outcome
 
 
 @pytest.mark.parametrize("size", [1, 999])

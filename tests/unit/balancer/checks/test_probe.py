@@ -8,6 +8,7 @@ from typing import ClassVar
 
 import pytest
 
+from balancer.checks.agent import listen
 from balancer.checks.check import parse_check_line
 from balancer.checks.probe import FAREWELL, MOST_READS, STAYS, Probe, outcome_of
 from balancer.checks.protocols import dialogue_of
@@ -86,7 +87,10 @@ class FakeSocket:
 
     def recv(self, size: int, flags: int = 0) -> bytes:
         if not flags and self.talk:
-            return self.talk.pop(0)
+            said = self.talk.pop(0)
+            if isinstance(said, OSError):
+                raise said
+            return said
         if not flags:
             raise BlockingIOError(errno.EAGAIN, "nothing yet")
         assert flags == socket.MSG_PEEK  # what a peer says is its next reader's
@@ -289,7 +293,7 @@ def talking(line: str, first: int = errno.EINPROGRESS) -> Check:
     return check
 
 
-def hear(check: Check, *said: bytes, after: float = 0.25) -> None:
+def hear(check: Check, *said: bytes | OSError, after: float = 0.25) -> None:
     check.sockets[0].talk = list(said)
     check.loop.now += after
     check.loop.watched[9](1)
@@ -324,6 +328,13 @@ def test_a_talk_that_does_not_end_fails_by_the_time_limit_with_what_came() -> No
     assert check.outcomes == []
     check.loop.timers[-1].act()
     assert [one for one, _ in check.outcomes] == ["timeout"] and check.came == "+PO"
+
+
+@pytest.mark.parametrize("said", [b"", ConnectionResetError(errno.ECONNRESET, "reset")])
+def test_what_a_reset_cuts_is_no_line_of_an_agent(said: bytes | OSError) -> None:
+    check = Check(first=0, dialogue=Dialogue(listen))
+    hear(check, b"up maxconn:3", said)
+    assert [one for one, _ in check.outcomes] == ["ok" if said == b"" else "closed"]
 
 
 def test_after_the_last_word_the_service_closes_and_the_outcome_waits_for_that() -> None:
