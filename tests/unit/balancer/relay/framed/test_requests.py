@@ -1097,6 +1097,29 @@ def test_a_client_that_leaves_the_queue(start: Start) -> None:
     assert worker.backend().frames() == ["a", "c"]
 
 
+@pytest.mark.parametrize("order", ["strict", "any"])
+def test_a_client_that_has_closed_loses_its_queued_requests_with_its_first_reply(
+    start: Start, order: str
+) -> None:
+    """Until then it cannot be told from one that has ended its sending and waits for its replies."""
+    worker = start(upstream="maxconn=1", order=order)
+    client, other = worker.client(), worker.client()
+    client.ask(*"abcd")
+    assert worker.backend().frames() == ["a"]
+    assert client.heard() == b""  # with tickets unread its close would be a reset
+    client.close()
+    other.ask("other")
+    assert not worker.ends
+    worker.backend().answer("A")
+    assert worker.ends[0].startswith("CD ")
+    heard = [text for peer in worker.dialled() for text in peer.frames()]
+    assert heard[-1] == "other"
+    assert set(heard) <= {"b", "other"}  # at most the one that was sent before the reset arrived
+    worker.backend().answer("OTHER")
+    assert other.frames() == ["OTHER"]
+    assert worker.failures() == 0
+
+
 def test_a_place_is_free_after_its_connection_is_closed(start: Start) -> None:
     worker = start(upstream="maxconn=1")
     first, second = worker.client(), worker.client()
