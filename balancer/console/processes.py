@@ -17,6 +17,7 @@ class Figures:
     cpu_percent: float | None  # of one core, over the last second
     rss_bytes: int | None
     fds: int | None
+    parent: int | None = None
 
 
 UNKNOWN = Figures(None, None, None)
@@ -40,8 +41,8 @@ class Processes:
                 if process is None:
                     process = self.known[pid] = psutil.Process(pid)
                 with process.oneshot():
-                    cpu, rss = process.cpu_percent(), process.memory_info().rss
-                self.figures[pid] = Figures(cpu, rss, self.count_fds(process))
+                    cpu, rss, parent = process.cpu_percent(), process.memory_info().rss, process.ppid()
+                self.figures[pid] = Figures(cpu, rss, self.count_fds(process), parent)
             except psutil.Error:
                 self.known.pop(pid, None)
                 self.figures.pop(pid, None)

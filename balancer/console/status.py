@@ -7,6 +7,7 @@ RULES
 - Totals include the dead and the draining; they never fall.
 
     {"schema": 2, "version", "host", "config", "serving", "reason", "generation", "uptime_s", "steering": "on"|"off",
+     "former_master": pid or null,
      "listeners": [{"name", "addresses", "pools", "sessions", "maxconns", "overflow": "drop"|"queue", "accepted_total",
                    "refused_total", "failed_total", "bytes_in_total", "bytes_out_total", "closed_total", "cut_total",
                    "retries_total", "pauses_total", "resumes_total", "ends": {"--", "CC", ...}, "denials": {"deny", ...},
@@ -39,6 +40,7 @@ configured can be less.
 `ends`: sessions by the end that the log has for them, every end a key. What else there is of clients that are gone is a
 sum: refused (closed at the accept, or by a limit: sQ, RC), failed (no backend could be reached: SC, sC), cut (KD), closed
 (all of them, those without a session too: accepted - closed are open).
+`former_master`: the master before the last upgrade, while it lives: its sessions are in no figure here.
 `denials`: clients that a rule of their listener has turned away, or with dry-run would have, by relay/ends.py.
 `serving`: whether a client can be served now, `reason`: why not, or which pools are out (pool/serving.py); of the whole,
 it takes a worker that is ready, and one pool with a listener that serves.
@@ -145,6 +147,7 @@ from balancer.shm.layout import (
     DRAINING,
     FIRST_LEASE,
     GENERATION,
+    MASTER_FORMER,
     MASTER_GENERATION,
     MASTER_HANGS,
     MASTER_RESPAWNS,
@@ -436,6 +439,7 @@ def snapshot(
         "generation": board.cells[master + MASTER_GENERATION],
         "uptime_s": round(now - board.cells[master + STARTED_MS] / 1000, 1),
         "steering": "on" if board.cells[master + MASTER_STEERED] else "off",
+        "former_master": former_master(board, figures),
         "listeners": [describe_listener(board, listener) for listener in options.listeners],
         "pools": list(map(described_pool, options.pools, backends)),
         "backends": [backend for each in backends for backend in each],
@@ -455,6 +459,13 @@ def snapshot(
         "events": described(board.shared.events.read()[-MOST_EVENTS:], now),
         "bounds_s": list(BOUNDS),
     }
+
+
+def former_master(board: Board, figures: Callable[[int], Figures]) -> int | None:
+    """The pid of the master that an upgrade took over from; None once it has ended, and its child has another parent."""
+    master = MASTER_ROW * board.columns
+    former = board.cells[master + MASTER_FORMER]
+    return former if former and figures(board.cells[master + PID]).parent == former else None
 
 
 def describe_whole(board: Board, options: Options, has_worker: bool) -> dict[str, Any]:

@@ -90,12 +90,23 @@ def columns_text(head: Sequence[str], rows: Sequence[Sequence[str]], colour: boo
     return lines
 
 
+def worker_state(worker: Mapping[str, Any]) -> str:
+    left = worker.get("drain_left_s")
+    return str(worker["state"]) if left is None else f"{worker['state']}, {human_age(left)} left"
+
+
+def of_former(status: Mapping[str, Any]) -> str:
+    """What is not known of sessions of the master before an upgrade, empty without one."""
+    former = status.get("former_master")
+    return f"the master before the upgrade (pid {former}) still has its sessions" if former else ""
+
+
 def worker_row(worker: Mapping[str, Any]) -> list[str]:
     cpu = worker.get("cpu_percent")
     return [
         str(worker["slot"]),
         str(worker["pid"]),
-        str(worker["state"]),
+        worker_state(worker),
         human_number(worker["sessions"]),
         human_number(worker["accepted_total"]),
         "-" if cpu is None else f"{cpu:.1f} %",
@@ -250,6 +261,8 @@ def status_text(status: Mapping[str, Any], colour: bool = False) -> str:
         lines.append(paint(f"NO CLIENT CAN BE SERVED: {status['reason']}", RED))
     elif status["reason"]:
         lines.append(paint(status["reason"], RED))
+    if former := of_former(status):
+        lines.append(f"{former}, which are not counted here")
     lines += [paint(sentence, RED) for sentence in expiring(status)]
     reload = status.get("reload")
     if reload and not reload.get("ok", True):

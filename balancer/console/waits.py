@@ -5,13 +5,15 @@ RULES: pure; a status in, a sentence out, empty once it is met.
     up       each of the backends takes new sessions              ready   a client can be served
     down     the checks, sessions or agents speak against each    idle    no session is open, and none waits
     drained  none takes new sessions, and no session is left
+
+The sessions of a master before an upgrade are known to it alone: while it lives, some may be open, at any backend.
 """
 
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from balancer.config.units import counted, parse_address
-from balancer.console.table import identity
+from balancer.console.table import identity, of_former
 from balancer.pool.backend import is_called
 
 Status = Mapping[str, Any]
@@ -29,7 +31,7 @@ def ready(status: Status) -> str:
 def idle(status: Status) -> str:
     totals = status["totals"]
     open_now, queued = int(totals["sessions"]), int(totals["queued"])
-    return f"{counted(max(open_now, queued), 'session')} open" if open_now or queued else ""
+    return f"{counted(max(open_now, queued), 'session')} open" if open_now or queued else of_former(status)
 
 
 def up(backends: Iterable[Status]) -> str:
@@ -63,7 +65,7 @@ def after(act: str, names: set[str], status: Status) -> str:
     if act != "ready":
         if back := [identity(one) for one in found if one["state"] == "up"]:
             raise NeverMet(f"takes new sessions again: {', '.join(back)}")
-        return empty(found)
+        return empty(found) or of_former(status)
     if gone := names.difference(map(identity, found)):
         raise NeverMet(f"no longer configured: {', '.join(sorted(gone))}")
     if out := [f"{identity(one)} is {one['state']}" for one in found if one["state"] in OUT]:
@@ -87,7 +89,8 @@ def condition(words: tuple[str, ...], known: set[str], status: Status) -> str:
         elif wanted != "drained":
             raise NeverMet(f"no longer there: {name}")
         found |= {identity(one): one for one in matching}
-    return OF_BACKENDS[wanted](found.values())
+    left = OF_BACKENDS[wanted](found.values())
+    return left or (of_former(status) if wanted == "drained" else "")
 
 
 def called(name: str, backends: Iterable[Status]) -> list[Status]:

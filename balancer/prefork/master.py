@@ -44,6 +44,7 @@ from balancer.shm.events import tell
 from balancer.shm.layout import (
     ADMIN_ROW,
     BEAT_MS,
+    MASTER_FORMER,
     MASTER_SLOTS,
     MASTER_UPCOMING,
     PID,
@@ -254,6 +255,7 @@ class Master:
             self._pidfile.write(os.getpid())
         self.notifier.ready(self.generations.status())
         if self._ready_fd >= 0:
+            self.processes.row[MASTER_FORMER] = os.getppid()
             say_ready(self._ready_fd)
             tell(
                 self.log,

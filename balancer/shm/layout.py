@@ -44,6 +44,7 @@ MASTER_GENERATION = GENERATION
 # 1 = new connections are steered by the shares of the slots table, 0 = the kernel's plain hash
 MASTER_STEERED = ACCEPTING
 MASTER_LIVE_ROWS = LOAD
+MASTER_FORMER = WORKERS_REQUESTS  # pid of the master that an upgrade took over from, 0: none
 MASTER_RESPAWNS = 12  # processes replaced since boot
 MASTER_HANGS = 13  # processes killed because their heartbeat stood still
 MASTER_RELOADS = 14  # reloads that have succeeded, those that changed nothing included

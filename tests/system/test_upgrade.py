@@ -136,9 +136,16 @@ def test_sessions_of_the_old_version_are_finished_by_it(tmp_path: Path) -> None:
                 client.sendall(b"y")
                 assert receive(client, 1) == b"y"
             assert lb.old.poll() is None
+            told = wait_for(
+                lambda: (status_or_none(lb) or {}).get("former_master"), "the former master, told"
+            )
+            assert told == lb.old.pid
+            waiting = lb.ctl("wait", "idle", "--timeout", "1s")
+            assert waiting.returncode == 1, "the sessions of the former master count too"
             for client in clients:
                 client.close()
             assert lb.old.wait(10) == 0
+            wait_for(lambda: lb.status()["former_master"] is None, "the former master has gone")
             new.sendall(b"m")
             assert receive(new, 1) == b"m"
         wait_for(lambda: status_or_none(lb), "a status of the new version")

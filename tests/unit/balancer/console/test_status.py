@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from balancer.config.units import parse_address
 from balancer.console.processes import UNKNOWN, Figures
 from balancer.console.status import NO_WORKER, Identity, snapshot, worker_state
-from balancer.console.table import address_text, check_text, status_text
+from balancer.console.table import address_text, check_text, status_text, worker_row
 from balancer.edge.route import Route
 from balancer.options import Listener, Options, Pool, ProcessOptions
 from balancer.pool import board as b
@@ -281,6 +281,17 @@ def test_a_drain_shows_what_is_left_of_it(board: b.Board) -> None:
     lease(board, 3, pid=71, state=c.DRAINING, beat_ms=100_000, deadline_ms=102_500)
     lease(board, 4, pid=72, slot=1, state=c.READY, beat_ms=100_000)
     assert [worker["drain_left_s"] for worker in look(board)["workers"]] == [2.5, None]
+    assert worker_row(look(board)["workers"][0])[2] == "draining, 2s left"
+
+
+def test_the_master_before_an_upgrade_is_told_while_it_is_the_parent(board: b.Board) -> None:
+    board.shared.rows.row(c.MASTER_ROW)[c.PID] = 80
+    for former, parent, told in ((0, 1, None), (70, 70, 70), (70, 1, None), (70, None, None)):
+        board.shared.rows.row(c.MASTER_ROW)[c.MASTER_FORMER] = former
+        figures = Figures(None, None, None, parent)
+        found = snapshot(board, OPTIONS, Identity("1", "lb"), 100.0, lambda _pid, seen=figures: seen)
+        assert found["former_master"] == told
+        assert ("still has its sessions, which are not counted here" in status_text(found)) == bool(told)
 
 
 def test_the_last_reload_is_told(board: b.Board) -> None:

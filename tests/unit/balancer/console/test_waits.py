@@ -47,6 +47,26 @@ def test_a_condition_is_met_or_says_what_it_lacks(words: str, found: dict[str, A
     assert condition(tuple(words.split()), set(), found) == left
 
 
+@pytest.mark.parametrize(
+    ("words", "waits"),
+    [("idle", True), ("a drained", True), ("a up", False), ("b down", False), ("ready", False)],
+)
+def test_sessions_of_the_master_before_an_upgrade_are_waited_for(words: str, waits: bool) -> None:
+    found = status(
+        backends=[backend("a", sessions=0), backend("b", state="down")],
+        former_master=4700,
+        totals={"sessions": 0, "queued": 0},
+    )
+    if words == "a drained":
+        found["backends"][0]["state"] = "drain"
+    left = condition(tuple(words.split()), set(), found)
+    assert left == ("the master before the upgrade (pid 4700) still has its sessions" if waits else "")
+    for act in ("drain", "maint"):
+        found["backends"][0]["state"] = act
+        assert "4700" in after(act, {"a"}, found)
+        assert after(act, {"a"}, found | {"former_master": None}) == ""
+
+
 def test_a_name_that_no_backend_has_is_never_met() -> None:
     for name in ("x", "other/a", "x*"):
         with pytest.raises(NeverMet, match="no backend is called"):
