@@ -1,11 +1,11 @@
-"""Verdicts, admin states and resolved addresses for the successor of an upgrade, as text.
+"""Verdicts, admin states, words of agents and resolved addresses for the successor of an upgrade, as text.
 
 RULES: exports words of one board, restores them on another; knows neither process nor socket. Identity is the backend's
 name, as in a reload; a verdict and an address count only for the address text they were found for. A backend with
 nothing but defaults is left out, so that a thousand healthy ones are an empty text.
 
-Without it an upgrade would send clients to a backend that an operator has taken out, and to a dead one until the checks
-have found that out again.
+Without it an upgrade would send clients to a backend that an operator or its agent has taken out, and to a dead one until
+the checks have found that out again. An agent says `drain` once: nobody would say it again.
 """
 
 import json
@@ -25,9 +25,15 @@ from balancer.pool.board import (
     W_ADDRESSES,
     W_ADMIN_SINCE_MS,
     W_ADMIN_STATE,
+    W_AGENT,
+    W_AGENT_MAXCONN,
+    W_AGENT_WEIGHT,
     W_DNS_NAME,
     W_IN_USE,
     W_NAME,
+    W_PENALTIES,
+    W_PENALTY_MS,
+    W_RAMP,
     W_SINCE_MS,
     W_SUBJECT,
     W_TENANT_KEY,
@@ -38,19 +44,34 @@ from balancer.pool.board import (
 from balancer.pool.targets import has_admin_state
 
 MOST_WEIGHT = 1 << 32
+Handed = tuple[list[int], int, int, int, list[int], list[int]]
 _FOUND = (W_SUBJECT, W_VERDICT, W_SINCE_MS, W_IN_USE, W_ADDRESSES)  # then the addresses, two words each
 _OF_SLOT = (*TENANT_WORDS, W_TENANT_KEY, W_DNS_NAME)  # versions before wrote no name, and no key
+_LAYERS = (
+    W_AGENT,
+    W_AGENT_WEIGHT,
+    W_AGENT_MAXCONN,
+    W_RAMP,
+    W_PENALTIES,
+    W_PENALTY_MS,
+)  # versions before wrote none
 _FORMER = 6  # words of a version with one address: the first three, a family and the address
 
 
 def export_state(board: Board, backends: Sequence[Backend]) -> str:
-    """{name: [[...found], admin state, weight, since, [...of a slot]]} of each backend that is down, resolved or changed
-    by hand."""
+    """{name: [[...found], admin state, weight, since, [...of a slot], [...layers]]} of each backend that is down,
+    resolved, or changed by hand, by its agent, a slow start or a penalty."""
     words = {}
     for backend in backends:
         word = partial(board.word, backend.index)
         wish = partial(board.admin_word, backend.index)
-        if word(W_VERDICT) == DOWN or word(W_ADDRESSES) or has_admin_state(board, backend.index):
+        layers = [word(column) for column in _LAYERS]
+        if (
+            word(W_VERDICT) == DOWN
+            or word(W_ADDRESSES)
+            or any(layers)
+            or has_admin_state(board, backend.index)
+        ):
             addresses = range(W_ADDRESS, W_ADDRESS + 2 * word(W_ADDRESSES))
             words[backend.identity] = [
                 [word(column) for column in (*_FOUND, *addresses)],
@@ -58,6 +79,7 @@ def export_state(board: Board, backends: Sequence[Backend]) -> str:
                 wish(W_WEIGHT),
                 wish(W_ADMIN_SINCE_MS),
                 [word(column) for column in _OF_SLOT] if backend.set else [],
+                layers,
             ]
     return json.dumps(words, separators=(",", ":")) if words else ""
 
@@ -71,19 +93,19 @@ def restore_state(board: Board, backends: Sequence[Backend], text: str) -> None:
         return
     for backend in backends:
         if backend.identity in words:
-            found, state, weight, since, tenant = words[backend.identity]
+            found, state, weight, since, tenant, layers = words[backend.identity]
             columns = (*_FOUND, *range(W_ADDRESS, W_ADDRESS + len(found) - len(_FOUND)))
             name = (W_NAME, NAME_ANSWERED if len(found) > len(_FOUND) else NAME_ASKED)
-            of_slot = zip(_OF_SLOT, tenant, strict=False)
-            board.write_verdict(backend.index, [*zip(columns, found, strict=True), *of_slot, name])
+            more = (*zip(_OF_SLOT, tenant, strict=False), *zip(_LAYERS, layers, strict=False))
+            board.write_verdict(backend.index, [*zip(columns, found, strict=True), *more, name])
             board.set_admin_state(backend.index, state, since)
             board.set_weight(backend.index, weight - 1 if weight else None, since)
 
 
-def _read(text: str) -> dict[str, tuple[list[int], int, int, int, list[int]]]:
+def _read(text: str) -> dict[str, Handed]:
     """Raises ValueError or TypeError for what `export_state` would not write. A version before wrote no `since`, and
     one address at most, which is asked for again."""
-    words: dict[str, tuple[list[int], int, int, int, list[int]]] = {}
+    words: dict[str, Handed] = {}
     for name, (found, state, weight, *rest) in dict(json.loads(text or "{}")).items():
         numbers = [int(value) for value in found]
         if len(numbers) == _FORMER:
@@ -94,6 +116,6 @@ def _read(text: str) -> dict[str, tuple[list[int], int, int, int, list[int]]]:
         )
         if not is_sound or state not in range(len(ADMIN_NAMES)) or weight not in range(MOST_WEIGHT):
             raise ValueError(f"{name}: not a handover state")
-        tenant = [int(value) for value in rest[1]] if len(rest) > 1 else []
-        words[name] = numbers, int(state), int(weight), int(rest[0]) if rest else 0, tenant
+        tenant, layers = ([int(value) for value in each] for each in [*rest[1:], [], []][:2])
+        words[name] = numbers, int(state), int(weight), int(rest[0]) if rest else 0, tenant, layers
     return words

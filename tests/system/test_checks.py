@@ -2,7 +2,9 @@
 and the servers' logs have nothing to complain of."""
 
 import contextlib
+import os
 import re
+import signal
 import socket
 from contextlib import ExitStack
 from pathlib import Path
@@ -13,6 +15,7 @@ from scripts.lab.process import freeze
 from scripts.lab.waiting import wait_for
 from tests.system.harness import FileBalancer, Resizer, ini_section
 from tests.system.services import Mail, Postgres, Redis, mosquitto, nginx
+from tests.system.upgradable import UpgradableBalancer, status_or_none, subreaper
 
 PATIENCE = 20.0  # seconds; a passing run does not wait for them
 INTERVAL = 0.2
@@ -163,6 +166,50 @@ def test_an_agent_that_says_less_gets_less_and_its_share_back(tmp_path: Path) ->
         words["127.0.0.2"] = "ready up 100%"
         lb.wait_backend("127.0.0.2", "up", PATIENCE)
         assert 0.4 < shares(lb)["127.0.0.2"] < 0.6
+
+
+def test_what_an_agent_has_said_once_outlives_reload_upgrade_and_prober(tmp_path: Path) -> None:
+    """Operator, agent and check keep their order: none lifts what another has decided, whichever process decides now."""
+    said = "drain 50%"
+    with ExitStack() as stack:
+        stack.enter_context(subreaper())
+        echo = stack.enter_context(Echo())
+        agent = stack.enter_context(Scripted(lambda conn: conn.sendall(said.encode())))
+        name = text_of(echo.address)
+        lb = UpgradableBalancer(
+            tmp_path,
+            upstreams=[echo.address],
+            agent_port=agent.address[1],
+            agent_interval=f"{INTERVAL}s",
+            check_interval=f"{INTERVAL}s",
+            check_fall=1,
+        )
+        lb.expect(r"all-down|\breap\b|\bagent\b")
+        stack.enter_context(lb)
+        lb.wait_backend(name, "agent", PATIENCE)
+
+        def goes_on_out() -> None:
+            asked = agent.ever
+            wait_for(lambda: agent.ever > asked + 1, "the next answers of the agent", PATIENCE)
+            assert (lb.backend(name)["state"], lb.backend(name)["share_percent"]) == ("agent", 50)
+
+        said = "up 50%"  # no `ready`
+        goes_on_out()
+        assert lb.ctl("reload").returncode == 0
+        goes_on_out()
+        [prober] = [pid for pid, title in lb.titles().items() if ": prober" in title]
+        os.kill(prober, signal.SIGKILL)
+        goes_on_out()
+        lb.upgrade()
+        wait_for(lambda: status_or_none(lb), "a status of the successor", PATIENCE)
+        goes_on_out()
+        assert lb.ctl("maint", name).returncode == 0
+        lb.wait_backend(name, "maint", PATIENCE)
+        assert lb.ctl("ready", name).returncode == 0
+        lb.wait_backend(name, "agent", PATIENCE)
+        said = "ready up 100%"
+        lb.wait_backend(name, "up", PATIENCE)
+        lb.stop()
 
 
 def test_the_agent_of_a_resizer_is_asked_on_its_own_port() -> None:

@@ -8,14 +8,21 @@ import pytest
 from balancer.pool.backend import Backend, parse_upstream, with_indexes
 from balancer.pool.board import (
     ADMIN_MAINT,
+    AGENT_OUT,
     DOWN,
     MOST_ADDRESSES,
     NAME_ANSWERED,
     UP,
     W_ADMIN_SINCE_MS,
     W_ADMIN_STATE,
+    W_AGENT,
+    W_AGENT_MAXCONN,
+    W_AGENT_WEIGHT,
     W_DNS_NAME,
     W_NAME,
+    W_PENALTIES,
+    W_PENALTY_MS,
+    W_RAMP,
     W_SINCE_MS,
     W_SUBJECT,
     W_TENANT_KEY,
@@ -23,6 +30,7 @@ from balancer.pool.board import (
     Board,
 )
 from balancer.pool.handover_state import export_state, restore_state
+from balancer.pool.serving import state_of
 from balancer.pool.targets import NameAddresses, addresses_of
 from balancer.pool.verdicts import VerdictWriter
 from balancer.shm.layout import FIRST_LEASE
@@ -60,6 +68,37 @@ def test_what_a_version_without_ages_and_with_one_address_wrote_is_read() -> Non
     [a] = pool("a")
     restore_state(new, [a], json.dumps({"a": [[0, 2, 0, 0, 0, 0], ADMIN_MAINT, 0]}))
     assert (new.word(0, W_ADMIN_STATE), new.word(0, W_ADMIN_SINCE_MS)) == (ADMIN_MAINT, 0)
+
+
+@pytest.mark.parametrize(
+    "column", [W_AGENT, W_AGENT_WEIGHT, W_AGENT_MAXCONN, W_RAMP, W_PENALTIES, W_PENALTY_MS]
+)
+@pytest.mark.parametrize("text", ["10.0.0.1:80 name=a", "dns:web.test:80 slots=1 name=web"])
+def test_what_only_one_layer_says_lasts(column: int, text: str) -> None:
+    old, new = board(), board()
+    [one] = parse_upstream(text).expanded()
+    one, moved = replace(one, index=3), replace(one, index=5)
+    for each in (3, 4):
+        VerdictWriter(old, FIRST_LEASE).restore(replace(one, index=each), 0.0)
+    assert not export_state(old, [one])
+    old.write_verdict(3, [(column, 2)])
+    exported = export_state(old, [one])
+    restore_state(new, [moved], exported)
+    assert new.word(5, column) == 2
+    assert VerdictWriter(new, FIRST_LEASE).restore(moved, 9.0) == (True, 0.0) and new.word(5, column) == 2
+    former = json.loads(exported)
+    former[one.identity].pop()  # what a version before wrote
+    restore_state(newer := board(), [moved], json.dumps(former))
+    assert newer.word(5, column) == 0
+
+
+def test_what_an_agent_has_taken_out_stays_out_for_the_successor() -> None:
+    old, new = board(), board()
+    [a] = pool("a")
+    VerdictWriter(old, FIRST_LEASE).restore(a, 0.0)
+    VerdictWriter(old, FIRST_LEASE).write_agent(0, (AGENT_OUT, 0, 0))
+    restore_state(new, [a], export_state(old, [a]))
+    assert state_of(old, a) == state_of(new, a) == "agent"
 
 
 @pytest.mark.parametrize("count", range(1, MOST_ADDRESSES + 1))
