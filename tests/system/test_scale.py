@@ -3,7 +3,8 @@
     python -m pytest -m soak -s tests/system/test_scale.py      prints the figures of docs/SCALING.md
 
 RULES: what is asserted is CPU time of a turn. The wall clock is printed beside it: on two cores that the load has as
-well, a process waits far longer than it works.
+well, a process waits far longer than it works. The promises are the long form's; the short one allows SLACK times as
+much, for a slow machine, and still fails where a worker lists its sessions in one turn.
 """
 
 import re
@@ -21,14 +22,13 @@ from tests.system.crowd import Holding, Scraping, Serving
 from tests.system.harness import Balancer, ini_section
 from tests.system.turns import MODULE, Turns, take_turns
 
-BACKENDS, POOLS, WORKERS = 1000, 20, 4
+BACKENDS, POOLS = 1000, 20
 HELPERS = 4  # processes that hold clients, and as many that are backends
 VERSION = "/status.json?since=VERSION"  # what the page asks for
 SCRAPERS = {"/metrics": 40, "/status.json": 20, VERSION: 20, "/": 20}
 SCRAPE_EVERY = (
     2.0  # seconds between an answer and the next question: as often as a page, seven times Prometheus
 )
-SCRAPE_FOR = 15.0
 COMMANDS = (
     ["sessions", "--json"],
     ["sessions"],
@@ -39,6 +39,7 @@ COMMANDS = (
 )
 MOST_IN_WORKER = 0.005  # seconds of CPU in one turn
 MOST_IN_CONSOLE = 0.25  # of the 0.5 s by which a heartbeat may be late
+SLACK = 4
 MOST_IN_PROBER = 0.1
 MOST_MEMORY = 64 << 20  # bytes of the console
 
@@ -92,7 +93,7 @@ def write_file(directory: Path, port: int) -> None:
     (directory / "balancer.ini").write_text("\n".join(sections))
 
 
-def check_commands(lb: TimedBalancer, sessions: int, what: str) -> None:
+def check_commands(lb: TimedBalancer, sessions: int, what: str, slack: int) -> None:
     """Each question of an operator, and what it costs workers and console."""
     for words in COMMANDS:
         began = time.monotonic()
@@ -103,32 +104,37 @@ def check_commands(lb: TimedBalancer, sessions: int, what: str) -> None:
             assert run.stdout.count('"client"') == sessions
         name = f"{what}: {' '.join(words)}"
         print(f"{name}: {took:.2f} s, {len(run.stdout):,} characters")
-        check(lb.take_longest(name))
+        check(lb.take_longest(name), slack)
 
 
-def check(found: Longest) -> None:
-    assert found.worker.cpu <= MOST_IN_WORKER, found.worker
-    assert found.console.cpu <= MOST_IN_CONSOLE, found.console
+def check(found: Longest, slack: int) -> None:
+    assert found.worker.cpu <= MOST_IN_WORKER * slack, found.worker
+    assert found.console.cpu <= MOST_IN_CONSOLE * slack, found.console
 
 
-@pytest.mark.parametrize("sessions", [2000, pytest.param(20_000, marks=pytest.mark.soak)])
-def test_the_console_delays_no_worker_and_not_itself(sessions: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("sessions", "workers", "seconds", "slack"),
+    [(8000, 2, 5.0, SLACK), pytest.param(20_000, 4, 15.0, 1, marks=pytest.mark.soak)],
+)
+def test_the_console_delays_no_worker_and_not_itself(
+    sessions: int, workers: int, seconds: float, slack: int, tmp_path: Path
+) -> None:
     port = free_port()
     write_file(tmp_path, port)
     with ExitStack() as stack:
         for _ in range(HELPERS):
             stack.enter_context(Serving(port))
-        lb = stack.enter_context(TimedBalancer(tmp_path, workers=WORKERS, metrics="localhost:0", maxconns=0))
+        lb = stack.enter_context(TimedBalancer(tmp_path, workers=workers, metrics="localhost:0", maxconns=0))
         crowds = [stack.enter_context(Holding(lb.address, sessions // HELPERS)) for _ in range(HELPERS)]
         for crowd in crowds:
             assert crowd.read_line() == "ready"
         time.sleep(2)  # each session has lasted, and has its keepalive options
         lb.take_longest("boot")
-        check_commands(lb, sessions, "alone")
+        check_commands(lb, sessions, "alone", slack)
         with Scraping(lb.http, SCRAPERS, SCRAPE_EVERY) as scraping:
-            time.sleep(SCRAPE_FOR)
-            check(lb.take_longest("scraped"))
-            check_commands(lb, sessions, "scraped")
+            time.sleep(seconds)
+            check(lb.take_longest("scraped"), slack)
+            check_commands(lb, sessions, "scraped", slack)
             [console] = lb.pids_of("console")
             used = lb.memory([console])
             print(f"console: {used / 2**20:.1f} MB; all: {lb.memory() / 2**20:.1f} MB")
