@@ -18,7 +18,7 @@ each has its turn after the other connections. While an exchange is under way, n
 """
 
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from http import HTTPStatus
 from math import inf
@@ -83,6 +83,14 @@ class HttpBody(Protocol):
         """The body is complete. The answer follows, now or later."""
 
 
+def joined(headers: Iterable[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
+    """Every value of each name: a second Origin must not hide the first one."""
+    found: dict[bytes, bytes] = {}
+    for name, value in headers:
+        found[name] = b"%b, %b" % (found[name], value) if name in found else value
+    return found
+
+
 def _nothing() -> None:
     """What an exchange does that holds nothing."""
 
@@ -90,7 +98,8 @@ def _nothing() -> None:
 class HttpExchange:
     """One request and the way to answer it.
 
-    `headers`: names in lower case. `body_length`: from Content-Length; 0 without a body, None when it comes in chunks.
+    `headers`: names in lower case; the values of one that comes several times, joined by commas.
+    `body_length`: from Content-Length; 0 without a body, None when it comes in chunks.
     `on_abandoned` is called once if the exchange ends without `answer`: the connection is gone, or an HttpError refused
     the request. It frees what the router holds for the exchange.
     `on_hung_up` is called if the client ends its side before the answer: it is gone, or has half-closed and still reads.
@@ -307,6 +316,8 @@ class HttpConnection(ConnectionProtocol):
 
     def _begin(self, request: Any) -> None:
         headers = dict(request.headers)
+        if len(headers) != len(request.headers):
+            headers = joined(request.headers)
         length = None if b"transfer-encoding" in headers else int(headers.get(b"content-length", b"0"))
         method, target = (part.decode("ascii", "replace") for part in (request.method, request.target))
         self.exchange = exchange = HttpExchange(self, method, target, headers, length)
