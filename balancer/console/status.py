@@ -45,7 +45,8 @@ sum: refused (closed at the accept, or by a limit: sQ, RC), failed (no backend c
 `serving`: whether a client can be served now, `reason`: why not, or which pools are out (pool/serving.py); of the whole,
 it takes a worker that is ready, and one pool with a listener that serves.
 `state` of a worker: starting, ready, draining, hung. `state` of a backend: up (it takes new sessions), down, unresolved,
-agent (taken out by its agent), weight-0, drain, maint; `since_s` is the age of that state.
+empty (a place of a set without a backend), agent (taken out by its agent), weight-0, drain, maint; `since_s` is the age
+of that state.
 `share_percent` is the part of its weight that counts, by its agent and a slow start; `agent` is ready, out (drain, maint
 or weight 0) or down, null where none is asked.
 `early_ends` are sessions that the backend has ended before the client and before its own first byte; too many take it

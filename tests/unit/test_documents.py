@@ -46,7 +46,8 @@ OTHER_WORDS = {
     *("ca-file", "crl-file", "tcp-check", "hard-stop-after", "stick-table", "inspect-delay", "agent-check"),
     *("tls-flood", "tls-new-rsa", "tls-flood-rsa", "tcp-ut"),
 }
-OTHER_FLAGS = {"build", "retry", "retry-all-errors", "retry-connrefused", "nofile", "ulimit", "write"}
+# Flags alone, or behind one of our programs; those of other programs are theirs.
+OURS = re.compile(r"\$?\s*(?:-|balancer\b|balancerctl\b|resizer\b|resize-client\b)")
 GENERATED = re.compile(r"<!-- (options:[\w-]+|metrics) -->.*?<!-- /\w+ -->", re.DOTALL)
 COUNTERPARTS = re.compile(r"^\| (?:HAProxy|nginx).*$", re.MULTILINE)  # rows that show other programs' words
 
@@ -71,12 +72,14 @@ def inline(page: Path) -> list[str]:
 
 @EVERY_PAGE
 def test_each_word_that_looks_like_an_option_is_one(page: Path) -> None:
+    lines = [line for block in blocks(page, "(?:sh)?") for line in block.splitlines()]
     flags = {
         flag
-        for code in [*inline(page), *blocks(page, "(?:sh)?")]
+        for code in [*inline(page), *lines]
+        if OURS.match(code)
         for flag in re.findall(r"(?<![\w-])--(?:no-)?([a-z][a-z-]*)", code)
     }
-    assert flags <= FLAGS | OTHER_FLAGS, flags - FLAGS - OTHER_FLAGS
+    assert flags <= FLAGS, flags - FLAGS
     words = {code for code in inline(page) if re.fullmatch(r"[a-z]+(?:-[a-z]+)+", code)}
     assert words <= FLAGS | OTHER_WORDS, words - FLAGS - OTHER_WORDS
 

@@ -71,3 +71,47 @@ def test_what_pages_say_in_words() -> None:
     assert connection_pool.SUSPICION == 60 and "for a minute each connection to this backend" in framed
     assert connection_pool.REST == 0.25 and "rests for a quarter\nof a second" in framed
     assert generations.MOST_GENERATIONS == 16 and "At most sixteen generations" in signals
+
+
+def measured() -> dict[str, dict[str, list[str]]]:
+    """work -> proxy -> cells behind its name, of the first table of docs/BENCHMARKS.md."""
+    table = (DOCS / "BENCHMARKS.md").read_text().split("<!-- bench -->")[1].split("<!-- /bench -->")[0]
+    found: dict[str, dict[str, list[str]]] = {}
+    work = ""
+    for line in table.splitlines():
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        if line.startswith("|") and len(cells) > 5 and cells[1] not in ("proxy", "---"):
+            work = cells[0] or work
+            found.setdefault(work, {})[cells[1]] = cells[2:]
+    return found
+
+
+def test_the_readmes_costs_are_those_that_were_measured() -> None:
+    costs = (DOCS.parent / "README.md").read_text().split("## What it costs")[1].split("\n## ")[0]
+    rows = [
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in costs.splitlines()
+        if " us |" in line
+    ]
+    assert len(rows) == 3
+    for work, ours, *ratios in rows:
+        [there] = [peers for name, peers in measured().items() if name.startswith(work)]
+        assert ours == f"{there['ours'][3]} us", work
+        assert ratios == [there[peer][6] for peer in ("haproxy", "nginx", "envoy")], work
+
+
+def test_the_number_of_machines_is_reckoned_from_what_was_measured() -> None:
+    text = (DOCS / "SCALING.md").read_text()
+    order = ("keep-alive request", "one connection per request", "100 KB reply")
+    ours = [
+        next(peers["ours"] for name, peers in measured().items() if name.startswith(work)) for work in order
+    ]
+    [costs] = re.findall(r"^\| c, us of CPU \| (.*) \|$", text, re.MULTILINE)
+    assert costs.split(" | ") == [cells[3] for cells in ours]
+    [rates] = re.findall(r"^\| those two cores, .*? \| (.*) \|$", text, re.MULTILINE)
+    assert [rate.removesuffix(" /s") for rate in rates.split(" | ")] == [cells[0] for cells in ours]
+    [alone] = re.findall(r"^\| 8 cores for the balancer alone \| (.*) \|$", text, re.MULTILINE)
+    for rate, cells in zip(alone.split(" | "), ours, strict=True):
+        assert (
+            int(float(rate.removesuffix(" /s").replace(",", ""))) == int(8e6 / float(cells[3])) // 1000 * 1000
+        )
