@@ -7,10 +7,11 @@ import pytest
 
 from balancer.checks import check, talk
 from balancer.console import admin, answers, web
+from balancer.ctl_options import COMMANDS
 from balancer.discovery import lookups
 from balancer.edge import hello, proxy_protocol
 from balancer.eventloop import log_sink
-from balancer.options import MOST_LISTENERS, MOST_POOLS
+from balancer.options import MOST_LISTENERS, MOST_POOLS, POLICIES
 from balancer.pool import backend, board, health
 from balancer.prefork import generations, upgrade
 from balancer.relay import half, pipes, preread
@@ -115,3 +116,26 @@ def test_the_number_of_machines_is_reckoned_from_what_was_measured() -> None:
         assert (
             int(float(rate.removesuffix(" /s").replace(",", ""))) == int(8e6 / float(cells[3])) // 1000 * 1000
         )
+
+
+# Page, heading of the part that has to name them all, and the words.
+LISTS = (
+    ("CHECKS.md", "Health checks", [kind for kind in check.KINDS if kind != "script"]),
+    (
+        "CHECKS.md",
+        "Health checks",
+        ["port", "address", "sni", "proxy", "timeout", "expect", "host", "role", "user"],
+    ),
+    ("DISCOVERY.md", "Backends that come and go", list(backend.SET_WORDS)),
+    ("PROXY.md", "To a backend", list(proxy_protocol.EXTRAS)),
+    ("OPERATING.md", "Commands", [name for name, command in COMMANDS.items() if command.is_act]),
+    ("../README.md", "What it does", list(POLICIES)),
+)
+
+
+@pytest.mark.parametrize(("page", "heading", "words"), LISTS)
+def test_a_page_names_every_word_of_a_list(page: str, heading: str, words: list[str]) -> None:
+    text = (DOCS / page).read_text()
+    part = re.search(rf"^(#+) {heading}\n(.*?)(?=^\1 |\Z)", text, re.DOTALL | re.MULTILINE)
+    assert part is not None
+    assert [word for word in words if not re.search(rf"\b{word}\b", part[2])] == []
