@@ -278,7 +278,7 @@ def test_every_cpu_process_killed_at_random_and_every_request_answered() -> None
 
 def test_beyond_the_queue_requests_with_an_id_are_refused_at_once_and_original_peers_wait() -> None:
     data = picture(1500, 1000)
-    with Resizer(cpus=1, queue=8) as resizer:
+    with Resizer(cpus=1, queue=8, job_timeout="60s") as resizer:
         with Peer(resizer.address) as peer:
             peer.say(id=1, data=data, **LONG)
             peer.say(id=2, data=data, **LONG)
@@ -335,7 +335,7 @@ def test_too_many_clients_are_refused_work_but_not_health() -> None:
 
 def test_a_stop_answers_what_is_in_flight_and_refuses_the_rest() -> None:
     with (
-        Resizer(cpus=1, drain_timeout="60s") as resizer,
+        Resizer(cpus=1, drain_timeout="60s", job_timeout="60s") as resizer,
         Peer(resizer.address) as peer,
         Peer(resizer.address) as idle,
     ):
