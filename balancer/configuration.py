@@ -24,7 +24,7 @@ from balancer.config.option import ConfigError, SectionSettings, UsageError, bui
 from balancer.config.sections import Configuration, load_sections
 from balancer.config.units import Address
 from balancer.edge.access import Network
-from balancer.edge.certificates import calendar_time
+from balancer.edge.certificates import calendar_time, expired_lists
 from balancer.edge.route import REJECT, Route
 from balancer.edge.tls import ListenerTls
 from balancer.options import (
@@ -392,6 +392,9 @@ def check_tls(listeners: Sequence[ListenerSection], pools: Sequence[PoolSection]
             if file.not_before > calendar_time():
                 where = settings.where("tls-cert", item)
                 notes.append(f"{where}: the certificate in {file.path} is not valid yet")
+        if one.tls_cert and one.tls_client_crl is not None:
+            expired = expired_lists(one.tls_client_crl, calendar_time())
+            notes += [f"{settings.where('tls-client-crl')}: {sentence}" for sentence in expired]
         for pool in pools:
             if (
                 one.preread == "postgres"

@@ -69,10 +69,10 @@ class Authority:
         certificate = self._sign(subject, made, extensions, begins, ends)
         return certificate + (key_pem(made) if with_key else b"")
 
-    def revocations(self) -> bytes:
-        """The list of `revoked` serial numbers."""
+    def revocations(self, ends: timedelta = 30 * DAY) -> bytes:
+        """The list of `revoked` serial numbers; it ends so long from now."""
         now = datetime.now(UTC)
-        builder = x509.CertificateRevocationListBuilder(self.name, now - DAY, now + 30 * DAY)
+        builder = x509.CertificateRevocationListBuilder(self.name, now - 30 * DAY, now + ends)
         for serial in self.revoked:
             entry = x509.RevokedCertificateBuilder(serial, now - DAY).build()
             builder = builder.add_revoked_certificate(entry)

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 MOST = 1 << 20  # bytes of a file
 FORM = "FILE, or FILE key=FILE where the key is in another one"
 _BEGIN = re.compile(rb"-----BEGIN ([A-Z0-9 ]+)-----")
+_LIST = re.compile(rb"-----BEGIN X509 CRL-----.*?-----END X509 CRL-----", re.DOTALL)
 T = TypeVar("T")
 
 
@@ -190,6 +191,20 @@ def parse_revoked(text: str) -> TrustFile:
         raise ValueError(f"{text} holds no revocation list in PEM")
     _try(found.load_into, server_context(), text)
     return found
+
+
+def expired_lists(trust: TrustFile, now: float) -> list[str]:
+    """A sentence on each revocation list that OpenSSL takes for too old at `now`, seconds since 1970."""
+    from cryptography import x509
+
+    lists = [x509.load_pem_x509_crl(block) for block in _LIST.findall(trust.pem)]
+    ends = [(one.issuer.rfc4514_string(), one.next_update_utc) for one in lists]
+    return [
+        f"the revocation list of {issuer} in {trust.path} has expired on {end:%Y-%m-%d}: no certificate of "
+        "that authority is accepted"
+        for issuer, end in ends
+        if end is not None and end.timestamp() <= now
+    ]
 
 
 def server_context() -> "SSLContext":

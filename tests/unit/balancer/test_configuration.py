@@ -750,6 +750,26 @@ def test_a_certificate_of_tomorrow_is_worth_a_note(tmp_path: Path) -> None:
     assert note == f"--tls-cert: the certificate in {path} is not valid yet"
 
 
+def test_each_revocation_list_that_has_expired_is_worth_a_note(pem: Path, tmp_path: Path) -> None:
+    """OpenSSL turns every client of that authority away, which else is seen in the log of a running balancer only."""
+    old, new = Authority("Old"), Authority("New")
+    path = tmp_path / "crl.pem"
+    argv = [*NEEDED, "--tls-cert", str(pem), "--tls-client-ca", str(pem), "--tls-client-crl", str(path)]
+    for lists, expired in (
+        ([old.revocations(-DAY), new.revocations()], ["Old"]),
+        ([new.revocations(), b"a comment\n", old.revocations(-DAY)], ["Old"]),
+        ([old.revocations(-DAY), new.revocations(-DAY / 1440)], ["Old", "New"]),
+        ([new.revocations(), old.revocations()], []),
+    ):
+        path.write_bytes(b"".join(lists))
+        notes = parse(argv, {}).notes
+        assert len(notes) == len(expired), notes
+        for name, note in zip(expired, notes, strict=True):
+            assert note.startswith(
+                f"--tls-client-crl: the revocation list of CN={name} in {path} has expired on 20"
+            )
+
+
 def test_tls_to_backends(ini: Callable[[str], list[str]], pem: Path, tmp_path: Path) -> None:
     listener = "[listener web]\nbind = :80\npool = a\n"
     text = f"[pool a]\nupstream = 10.0.0.1:443\ntls = yes\ntls-sni = b.example\ntls-cert = {pem}\ntls-ca = {pem}\n"
