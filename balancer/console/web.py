@@ -5,7 +5,8 @@ RULES
   (pages.py), and `acts`, where any may be asked for (acts.py).
 - A client costs little: 128 connections at once (eventloop/connections.py says which one makes room for a new one), a
   head of 8 KiB, no body but that of an act, 5 s for a head to arrive and for an answer to be taken, one answer per
-  connection and turn. With 64 of them, 100 scrapers took places from each other, and a tenth of their answers were cut.
+  connection and turn. With 64 of them, 100 scrapers took places from each other, and a quarter of
+  their requests had no whole answer.
 """
 
 import socket
