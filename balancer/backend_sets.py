@@ -190,9 +190,10 @@ class BackendSets:
                 self._advance(each, look_up(each.wanted, self._servers(), each.name), None)
 
     def hasten(self, one: MonitoredBackend) -> None:
-        """A backend of a set does not answer: there may be another one by now."""
+        """A backend of a set does not answer: there may be another one by now. A server that fails is not asked more
+        often for that."""
         for each in self._sets:
-            if one in each.backends and each.due != float("inf"):
+            if one in each.backends and each.due != float("inf") and not each.failures:
                 each.due = min(each.due, self._loop.now + LEAST)
 
     def _advance(self, each: MonitoredSet, lookup: Lookup, reply: NameReply | None) -> None:

@@ -302,8 +302,8 @@ class Prober:
                 self._names.use(one, str(by[1][0]))
             elif one.name and outcome != "ok":  # it may have moved, or there is an address by now
                 self._names.hasten(one.name, now)
-            if one.backend.set is not None and outcome != "ok":
-                self._sets.hasten(one)
+            if one.backend.set is not None and outcome != "ok" and one.was_up:
+                self._sets.hasten(one)  # of one that stays down, nothing is new
             if isinstance(health, HealthState):
                 changed = health.passed(now) if outcome == "ok" else health.failed(now)
                 self._writer.note_check(index, outcome, seconds, health.streak)

@@ -94,6 +94,26 @@ def test_it_is_asked_again_by_its_ttl_within_bounds(sim: SetSimulation, ttl: flo
     assert sim.board.word(sim.backends[0].index, W_DNS_QUERIES) == len(sim.queries)
 
 
+@pytest.mark.parametrize("error", ["", "SERVFAIL", "NXDOMAIN", "timeout"])
+def test_a_backend_that_falls_has_the_server_asked_soon_and_one_that_stays_down_not_more_often(
+    sim: SetSimulation, error: str
+) -> None:
+    sim.know("10.0.0.1", "10.0.0.2", ttl=600.0)
+    prober = sim.prober()
+    sim.loop.advance(10.5, prober.tick)
+    fell = sim.loop.now
+    if error:
+        sim.reply = NameReply(error)
+    sim.network |= {("10.0.0.1", 80): "refused", ("10.0.0.2", 80): "refused"}
+    sim.queries.clear()
+    sim.loop.advance(20.0, prober.tick)
+    assert sim.queries[0] - fell < 4.0, "a check and the second after it, long before the refresh"
+    assert len(sim.verbs("down")) == 2
+    sim.queries.clear()
+    sim.loop.advance(60.0, prober.tick)
+    assert len(sim.queries) == pytest.approx(6, abs=1)
+
+
 @pytest.mark.parametrize("error", ["SERVFAIL", "NXDOMAIN", "NODATA", "REFUSED", "timeout"])
 def test_an_error_keeps_the_last_set_is_told_once_and_asked_for_less_and_less(
     sim: SetSimulation, error: str
