@@ -16,7 +16,7 @@ from PIL import Image
 from workers.wire.frames import FrameReader, frame
 from workers.wire.messages import Request, Response, decode_response, encode_request
 
-SECONDS = 15.0
+SECONDS = 60.0
 
 
 def framed(**fields: Any) -> bytes:
