@@ -11,6 +11,7 @@ from typing import Any
 from urllib.parse import quote
 
 from balancer.config.units import counted
+from balancer.console.entrance import is_full
 from balancer.console.history import (
     IN,
     LOST,
@@ -25,7 +26,7 @@ from balancer.console.history import (
     times_of,
     totals_of,
 )  # fmt: skip
-from balancer.console.problems import accepts_nobody, assess, facts, headline, rough_age
+from balancer.console.problems import assess, facts, headline, rough_age
 from balancer.console.table import address_text, check_text, framed_text, identity, sets_of, unclean_ends
 from balancer.web.figures import human_bytes, human_number
 from balancer.web.view import (
@@ -168,8 +169,6 @@ class BalancerPage:
         pool = self.status["pools"][0]
         sessions = counted(sum(one["sessions"] for one in pool["backends"]), "session")
         up = f"{pool['up']:,} of {counted(len(pool['backends']), 'backend')} up, {sessions}"
-        if pool["serving"] and accepts_nobody(self.status):
-            return f"Pool {name}: no client is accepted; {up}"
         return f"Pool {name}: {up if pool['serving'] else 'no client can be served: ' + pool['reason']}"
 
     def rate(self, key: str) -> float | None:
@@ -203,7 +202,6 @@ class BalancerPage:
     def listener(self, one: Mapping[str, Any]) -> PageRow:
         key, limit = f"listener {one['name']}", one["maxconns"]
         is_lossy = self.sampler.grown(f"{key}/lost", self.sums) > 0
-        is_full = limit and one["sessions"] >= limit
         link = f"{self.base}listener/{quote(one['name'], safe='')}"
         cells = (
             Cell(one["name"], ", ".join(one["addresses"]), link=link),
@@ -216,7 +214,7 @@ class BalancerPage:
             size(one["bytes_in_total"], self.rate(f"{key}/in")),
             size(one["bytes_out_total"], self.rate(f"{key}/out")),
         )
-        return PageRow(one["name"], cells, RANKS[WARN if is_lossy or is_full else GOOD])
+        return PageRow(one["name"], cells, RANKS[WARN if is_lossy or is_full(one) else GOOD])
 
     def pool(self, one: Mapping[str, Any]) -> PageRow:
         backends = one["backends"]

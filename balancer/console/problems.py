@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from balancer.config.units import counted
+from balancer.console.entrance import is_full, resting
 from balancer.console.history import Sampler, totals_of
 from balancer.console.table import MOST_ADDRESSES, address_text, expiring, identity
 from balancer.web.figures import human_age, human_number
@@ -32,8 +33,6 @@ def headline(status: Status) -> str:
     figures = f"{up:,} of {counted(len(backends), 'backend')} up, {sessions}"
     if not status["serving"]:
         return f"No client can be served: {status['reason']}"
-    if accepts_nobody(status):
-        return f"No client is accepted; {figures}"
     out = [pool["name"] for pool in status["pools"] if not pool["serving"]]
     which = f"pool {out[0]}" if len(out) == 1 else counted(len(out), "pool")
     return f"No client of {which} can be served; {figures}" if out else figures
@@ -69,27 +68,19 @@ def assess(status: Status, sampler: Sampler | None = None) -> list[Problem]:
     return sorted(found, key=lambda problem: RANKS[problem[0]])
 
 
-def accepts_nobody(status: Status) -> bool:
-    """Whether there are ready workers, and each has stopped to accept clients."""
-    ready = [worker for worker in status["workers"] if worker["state"] == "ready"]
-    return bool(ready) and not any(worker["accepting"] for worker in ready)
-
-
 def acceptor_problems(status: Status) -> Iterable[Problem]:
     """A worker that has run out of files, memory or places rests, while its clients wait in the kernel's queue."""
-    why = "the line `accept` of the log says which"
-    if accepts_nobody(status):
-        yield BAD, f"No client is accepted: every worker has reached a limit of this machine ({why})."
-        return
-    for worker in status["workers"]:
-        if worker["state"] == "ready" and not worker["accepting"]:
-            name = f"Worker {worker['slot']} (pid {worker['pid']})"
-            yield WARN, f"{name} has reached a limit of this machine and accepts no client for now ({why})."
+    for worker in resting(status["workers"], status["listeners"]):
+        name, why = (
+            f"Worker {worker['slot']} (pid {worker['pid']})",
+            "the line `accept` of the log says which",
+        )
+        yield WARN, f"{name} has reached a limit of this machine and accepts no client for now ({why})."
 
 
 def listener_problems(listener: Mapping[str, Any]) -> Iterable[Problem]:
     limit = listener["maxconns"]
-    if limit and listener["sessions"] >= limit:
+    if is_full(listener):
         then = "wait in the kernel's queue" if listener["overflow"] == "queue" else "are refused"
         full = f"Listener {listener['name']} has as many sessions as maxconns allows ({limit:,})"
         yield WARN, f"{full}: more clients {then}."

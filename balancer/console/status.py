@@ -42,8 +42,8 @@ sum: refused (closed at the accept, or by a limit: sQ, RC), failed (no backend c
 (all of them, those without a session too: accepted - closed are open).
 `former_master`: the master before the last upgrade, while it lives: its sessions are in no figure here.
 `denials`: clients that a rule of their listener has turned away, or with dry-run would have, by relay/ends.py.
-`serving`: whether a client can be served now, `reason`: why not, or which pools are out (pool/serving.py); of the whole,
-it takes a worker that is ready, and one pool with a listener that serves.
+`serving`: whether a client can be served now, `reason`: why not, or which pools are out (pool/serving.py): it takes a
+worker that is ready and accepts, a listener that does not refuse, being full (entrance.py), and a pool that serves.
 `state` of a worker: starting, ready, draining, hung. `state` of a backend: up (it takes new sessions), down, unresolved,
 empty (a place of a set without a backend), agent (taken out by its agent), weight-0, drain, maint; `since_s` is the age
 of that state.
@@ -71,6 +71,7 @@ from operator import add
 from typing import Any
 
 from balancer.console.certificates import presented
+from balancer.console.entrance import Entrance
 from balancer.console.events import described
 from balancer.console.processes import Figures
 from balancer.console.sets import describe_sets, is_shown
@@ -135,7 +136,6 @@ from balancer.pool.serving import (
     serving,
     serving_by_pool,
     state_of,
-    whole,
 )
 from balancer.pool.targets import address_in_use, is_backup
 from balancer.prefork.slots import is_hung
@@ -165,7 +165,6 @@ from balancer.shm.layout import (
 
 SCHEMA = 2
 AGENT_NAMES = ("ready", "out", "down")
-NO_WORKER = "no worker is ready"
 MOST_EVENTS = 20
 ROLE_NAMES = ("worker", "prober", "console")  # by ROLE: the order of the plan
 LISTENER_TOTALS = {
@@ -340,14 +339,14 @@ def describe_times(board: Board, kind: BlockKind, index: int, columns: dict[str,
 
 
 def describe_pool(
-    board: Board, pool: Pool, backends: Sequence[dict[str, Any]], now_ms: int, has_worker: bool
+    board: Board, pool: Pool, backends: Sequence[dict[str, Any]], now_ms: int, entrance: Entrance
 ) -> dict[str, Any]:
     """`backends` are those of this pool."""
     at = board.pool_at(pool.index)
     return {
         "name": pool.name,
         "balance": pool.balance,
-        **describe_serving(by_workers(serving(board, pool), has_worker)),
+        **describe_serving(entrance.of_pool(pool.name, serving(board, pool))),
         "queued": board.gauge(at + P_QUEUED),
         "queued_total": board.total(at + P_QUEUED_TOTAL),
         "max_queue": queue_limit(board, pool),
@@ -369,11 +368,6 @@ def describe_framed(board: Board, pool: Pool) -> dict[str, Any] | None:
 def describe_serving(found: Serving) -> dict[str, Any]:
     """Whether a client can be served, and why not."""
     return {"serving": found.is_serving, "reason": found.reason, "up": found.up}
-
-
-def by_workers(found: Serving, has_worker: bool) -> Serving:
-    """The same while a worker is ready; without one nobody is served, whatever the backends are."""
-    return found if has_worker else found._replace(is_serving=False, reason=NO_WORKER)
 
 
 def since_of(board: Board, index: int, state: BackendState) -> int:
@@ -429,36 +423,44 @@ def snapshot(
         for pool in options.pools
     ]
     serial, text = board.shared.notice.read()
-    has_worker = any(worker["state"] == "ready" for worker in workers)
-    described_pool = partial(describe_pool, board, now_ms=now_ms, has_worker=has_worker)
+    listeners = [describe_listener(board, listener) for listener in options.listeners]
+    entrance = Entrance(workers, listeners)
+    described_pool = partial(describe_pool, board, now_ms=now_ms, entrance=entrance)
+    whole = entrance.of_whole(serving_by_pool(board, options))
     return {
         "schema": SCHEMA,
         "version": identity.version,
         "host": identity.host,
         "config": identity.config or None,
-        **describe_whole(board, options, has_worker),
+        "serving": whole.is_serving,
+        "reason": whole.reason,
         "generation": board.cells[master + MASTER_GENERATION],
         "uptime_s": round(now - board.cells[master + STARTED_MS] / 1000, 1),
         "steering": "on" if board.cells[master + MASTER_STEERED] else "off",
         "former_master": former_master(board, figures),
-        "listeners": [describe_listener(board, listener) for listener in options.listeners],
+        "listeners": listeners,
         "pools": list(map(described_pool, options.pools, backends)),
         "backends": [backend for each in backends for backend in each],
         "workers": sorted(workers, key=lambda worker: (worker["slot"], worker["generation"])),
         "processes": [describe_process(pid, role, figures(pid)) for pid, role in roles_by_pid(board).items()],
         "max_fds": identity.max_fds,
-        "totals": {
-            "sessions": sum(board.every_gauge(LISTENERS, L_SESSIONS)),
-            **listener_totals(partial(board.sum_total, LISTENERS)),
-            "queued_total": board.sum_total(POOLS, P_QUEUED_TOTAL),
-            "log_dropped_total": board.total(LOG_DROPPED),
-            "queued": sum(board.every_gauge(POOLS, P_QUEUED)),
-            "respawns_total": board.cells[master + MASTER_RESPAWNS],
-            "hangs_total": board.cells[master + MASTER_HANGS],
-        },
+        "totals": describe_totals(board, board.cells[master : master + board.columns]),
         "reload": describe_reload(text, now) if serial > 0 and text else None,
         "events": described(board.shared.events.read()[-MOST_EVENTS:], now),
         "bounds_s": list(BOUNDS),
+    }
+
+
+def describe_totals(board: Board, master: memoryview) -> dict[str, Any]:
+    """Of all listeners and pools, those that were removed included; `master` is the cells of its row."""
+    return {
+        "sessions": sum(board.every_gauge(LISTENERS, L_SESSIONS)),
+        **listener_totals(partial(board.sum_total, LISTENERS)),
+        "queued_total": board.sum_total(POOLS, P_QUEUED_TOTAL),
+        "log_dropped_total": board.total(LOG_DROPPED),
+        "queued": sum(board.every_gauge(POOLS, P_QUEUED)),
+        "respawns_total": master[MASTER_RESPAWNS],
+        "hangs_total": master[MASTER_HANGS],
     }
 
 
@@ -467,12 +469,6 @@ def former_master(board: Board, figures: Callable[[int], Figures]) -> int | None
     master = MASTER_ROW * board.columns
     former = board.cells[master + MASTER_FORMER]
     return former if former and figures(board.cells[master + PID]).parent == former else None
-
-
-def describe_whole(board: Board, options: Options, has_worker: bool) -> dict[str, Any]:
-    """Whether a client of any listener can be served."""
-    found = by_workers(whole(serving_by_pool(board, options)), has_worker)
-    return {"serving": found.is_serving, "reason": found.reason}
 
 
 def describe_reload(text: str, now: float) -> dict[str, Any]:

@@ -267,7 +267,8 @@ class Top:
         if self.status is None:
             return ("balancer: no status yet",)
         one, rates, totals = self.status, self.rates, self.status["totals"]
-        serves = "clients are served" if one["serving"] else f"NO CLIENT CAN BE SERVED: {one['reason']}"
+        served = f"clients are served, but {one['reason']}" if one["reason"] else "clients are served"
+        serves = served if one["serving"] else f"NO CLIENT CAN BE SERVED: {one['reason']}"
         spark = sparkline(rates.of(TOTAL), max(5, min(KEPT, width - 62)))
         tabs = "  ".join(
             f"[{place} {view}]" if view == self.view else f" {place} {view} "

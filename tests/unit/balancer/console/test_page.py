@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from balancer.console.entrance import NO_ACCEPT
 from balancer.console.history import Sampler
 from balancer.console.page import BalancerPage
 from balancer.console.problems import assess, headline
@@ -96,8 +97,11 @@ def expires(seconds: int) -> dict[str, object]:
         ({"workers": [worker(0), worker(1, accepting=False)]}, WARN,
          "Worker 1 (pid 4711) has reached a limit of this machine and accepts no client for now"),
         ({"workers": [worker(0), worker(1, accepting=False, state="draining")]}, GOOD, "Nothing needs attention."),
-        ({"workers": [worker(0, accepting=False), worker(1, accepting=False), worker(2, state="hung")]}, BAD,
-         "No client is accepted: every worker has reached a limit of this machine"),
+        ({"workers": [worker(0, accepting=False), worker(1, accepting=False), worker(2, state="hung")],
+          "serving": False, "reason": NO_ACCEPT}, BAD,
+         "No client can be served: every worker has reached a limit of this machine"),
+        ({"workers": [worker(0, accepting=False)], "listeners": [listener(maxconns=17, overflow="queue")]}, WARN,
+         "Listener main has as many sessions as maxconns allows (17): more clients wait in the kernel's queue."),
         ({"reload": {"ok": False, "text": "conf:3: unknown key", "age_s": 4.0}}, WARN,
          "The last reload failed, the old configuration stays: conf:3: unknown key"),
         ({"pools": [pool("main", [backend("a")], queued=5)]}, WARN,
@@ -138,10 +142,11 @@ def test_each_state_of_a_backend_but_up_has_its_own_sentence(state: str) -> None
 
 
 def test_no_headline_is_calm_while_clients_are_not_accepted() -> None:
-    found = status(workers=[worker(0, accepting=False)])
-    assert headline(found).startswith("No client is accepted; 1 of 1 backend up")
-    assert view(found, "pool/main").headline.startswith("Pool main: no client is accepted; 1 of 1 ")
-    assert view(found, "listener/main").headline.startswith("Listener main: No client is accepted; ")
+    out = {"serving": False, "reason": NO_ACCEPT}
+    found = status(workers=[worker(0, accepting=False)], pools=[pool("main", [backend("a")], **out)], **out)
+    assert headline(found) == f"No client can be served: {NO_ACCEPT}"
+    assert view(found, "pool/main").headline == f"Pool main: no client can be served: {NO_ACCEPT}"
+    assert view(found, "listener/main").headline == f"Listener main: No client can be served: {NO_ACCEPT}"
 
 
 def test_the_page_says_which_balancer_it_speaks_of() -> None:

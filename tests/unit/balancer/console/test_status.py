@@ -1,19 +1,26 @@
 """A table of cells made by hand, and what the operator sees of it."""
 
 from array import array
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from balancer.config.units import parse_address
+from balancer.console import waits
+from balancer.console.answers import ready
+from balancer.console.entrance import NO_ACCEPT, NO_WORKER, Entrance
+from balancer.console.problems import headline
 from balancer.console.processes import UNKNOWN, Figures
-from balancer.console.status import NO_WORKER, Identity, snapshot, worker_state
+from balancer.console.prometheus import exposition
+from balancer.console.status import Identity, snapshot, worker_state
 from balancer.console.table import address_text, check_text, status_text, worker_row
 from balancer.edge.route import Route
 from balancer.options import Listener, Options, Pool, ProcessOptions
 from balancer.pool import board as b
 from balancer.pool.backend import Backend
+from balancer.pool.serving import Serving
 from balancer.pool.targets import NameAddresses
 from balancer.pool.verdicts import VerdictWriter
 from balancer.shm import layout as c
@@ -186,7 +193,7 @@ def test_whether_a_client_can_be_served_is_said_of_the_whole_and_of_pools(board:
     status = look(board)
     assert (status["serving"], status["reason"]) == (False, NO_WORKER)
     assert {(one["serving"], one["reason"]) for one in status["pools"]} == {(False, NO_WORKER)}
-    lease(board, 3, pid=71, state=c.READY, beat_ms=100_000)
+    lease(board, 3, pid=71, state=c.READY, beat_ms=100_000, accepting=1)
     status = look(board)
     assert (status["serving"], status["reason"]) == (True, "")
     board.set_admin_state(0, b.ADMIN_DRAIN)
@@ -199,6 +206,55 @@ def test_whether_a_client_can_be_served_is_said_of_the_whole_and_of_pools(board:
     assert "NO CLIENT CAN BE SERVED: 1 with weight 0, 1 drained" in status_text(status)
     lease(board, 3, pid=71, state=c.READY, beat_ms=90_000)  # hung
     assert look(board)["reason"] == NO_WORKER == look(board)["pools"][0]["reason"]
+
+
+@pytest.mark.parametrize(
+    ("overflow", "sessions", "accepting", "reason"),
+    [
+        ("drop", 8, [0, 0], NO_ACCEPT),
+        ("drop", 8, [0, 1], ""),
+        ("drop", 9, [1, 1], "listener main has its 9 sessions (maxconns) and refuses more"),
+        ("drop", 9, [0, 0], NO_ACCEPT),
+        ("queue", 8, [0, 0], NO_ACCEPT),
+        ("queue", 9, [0, 0], ""),  # they rest because it is full, and its clients wait
+        ("queue", 9, [1, 0], ""),
+    ],
+)
+def test_nobody_is_served_where_nobody_comes_in(
+    board: b.Board, overflow: str, sessions: int, accepting: list[int], reason: str
+) -> None:
+    for row, accepts in enumerate(accepting, 3):
+        lease(board, row, pid=68 + row, state=c.READY, beat_ms=100_000, accepting=accepts)
+    board.shared.rows.row(3)[board.listener_at(0) + b.L_SESSIONS] = sessions
+    [main] = OPTIONS.listeners
+    options = replace(OPTIONS, listeners=(replace(main, overflow=overflow),))
+    status = snapshot(board, options, Identity("1", "lb-1"), 100.0, lambda pid: UNKNOWN)
+    [pool] = status["pools"]
+    assert (status["serving"], status["reason"]) == (not reason, reason) == (pool["serving"], pool["reason"])
+    assert ready(status).status == (503 if reason else 200) and bool(waits.ready(status)) == bool(reason)
+    assert f"balancer_serving {int(not reason)}\n" in exposition(status)
+    assert headline(status).startswith("No client can be served" if reason else "2 of 2 backends up")
+    assert ("NO CLIENT CAN BE SERVED" in status_text(status)) == bool(reason)
+    # The backends' own reason is the one to mend, unless nobody comes in at all.
+    for index in (0, 1):
+        board.set_admin_state(index, b.ADMIN_DRAIN)
+    why = snapshot(board, options, Identity("1", "lb-1"), 100.0, lambda pid: UNKNOWN)["reason"]
+    assert why == (NO_ACCEPT if reason == NO_ACCEPT else "every backend is drained by an operator")
+
+
+def test_a_pool_serves_while_one_of_its_listeners_takes_clients() -> None:
+    found, full = Serving(1, 1, True, ""), {"maxconns": 2, "sessions": 2, "overflow": "drop"}
+    one, two = {"name": "one", "pools": ["a", "b"]} | full, {"name": "two", "pools": ["b"]} | full
+    entrance = Entrance([{"state": "ready", "accepting": True}], [one, two | {"sessions": 1}])
+    assert entrance.of_pool("a", found).reason.startswith("listener one has its 2 sessions")
+    assert entrance.of_pool("b", found) == found == entrance.of_pool("unused", found)
+    whole = entrance.of_whole({"a": found, "b": found})
+    assert whole.is_serving and whole.reason.startswith("pool a: listener one has its 2 sessions")
+    entrance = Entrance([{"state": "ready", "accepting": True}], [one, two])
+    assert (
+        "one has" in entrance.of_pool("b", found).reason and "two has" in entrance.of_pool("b", found).reason
+    )
+    assert not entrance.of_whole({"b": found}).is_serving
 
 
 def test_the_status_says_which_balancer_it_is_of(board: b.Board) -> None:

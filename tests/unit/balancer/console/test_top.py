@@ -133,6 +133,19 @@ def test_the_question_names_the_backend_that_was_selected_when_rows_move(top: To
     assert press(top, "y") == [["drain", "web-2", "--reason", "top"]]
 
 
+@pytest.mark.parametrize(
+    ("serving", "reason", "said"),
+    [
+        (True, "", "clients are served"),
+        (True, "pool a: every backend is down", "clients are served, but pool a: every backend is down"),
+        (False, "no worker is ready", "NO CLIENT CAN BE SERVED: no worker is ready"),
+    ],
+)
+def test_the_first_line_says_who_is_not_served(top: Top, serving: bool, reason: str, said: str) -> None:
+    top.feed(status(serving=serving, reason=reason), 2.0)
+    assert top.screen(80).title[0].endswith(f"  {said}")
+
+
 def test_q_quits(top: Top) -> None:
     with pytest.raises(Quit):
         top.press("q")
