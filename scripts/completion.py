@@ -7,12 +7,14 @@ In bash and zsh names of backends are asked of the running balancer, each time: 
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import shtab
 
 from balancer.ctl_options import COMMANDS, FLAGS, PROGRAM
+from scripts.man_pages import explain
 
 DIRECTORY = Path(__file__).resolve().parents[1] / "conf" / "completion"
 FILES = {
@@ -60,10 +62,11 @@ def scripts() -> dict[str, str]:
     return {shell: shtab.complete(parser(), shell, preamble=by_shell) for shell in FILES}
 
 
-def main() -> int:
-    DIRECTORY.mkdir(parents=True, exist_ok=True)
+def main(argv: Sequence[str] | None = None, directory: Path = DIRECTORY) -> int:
+    explain(__doc__, argv)
+    directory.mkdir(parents=True, exist_ok=True)
     for shell, text in scripts().items():
-        (DIRECTORY / FILES[shell]).write_text(text)
+        (directory / FILES[shell]).write_text(text)
     return 0
 
 

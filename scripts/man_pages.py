@@ -5,6 +5,7 @@
 balancer(8), resizer(8), resize-client(1), balancerctl(1), and balancer.ini(5) for the file.
 """
 
+import argparse
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -121,10 +122,17 @@ def pages() -> dict[str, str]:
     return {**daemons, "balancerctl.1": ctl, "balancer.ini.5": ini}
 
 
-def main() -> int:
-    DIRECTORY.mkdir(parents=True, exist_ok=True)
+def explain(about: str | None, argv: Sequence[str] | None) -> None:
+    """For a script without options: --help prints what it is about, another word is refused; both end the process."""
+    form = argparse.RawDescriptionHelpFormatter
+    argparse.ArgumentParser(description=about, formatter_class=form).parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None, directory: Path = DIRECTORY) -> int:
+    explain(__doc__, argv)
+    directory.mkdir(parents=True, exist_ok=True)
     for name, text in pages().items():
-        (DIRECTORY / name).write_text(text)
+        (directory / name).write_text(text)
     return 0
 
 

@@ -130,10 +130,11 @@ def main(argv: Sequence[str]) -> int:
         METRICS_PAGE.write_text(in_metrics_page(METRICS_PAGE.read_text()))
         for section in TABLES:
             (ROOT / "conf" / f"{section}.ini").write_text(full_ini(section))
-        return man_pages.main()
+        return man_pages.main(())
     if argv:
-        print(__doc__, file=sys.stderr)
-        return 2
+        is_asked = argv[0] in ("-h", "--help")
+        print(__doc__, file=sys.stdout if is_asked else sys.stderr)
+        return 0 if is_asked else 2
     print("\n\n".join(markdown(section) for section in TABLES))
     return 0
 

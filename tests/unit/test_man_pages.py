@@ -2,10 +2,12 @@
 
 import shutil
 import subprocess
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
-from scripts import man_pages
+from scripts import completion, man_pages
 
 PAGES = man_pages.pages()
 
@@ -22,3 +24,16 @@ def test_troff_has_nothing_to_say(name: str) -> None:
     words = ["groff", "-man", "-ww", "-z", "-Tutf8", man_pages.DIRECTORY / name]
     run = subprocess.run(words, capture_output=True, text=True, timeout=60)
     assert (run.returncode, run.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("main", [man_pages.main, completion.main], ids=lambda main: str(main.__module__))
+def test_help_explains_and_an_unknown_word_is_refused_and_neither_writes(
+    main: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for words, code in (["--help"], 0), (["-h"], 0), (["--hepl"], 2), (["write"], 2):
+        with pytest.raises(SystemExit) as ended:
+            main(words, tmp_path)
+        assert ended.value.code == code and not list(tmp_path.iterdir())
+    said = capsys.readouterr()
+    assert "rewrites conf/" in said.out and "unrecognized arguments: --hepl" in said.err
+    assert main([], tmp_path) == 0 and list(tmp_path.iterdir())
