@@ -28,6 +28,7 @@ from balancer.console.session_server import SessionFilter
 from balancer.console.sets import is_shown
 from balancer.console.spare_slots import SpareSlots
 from balancer.console.status import describe_serving, serving_workers, worker_rows
+from balancer.console.table import of_former
 from balancer.eventloop.log import Log
 from balancer.eventloop.loop import Loop
 from balancer.options import Options, Pool
@@ -122,7 +123,9 @@ class Commands:
         log: Log,
         row: int,
         send_signal: Callable[[int, int], object] = os.kill,
+        former: Callable[[], int | None] = lambda: None,
     ) -> None:
+        """`former`: the pid of the master before an upgrade, while it lives."""
         self.board = board
         self.questions = Questions(board, options, loop)
         self.recorded = options.process.record_elections
@@ -135,6 +138,7 @@ class Commands:
         self.log = log
         self.events = EventWriter(board.shared.events, row)
         self._send_signal = send_signal
+        self._former = former
 
     def handle(self, words: Sequence[str], reply: Reply) -> None:
         """Run one command; the answer is sent once, now or (status, reload) later."""
@@ -302,6 +306,7 @@ class Commands:
             parts.append(f"it is down ({check})" if state == "down" else "its name is not resolved yet")
         elif state != "up":
             parts.append(f"{counted(sessions, 'session')} left there")
+            parts += self._not_counted()
         if not pool.is_serving:
             parts.append(f"no backend of pool {backend.pool} serves now: {pool.reason}")
         return {
@@ -309,9 +314,15 @@ class Commands:
             "name": backend.identity,
             "state": state,
             "sessions": sessions,
+            "former_master": self._former(),
             "pool": {"name": backend.pool, **describe_serving(pool)},
             **about,
         }
+
+    def _not_counted(self) -> list[str]:
+        """What figures of sessions leave out."""
+        former = of_former({"former_master": self._former()})
+        return [f"{former}, which are not counted here"] if former else []
 
     # -- sessions
 
@@ -330,7 +341,7 @@ class Commands:
         if not has_any and (why := self._why_none(meant)):
             reply.send({"error": why})
         else:
-            reply.send_bytes(sessions_answer(answers, missing))
+            reply.send_bytes(sessions_answer(answers, missing, self._former()))
 
     def kill(self, act: Act, reply: Reply) -> None:
         """Close the sessions that are meant, in every worker. Raises CommandRefused."""
@@ -343,12 +354,15 @@ class Commands:
                 reply.send({"error": why})
                 return
             self._tell(act, sessions=closed, meant=" ".join(act.words[1:])[:200])
-            left = f"; no answer from {', '.join(f'pid {pid}' for pid in missing)}" if missing else ""
+            parts = [f"{counted(closed, 'session')} closed"]
+            parts += [f"no answer from {', '.join(f'pid {pid}' for pid in missing)}"] if missing else []
+            parts += self._not_counted()
             reply.send(
                 {
-                    "text": f"{counted(closed, 'session')} closed{left}",
+                    "text": "; ".join(parts),
                     "closed": closed,
                     "unanswered": missing,
+                    "former_master": self._former(),
                 }
             )
 
@@ -368,7 +382,7 @@ class Commands:
             return self._unknown_pool(meant.pool)
         if meant.backend and not any(meant.backend in one.spellings() for one in self.backends):
             return self._unknown(meant.backend)
-        return f"no session has the ID {meant.id!r}" if meant.id else ""
+        return "; ".join([f"no session has the ID {meant.id!r}", *self._not_counted()]) if meant.id else ""
 
     # -- the master
 

@@ -20,7 +20,7 @@ from balancer.console.certificates import describe_certificates, warn_of_expiry
 from balancer.console.commands import Commands
 from balancer.console.events import describe_events
 from balancer.console.processes import Processes
-from balancer.console.status import Identity, roles_by_pid, snapshot
+from balancer.console.status import Identity, former_master, roles_by_pid, snapshot
 from balancer.console.web import WebServer
 from balancer.edge.certificates import calendar_time
 from balancer.options import Listener, Options
@@ -67,7 +67,10 @@ def run(child: Child, options: Options, board: Board) -> int:
     pool_names = [pool.name for pool in options.pools]
     makers = makers_for(pool_names, events, pages.paths() if pages else None)
     answers = Answers(child.loop, status, makers, pages.since if pages else None)
-    commands = Commands(board, options, child.loop, child.master_pid, answers, child.log, child.row)
+    commands = Commands(
+        board, options, child.loop, child.master_pid, answers, child.log, child.row,
+        former=partial(former_master, board, processes.of),
+    )  # fmt: skip
     acts = acts_of(child, options, commands, answers)
     servers: list[AdminServer | WebServer] = []
     if admin_address is not None:

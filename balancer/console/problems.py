@@ -10,7 +10,7 @@ from typing import Any
 from balancer.config.units import counted
 from balancer.console.entrance import is_full, resting
 from balancer.console.history import Sampler, totals_of
-from balancer.console.table import MOST_ADDRESSES, address_text, expiring, identity
+from balancer.console.table import MOST_ADDRESSES, address_text, expiring, identity, of_former
 from balancer.web.figures import human_age, human_number
 from balancer.web.view import BAD, NOTE, RANKS, WARN, Problem
 
@@ -62,6 +62,8 @@ def assess(status: Status, sampler: Sampler | None = None) -> list[Problem]:
     if status["processes"] and not any(one["role"] == "prober" for one in status["processes"]):
         found.append((WARN, "No backend is checked: the prober is being replaced."))
     found += [(WARN, f"The {sentence}.") for sentence in expiring(status)]
+    if former := of_former(status):
+        found.append((NOTE, f"{former[0].upper()}{former[1:]}, which are not counted here."))
     reload = status.get("reload")
     if reload and not reload.get("ok", True):
         found.append((WARN, f"The last reload failed, the old configuration stays: {reload.get('text', '')}"))

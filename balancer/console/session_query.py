@@ -3,6 +3,7 @@
 RULES: neither waits nor reads what the workers write; a worker that does not answer within TIMEOUT is named and left out.
 """
 
+import json
 import socket
 from collections.abc import Callable, Iterable
 from ipaddress import ip_network
@@ -90,10 +91,12 @@ def question_of(verb: str, meant: SessionFilter) -> bytes:
     return f"{verb} '{text}'\n".encode()
 
 
-def sessions_answer(answers: dict[int, bytes], missing: list[int]) -> bytes:
-    """The workers' lists as one JSON document: {"schema": 1, "unanswered": [pid, ...], "sessions": [...]}."""
+def sessions_answer(answers: dict[int, bytes], missing: list[int], former: int | None = None) -> bytes:
+    """The workers' lists as one JSON document: {"schema": 1, "unanswered": [pid, ...], "former_master": pid or null,
+    "sessions": [...]}. The sessions of a former master are not listed."""
     rows = b",".join(answer.rstrip(b",\n") for answer in answers.values() if answer.strip())
-    return b'{"schema":1,"unanswered":%s,"sessions":[%s]}\n' % (str(missing).encode(), rows)
+    head = json.dumps({"schema": 1, "unanswered": missing, "former_master": former}, separators=(",", ":"))
+    return b'%b,"sessions":[%b]}\n' % (head.removesuffix("}").encode(), rows)
 
 
 def filter_of(words: Iterable[str], refuse: Callable[[str], Exception]) -> tuple[SessionFilter, bool]:

@@ -15,6 +15,7 @@ from balancer.console.table import (
     backend_row,
     columns_text,
     listener_row,
+    of_former,
     pool_row,
     set_row,
     sets_of,
@@ -186,6 +187,8 @@ def sessions_text(reply: Reply) -> str:
     ]  # fmt: skip
     lines = columns_text(SESSION_HEAD, rows, False) if rows else ["no session"]
     lines += [f"no answer from the worker with pid {pid}" for pid in reply["unanswered"]]
+    if former := of_former(reply):
+        lines.append(f"{former}, which are not listed here")
     return "\n".join(lines)
 
 

@@ -1,5 +1,6 @@
 """USR2: the program's next version takes over the sockets; a broken one is a line in the log and nothing else."""
 
+import json
 import random
 import re
 import signal
@@ -140,6 +141,11 @@ def test_sessions_of_the_old_version_are_finished_by_it(tmp_path: Path) -> None:
                 lambda: (status_or_none(lb) or {}).get("former_master"), "the former master, told"
             )
             assert told == lb.old.pid
+            listed = json.loads(lb.ctl("sessions", "--json").stdout)
+            assert listed["former_master"] == told and len(listed["sessions"]) == 1
+            said = f"the master before the upgrade (pid {told}) still has its sessions, which are not "
+            assert f"{said}listed here" in lb.ctl("sessions").stdout
+            assert f"{said}counted here" in lb.ctl("kill", "--client", "192.0.2.1").stdout
             waiting = lb.ctl("wait", "idle", "--timeout", "1s")
             assert waiting.returncode == 1, "the sessions of the former master count too"
             for client in clients:

@@ -46,6 +46,7 @@ class Fixture:
     def __init__(self, directory: Path) -> None:
         self.log_file = directory / "log"
         self.board = b.Board(c.make_shared(b.columns_for(8), rows=8), 8)
+        self.former: int | None = None
         self.loop = Loop(clock=lambda: 100.0)
         self.signals: list[tuple[int, int]] = []
         names = [("one", 0), ("two", 1), ("both", 2)]
@@ -84,6 +85,7 @@ class Fixture:
             log,
             ROW,
             lambda pid, number: self.signals.append((pid, number)),
+            lambda: self.former,
         )
 
     def ask(self, line: str) -> Replies:
@@ -442,3 +444,12 @@ def test_certificates_are_renewed_by_the_master_without_a_signal(tmp_path: Path)
             break
     assert replies[0]["text"] == "2 certificates renewed"
     console.loop.close()
+
+
+@pytest.mark.parametrize("line", ["drain one", "maint one", "weight one 0"])
+def test_the_sessions_of_a_former_master_are_not_passed_over(console: Fixture, line: str) -> None:
+    assert "upgrade" not in console.say(line)["text"] and console.say(line)["former_master"] is None
+    console.former = 4242
+    answer = console.say(line)
+    said = "; the master before the upgrade (pid 4242) still has its sessions, which are not counted here"
+    assert said in answer["text"] and answer["former_master"] == 4242

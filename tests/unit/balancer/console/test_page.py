@@ -102,6 +102,8 @@ def expires(seconds: int) -> dict[str, object]:
          "No client can be served: every worker has reached a limit of this machine"),
         ({"workers": [worker(0, accepting=False)], "listeners": [listener(maxconns=17, overflow="queue")]}, WARN,
          "Listener main has as many sessions as maxconns allows (17): more clients wait in the kernel's queue."),
+        ({"former_master": 4242}, GOOD,
+         "The master before the upgrade (pid 4242) still has its sessions, which are not counted here."),
         ({"reload": {"ok": False, "text": "conf:3: unknown key", "age_s": 4.0}}, WARN,
          "The last reload failed, the old configuration stays: conf:3: unknown key"),
         ({"pools": [pool("main", [backend("a")], queued=5)]}, WARN,

@@ -121,6 +121,14 @@ def test_a_list_takes_a_slice_a_turn(server: Callable[[], tuple[Any, Any]]) -> N
     worker.settle(3)
     whole = json.loads(sessions_answer({1: answer.text, 2: b"\n"}, [7]))
     assert len({one["id"] for one in whole["sessions"]}) == SLICE + 2 and whole["unanswered"] == [7]
+    assert whole["former_master"] is None and "upgrade" not in sessions_text(whole)
+    whole = json.loads(sessions_answer({1: b"\n"}, [], 4242))
+    assert (whole["former_master"], whole["sessions"]) == (4242, [])
+    lines = [
+        "no session",
+        "the master before the upgrade (pid 4242) still has its sessions, which are not listed here",
+    ]
+    assert sessions_text(whole).split("\n") == lines
     found.server.stop()
 
 
