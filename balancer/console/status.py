@@ -11,11 +11,12 @@ RULES
      "listeners": [{"name", "addresses", "pools", "sessions", "maxconns", "overflow": "drop"|"queue", "accepted_total",
                    "refused_total", "failed_total", "bytes_in_total", "bytes_out_total", "closed_total", "cut_total",
                    "retries_total", "pauses_total", "resumes_total", "ends": {"--", "CC", ...}, "denials": {"deny", ...},
-                   "times": {"session": TIMES, "handshake": TIMES}}],
+                   "times": {"session": TIMES, "handshake": TIMES}, "tls": {"certificates": [{"path", "expires_in_s"}],
+                   "handshakes_total", "resumed_total", "truncated_total", "failures": {...}} or null}],
      "pools":    [{"name", "balance", "serving", "reason", "up", "queued", "queued_total", "max_queue",
                    "framed": {"requests_per_s", "connections_idle", "connections_in_use"} or null,
                    "times": {"connect": TIMES, "wait": TIMES, "reply": TIMES},
-                   "sets": [{"name", "pool", "slots", "backends", "left_out", "age_s",
+                   "sets": [{"name", "slot_name", "pool", "slots", "backends", "left_out", "age_s",
                    "ttl_s", "ttl_left_s", "server", "error", "tenants": [{"name", "address",
                    "state"}], "queries_total", "failures_total"}],
                    "backends": [as in "backends"]}],
@@ -41,6 +42,7 @@ configured can be less.
 sum: refused (closed at the accept, or by a limit: sQ, RC), failed (no backend could be reached: SC, sC), cut (KD), closed
 (all of them, those without a session too: accepted - closed are open).
 `former_master`: the master before the last upgrade, while it lives: its sessions are in no figure here.
+`tls`: of a listener that ends TLS; `failures`: its failed handshakes by reason (pool/board.py, TLS_FAILURES).
 `denials`: clients that a rule of their listener has turned away, or with dry-run would have, by relay/ends.py.
 `serving`: whether a client can be served now, `reason`: why not, or which pools are out (pool/serving.py): it takes a
 worker that is ready and accepts, a listener that does not refuse, being full (entrance.py), and a pool that serves.

@@ -53,6 +53,7 @@ ENDS = {
     "sQ": "no place within queue-timeout, or the queue was full",
     "SD": "the backend reset the connection",
     "sD": "nothing moved for idle-timeout, and it was the backend's turn",
+    "DD": "the backend went down, and on-down closes its sessions",
     "cR": "no whole first bytes within preread-timeout",
     "PR": "turned away by a rule, a limit per source, or for a wrong header, hello or handshake",
     "RC": "this machine had no descriptor, port or memory",

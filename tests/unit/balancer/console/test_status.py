@@ -1,13 +1,17 @@
 """A table of cells made by hand, and what the operator sees of it."""
 
+import re
 from array import array
+from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from balancer.config.units import parse_address
+from balancer.console import status as status_module
 from balancer.console import waits
 from balancer.console.answers import ready
 from balancer.console.entrance import NO_ACCEPT, NO_WORKER, Entrance
@@ -16,13 +20,16 @@ from balancer.console.processes import UNKNOWN, Figures
 from balancer.console.prometheus import exposition
 from balancer.console.status import Identity, snapshot, worker_state
 from balancer.console.table import address_text, check_text, status_text, worker_row
+from balancer.console.views import ENDS
+from balancer.edge.certificates import CertificateFile
 from balancer.edge.route import Route
 from balancer.options import Listener, Options, Pool, ProcessOptions
 from balancer.pool import board as b
-from balancer.pool.backend import Backend
+from balancer.pool.backend import Backend, parse_upstream
 from balancer.pool.serving import Serving
 from balancer.pool.targets import NameAddresses
 from balancer.pool.verdicts import VerdictWriter
+from balancer.relay import ends
 from balancer.shm import layout as c
 from balancer.shm.histogram import Histogram
 from balancer.shm.table import RETIRED_ROW
@@ -263,6 +270,39 @@ def test_the_status_says_which_balancer_it_is_of(board: b.Board) -> None:
     first, second, *_ = status_text(status).splitlines()
     assert first.startswith("balancer 1.2.3 on lb-1 ")
     assert second == "listening on 0.0.0.0:80  configuration /etc/balancer.ini"
+
+
+def keys_of(found: Any, path: str = "") -> Iterator[str]:
+    """The path of every key, `ends.CD` and so on, that is not the name of an end, a rule or a reason."""
+    if isinstance(found, dict):
+        for key, value in found.items():
+            yield f"{path}.{key}".removeprefix(".")
+            if key not in ("ends", "denials", "failures"):
+                yield from keys_of(value, f"{path}.{key}")
+    elif isinstance(found, list):
+        for one in found:
+            yield from keys_of(one, path)
+
+
+def test_every_key_is_in_the_documentation_of_the_schema(board: b.Board) -> None:
+    [main], [one] = OPTIONS.listeners, OPTIONS.pools
+    slot = Backend("web-1", parse_address("web.test:80"), index=0, set=parse_upstream("dns:web.test:80").set)
+    options = replace(
+        OPTIONS,
+        listeners=(replace(main, tls_cert=(CertificateFile("/a.pem", "/a.pem", b"", not_after=1.0),)),),
+        pools=(replace(one, mode="framed", backends=(slot, BACKENDS[1])),),
+    )
+    lease(board, 3, pid=71, state=c.READY, beat_ms=100_000)
+    board.shared.events.append(5, "down", "a", 1, 99_000)
+    found = snapshot(board, options, Identity("1", "lb-1"), 100.0, lambda pid: UNKNOWN)
+    words = set(re.findall(r'"(\w+)"', status_module.__doc__ or ""))
+    keys = set(keys_of(found))
+    assert {"listeners.tls.certificates", "pools.sets.slot_name", "pools.framed.requests_per_s"} <= keys
+    assert not [key for key in keys if key.rpartition(".")[2] not in words]
+
+
+def test_errors_says_what_each_end_means() -> None:
+    assert set(ENDS) == set(ends.ORDER) - {"--"}
 
 
 def test_the_last_events_are_there(board: b.Board) -> None:
