@@ -70,8 +70,20 @@ class TokenFile:
         return self.path
 
 
+def _open_to_others(path: str) -> str:
+    """A directory on the way to a file, or to what a link means, in which others may rename what is not theirs; empty
+    when there is none. Raises OSError."""
+    for place in dict.fromkeys((os.path.abspath(path), os.path.realpath(path))):
+        while (directory := os.path.dirname(place)) != place:
+            mode = os.stat(directory).st_mode
+            if mode & stat.S_IWOTH and not mode & stat.S_ISVTX:
+                return directory
+            place = directory
+    return ""
+
+
 def parse_token_file(path: str) -> TokenFile:
-    """The token in a file that others may neither read nor write: one line without blanks."""
+    """The token in a file that others may neither read, write nor replace: one line without blanks."""
     import hashlib  # 0.5 MB in every process, which only those with a token pay
 
     if "\0" in path:
@@ -88,6 +100,8 @@ def parse_token_file(path: str) -> TokenFile:
                     "chmod 0600, or 0640 for a group"
                 )
             line = file.read(LONGEST_TOKEN + 3)
+        if directory := _open_to_others(path):
+            raise ValueError(f"others may put another file in the place of {path}: chmod o-w {directory}")
     except OSError as error:
         raise ValueError(f"cannot read {path}: {error.strerror}") from None
     token = line.strip(b"\r\n")

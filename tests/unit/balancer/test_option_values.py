@@ -38,6 +38,33 @@ def test_a_token_that_others_may_read_is_refused(tmp_path: Path, mode: int) -> N
 
 
 @pytest.mark.parametrize(
+    ("mode", "is_refused"), [(0o777, True), (0o703, True), (0o1777, False), (0o770, False)]
+)
+@pytest.mark.parametrize("depth", [0, 1])
+def test_a_token_that_others_may_replace_is_refused(
+    tmp_path: Path, mode: int, is_refused: bool, depth: int
+) -> None:
+    inner = tmp_path / "a" / "b"
+    inner.mkdir(parents=True)
+    own = tmp_path / "own"
+    own.mkdir()
+    real = token_file(inner)
+    links = own / "link", inner / "link"  # to it from elsewhere, and from there to elsewhere
+    links[0].symlink_to(real)
+    links[1].symlink_to(token_file(own))
+    open_one = inner if depth == 0 else inner.parent
+    open_one.chmod(mode)
+    for path in (real, *map(str, links)):
+        if not is_refused:
+            assert parse_token_file(path).path == path
+            continue
+        with pytest.raises(
+            ValueError, match=rf"put another file in the place of {path}: chmod o-w {open_one}$"
+        ):
+            parse_token_file(path)
+
+
+@pytest.mark.parametrize(
     "content",
     [
         b"",
