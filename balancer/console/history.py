@@ -38,6 +38,9 @@ def totals_of(status: Status) -> dict[str, int]:
         found[f"{key}/new"] = one["accepted_total"]
         found[f"{key}/in"], found[f"{key}/out"] = one["bytes_in_total"], one["bytes_out_total"]
         found[f"{key}/lost"] = one["refused_total"] + one["failed_total"]
+    for one in status["listeners"]:
+        # A client that does not accept the certificate says so in an alert, and is neither refused nor failed.
+        found[f"listener {one['name']}/alerts"] = one["tls"]["failures"]["alert"] if one["tls"] else 0
     for pool in status["pools"]:
         key = f"pool {pool['name']}"
         parts = {

@@ -93,8 +93,14 @@ def last_minute(status: Status, sampler: Sampler) -> Iterable[Problem]:
     totals = totals_of(status)
     for listener in status["listeners"]:
         key = f"listener {listener['name']}"
-        lost, new = sampler.grown(f"{key}/lost", totals), sampler.grown(f"{key}/new", totals)
-        if lost and lost >= new:
+        lost, alerts, new = (sampler.grown(f"{key}/{part}", totals) for part in ("lost", "alerts", "new"))
+        if alerts and lost + alerts >= new:
+            yield (
+                BAD,
+                f"No client of listener {listener['name']} in the last minute was served: {counted(alerts, 'client')} "
+                "broke off the TLS handshake with an alert, as those do that do not accept its certificate.",
+            )
+        elif lost and lost >= new:
             yield (
                 BAD,
                 f"Every client of listener {listener['name']} in the last minute was refused or failed ({lost:,}).",

@@ -69,7 +69,7 @@ def test_the_big_line() -> None:
 
 def expires(seconds: int) -> dict[str, object]:
     """A listener's TLS with one certificate."""
-    return {"certificates": [{"path": "/a.pem", "expires_in_s": seconds}]}
+    return {"certificates": [{"path": "/a.pem", "expires_in_s": seconds}], "failures": {"alert": 0}}
 
 
 @pytest.mark.parametrize(
@@ -338,6 +338,25 @@ def test_the_page_is_not_calm_while_every_client_of_the_last_minute_is_lost() ->
     assert worst(assess(every, watch)) == BAD
     full = status(listeners=[listener(maxconns=17)])
     assert "more clients are refused" in assess(full)[0][1]
+
+
+@pytest.mark.parametrize(
+    ("new", "alerts", "failed", "level"),
+    [(0, 0, 0, GOOD), (5, 0, 0, GOOD), (5, 4, 0, GOOD), (5, 5, 0, BAD), (5, 3, 2, BAD), (5, 3, 1, WARN)],
+)
+def test_the_page_is_not_calm_while_no_client_accepts_the_certificate(
+    new: int, alerts: int, failed: int, level: str
+) -> None:
+    def at(new: int, alerts: int, failed: int) -> dict[str, Any]:
+        tls = {"certificates": [], "failures": {"alert": 70 + alerts, "protocol": 3}}
+        return status(listeners=[listener(tls=tls, accepted_total=40 + new, failed_total=4 + failed)])
+
+    watch = sampler()
+    watch.sample(at(0, 0, 0), 100.0)
+    found = assess(at(new, alerts, failed), watch)
+    assert worst(found) == level
+    if alerts and level == BAD:
+        assert f"{alerts} clients broke off the TLS handshake" in found[0][1]
 
 
 def test_changes_tell_what_differs_and_nothing_else() -> None:
