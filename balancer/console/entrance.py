@@ -7,6 +7,7 @@ reason unless no listener takes anybody.
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from balancer.config.units import counted
 from balancer.pool.serving import Serving, whole
 
 NO_WORKER = "no worker is ready"
@@ -59,6 +60,4 @@ def _refusal(listener: Row) -> str:
     """Why a listener refuses every client now, empty while it takes them or lets them wait."""
     if not is_full(listener) or listener["overflow"] == "queue":
         return ""
-    return (
-        f"listener {listener['name']} has its {listener['maxconns']:,} sessions (maxconns) and refuses more"
-    )
+    return f"listener {listener['name']} has its {counted(listener['maxconns'], 'session')} (maxconns) and refuses more"
