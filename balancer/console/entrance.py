@@ -34,17 +34,17 @@ class Entrance:
 
     def __init__(self, workers: Sequence[Row], listeners: Sequence[Row]) -> None:
         self._listeners = listeners
-        self._shut = ""
+        self.shut = ""  # why no listener takes anybody
         ready = sum(worker["state"] == "ready" for worker in workers)
         if not ready:
-            self._shut = NO_WORKER
+            self.shut = NO_WORKER
         elif len(resting(workers, listeners)) == ready:
-            self._shut = NO_ACCEPT
+            self.shut = NO_ACCEPT
 
     def of_pool(self, name: str, found: Serving) -> Serving:
         """Whether a client of a pool is served: one of its listeners takes it, and the pool serves (`found`)."""
-        if self._shut:
-            return found._replace(is_serving=False, reason=self._shut)
+        if self.shut:
+            return found._replace(is_serving=False, reason=self.shut)
         refusing = [_refusal(one) for one in self._listeners if name in one["pools"]]
         if found.is_serving and refusing and all(refusing):
             return found._replace(is_serving=False, reason=" and ".join(refusing))
@@ -53,7 +53,7 @@ class Entrance:
     def of_whole(self, pools: Mapping[str, Serving]) -> Serving:
         """Whether a client of any pool is served, by the pools that listeners lead to."""
         found = whole({name: self.of_pool(name, one) for name, one in pools.items()})
-        return found._replace(is_serving=False, reason=self._shut) if self._shut else found
+        return found._replace(is_serving=False, reason=self.shut) if self.shut else found
 
 
 def _refusal(listener: Row) -> str:

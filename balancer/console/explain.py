@@ -3,11 +3,13 @@
 RULES: reads the board and the configuration; elects nothing and counts nothing. What depends on a worker's own state
 (whose turn it is, chance) is said in words.
 
-    {"listener", "source", "sni", "maxconns": [open, limit], "routes": [{"route", "matches", "is_taken"}], "pool" or null,
+    {"listener", "source", "sni", "maxconns": [open, limit], "full": sentence (else no such key),
+     "routes": [{"route", "matches", "is_taken"}], "pool" or null,
      "reason", "balance", "elects": "session" or "request", "queued": [now, limit],
      "connections": {"idle", "in_use"} or null,
      "backends": [{"name", "state", "weight", "sessions", "maxconn", "score", "backup", "verdict"}], "elected": [names]}
 
+`full`: what becomes of it before a backend is elected, where the listener is full or no worker takes clients.
 `verdict`: elected, or why it is not: its state ("down", "drain", "unresolved" ...), "full", "backup", "more loaded",
 "not by hash", "behind it" (of balance first). `score`: what the next session costs by leastconn, null where none goes.
 In framed mode each request is elected for, and what is counted and queued are requests; `connections` are those to the
@@ -41,10 +43,10 @@ BY_SOURCE = "the client's address decides: --source tells it"
 
 
 def explain(
-    board: Board, listener: Listener, pools: dict[str, Pool], source: str, name: str
+    board: Board, listener: Listener, pools: dict[str, Pool], source: str, name: str, shut: str = ""
 ) -> dict[str, Any]:
-    """What would become of a client of `source` ("": not told) that asks for `name`. Raises ValueError for a source that
-    is no address."""
+    """What would become of a client of `source` ("": not told) that asks for `name`. `shut`: why no listener takes
+    anybody. Raises ValueError for a source that is no address."""
     if source:
         ip_address(source)
     routes = [describe_route(route, source, name) for route in listener.routes]
@@ -60,6 +62,8 @@ def explain(
         answer["full"] = (
             "the client waits in the kernel's queue" if listener.overflow == "queue" else "it is refused"
         )
+    if shut:
+        answer["full"] = f"no client comes in: {shut}"
     pool = pools.get(taken["pool"]) if taken is not None else None
     if pool is None:
         return answer | {"reason": "no route matches: refused" if taken is None else "the route rejects it"}

@@ -9,6 +9,7 @@ from typing import Any
 
 from balancer.console.certificates import describe_certificates
 from balancer.console.events import describe_events
+from balancer.console.status import entrance_of
 from balancer.edge.certificates import calendar_time
 from balancer.eventloop.loop import Loop
 from balancer.options import Options
@@ -88,8 +89,9 @@ class Questions:
         from balancer.console.explain import explain
 
         try:
+            shut = entrance_of(self._board, self._options.listeners, self._loop.now).shut
             return explain(
-                self._board, by_name[name], self._pools, told.get("source", ""), told.get("sni", "")
+                self._board, by_name[name], self._pools, told.get("source", ""), told.get("sni", ""), shut
             )
         except ValueError as error:
             raise CommandRefused(f"source: {error}") from None

@@ -75,7 +75,7 @@ from typing import Any
 from balancer.console.certificates import presented
 from balancer.console.entrance import Entrance
 from balancer.console.events import described
-from balancer.console.processes import Figures
+from balancer.console.processes import UNKNOWN, Figures
 from balancer.console.sets import describe_sets, is_shown
 from balancer.edge.certificates import calendar_time
 from balancer.options import Listener, Options, Pool
@@ -404,6 +404,14 @@ def describe_backend(
         "backup": is_backup(board, backend),
         "since_s": round((now_ms - since) / 1000, 1) if since else None,
     }
+
+
+def entrance_of(board: Board, listeners: Sequence[Listener], now: float) -> Entrance:
+    """Whether clients come in at monotonic time `now` (seconds)."""
+    workers = [
+        describe_worker(board, row, int(now * 1000), lambda pid: UNKNOWN) for row in worker_rows(board)
+    ]
+    return Entrance(workers, [describe_listener(board, one) for one in listeners])
 
 
 def snapshot(

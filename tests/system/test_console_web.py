@@ -323,6 +323,7 @@ def test_the_page_says_that_no_client_is_accepted_where_files_run_out() -> None:
                     ("/metrics", "balancer_serving 0\n"),
                 ):
                     wait_for(lambda: words in ask(lb.http, path)[2], path, 20)  # noqa: B023 - called at once
+                wait_for(lambda: f"no client comes in: {said}" in lb.ctl("explain").stdout, "explain", 20)
             lb.wait_idle(10)
             wait_for(lambda: ask(lb.http, "/ready")[2] == "ok\n", "the all-clear", 20)
             assert "No client can be served" not in ask(lb.http, "/")[2]

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from balancer.config.units import parse_address
+from balancer.console.entrance import NO_WORKER
 from balancer.console.explain import explain
 from balancer.console.views import explain_text, info_text
 from balancer.edge.route import Route
@@ -206,3 +207,13 @@ def test_no_answer_steers_a_terminal() -> None:
     ]
     for text in texts:
         assert all(line.isprintable() for line in text.split("\n")) and "\\x1b[2J\\r" in text
+
+
+@pytest.mark.parametrize("maxconns", [0, 5])
+def test_a_client_that_does_not_come_in_is_told(board: b.Board, maxconns: int) -> None:
+    board.shared.rows.row(c.FIRST_LEASE)[board.listener_at(0) + b.L_SESSIONS] = 5
+    listener = Listener("web", (), maxconns=maxconns, routes=(Route("main"),), index=0)
+    found = explain(board, listener, {"main": pool_of("nq")}, "", "")
+    assert found.get("full") == ("it is refused" if maxconns else None)
+    found = explain(board, listener, {"main": pool_of("nq")}, "", "", NO_WORKER)
+    assert explain_text(found).splitlines()[0].endswith(f", no client comes in: {NO_WORKER})")

@@ -18,7 +18,7 @@ from balancer.console.entrance import NO_ACCEPT, NO_WORKER, Entrance
 from balancer.console.problems import headline
 from balancer.console.processes import UNKNOWN, Figures
 from balancer.console.prometheus import exposition
-from balancer.console.status import Identity, snapshot, worker_state
+from balancer.console.status import Identity, entrance_of, snapshot, worker_state
 from balancer.console.table import address_text, check_text, status_text, worker_row
 from balancer.console.views import ENDS
 from balancer.edge.certificates import CertificateFile
@@ -238,6 +238,7 @@ def test_nobody_is_served_where_nobody_comes_in(
     status = snapshot(board, options, Identity("1", "lb-1"), 100.0, lambda pid: UNKNOWN)
     [pool] = status["pools"]
     assert (status["serving"], status["reason"]) == (not reason, reason) == (pool["serving"], pool["reason"])
+    assert entrance_of(board, options.listeners, 100.0).shut == (reason if reason == NO_ACCEPT else "")
     assert ready(status).status == (503 if reason else 200) and bool(waits.ready(status)) == bool(reason)
     assert f"balancer_serving {int(not reason)}\n" in exposition(status)
     assert headline(status).startswith("No client can be served" if reason else "2 of 2 backends up")
