@@ -73,11 +73,9 @@ def assess(status: Status, sampler: Sampler | None = None) -> list[Problem]:
 def acceptor_problems(status: Status) -> Iterable[Problem]:
     """A worker that has run out of files, memory or places rests, while its clients wait in the kernel's queue."""
     for worker in resting(status["workers"], status["listeners"]):
-        name, why = (
-            f"Worker {worker['slot']} (pid {worker['pid']})",
-            "the line `accept` of the log says which",
-        )
-        yield WARN, f"{name} has reached a limit of this machine and accepts no client for now ({why})."
+        name, limit = f"Worker {worker['slot']} (pid {worker['pid']})", "a limit of this machine"
+        why = "the line `accept` of the log says which"
+        yield WARN, f"{name} has reached {limit} and accepts no client for now ({why})."
 
 
 def listener_problems(listener: Mapping[str, Any]) -> Iterable[Problem]:
