@@ -45,7 +45,7 @@ class Entrance:
         """Whether a client of a pool is served: one of its listeners takes it, and the pool serves (`found`)."""
         if self.shut:
             return found._replace(is_serving=False, reason=self.shut)
-        refusing = [_refusal(one) for one in self._listeners if name in one["pools"]]
+        refusing = [refusal(one) for one in self._listeners if name in one["pools"]]
         if found.is_serving and refusing and all(refusing):
             return found._replace(is_serving=False, reason=" and ".join(refusing))
         return found
@@ -56,7 +56,7 @@ class Entrance:
         return found._replace(is_serving=False, reason=self.shut) if self.shut else found
 
 
-def _refusal(listener: Row) -> str:
+def refusal(listener: Row) -> str:
     """Why a listener refuses every client now, empty while it takes them or lets them wait."""
     if not is_full(listener) or listener["overflow"] == "queue":
         return ""

@@ -11,7 +11,7 @@ from typing import Any
 from urllib.parse import quote
 
 from balancer.config.units import counted
-from balancer.console.entrance import is_full
+from balancer.console.entrance import is_full, refusal
 from balancer.console.history import (
     IN,
     LOST,
@@ -164,8 +164,11 @@ class BalancerPage:
     def headline(self) -> str:
         """Of one listener or pool: its name, and what can be said of it."""
         kind, _, name = self.view.partition("/")
-        if kind != "pool":
-            return f"Listener {name}: {headline(self.status)}" if kind else headline(self.status)
+        if kind == "listener":
+            why = refusal(self.status["listeners"][0]) if self.status["serving"] else ""
+            return f"Listener {name}: {'no client can be served: ' + why if why else headline(self.status)}"
+        if not kind:
+            return headline(self.status)
         pool = self.status["pools"][0]
         sessions = counted(sum(one["sessions"] for one in pool["backends"]), "session")
         up = f"{pool['up']:,} of {counted(len(pool['backends']), 'backend')} up, {sessions}"

@@ -149,6 +149,11 @@ def test_no_headline_is_calm_while_clients_are_not_accepted() -> None:
     assert headline(found) == f"No client can be served: {NO_ACCEPT}"
     assert view(found, "pool/main").headline == f"Pool main: no client can be served: {NO_ACCEPT}"
     assert view(found, "listener/main").headline == f"Listener main: No client can be served: {NO_ACCEPT}"
+    found = status(listeners=[listener(maxconns=17), listener("free")])
+    assert headline(found).startswith("1 of 1 backend up") and worst(assess(found)) == WARN
+    said = "Listener main: no client can be served: listener main has its 17 sessions (maxconns) and refuses more"
+    assert view(found, "listener/main").headline == said
+    assert view(found, "listener/free").headline.startswith("Listener free: 1 of 1 backend up")
 
 
 def test_the_page_says_which_balancer_it_speaks_of() -> None:
