@@ -90,7 +90,7 @@ class Announcer:
         state = state_of(board, one.backend)
         up = pool.serving.up + (state == "up") - (before == "up")
         if versions != pool.judged or (state != before and not up):
-            self._recount(pool)
+            self.refresh(pool)
             return
         pool.judged = board.versions(pool.pool.index)[0], versions[1]
         if state != before:
@@ -130,7 +130,7 @@ class Announcer:
         if found.is_serving != was_down:
             return
         if not found.is_serving and self._unanswered & pool.names():
-            pool.judged = None  # look again at the next tick
+            pool.has_changed = True  # look again at the next tick
             return
         self._writer.announce(index, not found.is_serving, now)
         if found.is_serving:

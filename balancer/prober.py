@@ -157,6 +157,11 @@ class Prober:
         self._bytes_out = []
         for pool in self._pools:
             pool.counted = None
+        for (
+            one
+        ) in self._backends:  # first: each step is a new version, and what is up is counted again with one
+            if one.ramp_from:
+                self._ramp(one, now)
         for one in self._backends:
             if one.is_empty():
                 continue  # what fails now had begun at the tenant before
@@ -164,8 +169,6 @@ class Prober:
             if total > one.failures:
                 self._on_session_failure(one, now)
             one.failures = total
-            if one.ramp_from:
-                self._ramp(one, now)
             if one.early.is_out:
                 self._release_when_due(one, now)
             if early[one.backend.index] > one.early.seen:

@@ -114,6 +114,22 @@ def test_a_backend_that_falls_has_the_server_asked_soon_and_one_that_stays_down_
     assert len(sim.queries) == pytest.approx(6, abs=1)
 
 
+def test_the_first_backend_of_a_set_is_said_to_be_back_though_it_is_checked_before_the_next_tick() -> None:
+    class Later(SetSimulation):
+        def ask(self, query: Query, done: Callable[[NameReply], object], asked: Callable[[], object]) -> None:
+            answer = super().ask
+            self.loop.call_at(self.loop.now + 0.01, lambda: answer(query, done, asked))
+
+    sim = Later()
+    sim.reply = NameReply("NXDOMAIN")
+    prober = sim.prober()
+    sim.loop.advance(3.0, prober.tick)
+    assert len(sim.verbs("all-down")) == 1
+    sim.know("10.0.0.1", ttl=600.0)
+    sim.loop.advance(9.0, prober.tick)
+    assert len(sim.verbs("some-up")) == 1
+
+
 @pytest.mark.parametrize("error", ["SERVFAIL", "NXDOMAIN", "NODATA", "REFUSED", "timeout"])
 def test_an_error_keeps_the_last_set_is_told_once_and_asked_for_less_and_less(
     sim: SetSimulation, error: str

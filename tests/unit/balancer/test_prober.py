@@ -392,6 +392,23 @@ def test_an_act_of_an_operator_is_said_within_a_tick(sim: ProberSimulation) -> N
     assert len(sim.verbs("all-down")) == 1
 
 
+@pytest.mark.parametrize("seen", ["never", "before"])
+@pytest.mark.parametrize("cause", ["drain", "weight"])
+def test_an_act_of_an_operator_is_said_though_a_check_ends_before_the_tick_does(
+    sim: ProberSimulation, cause: str, seen: str
+) -> None:
+    prober = sim.prober()
+    if seen == "before":
+        sim.loop.advance(1.0, prober.tick)
+    for place in (0, 1):
+        CAUSES[cause][0](sim, place)
+    sim.loop.advance(2.5, lambda now: None)
+    assert sim.asked, "the first good check of a backend is published, and is no change of its verdict"
+    sim.loop.advance(0.5, prober.tick)
+    assert len(sim.verbs("all-down")) == 1
+    assert sim.title == "prober [0/2 up]"
+
+
 def test_a_reload_that_leaves_only_backends_that_are_down_is_said(sim: ProberSimulation) -> None:
     first = sim.prober()
     refuse(sim, 0)
@@ -1318,6 +1335,22 @@ def test_a_hundred_that_fail_and_come_back_at_once_are_not_each_looked_at_for_ea
     sim.loop.now += 3600.0
     assert looks_at_states(pass_time) <= 12 * count
     assert not any(sim.verdict(backend) == DOWN for backend in sim.backends)
+
+
+def test_a_hundred_that_start_slowly_and_end_sessions_early_are_not_each_looked_at_for_each_of_them() -> None:
+    count = 100
+    sim = many_backends(count)
+    prober = sim.prober(check_fall=1, check_rise=1, slow_start=20.0)
+    sim.loop.advance(1.0, prober.tick)
+    refuse_all(sim)
+    sim.loop.advance(3.0, prober.tick)
+    sim.network.clear()
+    sim.loop.advance(3.0, prober.tick)
+    assert all(sim.board.word(backend.index, W_RAMP) for backend in sim.backends)
+    end_all_early(sim)
+    sim.loop.now += 5.0  # all reach another step
+    assert looks_at_states(lambda: prober.tick(sim.loop.now)) <= 12 * count
+    assert sum(sim.verdict(backend) == DOWN for backend in sim.backends) == count - 1
 
 
 @pytest.mark.parametrize("seed", range(20))
