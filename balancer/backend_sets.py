@@ -149,6 +149,7 @@ class BackendSets:
                 due = float("inf") if one.backend.is_spare else 0.0
                 found.setdefault(name, MonitoredSet(one.backend.set, [], due=due)).backends.append(one)
         self._sets = list(found.values())
+        self._set_of = {one.backend.index: each for each in self._sets for one in each.backends}
 
     def take_over(self) -> None:
         """Go on with the slots as the last prober left them."""
@@ -192,9 +193,9 @@ class BackendSets:
     def hasten(self, one: MonitoredBackend) -> None:
         """A backend of a set does not answer: there may be another one by now. A server that fails is not asked more
         often for that."""
-        for each in self._sets:
-            if one in each.backends and each.due != float("inf") and not each.failures:
-                each.due = min(each.due, self._loop.now + LEAST)
+        each = self._set_of[one.backend.index]
+        if each.due != float("inf") and not each.failures:
+            each.due = min(each.due, self._loop.now + LEAST)
 
     def _advance(self, each: MonitoredSet, lookup: Lookup, reply: NameReply | None) -> None:
         try:

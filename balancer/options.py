@@ -407,8 +407,8 @@ class ProcessOptions(DaemonOptions):
     )
     resolver_refresh: float = _processes(
         "10s",
-        "time between two lookups of a backend's name; one that has no address yet is looked up with each check; "
-        "of a set (dns:, srv:) the most, where its TTL is longer",
+        "time between two lookups of a backend's name; while it has no address that answers it is looked up after 1 s, "
+        "2 s, 4 s, up to this; of a set (dns:, srv:) the most, where its TTL is longer",
         parse_positive_duration,
     )
     resolver: NameServers | None = _processes(  # noqa: RUF009 - a dataclass field

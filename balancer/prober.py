@@ -337,10 +337,14 @@ class Prober:
 
     def _on_session_failure(self, one: MonitoredBackend, now: float) -> None:
         one.reason, one.came = "session-failed", ""
+        if one.name:
+            self._names.hasten(one.name, now)
         if isinstance(one.health, PassiveHealth) and not self._may_leave(one):
             return
         if one.health.failed(now):
             one.pool.counted = None
+            if one.backend.set is not None:
+                self._sets.hasten(one)
             self._announcer.publish(one, now)
         self.hasten(one)
 

@@ -1,8 +1,7 @@
 """When each name is looked up again. Pure: time comes in as an argument.
 
 RULES: a name is looked up again `refresh` seconds after its answer (getaddrinfo(3) does not say how long an answer
-holds); sooner after a failure, each time later, up to `refresh`; and with the check of a backend that has no address or
-none that answers.
+holds); sooner after a failure, and while a backend has no address that answers, each time later, up to `refresh`.
 """
 
 from collections.abc import Iterable
@@ -17,6 +16,8 @@ class LookupSchedule:
         self._refresh = refresh
         self._due = dict.fromkeys(names, 0.0)
         self._begun: dict[str, float] = {}  # of the last lookup
+        self._wanted: set[str] = set()  # names of which another address is wanted
+        self._hastened: dict[str, int] = {}  # lookups in a row that were for that
         self.failures: dict[str, int] = {}  # lookups in a row that have failed
 
     def take_due(self, now: float) -> list[str]:
@@ -25,6 +26,8 @@ class LookupSchedule:
         for name in due:
             self._due[name] = float("inf")
             self._begun[name] = now
+            self._hastened[name] = self._hastened.get(name, 0) + 1 if name in self._wanted else 0
+        self._wanted.difference_update(due)
         return due
 
     def ended(self, name: str, has_addresses: bool, now: float) -> float:
@@ -35,6 +38,10 @@ class LookupSchedule:
         return wait
 
     def hasten(self, name: str, now: float) -> None:
-        """A backend has no address, or none that answers: there may be others now."""
-        if self._due[name] != float("inf"):
-            self._due[name] = min(self._due[name], max(now, self._begun.get(name, 0.0) + AGAIN))
+        """A backend has no address that answers: there may be others now. A name server that fails is not asked more
+        often for that."""
+        if self._due[name] == float("inf") or self.failures.get(name):
+            return
+        wait = min(self._refresh, AGAIN * 2.0 ** min(self._hastened.get(name, 0), 16))
+        self._due[name] = min(self._due[name], max(now, self._begun.get(name, 0.0) + wait))
+        self._wanted.add(name)

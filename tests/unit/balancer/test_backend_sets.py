@@ -94,6 +94,22 @@ def test_it_is_asked_again_by_its_ttl_within_bounds(sim: SetSimulation, ttl: flo
     assert sim.board.word(sim.backends[0].index, W_DNS_QUERIES) == len(sim.queries)
 
 
+@pytest.mark.parametrize(
+    "options", [{"check_fall": 1}, {"check_fall": 3}, {"check_fall": 1, "check": "none"}]
+)
+def test_a_backend_that_falls_by_its_sessions_has_the_server_asked_soon(
+    sim: SetSimulation, options: dict[str, object]
+) -> None:
+    sim.know("10.0.0.1", "10.0.0.2", ttl=600.0)
+    prober = sim.prober(**options)
+    sim.loop.advance(10.5, prober.tick)
+    sim.queries.clear()
+    sim.network[("10.0.0.1", 80)] = "refused"
+    sim.fail_session(sim.backends[0])
+    sim.loop.advance(2.6, prober.tick)
+    assert len(sim.queries) >= 1
+
+
 @pytest.mark.parametrize("error", ["", "SERVFAIL", "NXDOMAIN", "timeout"])
 def test_a_backend_that_falls_has_the_server_asked_soon_and_one_that_stays_down_not_more_often(
     sim: SetSimulation, error: str

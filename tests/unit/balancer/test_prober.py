@@ -612,13 +612,48 @@ def test_a_name_that_is_waited_for_has_no_verdict_until_the_wait_is_over() -> No
     assert len(sim.settled) == 1 and sim.verdict(sim.backends[0]) == DOWN
 
 
-def test_a_name_without_an_address_is_looked_up_with_each_check() -> None:
-    sim = ProberSimulation("web:80")
-    prober = sim.prober()
-    for _ in range(80):
-        sim.loop.advance(0.5, prober.tick)
-        sim.loop.handlers[0](1)
-    assert 18 <= len(sim.lookups) <= 24  # every 2 s; its refresh is 10 s
+FAILING: dict[str, tuple[dict[str, list[str]], dict[object, str], dict[str, object]]] = {
+    "no address": ({}, {}, {}),
+    "refused": ({"web": ["10.0.0.1"]}, {A: "refused"}, {}),
+    "silent": ({"web": ["10.0.0.1"]}, {A: "timeout"}, {}),
+    "both are refused": ({"web": ["10.0.0.1", "10.0.0.2"]}, {A: "refused", B: "refused"}, {}),
+    "sessions": ({"web": ["10.0.0.1"]}, {}, {"check": "none"}),
+}
+
+
+@pytest.mark.parametrize("case", FAILING)
+@pytest.mark.parametrize("check_interval", [0.2, 2.0])
+def test_a_name_without_an_address_that_answers_is_looked_up_soon_and_then_as_any_other(
+    case: str, check_interval: float
+) -> None:
+    sim = ProberSimulation("web:80", "10.0.0.9:80")
+    names, network, options = FAILING[case]
+    sim.names |= names
+    prober = sim.prober(check_interval=check_interval, **options)
+
+    def pass_time(seconds: float) -> list[float]:
+        sim.lookups.clear()
+        for _ in range(int(seconds * 4)):
+            if case == "sessions" and network_is_bad:
+                sim.fail_session(sim.backends[0])
+            sim.loop.advance(0.25, prober.tick)
+            sim.loop.handlers[0](1)
+        return [when for when, _ in sim.lookups]
+
+    network_is_bad = False
+    sim.loop.handlers[0](1)
+    pass_time(10.5)
+    sim.network |= network
+    network_is_bad, fell = True, sim.loop.now
+    first = pass_time(40.0)
+    if names:
+        assert first[0] - fell < 5.0, "a check, long before the refresh"
+    assert len(first) <= 9
+    assert len(pass_time(60.0)) == pytest.approx(6, abs=1), "its refresh is 10 s"
+    sim.names["web"] = ["10.0.0.3"]
+    pass_time(11.0)
+    target = target_of(sim.board, sim.backends[0])
+    assert target is not None and target[1] == C
 
 
 V6 = ("::1", 80, 0, 0)

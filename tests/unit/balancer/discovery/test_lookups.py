@@ -1,5 +1,9 @@
 """When a name is asked for again: by its refresh, sooner after a failure, and soon when its addresses do not answer."""
 
+from itertools import pairwise
+
+import pytest
+
 from balancer.discovery.lookups import LookupSchedule
 
 
@@ -43,3 +47,50 @@ def test_a_name_whose_addresses_do_not_answer_is_asked_soon_but_once_a_second() 
     schedule.ended("web", True, 101.0)
     schedule.hasten("web", 150.0)
     assert schedule.take_due(150.0) == ["web"]
+
+
+@pytest.mark.parametrize("refresh", [0.5, 3.0, 10.0, 300.0])
+@pytest.mark.parametrize("every", [0.1, 0.5, 2.0])
+def test_while_its_addresses_do_not_answer_it_is_asked_soon_and_then_less_and_less(
+    refresh: float, every: float
+) -> None:
+    schedule, now = LookupSchedule(["web"], refresh), 100.0
+    begun = []
+    for _ in range(round(900 / every)):
+        if schedule.take_due(now):
+            begun.append(now)
+            schedule.ended("web", True, now)
+        schedule.hasten("web", now)  # a check has failed
+        now += every
+    waits = [later - earlier for earlier, later in pairwise(begun)]
+    expected = [min(refresh, 2.0 ** min(number, 12)) for number in range(len(waits))]
+    assert all(
+        wait == pytest.approx(least, abs=every + 0.01) for wait, least in zip(waits, expected, strict=True)
+    )
+    while not schedule.take_due(now):  # they answer again
+        now += every
+    schedule.ended("web", True, now)
+    schedule.take_due(now + refresh)
+    schedule.ended("web", True, now + refresh)
+    schedule.hasten("web", now + refresh)
+    assert schedule.take_due(now + refresh + min(1.0, refresh)) == ["web"], "as soon as the first time"
+
+
+def test_a_server_that_fails_is_not_asked_more_often_because_checks_fail() -> None:
+    schedule, now, begun = LookupSchedule(["web"], 10.0), 100.0, []
+    while now < 160.0:
+        if schedule.take_due(now):
+            begun.append(now)
+            schedule.ended("web", False, now)
+        schedule.hasten("web", now)
+        now += 0.25
+    assert [later - earlier for earlier, later in pairwise(begun)] == [
+        1.0,
+        2.0,
+        4.0,
+        8.0,
+        10.0,
+        10.0,
+        10.0,
+        10.0,
+    ]
