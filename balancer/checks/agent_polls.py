@@ -17,7 +17,7 @@ from balancer.checks.race import StartProbe
 from balancer.checks.talk import Dialogue
 from balancer.eventloop.loop import Loop
 from balancer.options import Pool
-from balancer.pool.board import AGENT_DOWN, AGENT_OUT, AGENT_READY, Board
+from balancer.pool.board import ADMIN_NAMES, AGENT_DOWN, AGENT_OUT, AGENT_READY, Board
 from balancer.pool.health import Schedule, first_due
 from balancer.pool.targets import Target, target_at, targets_of
 from balancer.pool.verdicts import VerdictWriter
@@ -27,18 +27,19 @@ QUIET = 10.0  # seconds between two lines of the log about a backend whose agent
 OnChange = Callable[[MonitoredBackend, AgentWords], object]
 
 
-def board_words(said: AgentWords) -> tuple[int, int, int]:
-    """What an agent has said as words of the board: state, weight, maxconn."""
+def board_words(said: AgentWords) -> tuple[int, int, int, int]:
+    """What an agent has said as words of the board: state, weight, maxconn, mode."""
     is_out = said.mode != "ready" or said.weight == 0
     state = AGENT_DOWN if said.is_down else AGENT_OUT if is_out else AGENT_READY
     weight = 0 if said.weight == 100 else said.weight + 1
-    return state, weight, 0 if said.maxconn is None else said.maxconn + 1
+    return state, weight, 0 if said.maxconn is None else said.maxconn + 1, ADMIN_NAMES.index(said.mode)
 
 
 def from_board(words: tuple[int, ...]) -> AgentWords:
-    """What an agent had said to the prober before this one."""
-    state, weight, maxconn = words
-    mode = "drain" if state == AGENT_OUT and weight != 1 else "ready"
+    """What an agent had said to the prober before this one. Its mode is a word of its own: it says once that it drains,
+    and may be down meanwhile. Versions before wrote none."""
+    state, weight, maxconn, place = words
+    mode = ADMIN_NAMES[place or (state == AGENT_OUT and weight != 1)]
     return AgentWords(
         mode, state == AGENT_DOWN, weight - 1 if weight else 100, maxconn - 1 if maxconn else None
     )
@@ -114,7 +115,7 @@ class AgentPolls:
         """The words of agents that are not asked any longer, after a reload, hold no longer."""
         for one in self._backends:
             if not one.pool.pool.has_agent:
-                self._writer.write_agent(one.backend.index, (AGENT_READY, 0, 0))
+                self._writer.write_agent(one.backend.index, board_words(AgentWords()))
 
     def _ask(self, poll: AgentPoll) -> None:
         backend, pool = poll.one.backend, poll.one.pool.pool

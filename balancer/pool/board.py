@@ -138,7 +138,7 @@ W_ADDRESS = 16  # .. 31: the addresses, two words each
 MOST_ADDRESSES = 8
 W_AGENT = 32  # what its agent says: AGENT_READY, AGENT_OUT (drain, maint or weight 0), AGENT_DOWN
 W_AGENT_WEIGHT = 33  # 0 = 100 %, else percent + 1
-W_AGENT_MAXCONN = 34  # 0 = nothing, else maxconn + 1
+W_AGENT_MAXCONN, W_AGENT_MODE = 34, 57  # 0 = nothing, else maxconn + 1; its mode, as ADMIN_NAMES
 W_RAMP = 35  # slow start: permille of its share, 0 = all of it
 # ... of a slot of a set, by the prober
 W_PORT = 36  # of the tenant, 0 = as configured
@@ -163,7 +163,7 @@ W_LIMITS_OF = 51  # the generation whose configuration W_MAXCONN is of
 # ... by the console, of a spare slot (pool/spares.py): the address added, port << 16 | weight, MASTER_RELOADS of then + 1
 W_ADDED, W_ADDED_TERMS, W_ADDED_EPOCH = 52, 54, 55
 W_DNS_NAME = 56  # ... by the prober, of each slot: checksum of the name that has answered last, 0 = none yet
-_BACKEND_WORDS = 57
+_BACKEND_WORDS = 58
 
 UNKNOWN, UP, DOWN = range(3)  # values of W_VERDICT
 ALL_DOWN, SOME_UP = 1, 2  # values of ANNOUNCED

@@ -27,6 +27,7 @@ from balancer.pool.board import (
     W_ADMIN_STATE,
     W_AGENT,
     W_AGENT_MAXCONN,
+    W_AGENT_MODE,
     W_AGENT_WEIGHT,
     W_DNS_NAME,
     W_IN_USE,
@@ -54,7 +55,8 @@ _LAYERS = (
     W_RAMP,
     W_PENALTIES,
     W_PENALTY_MS,
-)  # versions before wrote none
+    W_AGENT_MODE,
+)  # versions before wrote none, or not the last
 _FORMER = 6  # words of a version with one address: the first three, a family and the address
 
 

@@ -31,6 +31,7 @@ from balancer.pool.board import (
     W_ADMIN_STATE,
     W_AGENT,
     W_AGENT_MAXCONN,
+    W_AGENT_MODE,
     W_AGENT_WEIGHT,
     W_CHECK,
     W_CHECK_US,
@@ -51,7 +52,7 @@ from balancer.pool.board import (
 from balancer.pool.targets import NameAddresses, pack_addresses, subject_of
 from balancer.shm.layout import GENERATION
 
-AGENT_WORDS = (W_AGENT, W_AGENT_WEIGHT, W_AGENT_MAXCONN)
+AGENT_WORDS = (W_AGENT, W_AGENT_WEIGHT, W_AGENT_MAXCONN, W_AGENT_MODE)
 # What is found out about an address.
 _VERDICT_WORDS = (
     W_VERDICT, W_SINCE_MS, W_CHECK, W_STREAK, W_ADDRESSES, W_IN_USE, W_NAME, W_PENALTIES, W_PENALTY_MS,

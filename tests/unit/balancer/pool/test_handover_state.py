@@ -17,6 +17,7 @@ from balancer.pool.board import (
     W_ADMIN_STATE,
     W_AGENT,
     W_AGENT_MAXCONN,
+    W_AGENT_MODE,
     W_AGENT_WEIGHT,
     W_DNS_NAME,
     W_NAME,
@@ -71,7 +72,7 @@ def test_what_a_version_without_ages_and_with_one_address_wrote_is_read() -> Non
 
 
 @pytest.mark.parametrize(
-    "column", [W_AGENT, W_AGENT_WEIGHT, W_AGENT_MAXCONN, W_RAMP, W_PENALTIES, W_PENALTY_MS]
+    "column", [W_AGENT, W_AGENT_WEIGHT, W_AGENT_MAXCONN, W_AGENT_MODE, W_RAMP, W_PENALTIES, W_PENALTY_MS]
 )
 @pytest.mark.parametrize("text", ["10.0.0.1:80 name=a", "dns:web.test:80 slots=1 name=web"])
 def test_what_only_one_layer_says_lasts(column: int, text: str) -> None:
@@ -96,7 +97,7 @@ def test_what_an_agent_has_taken_out_stays_out_for_the_successor() -> None:
     old, new = board(), board()
     [a] = pool("a")
     VerdictWriter(old, FIRST_LEASE).restore(a, 0.0)
-    VerdictWriter(old, FIRST_LEASE).write_agent(0, (AGENT_OUT, 0, 0))
+    VerdictWriter(old, FIRST_LEASE).write_agent(0, (AGENT_OUT, 0, 0, 1))
     restore_state(new, [a], export_state(old, [a]))
     assert state_of(old, a) == state_of(new, a) == "agent"
 
