@@ -204,6 +204,8 @@ class Prober:
             one.early.seen = early[one.backend.index]
             one.health.up, one.health.since = one.was_up or one.early.is_out, one.since
             one.health.streak = 0
+            if isinstance(one.health, PassiveHealth):
+                one.health.go_on(self._writer.ejections(one.backend.index), now)
             one.ramp_from = one.since if self._writer.ramp(one.backend.index) else 0.0
             is_named = one.backend.address.family == "name"
             one.addresses = addresses_of(self._board, one.backend) if is_named else NO_ADDRESS
@@ -269,6 +271,7 @@ class Prober:
         if not one.is_itself and health.has_recovered(now):
             self._writer.note_outcome(one.backend.index, "none")
             self._announcer.publish(one, now)
+        self._writer.note_ejections(one.backend.index, health.downs)
 
     def _ask(self, one: MonitoredBackend) -> None:
         """Begin a check, of one address or of all that its name has."""

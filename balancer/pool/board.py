@@ -123,7 +123,7 @@ W_ADDRESSES = 6  # addresses of its name that are known
 W_IN_USE = 7  # ... which of them is tried first
 W_NAME = 8  # whether the name server has answered: NAME_ASKED, NAME_ANSWERED, NAME_FAILED
 W_MAXCONN = 9  # 0 = as configured, else maxconn + 1: of the newest configuration, for all generations
-W_PENALTIES = 10  # for early ends, that are not forgotten
+W_PENALTIES, W_EJECTIONS = 10, 58  # for early ends, for failed connects: that are not forgotten
 W_PENALTY_MS = 11  # monotonic ms of the end of the penalty, 0 = it is not out
 # ... by the console
 W_ADMIN_STATE = 12
@@ -163,7 +163,7 @@ W_LIMITS_OF = 51  # the generation whose configuration W_MAXCONN is of
 # ... by the console, of a spare slot (pool/spares.py): the address added, port << 16 | weight, MASTER_RELOADS of then + 1
 W_ADDED, W_ADDED_TERMS, W_ADDED_EPOCH = 52, 54, 55
 W_DNS_NAME = 56  # ... by the prober, of each slot: checksum of the name that has answered last, 0 = none yet
-_BACKEND_WORDS = 58
+_BACKEND_WORDS = 59
 
 UNKNOWN, UP, DOWN = range(3)  # values of W_VERDICT
 ALL_DOWN, SOME_UP = 1, 2  # values of ANNOUNCED

@@ -30,6 +30,7 @@ from balancer.pool.board import (
     W_AGENT_MODE,
     W_AGENT_WEIGHT,
     W_DNS_NAME,
+    W_EJECTIONS,
     W_IN_USE,
     W_NAME,
     W_PENALTIES,
@@ -56,7 +57,8 @@ _LAYERS = (
     W_PENALTIES,
     W_PENALTY_MS,
     W_AGENT_MODE,
-)  # versions before wrote none, or not the last
+    W_EJECTIONS,
+)  # versions before wrote none, or not the last two
 _FORMER = 6  # words of a version with one address: the first three, a family and the address
 
 

@@ -130,6 +130,12 @@ class PassiveHealth:
         self.since = now if self.up else self.since
         self.up = False
 
+    def go_on(self, downs: int, now: float) -> None:
+        """As the prober before left it: down or up since `since`, and then on trial for a `pause`."""
+        self.downs = downs
+        if self.up and downs and now - self.since < self.pause:
+            self.streak = self.fall - 1
+
     def has_recovered(self, now: float) -> bool:
         """Asked now and then: whether the verdict has changed because `pause` seconds have passed."""
         if self.up:

@@ -35,6 +35,7 @@ from balancer.pool.board import (
     W_AGENT_WEIGHT,
     W_CHECK,
     W_CHECK_US,
+    W_EJECTIONS,
     W_IN_USE,
     W_LIMITS_OF,
     W_MAXCONN,
@@ -56,7 +57,7 @@ AGENT_WORDS = (W_AGENT, W_AGENT_WEIGHT, W_AGENT_MAXCONN, W_AGENT_MODE)
 # What is found out about an address.
 _VERDICT_WORDS = (
     W_VERDICT, W_SINCE_MS, W_CHECK, W_STREAK, W_ADDRESSES, W_IN_USE, W_NAME, W_PENALTIES, W_PENALTY_MS,
-    *AGENT_WORDS, W_RAMP, *TENANT_WORDS, W_TENANT_KEY,
+    W_EJECTIONS, *AGENT_WORDS, W_RAMP, *TENANT_WORDS, W_TENANT_KEY,
 )  # fmt: skip
 
 
@@ -112,6 +113,15 @@ class VerdictWriter:
         """For the next prober; workers go by the verdict."""
         self._board.note(index, W_PENALTIES, level)
         self._board.note(index, W_PENALTY_MS, round(until * 1000))
+
+    def ejections(self, index: int) -> int:
+        """How many times failed connects have taken it out, without checks, that the last prober had not forgiven."""
+        return self._board.word(index, W_EJECTIONS)
+
+    def note_ejections(self, index: int, count: int) -> None:
+        """For the next prober."""
+        if self.ejections(index) != count:
+            self._board.note(index, W_EJECTIONS, count)
 
     def note_outcome(self, index: int, outcome: str) -> None:
         """What people read of the last check, or of what counts instead of it (one of CHECK_NAMES)."""

@@ -48,6 +48,7 @@ from balancer.pool.board import (
     W_VERDICT,
     Board,
 )
+from balancer.pool.handover_state import export_state, restore_state
 from balancer.pool.serving import availability, state_of
 from balancer.pool.targets import Target, addresses_of, targets_of
 from balancer.prober import MOST_BEGUN, Prober
@@ -502,6 +503,47 @@ def test_without_checks_failed_sessions_take_it_down_for_an_interval(sim: Prober
     sim.loop.advance(2.5, prober.tick)
     assert sim.verdict(sim.backends[0]) == UP
     assert sim.asked == []
+
+
+@pytest.mark.parametrize("times", [1, 2, 4])
+@pytest.mark.parametrize("way", ["reload", "killed", "upgrade"])
+def test_without_checks_a_successor_goes_on_with_the_pause_and_the_trial(
+    sim: ProberSimulation, times: int, way: str
+) -> None:
+    """The pause is `times` intervals long; in the middle of the last one, and after it, another prober comes."""
+    pause, row = 10.0, PROBER
+
+    def succeed() -> Prober:
+        nonlocal row
+        if way == "killed":
+            sim.board.shared.rows.zero(row)
+        row = SECOND if row == PROBER else PROBER
+        if way == "upgrade":
+            text = export_state(sim.board, sim.backends)
+            sim.board = make_board(8, live=3)
+            restore_state(sim.board, sim.backends, text)
+        return sim.prober(row, check="none", check_interval=pause)
+
+    def fail(prober: Prober, count: int) -> int:
+        for _ in range(count):
+            sim.fail_session(sim.backends[0])
+            sim.loop.advance(0.25, prober.tick)
+        return sim.verdict(sim.backends[0])
+
+    prober = sim.prober(check="none", check_interval=pause)
+    sim.loop.advance(1.0, prober.tick)
+    for number in range(1, times + 1):
+        assert fail(prober, 3 if number == 1 else 1) == DOWN
+        if number < times:
+            sim.loop.advance(number * pause + 0.3, prober.tick)
+            assert sim.verdict(sim.backends[0]) == UP
+    sim.loop.advance((times - 0.5) * pause, prober.tick)
+    prober = succeed()
+    sim.loop.advance(0.5 * pause - 1.0, prober.tick)
+    assert sim.verdict(sim.backends[0]) == DOWN, "its pause is not over"
+    sim.loop.advance(1.3, prober.tick)
+    assert sim.verdict(sim.backends[0]) == UP
+    assert fail(succeed(), 1) == DOWN, "it is on trial"
 
 
 def test_maintenance_is_not_checked(sim: ProberSimulation) -> None:

@@ -89,10 +89,10 @@ def test_no_two_blocks_share_a_cell() -> None:
     assert len(backend_words) == len(set(backend_words))
     words = [*range(16)]
     words += [Board.pool_words_at(index) + column for index in range(MOST_POOLS) for column in range(8)]
-    words += [Board.backend_words_at(index) + column for index in range(CAPACITY) for column in range(58)]
+    words += [Board.backend_words_at(index) + column for index in range(CAPACITY) for column in range(59)]
     assert len(words) == len(set(words))
     addresses = range(W_ADDRESS, W_ADDRESS + 2 * MOST_ADDRESSES)
-    assert set(backend_words) & set(addresses) == {W_ADDRESS} and max(backend_words) < 58
+    assert set(backend_words) & set(addresses) == {W_ADDRESS} and max(backend_words) < 59
 
 
 def test_blocks_are_whole_cache_lines() -> None:

@@ -20,6 +20,7 @@ from balancer.pool.board import (
     W_AGENT_MODE,
     W_AGENT_WEIGHT,
     W_DNS_NAME,
+    W_EJECTIONS,
     W_NAME,
     W_PENALTIES,
     W_PENALTY_MS,
@@ -72,7 +73,8 @@ def test_what_a_version_without_ages_and_with_one_address_wrote_is_read() -> Non
 
 
 @pytest.mark.parametrize(
-    "column", [W_AGENT, W_AGENT_WEIGHT, W_AGENT_MAXCONN, W_AGENT_MODE, W_RAMP, W_PENALTIES, W_PENALTY_MS]
+    "column",
+    [W_AGENT, W_AGENT_WEIGHT, W_AGENT_MAXCONN, W_AGENT_MODE, W_RAMP, W_PENALTIES, W_PENALTY_MS, W_EJECTIONS],
 )
 @pytest.mark.parametrize("text", ["10.0.0.1:80 name=a", "dns:web.test:80 slots=1 name=web"])
 def test_what_only_one_layer_says_lasts(column: int, text: str) -> None:
