@@ -27,6 +27,12 @@ ERRORS = (
     "", "timeout", "SERVFAIL", "REFUSED", "NXDOMAIN", "NODATA", "FORMERR", "NOTIMP", "no name", "no address to dial",
     "ECONNREFUSED", "ENETUNREACH", "EHOSTUNREACH", "error",
 )  # fmt: skip
+NO_SIX = (
+    "NODATA",
+    "NXDOMAIN",
+    "NOTIMP",
+    "FORMERR",
+)  # some servers say so of AAAA where there is an A (RFC 4074)
 ABSENT = ("no name", "NXDOMAIN", "NODATA")  # no such records; other errors say that a server has failed
 
 
@@ -126,11 +132,11 @@ def _kinds(family: str) -> tuple[str, ...]:
 def _addresses(name: str, family: str) -> Generator[Query, NameReply, NameReply]:
     """The addresses of a name by one IP version, or of both for `both`: a host of both would count twice else."""
     replies: list[NameReply] = []
-    for kind in _kinds(family):
+    for kind in (kinds := _kinds(family)):
         reply = yield Query(name, kind)
         if not reply.error and family != "both":
             return reply
-        if reply.error not in ("", "NODATA"):
+        if reply.error not in ("", *(NO_SIX if kind == "AAAA" and len(kinds) > 1 else NO_SIX[:1])):
             return reply
         replies.append(reply)
     good = [reply for reply in replies if not reply.error]

@@ -63,6 +63,24 @@ def test_families(family: str, zone: Zone, hosts: list[str], kinds: list[Query])
     assert answer.error == ("" if hosts else "NODATA")
 
 
+@pytest.mark.parametrize("family", ["prefer-6", "both", "6", ""])
+@pytest.mark.parametrize("error", [error for error in ERRORS if error])
+@pytest.mark.parametrize("kind", ["dns", "srv"])
+def test_a_server_that_knows_nothing_of_aaaa_hides_no_ipv4_address(
+    family: str, error: str, kind: str
+) -> None:
+    """Others have failed, and say nothing about addresses: the last set stays."""
+    zone = {SIX: NameReply(error), FOUR: a("10.0.0.1")}
+    zone[Query("_db._tcp.test", "SRV")] = NameReply(
+        "", services=(ServiceRecord(1, 1, 80, "web.test"),), ttl=5.0
+    )
+    wanted = BackendSet(kind, "web.test" if kind == "dns" else "_db._tcp.test", 80, family=family)
+    answer, _ = asked(wanted, zone)
+    is_hidden = family == "6" or (family and error not in ("NODATA", "NXDOMAIN", "NOTIMP", "FORMERR"))
+    assert [each.host for each in answer.members] == ([] if is_hidden else ["10.0.0.1"])
+    assert bool(answer.error) is bool(is_hidden)
+
+
 def test_the_smallest_ttl_of_both_counts_and_an_address_counts_once() -> None:
     zone = {FOUR: a("10.0.0.1", "10.0.0.1", ttl=7.0), SIX: a("::1", ttl=2.0)}
     answer, _ = asked(BackendSet("dns", "web.test", 80, family="both"), zone)
