@@ -197,8 +197,17 @@ def test_what_an_agent_has_said_once_outlives_reload_upgrade_and_prober(tmp_path
         goes_on_out()
         assert lb.ctl("reload").returncode == 0
         goes_on_out()
-        [prober] = [pid for pid, title in lb.titles().items() if ": prober" in title]
-        os.kill(prober, signal.SIGKILL)
+
+        def prober() -> int:
+            return next((pid for pid, title in lb.titles().items() if ": prober" in title), 0)
+
+        for line, state in (("up 50%", "out"), ("down#out of memory", "down")):
+            said = line
+            wait_for(lambda state=state: lb.backend(name)["agent"] == state, f"agent {state}", PATIENCE)
+            os.kill(former := prober(), signal.SIGKILL)
+            wait_for(lambda former=former: prober() not in (0, former), "the next prober", PATIENCE)
+        said = "up 50%"  # neither `down` nor the death of the prober has ended its `drain`
+        lb.wait_backend(name, "agent", PATIENCE)
         goes_on_out()
         lb.upgrade()
         wait_for(lambda: status_or_none(lb), "a status of the successor", PATIENCE)
