@@ -12,7 +12,8 @@ RULES
                    "refused_total", "failed_total", "bytes_in_total", "bytes_out_total", "closed_total", "cut_total",
                    "retries_total", "pauses_total", "resumes_total", "ends": {"--", "CC", ...}, "denials": {"deny", ...},
                    "times": {"session": TIMES, "handshake": TIMES}, "tls": {"certificates": [{"path", "expires_in_s"}],
-                   "handshakes_total", "resumed_total", "truncated_total", "failures": {...}} or null}],
+                   "revoked": {"path", "expires_in_s"} or null, "handshakes_total", "resumed_total", "truncated_total",
+                   "failures": {...}} or null}],
      "pools":    [{"name", "balance", "serving", "reason", "up", "queued", "queued_total", "max_queue",
                    "framed": {"requests_per_s", "connections_idle", "connections_in_use"} or null,
                    "times": {"connect": TIMES, "wait": TIMES, "reply": TIMES},
@@ -42,7 +43,7 @@ configured can be less.
 sum: refused (closed at the accept, or by a limit: sQ, RC), failed (no backend could be reached: SC, sC), cut (KD), closed
 (all of them, those without a session too: accepted - closed are open).
 `former_master`: the master before the last upgrade, while it lives: its sessions are in no figure here.
-`tls`: of a listener that ends TLS; `failures`: its failed handshakes by reason (pool/board.py, TLS_FAILURES).
+`tls`: null without TLS; `revoked`: of the revocation list that is too old first; `failures`: handshakes (TLS_FAILURES).
 `denials`: clients that a rule of their listener has turned away, or with dry-run would have, by relay/ends.py.
 `serving`: whether a client can be served now, `reason`: why not, or which pools are out (pool/serving.py): it takes a
 worker that is ready and accepts, a listener that does not refuse, being full (entrance.py), and a pool that serves.
@@ -69,6 +70,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from math import inf
 from operator import add
 from typing import Any
 
@@ -296,6 +298,7 @@ def describe_tls(board: Board, listener: Listener) -> dict[str, Any] | None:
     at = board.listener_at(listener.index)
     return {
         "certificates": describe_expiry(board, listener, calendar_time()),
+        "revoked": describe_revoked(listener, calendar_time()),
         **{key: board.total(at + column) for key, column in TLS_TOTALS.items()},
         "failures": {
             reason: board.total(at + column) for column, reason in enumerate(TLS_FAILURES, L_TLS_FAILURES)
@@ -309,6 +312,14 @@ def describe_expiry(board: Board, listener: Listener, calendar: float) -> list[d
         {"path": file.path, "expires_in_s": round(file.not_after - calendar)}
         for file in presented(board, listener)
     ]
+
+
+def describe_revoked(listener: Listener, calendar: float) -> dict[str, Any] | None:
+    """Its revocation lists, and when the first of them is too old; None without one that says."""
+    lists = listener.tls_client_crl
+    if lists is None or lists.not_after == inf:
+        return None
+    return {"path": lists.path, "expires_in_s": round(lists.not_after - calendar)}
 
 
 def listener_totals(total: Callable[[int], int]) -> dict[str, Any]:

@@ -221,8 +221,15 @@ def check_text(backend: Mapping[str, Any]) -> str:
 
 
 def expiring(status: Mapping[str, Any]) -> list[str]:
-    """A sentence for each certificate that expires soon."""
-    return [
+    """A sentence for each certificate that expires soon, and for revocation lists that have expired: nobody with a
+    certificate of their authority is let in any more."""
+    lists = ((one["name"], one["tls"].get("revoked")) for one in status["listeners"] if one["tls"])
+    late = [
+        f"revocation list {found['path']} of {name} has EXPIRED, and its authority's certificates are refused"
+        for name, found in lists
+        if found and found["expires_in_s"] <= 0
+    ]
+    return late + [
         f"certificate {one['path']} of {listener['name']} "
         + (f"expires in {days_text(one['expires_in_s'])}" if one["expires_in_s"] > 0 else "has EXPIRED")
         for listener in status["listeners"]

@@ -10,12 +10,14 @@ import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from math import inf
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from balancer.config.words import quote, split_words
 
 if TYPE_CHECKING:
+    from datetime import datetime
     from ssl import SSLContext
 
     from cryptography.x509 import Certificate
@@ -54,10 +56,12 @@ class CertificateFile:
 
 @dataclass(frozen=True, slots=True)
 class TrustFile:
-    """Certificates of authorities, or revocation lists, in PEM."""
+    """Certificates of authorities, or revocation lists, in PEM. `not_after`: when the first of the lists is too old,
+    seconds since 1970."""
 
     path: str
     pem: bytes = field(repr=False)
+    not_after: float = field(default=inf, compare=False)  # follows from `pem`
 
     def __str__(self) -> str:
         return self.path
@@ -190,19 +194,24 @@ def parse_revoked(text: str) -> TrustFile:
     if b"X509 CRL" not in _BEGIN.findall(found.pem):
         raise ValueError(f"{text} holds no revocation list in PEM")
     _try(found.load_into, server_context(), text)
-    return found
+    ends = [end.timestamp() for _, end in _ends_of_lists(found) if end is not None]
+    return replace(found, not_after=min(ends, default=inf))
+
+
+def _ends_of_lists(trust: TrustFile) -> "list[tuple[str, datetime | None]]":
+    """The issuer of each revocation list, and when the next one is due."""
+    from cryptography import x509
+
+    lists = [x509.load_pem_x509_crl(block) for block in _LIST.findall(trust.pem)]
+    return [(one.issuer.rfc4514_string(), one.next_update_utc) for one in lists]
 
 
 def expired_lists(trust: TrustFile, now: float) -> list[str]:
     """A sentence on each revocation list that OpenSSL takes for too old at `now`, seconds since 1970."""
-    from cryptography import x509
-
-    lists = [x509.load_pem_x509_crl(block) for block in _LIST.findall(trust.pem)]
-    ends = [(one.issuer.rfc4514_string(), one.next_update_utc) for one in lists]
     return [
         f"the revocation list of {issuer} in {trust.path} has expired on {end:%Y-%m-%d}: no certificate of "
         "that authority is accepted"
-        for issuer, end in ends
+        for issuer, end in _ends_of_lists(trust)
         if end is not None and end.timestamp() <= now
     ]
 

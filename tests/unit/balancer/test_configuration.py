@@ -1,6 +1,7 @@
 """One reading of the configuration: flat, with sections, and the sentence for each thing that is wrong."""
 
 import os
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from ipaddress import ip_network
@@ -762,7 +763,10 @@ def test_each_revocation_list_that_has_expired_is_worth_a_note(pem: Path, tmp_pa
         ([new.revocations(), old.revocations()], []),
     ):
         path.write_bytes(b"".join(lists))
-        notes = parse(argv, {}).notes
+        found = parse(argv, {})
+        lists_of = found.listeners[0].tls_client_crl
+        assert lists_of is not None and (lists_of.not_after < time.time()) == bool(expired)
+        notes = found.notes
         assert len(notes) == len(expired), notes
         for name, note in zip(expired, notes, strict=True):
             assert note.startswith(

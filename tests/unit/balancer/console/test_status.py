@@ -21,7 +21,7 @@ from balancer.console.prometheus import exposition
 from balancer.console.status import Identity, entrance_of, snapshot, worker_state
 from balancer.console.table import address_text, check_text, status_text, worker_row
 from balancer.console.views import ENDS
-from balancer.edge.certificates import CertificateFile
+from balancer.edge.certificates import CertificateFile, TrustFile
 from balancer.edge.route import Route
 from balancer.options import Listener, Options, Pool, ProcessOptions
 from balancer.pool import board as b
@@ -290,7 +290,13 @@ def test_every_key_is_in_the_documentation_of_the_schema(board: b.Board) -> None
     slot = Backend("web-1", parse_address("web.test:80"), index=0, set=parse_upstream("dns:web.test:80").set)
     options = replace(
         OPTIONS,
-        listeners=(replace(main, tls_cert=(CertificateFile("/a.pem", "/a.pem", b"", not_after=1.0),)),),
+        listeners=(
+            replace(
+                main,
+                tls_cert=(CertificateFile("/a.pem", "/a.pem", b"", not_after=1.0),),
+                tls_client_crl=TrustFile("/l.pem", b"", 1e9),
+            ),
+        ),
         pools=(replace(one, mode="framed", backends=(slot, BACKENDS[1])),),
     )
     lease(board, 3, pid=71, state=c.READY, beat_ms=100_000)
@@ -298,6 +304,8 @@ def test_every_key_is_in_the_documentation_of_the_schema(board: b.Board) -> None
     found = snapshot(board, options, Identity("1", "lb-1"), 100.0, lambda pid: UNKNOWN)
     words = set(re.findall(r'"(\w+)"', status_module.__doc__ or ""))
     keys = set(keys_of(found))
+    assert found["listeners"][0]["tls"]["revoked"]["expires_in_s"] < 0
+    assert "revocation list /l.pem of main has EXPIRED" in status_text(found)
     assert {"listeners.tls.certificates", "pools.sets.slot_name", "pools.framed.requests_per_s"} <= keys
     assert not [key for key in keys if key.rpartition(".")[2] not in words]
 
