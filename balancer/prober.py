@@ -15,7 +15,8 @@ RULES
     resolver ----- address --------------------------------------------------------> address words ----> version
     versions: verdicts, addresses, admin states, weights --> serving: is one up? --changed--> log: all-down, some-up
 
-A drain ends it at once: it has no sessions.
+A drain ends it at once: it has no sessions. After an upgrade, where no other prober writes for the workers that drain, it
+goes on while it may have to end theirs (`on-down = close`).
 """
 
 import random
@@ -56,7 +57,7 @@ from balancer.pool.board import (
     Board,
 )
 from balancer.pool.health import HealthState, PassiveHealth, first_due, ramp
-from balancer.pool.serving import state_of
+from balancer.pool.serving import state_of, workers_of
 from balancer.pool.targets import Target, addresses_of, targets_of
 from balancer.pool.verdicts import VerdictWriter
 from balancer.prefork.child import Child
@@ -81,7 +82,7 @@ def run(
     process, own = options.process, OwnListeners(listening)
     servers = ServerList(process.resolver)
     prober = Prober(child, options.pools, board, process.resolver_refresh, own, tls=tls, servers=servers)
-    child.on_drain = lambda deadline: child.loop.stop()
+    child.on_drain = lambda deadline: prober.leave_when_done()
     child.on_tick = prober.tick
     prober.start(child.ready)
     return child.run()
@@ -146,6 +147,8 @@ class Prober:
 
     def tick(self, now: float) -> None:
         """Four times a second: what workers, operators and time have changed."""
+        if self._child.draining:
+            self.leave_when_done()
         if not self._may_write():
             return
         self._sets.look_up(now)
@@ -176,6 +179,12 @@ class Prober:
             if isinstance(one.health, PassiveHealth):
                 self._look_at_unchecked(one, one.health, now)
         self._announcer.judge_all(now)
+
+    def leave_when_done(self) -> None:
+        """End, unless workers that drain may have sessions that only this prober would have closed."""
+        is_needed = self._writer.holds() and bool(workers_of(self._board))
+        if not is_needed or not any(pool.pool.on_down == "close" for pool in self._pools):
+            self._loop.stop()
 
     # -- the lease
 

@@ -198,15 +198,15 @@ def _may_wait(board: Board, pool: Pool) -> bool:
     if not pool.queue_timeout or not limit:
         return False
     column = board.pool_at(pool.index) + P_QUEUED
-    return any(cells[column] < limit for cells in _workers(board))
+    return any(cells[column] < limit for cells in workers_of(board))
 
 
 def queue_limit(board: Board, pool: Pool) -> int:
     """How many sessions may wait in a pool: its max-queue, which holds for a worker, times the workers."""
-    return board.max_queue_of(pool.index, pool.max_queue) * max(1, len(_workers(board)))
+    return board.max_queue_of(pool.index, pool.max_queue) * max(1, len(workers_of(board)))
 
 
-def _workers(board: Board) -> Sequence[memoryview]:
+def workers_of(board: Board) -> Sequence[memoryview]:
     """The rows of the workers that accept clients; of all that live when there is none (a reload has just begun)."""
     rows = [board.counts.row(row) for row in range(FIRST_LEASE, board.live_rows())]
     living: Sequence[memoryview] = [cells for cells in rows if cells[PID] and cells[ROLE] == WORKER_ROLE]

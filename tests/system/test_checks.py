@@ -128,6 +128,39 @@ def test_sessions_of_a_demoted_server_end_where_the_pool_wants_that(tmp_path: Pa
         assert [each["ends"]["DD"] for each in lb.status()["listeners"]] == [1, 0]
 
 
+def test_sessions_of_a_server_that_is_demoted_end_also_in_the_workers_that_an_upgrade_has_replaced(
+    tmp_path: Path,
+) -> None:
+    """Its sessions drain on a board of their own, which the successor's prober does not know."""
+    with ExitStack() as stack:
+        stack.enter_context(subreaper())
+        echo, checked = stack.enter_context(Echo()), stack.enter_context(Echo())
+        lb = UpgradableBalancer(
+            tmp_path,
+            upstreams=[echo.address],
+            check=f"tcp port={checked.address[1]}",
+            check_interval=f"{INTERVAL}s",
+            on_down="close",
+            drain_timeout="40s",
+        )
+        lb.expect("all-down")
+        stack.enter_context(lb)
+        client = stack.enter_context(socket.create_connection(lb.address, PATIENCE))
+        client.settimeout(PATIENCE)
+        client.sendall(b"x")
+        assert client.recv(1) == b"x"
+        lb.upgrade()
+        old = lb.old
+        client.sendall(b"y")
+        assert client.recv(1) == b"y"
+        checked.close()
+        with contextlib.suppress(ConnectionResetError):
+            assert client.recv(1) == b""
+        assert old.wait(PATIENCE) == 0
+        wait_for(lambda: status_or_none(lb), "a status of the successor", PATIENCE)
+        lb.stop()
+
+
 def shares(lb: FileBalancer, count: int = 200) -> dict[str, float]:
     """The part of `count` new sessions that each backend is given."""
     before = {each["name"]: each["sessions_total"] for each in lb.status()["backends"]}

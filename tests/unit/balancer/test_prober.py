@@ -46,13 +46,14 @@ from balancer.pool.board import (
     W_NAME,
     W_RAMP,
     W_VERDICT,
+    WORKER_ROLE,
     Board,
 )
 from balancer.pool.handover_state import export_state, restore_state
 from balancer.pool.serving import availability, state_of
 from balancer.pool.targets import Target, addresses_of, targets_of
 from balancer.prober import MOST_BEGUN, Prober
-from balancer.shm.layout import FIRST_LEASE, PID, Shared
+from balancer.shm.layout import FIRST_LEASE, PID, ROLE, Shared
 from tests.unit.balancer.pool.boards import make_board, target_of
 
 PROBER, WORKER, SECOND = FIRST_LEASE, FIRST_LEASE + 1, FIRST_LEASE + 2
@@ -74,9 +75,13 @@ class Loop:
     def __init__(self) -> None:
         self.now = 1000.0
         self.turns = 0
+        self.is_stopped = False
         self._timers: list[tuple[float, int, Timer]] = []
         self._count = itertools.count()
         self.handlers: dict[int, Callable[[int], object]] = {}
+
+    def stop(self) -> None:
+        self.is_stopped = True
 
     def call_at(self, when: float, act: Callable[[], object]) -> Timer:
         timer = Timer(act)
@@ -152,6 +157,7 @@ class ProberSimulation:
         self.lookups: list[tuple[float, str]] = []
         self.servers: Callable[[], NameServers] | None = None  # of sets; None: those of /etc/resolv.conf
         self.title = ""
+        self.child: Any = None  # of the last prober
         self.settled: list[float] = []
         self.own = {"127.0.0.1"}  # the addresses of this machine; the balancer listens on port 8080 of all
 
@@ -193,7 +199,7 @@ class ProberSimulation:
     def prober(self, row: int = PROBER, pid: int = 0, **options: object) -> Prober:
         cells = self.board.shared.rows.row(row)
         cells[PID] = pid or os.getpid()
-        child = SimpleNamespace(
+        child = self.child = SimpleNamespace(
             row=row, cells=cells, loop=self.loop, log=self.log, draining=False,
             title=SimpleNamespace(set=lambda text, now: setattr(self, "title", text)),
         )  # fmt: skip
@@ -589,6 +595,35 @@ def test_the_limits_of_the_newest_configuration_hold_until_its_reload_has_failed
     sim.board.counts.row(SECOND)[PID] = 0
     sim.loop.advance(0.5, old.tick)
     assert (sim.board.maxconn_of(index, 5), sim.board.max_queue_of(0, 1)) == (0, 8)
+
+
+@pytest.mark.parametrize("on_down", ["keep", "close"])
+@pytest.mark.parametrize("successor", [False, True])
+def test_a_prober_that_drains_goes_on_while_only_it_can_have_sessions_of_workers_closed(
+    sim: ProberSimulation, on_down: str, successor: bool
+) -> None:
+    """An upgrade's workers drain on a board of their own; after a reload the next prober writes for them."""
+    rows = sim.board.shared.rows
+    rows.row(WORKER)[PID] = 4711
+    prober = sim.prober(check_fall=1, on_down=on_down)
+    child = sim.child
+    sim.loop.advance(1.0, prober.tick)
+    if successor:
+        sim.prober(SECOND)
+    for row in (PROBER, SECOND):
+        rows.row(row)[ROLE] = WORKER_ROLE + 1
+    child.draining = True
+    prober.leave_when_done()
+    goes_on = on_down == "close" and not successor
+    assert sim.loop.is_stopped is not goes_on
+    if goes_on:
+        sim.network[A] = "refused"
+        sim.loop.advance(3.0, prober.tick)
+        assert sim.verdict(sim.backends[0]) == DOWN
+        assert not sim.loop.is_stopped
+        rows.zero(WORKER)
+        sim.loop.advance(0.3, prober.tick)
+        assert sim.loop.is_stopped
 
 
 def test_only_the_prober_that_holds_the_lease_checks_and_writes(sim: ProberSimulation) -> None:
