@@ -385,7 +385,7 @@ class FramedClient:
 
     def later_than(self, request: FramedRequest) -> FramedRequest | None:
         """Return the last request behind this one whose reply has to wait for it, and has a place that this one may take;
-        None: there is none."""
+        None: there is none. It is sent again, which counts as one of its tries."""
         found: list[FramedRequest] = []
         for later in reversed(self.requests) if self.is_strict else ():
             if later is request:
@@ -397,6 +397,7 @@ class FramedClient:
                 or carrier.is_receiving
                 or later.upload
                 or not later.is_kept
+                or (later.breaks >= self._lane.pool.frame_retries and not self._pool.is_dialling(later))
             ):
                 continue
             if backend.index not in request.tried:

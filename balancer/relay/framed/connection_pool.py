@@ -303,10 +303,11 @@ class ConnectionPool:
 
     def _take_over(self, request: FramedRequest) -> bool:
         """Take the place of a request behind this one, whose reply would wait for the reply to this one, and this one for
-        its place. That one is sent again: never where requests must not be sent twice."""
-        later = request.owner.later_than(request) if self._pool.frame_retries else None
+        its place. That one is sent again, which costs it a try if it was sent before."""
+        later = request.owner.later_than(request)
         if later is None or later.carrier is None or later.backend is None:
             return False
+        later.breaks += not self.is_dialling(later)
         later.carrier.leave()
         self.queue.remove(request)
         request.backend = backend = later.backend
@@ -317,6 +318,10 @@ class ConnectionPool:
             self.dispatch(request)
         self.queue.enqueue(later, "full", goes_first=True)
         return True
+
+    def is_dialling(self, request: FramedRequest) -> bool:
+        """Return whether its connection is being made: nothing of it has been sent."""
+        return request.carrier in self.dialling
 
     def retry(self, request: FramedRequest, is_unheard: bool, is_certain: bool, code: int) -> None:
         """A connection has broken before the reply was whole: try another backend while the client has seen nothing of a

@@ -3,6 +3,7 @@
 import contextlib
 import random
 import socket
+from collections import Counter
 
 import pytest
 
@@ -1074,6 +1075,37 @@ def test_a_request_that_is_tried_again_does_not_wait_for_the_places_of_those_beh
     assert client.frames() == list("ABCD")
     assert other.frames() == ["OTHER"]
     assert not any(worker.under_way(server) for server in range(3))
+
+
+@pytest.mark.parametrize("retries", [0, 1, 2, 3])
+@pytest.mark.parametrize("pipeline", [3, 6])
+@pytest.mark.parametrize("servers", [3, 5])
+def test_a_request_whose_place_others_take_is_sent_no_oftener_than_frame_retries_allows(
+    start: Start, retries: int, pipeline: int, servers: int
+) -> None:
+    worker = start(servers, upstream="maxconn=1", queue_timeout=5.0, frame_retries=retries)
+    client = worker.client()
+    texts = [f"q{number}" for number in range(pipeline)]
+    client.ask(*texts)
+    heard: Counter[str] = Counter()
+    for _ in range(100):
+        worker.settle()
+        peers = [peer for server in range(servers) for peer in worker.dialled(server)]
+        owed = [(text, peer) for peer in peers for text in peer.frames()]
+        heard.update(text for text, _ in owed)
+        for text, peer in owed:
+            if text != texts[-1] and heard[text] <= retries and peer.state == "open":
+                peer.close()  # each but the last one breaks its backends as often as it may
+        if worker.ends:
+            break
+        for text, peer in owed:
+            if peer.state == "open" and peer.sock.fileno() >= 0:
+                with contextlib.suppress(OSError):  # its place may have been taken meanwhile
+                    peer.answer(text.upper())
+    assert heard, "nothing was sent"
+    assert max(heard.values()) <= 1 + retries, heard
+    worker.pass_time(6.0)  # one whose place is held by another that has had its tries waits for queue-timeout
+    assert not any(worker.under_way(server) for server in range(servers))
 
 
 def test_a_request_that_waits_too_long_ends_its_client(start: Start) -> None:
