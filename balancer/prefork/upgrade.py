@@ -18,7 +18,6 @@ import json
 import os
 import signal
 import socket
-import stat
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -35,6 +34,7 @@ LISTENERS, READY_FD, PIDFILE_FD = "PREFORK_LISTENERS", "PREFORK_READY_FD", "PREF
 HANDOVER_FD = "PREFORK_HANDOVER_FD"
 HANDOVER_STATE = "PREFORK_HANDOVER_STATE"  # the text itself, of a version before
 ACTIVATION = ("LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES")
+FILE_NAME = "balancer-handover"
 MOST_STATE = 64 << 20  # bytes of a handover state that are read
 FIRST_ACTIVATED = 3
 GIVE_UP_AFTER = 30.0  # seconds a new master has to get ready
@@ -96,15 +96,22 @@ def read_inheritance(environ: Mapping[str, str], pid: int) -> InheritedFds:
 
 
 def read_handover(environ: Mapping[str, str]) -> str:
-    """What only the memory of a former master knew; empty without one. Its descriptor is closed."""
-    text = environ.get(HANDOVER_FD, "")
-    if not text.isdigit():
-        return environ.get(HANDOVER_STATE, "")
+    """What only the memory of a former master knew; empty without one. Its descriptor is closed.
+
+    A version before wrote the text itself; it has left the descriptor that it was given, and did not know, open."""
+    number = environ.get(HANDOVER_FD, "")
+    state = _read_file(int(number)) if number.isdigit() else ""
+    return environ.get(HANDOVER_STATE, state)
+
+
+def _read_file(fd: int) -> str:
+    """What `written` has put there. Any other descriptor is left alone: its number may come from a copied environment."""
     try:
-        with open(int(text), "rb") as file:
-            is_ours = stat.S_ISREG(os.fstat(file.fileno()).st_mode)  # and no pipe that would be waited for
-            return file.read(MOST_STATE).decode(errors="replace") if is_ours else ""
-    except (OSError, ValueError):
+        if not os.readlink(f"/proc/self/fd/{fd}").startswith(f"/memfd:{FILE_NAME}"):
+            return ""
+        with open(fd, "rb") as file:
+            return file.read(MOST_STATE).decode(errors="replace")
+    except OSError:
         return ""
 
 
@@ -148,8 +155,13 @@ def say_ready(fd: int) -> None:
 @contextlib.contextmanager
 def written(state: str) -> Iterator[int]:
     """A descriptor of a file without a name from which the text can be read, for the time of the block. It has no limit,
-    as the environment has (128 KiB in one string). Raises OSError."""
-    with open(os.memfd_create("balancer-handover", os.MFD_CLOEXEC), "w+b", buffering=0) as file:
+    as the environment has (128 KiB in one string). -1 without a text: a service that has none does not read it either, and each
+    process of the successor would hold it. Raises OSError.
+    """
+    if not state:
+        yield -1
+        return
+    with open(os.memfd_create(FILE_NAME, os.MFD_CLOEXEC), "w+b", buffering=0) as file:
         file.write(state.encode())
         file.seek(0)
         yield file.fileno()

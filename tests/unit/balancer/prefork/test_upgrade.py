@@ -4,6 +4,7 @@ import os
 import signal
 import socket
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -211,7 +212,7 @@ def test_before_its_exec_a_successor_has_default_dispositions() -> None:
     assert seen == [set(), set(), (str(writer), True)]
 
 
-@pytest.mark.parametrize("size", [0, 1, 200_000, 3_000_000])
+@pytest.mark.parametrize("size", [1, 200_000, 3_000_000])
 def test_a_handover_state_of_any_size_is_read_once_by_its_descriptor(size: int) -> None:
     state = "\u00e9" * size
     with written(state) as fd:
@@ -225,11 +226,44 @@ def test_a_version_before_left_its_state_in_the_environment() -> None:
     assert read_handover({}) == ""
 
 
+def test_what_an_older_version_was_left_and_could_not_read_is_not_the_state_it_leaves() -> None:
+    """From this version back to one before, and forward again: that one does not know the descriptor, which stays open."""
+    for text in ("", "of the one before"):
+        with written("of the first one") as fd:
+            stale = os.dup(fd)
+        assert read_handover({HANDOVER_FD: str(stale), HANDOVER_STATE: text}) == text
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            os.fstat(stale)
+
+
+def test_a_descriptor_that_is_no_handover_state_is_left_alone(tmp_path: Path) -> None:
+    """The number may come from an environment that was copied, and be a log file's here."""
+    path = tmp_path / "log"
+    path.write_text("lines of a log")
+    with path.open("rb") as file:
+        assert read_handover({HANDOVER_FD: str(file.fileno())}) == ""
+        assert file.read() == b"lines of a log"
+
+
+def test_without_a_state_a_successor_is_given_no_descriptor() -> None:
+    """A service that has none would not read it, and every process of it would hold it."""
+    found: list[int] = []
+
+    def start(_sockets: object, _pidfile_fd: int, handover_fd: int, now: float) -> Successor:
+        found.append(handover_fd)
+        return Successor(4711, -1, now + 30)
+
+    upgrade = Upgrade(Log("master", os.devnull), Sockets(), EVENTS, start_successor=start)
+    upgrade.start(1.0, None)
+    assert found == [-1]
+
+
 def test_what_is_no_file_is_no_handover_state_and_is_not_waited_for() -> None:
     reader, writer = os.pipe()
     for text in (str(reader), "x", "-1", "99999"):
         assert read_handover({HANDOVER_FD: text}) == ""
     os.close(writer)
+    os.close(reader)
 
 
 def test_a_successor_gets_the_state_that_the_old_master_had() -> None:
