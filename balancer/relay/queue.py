@@ -8,6 +8,7 @@ looks for places itself every LOOK seconds while clients wait.
 """
 
 from collections.abc import Callable
+from itertools import islice
 from typing import Protocol
 
 from balancer.eventloop.loop import Loop
@@ -51,6 +52,7 @@ class PendingQueue:
         self._timer: Timer | None = None
         self._soon: Timer | None = None
         self.since: dict[QueuedSession, float] = {}
+        self._ahead: dict[QueuedSession, None] = {}  # those that go first, in their order
         self._why: dict[QueuedSession, str] = {}  # why those wait that do not wait for a place
 
     @property
@@ -60,7 +62,8 @@ class PendingQueue:
 
     def enqueue(self, session: QueuedSession, why: str, goes_first: bool = False) -> None:
         """Queue a session, or close it when it may not wait for a place. One that is queued keeps its place. `why` is the
-        election's. One that `goes_first` has had a place before."""
+        election's. One that `goes_first` has had a place before,
+        and waits behind those before it that have."""
         is_new = session not in self.since
         if why != "full":
             self._why[session] = why
@@ -74,7 +77,9 @@ class PendingQueue:
         if not is_new:
             return
         if goes_first:
-            self.since = {session: self._loop.now, **self.since}
+            ahead = {one: self.since[one] for one in self._ahead}
+            self.since = ahead | {session: self._loop.now} | self.since
+            self._ahead[session] = None
         else:
             self.since[session] = self._loop.now
         self._cells[P_QUEUED_TOTAL] += 1
@@ -96,6 +101,7 @@ class PendingQueue:
         since = self.since.pop(session, None)
         if since is not None:
             self._why.pop(session, None)
+            self._ahead.pop(session, None)
             waited = self._loop.now - since
             session.waited += waited
             self._waits.observe(waited)
@@ -140,5 +146,8 @@ class PendingQueue:
     def _show(self) -> None:
         """Publish the length and the oldest wait."""
         self._cells[P_QUEUED] = len(self.since)
-        oldest = next(iter(self.since.values()), 0.0)
+        first = islice(
+            self.since.values(), len(self._ahead) + 1
+        )  # behind those that go first is the oldest other one
+        oldest = min(first, default=0.0)
         self._cells[P_OLDEST_WAIT_MS] = int(oldest * 1000)

@@ -92,6 +92,28 @@ def test_who_has_had_a_place_goes_first_and_nobody_waits_longer_for_it(worker: W
     assert served == [again, late]
 
 
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_those_that_go_first_do_so_in_their_order_and_hide_no_longer_wait(
+    worker: WorkerSimulation, count: int
+) -> None:
+    """A freed place goes to the worker with the longest wait: a shorter one shown would leave those behind it last."""
+    queue, served = worker.lane.queue, list[Waiting]()
+    plain, *first = (Waiting(queue, served) for _ in range(1 + count))
+    queue.enqueue(plain, "full")
+    longest = worker.pool_cell(P_OLDEST_WAIT_MS)
+    for one in first:
+        worker.pass_time(1.0)
+        queue.enqueue(one, "full", goes_first=True)
+    worker.pass_time(0.5)
+    assert worker.pool_cell(P_OLDEST_WAIT_MS) == longest
+    theirs(worker)[P_OLDEST_WAIT_MS] = longest + 500
+    for one in (plain, *first):
+        one.has_place = True
+    queue.place_freed()
+    assert served == [*first, plain]
+    assert worker.pool_cell(P_OLDEST_WAIT_MS) == waiting(worker) == 0
+
+
 def test_the_queue_is_bounded(worker: WorkerSimulation) -> None:
     clients = arrive(worker, 6)  # one served, four wait (max_queue), one too many
     assert waiting(worker) == 4
