@@ -255,16 +255,11 @@ class Master:
             self._pidfile.write(os.getpid())
         self.notifier.ready(self.generations.status())
         if self._ready_fd >= 0:
-            self.processes.row[MASTER_FORMER] = os.getppid()
-            say_ready(self._ready_fd)
-            tell(
-                self.log,
-                self.processes.events,
-                "info",
-                "upgrade",
-                former=os.getppid(),
-                then="this one serves",
-            )
+            former = self.processes.row[MASTER_FORMER] = os.getppid()
+            if not say_ready(self._ready_fd):  # it was killed, and the parent is another one
+                former = self.processes.row[MASTER_FORMER] = 0
+            events, then = self.processes.events, "this one serves"
+            tell(self.log, events, "info", "upgrade", former=former or "gone", then=then)
             self._ready_fd = -1  # closed: the number may be another descriptor's from now on
         self.generations.close_leftover(now)
 

@@ -142,11 +142,14 @@ def forget_inheritance() -> None:
         os.environ.pop(name, None)
 
 
-def say_ready(fd: int) -> None:
-    """In the new master: tell the old one that it may drain."""
-    with contextlib.suppress(OSError):
-        os.write(fd, b"1")
-    os.close(fd)
+def say_ready(fd: int) -> bool:
+    """In the new master: tell the old one that it may drain; whether it is still there."""
+    try:
+        return os.write(fd, b"1") == 1
+    except OSError:
+        return False
+    finally:
+        os.close(fd)
 
 
 # -- the old master's side --
@@ -155,7 +158,7 @@ def say_ready(fd: int) -> None:
 @contextlib.contextmanager
 def written(state: str) -> Iterator[int]:
     """A descriptor of a file without a name from which the text can be read, for the time of the block. It has no limit,
-    as the environment has (128 KiB in one string). -1 without a text: a service that has none does not read it either, and each
+    as the environment has (128 KiB in one string). -1 without a text: a service that has none does not read it, and each
     process of the successor would hold it. Raises OSError.
     """
     if not state:

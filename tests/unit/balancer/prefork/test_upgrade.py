@@ -27,6 +27,7 @@ from balancer.prefork.upgrade import (
     parse_listeners,
     read_handover,
     read_inheritance,
+    say_ready,
     written,
 )
 from balancer.shm.events import EventRing, EventWriter
@@ -227,7 +228,7 @@ def test_a_version_before_left_its_state_in_the_environment() -> None:
 
 
 def test_what_an_older_version_was_left_and_could_not_read_is_not_the_state_it_leaves() -> None:
-    """From this version back to one before, and forward again: that one does not know the descriptor, which stays open."""
+    """From this version back to one before, and forward again: that one does not close the descriptor."""
     for text in ("", "of the one before"):
         with written("of the first one") as fd:
             stale = os.dup(fd)
@@ -243,6 +244,17 @@ def test_a_descriptor_that_is_no_handover_state_is_left_alone(tmp_path: Path) ->
     with path.open("rb") as file:
         assert read_handover({HANDOVER_FD: str(file.fileno())}) == ""
         assert file.read() == b"lines of a log"
+
+
+@pytest.mark.parametrize("is_there", [True, False])
+def test_a_successor_learns_whether_the_former_master_is_there_to_hear_it(is_there: bool) -> None:
+    reader, writer = os.pipe()
+    if not is_there:
+        os.close(reader)
+    assert say_ready(writer) is is_there
+    if is_there:
+        assert os.read(reader, 2) == b"1"
+        os.close(reader)
 
 
 def test_without_a_state_a_successor_is_given_no_descriptor() -> None:
