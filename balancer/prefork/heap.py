@@ -3,6 +3,9 @@
 import ctypes
 import gc
 
+# Not in every C library. Looked up once: a handle's types are cycles that the next freeze would keep for ever.
+_TRIM = getattr(ctypes.CDLL(None), "malloc_trim", None)
+
 
 def settle_heap() -> None:
     """Collect garbage, give free pages of the heap back to the kernel, and have the collector leave alone what exists.
@@ -12,7 +15,6 @@ def settle_heap() -> None:
     write to every page of what is not frozen, and so copy it.
     """
     gc.collect()
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # not in every C library
-    if trim is not None:
-        trim(0)
+    if _TRIM is not None:
+        _TRIM(0)
     gc.freeze()

@@ -26,3 +26,15 @@ def test_what_was_freed_below_something_that_stays_is_given_back() -> None:
         gc.unfreeze()
     assert before - resident_bytes() > 20_000_000
     assert frozen > 1000 and len(last) == 8000
+
+
+def test_settling_again_and_again_freezes_nothing_of_its_own() -> None:
+    """A master settles before each fork: what it froze each time would stay for ever."""
+    try:
+        settle_heap()
+        before = gc.get_freeze_count()
+        for _ in range(20):
+            settle_heap()
+        assert gc.get_freeze_count() - before < 20
+    finally:
+        gc.unfreeze()
