@@ -48,9 +48,7 @@ class ConnectionOwner(Protocol):
     def learn(self, frame: bytes) -> None: ...
     def suspect(self, connection: "BackendConnection", what: str) -> None: ...
     def distrust(self, kept: "KeptConnections") -> None: ...
-    def drop(
-        self, connection: "BackendConnection", request: FramedRequest | None = None, received: int = 0
-    ) -> None: ...
+    def drop(self, connection: "BackendConnection", request: FramedRequest | None = None) -> None: ...
     def connected(self, connection: "BackendConnection") -> None: ...
     def connect_failed(self, request: FramedRequest, connection: "BackendConnection", code: int) -> None: ...
     def retry(self, request: FramedRequest, is_unheard: bool, is_certain: bool, code: int) -> None: ...
@@ -152,16 +150,16 @@ class BackendConnection:
         idle, now = kept.idle, pool.loop.now
         self.request = self.awaited = None
         kept.reply_times.append(now - request.sent_at)
+        self.sent += request.size
+        self.received += size
         if len(idle) < kept.most:
-            self.sent += request.size
-            self.received += size
             self.idle_since = now
             idle.append(self)
             pool.elector.release_request(kept.place)
             if kept.has_limit:
                 pool.free_place()
         else:
-            pool.drop(self, request, size)
+            pool.drop(self, request)
         request.owner.answered(request, size)
 
     # -- every other reply
@@ -298,7 +296,9 @@ class BackendConnection:
     def _finish_early(self, request: FramedRequest) -> None:
         """The reply is whole before its request is: the connection is of no further use."""
         self.kept.reply_times.append(self.pool.loop.now - request.sent_at)
-        self.pool.drop(self, request, request.received)
+        self.sent += request.given()
+        self.received += request.received
+        self.pool.drop(self, request)
         self.request = None
         request.owner.cut_upload(request)
         request.owner.answered(request, request.received)
@@ -357,7 +357,7 @@ class BackendConnection:
             self.pool.distrust(self.kept)  # a reply that is cut
         self.kept.count_again()
         is_unheard = self.sent > 0 and (not was_sent or self._is_unheard())
-        self.abandon()
+        self.abandon(was_sent)
         # A reset may owe the acknowledgement of what was read.
         self.pool.retry(request, is_unheard, not was_sent or code != errno.ECONNRESET, code)
 
@@ -366,30 +366,32 @@ class BackendConnection:
         heard = acknowledged(self.sock)
         return heard is not None and heard <= self.sent + 1  # the SYN counts as one
 
-    def abandon(self) -> None:
+    def abandon(self, was_sent: bool = True) -> None:
         """Close the connection: its request goes on without it, or ends."""
         request, reply = self.request, self.reply
         assert request is not None
-        request.was_sent = self not in self.pool.dialling
+        request.was_sent = was_sent and self not in self.pool.dialling
+        self.sent += request.given() if request.was_sent else 0
         if reply is not None:
             request.received -= reply.left + reply.waiting()
             reply.discharge()
             self.reply = None
-        if request.upload is not None:
-            request.upload.discharge()
-            request.left, request.upload = request.upload.left, None
-        self.pool.drop(self, request, request.received)
+        request.end_upload()
+        self.received += request.received
+        self.pool.drop(self, request)
         self.request = self.awaited = None
         request.carrier = None
 
-    def leave(self) -> None:
-        """Close a connection of which nothing has been read; the place of its request stays taken."""
+    def leave(self, was_sent: bool = False) -> FramedRequest:
+        """Close a connection of which nothing has been read; return its request, whose place stays taken."""
         request = self.request
         assert request is not None
+        self.sent += request.given() if was_sent else 0
         self.kept.count_again()
         self.pool.drop(self)
         self.request = self.awaited = None
         request.carrier = None
+        return request
 
     def sink_lost(self, code: int) -> None:
         """The backend takes no more of the request: its reply may lie in the receive queue all the same."""
@@ -444,10 +446,7 @@ class BackendConnection:
         self._connect_failed(errno.ETIMEDOUT)
 
     def _connect_failed(self, code: int) -> None:
-        request = self.request
-        assert request is not None
-        self.leave()
-        self.pool.connect_failed(request, self, code)
+        self.pool.connect_failed(self.leave(), self, code)
 
     def send(self) -> None:
         """Give the backend what there is of the request; what follows is passed on as it comes."""

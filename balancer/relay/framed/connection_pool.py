@@ -307,8 +307,9 @@ class ConnectionPool:
         later = request.owner.later_than(request)
         if later is None or later.carrier is None or later.backend is None:
             return False
-        later.breaks += not self.is_dialling(later)
-        later.carrier.leave()
+        was_sent = not self.is_dialling(later)
+        later.breaks += was_sent
+        later.carrier.leave(was_sent)
         self.queue.remove(request)
         request.backend = backend = later.backend
         later.backend = None
@@ -351,9 +352,7 @@ class ConnectionPool:
 
     # -- ends
 
-    def drop(
-        self, connection: BackendConnection, request: FramedRequest | None = None, received: int = 0
-    ) -> None:
+    def drop(self, connection: BackendConnection, request: FramedRequest | None = None) -> None:
         """Close a connection at the end of the batch, and release the place of the request that it carries after that."""
         if connection.fd < 0:
             return
@@ -364,9 +363,6 @@ class ConnectionPool:
         connection.kept.open -= 1
         self.dialling.pop(connection, None)
         self._later(connection, connection.kept.backend if request is not None else None)
-        if request is not None:
-            connection.sent += request.size - request.left
-            connection.received += received
         self._count_bytes(connection)
 
     def _count_bytes(self, connection: BackendConnection) -> None:

@@ -49,7 +49,7 @@ class RequestCarrier(Protocol):
     def pump_reply(self) -> None: ...
     def sink_lost(self, code: int) -> None: ...
     def abandon(self) -> None: ...
-    def leave(self) -> None: ...
+    def leave(self, was_sent: bool) -> object: ...
     def watch_writing(self) -> None: ...
 
 
@@ -82,6 +82,17 @@ class FramedRequest:
     def whole(self) -> bytes:
         """Return all that has been read of it."""
         return b"".join((self.data, *self.more)) if self.more else self.data
+
+    def given(self) -> int:
+        """Return how many of its bytes its connection has taken, once it is made."""
+        upload = self.upload
+        return self.size - (self.left if upload is None else upload.left + upload.waiting())
+
+    def end_upload(self) -> None:
+        """Its connection is given up: what has been read stays here, if it is kept."""
+        if self.upload is not None:
+            self.upload.discharge()
+            self.left, self.upload = self.upload.left, None
 
     # -- as the pending queue sees it
 

@@ -237,8 +237,7 @@ class StreamConnection(BackendConnection):
             super().broke(code, was_sent or written > self._written_before)
             return
         # In TLS 1.3 a backend that refuses the balancer's certificate says so behind the handshake.
-        if request.upload is not None:
-            request.left, request.upload = request.upload.left, None
+        request.end_upload()
         self._handshake_failed(errno.EPROTO)
 
     def _is_unheard(self) -> bool:

@@ -1020,6 +1020,7 @@ def test_a_reply_before_the_end_of_the_request(start: Start, size: int) -> None:
     worker.settle()
     worker.backend(0).answer("too big")
     assert client.frames() == ["too big"]
+    assert sum(worker.backend_cell(B_BYTES_IN, server) for server in range(2)) == 100_000
     client.send(whole[100_000:])
     exchange(client, lambda: worker.backend(1), "next")
     worker.backend(0).heard()
@@ -1105,6 +1106,8 @@ def test_a_request_whose_place_others_take_is_sent_no_oftener_than_frame_retries
     assert heard, "nothing was sent"
     assert max(heard.values()) <= 1 + retries, heard
     worker.pass_time(6.0)  # one whose place is held by another that has had its tries waits for queue-timeout
+    given = sum(worker.backend_cell(B_BYTES_IN, server) for server in range(servers))
+    assert given == sum(heard[text] * (HEADER + len(text)) for text in heard)
     assert not any(worker.under_way(server) for server in range(servers))
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from balancer.edge.certificates import read_certificate
-from balancer.pool.board import L_TLS_TRUNCATED
+from balancer.pool.board import B_BYTES_IN, L_TLS_TRUNCATED
 from balancer.relay.tls.session import TlsSession
 from balancer.relay.tls.stream import TlsStream
 from tests.authority import Authority
@@ -130,6 +130,7 @@ def test_a_client_that_leaves_during_the_handshake_of_its_backend(start: Start) 
     client.reset()
     assert worker.under_way() == 0
     assert worker.failures() == 0
+    assert worker.backend_cell(B_BYTES_IN) == 0
 
 
 @pytest.mark.parametrize("asked", [False, True])
