@@ -2,8 +2,8 @@
 
 RULES: decides nothing about a backend's health. A change is told once; what a pool can serve is counted again when a
 version on the board has changed: a check, an operator, a name, a reload.
-- A verdict on one backend does not count the others: when the 1,000 backends of a pool went down at once, all were looked
-  at for each of them, and the prober was replaced for want of a heartbeat.
+- A verdict on one backend, or a word of its agent, does not count the others: when the 1,000 backends of a pool went down
+  at once, all were looked at for each of them, and the prober was replaced for want of a heartbeat.
 """
 
 from collections.abc import Sequence, Set
@@ -70,6 +70,12 @@ class Announcer:
         self._announce(pool, now)
         self._show(now)
 
+    def write_agent(self, one: MonitoredBackend, words: tuple[int, ...]) -> None:
+        """Write what an agent has said. What the pool can serve by now is told at the next tick."""
+        versions, state = self._board.versions(one.pool.pool.index), state_of(self._board, one.backend)
+        if self._writer.write_agent(one.backend.index, words):
+            self._recount_after(one, versions, state)
+
     def judge_all(self, now: float) -> None:
         """Whatever has changed what a pool can serve: a check, an operator, a name, a reload."""
         for pool in self._pools:
@@ -94,6 +100,7 @@ class Announcer:
             return
         pool.judged = board.versions(pool.pool.index)[0], versions[1]
         if state != before:
+            pool.has_changed = True
             pool.serving = pool.serving._replace(up=up, is_serving=True, reason="")
             if pool.pool.panic:
                 tier = pool.tiers[is_backup(board, one.backend)]

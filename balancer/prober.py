@@ -124,8 +124,9 @@ class Prober:
         self._unanswered: set[str] = set()  # names without an address that a start waits for
         self._announcer = Announcer(child, board, self._writer, self._pools, self._unanswered)
         self._agents = AgentPolls(
-            self._loop, board, self._writer, self._backends, probe, self._random, self._announcer.tell_agent
-        )
+            self._loop, board, self._writer, self._backends, probe, self._random, self._announcer.write_agent,
+            self._announcer.tell_agent,
+        )  # fmt: skip
         self._names = BackendNames(
             self, self._announcer, child, board, self._writer, self._backends, resolver_refresh,
             resolver or Resolver(), own, self._unanswered,

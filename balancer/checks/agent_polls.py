@@ -75,7 +75,8 @@ def _state_of(said: AgentWords) -> tuple[str, int]:
 
 
 class AgentPolls:
-    """The agents of all backends that have one. `chance` gives 0..1; `on_change` is told of news."""
+    """The agents of all backends that have one. `chance` gives 0..1; `write` puts words on the board; `on_change` is told
+    of news."""
 
     def __init__(
         self,
@@ -85,10 +86,12 @@ class AgentPolls:
         backends: Iterable[MonitoredBackend],
         probe: StartProbe,
         chance: Callable[[], float],
+        write: Callable[[MonitoredBackend, tuple[int, ...]], object],
         on_change: OnChange,
     ) -> None:
         self._loop, self._board, self._writer = loop, board, writer
-        self._probe, self._chance, self._on_change = probe, chance, on_change
+        self._probe, self._chance = probe, chance
+        self._write, self._on_change = write, on_change
         self._backends = list(backends)
         self._polls: dict[int, AgentPoll] = {}  # by the index of the backend
 
@@ -138,7 +141,7 @@ class AgentPolls:
             said = poll.said.then(first_line(dialogue.rest), poll.one.backend.weight)
             if said != poll.said:
                 poll.said = said
-                self._writer.write_agent(poll.one.backend.index, board_words(said))
+                self._write(poll.one, board_words(said))
         self._rest(poll)
 
     def _rest(self, poll: AgentPoll) -> None:

@@ -158,6 +158,7 @@ class ProberSimulation:
         self.servers: Callable[[], NameServers] | None = None  # of sets; None: those of /etc/resolv.conf
         self.title = ""
         self.child: Any = None  # of the last prober
+        self.agents: Any = None  # Agents, where some are asked
         self.settled: list[float] = []
         self.own = {"127.0.0.1"}  # the addresses of this machine; the balancer listens on port 8080 of all
 
@@ -1411,11 +1412,32 @@ def drain_and_refuse_all(sim: ProberSimulation) -> None:
         sim.board.set_admin_state(backend.index, ADMIN_DRAIN)
 
 
+def refuse_all_while_agents_tell_their_load(sim: ProberSimulation) -> None:
+    refuse_all(sim)
+    all_agents_say(sim, b"up 37%\n")
+
+
+def drain_all_by_agents_and_refuse_all(sim: ProberSimulation) -> None:
+    refuse_all(sim)
+    all_agents_say(sim, b"drain\n")
+
+
+def all_agents_say(sim: ProberSimulation, line: bytes) -> None:
+    sim.agents.says = {(str(backend.address.host), 81): line for backend in sim.backends}
+
+
 MASSES: dict[str, tuple[Callable[[ProberSimulation], None], dict[str, object], int]] = {
     "checks": (refuse_all, {}, 100),
     "checks in panic": (refuse_all, {"panic": 30}, 100),
     "checks with slow start": (refuse_all, {"slow_start": 10.0}, 100),
     "checks of drained ones": (drain_and_refuse_all, {}, 100),
+    "checks and loads of agents": (refuse_all_while_agents_tell_their_load, {"agent_port": 81}, 100),
+    "checks and loads of agents in panic": (
+        refuse_all_while_agents_tell_their_load,
+        {"agent_port": 81, "panic": 30},
+        100,
+    ),
+    "checks of those that agents take out": (drain_all_by_agents_and_refuse_all, {"agent_port": 81}, 100),
     "sessions": (fail_all, {}, 100),
     "sessions in panic": (fail_all, {"panic": 30}, 100),
     "sessions without checks": (fail_all, {"check": "none"}, 10),
@@ -1430,6 +1452,7 @@ def test_a_hundred_that_fail_and_come_back_at_once_are_not_each_looked_at_for_ea
     count = 100
     fail, options, down = MASSES[mass]
     sim = many_backends(count)
+    sim.agents = Agents(sim)
     prober = sim.prober(check_fall=1, check_rise=1, **options)
     sim.loop.advance(1.0, prober.tick)
 
@@ -1469,12 +1492,13 @@ def test_a_hundred_that_start_slowly_and_end_sessions_early_are_not_each_looked_
 def test_what_is_counted_verdict_by_verdict_is_what_is_so(seed: int) -> None:
     chance = random.Random(seed)
     sim = many_backends(5)
+    agents = Agents(sim)
     panic, slow_start = chance.choice((0, 50)), chance.choice((0.0, 3.0))
-    prober = sim.prober(check_fall=1, check_rise=1, panic=panic, slow_start=slow_start)
+    prober = sim.prober(check_fall=1, check_rise=1, panic=panic, slow_start=slow_start, agent_port=81)
     for _ in range(100):
         backend = chance.choice(sim.backends)
         target = (backend.address.host, backend.address.port)
-        match chance.randrange(4):
+        match chance.randrange(5):
             case 0:
                 sim.network[target] = "refused"
             case 1:
@@ -1483,6 +1507,10 @@ def test_what_is_counted_verdict_by_verdict_is_what_is_so(seed: int) -> None:
                 sim.board.set_admin_state(backend.index, chance.choice((ADMIN_READY, ADMIN_DRAIN)))
             case 3:
                 sim.board.set_weight(backend.index, chance.choice((0, None)))
+            case 4:
+                agents.says[(target[0], 81)] = chance.choice(
+                    (b"drain\n", b"ready up\n", b"down\n", b"up 0%\n", b"up 50%\n")
+                )
         sim.loop.advance(chance.choice((0.1, 0.5, 2.0)), lambda now: None)
         prober.tick(sim.loop.now)
         found = availability(sim.board, replace(MAIN, backends=tuple(sim.backends), panic=panic))
