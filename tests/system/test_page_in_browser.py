@@ -102,9 +102,15 @@ def nobody_served(scene: Scene) -> None:
 
 def at_its_limits(scene: Scene) -> None:
     web = [named("web-1", scene.echo()) + " maxconn=2"]
-    scene.start(listener("web", maxconns=5) + pool("web", web, queue_timeout="5m"))
+    scene.start(listener("web", maxconns=5, overflow="queue") + pool("web", web, queue_timeout="5m"))
     scene.hold(5)
     wait_for(lambda: scene.lb.status()["pools"][0]["queued"] == 3, "three clients that wait")
+
+
+def full(scene: Scene) -> None:
+    scene.start(listener("web", maxconns=5) + pool("web", [named("web-1", scene.echo())]))
+    scene.hold(5)
+    scene.say()
 
 
 def by_operators(scene: Scene) -> None:
@@ -144,6 +150,12 @@ STATES: dict[str, tuple[Callable[[Scene], None], str, str, str]] = {
         "warn",
         "1 of 1 backend up, 5 sessions",
         "3 sessions wait for a place in pool web",
+    ),
+    "full": (
+        full,
+        "bad",
+        "No client can be served: listener web has its 5 sessions (maxconns) and refuses more",
+        "No client can be served: listener web has its 5 sessions",
     ),
     "by-operators": (by_operators, "warn", "1 of 3 backends up, 6 sessions", "The last reload failed"),
     "crowded": (
