@@ -397,7 +397,7 @@ class FramedClient:
                 or carrier.is_receiving
                 or later.upload
                 or not later.is_kept
-                or (later.breaks >= self._lane.pool.frame_retries and not self._pool.is_dialling(later))
+                or not self._pool.may_give_way(later)
             ):
                 continue
             if backend.index not in request.tried:

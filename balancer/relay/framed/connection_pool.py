@@ -324,6 +324,14 @@ class ConnectionPool:
         """Return whether its connection is being made: nothing of it has been sent."""
         return request.carrier in self.dialling
 
+    def may_give_way(self, request: FramedRequest) -> bool:
+        """Return whether another request may take the place of this one: it can be sent again, and its backend gets new
+        requests."""
+        backend = request.backend
+        if backend is None or state_of(self._context.board, backend) != "up":
+            return False
+        return request.breaks < self._pool.frame_retries or self.is_dialling(request)
+
     def retry(self, request: FramedRequest, is_unheard: bool, is_certain: bool, code: int) -> None:
         """A connection has broken before the reply was whole: try another backend while the client has seen nothing of a
         reply, and while all that was sent is still here. A kept connection may have been closed before the request came

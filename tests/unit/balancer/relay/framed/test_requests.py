@@ -1111,6 +1111,22 @@ def test_a_request_whose_place_others_take_is_sent_no_oftener_than_frame_retries
     assert not any(worker.under_way(server) for server in range(servers))
 
 
+@pytest.mark.parametrize("state", [ADMIN_DRAIN, ADMIN_MAINT])
+@pytest.mark.parametrize("out", [1, 2])
+def test_no_request_takes_a_place_at_a_backend_that_an_operator_has_taken_out(
+    start: Start, state: int, out: int
+) -> None:
+    worker = start(3, upstream="maxconn=1", queue_timeout=5.0)
+    client = worker.client()
+    client.ask(*"abc")
+    assert [worker.backend(server).frames() for server in range(3)] == [["a"], ["b"], ["c"]]
+    worker.board.set_admin_state(worker.backends[worker.place(out)].index, state, 0)
+    worker.backend(0).close()
+    worker.settle()
+    assert len(worker.dialled(out)) == 1
+    assert worker.backend(3 - out).frames() == ["a"]
+
+
 def test_a_request_that_waits_too_long_ends_its_client(start: Start) -> None:
     worker = start(upstream="maxconn=1", queue_timeout=2.0)
     first, second = worker.client(), worker.client()
