@@ -21,6 +21,11 @@ FLAGS = (
     "--disable-background-networking", "--disable-component-update", "--remote-debugging-pipe",
 )  # fmt: skip
 SECONDS = 60.0  # for an answer, on a busy machine
+PAGES = 20  # that may come one after the other while one is read
+
+
+class Navigated(AssertionError):
+    """Another page came while an expression was under way."""
 
 
 class Browser:
@@ -80,6 +85,8 @@ class Browser:
         for message in self._messages():
             self._note(message)
             if message.get("id") == self._serial:
+                if "navigated" in message.get("error", {}).get("message", ""):
+                    raise Navigated(f"{method}: {message}")
                 assert "error" not in message, (method, message)
                 result: dict[str, Any] = message["result"]
                 return result
@@ -118,6 +125,13 @@ class Browser:
         answer = self.ask("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
         assert "exceptionDetails" not in answer, answer
         return answer["result"].get("value")
+
+    def read(self, expression: str) -> Any:
+        """As `run`, of an expression that changes nothing: asked again when another page comes meanwhile."""
+        for _ in range(PAGES):
+            with contextlib.suppress(Navigated):
+                return self.run(expression)
+        raise Navigated(f"{PAGES} times in a row")
 
     def press(self, key: str) -> None:
         """Press and release a key."""

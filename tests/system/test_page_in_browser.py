@@ -242,12 +242,12 @@ def check_news(browser: Browser, scene: Scene) -> None:
     browser.open(scene.url)
     headline = "document.querySelector('h1').textContent"
     scene.hold(1)
-    wait_for(lambda: "1 session" in browser.run(headline), "the news", 30)
+    wait_for(lambda: "1 session" in browser.read(headline), "the news", 30)
     stale = "document.getElementById('stale')"
     assert browser.run(f"{stale}.hidden")
     scene.lb.expect("stop")
     scene.stack.pop_all().close()
-    wait_for(lambda: not browser.run(f"{stale}.hidden"), "that it is old", 30)
+    wait_for(lambda: not browser.read(f"{stale}.hidden"), "that it is old", 30)
     assert browser.run(f"{stale}.textContent").startswith("No answer for ")
     assert browser.run("document.title").startswith("no answer: ")
 
@@ -289,19 +289,19 @@ def test_acts_by_the_keyboard_with_and_without_script(browser: Browser, tmp_path
         fill(browser, "weight")
         wait_for(lambda: scene.lb.backend("web-2")["weight"] == 7, "the weight", 30)
         if script:
-            wait_for(lambda: "web/web-2 has weight 7" in browser.run(ANSWER), "the answer", 30)
+            wait_for(lambda: "web/web-2 has weight 7" in browser.read(ANSWER), "the answer", 30)
             check_form_stays(browser, scene)
             fill(browser, "drain", "wrong-wrong-wrong-wrong")
-            wait_for(lambda: "Not done: the token is wrong" in browser.run(ANSWER), "the refusal", 30)
+            wait_for(lambda: "Not done: the token is wrong" in browser.read(ANSWER), "the refusal", 30)
         else:
             back = f"{scene.url}pool/web#backends"
             wait_for(
-                lambda: browser.run("location.href") == back and browser.run(f"!!{SECOND}"), "the page", 30
+                lambda: browser.read("location.href") == back and browser.read(f"!!{SECOND}"), "the page", 30
             )
             assert "7" in browser.run(f"{SECOND}.closest('tr').textContent")
             fill(browser, "drain", "wrong-wrong-wrong-wrong")
             wait_for(
-                lambda: "the token is wrong" in browser.run("document.body.textContent"), "the refusal", 30
+                lambda: "the token is wrong" in browser.read("document.body.textContent"), "the refusal", 30
             )
         assert scene.lb.backend("web-2")["state"] == "up"
         browser.open("about:blank")
@@ -318,16 +318,16 @@ def check_form_stays(browser: Browser, scene: Scene) -> None:
     browser.ask("Input.insertText", text="new ")
     assert scene.lb.ctl("drain", "web-2").returncode == 0
     drained = f"{SECOND}.closest('tr').querySelector('.pill').textContent.startsWith('drain')"
-    wait_for(lambda: browser.run(drained), "the news", 30)
+    wait_for(lambda: browser.read(drained), "the news", 30)
     scene.lb.write(scene.text.replace("[balancer]\n", "[balancer]\nidle-timeout = 601s\n"))
     before = consoles(scene)
     assert scene.lb.ctl("reload").returncode == 0  # every cell comes anew from another console
     wait_for(lambda: len(consoles(scene)) == 1 and not consoles(scene) & before, "another console alone", 60)
     scene.lb.ctl("drain", "web-3")
     other = "document.querySelector('[data-key=\"web/web-3\"] .pill').textContent"
-    wait_for(lambda: browser.run(other).startswith("drain"), "its news", 60)
+    wait_for(lambda: browser.read(other).startswith("drain"), "its news", 60)
     scene.lb.ctl("ready", "web-3")
-    wait_for(lambda: not browser.run(other).startswith("drain"), "its news", 60)
+    wait_for(lambda: not browser.read(other).startswith("drain"), "its news", 60)
     browser.ask("Input.insertText", text="disk")
     assert browser.run(f"{SECOND}.querySelector('[name=reason]').value") == "new disk"
     browser.run("document.querySelector('#backends .filter').focus()")
