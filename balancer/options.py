@@ -443,8 +443,8 @@ class ProcessOptions(DaemonOptions):
     )
     record_elections: str = _processes(
         "off",
-        "keep what the elections of one session in N saw, 1/N, the last 1,022 elections of each worker, for balancerctl "
-        "explain --session; off is none, except while balancerctl record asks for all",
+        "record the elections of one session in N, as 1/N, for balancerctl explain --session; each worker keeps its last "
+        "1,022; off records only while balancerctl record asks for it",
         parse_one_in,
         metavar="1/N",
     )

@@ -6,8 +6,8 @@ RULES: reads what workers have recorded while an operator asked for it (relay/el
      "backends": [{"name", "state", "weight", "sessions", "verdict"}]}]}
 
 Several elections are those of retries, and of a place that was waited for. `verdict` is as in explain.py, or "tried
-before". `left_out`: backends of a large pool that the record has no room for. Pools and backends have left the
-configuration since ("removed since") when no one of today has the name and the address; nothing has another's name.
+before". `left_out`: backends of a large pool that the record has no room for. A backend is "removed since" when today's
+configuration has none of that name and address in the pool.
 """
 
 import re

@@ -5,7 +5,7 @@ name, as in a reload; a verdict and an address count only for the address text t
 nothing but defaults is left out, so that a thousand healthy ones are an empty text.
 
 Without it an upgrade would send clients to a backend that an operator or its agent has taken out, and to a dead one until
-the checks have found that out again. An agent says `drain` once: nobody would say it again.
+the checks have found that out again. An agent says `drain` once: it would not say it again.
 """
 
 import json

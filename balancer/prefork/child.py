@@ -197,9 +197,7 @@ class Child:
             return
         self.draining = True
         self.on_drain(self._set_deadline())
-        self.cells[STATE] = (
-            DRAINING  # last: the master takes it for the word that nothing is accepted any more
-        )
+        self.cells[STATE] = DRAINING  # last: it tells the master that nothing is accepted any more
 
     def _drain_for(self, seconds: float | None) -> None:
         """The master's word on a drain, before or after its begin; None is for ever."""

@@ -24,6 +24,7 @@ from scripts.lab.network import Address, text_of
 from scripts.lab.waiting import wait_for
 from tests.authority import Authority
 from tests.system.harness import Balancer, FileBalancer, ini_section
+from tests.system.tls_clients import receive
 
 AUTHORITY = Authority()
 CLIENTS = Authority("Authority of clients")
@@ -320,17 +321,7 @@ class RawTls:
         self.flush()
 
     def recv(self) -> bytes:
-        """b"" is close_notify; EOFError: FIN without it."""
-        while True:
-            try:
-                return self.tls.read(65536)
-            except ssl.SSLZeroReturnError:
-                return b""
-            except ssl.SSLWantReadError:
-                raw = self.sock.recv(65536)
-                if not raw:
-                    raise EOFError from None
-                self.incoming.write(raw)
+        return receive(self.sock, self.tls, self.incoming)
 
     def read_all(self) -> bytes:
         parts = []

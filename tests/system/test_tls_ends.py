@@ -4,22 +4,20 @@ backend, and at both. An end is an end, a reset is a reset, whatever carries the
 import contextlib
 import socket
 import ssl
-import struct
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
 import pytest
 
-from scripts.lab.network import text_of
+from scripts.lab.network import close_with_reset, text_of
 from scripts.lab.waiting import wait_for
 from tests.system.harness import FileBalancer, ini_section
-from tests.system.tls_clients import AUTHORITY, Renewable, client_context
+from tests.system.tls_clients import AUTHORITY, Renewable, client_context, receive
 
 AMOUNT = 300_000  # bytes before an end: more than one read, and more than one flow holds
 SIDES = ("client", "backend", "both")
 VERSIONS = (ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3)
-RESET = struct.pack("ii", 1, 0)
 
 
 class Peer:
@@ -88,8 +86,7 @@ class Peer:
         self.sock.shutdown(socket.SHUT_WR)
 
     def reset(self) -> None:
-        self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
-        self.sock.close()
+        close_with_reset(self.sock)
 
     def read(self, amount: int) -> bytes:
         data = b""
@@ -112,18 +109,7 @@ class Peer:
         return data, "end"
 
     def _read_some(self) -> bytes:
-        while True:
-            if self.tls is None:
-                return self.sock.recv(65536)
-            try:
-                return self.tls.read(65536)
-            except ssl.SSLZeroReturnError:
-                return b""
-            except ssl.SSLWantReadError:
-                raw = self.sock.recv(65536)
-                if not raw:
-                    raise EOFError from None
-                self._incoming.write(raw)
+        return self.sock.recv(65536) if self.tls is None else receive(self.sock, self.tls, self._incoming)
 
     def _flush(self) -> None:
         self.sock.sendall(self._outgoing.read())

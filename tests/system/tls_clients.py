@@ -57,3 +57,17 @@ def echoes(sock: ssl.SSLSocket, data: bytes = b"hello") -> bool:
             return False
         got += part
     return got == data
+
+
+def receive(sock: socket.socket, tls: ssl.SSLObject, incoming: ssl.MemoryBIO) -> bytes:
+    """Some plaintext of TLS over memory; b"" is close_notify. Raises EOFError for a FIN without it."""
+    while True:
+        try:
+            return tls.read(65536)
+        except ssl.SSLZeroReturnError:
+            return b""
+        except ssl.SSLWantReadError:
+            raw = sock.recv(65536)
+            if not raw:
+                raise EOFError from None
+            incoming.write(raw)

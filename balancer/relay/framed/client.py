@@ -453,9 +453,8 @@ class FramedClient:
         slow reader the socket takes no more for many seconds."""
         turn = self.turn
         is_behind = self.is_behind()
-        begun = (
-            self.requests if turn is None else (turn,)
-        )  # of a header in part nobody knows whose turn it takes
+        # Of a reply that has stopped within its header it is not known yet whose turn it takes.
+        begun = self.requests if turn is None else (turn,)
         is_backends = any(each.carrier is not None and each.carrier.is_receiving for each in begun)
         upload = self._upload.carrier if self._upload is not None else None
         is_blocked = upload is not None and upload.is_blocked

@@ -3,7 +3,6 @@
 import hashlib
 import os
 import random
-import socket
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,12 +19,11 @@ from balancer.console.acts import (
     token_of,
     words_of,
 )
-from balancer.console.answers import MAKERS, Answers
-from balancer.console.web import WebServer
+from balancer.console.answers import Answers
 from balancer.eventloop.http import HttpError
 from balancer.eventloop.log import Log
 from balancer.eventloop.loop import Loop
-from tests.unit.balancer.console.sample_status import status
+from tests.unit.balancer.console.http_simulation import HttpSimulation
 from tests.unit.balancer.eventloop.sockets import received
 from tests.unit.mutations import mutations
 
@@ -151,53 +149,20 @@ def test_a_form_that_is_none(body: bytes, sentence: str) -> None:
 # -- the server
 
 
-class Fixture:
+class Fixture(HttpSimulation):
     """The HTTP server with acts; `done` is what was asked of the commands."""
 
     def __init__(self, directory: Path) -> None:
-        self.now = 100.0
-        self.loop = Loop(clock=lambda: self.now)
-        self.socket = socket.socket(socket.AF_UNIX)
-        self.socket.bind("")
-        self.socket.listen(64)
-        self.clients: list[socket.socket] = []
         self.done: list[list[str]] = []
         self.log_file = directory / "log"
-        log = Log("console", str(self.log_file))
-        self.reads = 0
-        answers = Answers(self.loop, self.read, MAKERS)
-        views = frozenset({"pool/a b"})
-        acts = PageActs(self.loop, DIGEST, views, self.handle, answers.outdate, log)
-        self.server = WebServer(self.loop, lambda: [self.socket], answers, log, acts=acts)
+        super().__init__(str(self.log_file), self.make_acts)
 
-    def read(self) -> dict[str, object]:
-        self.reads += 1
-        return status()
+    def make_acts(self, loop: Loop, answers: Answers, log: Log) -> PageActs:
+        return PageActs(loop, DIGEST, frozenset({"pool/a b"}), self.handle, answers.outdate, log)
 
     def handle(self, words: list[str], reply: PageReply) -> None:
         self.done.append(words)
         reply.send({"error": "no such backend"} if "nobody" in words else {"text": "done"})
-
-    def say(self, data: bytes) -> socket.socket:
-        client = socket.socket(socket.AF_UNIX)
-        client.connect(self.socket.getsockname())
-        client.setblocking(False)
-        self.clients.append(client)
-        client.send(data)
-        self.turn()
-        return client
-
-    def turn(self) -> None:
-        for _ in range(6):
-            self.loop.run_once(0)
-
-    def close(self) -> None:
-        for client in self.clients:
-            client.close()
-        self.turn()
-        assert self.server.is_empty()
-        self.socket.close()
-        self.loop.close()
 
 
 @pytest.fixture
